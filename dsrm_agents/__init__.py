@@ -1,0 +1,1 @@
+"""Agents for fairness-aware interactive recommendation, on Stable-Baselines3."""

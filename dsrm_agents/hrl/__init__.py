@@ -1,0 +1,1 @@
+"""The hierarchical agent: a fairness manager above a constrained slate worker (section 4.3)."""

@@ -1,0 +1,40 @@
+"""KuaiRec and KuaiRand simulators with fairness-aware abandonment, as Gymnasium environments.
+
+>>> import gymnasium as gym
+>>> import kuaisim_gym
+>>> env = gym.make("KuaiRec-Fair-v0")
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+
+if TYPE_CHECKING:
+    from kuaisim_gym.data import load_dataset
+    from kuaisim_gym.simulator import build_simulator
+
+__version__ = "0.1.0"
+__all__ = ["ENVIRONMENTS", "build_simulator", "load_dataset"]
+
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "KuaiRec-Fair-v0": {"name": "kuairec"},
+}
+
+for _id, _kwargs in ENVIRONMENTS.items():
+    if _id not in gym.registry:
+        gym.register(_id, entry_point="kuaisim_gym.envs.single:KuaiEnv", kwargs=_kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the data and simulator modules, and with them pandas, only when they are used."""
+    if name == "load_dataset":
+        from kuaisim_gym.data import load_dataset
+
+        return load_dataset
+    if name == "build_simulator":
+        from kuaisim_gym.simulator import build_simulator
+
+        return build_simulator
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,81 @@
+"""The options of a session: the rules of the world, and nothing about its shells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from kuaisim_gym.errors import ConfigError, unknown_option
+
+ABANDONMENT_RULES = ("imbalance", "popularity", "none")
+SPLITS = ("train", "test")
+
+
+def check_choice(name: str, value: str, options: Iterable[str]) -> str:
+    """Returns ``value`` when it is one of ``options``.
+
+    Raises:
+        ConfigError: It is not; the message names the nearest option.
+    """
+    if value not in tuple(options):
+        raise unknown_option(name, value, options)
+    return value
+
+
+@dataclass(frozen=True)
+class SessionConfig:
+    """The rules of one session.
+
+    Attributes:
+        max_len: Initial temper T, in steps: the longest session a user can have.
+        slate_size: Items K in a slate.
+        window: Exposures over which the popular share is taken; ``None`` means ``slate_size``.
+        ad_bound: Imbalance ``|2s - 1|`` at or above which a step is penalised, in [0, 1].
+        abandonment: ``"imbalance"`` penalises both directions and reproduces the published
+            arithmetic; ``"popularity"`` penalises popular-heavy windows only, the paper's
+            sentence taken literally (section 5.1.1); ``"none"`` never penalises.
+        allow_repeats: Whether an item may be answered again in the same session.
+        stochastic_response: Bernoulli responses if true, their probabilities otherwise.
+        max_steps: Step cap below the natural end, reported as ``truncated``; ``None`` for none.
+    """
+
+    max_len: int = 30
+    slate_size: int = 10
+    window: int | None = None
+    ad_bound: float = 0.3
+    abandonment: str = "imbalance"
+    allow_repeats: bool = False
+    stochastic_response: bool = True
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, lowest in (
+            ("max_len", self.max_len, 2),
+            ("slate_size", self.slate_size, 1),
+            ("window", self.exposure_window, 1),
+            ("max_steps", self.step_limit, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+                raise ConfigError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+        if not (math.isfinite(self.ad_bound) and 0.0 <= self.ad_bound <= 1.0):
+            raise ConfigError(f"ad_bound must be a number in [0, 1], got {self.ad_bound!r}.")
+        check_choice("abandonment", self.abandonment, ABANDONMENT_RULES)
+        for name in ("allow_repeats", "stochastic_response"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+
+    @property
+    def exposure_window(self) -> int:
+        """Number of latest exposures over which the popular share is taken."""
+        return self.slate_size if self.window is None else self.window
+
+    @property
+    def step_limit(self) -> int:
+        """Largest number of steps in a session: every step costs at least one temper."""
+        return self.max_len if self.max_steps is None else self.max_steps
+
+    @property
+    def longest(self) -> int:
+        """Steps for which per-session arrays must have room."""
+        return min(self.max_len, self.step_limit)

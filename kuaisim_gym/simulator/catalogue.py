@@ -1,0 +1,110 @@
+"""What a platform knows of its items from the train log: embedding, popularity, groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, diags_array
+from scipy.sparse.linalg import svds
+
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.simulator.response import FactorModel
+
+EMBEDDING_DIM = 32
+POPULAR_SHARE = 0.2  # of the catalogue, by train exposures (paper section 5.1.1)
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items that an agent may recommend.
+
+    Attributes:
+        embedding: (n_all_items, d) float32, standardised columns over the catalogue. Column 0
+            is the item's effect on the logged response, the others are spectral. Rows from
+            ``n_items`` on are items of the log alone.
+        exposures: (n_items,) int64, train-log rows of each item.
+    """
+
+    embedding: FloatArray
+    exposures: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        for array in (self.embedding, self.exposures):
+            array.setflags(write=False)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items that may be recommended."""
+        return len(self.exposures)
+
+    @property
+    def item_embedding(self) -> FloatArray:
+        """(n_items, d) float32: the embedding of the catalogue's own items."""
+        return self.embedding[: self.n_items]
+
+    @cached_property
+    def log_popularity(self) -> FloatArray:
+        """(n_items,) float32: standardised ``log(1 + exposures)``."""
+        values = np.log1p(self.exposures)
+        return ((values - values.mean()) / (values.std() or 1.0)).astype(np.float32)
+
+    @cached_property
+    def popular(self) -> NDArray[np.bool_]:
+        """(n_items,) bool: the most exposed fifth of the catalogue, ties by position."""
+        count = max(1, round(POPULAR_SHARE * self.n_items))
+        popular = np.zeros(self.n_items, dtype=bool)
+        popular[np.argsort(-self.exposures, kind="stable")[:count]] = True
+        return popular
+
+
+def build_catalogue(dataset: Dataset, model: FactorModel) -> Catalogue:
+    """Describes the items by the rows of the train users alone.
+
+    The spectral columns are the leading right singular vectors of the degree-normalised
+    user x item matrix of logged responses, the usual implicit-feedback embedding. Its leading
+    vector follows the items' degree: states built from it carry the popularity signal that the
+    paper sets out to remove.
+
+    Args:
+        dataset: Source of the train log.
+        model: The train response model; its item effects become column 0.
+
+    Returns:
+        The catalogue.
+    """
+    log = dataset.train_log
+    n_all = len(dataset.item_ids)
+    spectral = _spectral(log.users, log.items, log.response, (dataset.n_users, n_all))
+    embedding = np.zeros((n_all, EMBEDDING_DIM))
+    embedding[:, 0] = model.item_effect
+    embedding[:, 1 : 1 + spectral.shape[1]] = spectral
+    shown = embedding[: dataset.n_items]
+    spread = shown.std(axis=0)
+    embedding = (embedding - shown.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    exposures = np.bincount(log.items, minlength=n_all)[: dataset.n_items]
+    return Catalogue(embedding.astype(np.float32), exposures.astype(np.int64))
+
+
+def _spectral(
+    users: NDArray[np.int32], items: NDArray[np.int32], weight: FloatArray, shape: tuple[int, int]
+) -> NDArray[np.float64]:
+    """Leading right singular vectors, by falling singular value and with a fixed sign."""
+    matrix = csr_matrix((weight.astype(np.float64), (users, items)), shape=shape)
+    matrix = matrix[np.flatnonzero(np.bincount(users, minlength=shape[0]))]
+    rank = min(EMBEDDING_DIM - 1, min(matrix.shape) - 1)
+    if rank < 1:
+        return np.zeros((shape[1], 0))
+    # One extra row's worth of weight keeps the rarest items from dominating.
+    user_scale = 1.0 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel() + 1.0)
+    item_scale = 1.0 / np.sqrt(np.asarray(matrix.sum(axis=0)).ravel() + 1.0)
+    normalised = diags_array(user_scale) @ matrix @ diags_array(item_scale)
+    start = np.ones(min(matrix.shape))  # fixes Lanczos' start: same log, same embedding
+    _, values, right = svds(normalised, k=rank, v0=start)
+    vectors = right[np.argsort(-values)].T
+    peak = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    return vectors * np.where(peak < 0, -1.0, 1.0)
