@@ -7,6 +7,8 @@ the first step on.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -58,7 +60,7 @@ class PreferenceEncoder:
     @property
     def dim(self) -> int:
         """Dimension d of the preference state."""
-        return self.embedding.shape[1]
+        return int(self.embedding.shape[1])
 
     def pool(self, weights: csr_matrix) -> tuple[FloatArray, FloatArray]:
         """Weighted sums of item embeddings.
@@ -82,13 +84,14 @@ class PreferenceEncoder:
         Returns:
             (n, d) float32 in [-PREFERENCE_BOUND, PREFERENCE_BOUND].
         """
-        state = (self._mean_embedding(total, weight) - self.mean) / self.scale
+        state: FloatArray = (self._mean_embedding(total, weight) - self.mean) / self.scale
         state[weight <= 0] = 0.0
-        return np.clip(state, -PREFERENCE_BOUND, PREFERENCE_BOUND)
+        np.clip(state, -PREFERENCE_BOUND, PREFERENCE_BOUND, out=state)
+        return state
 
     @staticmethod
     def _mean_embedding(total: FloatArray, weight: FloatArray) -> FloatArray:
-        return total / np.maximum(weight, np.finfo(np.float32).tiny)[:, None]
+        return np.divide(total, np.maximum(weight, np.finfo(np.float32).tiny)[:, None])
 
 
 class ObservationEncoder:
@@ -118,7 +121,7 @@ class ObservationEncoder:
         self._total: FloatArray = np.zeros((core.n_sessions, encoder.dim), dtype=np.float32)
         self._weight: FloatArray = np.zeros(core.n_sessions, dtype=np.float32)
 
-    def space(self) -> spaces.Space:
+    def space(self) -> spaces.Space[Any]:
         """Observation space of one session."""
         low = np.zeros(self.context_slice.stop, dtype=np.float32)
         high = np.ones_like(low)

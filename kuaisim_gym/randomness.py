@@ -77,4 +77,5 @@ def uniform(
         np.full((1, 1), stream, dtype=np.uint64),
     )
     words = philox4x32(counter, (seed & _LOW32, seed >> _SHIFT))
-    return (words.reshape(len(seed), 4 * block.shape[1])[:, :draws] + 0.5) * 2.0**-32
+    words = words.reshape(len(seed), 4 * block.shape[1])[:, :draws]
+    return (words.astype(np.float64) + 0.5) * 2.0**-32

@@ -6,22 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
-import kuaisim_gym
 import numpy as np
-from gymnasium import spaces
-from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.simulator.catalogue import Catalogue
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+import kuaisim_gym
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.simulator.catalogue import Catalogue
 
 
 class KuaiVecEnv(VecEnv):
     """N sessions stepped together; a finished one restarts in the same step.
 
-    On a finished session ``infos[i]`` holds ``"terminal_observation"``, ``"TimeLimit.truncated"``
-    and the session's metrics under ``"session"``; on all other steps it is empty.
+    On a finished session ``infos[i]`` holds ``"terminal_observation"``, ``"TimeLimit.truncated"``,
+    the session's metrics under ``"session"`` and its slates and rewards under ``"record"``; on all
+    other steps it is empty.
 
     Args:
         batch: The sessions.
@@ -41,6 +43,11 @@ class KuaiVecEnv(VecEnv):
     def preference_slice(self) -> slice:
         """Which part of the state vector is the preference."""
         return self.batch.encoder.preference_slice
+
+    @property
+    def dataset(self) -> Dataset:
+        """Where the world comes from."""
+        return self.batch.dataset
 
     @property
     def catalogue(self) -> Catalogue:
@@ -74,11 +81,12 @@ class KuaiVecEnv(VecEnv):
         done = result.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
-            for slot in np.flatnonzero(done):
+            for slot in np.flatnonzero(done).tolist():
                 infos[slot] = {
                     "terminal_observation": _row(observation, slot),
                     "TimeLimit.truncated": bool(result.truncated[slot]),
                     "session": self.batch.finished(slot),
+                    "record": self.batch.record(slot),
                 }
             self.batch.reset(done)
             observation = self.batch.observe()
@@ -96,7 +104,11 @@ class KuaiVecEnv(VecEnv):
         raise AttributeError(f"{attr_name!r} cannot be set: the sessions share one core.")
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+        self,
+        method_name: str,
+        *method_args: Any,
+        indices: VecEnvIndices = None,
+        **method_kwargs: Any,
     ) -> list[Any]:
         """Refused: there is no environment object per slot."""
         raise AttributeError(f"{method_name!r} cannot be called: there is no object per session.")
@@ -139,10 +151,3 @@ def _row(observation: Any, slot: int) -> Any:
     if isinstance(observation, dict):
         return {name: part[slot].copy() for name, part in observation.items()}
     return observation[slot].copy()
-
-
-def flat_state_space(space: spaces.Space[Any]) -> spaces.Box:
-    """The state vector's space, whether the observation is the vector or a dict around it."""
-    inner = space["state"] if isinstance(space, spaces.Dict) else space
-    assert isinstance(inner, spaces.Box)
-    return inner

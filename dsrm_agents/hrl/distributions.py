@@ -5,11 +5,13 @@ items still allowed. Once the popular group has its upper count, or the long tai
 the lower popular count leaves it, that group is closed. Groups close once and never reopen, so
 the slate can be read off one pass of Gumbel-perturbed scores (Gumbel top-k), and its exact
 log-probability needs one log-sum-exp a group: O(n_items + K) both.
+
+Columns are ordered by group, popular items first, so that a group is a view and not a copy.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +20,7 @@ from torch import Tensor
 MASKED = -1e9
 
 
-@dataclass(frozen=True)
-class SlateBounds:
+class SlateBounds(NamedTuple):
     """Least and most popular items that a slate may hold.
 
     Attributes:
@@ -31,7 +32,9 @@ class SlateBounds:
     most: Tensor
 
 
-def feasible_bounds(fairness: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor) -> SlateBounds:
+def feasible_bounds(
+    fairness: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor
+) -> SlateBounds:
     """The feasible fairness manifold: slates whose balance meets the manager's demand (eq. 5).
 
     A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. Where no count is
@@ -48,8 +51,8 @@ def feasible_bounds(fairness: Tensor, slate_size: int, popular_left: Tensor, tai
         The bounds.
     """
     slack = (1.0 - fairness) * slate_size / 2.0
-    half = slate_size / 2.0
-    least = torch.ceil(half - slack - 1e-4).clamp(max=slate_size // 2).long()
+    rounding = 1e-4  # a demand of exactly 0.8 admits 4 of 10
+    least = torch.ceil(slate_size / 2.0 - slack - rounding).clamp(max=slate_size // 2).long()
     most = slate_size - least
     least = torch.minimum(torch.maximum(least, slate_size - tail_left), popular_left)
     most = torch.maximum(torch.minimum(most, popular_left), least)
@@ -57,69 +60,80 @@ def feasible_bounds(fairness: Tensor, slate_size: int, popular_left: Tensor, tai
 
 
 def sample_slate(
-    scores: Tensor, popular: Tensor, bounds: SlateBounds, slate_size: int, deterministic: bool = False
+    scores: Tensor,
+    n_popular: int,
+    bounds: SlateBounds,
+    slate_size: int,
+    deterministic: bool = False,
 ) -> Tensor:
     """Draws slates, or takes the best feasible ones.
 
     Args:
-        scores: (N, n_items); ``MASKED`` for items that may not be shown.
-        popular: (n_items,) bool.
+        scores: (N, n_items), popular columns first; ``MASKED`` where an item may not be shown.
+        n_popular: How many columns are popular.
         bounds: How many popular items each slate may hold.
         slate_size: K.
         deterministic: Take the highest scores instead of drawing.
 
     Returns:
-        (N, K) int64, in order of choice.
+        (N, K) int64 columns, in order of choice.
     """
     keys = scores
     if not deterministic:
-        keys = scores - torch.log(torch.empty_like(scores).exponential_())
+        uniform = torch.rand_like(scores).clamp_(min=torch.finfo(scores.dtype).tiny)
+        keys = scores - torch.log(-torch.log(uniform))
     ranks = torch.arange(slate_size, device=scores.device)
-    candidates, values = [], []
-    for group, quota in ((popular, bounds.most), (~popular, slate_size - bounds.least)):
-        items = torch.nonzero(group).squeeze(1)
-        best, place = keys[:, items].topk(min(slate_size, len(items)), dim=1)
-        open_slots = ranks[: best.shape[1]] < quota[:, None]
-        values.append(best.masked_fill(~open_slots, MASKED))
-        candidates.append(items[place])
+    values, columns = [], []
+    groups = ((0, n_popular, bounds.most), (n_popular, keys.shape[1], slate_size - bounds.least))
+    for start, end, quota in groups:
+        best, place = keys[:, start:end].topk(min(slate_size, end - start), dim=1)
+        within_quota = ranks[: best.shape[1]] < quota[:, None]
+        values.append(best.masked_fill(~within_quota, 2 * MASKED))
+        columns.append(place + start)
     chosen = torch.cat(values, dim=1).topk(slate_size, dim=1).indices
-    return torch.cat(candidates, dim=1).gather(1, chosen)
+    return torch.cat(columns, dim=1).gather(1, chosen)
 
 
-def slate_log_prob(
-    scores: Tensor, slates: Tensor, popular: Tensor, bounds: SlateBounds
-) -> tuple[Tensor, Tensor]:
-    """Exact log-probability of ordered slates, and the first draw's entropy.
+def slate_log_prob(scores: Tensor, slates: Tensor, n_popular: int, bounds: SlateBounds) -> Tensor:
+    """Exact log-probability of ordered slates.
 
     Args:
-        scores: (N, n_items); ``MASKED`` for items that may not be shown.
-        slates: (N, K) int64, as drawn by :func:`sample_slate` under the same bounds.
-        popular: (n_items,) bool.
+        scores: (N, n_items), popular columns first; ``MASKED`` where an item may not be shown.
+        slates: (N, K) int64 columns, as drawn by :func:`sample_slate` under the same bounds.
+        n_popular: How many columns are popular.
         bounds: The bounds they were drawn under.
 
     Returns:
-        (N,) log-probabilities and (N,) entropies, in nats, of the first item's distribution.
+        (N,) float32, in nats.
     """
     slate_size = slates.shape[1]
     chosen = scores.gather(1, slates)
-    is_popular = popular[slates]
+    is_popular = slates < n_popular
     rest = scores.scatter(1, slates, MASKED)
-    remaining = torch.stack(
+    log_mass = torch.stack(
         [
-            _log_mass_while_drawing(rest[:, popular], chosen, is_popular),
-            _log_mass_while_drawing(rest[:, ~popular], chosen, ~is_popular),
+            _log_mass_while_drawing(rest[:, :n_popular], chosen, is_popular),
+            _log_mass_while_drawing(rest[:, n_popular:], chosen, ~is_popular),
         ],
         dim=-1,
-    )  # (N, K, 2): log mass of each group before every draw
-    drawn = torch.cumsum(is_popular.long(), dim=1) - is_popular.long()
-    place = torch.arange(slate_size, device=scores.device)
-    popular_open = drawn < bounds.most[:, None]
-    tail_open = place - drawn < (slate_size - bounds.least)[:, None]
-    closed = ~torch.stack([popular_open, tail_open], dim=-1)
-    log_prob = (chosen - torch.logsumexp(remaining.masked_fill(closed, MASKED), dim=-1)).sum(1)
-    log_first = torch.log_softmax(scores, dim=1)
-    entropy = -(log_first.exp() * log_first).sum(1)
-    return log_prob, entropy
+    )  # (N, K, 2): of each group, before every draw
+    popular_drawn = torch.cumsum(is_popular.long(), dim=1) - is_popular.long()
+    tail_drawn = torch.arange(slate_size, device=scores.device) - popular_drawn
+    closed = torch.stack(
+        [
+            popular_drawn >= bounds.most[:, None],
+            tail_drawn >= (slate_size - bounds.least)[:, None],
+        ],
+        dim=-1,
+    )
+    allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
+    return (chosen - allowed).sum(dim=1)
+
+
+def first_draw_entropy(scores: Tensor) -> Tensor:
+    """(N,) entropy, in nats, of ``softmax(scores)``: what an unbounded first draw leaves open."""
+    log_prob = torch.log_softmax(scores, dim=1)
+    return -(log_prob.exp() * log_prob).sum(dim=1)
 
 
 def _log_mass_while_drawing(rest: Tensor, chosen: Tensor, mine: Tensor) -> Tensor:
@@ -133,8 +147,8 @@ def _log_mass_while_drawing(rest: Tensor, chosen: Tensor, mine: Tensor) -> Tenso
     Returns:
         (N, K).
     """
-    never = torch.logsumexp(rest, dim=1, keepdim=True)
+    never_drawn = torch.logsumexp(rest, dim=1, keepdim=True)
     later = chosen.masked_fill(~mine, MASKED)
     # Before draw j the group still holds its undrawn items and those drawn from j on.
     from_here = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
-    return torch.logaddexp(never.expand_as(from_here), from_here)
+    return torch.logaddexp(never_drawn.expand_as(from_here), from_here)

@@ -6,12 +6,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from kuaisim_gym.errors import ConfigError
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy
+from kuaisim_gym.errors import ConfigError
 
 
 class HierarchicalPPO(PPO):
@@ -96,7 +96,7 @@ class HierarchicalPPO(PPO):
             ent_coef=ent_coef,
             vf_coef=vf_coef,
             max_grad_norm=max_grad_norm,
-            policy_kwargs=policy_kwargs,
+            policy_kwargs=dict(policy_kwargs or {}),  # the catalogue is added to our own copy
             rollout_buffer_class=HierarchicalRolloutBuffer,
             rollout_buffer_kwargs={"manager_gamma": manager_gamma},
             _init_setup_model=_init_setup_model,
@@ -118,7 +118,7 @@ class HierarchicalPPO(PPO):
     def fairness(self, slates: NDArray[np.int64]) -> NDArray[np.float32]:
         """Fair(L_t) of eq. 4: (N, K) items to (N,) numbers in [-1, 0], 0 for a balanced slate."""
         popular = self.policy.catalogue.popular[slates].mean(axis=1)
-        return -np.abs(2.0 * popular - 1.0).astype(np.float32)
+        return np.asarray(-np.abs(2.0 * popular - 1.0), dtype=np.float32)
 
     def collect_rollouts(
         self,
@@ -133,14 +133,15 @@ class HierarchicalPPO(PPO):
             False if the callback asked to stop.
         """
         assert isinstance(rollout_buffer, HierarchicalRolloutBuffer)
-        assert self._last_obs is not None and self._last_episode_starts is not None
+        assert self._last_obs is not None
+        assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
         dones = np.zeros(env.num_envs, dtype=bool)
         for _ in range(n_rollout_steps):
             with torch.no_grad():
-                decision = self.policy.decide(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+                decision = self.policy.decide(self._observed())
             slates = decision.slates.cpu().numpy()
             new_obs, reward, dones, infos = env.step(slates)
             self.num_timesteps += env.num_envs
@@ -163,10 +164,15 @@ class HierarchicalPPO(PPO):
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         with torch.no_grad():
-            last_values = self.policy.level_values(obs_as_tensor(self._last_obs, self.device))  # type: ignore[arg-type]
+            last_values = self.policy.level_values(self._observed())
         rollout_buffer.compute_returns_and_advantage(last_values, dones)
         callback.on_rollout_end()
         return True
+
+    def _observed(self) -> PyTorchObs:
+        """The latest observations as tensors."""
+        assert isinstance(self._last_obs, dict)
+        return obs_as_tensor(self._last_obs, self.device)
 
     def _value_at_cap(
         self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
@@ -206,7 +212,9 @@ class HierarchicalPPO(PPO):
 
     def _losses(self, batch: HierarchicalSamples, clip: float) -> tuple[Tensor, Tensor, Tensor]:
         """(2,) each, [manager, worker]: clipped surrogate, value error, mean entropy."""
-        now = self.policy.evaluate_decision(batch.observations, batch.control, batch.slates)
+        now = self.policy.evaluate_decision(
+            batch.observations, batch.control, batch.slates, slate_entropy=self.ent_coef != 0.0
+        )
         advantages = batch.advantages
         if len(advantages) > 1:
             advantages = (advantages - advantages.mean(0)) / (advantages.std(0) + 1e-8)

@@ -7,9 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
-from kuaisim_gym.config import check_choice
-from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.catalogue import Catalogue
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
@@ -20,9 +17,13 @@ from dsrm_agents.hrl.distributions import (
     MASKED,
     SlateBounds,
     feasible_bounds,
+    first_draw_entropy,
     sample_slate,
     slate_log_prob,
 )
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.catalogue import Catalogue
 
 WORKERS = ("constrained", "unconstrained")
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
@@ -121,10 +122,16 @@ class HierarchicalPolicy(ActorCriticPolicy):
         assert isinstance(self.observation_space, spaces.Dict)
         state_dim = int(np.prod(self.observation_space["state"].shape or ()))
         items = np.column_stack([self.catalogue.item_embedding, self.catalogue.log_popularity])
+        popular = self.catalogue.popular
+        # Scores have a column an item, popular items first, as the slate distribution wants.
+        item_of_column = np.argsort(~popular, kind="stable")
         self.items: Tensor
-        self.popular: Tensor
-        self.register_buffer("items", torch.as_tensor(items, dtype=torch.float32))
-        self.register_buffer("popular", torch.as_tensor(self.catalogue.popular.copy()))
+        self.item_of_column: Tensor
+        self.column_of_item: Tensor
+        self.register_buffer("items", torch.as_tensor(items[item_of_column], dtype=torch.float32))
+        self.register_buffer("item_of_column", torch.as_tensor(item_of_column))
+        self.register_buffer("column_of_item", torch.as_tensor(np.argsort(item_of_column)))
+        self.n_popular = int(popular.sum())
         key_dim = self.items.shape[1]
         self.manager = _mlp(state_dim, self.hidden, 2)
         self.log_std = nn.Parameter(torch.full((2,), -0.5))
@@ -173,12 +180,14 @@ class HierarchicalPolicy(ActorCriticPolicy):
         policy = self._manager_distribution(state)
         control = policy.mean if deterministic else policy.sample()
         scores, bounds = self._worker(state, exposed, control)
-        slates = sample_slate(scores, self.popular, bounds, self.slate_size, deterministic)
-        log_slate, _ = slate_log_prob(scores, slates, self.popular, bounds)
+        columns = sample_slate(scores, self.n_popular, bounds, self.slate_size, deterministic)
+        log_slate = slate_log_prob(scores, columns, self.n_popular, bounds)
         log_prob = torch.stack([policy.log_prob(control).sum(1), log_slate], dim=1)
-        return Decision(slates, control, log_prob, self._values(state))
+        return Decision(self.item_of_column[columns], control, log_prob, self._values(state))
 
-    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Evaluation:
+    def evaluate_decision(
+        self, obs: PyTorchObs, control: Tensor, slates: Tensor, slate_entropy: bool = True
+    ) -> Evaluation:
         """Log-probabilities, values and entropies of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
@@ -187,6 +196,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
             obs: Observations of N sessions.
             control: (N, 2) the manager's draws.
             slates: (N, K) int64.
+            slate_entropy: Whether to compute the worker's entropy, a pass over all items; zero
+                is returned otherwise.
 
         Returns:
             The evaluation.
@@ -194,11 +205,15 @@ class HierarchicalPolicy(ActorCriticPolicy):
         state, exposed = _parts(obs)
         policy = self._manager_distribution(state)
         scores, bounds = self._worker(state, exposed, control)
-        log_slate, slate_entropy = slate_log_prob(scores, slates, self.popular, bounds)
+        log_slate = slate_log_prob(scores, self.column_of_item[slates], self.n_popular, bounds)
+        if slate_entropy:
+            worker_entropy = first_draw_entropy(scores)
+        else:
+            worker_entropy = torch.zeros_like(log_slate)
         return Evaluation(
             torch.stack([policy.log_prob(control).sum(1), log_slate], dim=1),
             self._values(state),
-            torch.stack([policy.entropy().sum(1), slate_entropy], dim=1),
+            torch.stack([policy.entropy().sum(1), worker_entropy], dim=1),
         )
 
     def level_values(self, obs: PyTorchObs) -> Tensor:
@@ -272,18 +287,18 @@ class HierarchicalPolicy(ActorCriticPolicy):
         key = self.key(self.items)
         cosine = nn.functional.normalize(query, dim=1) @ nn.functional.normalize(key, dim=1).T
         sharpness = self.log_sharpness.exp() * accuracy
-        log_popularity = self.items[:, -1]
-        scores = sharpness[:, None] * cosine - fairness[:, None] * log_popularity
+        scores = sharpness[:, None] * cosine - fairness[:, None] * self.items[:, -1]
 
-        n_items = len(self.items)
+        n_items, n_popular = len(self.items), self.n_popular
         shown = torch.zeros(len(state), n_items + 1, dtype=torch.bool, device=state.device)
-        shown.scatter_(1, torch.where(exposed < 0, n_items, exposed), True)
+        # The padding, -1, lands in an extra column that is cut off.
+        shown.scatter_(1, torch.where(exposed < 0, n_items, self.column_of_item[exposed]), True)
         shown = shown[:, :n_items]
-        scores = scores.masked_fill(shown, MASKED)
-        popular_left = (~shown & self.popular).sum(1)
-        tail_left = (~shown & ~self.popular).sum(1)
+        popular_left = n_popular - shown[:, :n_popular].sum(1)
+        tail_left = n_items - n_popular - shown[:, n_popular:].sum(1)
         demand = fairness if self.worker == "constrained" else torch.zeros_like(fairness)
-        return scores, feasible_bounds(demand, self.slate_size, popular_left, tail_left)
+        bounds = feasible_bounds(demand, self.slate_size, popular_left, tail_left)
+        return scores.masked_fill(shown, MASKED), bounds
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

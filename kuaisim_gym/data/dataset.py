@@ -123,7 +123,10 @@ class Dataset:
             ("test", self.test, self.n_items),
         ):
             _check_rows(label, table, len(self.user_ids), n_items)
-        if self.truth is not None and self.truth.expected.shape != (len(self.test_users), self.n_items):
+        if self.truth is not None and self.truth.expected.shape != (
+            len(self.test_users),
+            self.n_items,
+        ):
             raise DataFormatError(
                 f"truth.expected must have shape {(len(self.test_users), self.n_items)}, "
                 f"got {self.truth.expected.shape}."

@@ -48,7 +48,7 @@ def load_kuairec(path: str | Path) -> Dataset:
     if not folder.is_dir():
         raise DatasetNotFoundError(
             f"Expected a folder with {BIG_MATRIX} and {SMALL_MATRIX}, but {folder} is "
-            f"{'a file' if folder.exists() else 'not there'}. Unpack KuaiRec and give its data folder."
+            f"{'a file' if folder.exists() else 'not there'}. Give the folder that holds the two."
         )
     notes: dict[str, int] = {}
     big = _read_matrix(folder / BIG_MATRIX, notes)
@@ -88,8 +88,9 @@ def _read_matrix(file: Path, notes: dict[str, int]) -> pd.DataFrame:
                 f"{file} lacks the column(s) {missing}; it has {columns}. "
                 f"Required: {list(REQUIRED_COLUMNS)}."
             )
+        _check_width(file, len(columns))
         wanted = [*REQUIRED_COLUMNS, *([TIME_COLUMN] if TIME_COLUMN in columns else [])]
-        table = pd.read_csv(file, usecols=wanted, low_memory=False)
+        table = pd.read_csv(file, usecols=wanted, index_col=False, low_memory=False)
     except pd.errors.EmptyDataError as error:
         raise DataFormatError(f"{file} is empty; expected a header and rows.") from error
     except (pd.errors.ParserError, UnicodeDecodeError) as error:
@@ -100,6 +101,17 @@ def _read_matrix(file: Path, notes: dict[str, int]) -> pd.DataFrame:
     table["video_id"] = _whole_numbers(table["video_id"], file)
     table["watch_ratio"] = _watch_ratios(table["watch_ratio"], file)
     return _resolve_duplicates(table, file, notes)
+
+
+def _check_width(file: Path, width: int) -> None:
+    """Refuses rows with more fields than the header, which pandas would cut without a word."""
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.count(b",") >= width and b'"' not in line:
+                raise DataFormatError(
+                    f"{file}, line {number}: expected {width} fields, as in the header, got "
+                    f"{line.count(b',') + 1}. Correct or remove the line."
+                )
 
 
 def _numbers(column: pd.Series, file: Path, wanted: str) -> NDArray[np.float64]:
@@ -114,7 +126,7 @@ def _raise_at_first(bad: NDArray[np.bool_], column: pd.Series, file: Path, wante
         row = int(np.flatnonzero(bad)[0])
         raise DataFormatError(
             f"{file}, line {row + 2}, column {column.name!r}: expected {wanted}, "
-            f"got {column.iloc[row]!r} ({int(bad.sum())} such row(s)). Correct or remove them."
+            f"got {str(column.iloc[row])!r} ({int(bad.sum())} such row(s)). Correct or remove them."
         )
 
 
@@ -143,18 +155,17 @@ def _resolve_duplicates(table: pd.DataFrame, file: Path, notes: dict[str, int]) 
         return table
     if TIME_COLUMN in table:
         times = _numbers(table[TIME_COLUMN], file, "a time in seconds")
-        kept = table.iloc[np.argsort(times, kind="stable")].drop_duplicates(pair, keep="last").sort_index()
+        by_time = table.iloc[np.argsort(times, kind="stable")]
+        kept = by_time.drop_duplicates(pair, keep="last").sort_index()
         rule = "the last by time stays"
     else:
-        kept = table.groupby(pair, sort=False, as_index=False)["watch_ratio"].mean()
+        kept = table.groupby(pair, sort=False)["watch_ratio"].mean().reset_index()
         rule = "their mean stays"
     logger.warning("%s: %d duplicate (user, video) row(s); %s.", file, duplicates, rule)
     return kept
 
 
-def _drop_test_cells(
-    big: pd.DataFrame, small: pd.DataFrame, notes: dict[str, int]
-) -> pd.DataFrame:
+def _drop_test_cells(big: pd.DataFrame, small: pd.DataFrame, notes: dict[str, int]) -> pd.DataFrame:
     """Removes from the log every cell that the test table answers."""
     pair = ["user_id", "video_id"]
     leaked = pd.MultiIndex.from_frame(big[pair]).isin(pd.MultiIndex.from_frame(small[pair]))
@@ -165,7 +176,12 @@ def _drop_test_cells(
             f"Were the two files confused?"
         )
     if leaked.any():
-        logger.warning("%d row(s) of %s stand in %s too and were dropped.", leaked.sum(), BIG_MATRIX, SMALL_MATRIX)
+        logger.warning(
+            "%d row(s) of %s stand in %s too and were dropped.",
+            leaked.sum(),
+            BIG_MATRIX,
+            SMALL_MATRIX,
+        )
         return big[~leaked]
     return big
 
@@ -174,7 +190,7 @@ def _by_position(
     table: pd.DataFrame, user_ids: NDArray[np.int64], item_ids: NDArray[np.int64]
 ) -> Interactions:
     return Interactions(
-        users=pd.Index(user_ids).get_indexer(table["user_id"]).astype(np.int32),
-        items=pd.Index(item_ids).get_indexer(table["video_id"]).astype(np.int32),
+        users=pd.Index(user_ids).get_indexer(pd.Index(table["user_id"])).astype(np.int32),
+        items=pd.Index(item_ids).get_indexer(pd.Index(table["video_id"])).astype(np.int32),
         watch_ratio=table["watch_ratio"].to_numpy(dtype=np.float32),
     )

@@ -117,7 +117,7 @@ class _Causes:
             + config.user_level * self.level[users]
             + config.personal * self.relevance[users, items]
         )
-        return score.astype(np.float32)
+        return np.asarray(score, dtype=np.float32)
 
 
 def synthetic_kuairec(seed: int = 0, config: SyntheticConfig | None = None) -> Dataset:
@@ -238,19 +238,20 @@ class _WatchRatioMap:
 
     def of(self, score: NDArray[np.floating]) -> NDArray[np.float64]:
         """Watch ratio of a latent score."""
-        return np.exp(np.interp(score, self._knots, self._log_watch))
+        return np.asarray(np.exp(np.interp(score, self._knots, self._log_watch)))
 
     def expected(self, score: NDArray[np.floating]) -> NDArray[np.float64]:
         """E[min(watch ratio, 1)] over the noise, given the noise-free latent score."""
         nodes, weights = np.polynomial.hermite_e.hermegauss(64)
         grid = np.linspace(float(score.min()), float(score.max()), 1024)
         responses = np.minimum(self.of(grid[:, None] + self._noise * nodes), 1.0)
-        return np.interp(score, grid, responses @ (weights / weights.sum()))
+        expected = responses @ (weights / weights.sum())
+        return np.asarray(np.interp(score, grid, expected), dtype=np.float64)
 
 
 def _unit_rows(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True))
 
 
 def _standardised(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (values - values.mean()) / values.std()
+    return np.asarray((values - values.mean()) / values.std())

@@ -81,12 +81,12 @@ class SessionBatch:
         )
 
     @property
-    def observation_space(self) -> spaces.Space:
+    def observation_space(self) -> spaces.Space[Any]:
         """Observation space of one session."""
         return self.encoder.space()
 
     @property
-    def action_space(self) -> spaces.Space:
+    def action_space(self) -> spaces.Space[Any]:
         """Action space of one session."""
         if self.action_type == "continuous":
             return spaces.Box(-1.0, 1.0, (self._scored.shape[1],), dtype=np.float32)
@@ -144,13 +144,15 @@ class SessionBatch:
             raise InvalidActionError(f"A continuous action must be floats, got {actions.dtype}.")
         if actions.shape != shape:
             raise InvalidActionError(
-                f"Continuous actions must have shape {shape} (sessions, d + 1), got {actions.shape}."
+                f"Continuous actions must have shape {shape}, (sessions, d + 1), "
+                f"got {actions.shape}."
             )
         if not np.isfinite(actions).all():
             raise InvalidActionError("A continuous action must be finite, got NaN or infinity.")
-        if np.abs(actions).max() > 1.0:
+        outside = np.abs(actions) > 1.0
+        if outside.any():
             raise InvalidActionError(
-                f"A continuous action must lie in [-1, 1], got {actions.flat[np.abs(actions).argmax()]}."
+                f"A continuous action must lie in [-1, 1], got {actions[outside][0]}."
             )
         scores = _row_stable_product(actions.astype(np.float32), self._scored)
         if not self.config.allow_repeats:
@@ -170,11 +172,14 @@ class SessionBatch:
             "popular_share": float(core.popular[slates].mean()),
         }
 
-    def records(self) -> Sessions:
-        """The sessions as they stand, for :mod:`kuaisim_gym.metrics`."""
-        core = self.core
+    def record(self, slot: int) -> Sessions:
+        """The session in one slot as it stands, for :mod:`kuaisim_gym.metrics`."""
+        core, row = self.core, slice(slot, slot + 1)
         return Sessions(
-            core.steps.copy(), core.rewards.copy(), core.penalised.copy(), core.slates.copy()
+            core.steps[row].copy(),
+            core.rewards[row].copy(),
+            core.penalised[row].copy(),
+            core.slates[row].copy(),
         )
 
 
@@ -197,7 +202,9 @@ def top_items(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
     return np.take_along_axis(candidates, order, axis=1)
 
 
-def _row_stable_product(rows: NDArray[np.float32], items: NDArray[np.float32]) -> NDArray[np.float32]:
+def _row_stable_product(
+    rows: NDArray[np.float32], items: NDArray[np.float32]
+) -> NDArray[np.float32]:
     """``rows @ items.T`` with rows that do not depend on how many there are.
 
     BLAS takes another path for a single row, whose last bits differ; a slate must not.
@@ -223,6 +230,4 @@ def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Data
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):
         return _load(name, None if dataset is None else str(Path(dataset).resolve()), seed)
-    raise ConfigError(
-        f"dataset must be a Dataset, a folder or None, got {type(dataset).__name__}."
-    )
+    raise ConfigError(f"dataset must be a Dataset, a folder or None, got {type(dataset).__name__}.")

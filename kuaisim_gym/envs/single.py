@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 
+from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import InvalidActionError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -60,7 +61,7 @@ class KuaiEnv(gym.Env):
     * v0: first version.
     """
 
-    metadata = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
 
     def __init__(self, name: str = "kuairec", render_mode: None = None, **options: Any) -> None:
         self.batch = SessionBatch(1, name, **options)
@@ -73,6 +74,11 @@ class KuaiEnv(gym.Env):
     def preference_slice(self) -> slice:
         """Which part of the state vector is the preference."""
         return self.batch.encoder.preference_slice
+
+    @property
+    def dataset(self) -> Dataset:
+        """Where the world comes from."""
+        return self.batch.dataset
 
     @property
     def catalogue(self) -> Catalogue:

@@ -63,8 +63,8 @@ class Simulator:
             strangers = ~np.isin(users, dataset.test_users)
             if strangers.any():
                 raise UnknownIdError(
-                    f"User {dataset.user_ids[users[strangers]][0]} is not one of the "
-                    f"{len(dataset.test_users)} test users, whom alone the test simulator answers for."
+                    f"User {dataset.user_ids[users[strangers]][0]} is not a test user; the test "
+                    f"simulator answers for the {len(dataset.test_users)} test users alone."
                 )
             if (items >= dataset.n_items).any():
                 raise UnknownIdError(
@@ -110,7 +110,9 @@ def build_simulator(dataset: Dataset, split: str = "test") -> Simulator:
     return Simulator(dataset, split, model_with_table, fallback, users, observed_share)
 
 
-def _fitted(dataset: Dataset, role: str, train: Interactions, everyone: Interactions) -> FactorModel:
+def _fitted(
+    dataset: Dataset, role: str, train: Interactions, everyone: Interactions
+) -> FactorModel:
     def build() -> Arrays:
         model = fit_factor_model(train, everyone, dataset.n_users, len(dataset.item_ids))
         return {name: np.asarray(value) for name, value in vars(model).items()}
@@ -148,7 +150,8 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     def build() -> Arrays:
         model = build_simulator(dataset, "train").model
         assert isinstance(model, FactorModel)
-        return dict(vars(build_catalogue(dataset, model)))
+        catalogue = build_catalogue(dataset, model)
+        return {"embedding": catalogue.embedding, "exposures": catalogue.exposures}
 
-    return Catalogue(**cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}", build))  # type: ignore[arg-type]
-
+    arrays = cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}", build)
+    return Catalogue(**arrays)  # type: ignore[arg-type]

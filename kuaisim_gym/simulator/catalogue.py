@@ -51,7 +51,8 @@ class Catalogue:
     def log_popularity(self) -> FloatArray:
         """(n_items,) float32: standardised ``log(1 + exposures)``."""
         values = np.log1p(self.exposures)
-        return ((values - values.mean()) / (values.std() or 1.0)).astype(np.float32)
+        standardised = (values - values.mean()) / (values.std() or 1.0)
+        return np.asarray(standardised, dtype=np.float32)
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
@@ -107,4 +108,5 @@ def _spectral(
     _, values, right = svds(normalised, k=rank, v0=start)
     vectors = right[np.argsort(-values)].T
     peak = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return vectors * np.where(peak < 0, -1.0, 1.0)
+    vectors *= np.where(peak < 0, -1.0, 1.0)
+    return np.asarray(vectors, dtype=np.float64)

@@ -190,12 +190,13 @@ class SessionCore:
         """(N, K) bool: items that may be answered, neither shown before nor repeated."""
         if self.config.allow_repeats:
             return np.ones(slates.shape, dtype=bool)
-        fresh = ~self.exposed[self._rows[:, None], slates]
+        fresh: BoolArray = ~self.exposed[self._rows[:, None], slates]
         order = np.argsort(slates, axis=1, kind="stable")
         ordered = np.take_along_axis(slates, order, axis=1)
         repeated = np.zeros(slates.shape, dtype=bool)
         np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-        return fresh & ~repeated
+        fresh &= ~repeated
+        return fresh
 
     def _penalised(self) -> BoolArray:
         """(N,) bool: the abandonment rule, on counts so that thresholds are exact."""
@@ -203,11 +204,12 @@ class SessionCore:
         full = self.steps * self.config.slate_size >= window
         surplus = 2 * self._recent.sum(axis=1) - window  # window * (2s - 1)
         threshold = self.config.ad_bound * window - _SLACK
+        unbalanced: BoolArray = np.zeros(self.n_sessions, dtype=bool)
         if rule == "imbalance":
-            return full & (np.abs(surplus) >= threshold)
-        if rule == "popularity":
-            return full & (surplus >= threshold)
-        return np.zeros(self.n_sessions, dtype=bool)
+            unbalanced = np.abs(surplus) >= threshold
+        elif rule == "popularity":
+            unbalanced = surplus >= threshold
+        return np.logical_and(full, unbalanced)
 
     def _check(self, slates: NDArray[np.integer]) -> None:
         if not self._active.all():

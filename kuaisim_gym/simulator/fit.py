@@ -71,7 +71,9 @@ def _fit(
         item_effect = _effect(train.items, rest, n_items)
         rest = train.response - mean - item_effect[train.items]
         user_effect = _effect(train.users, rest, n_users)
-    user_effect = _effect(everyone.users, everyone.response - mean - item_effect[everyone.items], n_users)
+    user_effect = _effect(
+        everyone.users, everyone.response - mean - item_effect[everyone.items], n_users
+    )
 
     user_factors, item_factors = np.zeros((n_users, 0)), np.zeros((n_items, 0))
     if ridge is not None:
@@ -82,7 +84,9 @@ def _fit(
             user_factors = _ridge_rows(train.users, train.items, rest, item_factors, n_users, ridge)
             item_factors = _ridge_rows(train.items, train.users, rest, user_factors, n_items, ridge)
         rest = everyone.response - mean - user_effect[everyone.users] - item_effect[everyone.items]
-        user_factors = _ridge_rows(everyone.users, everyone.items, rest, item_factors, n_users, ridge)
+        user_factors = _ridge_rows(
+            everyone.users, everyone.items, rest, item_factors, n_users, ridge
+        )
     return FactorModel(
         mean,
         user_effect.astype(np.float32),
@@ -99,7 +103,8 @@ def _rows(table: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
 def _effect(groups: NDArray[np.int32], residual: Vector, n_groups: int) -> Vector:
     """Shrunken mean residual of each group."""
     total = np.bincount(groups, weights=residual, minlength=n_groups)
-    return total / (np.bincount(groups, minlength=n_groups) + EFFECT_RIDGE)
+    shrunken: Vector = total / (np.bincount(groups, minlength=n_groups) + EFFECT_RIDGE)
+    return shrunken
 
 
 def _ridge_rows(
@@ -126,4 +131,4 @@ def _ridge_rows(
         rows = slice(ends[group] - counts[group], ends[group])
         gram[group] += sorted_features[rows].T @ sorted_features[rows]
         target[group] = sorted_features[rows].T @ sorted_residual[rows]
-    return np.linalg.solve(gram, target[..., None])[..., 0]
+    return np.asarray(np.linalg.solve(gram, target[..., None])[..., 0], dtype=np.float64)

@@ -50,7 +50,8 @@ class FactorModel:
         """See :class:`ResponseModel`."""
         score = np.float32(self.mean) + self.user_effect[users] + self.item_effect[items]
         score += np.einsum("...d,...d->...", self.user_factors[users], self.item_factors[items])
-        return np.clip(score, 0.0, 1.0)
+        clipped: FloatArray = np.clip(score, 0.0, 1.0)
+        return clipped
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,106 @@
+"""Command line: ``python -m benchmarks run|suite|demo|table|plot``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from benchmarks.plots import plot_all
+from benchmarks.registry import AGENTS
+from benchmarks.results import read_results
+from benchmarks.run import Run, run
+from benchmarks.suite import expand, run_all
+from benchmarks.tables import markdown
+from kuaisim_gym import ENVIRONMENTS, load_dataset
+from kuaisim_gym.errors import KuaiSimError
+
+# The slow ones first: two processes then finish together.
+DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
+DEMO_EPISODES, SMOKE_EPISODES = 4000, 64
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--env", default="KuaiRec-Fair-v0", choices=tuple(ENVIRONMENTS))
+    shared.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
+    shared.add_argument("--episodes", type=int, default=20_000, help="training sessions")
+    shared.add_argument("--sessions", type=int, default=1000, help="evaluation sessions")
+    shared.add_argument("--threads", type=int, default=1, help="torch threads a process")
+    shared.add_argument("--out", type=Path, required=True, help="folder of the result files")
+
+    one = commands.add_parser("run", parents=[shared], help="one agent, one seed")
+    one.add_argument("--agent", required=True, choices=AGENTS)
+    one.add_argument("--max-len", type=int, default=30)
+    one.add_argument("--seed", type=int, default=11)
+
+    many = commands.add_parser("suite", parents=[shared], help="agents x lengths x seeds")
+    many.add_argument("--agents", nargs="+", default=AGENTS, choices=AGENTS)
+    many.add_argument("--max-len", type=int, nargs="+", default=[30])
+    many.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
+    many.add_argument("--jobs", type=int, default=2, help="processes side by side")
+
+    demo = commands.add_parser("demo", help="every agent once on the synthetic world, small")
+    demo.add_argument("--smoke", action="store_true", help="just enough to see that it runs")
+    demo.add_argument("--jobs", type=int, default=2)
+    demo.add_argument("--out", type=Path, default=Path("results/demo"))
+
+    for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("folder", type=Path, metavar="DIR")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            torch.set_num_threads(options.threads)
+            print(run(_base(options, options.agent, options.max_len, options.seed), options.out))
+        elif options.command == "suite":
+            base = _base(options, options.agents[0], options.max_len[0], options.seeds[0])
+            runs = expand(base, options.agents, options.max_len, options.seeds)
+            run_all(runs, options.out, options.jobs, options.threads)
+        elif options.command == "demo":
+            _demo(options.smoke, options.jobs, options.out)
+        elif options.command == "table":
+            print(markdown(read_results(options.folder)))
+        else:
+            print(*plot_all(read_results(options.folder), options.folder), sep="\n")
+    except KuaiSimError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> Run:
+    return Run(
+        agent=agent,
+        env=options.env,
+        dataset=options.dataset,
+        max_len=max_len,
+        seed=seed,
+        episodes=options.episodes,
+        sessions=options.sessions,
+    )
+
+
+def _demo(smoke: bool, jobs: int, out: Path) -> None:
+    load_dataset("kuairec")  # built once, before the processes need it
+    episodes, sessions = (SMOKE_EPISODES, 100) if smoke else (DEMO_EPISODES, 1000)
+    out = out / f"{episodes}-episodes"
+    base = Run("random", episodes=episodes, sessions=sessions)
+    run_all(expand(base, DEMO_AGENTS, [base.max_len], [base.seed]), out, jobs, threads=1)
+    results = read_results(out)
+    print(markdown(results))
+    print(*plot_all(results, out), sep="\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

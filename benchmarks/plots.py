@@ -1,0 +1,70 @@
+"""Figures from result files: learning curves, and the plane of session length against AD."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.results import Result
+from benchmarks.tables import by_world, mean_and_ci95
+
+
+def plot_all(results: list[Result], out: Path) -> list[Path]:
+    """Draws both figures of every world in the results.
+
+    Args:
+        results: As read from a folder.
+        out: Where the PNG files go.
+
+    Returns:
+        The files.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
+    for (env, synthetic, _, max_len), agents in by_world(results).items():
+        world = "synthetic" if synthetic else "real"
+        title = f"{env}, {world} data, max_len {max_len}"
+        for name, draw in (("curves", _curves), ("plane", _plane)):
+            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            axes = figure.subplots()
+            draw(axes, agents)
+            axes.set_title(title)
+            axes.grid(alpha=0.3)
+            path = out / f"{name}_{env}_{world}_T{max_len}.png"
+            figure.savefig(path, dpi=120)
+            files.append(path)
+    return files
+
+
+def _curves(axes: Any, agents: dict[str, list[Result]]) -> None:
+    """Training length over training sessions: mean and range over seeds."""
+    for agent, runs in agents.items():
+        curves = [one["train"]["curve"] for one in runs if one["train"]["curve"]]
+        if not curves:
+            continue
+        points = min(len(curve) for curve in curves)
+        episodes = [point["episodes"] for point in curves[0][:points]]
+        lengths = np.array([[point["len"] for point in curve[:points]] for curve in curves])
+        (line,) = axes.plot(episodes, lengths.mean(axis=0), label=agent)
+        axes.fill_between(
+            episodes, lengths.min(axis=0), lengths.max(axis=0), color=line.get_color(), alpha=0.2
+        )
+    axes.set_xlabel("training sessions")
+    axes.set_ylabel("session length, training (steps)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
+
+
+def _plane(axes: Any, agents: dict[str, list[Result]]) -> None:
+    """Where each agent lies: long and balanced sessions are at the upper left."""
+    for place, (agent, runs) in enumerate(agents.items()):
+        ad = mean_and_ci95([one["metrics"]["ad"] for one in runs])[0]
+        length = mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
+        marker = "os^vDP*X"[place % 8]
+        axes.scatter([ad], [length], marker=marker, s=60, label=agent)
+    axes.set_xlabel("AD (0 is balanced)")
+    axes.set_ylabel("Len, test (steps)")
+    axes.legend(fontsize="small")

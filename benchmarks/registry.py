@@ -1,0 +1,83 @@
+"""Agents by name: how each is built, what it observes, and its hyper-parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from stable_baselines3 import A2C, PPO, TD3
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.vec_env import VecEnv
+
+from dsrm_agents import DSRM, HierarchicalPPO, PurifyVecEnv, fit_dsrm
+from dsrm_agents.baselines.reference import REFERENCES
+from kuaisim_gym.data import Dataset
+
+SLATES = {"observation_type": "dict", "action_type": "slate"}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An agent that is trained.
+
+    Attributes:
+        build: Makes the untrained model of an environment, its hyper-parameters and a seed.
+        options: Options of the environment that it needs.
+        purify: DSRM mode of the observation wrapper, or ``None`` for the raw state.
+    """
+
+    build: Callable[[VecEnv, dict[str, Any], int], BaseAlgorithm]
+    options: dict[str, str] = field(default_factory=dict)
+    purify: str | None = None
+
+    def purifier(self, dataset: Dataset, seed: int) -> DSRM | None:
+        """Fits the agent's DSRM, if it wears one."""
+        return None if self.purify is None else fit_dsrm(dataset, self.purify, seed=seed)
+
+    @staticmethod
+    def wear(env: VecEnv, purifier: DSRM | None) -> VecEnv:
+        """The environment behind the purifier, if there is one."""
+        return env if purifier is None else PurifyVecEnv(env, purifier)
+
+
+def _sb3(algorithm: type[BaseAlgorithm], policy: str) -> Callable[..., BaseAlgorithm]:
+    def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:
+        return algorithm(policy, env, seed=seed, device="cpu", **hyperparams)
+
+    return build
+
+
+def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
+    options = dict(hyperparams)
+    size = env.action_space.shape
+    noise = NormalActionNoise(np.zeros(size), np.full(size, options.pop("noise_std")))
+    vectorised = VectorizedActionNoise(noise, env.num_envs)
+    return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=vectorised, **options)
+
+
+LEARNERS: dict[str, Learner] = {
+    "a2c": Learner(_sb3(A2C, "MlpPolicy")),
+    "ppo": Learner(_sb3(PPO, "MlpPolicy")),
+    "td3": Learner(_td3),
+    "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
+    "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="debiased"),
+}
+AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
+
+
+@lru_cache(maxsize=1)
+def _all_hyperparams() -> dict[str, dict[str, Any]]:
+    text = (Path(__file__).parent / "hyperparams.yml").read_text(encoding="utf-8")
+    loaded: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return loaded
+
+
+def hyperparams(agent: str) -> dict[str, Any]:
+    """A copy of the agent's block in ``hyperparams.yml``."""
+    return dict(_all_hyperparams()[agent])

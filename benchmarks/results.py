@@ -1,0 +1,88 @@
+"""Result files: what a run writes, and what tables and plots read."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import DataFormatError
+
+METRICS = (
+    "len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage",
+)  # fmt: skip
+KEYS = frozenset(
+    {"agent", "env", "max_len", "slate_size", "seed", "dataset", "train", "eval", "metrics",
+     "versions", "commit"}
+)  # fmt: skip
+
+Result = dict[str, Any]
+
+
+def result_path(out: Path, result: Result) -> Path:
+    """Where a run's result lies: one file for each agent, environment, length, data and seed."""
+    world = "synthetic" if result["dataset"]["synthetic"] else "real"
+    name = f"{result['agent']}_{result['env']}_{world}_T{result['max_len']}_seed{result['seed']}"
+    return out / f"{name}.json"
+
+
+def write_result(out: Path, result: Result) -> Path:
+    """Writes one result, whole or not at all."""
+    path = result_path(out, result)
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    return path
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All run results under a folder, in a stable order.
+
+    Raises:
+        DataFormatError: There are none, or a file is not a result.
+    """
+    results = []
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataFormatError(f"{path} is not a JSON file: {error}") from error
+        if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
+            raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
+        if "study" in result:
+            continue
+        missing = KEYS - result.keys()
+        if missing:
+            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+        results.append(result)
+    if not results:
+        raise DataFormatError(f"There are no results under {folder}; make some with `run`.")
+    return results
+
+
+def versions(
+    packages: Iterable[str] = ("numpy", "torch", "gymnasium", "stable-baselines3"),
+) -> dict[str, str]:
+    """Versions of Python and of what decides a result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}
+
+
+def commit() -> str:
+    """The commit of the code that runs, ``-dirty`` where it differs, or ``"unknown"``."""
+    folder = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py", "benchmarks/hyperparams.yml")
+        changed = git("status", "--porcelain", "--", *(f":/{part}" for part in code))
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,174 @@
+"""One run: train an agent on the train simulator, evaluate it on the test simulator."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from tqdm.auto import tqdm
+
+from benchmarks.registry import AGENTS, LEARNERS, hyperparams
+from benchmarks.results import Result, commit, result_path, versions, write_result
+from dsrm_agents import make_vec_env
+from dsrm_agents.baselines.reference import REFERENCES, make_reference
+from dsrm_agents.common.evaluation import evaluate
+from kuaisim_gym import metrics
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.data import Dataset, load_dataset
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import Sessions
+
+CURVE_POINTS = 50
+EVALUATION_SEED = 1_000_000  # added to a run's seed: all agents of a seed meet the same users
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to run.
+
+    Attributes:
+        agent: A name of the registry.
+        env: A registered environment id.
+        dataset: Folder of real data, or ``None`` for the synthetic world.
+        max_len: T.
+        seed: Of training; evaluation is seeded apart.
+        episodes: Training sessions.
+        sessions: Evaluation sessions.
+    """
+
+    agent: str
+    env: str = "KuaiRec-Fair-v0"
+    dataset: str | None = None
+    max_len: int = 30
+    seed: int = 11
+    episodes: int = 20_000
+    sessions: int = 1000
+
+    def __post_init__(self) -> None:
+        check_choice("agent", self.agent, AGENTS)
+        for name in ("episodes", "sessions"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+class TrainingRecord(BaseCallback):
+    """Counts finished sessions, keeps the learning curve, and stops at the last session.
+
+    Args:
+        episodes: Sessions to finish.
+        progress: Whether to show a progress bar.
+    """
+
+    def __init__(self, episodes: int, progress: bool) -> None:
+        super().__init__()
+        self.episodes = episodes
+        self.finished: list[dict[str, float]] = []
+        self.curve: list[dict[str, float]] = []
+        self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
+
+    def _on_step(self) -> bool:
+        ended = [info["session"] for info in self.locals["infos"] if "session" in info]
+        self.finished += ended
+        self._bar.update(len(ended))
+        every = max(1, self.episodes // CURVE_POINTS)
+        while len(self.finished) >= (len(self.curve) + 1) * every:
+            start = len(self.curve) * every
+            self.curve.append(self._point(start, start + every))
+        return len(self.finished) < self.episodes
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
+
+    def _point(self, start: int, end: int) -> dict[str, float]:
+        block = self.finished[start:end]
+        point = {
+            name: float(np.mean([one[name] for one in block])) for name in ("len", "r_each", "q")
+        }
+        share = float(np.mean([one["popular_share"] for one in block]))
+        return {"episodes": end, "steps": self.num_timesteps, **point, "popular_share": share}
+
+
+def run(spec: Run, out: Path, progress: bool = True) -> Path:
+    """Trains, evaluates and writes the result; does nothing if it is there already.
+
+    Args:
+        spec: What to run.
+        out: Folder of the result file.
+        progress: Whether to show progress bars.
+
+    Returns:
+        The result file.
+    """
+    dataset = load_dataset("kuairec", spec.dataset)
+    header: Result = {
+        "agent": spec.agent,
+        "env": spec.env,
+        "max_len": spec.max_len,
+        "seed": spec.seed,
+        "dataset": {
+            "name": dataset.name,
+            "synthetic": dataset.synthetic,
+            "fingerprint": dataset.fingerprint,
+        },
+    }
+    path = result_path(out, header)
+    if path.exists():
+        return path
+    sessions, popular, train, evaluation = _play(spec, dataset, progress)
+    values = metrics.summarise(sessions, popular)
+    intervals = metrics.bootstrap_ci95(
+        sessions,
+        lambda sample: metrics.summarise(sample, popular),
+        np.random.default_rng(spec.seed),
+    )
+    result = header | {
+        "slate_size": sessions.slates.shape[2],
+        "train": train,
+        "eval": evaluation,
+        "metrics": values | {f"{name}_ci95": half for name, half in intervals.items()},
+        "versions": versions(),
+        "commit": commit(),
+    }
+    return write_result(out, result)
+
+
+def _play(
+    spec: Run, dataset: Dataset, progress: bool
+) -> tuple[Sessions, np.ndarray, dict[str, Any], dict[str, Any]]:
+    """Test sessions, the popular group, and the ``train`` and ``eval`` blocks of the result."""
+    shared: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len}
+    slots = min(spec.sessions, 1000)
+    test = {"n_envs": slots, "split": "test", "seed": EVALUATION_SEED + spec.seed}
+    if spec.agent in REFERENCES:
+        env = make_vec_env(spec.env, **test, **shared, action_type="slate")
+        agent: Any = make_reference(spec.agent, env.batch)
+        worn, train = env, {"episodes": 0, "steps": 0, "seconds": 0.0, "curve": []}
+    else:
+        learner, options = LEARNERS[spec.agent], hyperparams(spec.agent)
+        started = time.perf_counter()
+        purifier = learner.purifier(dataset, spec.seed)
+        n_envs = options.pop("n_envs")
+        env = make_vec_env(spec.env, n_envs, "train", spec.seed, **shared, **learner.options)
+        agent = learner.build(learner.wear(env, purifier), options, spec.seed)
+        agent.set_logger(Logger(folder=None, output_formats=[]))
+        record = TrainingRecord(spec.episodes, progress)
+        agent.learn(total_timesteps=spec.episodes * spec.max_len, callback=record)
+        train = {
+            "episodes": len(record.finished),
+            "steps": int(agent.num_timesteps),
+            "seconds": time.perf_counter() - started,
+            "curve": record.curve,
+        }
+        env = make_vec_env(spec.env, **test, **shared, **learner.options)
+        worn = learner.wear(env, purifier)
+    started = time.perf_counter()
+    with torch.no_grad():
+        sessions = evaluate(agent, worn, spec.sessions)
+    evaluation = {"sessions": len(sessions), "seconds": time.perf_counter() - started}
+    return sessions, env.catalogue.popular, train, evaluation

@@ -1,0 +1,106 @@
+"""The result table: mean and 95 % interval over seeds, beside the published row."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from benchmarks.registry import AGENTS
+from benchmarks.results import Result
+
+CEILING = "expected-oracle+quota"
+PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
+COLUMNS = {
+    "len": "Len",
+    "r_each": "R_each",
+    "r_cum": "R_cum",
+    "q": "q",
+    "ad": "AD",
+    "slate_ad": "slate AD",
+    "longtail_share": "long tail",
+    "gini": "Gini",
+    "coverage": "coverage",
+}
+_DIGITS = {"len": 2, "r_cum": 2}
+
+World = tuple[str, bool, str, int]  # env, synthetic, fingerprint, max_len
+
+
+def mean_and_ci95(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of Student's 95 % interval; NaN half-width for a single value."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    return float(np.mean(values)), float(student_t.ppf(0.975, len(values) - 1)) * float(error)
+
+
+def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
+    """Results by world and agent, agents in the registry's order."""
+    worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    known = {agent: place for place, agent in enumerate(AGENTS)}
+    for result in sorted(results, key=lambda one: known.get(one["agent"], len(known))):
+        dataset = result["dataset"]
+        world = (result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"])
+        worlds[world][result["agent"]].append(result)
+    return worlds
+
+
+def markdown(results: list[Result]) -> str:
+    """All tables, one for each environment, dataset and session length."""
+    return "\n".join(_table(world, agents) for world, agents in sorted(by_world(results).items()))
+
+
+def _table(world: World, agents: dict[str, list[Result]]) -> str:
+    env, synthetic, fingerprint, max_len = world
+    kind = "SYNTHETIC world" if synthetic else "real rows"
+    first = next(iter(agents.values()))[0]
+    lines = [
+        f"### {env}, {first['dataset']['name']} ({kind}, {fingerprint}), max_len {max_len}",
+        "",
+        "| agent | seeds | "
+        + " | ".join(COLUMNS.values())
+        + " | Len / ceiling | train s | published Len |",
+        "|---|--:|" + "--:|" * (len(COLUMNS) + 3),
+    ]
+    ceiling = None
+    if CEILING in agents:
+        ceiling = mean_and_ci95([one["metrics"]["len"] for one in agents[CEILING]])[0]
+    published = _published(first["dataset"]["name"], max_len)
+    for agent, runs in agents.items():
+        cells = [agent, str(len(runs))]
+        for name in COLUMNS:
+            mean, half = mean_and_ci95([one["metrics"][name] for one in runs])
+            if len(runs) == 1:
+                half = runs[0]["metrics"][f"{name}_ci95"]
+            digits = _DIGITS.get(name, 3)
+            cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
+        length = mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
+        cells.append("" if ceiling is None else f"{length / ceiling:.3f}")
+        seconds = np.mean([one["train"]["seconds"] for one in runs])
+        cells.append(f"{seconds:.0f}" if seconds else "")
+        cells.append(published.get(PUBLISHED_NAMES.get(agent, ""), ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    sessions = first["eval"]["sessions"]
+    lines += [
+        "",
+        f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
+        f"test sessions a seed. Ceiling: {CEILING}. Published: the paper's mean ± standard "
+        "deviation, measured in its own simulator, where R has another scale.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _published(dataset: str, max_len: int) -> dict[str, str]:
+    """Published Len by method, as printed."""
+    path = Path(__file__).parent / "published.csv"
+    with path.open(encoding="utf-8", newline="") as file:
+        return {
+            row["method"]: f"{float(row['len_mean']):.2f} ± {float(row['len_std']):.2f}"
+            for row in csv.DictReader(file)
+            if row["dataset"].lower() == dataset and int(row["max_len"]) == max_len
+        }

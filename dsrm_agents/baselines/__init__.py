@@ -1,0 +1,1 @@
+"""Baselines: reference rows that need no learning, and adapters of published methods."""

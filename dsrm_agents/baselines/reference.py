@@ -1,0 +1,114 @@
+"""Reference rows: what chance, popularity, quality and three degrees of knowledge are worth.
+
+They read the sessions' users directly, because that is their point: an oracle knows what no
+agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items, which the
+abandonment rule never penalises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.envs.assembly import SessionBatch, top_items
+from kuaisim_gym.randomness import POLICY_STREAM, uniform
+from kuaisim_gym.simulator import build_simulator
+from kuaisim_gym.simulator.response import ResponseModel
+
+FloatArray = NDArray[np.float32]
+ScoreRule = Callable[[SessionBatch], FloatArray]
+
+
+class ReferencePolicy:
+    """Shows the best unexposed items by a score, with or without the quota.
+
+    Args:
+        batch: The sessions that it will act in, with slate actions.
+        score: Scores of (N, n_items) for the batch's present users.
+        quota: Whether half of every slate must be popular.
+    """
+
+    def __init__(self, batch: SessionBatch, score: ScoreRule, quota: bool) -> None:
+        self.batch = batch
+        self.score = score
+        self.quota = quota
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Slates, (N, K) item positions; the observation is not looked at."""
+        batch, k = self.batch, self.batch.config.slate_size
+        scores = np.where(batch.core.exposed, -np.inf, self.score(batch)).astype(np.float32)
+        if not self.quota:
+            return top_items(scores, k), None
+        popular = batch.catalogue.popular
+        shares = ((popular, k // 2), (~popular, k - k // 2))
+        halves = [
+            np.flatnonzero(group)[top_items(scores[:, group], count)]
+            for group, count in shares
+            if count
+        ]
+        return np.concatenate(halves, axis=1), None
+
+
+def _random(batch: SessionBatch) -> FloatArray:
+    core = batch.core
+    n_items = batch.catalogue.n_items
+    draws = uniform(core.seeds, core.episodes, core.steps, n_items, POLICY_STREAM)
+    return draws.astype(np.float32)
+
+
+def _popularity(batch: SessionBatch) -> FloatArray:
+    return np.broadcast_to(
+        batch.catalogue.log_popularity, (batch.core.n_sessions, batch.catalogue.n_items)
+    )
+
+
+def _quality(batch: SessionBatch) -> FloatArray:
+    # Column 0 of the embedding is the item's effect on the logged response.
+    quality = batch.catalogue.item_embedding[:, 0]
+    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
+
+
+def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
+    return model.probability(batch.core.users[:, None], np.arange(batch.catalogue.n_items)[None, :])
+
+
+def _train_oracle(batch: SessionBatch) -> FloatArray:
+    return _answers(build_simulator(batch.dataset, "train").model, batch)
+
+
+def _expected_oracle(batch: SessionBatch) -> FloatArray:
+    return _answers(build_simulator(batch.dataset, "test").expected, batch)
+
+
+def _realised_oracle(batch: SessionBatch) -> FloatArray:
+    return _answers(build_simulator(batch.dataset, "test").model, batch)
+
+
+REFERENCES: dict[str, tuple[ScoreRule, bool]] = {
+    "random": (_random, False),
+    "popularity": (_popularity, False),
+    "quality+quota": (_quality, True),
+    "train-oracle+quota": (_train_oracle, True),
+    "expected-oracle+quota": (_expected_oracle, True),
+    "realised-oracle+quota": (_realised_oracle, True),
+}
+
+
+def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
+    """The reference row of that name, bound to the sessions it will act in.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    score, quota = REFERENCES[check_choice("reference", name, REFERENCES)]
+    return ReferencePolicy(batch, score, quota)

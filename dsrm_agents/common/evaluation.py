@@ -1,0 +1,61 @@
+"""Runs an agent until enough sessions are finished; the only way agents meet the test split."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import Sessions
+
+
+class Agent(Protocol):
+    """Anything with the ``predict`` of a Stable-Baselines3 model."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions for a batch of observations, and the next hidden state."""
+        ...
+
+
+def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = True) -> Sessions:
+    """Plays whole sessions.
+
+    Every slot contributes equally many, so that short sessions are not over-represented.
+
+    Args:
+        agent: The agent.
+        env: An environment of :func:`dsrm_agents.make_vec_env`, wrapped or not.
+        sessions: How many to finish; a multiple of the number of slots.
+        deterministic: Whether the agent takes its best action instead of drawing.
+
+    Returns:
+        The finished sessions, in slot order.
+
+    Raises:
+        ConfigError: ``sessions`` is not a positive multiple of the number of slots.
+    """
+    quota, rest = divmod(sessions, env.num_envs)
+    if quota < 1 or rest:
+        raise ConfigError(
+            f"sessions must be a positive multiple of the {env.num_envs} slots, got {sessions}."
+        )
+    records: list[list[Sessions]] = [[] for _ in range(env.num_envs)]
+    waiting = env.num_envs
+    observation, state = env.reset(), None
+    starts = np.ones(env.num_envs, dtype=bool)
+    while waiting:
+        actions, state = agent.predict(observation, state, starts, deterministic=deterministic)
+        observation, _, starts, infos = env.step(actions)
+        for slot in np.flatnonzero(starts):
+            if len(records[slot]) < quota:
+                records[slot].append(infos[slot]["record"])
+                waiting -= len(records[slot]) == quota
+    return Sessions.concatenate([record for slot in records for record in slot])

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dsrm_agents import evaluate, make_vec_env
+from dsrm_agents.baselines.reference import REFERENCES, make_reference
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import summarise
+
+
+def play(dataset, name: str, sessions: int = 300, slots: int = 300) -> dict[str, float]:
+    env = make_vec_env("KuaiRec-Fair-v0", slots, "test", 5, dataset=dataset, action_type="slate")
+    return summarise(
+        evaluate(make_reference(name, env.batch), env, sessions), env.catalogue.popular
+    )
+
+
+@pytest.mark.parametrize("source", ["world", "real"])
+def test_the_rows_stand_in_their_order(source: str, request) -> None:
+    dataset = request.getfixturevalue(source)
+    rows = {name: play(dataset, name) for name in REFERENCES}
+    for name, row in rows.items():
+        if name.endswith("+quota"):
+            assert (row["q"], row["ad"], row["slate_ad"]) == (0, 0, 0)
+    assert rows["random"]["len"] < rows["quality+quota"]["len"]
+    assert rows["popularity"]["q"] == 1.0
+    assert rows["popularity"]["ad"] == 1.0
+    assert rows["train-oracle+quota"]["len"] < rows["expected-oracle+quota"]["len"]
+    assert rows["quality+quota"]["len"] < rows["expected-oracle+quota"]["len"]
+    assert rows["expected-oracle+quota"]["r_each"] <= rows["realised-oracle+quota"]["r_each"]
+
+
+def test_an_unknown_row_is_refused(small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, action_type="slate")
+    with pytest.raises(ConfigError, match="Did you mean 'popularity'"):
+        make_reference("popular", env.batch)
+
+
+def test_every_slot_contributes_equally(small) -> None:
+    env = make_vec_env(
+        "KuaiRec-Fair-v0", 5, "test", 5, dataset=small, action_type="slate", max_len=6
+    )
+    agent = make_reference("random", env.batch)
+    sessions = evaluate(agent, env, 15)
+    assert len(sessions) == 15
+    # Slot by slot: three sessions of slot 0 first, and slot 0 alone would see the same.
+    alone = make_vec_env(
+        "KuaiRec-Fair-v0", 1, "test", 5, dataset=small, action_type="slate", max_len=6
+    )
+    same = evaluate(make_reference("random", alone.batch), alone, 3)
+    np.testing.assert_array_equal(sessions.slates[:3], same.slates)
+    with pytest.raises(ConfigError, match="multiple of the 5 slots, got 7"):
+        evaluate(agent, env, 7)

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.registry import AGENTS, LEARNERS, hyperparams
+from benchmarks.results import KEYS, METRICS
+from benchmarks.tables import mean_and_ci95
+
+
+def run(out: Path, agent: str, *more: str) -> dict:
+    arguments = ["--agent", agent, "--episodes", "20", "--sessions", "50", "--out", str(out), *more]
+    assert main(["run", *arguments]) == 0
+    files = [file for file in out.glob("*.json") if file.name.startswith(f"{agent}_")]
+    assert len(files) == 1
+    return json.loads(files[0].read_text())
+
+
+def test_every_learner_has_hyperparameters() -> None:
+    for agent in LEARNERS:
+        assert "n_envs" in hyperparams(agent)
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch) -> None:
+    if LEARNERS.get(agent) is not None and LEARNERS[agent].purify:
+        from benchmarks import registry
+
+        brief = registry.fit_dsrm
+        monkeypatch.setattr(
+            registry,
+            "fit_dsrm",
+            lambda dataset, mode, seed: brief(dataset, mode, updates=5, seed=seed),
+        )
+    result = run(tmp_path, agent)
+    assert result.keys() == KEYS
+    assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
+    assert result["dataset"]["synthetic"] is True
+    assert result["train"].keys() == {"episodes", "steps", "seconds", "curve"}
+    assert result["eval"]["sessions"] == 50
+    assert result["metrics"].keys() == {*METRICS, *(f"{name}_ci95" for name in METRICS)}
+    assert (result["train"]["episodes"] >= 20) == (agent in LEARNERS)
+    assert bool(result["train"]["curve"]) == (agent in LEARNERS)
+
+
+def test_the_same_command_runs_on_real_rows(real_folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "benchmarks", "run", "--agent", "a2c", "--env", "KuaiRec-Fair-v0",
+            "--dataset", str(real_folder), "--max-len", "12", "--seed", "3", "--episodes", "16",
+            "--sessions", "20", "--out", str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )  # fmt: skip
+    result = json.loads(Path(done.stdout.strip()).read_text())
+    assert result["dataset"]["synthetic"] is False
+    assert (result["max_len"], result["seed"], result["slate_size"]) == (12, 3, 10)
+    assert "Training" in done.stderr  # the progress bar
+
+
+def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
+    first = run(tmp_path, "quality+quota")
+    assert run(tmp_path, "quality+quota") == first
+
+
+def test_table_and_plots(tmp_path: Path, capsys) -> None:
+    for agent in ("a2c", "expected-oracle+quota"):
+        for seed in ("11", "15"):
+            assert main(["run", "--agent", agent, "--episodes", "20", "--sessions", "50",
+                         "--seed", seed, "--out", str(tmp_path)]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert main(["table", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert "SYNTHETIC" in table
+    assert "| a2c | 2 |" in table
+    assert "13.43 ± 0.24" in table  # the published A2C row
+    assert "| 1.000 |" in table  # the ceiling over itself
+    assert main(["plot", str(tmp_path)]) == 0
+    figures = [Path(line) for line in capsys.readouterr().out.split()]
+    assert len(figures) == 2
+    assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+
+
+def test_intervals_over_seeds() -> None:
+    # Mean 2, standard deviation 1, three values: 4.303 / sqrt(3).
+    mean, half = mean_and_ci95([1.0, 2.0, 3.0])
+    assert mean == 2
+    assert half == pytest.approx(2.484, abs=0.001)
+
+
+def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) -> None:
+    assert main(["table", str(tmp_path)]) == 2
+    assert "There are no results" in capsys.readouterr().err
+    (tmp_path / "x.json").write_text("{}")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "names neither agent nor study" in capsys.readouterr().err
+    missing = ["--dataset", str(tmp_path / "no"), "--agent", "random", "--out", str(tmp_path)]
+    assert main(["run", *missing]) == 2
+    assert "not there" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "--agent", "dsrm", "--out", str(tmp_path)])

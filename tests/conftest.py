@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A cache of this test session's own, shared by its worker processes, so nothing is stale."""
+    if "KUAISIM_TEST_CACHE" not in os.environ:
+        os.environ["KUAISIM_TEST_CACHE"] = tempfile.mkdtemp(prefix="kuaisim-test-")
+    os.environ["KUAISIM_CACHE"] = os.environ["KUAISIM_TEST_CACHE"]
+
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world():
+    """The synthetic world at full size."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairec")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """A world of the same making, small enough for tests that learn."""
+    from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+
+    config = SyntheticConfig(
+        n_users=400, n_test_users=80, n_items=240, events_per_user=40, n_categories=6
+    )
+    return synthetic_kuairec(seed=3, config=config)
+
+
+@pytest.fixture(scope="session")
+def real_folder() -> Path:
+    """Real KuaiRec rows."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("KUAISIM_TEST_DATA", default)) / "kuairec_sample"
+    if not folder.is_dir():
+        pytest.skip(f"no real KuaiRec rows at {folder}; set KUAISIM_TEST_DATA to their parent")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real(real_folder: Path):
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairec", real_folder)

@@ -1,0 +1,138 @@
+"""The synthetic world holds the facts that were measured on the real rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kuaisim_gym.data.dataset import Dataset, Interactions
+from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import gini
+from kuaisim_gym.simulator.fit import _fit
+
+
+def item_means(log: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    counts = np.bincount(log.items)
+    means = np.bincount(log.items, log.response) / np.maximum(counts, 1)
+    return counts[counts > 0], means[counts > 0]
+
+
+def test_sizes(world: Dataset) -> None:
+    assert world.synthetic
+    assert (world.n_users, world.n_items) == (7176, 3327)
+    assert len(world.test_users) == 1411
+    assert len(world.test) == 1411 * 3327  # fully observed
+    assert world.split_by == "user"
+    assert "synthetic" in world.description
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [(0.01, 0.017), (0.05, 0.097), (0.10, 0.182), (0.25, 0.467), (0.50, 0.779),
+     (0.75, 1.137), (0.90, 1.586), (0.95, 1.994), (0.99, 3.670)],
+)  # fmt: skip
+def test_watch_ratio_quantiles(world: Dataset, level: float, expected: float) -> None:
+    assert np.quantile(world.log.watch_ratio, level) == pytest.approx(expected, rel=0.03)
+
+
+def test_responses(world: Dataset) -> None:
+    response = world.log.response
+    assert response.mean() == pytest.approx(0.697, abs=0.01)
+    assert response.std() == pytest.approx(0.314, abs=0.01)
+    assert np.mean(world.log.watch_ratio >= 2) == pytest.approx(0.050, abs=0.002)
+
+
+def test_videos(world: Dataset) -> None:
+    _, means = item_means(world.log)
+    assert means.mean() == pytest.approx(0.694, abs=0.02)
+    assert means.std() == pytest.approx(0.230, abs=0.025)
+    np.testing.assert_allclose(
+        np.quantile(means, [0.25, 0.5, 0.75]), [0.607, 0.750, 0.857], atol=0.03
+    )
+
+
+def test_users(world: Dataset) -> None:
+    counts = np.bincount(world.log.users)
+    means = np.bincount(world.log.users, world.log.response) / counts
+    assert means.std() == pytest.approx(0.079, abs=0.01)
+
+
+def test_popularity_is_spread_as_measured_and_is_not_quality(world: Dataset) -> None:
+    counts, means = item_means(world.log)
+    assert gini(counts) == pytest.approx(0.63, abs=0.03)
+    ordered = np.sort(counts)[::-1]
+    assert ordered[: len(ordered) // 5].sum() / ordered.sum() == pytest.approx(0.64, abs=0.03)
+    median = np.median(counts)
+    # Rows per video at the 80th, 90th and 99th percentile, over the median: 67, 109, 353 over 22.
+    ratios = np.quantile(counts, [0.8, 0.9, 0.99]) / median
+    np.testing.assert_allclose(ratios, [67 / 22, 109 / 22, 353 / 22], rtol=0.15)
+    assert np.corrcoef(np.log(counts), means)[0, 1] == pytest.approx(0.01, abs=0.04)
+
+
+def test_effects_explain_half_and_factors_add_nothing_at_the_sample_s_density(
+    world: Dataset,
+) -> None:
+    rng = np.random.default_rng(0)
+    # As the sample: 1,411 users with 73 rows each.
+    users = rng.choice(world.n_users, 1411, replace=False)
+    dense = world.log.of_users(users, world.n_users)
+    rank = np.empty(len(dense), dtype=int)
+    for user in users:
+        rows = np.flatnonzero(dense.users == user)
+        rank[rows] = rng.permutation(len(rows))
+    dense = take(dense, rank < 83)
+    held_out = rng.random(len(dense)) < 0.12
+    fit, check = take(dense, ~held_out), take(dense, held_out)
+
+    def error(ridge: float | None) -> float:
+        model = _fit(fit, fit, world.n_users, world.n_items, ridge, seed=0)
+        return float(np.mean((model.probability(check.users, check.items) - check.response) ** 2))
+
+    effects = error(None)
+    assert 1 - effects / check.response.var() == pytest.approx(0.51, abs=0.04)
+    assert min(error(4.0), error(8.0)) > effects - 0.001
+
+
+def take(table: Interactions, rows: np.ndarray) -> Interactions:
+    return Interactions(table.users[rows], table.items[rows], table.watch_ratio[rows])
+
+
+def test_the_log_overstates_popular_items(world: Dataset) -> None:
+    """Conformity: logged answers exceed the unbiased ones for popular items, not for the tail."""
+    assert world.truth is not None
+    counts = np.bincount(world.log.items, minlength=world.n_items)
+    logged = np.bincount(world.log.items, world.log.response, world.n_items) / np.maximum(counts, 1)
+    unbiased = world.truth.expected.mean(axis=0)
+    # Exposure favours relevant items, so compare the gap between groups, not with zero.
+    gap = logged - unbiased
+    popular = counts >= np.quantile(counts, 0.8)
+    assert gap[popular].mean() > gap[~popular & (counts > 20)].mean() + 0.02
+
+
+def test_the_test_table_is_unbiased(world: Dataset) -> None:
+    assert world.truth is not None
+    realised = world.test.response.reshape(world.truth.expected.shape)
+    np.testing.assert_allclose(realised.mean(axis=0), world.truth.expected.mean(axis=0), atol=0.04)
+    assert abs(float(realised.mean() - world.truth.expected.mean())) < 0.001
+
+
+def test_same_seed_same_world() -> None:
+    config = SyntheticConfig(n_users=60, n_test_users=10, n_items=80, events_per_user=10)
+    one, two = synthetic_kuairec(5, config), synthetic_kuairec(5, config)
+    assert one.fingerprint == two.fingerprint
+    assert one.fingerprint != synthetic_kuairec(6, config).fingerprint
+
+
+def test_users_meet_an_item_once(small: Dataset) -> None:
+    pairs = small.log.users.astype(np.int64) * small.n_items + small.log.items
+    assert len(np.unique(pairs)) == len(pairs)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"n_test_users": 0}, {"n_items": 4}, {"events_per_user": 900}, {"quality": 1.2}],
+)
+def test_impossible_worlds_are_refused(options) -> None:
+    with pytest.raises(ConfigError):
+        SyntheticConfig(**options)

@@ -1,0 +1,239 @@
+"""Sessions worked out by hand, the law that every policy obeys, and faults."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
+from kuaisim_gym.simulator.core import SessionCore
+
+POPULAR = np.array([True] * 40 + [False] * 160)
+
+
+class Constant:
+    """Answers every question with one probability."""
+
+    def __init__(self, probability: float) -> None:
+        self.value = probability
+
+    def probability(self, users, items):
+        shape = np.broadcast_shapes(users.shape, items.shape)
+        return np.full(shape, self.value, dtype=np.float32)
+
+
+def core(probability: float = 1.0, n: int = 1, **options) -> SessionCore:
+    defaults = {"slate_size": 2, "stochastic_response": False}
+    config = SessionConfig(**(defaults | options))
+    one = SessionCore(Constant(probability), POPULAR, np.arange(7, dtype=np.int32), config, n)
+    one.seed(np.arange(n, dtype=np.uint64))
+    one.reset()
+    return one
+
+
+def fresh_slate(step: int, popular: int, size: int = 2) -> np.ndarray:
+    """``popular`` popular items and the rest long-tail, none shown before."""
+    heads = np.arange(popular) + step * popular
+    tails = 40 + np.arange(size - popular) + step * (size - popular)
+    return np.concatenate([heads, tails])[None]
+
+
+def play(one: SessionCore, popular: int = 1) -> tuple[int, list]:
+    results = []
+    for step in range(200):
+        results.append(one.step(fresh_slate(step, popular, one.config.slate_size)))
+        if results[-1].done[0]:
+            return step + 1, results
+    raise AssertionError("the session never ended")
+
+
+def test_full_satisfaction_lasts_exactly_max_len() -> None:
+    # Each step costs 2 - 1 = 1: temper 8, 7, ..., 1, 0. One is not below one.
+    length, results = play(core(1.0, max_len=8))
+    assert length == 8
+    assert [bool(one.terminated[0]) for one in results] == [False] * 7 + [True]
+    assert not any(one.truncated[0] for one in results)
+
+
+def test_no_satisfaction_lasts_half() -> None:
+    # Each step costs 2: 30, 28, ..., 2 after 14 steps, 0 after 15.
+    assert play(core(0.0, max_len=30))[0] == 15
+
+
+def test_tenths_are_exact() -> None:
+    # r = 0.9 costs 1.1: 12 - 10 * 1.1 = 1 exactly on paper, so the user stays for an 11th step.
+    assert play(core(0.9, max_len=12))[0] == 11
+
+
+def test_one_sided_slates_cost_one_more() -> None:
+    # r = 0.5 and a penalty: 2.5 a step, 30 - 11 * 2.5 = 2.5, 30 - 12 * 2.5 = 0.
+    for popular in (0, 2):
+        length, results = play(core(0.5, max_len=30), popular)
+        assert length == 12
+        assert all(one.penalised[0] for one in results)
+
+
+def test_the_literal_rule_penalises_popularity_only() -> None:
+    assert play(core(0.5, abandonment="popularity"), popular=2)[0] == 12
+    assert play(core(0.5, abandonment="popularity"), popular=0)[0] == 20  # 30 - 20 * 1.5 = 0
+    assert play(core(0.5, abandonment="none"), popular=2)[0] == 20
+
+
+@pytest.mark.parametrize(("popular", "penalised"), [(3, True), (4, False), (6, False), (7, True)])
+def test_the_bound_itself_is_outside(popular: int, penalised: bool) -> None:
+    # |2s - 1| of 3, 4, 6, 7 in ten: .4, .2, .2, .4 against .3.
+    assert core(slate_size=10).step(fresh_slate(0, popular, 10)).penalised[0] == penalised
+
+
+def test_an_imbalance_equal_to_the_bound_counts() -> None:
+    # 13 of 20 popular: |2 * .65 - 1| = .3 on paper, not in floating point.
+    assert core(slate_size=20).step(fresh_slate(0, 13, 20)).penalised[0]
+    assert core(slate_size=20).step(fresh_slate(0, 7, 20)).penalised[0]
+    assert not core(slate_size=20).step(fresh_slate(0, 12, 20)).penalised[0]
+
+
+def test_a_window_beyond_the_slate_waits_until_it_is_full() -> None:
+    one = core(slate_size=2, window=6, max_len=30)
+    flags = [bool(one.step(fresh_slate(step, 2)).penalised[0]) for step in range(4)]
+    assert flags == [False, False, True, True]
+    # Two balanced slates later the window holds 2 + 1 + 1 of 6 popular: |2 * 4/6 - 1| = 1/3.
+    assert one.step(np.array([[20, 140]])).penalised[0]
+    assert one.step(np.array([[21, 141]])).penalised[0]
+    assert not one.step(np.array([[22, 142]])).penalised[0]  # 3 of 6
+
+
+def test_popular_share_follows_the_window() -> None:
+    one = core(slate_size=2, window=4)
+    assert one.popular_share[0] == 0.5
+    one.step(np.array([[0, 1]]))
+    assert one.popular_share[0] == 1.0
+    one.step(np.array([[100, 101]]))
+    assert one.popular_share[0] == 0.5
+    one.step(np.array([[102, 103]]))
+    assert one.popular_share[0] == 0.0
+
+
+def test_repeats_are_answered_once() -> None:
+    one = core(1.0, slate_size=3)
+    np.testing.assert_array_equal(one.step(np.array([[5, 50, 5]])).responses, [[1, 1, 0]])
+    np.testing.assert_array_equal(one.step(np.array([[50, 60, 5]])).responses, [[0, 1, 0]])
+    one.reset()
+    np.testing.assert_array_equal(one.step(np.array([[5, 50, 60]])).responses, [[1, 1, 1]])
+    free = core(1.0, slate_size=3, allow_repeats=True)
+    assert free.step(np.array([[5, 5, 5]])).reward[0] == 1.0
+
+
+def test_a_step_cap_truncates() -> None:
+    length, results = play(core(1.0, max_len=30, max_steps=4))
+    assert length == 4
+    assert results[-1].truncated[0]
+    assert not results[-1].terminated[0]
+
+
+def test_leaving_at_the_cap_is_leaving() -> None:
+    _, results = play(core(1.0, max_len=4, max_steps=4))
+    assert results[-1].terminated[0]
+    assert not results[-1].truncated[0]
+
+
+def test_responses_have_their_probability_and_their_seed() -> None:
+    n = 4000
+    draws = core(0.3, n=n, slate_size=10, stochastic_response=True)
+    slates = np.broadcast_to(fresh_slate(0, 5, 10), (n, 10))
+    first = draws.step(slates).responses
+    assert first.mean() == pytest.approx(0.3, abs=0.01)
+    again = core(0.3, n=n, slate_size=10, stochastic_response=True).step(slates).responses
+    np.testing.assert_array_equal(first, again)
+    assert set(np.unique(draws.users)) == set(range(7))
+
+
+def test_slots_do_not_know_each_other() -> None:
+    together = core(0.5, n=5, stochastic_response=True)
+    alone = core(0.5, n=1, stochastic_response=True)
+    alone.seed(np.array([3], dtype=np.uint64))
+    alone.reset()
+    for step in range(6):
+        slate = fresh_slate(step, 1)
+        many = together.step(np.repeat(slate, 5, axis=0))
+        one = alone.step(slate)
+        np.testing.assert_array_equal(many.responses[3], one.responses[0])
+    together.reset(np.array([True, False, True, False, True]))
+    assert together.steps.tolist() == [0, 6, 0, 6, 0]
+    assert together.temper[0] == 30
+    np.testing.assert_array_equal(together.temper[3], alone.temper[0])
+
+
+@pytest.mark.parametrize(
+    ("slates", "message"),
+    [
+        (np.array([[0.0, 1.0]]), "integer array"),
+        ([[0, 1]], "integer array"),
+        (np.array([[0, 1, 2]]), r"shape \(1, 2\)"),
+        (np.array([0, 1]), "shape"),
+        (np.array([[0, 200]]), r"\[0, 200\), got 200"),
+        (np.array([[-1, 3]]), "got -1"),
+    ],
+)
+def test_bad_slates_are_refused_and_change_nothing(slates, message) -> None:
+    one = core()
+    with pytest.raises(InvalidActionError, match=message):
+        one.step(slates)
+    assert one.steps[0] == 0
+    assert one.temper[0] == 30
+    assert not one.exposed.any()
+
+
+def test_a_step_needs_a_running_session() -> None:
+    config = SessionConfig(slate_size=2)
+    one = SessionCore(Constant(1.0), POPULAR, np.arange(2, dtype=np.int32), config, 2)
+    with pytest.raises(ResetNeededError, match="has not begun"):
+        one.step(np.array([[0, 1], [2, 3]]))
+    one = core(1.0, max_len=2)
+    play(one)
+    with pytest.raises(ResetNeededError, match="is over"):
+        one.step(fresh_slate(5, 1))
+
+
+@pytest.mark.parametrize(("users", "slate", "n"), [(0, 2, 1), (3, 201, 1), (3, 2, 0)])
+def test_impossible_cores_are_refused(users: int, slate: int, n: int) -> None:
+    with pytest.raises(ConfigError):
+        SessionCore(
+            Constant(1.0),
+            POPULAR,
+            np.arange(users, dtype=np.int32),
+            SessionConfig(slate_size=slate),
+            n,
+        )
+
+
+def random_sessions(batch: SessionBatch) -> tuple[float, float, float]:
+    """Mean length, reward and penalty rate of one uniformly random session a slot."""
+    rng = np.random.default_rng(0)
+    core = batch.core
+    core.seed(np.arange(core.n_sessions, dtype=np.uint64))
+    batch.reset()
+    running = np.ones(core.n_sessions, dtype=bool)
+    length = reward = penalties = 0.0
+    while running.any():
+        keys = rng.random((core.n_sessions, batch.catalogue.n_items))
+        keys[core.exposed] = 2.0
+        result = batch.step(np.argpartition(keys, 10, axis=1)[:, :10])
+        length += running.sum()
+        reward += result.reward[running].sum()
+        penalties += result.penalised[running].sum()
+        running &= ~result.done
+        batch.reset(result.done)
+    return length / core.n_sessions, reward / length, penalties / length
+
+
+@pytest.mark.parametrize("max_len", [30, 50])
+@pytest.mark.parametrize("source", ["world", "real"])
+def test_the_law_of_session_length(source: str, max_len: int, request) -> None:
+    dataset = request.getfixturevalue(source)
+    batch = SessionBatch(2000, dataset=dataset, split="test", action_type="slate", max_len=max_len)
+    length, reward, q = random_sessions(batch)
+    assert length == pytest.approx((max_len - 1) / (2 - reward + q) + 0.5, abs=0.2)
+    if source == "real" and max_len == 30:
+        assert 13.2 <= length <= 14.2

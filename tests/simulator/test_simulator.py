@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kuaisim_gym import build_simulator, load_dataset
+from kuaisim_gym.data.dataset import Dataset, Interactions
+from kuaisim_gym.errors import ConfigError, UnknownIdError
+from kuaisim_gym.simulator import load_catalogue
+from kuaisim_gym.simulator.fit import _fit, fit_factor_model
+from kuaisim_gym.simulator.response import FactorModel
+
+
+def test_the_train_simulator_predicts_held_out_real_rows(real_folder, tmp_path) -> None:
+    """At most .0505, where user and video effects alone reach .049 and the constant .098."""
+    table = pd.read_csv(real_folder / "big_matrix.csv")
+    held_out = np.random.default_rng(0).random(len(table)) < 0.1
+    table[~held_out].to_csv(tmp_path / "big_matrix.csv", index=False)
+    (tmp_path / "small_matrix.csv").write_bytes((real_folder / "small_matrix.csv").read_bytes())
+    dataset = load_dataset("kuairec", tmp_path)
+    check = table[held_out]
+    check = check[check.video_id.isin(dataset.item_ids) & check.user_id.isin(dataset.user_ids)]
+    simulator = build_simulator(dataset, "train")
+    predicted = simulator.probability(check.user_id.to_numpy(), check.video_id.to_numpy())
+    truth = np.minimum(check.watch_ratio.to_numpy(), 1)
+    assert np.mean((predicted - truth) ** 2) <= 0.0505
+
+
+def test_the_test_simulator_looks_up_and_completes(real) -> None:
+    simulator = build_simulator(real, "test")
+    test = real.test
+    looked_up = simulator.probability(real.user_ids[test.users], real.item_ids[test.items])
+    np.testing.assert_array_equal(looked_up, test.response)
+    assert simulator.observed_share == pytest.approx(len(test) / (1411 * real.n_items))
+    everything = simulator.probability(
+        real.user_ids[real.test_users][:, None], real.item_ids[None, : real.n_items]
+    )
+    assert everything.shape == (1411, real.n_items)
+    assert everything.min() >= 0
+    assert everything.max() <= 1
+
+
+def test_the_synthetic_test_simulator_is_the_table_and_its_expectation_is_known(world) -> None:
+    simulator = build_simulator(world, "test")
+    assert simulator.observed_share == 1.0
+    users, items = np.array([[0], [1410]]), np.array([[5, 3000]])
+    table = world.test.response.reshape(1411, 3327)
+    np.testing.assert_array_equal(simulator.probability(users, items), table[users, items])
+    np.testing.assert_array_equal(
+        simulator.expected.probability(users, items), world.truth.expected[users, items]
+    )
+
+
+def test_factors_are_taken_where_they_help(world) -> None:
+    model = build_simulator(world, "train").model
+    assert isinstance(model, FactorModel)
+    assert model.item_factors.shape[1] == 8
+    # Against the noise-free truth of the test users, whose rows placed them and nothing else.
+    truth = world.truth.expected
+    users, items = np.arange(1411)[:, None], np.arange(3327)[None, :]
+    effects = _fit(world.train_log, world.log, world.n_users, world.n_items, None, seed=0)
+    error = np.mean((model.probability(users, items) - truth) ** 2)
+    assert error < np.mean((effects.probability(users, items) - truth) ** 2)
+
+
+def test_a_fit_without_enough_rows_is_the_mean() -> None:
+    row = Interactions(
+        np.array([0], np.int32), np.array([1], np.int32), np.array([0.4], np.float32)
+    )
+    model = fit_factor_model(row, row, 3, 4)
+    np.testing.assert_allclose(model.probability(np.array([2]), np.array([3])), [0.4])
+
+
+@pytest.mark.parametrize(
+    ("split", "user", "item", "message"),
+    [
+        ("train", 7176, 0, "user id 7176 is not in the dataset, which holds 7176 users"),
+        ("train", 0, -1, "item id -1"),
+        ("test", 2000, 0, "not a test user"),
+    ],
+)
+def test_unknown_ids_are_refused(world, split, user, item, message) -> None:
+    with pytest.raises(UnknownIdError, match=message):
+        build_simulator(world, split).probability([user], [item])
+
+
+def test_ids_are_integers_and_splits_are_known(world) -> None:
+    with pytest.raises(UnknownIdError, match="integer"):
+        build_simulator(world, "train").probability([0.5], [1])
+    with pytest.raises(ConfigError, match="Did you mean 'test'"):
+        build_simulator(world, "tests")
+
+
+def test_items_of_the_log_alone_are_not_the_test_simulator_s(real) -> None:
+    user, item = real.user_ids[0], real.item_ids[-1]
+    assert 0 <= build_simulator(real, "train").probability(user, item) <= 1
+    with pytest.raises(UnknownIdError, match="catalogue items"):
+        build_simulator(real, "test").probability(user, item)
+
+
+def with_other_test_data(dataset: Dataset) -> Dataset:
+    """The same log and test users, with every test answer and the truth changed."""
+    test = Interactions(
+        dataset.test.users, dataset.test.items, 5.0 - dataset.test.watch_ratio.clip(0, 5)
+    )
+    return Dataset(
+        name=dataset.name,
+        synthetic=True,
+        user_ids=dataset.user_ids,
+        item_ids=dataset.item_ids,
+        n_items=dataset.n_items,
+        log=dataset.log,
+        test=test,
+    )
+
+
+def test_nothing_learned_depends_on_test_answers(small: Dataset) -> None:
+    other = with_other_test_data(small)
+    assert other.fingerprint != small.fingerprint
+    one, two = load_catalogue(small), load_catalogue(other)
+    np.testing.assert_array_equal(one.embedding, two.embedding)
+    np.testing.assert_array_equal(one.popular, two.popular)
+    users, items = np.arange(small.n_users)[:, None], np.arange(small.n_items)[None, :]
+    a = build_simulator(small, "train").model.probability(users, items)
+    b = build_simulator(other, "train").model.probability(users, items)
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_test_user_s_log_moves_no_item(small: Dataset) -> None:
+    """Changing what test users logged places those users elsewhere, and nothing else."""
+    watch = small.log.watch_ratio.copy()
+    watch[np.isin(small.log.users, small.test_users)] = 0.0
+    other = Dataset(
+        name=small.name,
+        synthetic=True,
+        user_ids=small.user_ids,
+        item_ids=small.item_ids,
+        n_items=small.n_items,
+        log=Interactions(small.log.users, small.log.items, watch),
+        test=small.test,
+    )
+    np.testing.assert_array_equal(load_catalogue(small).embedding, load_catalogue(other).embedding)
+    one, two = build_simulator(small, "train").model, build_simulator(other, "train").model
+    np.testing.assert_array_equal(one.item_effect, two.item_effect)
+    np.testing.assert_array_equal(
+        one.user_effect[small.train_users], two.user_effect[small.train_users]
+    )
+    assert (two.user_effect[small.test_users] < one.user_effect[small.test_users]).all()
+
+
+def test_the_popular_group_is_the_most_exposed_fifth(world) -> None:
+    catalogue = load_catalogue(world)
+    assert catalogue.popular.sum() == round(0.2 * 3327)
+    assert (
+        catalogue.exposures[catalogue.popular].min()
+        >= catalogue.exposures[~catalogue.popular].max()
+    )
+    np.testing.assert_array_equal(
+        catalogue.exposures, np.bincount(world.train_log.items, minlength=3327)
+    )
+    assert catalogue.log_popularity.std() == pytest.approx(1, abs=1e-5)
+    np.testing.assert_allclose(catalogue.item_embedding.std(axis=0), 1, atol=1e-4)
