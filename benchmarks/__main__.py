@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from kuaisim_gym.errors import KuaiSimError
 
 # The slow ones first: two processes then finish together.
 DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
-DEMO_EPISODES, SMOKE_EPISODES = 4000, 64
+DEMO_EPISODES, SMOKE_EPISODES = 3000, 64
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +95,7 @@ def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> R
 def _demo(smoke: bool, jobs: int, out: Path) -> None:
     load_dataset("kuairec")  # built once, before the processes need it
     episodes, sessions = (SMOKE_EPISODES, 100) if smoke else (DEMO_EPISODES, 1000)
-    out = out / f"{episodes}-episodes"
+    out = out / time.strftime("%Y-%m-%dT%H-%M-%S")  # a demo always runs, and overwrites nothing
     base = Run("random", episodes=episodes, sessions=sessions)
     run_all(expand(base, DEMO_AGENTS, [base.max_len], [base.seed]), out, jobs, threads=1)
     results = read_results(out)

@@ -15,6 +15,7 @@ import kuaisim_gym
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
@@ -65,6 +66,7 @@ class KuaiVecEnv(VecEnv):
         """Begins a new session in every slot."""
         self.batch.reset()
         self._reset_options()
+        self.reset_infos = [self.batch.arrival(slot) for slot in range(self.num_envs)]
         return self.batch.observe()
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -74,7 +76,7 @@ class KuaiVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         """Steps all sessions and restarts the finished ones."""
         if self._actions is None:
-            raise kuaisim_gym.errors.ResetNeededError("step_async() must come before step_wait().")
+            raise ResetNeededError("step_async() must come before step_wait().")
         result = self.batch.step(self._actions)
         self._actions = None
         observation = self.batch.observe()
@@ -89,6 +91,8 @@ class KuaiVecEnv(VecEnv):
                     "record": self.batch.record(slot),
                 }
             self.batch.reset(done)
+            for slot in np.flatnonzero(done).tolist():
+                self.reset_infos[slot] = self.batch.arrival(slot)
             observation = self.batch.observe()
         return observation, result.reward.astype(np.float32), done, infos
 
@@ -120,6 +124,8 @@ class KuaiVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
     def _start(self, seed: int) -> None:
+        if seed < 0:
+            raise ConfigError(f"A seed must not be negative, got {seed}.")
         self.batch.core.seed(np.arange(self.num_envs, dtype=np.uint64) + np.uint64(seed))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
-from dsrm_agents.hrl.policies import HierarchicalPolicy
+from dsrm_agents.hrl.policies import HierarchicalPolicy, slate_size_of
 from kuaisim_gym.errors import ConfigError
 
 
@@ -112,6 +112,7 @@ class HierarchicalPPO(PPO):
                     "HierarchicalPPO needs an environment with a `catalogue` attribute, such as "
                     f"KuaiRec-Fair-v0; {self.env} has none."
                 ) from error
+        slate_size_of(self.observation_space, self.action_space)
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
 

@@ -101,18 +101,11 @@ class HierarchicalPolicy(ActorCriticPolicy):
         critic_lr_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(observation_space, spaces.Dict) or not isinstance(
-            action_space, spaces.MultiDiscrete
-        ):
-            raise ConfigError(
-                "HierarchicalPolicy needs observation_type='dict' and action_type='slate', got "
-                f"{observation_space} and {action_space}."
-            )
+        self.slate_size = slate_size_of(observation_space, action_space)
         self.worker = check_choice("worker", worker, WORKERS)
         self.catalogue = catalogue
         self.hidden = hidden
         self.lr_scales = {"manager": manager_lr_scale, "critic": critic_lr_scale, "worker": 1.0}
-        self.slate_size = len(action_space.nvec)
         self.fairness: float | None = None
         kwargs.setdefault("features_extractor_class", FlattenExtractor)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
@@ -301,6 +294,23 @@ class HierarchicalPolicy(ActorCriticPolicy):
         return scores.masked_fill(shown, MASKED), bounds
 
 
+def slate_size_of(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
+    """K, of spaces that the policy can work with.
+
+    Raises:
+        ConfigError: They are not those of ``observation_type="dict"`` and
+            ``action_type="slate"``.
+    """
+    if not isinstance(observation_space, spaces.Dict) or not isinstance(
+        action_space, spaces.MultiDiscrete
+    ):
+        raise ConfigError(
+            "HierarchicalPolicy needs observation_type='dict' and action_type='slate', got "
+            f"{observation_space} and {action_space}."
+        )
+    return len(action_space.nvec)
+
+
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     layers = nn.Sequential(
         nn.Linear(inputs, hidden),
@@ -319,4 +329,11 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 def _parts(obs: PyTorchObs) -> tuple[Tensor, Tensor]:
     """The state (N, d) float32 and the exposed item positions (N, room) int64."""
     assert isinstance(obs, dict)
-    return obs["state"].float(), obs["exposed"].long()
+    state, exposed = obs["state"].float(), obs["exposed"].long()
+    if len(state) != len(exposed):
+        # SB3 reshapes parts to the policy's own space without asking whether they fit.
+        raise ConfigError(
+            "The observation's 'exposed' part has another room than the policy was built for: "
+            "use the max_len and slate_size that it was trained with."
+        )
+    return state, exposed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from types import MappingProxyType
 
@@ -131,6 +131,14 @@ class Dataset:
                 f"truth.expected must have shape {(len(self.test_users), self.n_items)}, "
                 f"got {self.truth.expected.shape}."
             )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
+        # gymnasium.make copies its arguments; what never changes need not be copied.
+        return self
+
+    def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:
+        parts = {column.name: getattr(self, column.name) for column in fields(self)}
+        return type(self), tuple((parts | {"notes": dict(self.notes)}).values())
 
     @property
     def n_users(self) -> int:

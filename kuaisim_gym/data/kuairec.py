@@ -116,6 +116,8 @@ def _check_width(file: Path, width: int) -> None:
 
 def _numbers(column: pd.Series, file: Path, wanted: str) -> NDArray[np.float64]:
     """The column as finite numbers, or an error that names the first bad cell."""
+    if column.dtype.kind == "b":
+        column = column.astype(str)  # a column of True and False would pass for ones and zeros
     values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     _raise_at_first(~np.isfinite(values), column, file, wanted)
     return values
@@ -131,7 +133,7 @@ def _raise_at_first(bad: NDArray[np.bool_], column: pd.Series, file: Path, wante
 
 
 def _whole_numbers(column: pd.Series, file: Path) -> NDArray[np.int64]:
-    if pd.api.types.is_integer_dtype(column.dtype):
+    if column.dtype.kind == "i":
         return column.to_numpy(dtype=np.int64)
     wanted = "a whole number"
     values = _numbers(column, file, wanted)

@@ -159,6 +159,12 @@ class SessionBatch:
             scores[self.core.exposed] = -np.inf
         return top_items(scores, self.config.slate_size)
 
+    def arrival(self, slot: int) -> dict[str, Any]:
+        """Who has just arrived in one slot, and in which world, for the reset info."""
+        kind = "synthetic" if self.dataset.synthetic else "real"
+        user = int(self.dataset.user_ids[self.core.users[slot]])
+        return {"user_id": user, "dataset": f"{self.dataset.name} ({kind})"}
+
     def finished(self, slot: int) -> dict[str, float]:
         """The metrics of the session in one slot, for the final info."""
         core, steps = self.core, int(self.core.steps[slot])

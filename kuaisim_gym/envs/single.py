@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, SupportsFloat
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -61,7 +61,7 @@ class KuaiEnv(gym.Env):
     * v0: first version.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}
 
     def __init__(self, name: str = "kuairec", render_mode: None = None, **options: Any) -> None:
         self.batch = SessionBatch(1, name, **options)
@@ -96,10 +96,7 @@ class KuaiEnv(gym.Env):
             self.batch.core.seed(np.array([seed], dtype=np.uint64))
             self._seeded = True
         self.batch.reset()
-        dataset = self.batch.dataset
-        user = int(dataset.user_ids[self.batch.core.users[0]])
-        kind = "synthetic" if dataset.synthetic else "real"
-        return self._observation(), {"user_id": user, "dataset": f"{dataset.name} ({kind})"}
+        return self._observation(), self.batch.arrival(0)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; see :meth:`gymnasium.Env.step`.

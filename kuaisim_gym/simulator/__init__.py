@@ -66,10 +66,11 @@ class Simulator:
                     f"User {dataset.user_ids[users[strangers]][0]} is not a test user; the test "
                     f"simulator answers for the {len(dataset.test_users)} test users alone."
                 )
-            if (items >= dataset.n_items).any():
+            hidden = items[items >= dataset.n_items]
+            if hidden.size:
                 raise UnknownIdError(
-                    f"Item {dataset.item_ids[items[items >= dataset.n_items]][0]} occurs in the "
-                    f"log alone; the test simulator answers for the {dataset.n_items} catalogue items."
+                    f"Item {dataset.item_ids[hidden][0]} occurs in the log alone; the test "
+                    f"simulator answers for the {dataset.n_items} catalogue items."
                 )
         users, items = np.broadcast_arrays(users, items)
         return np.asarray(self.model.probability(users, items), dtype=np.float32)

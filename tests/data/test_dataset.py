@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -54,6 +57,14 @@ def test_a_valid_one_is_frozen() -> None:
 def test_invalid_ones_are_refused(changes, message) -> None:
     with pytest.raises(DataFormatError, match=message):
         dataset(**changes)
+
+
+def test_copies_are_itself_and_pickles_are_equal() -> None:
+    one = dataset(notes={"duplicates": 3})
+    assert copy.deepcopy(one) is one
+    again = pickle.loads(pickle.dumps(one))
+    assert again.fingerprint == one.fingerprint
+    assert dict(again.notes) == {"duplicates": 3}
 
 
 def test_the_fingerprint_follows_the_content() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dsrm_agents import make_vec_env
+from kuaisim_gym.errors import ConfigError, ResetNeededError
 
 N = 3
 
@@ -52,7 +53,9 @@ def test_the_sb3_shell_is_the_single_environment(
     singles = [gym.make("KuaiRec-Fair-v0", **options) for _ in range(N)]
     seen = vector.reset()
     for slot, env in enumerate(singles):
-        assert_same(row(seen, slot), env.reset(seed=20 + slot)[0])
+        own, info = env.reset(seed=20 + slot)
+        assert_same(row(seen, slot), own)
+        assert vector.reset_infos[slot] == info
     rng = np.random.default_rng(0)
     ends = 0
     for _ in range(80):
@@ -70,7 +73,8 @@ def test_the_sb3_shell_is_the_single_environment(
                 assert_same(infos[slot]["terminal_observation"], own)
                 assert infos[slot]["TimeLimit.truncated"] == (truncated and not terminated)
                 assert infos[slot]["session"] == info["session"]
-                own, _ = env.reset()
+                own, info = env.reset()
+                assert vector.reset_infos[slot] == info
             else:
                 assert infos[slot] == {}
             assert_same(row(seen, slot), own)
@@ -108,6 +112,12 @@ def test_the_record_is_what_happened(small) -> None:
 
 def test_the_shell_refuses_what_it_has_not(small) -> None:
     vector = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
+    with pytest.raises(ConfigError, match="not be negative"):
+        make_vec_env("KuaiRec-Fair-v0", 2, seed=-1, dataset=small)
+    with pytest.raises(ConfigError, match="Did you mean 'KuaiRec-Fair-v0'"):
+        make_vec_env("KuaiRec-Fare-v0", 2, dataset=small)
+    with pytest.raises(ResetNeededError):
+        vector.step_wait()
     assert not vector.has_attr("nothing")
     with pytest.raises(AttributeError):
         vector.get_attr("nothing")
