@@ -20,9 +20,10 @@ from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import RESPONSE_STREAM, USER_STREAM, uniform
 from kuaisim_gym.simulator.response import ResponseModel
 
-# Rewards are tenths in float64: sums that are whole on paper may miss by an ulp. Thresholds are
-# therefore compared with this slack, far below the smallest real difference.
-_SLACK = 1e-9
+# Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
+# little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
+# that a slate of ten makes.
+_SLACK = 1e-5
 
 BoolArray = NDArray[np.bool_]
 

@@ -217,7 +217,7 @@ def random_sessions(batch: SessionBatch) -> tuple[float, float, float]:
     running = np.ones(core.n_sessions, dtype=bool)
     length = reward = penalties = 0.0
     while running.any():
-        keys = rng.random((core.n_sessions, batch.catalogue.n_items))
+        keys = rng.random((core.n_sessions, batch.catalogue.n_items), dtype=np.float32)
         keys[core.exposed] = 2.0
         result = batch.step(np.argpartition(keys, 10, axis=1)[:, :10])
         length += running.sum()
