@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import DSRM, HierarchicalPPO, PurifyVecEnv, fit_dsrm
@@ -36,9 +36,11 @@ class Learner:
     options: dict[str, str] = field(default_factory=dict)
     purify: str | None = None
 
-    def purifier(self, dataset: Dataset, seed: int) -> DSRM | None:
+    def purifier(self, dataset: Dataset, seed: int, progress: bool) -> DSRM | None:
         """Fits the agent's DSRM, if it wears one."""
-        return None if self.purify is None else fit_dsrm(dataset, self.purify, seed=seed)
+        if self.purify is None:
+            return None
+        return fit_dsrm(dataset, self.purify, seed=seed, progress=progress)
 
     @staticmethod
     def wear(env: VecEnv, purifier: DSRM | None) -> VecEnv:
@@ -57,8 +59,7 @@ def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
     options = dict(hyperparams)
     size = env.action_space.shape
     noise = NormalActionNoise(np.zeros(size), np.full(size, options.pop("noise_std")))
-    vectorised = VectorizedActionNoise(noise, env.num_envs)
-    return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=vectorised, **options)
+    return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=noise, **options)
 
 
 LEARNERS: dict[str, Learner] = {

@@ -20,12 +20,16 @@ from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import metrics
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data import Dataset, load_dataset
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
 CURVE_POINTS = 50
-EVALUATION_SEED = 1_000_000  # added to a run's seed: all agents of a seed meet the same users
+# A run's session slots are seeded from a range of its own: two seeds share no session, and all
+# agents of one seed meet the same users.
+SEED_RANGE = 1_000_000
+SLOTS = 1000  # evaluation sessions played side by side
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,13 @@ class Run:
 
     def __post_init__(self) -> None:
         check_choice("agent", self.agent, AGENTS)
-        for name in ("episodes", "sessions"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.sessions > SLOTS and self.sessions % SLOTS:
+            raise ConfigError(
+                f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
+            )
 
 
 class TrainingRecord(BaseCallback):
@@ -105,7 +113,7 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
     Returns:
         The result file.
     """
-    dataset = load_dataset("kuairec", spec.dataset)
+    dataset = shared_dataset("kuairec", spec.dataset, 0)
     header: Result = {
         "agent": spec.agent,
         "env": spec.env,
@@ -143,8 +151,9 @@ def _play(
 ) -> tuple[Sessions, np.ndarray, dict[str, Any], dict[str, Any]]:
     """Test sessions, the popular group, and the ``train`` and ``eval`` blocks of the result."""
     shared: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len}
-    slots = min(spec.sessions, 1000)
-    test = {"n_envs": slots, "split": "test", "seed": EVALUATION_SEED + spec.seed}
+    train_seed = spec.seed * SEED_RANGE
+    test_seed = train_seed + SEED_RANGE // 2
+    test = {"n_envs": min(spec.sessions, SLOTS), "split": "test", "seed": test_seed}
     if spec.agent in REFERENCES:
         env = make_vec_env(spec.env, **test, **shared, action_type="slate")
         agent: Any = make_reference(spec.agent, env.batch)
@@ -152,10 +161,11 @@ def _play(
     else:
         learner, options = LEARNERS[spec.agent], hyperparams(spec.agent)
         started = time.perf_counter()
-        purifier = learner.purifier(dataset, spec.seed)
+        purifier = learner.purifier(dataset, spec.seed, progress)
         n_envs = options.pop("n_envs")
-        env = make_vec_env(spec.env, n_envs, "train", spec.seed, **shared, **learner.options)
+        env = make_vec_env(spec.env, n_envs, "train", **shared, **learner.options)
         agent = learner.build(learner.wear(env, purifier), options, spec.seed)
+        env.seed(train_seed)  # after SB3 has seeded it with the agent's own seed
         agent.set_logger(Logger(folder=None, output_formats=[]))
         record = TrainingRecord(spec.episodes, progress)
         agent.learn(total_timesteps=spec.episodes * spec.max_len, callback=record)

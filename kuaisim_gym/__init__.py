@@ -24,7 +24,12 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
 
 for _id, _kwargs in ENVIRONMENTS.items():
     if _id not in gym.registry:
-        gym.register(_id, entry_point="kuaisim_gym.envs.single:KuaiEnv", kwargs=_kwargs)
+        gym.register(
+            _id,
+            entry_point="kuaisim_gym.envs.single:KuaiEnv",
+            kwargs=_kwargs,
+            order_enforce=False,  # the core does, with an error that says what to do
+        )
 
 
 def __getattr__(name: str) -> Any:

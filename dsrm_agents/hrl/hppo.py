@@ -37,7 +37,7 @@ class HierarchicalPPO(PPO):
         n_steps: Steps a session slot makes per rollout.
         batch_size: Minibatch size.
         n_epochs: Passes over a rollout.
-        gamma: The worker's discount.
+        gamma: The worker's discount; 0, the default, is the immediate engagement of 4.3.2.
         manager_gamma: The manager's discount.
         gae_lambda: GAE's lambda, both levels.
         clip_range: PPO's clip, both levels.
@@ -63,19 +63,19 @@ class HierarchicalPPO(PPO):
         self,
         policy: str | type[HierarchicalPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = 2e-3,
         n_steps: int = 32,
         batch_size: int = 256,
-        n_epochs: int = 4,
-        gamma: float = 0.9,
-        manager_gamma: float = 0.99,
+        n_epochs: int = 3,
+        gamma: float = 0.0,
+        manager_gamma: float = 0.95,
         gae_lambda: float = 0.95,
-        clip_range: float | Schedule = 0.2,
+        clip_range: float | Schedule = 0.3,
         ent_coef: float = 0.0,
         manager_ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
-        fairness_coef: float = 0.5,
+        fairness_coef: float = 2.0,
         policy_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,

@@ -97,7 +97,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         catalogue: Catalogue,
         worker: str = "constrained",
         hidden: int = 64,
-        manager_lr_scale: float = 1.0,
+        manager_lr_scale: float = 3.0,
         critic_lr_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:

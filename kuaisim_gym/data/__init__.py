@@ -9,6 +9,7 @@ from pathlib import Path
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import Arrays, cached
 from kuaisim_gym.data.dataset import Dataset, Interactions, Truth
+from kuaisim_gym.errors import ConfigError
 
 __all__ = ["Dataset", "Interactions", "Truth", "load_dataset"]
 
@@ -30,11 +31,15 @@ def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: in
         The dataset; ``dataset.synthetic`` says which of the two it is.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, or a path or seed of the wrong kind.
         DatasetNotFoundError: A file is missing under ``path``.
         DataFormatError: A file holds something it must not.
     """
     check_choice("dataset", name, DATASETS)
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}.")
+    if path is not None and not isinstance(path, (str, Path)):
+        raise ConfigError(f"path must be a folder or None, got {path!r}.")
     if path is not None:
         from kuaisim_gym.data.kuairec import load_kuairec
 

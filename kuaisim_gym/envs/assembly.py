@@ -220,12 +220,17 @@ def _row_stable_product(
     return rows @ items.T
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def _load(name: str, path: str | None, seed: int) -> Dataset:
     return load_dataset(name, path, seed)
 
 
-@lru_cache(maxsize=4)
+def shared_dataset(name: str, path: str | Path | None, seed: int) -> Dataset:
+    """As :func:`~kuaisim_gym.data.load_dataset`, one object for all who ask in this process."""
+    return _load(name, None if path is None else str(Path(path).resolve()), seed)
+
+
+@lru_cache(maxsize=2)
 def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
     """The preference encoder of a dataset, shared by its environments."""
     return PreferenceEncoder(dataset, load_catalogue(dataset))
@@ -235,5 +240,5 @@ def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Data
     if isinstance(dataset, Dataset):
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):
-        return _load(name, None if dataset is None else str(Path(dataset).resolve()), seed)
+        return shared_dataset(name, dataset, seed)
     raise ConfigError(f"dataset must be a Dataset, a folder or None, got {type(dataset).__name__}.")

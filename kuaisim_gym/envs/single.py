@@ -9,7 +9,7 @@ import numpy as np
 
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.errors import InvalidActionError
+from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
@@ -63,9 +63,13 @@ class KuaiEnv(gym.Env):
 
     metadata: dict[str, Any] = {"render_modes": []}
 
-    def __init__(self, name: str = "kuairec", render_mode: None = None, **options: Any) -> None:
-        self.batch = SessionBatch(1, name, **options)
+    def __init__(
+        self, name: str = "kuairec", render_mode: str | None = None, **options: Any
+    ) -> None:
+        if render_mode is not None:
+            raise ConfigError(f"This environment cannot be rendered, got {render_mode=}; use None.")
         self.render_mode = render_mode
+        self.batch = SessionBatch(1, name, **options)
         self.observation_space = self.batch.observation_space
         self.action_space = self.batch.action_space
         self._seeded = False
@@ -106,7 +110,7 @@ class KuaiEnv(gym.Env):
             ResetNeededError: The session has not begun or is over.
         """
         action = np.asarray(action)
-        if action.ndim != 1:
+        if action.shape != self.action_space.shape:
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )

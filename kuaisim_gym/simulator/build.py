@@ -74,7 +74,7 @@ class Simulator:
         return np.asarray(self.model.probability(users, items), dtype=np.float32)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def build_simulator(dataset: Dataset, split: str = "test") -> Simulator:
     """Fits, or reads from the cache, the simulator of one role.
 
@@ -142,7 +142,7 @@ def _positions(kind: str, ids: ArrayLike, known: NDArray[np.int64]) -> NDArray[n
     return positions
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def load_catalogue(dataset: Dataset) -> Catalogue:
     """Builds, or reads from the cache, the catalogue of a dataset."""
 

@@ -106,6 +106,8 @@ def test_the_split_decides_who_arrives(small) -> None:
         ({"slate_sise": 5}, "Did you mean 'slate_size'"),
         ({"dataset": 5}, "dataset must be a Dataset, a folder or None, got int"),
         ({"max_len": 0}, "max_len"),
+        ({"render_mode": "human"}, "cannot be rendered"),
+        ({"dataset_seed": -1}, "seed must be an integer of at least 0, got -1"),
     ],
 )
 def test_unknown_options_are_refused(options, message) -> None:
@@ -117,7 +119,8 @@ def test_unknown_options_are_refused(options, message) -> None:
     ("action", "message"),
     [
         (np.zeros(32, np.float32), "shape"),
-        (np.zeros((1, 33), np.float32), "shape"),
+        (np.zeros((1, 33), np.float32), r"shape \(33,\), got \(1, 33\)"),
+        (None, "shape"),
         (np.zeros(33, np.int64), "floats"),
         (np.full(33, np.nan, np.float32), "finite"),
         (np.full(33, 1.5, np.float32), r"\[-1, 1\], got 1.5"),
@@ -131,7 +134,7 @@ def test_bad_continuous_actions_are_refused(small, action, message) -> None:
 
 
 def test_bad_slates_and_untimely_steps_are_refused(small) -> None:
-    env = gym.make("KuaiRec-Fair-v0", dataset=small, action_type="slate").unwrapped
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, action_type="slate")
     with pytest.raises(ResetNeededError, match="has not begun"):
         env.step(np.arange(10))
     env.reset(seed=0)
