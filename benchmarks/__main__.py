@@ -23,6 +23,14 @@ DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
 DEMO_EPISODES, SMOKE_EPISODES = 3000, 64
 
 
+def _count(text: str) -> int:
+    """An integer of at least one."""
+    value = int(text)
+    if value < 1:
+        raise ValueError(text)
+    return value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -32,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
     shared.add_argument("--episodes", type=int, default=20_000, help="training sessions")
     shared.add_argument("--sessions", type=int, default=1000, help="evaluation sessions")
-    shared.add_argument("--threads", type=int, default=1, help="torch threads a process")
+    shared.add_argument("--threads", type=_count, default=1, help="torch threads a process")
     shared.add_argument("--out", type=Path, required=True, help="folder of the result files")
 
     one = commands.add_parser("run", parents=[shared], help="one agent, one seed")
@@ -44,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--agents", nargs="+", default=AGENTS, choices=AGENTS)
     many.add_argument("--max-len", type=int, nargs="+", default=[30])
     many.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
-    many.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    many.add_argument("--jobs", type=_count, default=2, help="processes side by side")
 
     demo = commands.add_parser("demo", help="every agent once on the synthetic world, small")
     demo.add_argument("--smoke", action="store_true", help="just enough to see that it runs")
-    demo.add_argument("--jobs", type=int, default=2)
+    demo.add_argument("--jobs", type=_count, default=2)
     demo.add_argument("--out", type=Path, default=Path("results/demo"))
 
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):

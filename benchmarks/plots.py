@@ -24,7 +24,7 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     files = []
-    for (env, synthetic, _, max_len), agents in by_world(results).items():
+    for (env, synthetic, fingerprint, max_len), agents in by_world(results).items():
         world = "synthetic" if synthetic else "real"
         title = f"{env}, {world} data, max_len {max_len}"
         for name, draw in (("curves", _curves), ("plane", _plane)):
@@ -33,7 +33,7 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
             draw(axes, agents)
             axes.set_title(title)
             axes.grid(alpha=0.3)
-            path = out / f"{name}_{env}_{world}_T{max_len}.png"
+            path = out / f"{name}_{env}_{world}-{fingerprint[:8]}_T{max_len}.png"
             figure.savefig(path, dpi=120)
             files.append(path)
     return files

@@ -24,6 +24,15 @@ KEYS = frozenset(
 Result = dict[str, Any]
 
 
+World = tuple[str, bool, str, int]  # env, synthetic, fingerprint, max_len
+
+
+def world_of(result: Result) -> World:
+    """What must agree for two results to be comparable."""
+    dataset = result["dataset"]
+    return result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"]
+
+
 def result_path(out: Path, result: Result) -> Path:
     """Where a run's result lies: one file for each agent, environment, length, data and seed."""
     world = "synthetic" if result["dataset"]["synthetic"] else "real"
@@ -38,25 +47,43 @@ def write_result(out: Path, result: Result) -> Path:
     return path
 
 
-def read_results(folder: Path) -> list[Result]:
-    """All run results under a folder, in a stable order.
+def read_result(path: Path) -> Result:
+    """Reads one result file, of a run or of a study.
 
     Raises:
-        DataFormatError: There are none, or a file is not a result.
+        DataFormatError: It is not a result.
+    """
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataFormatError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
+        raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
+    missing = KEYS - result.keys()
+    if "agent" in result and missing:
+        raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+    return result
+
+
+def read_results(folder: Path) -> list[Result]:
+    """All run results under a folder, in a stable order; studies are left out.
+
+    Raises:
+        DataFormatError: There are none, a file is not a result, or one run is there twice.
     """
     results = []
+    seen: dict[tuple[object, ...], Path] = {}
     for path in sorted(folder.rglob("*.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise DataFormatError(f"{path} is not a JSON file: {error}") from error
-        if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
-            raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
+        result = read_result(path)
         if "study" in result:
             continue
-        missing = KEYS - result.keys()
-        if missing:
-            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+        run = (*world_of(result), result["agent"], result["seed"])
+        if run in seen:
+            raise DataFormatError(
+                f"{seen[run]} and {path} are the same agent, world and seed: one would count as "
+                "two seeds. Give a folder that holds one of them."
+            )
+        seen[run] = path
         results.append(result)
     if not results:
         raise DataFormatError(f"There are no results under {folder}; make some with `run`.")

@@ -14,7 +14,14 @@ from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
 from benchmarks.registry import AGENTS, LEARNERS, hyperparams
-from benchmarks.results import Result, commit, result_path, versions, write_result
+from benchmarks.results import (
+    Result,
+    commit,
+    read_result,
+    result_path,
+    versions,
+    write_result,
+)
 from dsrm_agents import make_vec_env
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
@@ -103,7 +110,7 @@ class TrainingRecord(BaseCallback):
 
 
 def run(spec: Run, out: Path, progress: bool = True) -> Path:
-    """Trains, evaluates and writes the result; does nothing if it is there already.
+    """Trains, evaluates and writes the result; does nothing if the same run's is there already.
 
     Args:
         spec: What to run.
@@ -112,6 +119,9 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
 
     Returns:
         The result file.
+
+    Raises:
+        ConfigError: ``out`` is a file, or holds the result of a run with other settings.
     """
     dataset = shared_dataset("kuairec", spec.dataset, 0)
     header: Result = {
@@ -126,7 +136,10 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
         },
     }
     path = result_path(out, header)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The results' folder {out} is a file.")
     if path.exists():
+        _check_same_run(path, spec, dataset)
         return path
     sessions, popular, train, evaluation = _play(spec, dataset, progress)
     values = metrics.summarise(sessions, popular)
@@ -144,6 +157,24 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
         "commit": commit(),
     }
     return write_result(out, result)
+
+
+def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
+    """Refuses to take another run's result for this one's."""
+    result = read_result(path)
+    wanted: dict[str, Any] = {"dataset": dataset.fingerprint, "sessions": spec.sessions}
+    found = {"dataset": result["dataset"]["fingerprint"], "sessions": result["eval"]["sessions"]}
+    if spec.agent in LEARNERS:
+        # Training ends with the step in which the last session does; a few more may end with it.
+        surplus = result["train"]["episodes"] - spec.episodes
+        within = 0 <= surplus <= hyperparams(spec.agent)["n_envs"]
+        wanted["episodes"] = spec.episodes
+        found["episodes"] = spec.episodes if within else result["train"]["episodes"]
+    if wanted != found:
+        raise ConfigError(
+            f"{path} holds the result of another run: wanted {wanted}, found {found}. "
+            "Remove it or choose another folder."
+        )
 
 
 def _play(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student_t
 
-from benchmarks.registry import AGENTS
-from benchmarks.results import Result
+from benchmarks.registry import AGENTS, LEARNERS
+from benchmarks.results import Result, World, world_of
 
 CEILING = "expected-oracle+quota"
 PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
@@ -27,8 +27,6 @@ COLUMNS = {
 }
 _DIGITS = {"len": 2, "r_cum": 2}
 
-World = tuple[str, bool, str, int]  # env, synthetic, fingerprint, max_len
-
 
 def mean_and_ci95(values: list[float]) -> tuple[float, float]:
     """Mean and half-width of Student's 95 % interval; NaN half-width for a single value."""
@@ -43,9 +41,7 @@ def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     known = {agent: place for place, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda one: known.get(one["agent"], len(known))):
-        dataset = result["dataset"]
-        world = (result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"])
-        worlds[world][result["agent"]].append(result)
+        worlds[world_of(result)][result["agent"]].append(result)
     return worlds
 
 
@@ -87,12 +83,32 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     sessions = first["eval"]["sessions"]
     lines += [
         "",
+        *_verdict(agents),
         f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
         f"test sessions a seed. Ceiling: {CEILING}. Published: the paper's mean ± standard "
         "deviation, measured in its own simulator, where R has another scale.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _verdict(agents: dict[str, list[Result]]) -> list[str]:
+    """Which learned agent has the longest sessions, and what that is worth."""
+    lengths = {
+        agent: mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
+        for agent, runs in agents.items()
+    }
+    learned = {agent: length for agent, length in lengths.items() if agent in LEARNERS}
+    if not learned:
+        return []
+    longest = max(learned, key=learned.__getitem__)
+    shares = [
+        f"{learned[longest] / lengths[reference]:.3f} of {reference}"
+        for reference in (CEILING, "train-oracle+quota")
+        if reference in lengths
+    ]
+    sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"
+    return [", ".join([sentence, *shares]) + ".", ""]
 
 
 def _published(dataset: str, max_len: int) -> dict[str, str]:

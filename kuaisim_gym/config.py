@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
 
 from kuaisim_gym.errors import ConfigError, unknown_option
 
@@ -13,7 +14,7 @@ SPLITS = ("train", "test")
 
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
-    """Returns ``value`` when it is one of ``options``.
+    """Returns ``value`` when it is one of ``options``, whatever its type.
 
     Raises:
         ConfigError: It is not; the message names the nearest option.
@@ -56,9 +57,16 @@ class SessionConfig:
             ("window", self.exposure_window, 1),
             ("max_steps", self.step_limit, 1),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not whole or value < lowest:
                 raise ConfigError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
-        if not (math.isfinite(self.ad_bound) and 0.0 <= self.ad_bound <= 1.0):
+        if self.exposure_window > self.longest * self.slate_size:
+            raise ConfigError(
+                f"window must be at most the {self.longest * self.slate_size} exposures of the "
+                f"longest session, got {self.window}: it would never fill."
+            )
+        number = isinstance(self.ad_bound, (int, float)) and not isinstance(self.ad_bound, bool)
+        if not (number and 0.0 <= self.ad_bound <= 1.0):
             raise ConfigError(f"ad_bound must be a number in [0, 1], got {self.ad_bound!r}.")
         check_choice("abandonment", self.abandonment, ABANDONMENT_RULES)
         for name in ("allow_repeats", "stochastic_response"):

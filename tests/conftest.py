@@ -4,6 +4,10 @@ import os
 import tempfile
 from pathlib import Path
 
+# Before NumPy is loaded: test processes side by side must not each take every core.
+for _library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_library, "1")
+
 import pytest
 
 

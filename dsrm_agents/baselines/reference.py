@@ -1,8 +1,8 @@
 """Reference rows: what chance, popularity, quality and three degrees of knowledge are worth.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
-agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items, which the
-abandonment rule never penalises.
+agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items: with even K and the
+default window no step is ever penalised.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, top_items
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.randomness import POLICY_STREAM, uniform
 from kuaisim_gym.simulator import build_simulator
 from kuaisim_gym.simulator.response import ResponseModel
@@ -108,7 +109,16 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
     """The reference row of that name, bound to the sessions it will act in.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: Unknown name, sessions of the train split for an oracle of the test
+            simulator, or a catalogue with too few items in a group.
     """
     score, quota = REFERENCES[check_choice("reference", name, REFERENCES)]
+    if score in (_expected_oracle, _realised_oracle) and batch.simulator.split != "test":
+        raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
+    popular, half = int(batch.catalogue.popular.sum()), batch.config.slate_size // 2
+    if quota and not half <= popular <= batch.catalogue.n_items - half - 1:
+        raise ConfigError(
+            f"A quota needs {half} items in each group, but {popular} of "
+            f"{batch.catalogue.n_items} items are popular."
+        )
     return ReferencePolicy(batch, score, quota)

@@ -38,7 +38,7 @@ class KuaiVecEnv(VecEnv):
         self.render_mode = None
         super().__init__(batch.core.n_sessions, batch.observation_space, batch.action_space)
         self._actions: NDArray[np.generic] | None = None
-        self._start(np.random.SeedSequence().generate_state(1)[0] if seed is None else seed)
+        self._start(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
 
     @property
     def preference_slice(self) -> slice:
@@ -124,8 +124,8 @@ class KuaiVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
     def _start(self, seed: int) -> None:
-        if seed < 0:
-            raise ConfigError(f"A seed must not be negative, got {seed}.")
+        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise ConfigError(f"A seed must be an integer in [0, 2**63), got {seed!r}.")
         self.batch.core.seed(np.arange(self.num_envs, dtype=np.uint64) + np.uint64(seed))
 
 

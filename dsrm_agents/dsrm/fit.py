@@ -12,6 +12,7 @@ from dsrm_agents.dsrm.purifier import DSRM, DSRMConfig
 from dsrm_agents.dsrm.targets import build_pairs
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator import load_catalogue
 
 VIEWS = 8  # corrupted views of each history
@@ -53,6 +54,15 @@ def fit_dsrm(
     Raises:
         ConfigError: An option is unknown or out of range.
     """
+    for name, value, least in (
+        ("updates", updates, 1),
+        ("batch_size", batch_size, 1),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise ConfigError(f"{name} must be at least {least}, got {value}.")
+    if not learning_rate > 0:
+        raise ConfigError(f"learning_rate must be positive, got {learning_rate}.")
     catalogue, encoder = load_catalogue(dataset), preference_encoder(dataset)
     config = DSRMConfig(
         dim=encoder.dim,

@@ -106,14 +106,17 @@ class DSRM(nn.Module):
             (N, d) float32 in the observation space's range.
 
         Raises:
-            ConfigError: The states are not of the size this module was fitted for.
+            ConfigError: The states are not finite or not of the size this module was fitted for.
         """
         if states.ndim != 2 or states.shape[1] != self.config.dim:
             raise ConfigError(
                 f"Expected states of shape (N, {self.config.dim}), got {states.shape}."
             )
+        states = np.ascontiguousarray(states, dtype=np.float32)
+        if not np.isfinite(states).all():
+            raise ConfigError("Expected finite states, got NaN or infinity.")
         with torch.inference_mode():
-            purified: Tensor = self(torch.from_numpy(np.ascontiguousarray(states)))
+            purified: Tensor = self(torch.from_numpy(states))
         return purified.numpy()
 
     def save(self, path: str | Path) -> None:

@@ -19,7 +19,11 @@ from torch.nn import functional
 
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy, slate_size_of
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+# PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.
+PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
 
 
 class HierarchicalPPO(PPO):
@@ -47,10 +51,10 @@ class HierarchicalPPO(PPO):
         max_grad_norm: Clip of the gradient's norm, for each level by itself.
         fairness_coef: lambda of eq. 4.
         policy_kwargs: For the policy; ``catalogue`` is taken from the environment.
-        **kwargs: Passed on to PPO: ``seed``, ``verbose``, ``tensorboard_log``, ``device``.
+        **kwargs: Passed on to PPO, see ``PASSED_ON``.
 
     Raises:
-        ConfigError: The environment has no catalogue or the wrong spaces.
+        ConfigError: The environment has no catalogue or the wrong spaces, or an option is unknown.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -80,6 +84,9 @@ class HierarchicalPPO(PPO):
         _init_setup_model: bool = True,
         **kwargs: Any,
     ) -> None:
+        for option in kwargs:
+            if option not in PASSED_ON:
+                raise unknown_option("An option of HierarchicalPPO", option, PASSED_ON)
         self.manager_gamma = manager_gamma
         self.manager_ent_coef = manager_ent_coef
         self.fairness_coef = fairness_coef
@@ -103,15 +110,36 @@ class HierarchicalPPO(PPO):
             **kwargs,
         )
 
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Changes the environment.
+
+        Raises:
+            CheckpointError: It shows other items than the policy was built for.
+        """
+        super().set_env(env, force_reset)
+        self._take_catalogue()
+
+    def _take_catalogue(self) -> None:
+        """Takes the environment's catalogue, or checks that it is the policy's."""
+        if self.env is None:
+            return
+        try:
+            shown: Catalogue = self.env.get_attr("catalogue")[0]
+        except AttributeError as error:
+            raise ConfigError(
+                "HierarchicalPPO needs an environment with a `catalogue` attribute, such as "
+                f"KuaiRec-Fair-v0; {self.env} has none."
+            ) from error
+        known: Catalogue = self.policy_kwargs.setdefault("catalogue", shown)
+        if known.fingerprint != shown.fingerprint:
+            raise CheckpointError(
+                f"This agent was built for the items of catalogue {known.fingerprint!r}, the "
+                f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
+                "trained on, or train a new agent."
+            )
+
     def _setup_model(self) -> None:
-        if "catalogue" not in self.policy_kwargs and self.env is not None:
-            try:
-                self.policy_kwargs["catalogue"] = self.env.get_attr("catalogue")[0]
-            except AttributeError as error:
-                raise ConfigError(
-                    "HierarchicalPPO needs an environment with a `catalogue` attribute, such as "
-                    f"KuaiRec-Fair-v0; {self.env} has none."
-                ) from error
+        self._take_catalogue()
         slate_size_of(self.observation_space, self.action_space)
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)

@@ -106,7 +106,6 @@ class HierarchicalPolicy(ActorCriticPolicy):
         self.catalogue = catalogue
         self.hidden = hidden
         self.lr_scales = {"manager": manager_lr_scale, "critic": critic_lr_scale, "worker": 1.0}
-        self.fairness: float | None = None
         kwargs.setdefault("features_extractor_class", FlattenExtractor)
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -124,6 +123,9 @@ class HierarchicalPolicy(ActorCriticPolicy):
         self.register_buffer("items", torch.as_tensor(items[item_of_column], dtype=torch.float32))
         self.register_buffer("item_of_column", torch.as_tensor(item_of_column))
         self.register_buffer("column_of_item", torch.as_tensor(np.argsort(item_of_column)))
+        # NaN leaves the demand to the manager; a buffer, so that it is saved with the weights.
+        self.fairness_demand: Tensor
+        self.register_buffer("fairness_demand", torch.tensor(torch.nan))
         self.n_popular = int(popular.sum())
         key_dim = self.items.shape[1]
         self.manager = _mlp(state_dim, self.hidden, 2)
@@ -165,7 +167,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         """
         if demand is not None and not 0.0 <= demand <= 1.0:
             raise ConfigError(f"The fairness demand must lie in [0, 1] or be None, got {demand}.")
-        self.fairness = demand
+        self.fairness_demand.fill_(torch.nan if demand is None else demand)
 
     def decide(self, obs: PyTorchObs, deterministic: bool = False) -> Decision:
         """Draws, or takes the best of, both levels."""
@@ -225,9 +227,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
         low, high = ACCURACY_RANGE
         squashed = torch.sigmoid(control)
         accuracy, fairness = low + (high - low) * squashed[:, 0], squashed[:, 1]
-        if self.fairness is not None:
-            fairness = torch.full_like(fairness, self.fairness)
-        return accuracy, fairness
+        free = torch.isnan(self.fairness_demand)
+        return accuracy, torch.where(free, fairness, self.fairness_demand)
 
     # The Stable-Baselines3 contract.
 
@@ -253,11 +254,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         parameters = super()._get_constructor_parameters()
-        for unused in ("net_arch", "activation_fn", "use_sde", "log_std_init", "squash_output"):
-            parameters.pop(unused, None)
-        for unused in ("full_std", "use_expln", "ortho_init"):
-            parameters.pop(unused, None)
-        return parameters | {
+        kept = ("observation_space", "action_space", "lr_schedule", "optimizer_class")
+        return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
             "catalogue": self.catalogue,
             "worker": self.worker,
             "hidden": self.hidden,

@@ -21,6 +21,8 @@ FloatArray = NDArray[np.float32]
 class Interactions:
     """A table of (user, item, watch ratio) rows, by position in the dataset's id arrays.
 
+    The arrays are taken over, not copied, and become read-only.
+
     Attributes:
         users: (n,) int32 positions in ``Dataset.user_ids``.
         items: (n,) int32 positions in ``Dataset.item_ids``.
@@ -43,12 +45,15 @@ class Interactions:
         """(n,) float32 in [0, 1]: ``min(watch_ratio, 1)``, the KuaiRec response."""
         return np.minimum(self.watch_ratio, np.float32(1.0))
 
+    def take(self, rows: NDArray[np.bool_]) -> Interactions:
+        """The rows marked in an (n,) bool array, in their order."""
+        return Interactions(self.users[rows], self.items[rows], self.watch_ratio[rows])
+
     def of_users(self, users: IntArray, n_users: int) -> Interactions:
         """The rows of some users, in their order."""
         chosen = np.zeros(n_users, dtype=bool)
         chosen[users] = True
-        rows = chosen[self.users]
-        return Interactions(self.users[rows], self.items[rows], self.watch_ratio[rows])
+        return self.take(chosen[self.users])
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +128,11 @@ class Dataset:
             ("test", self.test, self.n_items),
         ):
             _check_rows(label, table, len(self.user_ids), n_items)
+        cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
+        answered = np.zeros(len(self.user_ids) * self.n_items, dtype=bool)
+        answered[cell] = True
+        if np.count_nonzero(answered) != len(cell):
+            raise DataFormatError("The test table answers a (user, item) pair more than once.")
         if self.truth is not None and self.truth.expected.shape != (
             len(self.test_users),
             self.n_items,
@@ -202,6 +212,8 @@ def _check_rows(label: str, table: Interactions, n_users: int, n_items: int) -> 
         raise DataFormatError(f"The {label} table's columns must be equally long.")
     for column, size in (("users", n_users), ("items", n_items)):
         values = getattr(table, column)
+        if values.dtype.kind != "i":
+            raise DataFormatError(f"{label}.{column} must be integers, got {values.dtype}.")
         if values.min() < 0 or values.max() >= size:
             raise DataFormatError(
                 f"{label}.{column} must lie in [0, {size}), got [{values.min()}, {values.max()}]."

@@ -7,6 +7,7 @@ between duplicate rows where it is present.
 
 from __future__ import annotations
 
+import csv
 import logging
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def load_kuairec(path: str | Path) -> Dataset:
     Raises:
         DatasetNotFoundError: The folder or a file is missing.
         DataFormatError: A file is empty, lacks a column, or holds a bad value; the message
-            names file, column, line and value.
+            names file, column, row and value.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -81,19 +82,18 @@ def _read_matrix(file: Path, notes: dict[str, int]) -> pd.DataFrame:
             f"{file} is missing. KuaiRec's folder must hold {BIG_MATRIX} and {SMALL_MATRIX}."
         )
     try:
-        columns = list(pd.read_csv(file, nrows=0).columns)
+        columns = _check_width(file)
+        if not columns:
+            raise DataFormatError(f"{file} is empty; expected a header and rows.")
         missing = [name for name in REQUIRED_COLUMNS if name not in columns]
         if missing:
             raise DataFormatError(
                 f"{file} lacks the column(s) {missing}; it has {columns}. "
                 f"Required: {list(REQUIRED_COLUMNS)}."
             )
-        _check_width(file, len(columns))
         wanted = [*REQUIRED_COLUMNS, *([TIME_COLUMN] if TIME_COLUMN in columns else [])]
         table = pd.read_csv(file, usecols=wanted, index_col=False, low_memory=False)
-    except pd.errors.EmptyDataError as error:
-        raise DataFormatError(f"{file} is empty; expected a header and rows.") from error
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pd.errors.ParserError, UnicodeDecodeError, csv.Error) as error:
         raise DataFormatError(f"{file} is not a well-formed CSV file: {error}") from error
     if table.empty:
         raise DataFormatError(f"{file} has a header but no rows; expected interactions.")
@@ -103,15 +103,29 @@ def _read_matrix(file: Path, notes: dict[str, int]) -> pd.DataFrame:
     return _resolve_duplicates(table, file, notes)
 
 
-def _check_width(file: Path, width: int) -> None:
-    """Refuses rows with more fields than the header, which pandas would cut without a word."""
+def _check_width(file: Path) -> list[str]:
+    """Refuses what pandas would cut or rename without a word: surplus fields, repeated columns.
+
+    Returns:
+        The names in the header.
+    """
     with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.count(b",") >= width and b'"' not in line:
+        names = _fields(next(lines, b""))
+        if len(set(names)) < len(names):
+            raise DataFormatError(f"{file} repeats a column; its header is {names}.")
+        for number, line in enumerate(lines, start=2):
+            # Counting commas bounds the number of fields from above, and is fast.
+            if line.count(b",") >= len(names) and len(_fields(line)) > len(names):
                 raise DataFormatError(
-                    f"{file}, line {number}: expected {width} fields, as in the header, got "
-                    f"{line.count(b',') + 1}. Correct or remove the line."
+                    f"{file}, line {number}: expected {len(names)} fields, as in the header, got "
+                    f"{len(_fields(line))}. Correct or remove the line."
                 )
+    return names
+
+
+def _fields(line: bytes) -> list[str]:
+    """The fields of one line of CSV."""
+    return next(csv.reader([line.decode("utf-8-sig")]), [])
 
 
 def _numbers(column: pd.Series, file: Path, wanted: str) -> NDArray[np.float64]:
@@ -127,7 +141,7 @@ def _raise_at_first(bad: NDArray[np.bool_], column: pd.Series, file: Path, wante
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         raise DataFormatError(
-            f"{file}, line {row + 2}, column {column.name!r}: expected {wanted}, "
+            f"{file}, data row {row + 1}, column {column.name!r}: expected {wanted}, "
             f"got {str(column.iloc[row])!r} ({int(bad.sum())} such row(s)). Correct or remove them."
         )
 

@@ -24,6 +24,7 @@ from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore, StepResult
 
 ACTION_TYPES = ("continuous", "slate")
+_OPTIONS = ("dataset", "split", "dataset_seed", "observation_type", "action_type")
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
@@ -59,8 +60,7 @@ class SessionBatch:
     ) -> None:
         for option in session_options:
             if option not in _SESSION_OPTIONS:
-                known = ("dataset", "split", "dataset_seed", "observation_type", "action_type")
-                raise unknown_option("An environment option", option, known + _SESSION_OPTIONS)
+                raise unknown_option("An environment option", option, _OPTIONS + _SESSION_OPTIONS)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         self.config = SessionConfig(**session_options)
         self.dataset = _resolve(name, dataset, dataset_seed)

@@ -109,7 +109,10 @@ class KuaiEnv(gym.Env):
             InvalidActionError: The action is not of the action space.
             ResetNeededError: The session has not begun or is over.
         """
-        action = np.asarray(action)
+        try:
+            action = np.asarray(action)
+        except ValueError as error:
+            raise InvalidActionError(f"An action must be an array, got {action!r}.") from error
         if action.shape != self.action_space.shape:
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from kuaisim_gym.config import SPLITS, check_choice
 from kuaisim_gym.data.cache import Arrays, cached
 from kuaisim_gym.data.dataset import Dataset, Interactions
-from kuaisim_gym.errors import UnknownIdError
+from kuaisim_gym.errors import ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.response import FactorModel, ResponseModel, TableModel
@@ -53,6 +53,7 @@ class Simulator:
 
         Raises:
             UnknownIdError: An id is not in the dataset, or this split cannot answer for it.
+            ConfigError: The shapes do not go together.
         """
         dataset = self.dataset
         users = _positions("user", user_ids, dataset.user_ids)
@@ -70,11 +71,16 @@ class Simulator:
                     f"Item {dataset.item_ids[hidden][0]} occurs in the log alone; the test "
                     f"simulator answers for the {dataset.n_items} catalogue items."
                 )
-        users, items = np.broadcast_arrays(users, items)
+        try:
+            users, items = np.broadcast_arrays(users, items)
+        except ValueError as error:
+            raise ConfigError(
+                f"user_ids of shape {users.shape} and item_ids of shape {items.shape} do not go "
+                "together; give equal shapes, or (N, 1) and (1, M) for all pairs."
+            ) from error
         return np.asarray(self.model.probability(users, items), dtype=np.float32)
 
 
-@lru_cache(maxsize=4)
 def build_simulator(dataset: Dataset, split: str = "test") -> Simulator:
     """Fits, or reads from the cache, the simulator of one role.
 
@@ -91,7 +97,11 @@ def build_simulator(dataset: Dataset, split: str = "test") -> Simulator:
     Raises:
         ConfigError: Unknown split.
     """
-    check_choice("split", split, SPLITS)
+    return _built(dataset, check_choice("split", split, SPLITS))
+
+
+@lru_cache(maxsize=4)
+def _built(dataset: Dataset, split: str) -> Simulator:
     if split == "train":
         model = _fitted(dataset, "train", dataset.train_log, dataset.log)
         return Simulator(dataset, split, model, model, dataset.train_users, 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +47,14 @@ class Catalogue:
     def item_embedding(self) -> FloatArray:
         """(n_items, d) float32: the embedding of the catalogue's own items."""
         return self.embedding[: self.n_items]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that identify the content."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in (self.embedding, self.exposures):
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
 
     @cached_property
     def log_popularity(self) -> FloatArray:

@@ -82,8 +82,10 @@ class SessionCore:
         config: SessionConfig,
         n_sessions: int,
     ) -> None:
-        if n_sessions < 1:
-            raise ConfigError(f"The number of sessions must be at least 1, got {n_sessions}.")
+        if not isinstance(n_sessions, int) or n_sessions < 1:
+            raise ConfigError(
+                f"The number of sessions must be an integer of at least 1, got {n_sessions!r}."
+            )
         if config.slate_size > len(popular):
             raise ConfigError(
                 f"slate_size must be at most the catalogue's {len(popular)} items, "
@@ -111,7 +113,7 @@ class SessionCore:
         self._rows = np.arange(n)
 
     def seed(self, seeds: NDArray[np.uint64], slots: BoolArray | None = None) -> None:
-        """Restarts the random sequence of some slots; takes effect at their next reset.
+        """Restarts the random sequence of some slots, which must be reset before the next step.
 
         Args:
             seeds: (N,) uint64; only the entries of ``slots`` are read.
@@ -120,6 +122,7 @@ class SessionCore:
         slots = np.ones(self.n_sessions, dtype=bool) if slots is None else slots
         self.seeds[slots] = seeds[slots]
         self.episodes[slots] = -1
+        self._active[slots] = False
 
     def reset(self, slots: BoolArray | None = None) -> None:
         """Begins a new session, with a newly drawn user, in some slots.

@@ -43,7 +43,7 @@ def fit_factor_model(
     """
     rng = np.random.default_rng(seed)
     held_out = rng.random(len(train)) < VALIDATION_SHARE
-    fit_rows, check_rows = _rows(train, ~held_out), _rows(train, held_out)
+    fit_rows, check_rows = train.take(~held_out), train.take(held_out)
     errors: dict[float | None, float] = {}
     if len(fit_rows) and len(check_rows):
         for ridge in (None, *FACTOR_RIDGES):
@@ -94,10 +94,6 @@ def _fit(
         user_factors.astype(np.float32),
         item_factors.astype(np.float32),
     )
-
-
-def _rows(table: Interactions, chosen: NDArray[np.bool_]) -> Interactions:
-    return Interactions(table.users[chosen], table.items[chosen], table.watch_ratio[chosen])
 
 
 def _effect(groups: NDArray[np.int32], residual: Vector, n_groups: int) -> Vector:

@@ -157,6 +157,8 @@ def test_denoising_is_a_function_of_the_state(dsrm) -> None:
     np.testing.assert_allclose(together, alone, atol=1e-4)
     with pytest.raises(ConfigError, match=r"\(N, 32\)"):
         dsrm.denoise(states[:, :5])
+    with pytest.raises(ConfigError, match="finite"):
+        dsrm.denoise(np.full((1, 32), np.nan, np.float32))
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])
@@ -249,6 +251,9 @@ def test_unknown_options_are_refused(small) -> None:
         fit_dsrm(small, diffusion_steps=0)
     with pytest.raises(ConfigError, match="prediction"):
         fit_dsrm(small, prediction="v")
+    for options in ({"updates": -5}, {"batch_size": 0}, {"learning_rate": -1.0}, {"seed": -1}):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            fit_dsrm(small, **options)
 
 
 def test_erasure_leaves_a_linear_probe_nothing_and_the_rest_as_it_was() -> None:

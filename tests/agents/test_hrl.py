@@ -7,7 +7,8 @@ from stable_baselines3 import PPO
 
 from dsrm_agents import HierarchicalPolicy, HierarchicalPPO, evaluate, make_vec_env
 from dsrm_agents.hrl.buffers import level_advantages
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise
 
 SLATES = {"observation_type": "dict", "action_type": "slate"}
@@ -135,7 +136,7 @@ def test_predictions_are_slates_of_distinct_unexposed_items(small) -> None:
 
 
 @pytest.mark.parametrize(("demand", "allowed"), [(1.0, {5}), (0.75, {4, 5, 6})])
-def test_the_fairness_demand_can_be_set_after_training(small, demand, allowed) -> None:
+def test_the_fairness_demand_can_be_set_after_training(small, tmp_path, demand, allowed) -> None:
     model = agent(small)
     model.policy.set_fairness(demand)
     observation = train_env(small, n=32).reset()
@@ -143,7 +144,11 @@ def test_the_fairness_demand_can_be_set_after_training(small, demand, allowed) -
     for _ in range(5):
         counts = popular[model.predict(observation)[0]].sum(axis=1)
         assert set(counts.tolist()) <= allowed
+    model.save(tmp_path / "agent")
+    loaded = HierarchicalPPO.load(tmp_path / "agent").policy
+    assert float(loaded.fairness_demand) == pytest.approx(demand)
     model.policy.set_fairness(None)
+    assert model.policy.weights(torch.zeros(1, 2))[1].item() == 0.5
     with pytest.raises(ConfigError, match=r"\[0, 1\]"):
         model.policy.set_fairness(1.5)
 
@@ -184,6 +189,41 @@ def test_the_wrong_spaces_are_refused(small, options) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, **options)
     with pytest.raises(ConfigError, match="observation_type='dict' and action_type='slate'"):
         HierarchicalPPO("HierarchicalPolicy", env)
+
+
+def test_a_checkpoint_of_other_items_is_refused(small, tmp_path) -> None:
+    config = SyntheticConfig(n_users=400, n_test_users=80, n_items=240, events_per_user=40)
+    other = train_env(synthetic_kuairec(seed=9, config=config))
+    model = agent(small)
+    model.save(tmp_path / "agent")
+    with pytest.raises(CheckpointError, match="use the dataset that it was trained on"):
+        HierarchicalPPO.load(tmp_path / "agent", env=other)
+    with pytest.raises(CheckpointError):
+        model.set_env(other)
+
+
+@pytest.mark.parametrize("option", ["target_kl", "normalize_advantage", "clip_range_vf"])
+def test_options_without_a_meaning_here_are_refused(small, option: str) -> None:
+    with pytest.raises(ConfigError, match=option):
+        agent(small, **{option: 0.1})
+
+
+def test_the_fairness_term_is_the_slate_s_imbalance(small) -> None:
+    model = agent(small)
+    popular = np.flatnonzero(model.policy.catalogue.popular)[:10]
+    tail = np.flatnonzero(~model.policy.catalogue.popular)[:10]
+    slates = np.stack([popular, tail, np.r_[popular[:5], tail[:5]], np.r_[popular[:4], tail[:6]]])
+    np.testing.assert_allclose(model.fairness(slates), [-1.0, -1.0, 0.0, -0.2], atol=1e-6)
+
+
+def test_the_manager_is_paid_for_fairness_and_the_worker_is_not(small) -> None:
+    model = agent(small, fairness_coef=3.0)
+    model.learn(256)
+    buffer = model.rollout_buffer
+    fairness = model.fairness(buffer.actions.reshape(-1, 10).astype(int)).reshape(16, 16)
+    np.testing.assert_allclose(
+        buffer.rewards[..., 0], buffer.rewards[..., 1] + 3.0 * fairness, atol=1e-5
+    )
 
 
 def test_foreign_environments_and_trainers_are_refused(small) -> None:

@@ -37,6 +37,15 @@ def test_an_unknown_row_is_refused(small) -> None:
         make_reference("popular", env.batch)
 
 
+def test_rows_that_could_not_be_true_are_refused(small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 2, "train", dataset=small, action_type="slate")
+    with pytest.raises(ConfigError, match="split='test'"):
+        make_reference("expected-oracle+quota", env.batch)
+    wide = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, action_type="slate", slate_size=100)
+    with pytest.raises(ConfigError, match="A quota needs 50 items in each group"):
+        make_reference("quality+quota", wide.batch)
+
+
 def test_every_slot_contributes_equally(small) -> None:
     env = make_vec_env(
         "KuaiRec-Fair-v0", 5, "test", 5, dataset=small, action_type="slate", max_len=6

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.registry import AGENTS, LEARNERS, hyperparams
 from benchmarks.results import KEYS, METRICS
+from benchmarks.run import SEED_RANGE, SLOTS
 from benchmarks.tables import mean_and_ci95
 
 
@@ -35,7 +36,7 @@ def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch)
         monkeypatch.setattr(
             registry,
             "fit_dsrm",
-            lambda dataset, mode, seed: brief(dataset, mode, updates=5, seed=seed),
+            lambda dataset, mode, **options: brief(dataset, mode, updates=5, **options),
         )
     result = run(tmp_path, agent)
     assert result.keys() == KEYS
@@ -70,6 +71,56 @@ def test_a_finished_run_is_not_repeated(tmp_path: Path) -> None:
     assert run(tmp_path, "quality+quota") == first
 
 
+def test_another_run_s_result_is_not_taken_for_this_one(tmp_path: Path, capsys) -> None:
+    run(tmp_path, "a2c")
+    again = ["run", "--agent", "a2c", "--out", str(tmp_path)]
+    assert main([*again, "--episodes", "2000", "--sessions", "50"]) == 2
+    assert "result of another run" in capsys.readouterr().err
+    assert main([*again, "--episodes", "20", "--sessions", "60"]) == 2
+
+
+def test_one_run_in_two_folders_is_refused(tmp_path: Path, capsys) -> None:
+    run(tmp_path / "one", "quality+quota")
+    run(tmp_path / "two", "quality+quota")
+    assert main(["table", str(tmp_path)]) == 2
+    assert "the same agent, world and seed" in capsys.readouterr().err
+
+
+def test_studies_are_left_out_of_tables(tmp_path: Path, capsys) -> None:
+    run(tmp_path, "quality+quota")
+    (tmp_path / "study.json").write_text('{"study": "purify"}')
+    assert main(["table", str(tmp_path)]) == 0
+    assert "quality+quota" in capsys.readouterr().out
+
+
+def test_seeds_share_no_session(tmp_path: Path) -> None:
+    for seed in (11, 15):
+        run(tmp_path / str(seed), "random", "--seed", str(seed))
+    one, two = (
+        json.loads(next((tmp_path / str(seed)).glob("*.json")).read_text()) for seed in (11, 15)
+    )
+    assert one["metrics"]["len"] != two["metrics"]["len"]
+    ranges = [
+        range(seed * SEED_RANGE + half, seed * SEED_RANGE + half + SLOTS)
+        for seed in (11, 15)
+        for half in (0, SEED_RANGE // 2)
+    ]
+    assert len(set().union(*ranges)) == 4 * SLOTS
+
+
+def test_a_suite_runs_side_by_side_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    command = ["suite", "--agents", "popularity", "quality+quota", "--seeds", "1", "2",
+               "--sessions", "20", "--episodes", "1", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    files = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
+    assert len(files) == 4
+    next(iter(files)).unlink()
+    assert main(command) == 0
+    again = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.json")}
+    assert again.keys() == files.keys()
+    assert sum(files[file] == again[file] for file in files) == 3
+
+
 def test_table_and_plots(tmp_path: Path, capsys) -> None:
     for agent in ("a2c", "expected-oracle+quota"):
         for seed in ("11", "15"):
@@ -82,6 +133,7 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
     assert "| a2c | 2 |" in table
     assert "13.43 ± 0.24" in table  # the published A2C row
     assert "| 1.000 |" in table  # the ceiling over itself
+    assert "Longest sessions of a learned agent: a2c" in table
     assert main(["plot", str(tmp_path)]) == 0
     figures = [Path(line) for line in capsys.readouterr().out.split()]
     assert len(figures) == 2
@@ -104,5 +156,12 @@ def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) ->
     missing = ["--dataset", str(tmp_path / "no"), "--agent", "random", "--out", str(tmp_path)]
     assert main(["run", *missing]) == 2
     assert "not there" in capsys.readouterr().err
+    in_the_way = tmp_path / "x.json"
+    assert main(["run", "--agent", "random", "--out", str(in_the_way)]) == 2
+    for bad in (["--seed", "-1"], ["--sessions", "1500"], ["--episodes", "0"]):
+        assert main(["run", "--agent", "random", "--out", str(tmp_path), *bad]) == 2
+        assert "must be at" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["suite", "--jobs", "0", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         main(["run", "--agent", "dsrm", "--out", str(tmp_path)])

@@ -50,6 +50,11 @@ def test_a_valid_one_is_frozen() -> None:
         ({"log": table([0], [0], [np.nan])}, "finite"),
         ({"log": table([0], [0], [-1])}, "not negative"),
         ({"log": table([0, 1], [0], [1])}, "equally long"),
+        ({"test": table([1, 1], [1, 1], [1, 0])}, "more than once"),
+        (
+            {"log": Interactions(np.array([0.0]), np.array([0], np.int32), np.ones(1, np.float32))},
+            "log.users must be integers",
+        ),
         ({"item_ids": np.array([10, 10, 12])}, "distinct"),
         ({"n_items": 4}, "catalogue"),
     ],

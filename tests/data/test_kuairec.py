@@ -76,15 +76,17 @@ def test_test_cells_never_stay_in_the_log(tmp_path: Path) -> None:
         ("", "big_matrix.csv is empty"),
         ("user_id,video_id,watch_ratio\n", "no rows"),
         ("user_id,video,watch_ratio\n1,2,3\n", r"lacks the column\(s\) \['video_id'\]"),
-        (BIG + "1,12,abc\n", r"line 6, column 'watch_ratio'.*'abc'"),
-        (BIG + "1,12,-0.5\n", r"line 6, column 'watch_ratio'.*at least 0, got '-0.5'"),
-        (BIG + "1,12,\n", r"line 6, column 'watch_ratio'"),
-        (BIG + "1,12,inf\n", r"line 6, column 'watch_ratio'"),
-        (BIG + "1,12,1e300\n", r"line 6, column 'watch_ratio'"),
-        (BIG + "1.5,12,1\n", r"line 6, column 'user_id'.*a whole number, got '1.5'"),
-        (BIG + "1,,1\n", r"line 6, column 'video_id'"),
-        (BIG + "x,12,1\n", r"line 6, column 'user_id'.*'x'"),
+        (BIG + "1,12,abc\n", r"data row 5, column 'watch_ratio'.*'abc'"),
+        (BIG + "1,12,-0.5\n", r"data row 5, column 'watch_ratio'.*at least 0, got '-0.5'"),
+        (BIG + "1,12,\n", r"data row 5, column 'watch_ratio'"),
+        (BIG + "1,12,inf\n", r"data row 5, column 'watch_ratio'"),
+        (BIG + "1,12,1e300\n", r"data row 5, column 'watch_ratio'"),
+        (BIG + "1.5,12,1\n", r"data row 5, column 'user_id'.*a whole number, got '1.5'"),
+        (BIG + "1,,1\n", r"data row 5, column 'video_id'"),
+        (BIG + "x,12,1\n", r"data row 5, column 'user_id'.*'x'"),
         (BIG + "1,12,0.5,7,8\n", "line 6: expected 3 fields, as in the header, got 5"),
+        (BIG + '"1",12,0.5,7\n', "line 6: expected 3 fields, as in the header, got 4"),
+        ("user_id,video_id,watch_ratio,watch_ratio\n1,12,1,2\n", "repeats a column"),
         (SMALL, "Were the two files confused"),
     ],
 )
@@ -145,6 +147,9 @@ def test_mutated_files_load_or_are_refused(tmp_path: Path, data: st.DataObject) 
             strict=True,
         )
     )
-    for user, item, watch in rows:
+    for user, item, _ in rows:
         key = (int(float(user)), int(float(item)))
-        assert loaded[key] == pytest.approx(float(watch), rel=1e-6) or len(loaded) < len(rows)
+        same = [
+            float(other[2]) for other in rows if (int(float(other[0])), int(float(other[1]))) == key
+        ]
+        assert loaded[key] == pytest.approx(np.mean(same), rel=1e-5)

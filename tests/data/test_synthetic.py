@@ -81,9 +81,9 @@ def test_effects_explain_half_and_factors_add_nothing_at_the_sample_s_density(
     for user in users:
         rows = np.flatnonzero(dense.users == user)
         rank[rows] = rng.permutation(len(rows))
-    dense = take(dense, rank < 83)
+    dense = dense.take(rank < 83)
     held_out = rng.random(len(dense)) < 0.12
-    fit, check = take(dense, ~held_out), take(dense, held_out)
+    fit, check = dense.take(~held_out), dense.take(held_out)
 
     def error(ridge: float | None) -> float:
         model = _fit(fit, fit, world.n_users, world.n_items, ridge, seed=0)
@@ -92,10 +92,6 @@ def test_effects_explain_half_and_factors_add_nothing_at_the_sample_s_density(
     effects = error(None)
     assert 1 - effects / check.response.var() == pytest.approx(0.51, abs=0.04)
     assert min(error(4.0), error(8.0)) > effects - 0.001
-
-
-def take(table: Interactions, rows: np.ndarray) -> Interactions:
-    return Interactions(table.users[rows], table.items[rows], table.watch_ratio[rows])
 
 
 def test_the_log_overstates_popular_items(world: Dataset) -> None:

@@ -121,6 +121,7 @@ def test_unknown_options_are_refused(options, message) -> None:
         (np.zeros(32, np.float32), "shape"),
         (np.zeros((1, 33), np.float32), r"shape \(33,\), got \(1, 33\)"),
         (None, "shape"),
+        ([[1.0, 2.0], [3.0]], "must be an array"),
         (np.zeros(33, np.int64), "floats"),
         (np.full(33, np.nan, np.float32), "finite"),
         (np.full(33, 1.5, np.float32), r"\[-1, 1\], got 1.5"),

@@ -112,7 +112,7 @@ def test_the_record_is_what_happened(small) -> None:
 
 def test_the_shell_refuses_what_it_has_not(small) -> None:
     vector = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
-    with pytest.raises(ConfigError, match="not be negative"):
+    with pytest.raises(ConfigError, match="an integer in"):
         make_vec_env("KuaiRec-Fair-v0", 2, seed=-1, dataset=small)
     with pytest.raises(ConfigError, match="Did you mean 'KuaiRec-Fair-v0'"):
         make_vec_env("KuaiRec-Fare-v0", 2, dataset=small)

@@ -88,6 +88,8 @@ def test_unknown_ids_are_refused(world, split, user, item, message) -> None:
 def test_ids_are_integers_and_splits_are_known(world) -> None:
     with pytest.raises(UnknownIdError, match="integer"):
         build_simulator(world, "train").probability([0.5], [1])
+    with pytest.raises(ConfigError, match=r"\(2,\) and item_ids of shape \(3,\)"):
+        build_simulator(world, "train").probability([1, 2], [1, 2, 3])
     with pytest.raises(ConfigError, match="Did you mean 'test'"):
         build_simulator(world, "tests")
 
