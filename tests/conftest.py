@@ -4,11 +4,11 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 # Before NumPy is loaded: test processes side by side must not each take every core.
 for _library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(_library, "1")
-
-import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -109,6 +109,7 @@ def test_purifying_unseen_users_removes_popularity_and_keeps_preference(world) -
         (np.ones(len(log)), (log.users, log.items)), shape=(world.n_users, world.n_items)
     )
     popularity = mean_log_popularity(seen)[users]
+    assert explained(raw, popularity) > 0.7
     assert explained(purified, popularity) < 0.25 * explained(raw, popularity)
     preference = world.truth.preference[users]
     kept = np.mean([explained(purified, column) for column in preference.T])
