@@ -16,7 +16,7 @@ from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.response import FactorModel, ResponseModel, TableModel
 
-FIT_VERSION = 1  # raise when the same rows would give another model
+FIT_VERSION = 2  # raise when the same rows would give another model
 
 
 @dataclass(frozen=True, eq=False)
