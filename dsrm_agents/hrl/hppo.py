@@ -46,7 +46,6 @@ class HierarchicalPPO(PPO):
         gae_lambda: GAE's lambda, both levels.
         clip_range: PPO's clip, both levels.
         ent_coef: Entropy bonus of the slate's first draw.
-        manager_ent_coef: Entropy bonus of z.
         vf_coef: Weight of both value losses.
         max_grad_norm: Clip of the gradient's norm, for each level by itself.
         fairness_coef: lambda of eq. 4.
@@ -76,7 +75,6 @@ class HierarchicalPPO(PPO):
         gae_lambda: float = 0.95,
         clip_range: float | Schedule = 0.3,
         ent_coef: float = 0.0,
-        manager_ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
         fairness_coef: float = 2.0,
@@ -88,7 +86,6 @@ class HierarchicalPPO(PPO):
             if option not in PASSED_ON:
                 raise unknown_option("An option of HierarchicalPPO", option, PASSED_ON)
         self.manager_gamma = manager_gamma
-        self.manager_ent_coef = manager_ent_coef
         self.fairness_coef = fairness_coef
         super().__init__(
             policy,
@@ -225,22 +222,23 @@ class HierarchicalPPO(PPO):
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.minibatches(self.batch_size, self._rng):
                 policy_loss, value_loss, entropy = self._losses(batch, clip)
-                bonus = self.manager_ent_coef * entropy[0] + self.ent_coef * entropy[1]
-                loss = policy_loss.sum() + self.vf_coef * value_loss.sum() - bonus
+                loss = policy_loss.sum() + self.vf_coef * value_loss.sum()
+                loss -= self.ent_coef * entropy
                 self.policy.optimizer.zero_grad()
                 loss.backward()
                 for group in self.policy.optimizer.param_groups:
                     torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
                 self.policy.optimizer.step()
-                losses.append([*policy_loss.tolist(), *value_loss.tolist(), *entropy.tolist()])
+                losses.append([*policy_loss.tolist(), *value_loss.tolist(), entropy.item()])
             self._n_updates += 1
-        names = ("policy_loss", "value_loss", "entropy")
+        names = ("policy_loss", "value_loss")
         columns = [f"train/{level}_{name}" for name in names for level in ("manager", "worker")]
+        columns.append("train/worker_entropy")
         for column, value in zip(columns, np.mean(losses, axis=0), strict=True):
             self.logger.record(column, float(value))
 
     def _losses(self, batch: HierarchicalSamples, clip: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(2,) each, [manager, worker]: clipped surrogate, value error, mean entropy."""
+        """(2,) clipped surrogates and (2,) value errors, [manager, worker]; mean slate entropy."""
         now = self.policy.evaluate_decision(
             batch.observations, batch.control, batch.slates, slate_entropy=self.ent_coef != 0.0
         )
@@ -251,7 +249,7 @@ class HierarchicalPPO(PPO):
         clipped = torch.clamp(ratio, 1.0 - clip, 1.0 + clip)
         surrogate = torch.minimum(ratio * advantages, clipped * advantages).mean(0)
         value_loss = functional.mse_loss(now.values, batch.returns, reduction="none").mean(0)
-        return -surrogate, value_loss, now.entropy.mean(0)
+        return -surrogate, value_loss, now.entropy.mean()
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Sets every group's rate to the schedule's, times the group's scale."""

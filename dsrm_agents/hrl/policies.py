@@ -28,6 +28,9 @@ from kuaisim_gym.simulator.catalogue import Catalogue
 WORKERS = ("constrained", "unconstrained")
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
 ACCURACY_RANGE = (0.5, 1.5)
+# Spread of the manager's Gaussian, fixed: a learned one shrinks once every slate is balanced, and
+# with it the signal that pulls the demand back when it drifts, until a run collapses.
+EXPLORATION = 0.5
 START_SHARPNESS = 8.0  # of the cosine at the start; learned from there
 
 
@@ -48,12 +51,12 @@ class Decision(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-    """What PPO asks about a past decision; columns are [manager, worker].
+    """What PPO asks about a past decision; columns of two are [manager, worker].
 
     Attributes:
         log_prob: (N, 2) float32.
         values: (N, 2) float32.
-        entropy: (N, 2) float32.
+        entropy: (N,) float32, of the slate's first draw.
     """
 
     log_prob: Tensor
@@ -97,7 +100,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         catalogue: Catalogue,
         worker: str = "constrained",
         hidden: int = 64,
-        manager_lr_scale: float = 3.0,
+        manager_lr_scale: float = 1.0,
         critic_lr_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
@@ -129,7 +132,6 @@ class HierarchicalPolicy(ActorCriticPolicy):
         self.n_popular = int(popular.sum())
         key_dim = self.items.shape[1]
         self.manager = _mlp(state_dim, self.hidden, 2)
-        self.log_std = nn.Parameter(torch.full((2,), -0.5))
         self.query = nn.Linear(state_dim + 2, key_dim)
         self.key = nn.Linear(key_dim, key_dim, bias=False)
         self.log_sharpness = nn.Parameter(torch.tensor(START_SHARPNESS).log())
@@ -143,7 +145,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
             self.query.weight[:shared, :shared] = torch.eye(shared)
             self.query.bias.zero_()
         groups = {
-            "manager": [*self.manager.parameters(), self.log_std],
+            "manager": list(self.manager.parameters()),
             "worker": [*self.query.parameters(), *self.key.parameters(), self.log_sharpness],
             "critic": [*self.manager_critic.parameters(), *self.worker_critic.parameters()],
         }
@@ -183,7 +185,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
     def evaluate_decision(
         self, obs: PyTorchObs, control: Tensor, slates: Tensor, slate_entropy: bool = True
     ) -> Evaluation:
-        """Log-probabilities, values and entropies of past decisions.
+        """Log-probabilities, values and entropy of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
 
@@ -202,13 +204,13 @@ class HierarchicalPolicy(ActorCriticPolicy):
         scores, bounds = self._worker(state, exposed, control)
         log_slate = slate_log_prob(scores, self.column_of_item[slates], self.n_popular, bounds)
         if slate_entropy:
-            worker_entropy = first_draw_entropy(scores)
+            entropy = first_draw_entropy(scores)
         else:
-            worker_entropy = torch.zeros_like(log_slate)
+            entropy = torch.zeros_like(log_slate)
         return Evaluation(
             torch.stack([policy.log_prob(control).sum(1), log_slate], dim=1),
             self._values(state),
-            torch.stack([policy.entropy().sum(1), worker_entropy], dim=1),
+            entropy,
         )
 
     def level_values(self, obs: PyTorchObs) -> Tensor:
@@ -264,7 +266,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         }
 
     def _manager_distribution(self, state: Tensor) -> Normal:
-        return Normal(self.manager(state), self.log_std.exp())
+        return Normal(self.manager(state), EXPLORATION)
 
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
