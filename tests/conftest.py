@@ -56,3 +56,25 @@ def real(real_folder: Path):
     from kuaisim_gym import load_dataset
 
     return load_dataset("kuairec", real_folder)
+
+
+@pytest.fixture(scope="session")
+def with_watch_ratios():
+    """A function that gives a dataset other answers, in the log or in the test table."""
+    from kuaisim_gym.data import Dataset, Interactions
+
+    def change(dataset: Dataset, *, log=None, test=None) -> Dataset:
+        def changed(table: Interactions, watch) -> Interactions:
+            return table if watch is None else Interactions(table.users, table.items, watch)
+
+        return Dataset(
+            name=dataset.name,
+            synthetic=True,
+            user_ids=dataset.user_ids,
+            item_ids=dataset.item_ids,
+            n_items=dataset.n_items,
+            log=changed(dataset.log, log),
+            test=changed(dataset.test, test),
+        )
+
+    return change

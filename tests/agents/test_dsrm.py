@@ -18,7 +18,6 @@ from dsrm_agents import (
 )
 from dsrm_agents.dsrm.diffusion import GaussianDiffusion, cosine_alpha_bar
 from dsrm_agents.dsrm.targets import build_pairs, erase_linearly, mean_log_popularity
-from kuaisim_gym.data.dataset import Dataset, Interactions
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator import load_catalogue
@@ -123,19 +122,11 @@ def test_the_literal_mode_is_close_to_the_identity(world) -> None:
     assert cosine(fit_dsrm(world, "literal", updates=1500).denoise(raw), raw) > 0.9
 
 
-def test_only_train_users_are_read(small) -> None:
+def test_only_train_users_are_read(small, with_watch_ratios) -> None:
     """What test users logged or answered changes no weight."""
     mine = np.isin(small.log.users, small.test_users)
     watch = np.where(mine, 0.0, small.log.watch_ratio).astype(np.float32)
-    other = Dataset(
-        name=small.name,
-        synthetic=True,
-        user_ids=small.user_ids,
-        item_ids=small.item_ids,
-        n_items=small.n_items,
-        log=Interactions(small.log.users, small.log.items, watch),
-        test=Interactions(small.test.users, small.test.items, small.test.watch_ratio * 0),
-    )
+    other = with_watch_ratios(small, log=watch, test=small.test.watch_ratio * 0)
     one, two = fit_dsrm(small, updates=20), fit_dsrm(other, updates=20)
     for name, tensor in one.state_dict().items():
         torch.testing.assert_close(tensor, two.state_dict()[name], rtol=0, atol=0)

@@ -101,24 +101,8 @@ def test_items_of_the_log_alone_are_not_the_test_simulator_s(real) -> None:
         build_simulator(real, "test").probability(user, item)
 
 
-def with_other_test_data(dataset: Dataset) -> Dataset:
-    """The same log and test users, with every test answer and the truth changed."""
-    test = Interactions(
-        dataset.test.users, dataset.test.items, 5.0 - dataset.test.watch_ratio.clip(0, 5)
-    )
-    return Dataset(
-        name=dataset.name,
-        synthetic=True,
-        user_ids=dataset.user_ids,
-        item_ids=dataset.item_ids,
-        n_items=dataset.n_items,
-        log=dataset.log,
-        test=test,
-    )
-
-
-def test_nothing_learned_depends_on_test_answers(small: Dataset) -> None:
-    other = with_other_test_data(small)
+def test_nothing_learned_depends_on_test_answers(small: Dataset, with_watch_ratios) -> None:
+    other = with_watch_ratios(small, test=5.0 - small.test.watch_ratio.clip(0, 5))
     assert other.fingerprint != small.fingerprint
     one, two = load_catalogue(small), load_catalogue(other)
     np.testing.assert_array_equal(one.embedding, two.embedding)
@@ -129,19 +113,11 @@ def test_nothing_learned_depends_on_test_answers(small: Dataset) -> None:
     np.testing.assert_array_equal(a, b)
 
 
-def test_a_test_user_s_log_moves_no_item(small: Dataset) -> None:
+def test_a_test_user_s_log_moves_no_item(small: Dataset, with_watch_ratios) -> None:
     """Changing what test users logged places those users elsewhere, and nothing else."""
     watch = small.log.watch_ratio.copy()
     watch[np.isin(small.log.users, small.test_users)] = 0.0
-    other = Dataset(
-        name=small.name,
-        synthetic=True,
-        user_ids=small.user_ids,
-        item_ids=small.item_ids,
-        n_items=small.n_items,
-        log=Interactions(small.log.users, small.log.items, watch),
-        test=small.test,
-    )
+    other = with_watch_ratios(small, log=watch)
     np.testing.assert_array_equal(load_catalogue(small).embedding, load_catalogue(other).embedding)
     one, two = build_simulator(small, "train").model, build_simulator(other, "train").model
     np.testing.assert_array_equal(one.item_effect, two.item_effect)
