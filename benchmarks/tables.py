@@ -62,9 +62,11 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         + " | Len / ceiling | train s | published Len |",
         "|---|--:|" + "--:|" * (len(COLUMNS) + 3),
     ]
-    ceiling = None
-    if CEILING in agents:
-        ceiling = mean_and_ci95([one["metrics"]["len"] for one in agents[CEILING]])[0]
+    lengths = {
+        agent: mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
+        for agent, runs in agents.items()
+    }
+    ceiling = lengths.get(CEILING)
     published = _published(first["dataset"]["name"], max_len)
     for agent, runs in agents.items():
         cells = [agent, str(len(runs))]
@@ -74,8 +76,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
                 half = runs[0]["metrics"][f"{name}_ci95"]
             digits = _DIGITS.get(name, 3)
             cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
-        length = mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
-        cells.append("" if ceiling is None else f"{length / ceiling:.3f}")
+        cells.append("" if ceiling is None else f"{lengths[agent] / ceiling:.3f}")
         seconds = np.mean([one["train"]["seconds"] for one in runs])
         cells.append(f"{seconds:.0f}" if seconds else "")
         cells.append(published.get(PUBLISHED_NAMES.get(agent, ""), ""))
@@ -83,7 +84,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     sessions = first["eval"]["sessions"]
     lines += [
         "",
-        *_verdict(agents),
+        *_verdict(lengths),
         f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
         f"test sessions a seed. Ceiling: {CEILING}. Published: the paper's mean ± standard "
         "deviation, measured in its own simulator, where R has another scale.",
@@ -92,12 +93,8 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     return "\n".join(lines)
 
 
-def _verdict(agents: dict[str, list[Result]]) -> list[str]:
+def _verdict(lengths: dict[str, float]) -> list[str]:
     """Which learned agent has the longest sessions, and what that is worth."""
-    lengths = {
-        agent: mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
-        for agent, runs in agents.items()
-    }
     learned = {agent: length for agent, length in lengths.items() if agent in LEARNERS}
     if not learned:
         return []
