@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run|suite|demo|table|plot``."""
+"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import datasets
 from benchmarks.plots import plot_all
 from benchmarks.registry import AGENTS
 from benchmarks.results import read_results
@@ -16,7 +17,9 @@ from benchmarks.run import Run, run
 from benchmarks.suite import expand, run_all
 from benchmarks.tables import markdown
 from kuaisim_gym import ENVIRONMENTS, load_dataset
-from kuaisim_gym.errors import KuaiSimError
+from kuaisim_gym.config import RESPONSE_MODELS
+from kuaisim_gym.data import DATASETS
+from kuaisim_gym.errors import ConfigError, KuaiSimError
 
 # The slow ones first: two processes then finish together.
 DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
@@ -59,6 +62,17 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--jobs", type=_count, default=2)
     demo.add_argument("--out", type=Path, default=Path("results/demo"))
 
+    facts = commands.add_parser("datasets", help="what the data are: Table 1 and Figure 2")
+    facts.add_argument(
+        "--dataset",
+        metavar="NAME=PATH",
+        action="append",
+        default=[],
+        help="real data, such as kuairec=DIR; default: both synthetic worlds",
+    )
+    facts.add_argument("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS)
+    facts.add_argument("--out", type=Path, required=True, help="folder of the JSON and PNG files")
+
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -78,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
             run_all(runs, options.out, options.jobs, options.threads)
         elif options.command == "demo":
             _demo(options.smoke, options.jobs, options.out)
+        elif options.command == "datasets":
+            torch.set_num_threads(1)
+            _datasets(options.dataset, tuple(options.models), options.out)
         elif options.command == "table":
             print(markdown(read_results(options.folder)))
         else:
@@ -98,6 +115,19 @@ def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> R
         episodes=options.episodes,
         sessions=options.sessions,
     )
+
+
+def _datasets(sources: list[str], models: tuple[str, ...], out: Path) -> None:
+    for source in sources:
+        if "=" not in source:
+            raise ConfigError(f"--dataset must be NAME=PATH, such as kuairec=DIR, got {source!r}.")
+    pairs = [source.split("=", 1) for source in sources] or [[name, None] for name in DATASETS]
+    loaded = [load_dataset(name, path) for name, path in pairs]
+    descriptions = [datasets.describe(dataset, models) for dataset in loaded]
+    print(datasets.markdown(descriptions))
+    for description in descriptions:
+        print(datasets.write_description(out, description))
+    print(datasets.plot(loaded, out))
 
 
 def _demo(smoke: bool, jobs: int, out: Path) -> None:

@@ -25,7 +25,7 @@ from benchmarks.results import (
 from dsrm_agents import make_vec_env
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
-from kuaisim_gym import metrics
+from kuaisim_gym import ENVIRONMENTS, metrics
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
@@ -123,7 +123,7 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
     Raises:
         ConfigError: ``out`` is a file, or holds the result of a run with other settings.
     """
-    dataset = shared_dataset("kuairec", spec.dataset, 0)
+    dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
     header: Result = {
         "agent": spec.agent,
         "env": spec.env,

@@ -20,6 +20,7 @@ __all__ = ["ENVIRONMENTS", "build_simulator", "load_dataset"]
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "KuaiRec-Fair-v0": {"name": "kuairec"},
+    "KuaiRand-Fair-v0": {"name": "kuairand"},
 }
 
 for _id, _kwargs in ENVIRONMENTS.items():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kuaisim_gym.errors import ConfigError, unknown_option
 
 ABANDONMENT_RULES = ("imbalance", "popularity", "none")
 SPLITS = ("train", "test")
+RESPONSE_MODELS = ("factor", "sequential")
+CALIBRATIONS = ("balanced", "calibrated")
 
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
@@ -38,6 +41,9 @@ class SessionConfig:
             sentence taken literally (section 5.1.1); ``"none"`` never penalises.
         allow_repeats: Whether an item may be answered again in the same session.
         stochastic_response: Bernoulli responses if true, their probabilities otherwise.
+        reward_weights: What each behaviour adds to a response, by name, negative ones allowed; a
+            response is the weighted sum of the answers over the sum of the positive weights, and at
+            least 0. ``None`` counts the first behaviour alone: the watched share, or the click.
         max_steps: Step cap below the natural end, reported as ``truncated``; ``None`` for none.
     """
 
@@ -48,6 +54,7 @@ class SessionConfig:
     abandonment: str = "imbalance"
     allow_repeats: bool = False
     stochastic_response: bool = True
+    reward_weights: Mapping[str, float] | None = None
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +79,28 @@ class SessionConfig:
         for name in ("allow_repeats", "stochastic_response"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+
+    def behaviour_weights(self, behaviours: tuple[str, ...]) -> NDArray[np.float32]:
+        """(B,) float32 weights of some behaviours in a response; the positive ones sum to one.
+
+        Raises:
+            ConfigError: A name is not among them, or a weight is no number, or none is positive.
+        """
+        chosen = self.reward_weights
+        if chosen is None:
+            chosen = {behaviours[0]: 1.0}
+        if not isinstance(chosen, Mapping):
+            raise ConfigError(f"reward_weights must map names to numbers, got {chosen!r}.")
+        weights = np.zeros(len(behaviours), dtype=np.float32)
+        for name, weight in chosen.items():
+            check_choice("reward_weights: a behaviour", name, behaviours)
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise ConfigError(f"reward_weights[{name!r}] must be a number, got {weight!r}.")
+            weights[behaviours.index(name)] = weight
+        total = float(weights[weights > 0].sum())
+        if not (np.isfinite(weights).all() and total > 0):
+            raise ConfigError(f"reward_weights must be finite, one positive, got {chosen!r}.")
+        return weights / np.float32(total)
 
     @property
     def exposure_window(self) -> int:

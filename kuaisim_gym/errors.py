@@ -45,6 +45,14 @@ class CheckpointError(KuaiSimError, ValueError):
     """A saved file is not a checkpoint of ours or belongs to another dataset."""
 
 
+class DownloadError(KuaiSimError, OSError):
+    """A published archive cannot be fetched, or is not the one that was published."""
+
+
+class DiskSpaceError(KuaiSimError, OSError):
+    """A disk has too little free space for what is to be written."""
+
+
 def unknown_option(name: str, value: object, options: Iterable[str]) -> ConfigError:
     """Builds the error for an option outside a closed set, with the nearest name.
 

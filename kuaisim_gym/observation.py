@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 
@@ -34,7 +34,7 @@ class PreferenceEncoder:
     the train users' logged states; a user without history sits at the origin.
 
     Args:
-        dataset: Source of the logged histories.
+        data: Source of the logged histories.
         catalogue: Source of the embeddings.
 
     Attributes:
@@ -45,13 +45,13 @@ class PreferenceEncoder:
         scale: (d,) float32.
     """
 
-    def __init__(self, dataset: Dataset, catalogue: Catalogue) -> None:
+    def __init__(self, data: TrainingData, catalogue: Catalogue) -> None:
         self.embedding = catalogue.embedding
-        log = dataset.log
-        shape = (dataset.n_users, len(dataset.item_ids))
+        log = data.log
+        shape = (data.n_users, data.n_all_items)
         weights = csr_matrix((log.response, (log.users, log.items)), shape=shape)
         self.history_sum, self.history_weight = self.pool(weights)
-        train = dataset.train_users
+        train = data.train_users
         states = self._mean_embedding(self.history_sum[train], self.history_weight[train])
         self.mean: FloatArray = states.mean(axis=0)
         spread = states.std(axis=0)

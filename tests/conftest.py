@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -31,6 +32,14 @@ def world():
 
 
 @pytest.fixture(scope="session")
+def rand_world():
+    """The synthetic KuaiRand world at full size."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairand")
+
+
+@pytest.fixture(scope="session")
 def small():
     """A world of the same making, small enough for tests that learn."""
     from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
@@ -39,6 +48,17 @@ def small():
         n_users=400, n_test_users=80, n_items=240, events_per_user=40, n_categories=6
     )
     return synthetic_kuairec(seed=3, config=config)
+
+
+@pytest.fixture(scope="session")
+def small_rand():
+    """A KuaiRand world small enough for tests that learn."""
+    from kuaisim_gym.data.synthetic import KuaiRandConfig, synthetic_kuairand
+
+    config = KuaiRandConfig(
+        n_users=400, n_items=240, n_categories=6, logged_per_user=40, random_per_user=30
+    )
+    return synthetic_kuairand(seed=3, config=config)
 
 
 @pytest.fixture(scope="session")
@@ -61,20 +81,14 @@ def real(real_folder: Path):
 @pytest.fixture(scope="session")
 def with_watch_ratios():
     """A function that gives a dataset other answers, in the log or in the test table."""
-    from kuaisim_gym.data import Dataset, Interactions
+    from kuaisim_gym.data.dataset import Dataset, Interactions, WatchLog
 
     def change(dataset: Dataset, *, log=None, test=None) -> Dataset:
         def changed(table: Interactions, watch) -> Interactions:
-            return table if watch is None else Interactions(table.users, table.items, watch)
+            return table if watch is None else WatchLog(table.users, table.items, watch)
 
-        return Dataset(
-            name=dataset.name,
-            synthetic=True,
-            user_ids=dataset.user_ids,
-            item_ids=dataset.item_ids,
-            n_items=dataset.n_items,
-            log=changed(dataset.log, log),
-            test=changed(dataset.test, test),
+        return dataclasses.replace(
+            dataset, log=changed(dataset.log, log), test=changed(dataset.test, test), truth=None
         )
 
     return change

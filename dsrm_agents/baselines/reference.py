@@ -84,15 +84,16 @@ def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
 
 
 def _train_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(build_simulator(batch.dataset, "train").model, batch)
+    kind = batch.simulator.response_model
+    return _answers(build_simulator(batch.dataset, "train", kind).model, batch)
 
 
 def _expected_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(build_simulator(batch.dataset, "test").expected, batch)
+    return _answers(batch.simulator.expected, batch)
 
 
 def _realised_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(build_simulator(batch.dataset, "test").model, batch)
+    return _answers(batch.simulator.model, batch)
 
 
 REFERENCES: dict[str, tuple[ScoreRule, bool]] = {

@@ -71,7 +71,9 @@ def fit_dsrm(
         diffusion_steps=diffusion_steps,
         fingerprint=dataset.fingerprint,
     )
-    pairs = build_pairs(dataset, catalogue, encoder, mode, VIEWS, np.random.default_rng(seed))
+    pairs = build_pairs(
+        dataset.training, catalogue, encoder, mode, VIEWS, np.random.default_rng(seed)
+    )
     observed, target = torch.from_numpy(pairs.observed), torch.from_numpy(pairs.target)
     # Seeds torch inside the fork only; the caller's random state is as before afterwards.
     with torch.random.fork_rng(devices=[]):

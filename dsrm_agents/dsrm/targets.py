@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -49,7 +49,7 @@ class Pairs:
 
 
 def build_pairs(
-    dataset: Dataset,
+    data: TrainingData,
     catalogue: Catalogue,
     encoder: PreferenceEncoder,
     mode: str,
@@ -59,7 +59,7 @@ def build_pairs(
     """Builds ``views`` pairs for every train user.
 
     Args:
-        dataset: Only ``train_log`` is read.
+        data: Only ``train_log`` is read.
         catalogue: Source of exposures.
         encoder: Encodes histories as the environment does.
         mode: ``"debiased"``, or ``"literal"`` for target = condition, as eq. 7 prints it.
@@ -73,10 +73,10 @@ def build_pairs(
         ConfigError: Unknown mode.
     """
     check_choice("mode", mode, MODES)
-    log, users = dataset.train_log, dataset.train_users
-    row_of_user = np.full(dataset.n_users, -1)
+    log, users = data.train_log, data.train_users
+    row_of_user = np.full(data.n_users, -1)
     row_of_user[users] = np.arange(len(users))
-    rows, shape = row_of_user[log.users], (len(users), len(dataset.item_ids))
+    rows, shape = row_of_user[log.users], (len(users), data.n_all_items)
     exposures = np.bincount(log.items, minlength=shape[1])[log.items]  # (n_rows,), at least 1
 
     def states(weights: NDArray[np.floating]) -> FloatArray:

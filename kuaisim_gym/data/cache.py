@@ -1,25 +1,52 @@
-"""Built arrays on disk: written once, whole or not at all, and read back in milliseconds.
+"""Built arrays on disk: written once, whole or not at all, and mapped back in milliseconds.
 
-The folder is ``$KUAISIM_CACHE`` or the platform's cache folder for this package.
+An entry is a folder of ``.npy`` files, filled under a temporary name and renamed, so that readers
+see all of it or nothing; a lock lets one process build while others wait. The folder of entries is
+``$KUAISIM_CACHE`` or the platform's cache folder for this package.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
+import shutil
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 
 Arrays = dict[str, NDArray[np.generic]]
 
+_ENTRY = ".arrays"  # ending of an entry's folder
+_PART = ".part"  # ending of what is being written, or is being removed
+_SETTLED = 2.0  # seconds after which a file's time of change tells a further change
+_ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """One thing in the cache.
+
+    Attributes:
+        key: Its name.
+        bytes: Its size on disk.
+        modified: When it was written, seconds since the epoch.
+    """
+
+    key: str
+    bytes: int
+    modified: float
 
 
 def cache_dir() -> Path:
@@ -30,13 +57,24 @@ def cache_dir() -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """An empty folder on the cache's disk, gone when the block ends."""
+    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_PART}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> Arrays:
@@ -47,17 +85,145 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
         build: Makes the arrays.
 
     Returns:
-        The arrays by name.
+        The arrays by name, mapped from disk and read-only where the cache can be written.
     """
-    path = cache_dir() / f"{key}.safetensors"
-    if path.exists():
-        try:
-            return dict(load_file(path))
-        except (SafetensorError, OSError) as error:
-            logger.warning("Rebuilding %s, which cannot be read: %s", path, error)
-    arrays = {name: np.asarray(array, order="C") for name, array in build().items()}
+    folder = cache_dir() / f"{key}{_ENTRY}"
+    arrays = _read(folder)
+    if arrays is not None:
+        return arrays
     try:
-        write_atomically(path, save(arrays))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        lock.acquire()
     except OSError as error:
-        logger.warning("Going on without the cache: %s cannot be written (%s).", path, error)
-    return arrays
+        logger.warning("Going on without the cache: %s cannot be written: %s", folder, error)
+        return dict(build())
+    with lock:
+        arrays = _read(folder)  # another process may have built it meanwhile
+        if arrays is not None:
+            return arrays
+        built = dict(build())
+        try:
+            _write(folder, built)
+        except OSError as error:
+            logger.warning("Going on without the cache: %s cannot be written: %s", folder, error)
+            return built
+        return _read(folder) or built
+
+
+def _write(folder: Path, arrays: Arrays) -> None:
+    """Writes one entry; the caller holds its lock, so what lies half-written is a dead one's."""
+    for rest in folder.parent.glob(f"{folder.name}.*{_PART}"):
+        shutil.rmtree(rest, ignore_errors=True)
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_PART}")
+    temporary.mkdir()
+    try:
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", np.asarray(array, order="C"), allow_pickle=False)
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _read(folder: Path) -> Arrays | None:
+    """The entry's arrays; ``None``, and nothing left in the way, where it is absent or damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        files = sorted(folder.glob("*.npy"))
+        return {file.stem: _map(file) for file in files}
+    except (OSError, ValueError) as error:
+        logger.warning("Rebuilding %s, which cannot be read: %s", folder, error)
+        _remove(folder)
+        return None
+
+
+def _map(file: Path) -> NDArray[np.generic]:
+    """One array; numbers and empty arrays cannot be mapped and are read."""
+    array: NDArray[np.generic] = np.load(file, mmap_mode="r", allow_pickle=False)
+    if array.ndim and array.size:
+        return np.asarray(array)  # a plain view: the mapped subclass makes every operation slower
+    return np.array(array)
+
+
+def _remove(folder: Path) -> int:
+    """Takes an entry out of the readers' sight at once, then deletes it; returns its bytes."""
+    size = _size(folder)
+    doomed = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_PART}")
+    try:
+        os.rename(folder, doomed)
+    except FileNotFoundError:
+        return 0  # another process was first
+    shutil.rmtree(doomed, ignore_errors=True)
+    return size
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def cache_info() -> list[CacheEntry]:
+    """What the cache holds, by name."""
+    return [
+        CacheEntry(folder.name.removesuffix(_ENTRY), _size(folder), folder.stat().st_mtime)
+        for folder in sorted(cache_dir().glob(f"*{_ENTRY}"))
+    ]
+
+
+def clear_cache() -> int:
+    """Removes every entry, what archives were unpacked to, and what killed writers left behind.
+
+    Downloads stay. An entry that a process is building is left to that process.
+
+    Returns:
+        Bytes freed.
+    """
+    root = cache_dir()
+    freed = sum(_remove(folder) for folder in root.glob(f"*{_ENTRY}"))
+    unpacked = root / "unpacked"
+    if unpacked.is_dir():
+        freed += _remove(unpacked)
+    for lock_file in root.glob("*.lock"):
+        lock = FileLock(lock_file)
+        try:
+            with lock.acquire(timeout=0):
+                key = lock_file.name.removesuffix(".lock")
+                for rest in root.glob(f"{key}{_ENTRY}.*{_PART}"):
+                    freed += _size(rest)
+                    shutil.rmtree(rest, ignore_errors=True)
+        except Timeout:
+            continue
+    for rest in root.glob(f"scratch-*{_PART}"):
+        if time.time() - rest.stat().st_mtime > _ABANDONED:
+            freed += _size(rest)
+            shutil.rmtree(rest, ignore_errors=True)
+    for memo in (root / "digests").glob("*.json"):
+        memo.unlink(missing_ok=True)
+    return freed
+
+
+def file_digest(file: Path) -> str:
+    """32 hexadecimal digits that identify a file's content.
+
+    The digest is remembered beside the file's size and time of change, so that gigabytes are read
+    once only; a file that has just changed is always read.
+    """
+    status = file.stat()
+    place = hashlib.blake2b(str(file.resolve()).encode(), digest_size=16).hexdigest()
+    memo = cache_dir() / "digests" / f"{place}.json"
+    seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+    try:
+        known = json.loads(memo.read_text(encoding="utf-8"))
+        if {name: known[name] for name in seen} == seen:
+            return str(known["digest"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not remembered, or not legibly
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if time.time() - status.st_mtime > _SETTLED:
+        try:
+            write_atomically(memo, json.dumps(seen | {"digest": digest}).encode())
+        except OSError as error:
+            logger.warning("The digest of %s is not remembered: %s", file, error)
+    return digest

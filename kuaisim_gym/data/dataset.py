@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,38 +21,64 @@ FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Interactions:
-    """A table of (user, item, watch ratio) rows, by position in the dataset's id arrays.
+class Interactions(ABC):
+    """A table of (user, item, feedback) rows, by position in the dataset's id arrays.
 
-    The arrays are taken over, not copied, and become read-only.
+    Rows are grouped by user, users ascending; a user's rows stand in the order of time where the
+    source knows it, in the source's order otherwise. The arrays are taken over, not copied, and
+    become read-only.
 
     Attributes:
         users: (n,) int32 positions in ``Dataset.user_ids``.
         items: (n,) int32 positions in ``Dataset.item_ids``.
-        watch_ratio: (n,) float32 >= 0, watched time over the video's duration.
     """
+
+    BEHAVIOURS: ClassVar[tuple[str, ...]]
 
     users: IntArray
     items: IntArray
-    watch_ratio: FloatArray
 
     def __post_init__(self) -> None:
-        for array in (self.users, self.items, self.watch_ratio):
-            array.setflags(write=False)
+        for column in self.columns.values():
+            column.setflags(write=False)
 
     def __len__(self) -> int:
         return len(self.users)
 
-    @cached_property
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name."""
+        return {column.name: getattr(self, column.name) for column in fields(self)}
+
+    @property
+    def distinct_users(self) -> IntArray:
+        """The users that have rows, ascending."""
+        first = np.ones(len(self), dtype=bool)
+        np.not_equal(self.users[1:], self.users[:-1], out=first[1:])
+        return np.asarray(self.users[first])
+
+    @property
     def response(self) -> FloatArray:
-        """(n,) float32 in [0, 1]: ``min(watch_ratio, 1)``, the KuaiRec response."""
-        return np.minimum(self.watch_ratio, np.float32(1.0))
+        """(n,) float32 in [0, 1]: the first behaviour, the one that rewards count by default."""
+        return self.behaviour(0)
 
-    def take(self, rows: NDArray[np.bool_]) -> Interactions:
-        """The rows marked in an (n,) bool array, in their order."""
-        return Interactions(self.users[rows], self.items[rows], self.watch_ratio[rows])
+    @abstractmethod
+    def behaviour(self, index: int) -> FloatArray:
+        """(n,) float32 in [0, 1]: how strongly each row shows one of ``BEHAVIOURS``."""
 
-    def of_users(self, users: IntArray, n_users: int) -> Interactions:
+    @abstractmethod
+    def check(self, label: str) -> None:
+        """Checks the feedback column.
+
+        Raises:
+            DataFormatError: It holds a value that its format does not allow.
+        """
+
+    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
+        """Some rows: by an (n,) bool array, by number, or by a slice."""
+        return type(self)(*(column[rows] for column in self.columns.values()))
+
+    def of_users(self, users: IntArray, n_users: int) -> Self:
         """The rows of some users, in their order."""
         chosen = np.zeros(n_users, dtype=bool)
         chosen[users] = True
@@ -57,26 +86,207 @@ class Interactions:
 
 
 @dataclass(frozen=True, eq=False)
+class WatchLog(Interactions):
+    """KuaiRec's feedback: how much of the video was watched.
+
+    Attributes:
+        watch_ratio: (n,) float32 >= 0, watched time over the video's duration.
+    """
+
+    BEHAVIOURS = ("watched",)
+
+    watch_ratio: FloatArray
+
+    @cached_property
+    def _watched(self) -> FloatArray:
+        return np.minimum(self.watch_ratio, np.float32(1.0))
+
+    def behaviour(self, index: int) -> FloatArray:
+        """See :class:`Interactions`; the only behaviour is ``min(watch_ratio, 1)``."""
+        if index != 0:
+            raise IndexError(f"KuaiRec has one behaviour, number 0; got {index}.")
+        return self._watched
+
+    def check(self, label: str) -> None:
+        """See :class:`Interactions`."""
+        if not np.isfinite(self.watch_ratio).all() or self.watch_ratio.min() < 0:
+            raise DataFormatError(f"{label}.watch_ratio must be finite and not negative.")
+
+
+@dataclass(frozen=True, eq=False)
+class BehaviourLog(Interactions):
+    """KuaiRand's feedback: seven kinds of yes or no.
+
+    Attributes:
+        flags: (n,) uint8, bit b set where the row shows ``BEHAVIOURS[b]``.
+    """
+
+    BEHAVIOURS = (
+        "is_click",
+        "long_view",
+        "is_like",
+        "is_comment",
+        "is_forward",
+        "is_follow",
+        "is_hate",
+    )
+
+    flags: NDArray[np.uint8]
+
+    def behaviour(self, index: int) -> FloatArray:
+        """See :class:`Interactions`; every value is 0 or 1."""
+        if not 0 <= index < len(self.BEHAVIOURS):
+            raise IndexError(f"KuaiRand has behaviours 0 to 6, got {index}.")
+        return ((self.flags >> index) & 1).astype(np.float32)
+
+    def check(self, label: str) -> None:
+        """See :class:`Interactions`."""
+        if self.flags.dtype != np.uint8 or self.flags.max() >> len(self.BEHAVIOURS):
+            raise DataFormatError(f"{label}.flags must be uint8 with seven bits in use.")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What is known of users or items beside their interactions.
+
+    Attributes:
+        codes: By field, (n, width) int32: which of the field's values a user or item has. 0 stands
+            for a missing value and pads fields that hold several, such as tags.
+        values: By field, the values that the codes stand for, as the source writes them;
+            ``values[field][0]`` is ``""``.
+        numbers: By field, (n,) float64 with NaN for a missing value.
+    """
+
+    codes: Mapping[str, IntArray] = field(default_factory=dict)
+    values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    numbers: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("codes", "values", "numbers"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        columns: list[NDArray[Any]] = [*self.codes.values(), *self.numbers.values()]
+        for column in columns:
+            column.setflags(write=False)
+
+    def __reduce__(self) -> tuple[type[Features], tuple[object, ...]]:
+        return type(self), (dict(self.codes), dict(self.values), dict(self.numbers))
+
+    def check(self, label: str, n: int) -> None:
+        """Checks shapes and ranges for ``n`` users or items.
+
+        Raises:
+            DataFormatError: A field has the wrong shape, or a code stands for nothing.
+        """
+        if self.codes.keys() != self.values.keys():
+            raise DataFormatError(f"{label}: every field needs codes and values.")
+        for name, codes in self.codes.items():
+            if codes.ndim != 2 or len(codes) != n or codes.dtype.kind != "i":
+                raise DataFormatError(
+                    f"{label}.codes[{name!r}] must be ({n}, width) integers, got "
+                    f"{codes.shape} {codes.dtype}."
+                )
+            known = len(self.values[name])
+            if codes.size and (codes.min() < 0 or codes.max() >= known):
+                raise DataFormatError(f"{label}.codes[{name!r}] must lie in [0, {known}).")
+        for name, numbers in self.numbers.items():
+            if numbers.shape != (n,):
+                raise DataFormatError(
+                    f"{label}.numbers[{name!r}] must have shape ({n},), got {numbers.shape}."
+                )
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """What a synthetic world knows and no agent sees; for the ceiling and for probes.
+
+    The latent score of a (user, item) pair is ``user_level + item_level + scale * <preference,
+    item vector>``; a monotone map turns it into the expected unbiased response.
 
     Attributes:
         preference: (n_users, m) float32, each user's true preference.
         item_vectors: (n_items, m) float32, each item's place in the same space.
         interest: (n_users,) int32, the category that the user likes most.
         conformity: (n_users,) float32, how strongly popularity sways the user's logged answers.
-        expected: (n_test_users, n_items) float32 in [0, 1], the unbiased expected response.
+        user_level: (n_users,) float32, general inclination to respond, in latent units.
+        item_level: (n_items,) float32, quality, in latent units.
+        scale: () float32, latent units of one unit of relevance.
+        map_scores: (g,) float32, ascending latent scores.
+        map_responses: (g,) float32 in [0, 1], the expected response at each of them.
     """
 
     preference: FloatArray
     item_vectors: FloatArray
     interest: IntArray
     conformity: FloatArray
-    expected: FloatArray
+    user_level: FloatArray
+    item_level: FloatArray
+    scale: FloatArray
+    map_scores: FloatArray
+    map_responses: FloatArray
 
     def __post_init__(self) -> None:
         for array in vars(self).values():
             array.setflags(write=False)
+
+    def expected(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> FloatArray:
+        """Expected unbiased response, float32 in [0, 1], of broadcastable positions."""
+        latent = self.user_level[users] + self.item_level[items]
+        latent += self.scale * pair_products(self.preference, self.item_vectors, users, items)
+        response = np.interp(latent, self.map_scores, self.map_responses)
+        return np.asarray(response, dtype=np.float32)
+
+
+def pair_products(
+    left: FloatArray, right: FloatArray, rows: NDArray[np.integer], columns: NDArray[np.integer]
+) -> FloatArray:
+    """Inner products of chosen rows of two matrices.
+
+    Args:
+        left: (n, d) float32.
+        right: (m, d) float32.
+        rows: Positions in ``left``, broadcastable with ``columns``.
+        columns: Positions in ``right``.
+
+    Returns:
+        float32 of the broadcast shape.
+    """
+    rows, columns = np.asarray(rows), np.asarray(columns)
+    outer = rows.ndim == columns.ndim == 2 and rows.shape[1] == 1 and columns.shape[0] == 1
+    if outer and len(rows) > 1:  # one row goes the way of its batch, whose last bits differ
+        return np.asarray(left[rows[:, 0]] @ right[columns[0]].T)  # all pairs: one matrix product
+    return np.asarray(np.einsum("...d,...d->...", left[rows], right[columns]))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The part of a dataset that may be learned from: it holds no row of the test source.
+
+    Catalogues, encoders and denoisers are built from this and nothing else, so that nothing of the
+    test source can reach them.
+
+    Attributes:
+        n_users: Number of users of the dataset, test users included.
+        n_items: Size of the catalogue.
+        n_all_items: Number of items, log-only ones included.
+        log: See :class:`Dataset`; a test user's rows in it only place that user.
+        train_users: See :class:`Dataset`.
+        train_log: The logged rows of the train users: all that item statistics may be fitted on.
+        randomised: See :class:`Dataset`.
+        user_features: See :class:`Dataset`.
+        item_features: See :class:`Dataset`.
+        show_counts: See :class:`Dataset`.
+    """
+
+    n_users: int
+    n_items: int
+    n_all_items: int
+    log: Interactions
+    train_users: IntArray
+    train_log: Interactions
+    randomised: Interactions | None
+    user_features: Features
+    item_features: Features
+    show_counts: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +308,14 @@ class Dataset:
         train_users: (n_train,) int32, users whose sessions and rows train models. They are all
             other users; where there are none, they are the test users themselves and the
             split is by cell.
+        randomised: Rows of users who are no test users, of items that were drawn uniformly: free of
+            exposure bias, and free to learn from. ``None`` where there are none.
+        user_features: What is known of the users; no fields where nothing is.
+        item_features: What is known of all items, log-only ones included.
+        show_counts: (n_all_items,) int64, how often the platform showed each item; ``None`` where
+            it does not say, and popularity is counted in the train log.
+        friends: (f, 2) int32, pairs of user positions, the first following the second; ``None``
+            where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
         notes: Counts of what the loader met and how it was handled, for people to read.
     """
@@ -109,6 +327,11 @@ class Dataset:
     n_items: int
     log: Interactions
     test: Interactions
+    randomised: Interactions | None = None
+    user_features: Features = field(default_factory=Features)
+    item_features: Features = field(default_factory=Features)
+    show_counts: NDArray[np.int64] | None = None
+    friends: IntArray | None = None
     truth: Truth | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
 
@@ -123,24 +346,35 @@ class Dataset:
         for label, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
             if len(np.unique(ids)) != len(ids):
                 raise DataFormatError(f"{label} must be distinct.")
+        n_all = len(self.item_ids)
         for label, table, n_items in (
-            ("log", self.log, len(self.item_ids)),
+            ("log", self.log, n_all),
             ("test", self.test, self.n_items),
+            ("randomised", self.randomised, n_all),
         ):
-            _check_rows(label, table, len(self.user_ids), n_items)
+            if table is not None:
+                _check_rows(label, table, len(self.user_ids), n_items)
+        if isinstance(self.test, WatchLog):
+            self._check_test_is_a_table()
+        self.user_features.check("user_features", len(self.user_ids))
+        self.item_features.check("item_features", n_all)
+        if self.show_counts is not None:
+            self.show_counts.setflags(write=False)
+            if self.show_counts.shape != (n_all,) or self.show_counts.min() < 0:
+                raise DataFormatError(f"show_counts must be {n_all} counts of at least 0.")
+        if self.friends is not None:
+            self.friends.setflags(write=False)
+            inside = (self.friends >= 0) & (self.friends < len(self.user_ids))
+            if self.friends.ndim != 2 or self.friends.shape[1] != 2 or not inside.all():
+                raise DataFormatError("friends must be pairs of user positions.")
+
+    def _check_test_is_a_table(self) -> None:
+        """A watch ratio is looked up, so a (user, item) pair must have one at most."""
         cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
         answered = np.zeros(len(self.user_ids) * self.n_items, dtype=bool)
         answered[cell] = True
         if np.count_nonzero(answered) != len(cell):
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
-        if self.truth is not None and self.truth.expected.shape != (
-            len(self.test_users),
-            self.n_items,
-        ):
-            raise DataFormatError(
-                f"truth.expected must have shape {(len(self.test_users), self.n_items)}, "
-                f"got {self.truth.expected.shape}."
-            )
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
         # gymnasium.make copies its arguments; what never changes need not be copied.
@@ -150,6 +384,49 @@ class Dataset:
         parts = {column.name: getattr(self, column.name) for column in fields(self)}
         return type(self), tuple((parts | {"notes": dict(self.notes)}).values())
 
+    def write_csv(self, folder: str | Path) -> None:
+        """Writes the dataset in the format that its source is published in.
+
+        Args:
+            folder: Where the files go; it is created, and must hold none of them.
+
+        Raises:
+            ConfigError: One of the files is already there.
+        """
+        from kuaisim_gym.data.writer import write_csv
+
+        write_csv(self, folder)
+
+    def catalogue_only(self) -> Dataset:
+        """The dataset without the items that occur in the log alone.
+
+        Models of every item need memory for every item; KuaiRand-27K has 32 million of them, of
+        which some 7,600 can be recommended.
+
+        Raises:
+            DataFormatError: No logged row is left.
+        """
+        n = self.n_items
+
+        def kept(features: Features) -> Features:
+            codes = {name: array[:n] for name, array in features.codes.items()}
+            numbers = {name: array[:n] for name, array in features.numbers.items()}
+            return Features(codes, features.values, numbers)
+
+        return replace(
+            self,
+            item_ids=self.item_ids[:n],
+            log=self.log.take(self.log.items < n),
+            randomised=self.randomised and self.randomised.take(self.randomised.items < n),
+            item_features=kept(self.item_features),
+            show_counts=None if self.show_counts is None else self.show_counts[:n],
+        )
+
+    @property
+    def behaviours(self) -> tuple[str, ...]:
+        """Names of the behaviours that rows record, the default response first."""
+        return self.log.BEHAVIOURS
+
     @property
     def n_users(self) -> int:
         """Number of users in the log and the test table together."""
@@ -158,12 +435,12 @@ class Dataset:
     @cached_property
     def test_users(self) -> IntArray:
         """(n_test,) int32, ascending: users with test rows."""
-        return np.unique(self.test.users)
+        return self.test.distinct_users
 
     @cached_property
     def train_users(self) -> IntArray:
         """(n_train,) int32, ascending: users whose rows and sessions train models."""
-        logged = np.unique(self.log.users)
+        logged = self.log.distinct_users
         others = np.setdiff1d(logged, self.test_users)
         return others if len(others) else logged
 
@@ -178,15 +455,36 @@ class Dataset:
         return self.log.of_users(self.train_users, self.n_users)
 
     @cached_property
+    def training(self) -> TrainingData:
+        """All of the dataset that may be learned from."""
+        return TrainingData(
+            self.n_users,
+            self.n_items,
+            len(self.item_ids),
+            self.log,
+            self.train_users,
+            self.train_log,
+            self.randomised,
+            self.user_features,
+            self.item_features,
+            self.show_counts,
+        )
+
+    @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content."""
         digest = hashlib.blake2b(digest_size=8)
         digest.update(f"{self.name}|{self.synthetic}|{self.n_items}".encode())
-        for table in (self.log, self.test):
-            for column in (table.users, table.items, table.watch_ratio):
-                digest.update(np.ascontiguousarray(column).view(np.uint8).data)
-        for ids in (self.user_ids, self.item_ids):
-            digest.update(np.ascontiguousarray(ids).view(np.uint8).data)
+        arrays: list[NDArray[Any]] = [self.user_ids, self.item_ids]
+        for table in (self.log, self.test, self.randomised):
+            arrays += [] if table is None else table.columns.values()
+        for features in (self.user_features, self.item_features):
+            digest.update(repr(sorted(features.values.items())).encode())
+            for columns in (features.codes, features.numbers):
+                arrays += [columns[name] for name in sorted(columns)]
+        arrays += [array for array in (self.show_counts, self.friends) if array is not None]
+        for array in arrays:
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()
 
     @property
@@ -204,11 +502,12 @@ def _check_rows(label: str, table: Interactions, n_users: int, n_items: int) -> 
     """Checks what every table of rows promises.
 
     Raises:
-        DataFormatError: It is empty, ragged, out of range, or holds a bad watch ratio.
+        DataFormatError: It is empty, ragged, out of range, not grouped by user, or holds bad
+            feedback.
     """
     if len(table) == 0:
         raise DataFormatError(f"The {label} table is empty; at least one row is needed.")
-    if not len(table.users) == len(table.items) == len(table.watch_ratio):
+    if len({len(column) for column in table.columns.values()}) > 1:
         raise DataFormatError(f"The {label} table's columns must be equally long.")
     for column, size in (("users", n_users), ("items", n_items)):
         values = getattr(table, column)
@@ -218,5 +517,6 @@ def _check_rows(label: str, table: Interactions, n_users: int, n_items: int) -> 
             raise DataFormatError(
                 f"{label}.{column} must lie in [0, {size}), got [{values.min()}, {values.max()}]."
             )
-    if not np.isfinite(table.watch_ratio).all() or table.watch_ratio.min() < 0:
-        raise DataFormatError(f"{label}.watch_ratio must be finite and not negative.")
+    if (table.users[1:] < table.users[:-1]).any():
+        raise DataFormatError(f"{label}: rows must be grouped by user, users ascending.")
+    table.check(label)

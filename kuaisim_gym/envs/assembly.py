@@ -24,7 +24,15 @@ from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore, StepResult
 
 ACTION_TYPES = ("continuous", "slate")
-_OPTIONS = ("dataset", "split", "dataset_seed", "observation_type", "action_type")
+_OPTIONS = (
+    "dataset",
+    "split",
+    "dataset_seed",
+    "response_model",
+    "calibration",
+    "observation_type",
+    "action_type",
+)
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
@@ -38,6 +46,8 @@ class SessionBatch:
             world.
         split: ``"train"`` or ``"test"``: which simulator answers, and whose sessions they are.
         dataset_seed: Seed of the synthetic world.
+        response_model: See :func:`~kuaisim_gym.simulator.build.build_simulator`.
+        calibration: See the same function.
         observation_type: See :class:`~kuaisim_gym.observation.ObservationEncoder`.
         action_type: ``"continuous"`` or ``"slate"``, see :meth:`slates_of`.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
@@ -54,6 +64,8 @@ class SessionBatch:
         dataset: Dataset | str | Path | None = None,
         split: str = "train",
         dataset_seed: int = 0,
+        response_model: str = "factor",
+        calibration: str | None = None,
         observation_type: str = "state",
         action_type: str = "continuous",
         **session_options: Any,
@@ -64,7 +76,9 @@ class SessionBatch:
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         self.config = SessionConfig(**session_options)
         self.dataset = _resolve(name, dataset, dataset_seed)
-        self.simulator: Simulator = build_simulator(self.dataset, split)
+        self.simulator: Simulator = build_simulator(
+            self.dataset, split, response_model, calibration
+        )
         self.catalogue = load_catalogue(self.dataset)
         self.core = SessionCore(
             self.simulator.model,
@@ -233,11 +247,15 @@ def shared_dataset(name: str, path: str | Path | None, seed: int) -> Dataset:
 @lru_cache(maxsize=2)
 def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
     """The preference encoder of a dataset, shared by its environments."""
-    return PreferenceEncoder(dataset, load_catalogue(dataset))
+    return PreferenceEncoder(dataset.training, load_catalogue(dataset))
 
 
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:
     if isinstance(dataset, Dataset):
+        if dataset.name != name:
+            raise ConfigError(
+                f"This environment simulates {name}, got a dataset of {dataset.name}."
+            )
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):
         return shared_dataset(name, dataset, seed)

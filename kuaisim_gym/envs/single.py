@@ -20,7 +20,8 @@ class KuaiEnv(gym.Env):
     A user arrives, is shown slates of K videos, and leaves when patience ("temper") runs out.
     Dull slates cost patience, and so do slates that favour one popularity group. Agents see a
     preference state built from a popularity-biased log. ``split="train"`` answers as that log
-    does, ``split="test"`` from unbiased data.
+    does, ``split="test"`` from unbiased data: KuaiRec's fully observed small matrix, KuaiRand's
+    uniformly random exposures.
 
     ## Action Space
     ``action_type="continuous"`` (default): ``Box(-1, 1, (33,), float32)``, a linear scorer over
@@ -42,8 +43,11 @@ class KuaiEnv(gym.Env):
     under ``"state"`` and the item positions shown so far, -1 padded, under ``"exposed"``.
 
     ## Rewards
-    Mean of the K responses, in [0, 1]. A response is Bernoulli with probability
-    ``min(watch_ratio, 1)``; an item shown before in the session, or twice in a slate, gets 0.
+    Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
+    ``min(watch_ratio, 1)``. KuaiRand: seven behaviours are answered, each Bernoulli, and found in
+    ``info["feedback"]``, (K, 7) in the order of ``dataset.behaviours``; a response is the click,
+    or what ``reward_weights`` make of them. An item shown before in the session, or twice in a
+    slate, gets 0.
 
     ## Starting State
     A user drawn uniformly from the split, with temper ``max_len`` and the logged history.
@@ -54,8 +58,9 @@ class KuaiEnv(gym.Env):
     ``truncated`` happens at ``max_steps`` only.
 
     ## Arguments
-    ``dataset``, ``split``, ``dataset_seed``, ``observation_type``, ``action_type`` and the fields
-    of :class:`~kuaisim_gym.config.SessionConfig`.
+    ``dataset``, ``split``, ``dataset_seed``, ``response_model``, ``calibration``,
+    ``observation_type``, ``action_type`` and the fields of
+    :class:`~kuaisim_gym.config.SessionConfig`.
 
     ## Version History
     * v0: first version.
@@ -122,6 +127,8 @@ class KuaiEnv(gym.Env):
             "responses": result.responses[0],
             "penalised": bool(result.penalised[0]),
         }
+        if result.feedback.shape[2] > 1:
+            info["feedback"] = result.feedback[0]
         if result.done[0]:
             info["session"] = self.batch.finished(0)
         return (

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, fields
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kuaisim_gym.config import SPLITS, check_choice
-from kuaisim_gym.data.cache import Arrays, cached
-from kuaisim_gym.data.dataset import Dataset, Interactions
-from kuaisim_gym.errors import ConfigError, UnknownIdError
+from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
+from kuaisim_gym.data.cache import Arrays, cache_dir, cached
+from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Interactions, WatchLog
+from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
-from kuaisim_gym.simulator.response import FactorModel, ResponseModel, TableModel
+from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, last_rows, platt, quality
+from kuaisim_gym.simulator.response import (
+    FactorModel,
+    LogitModel,
+    ResponseModel,
+    TableModel,
+    TruthModel,
+)
 
-FIT_VERSION = 2  # raise when the same rows would give another model
+FIT_VERSION = 3  # raise when the same rows would give another model
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +36,7 @@ class Simulator:
     Attributes:
         dataset: Where it was fitted.
         split: ``"train"`` answers as the biased log does; ``"test"`` from unbiased data.
+        response_model: Which kind of model was asked for.
         model: Answers by position: the simulator's own, possibly noisy, answers.
         expected: Answers by position with each user's expected response: the noise-free world
             where it is known, otherwise a model fitted on this role's data.
@@ -36,6 +47,7 @@ class Simulator:
 
     dataset: Dataset
     split: str
+    response_model: str
     model: ResponseModel
     expected: ResponseModel
     users: NDArray[np.int32]
@@ -46,7 +58,7 @@ class Simulator:
 
         Args:
             user_ids: Integers, broadcastable with ``item_ids``.
-            item_ids: Integers (KuaiRec's ``video_id``).
+            item_ids: Integers (``video_id``).
 
         Returns:
             float32 in [0, 1], of the broadcast shape.
@@ -55,6 +67,15 @@ class Simulator:
             UnknownIdError: An id is not in the dataset, or this split cannot answer for it.
             ConfigError: The shapes do not go together.
         """
+        return np.asarray(self.model.probability(*self._positions(user_ids, item_ids)))
+
+    def feedback(self, user_ids: ArrayLike, item_ids: ArrayLike) -> NDArray[np.float32]:
+        """As :meth:`probability`, for every behaviour in ``model.behaviours``, on a last axis."""
+        return np.asarray(self.model.feedback(*self._positions(user_ids, item_ids)))
+
+    def _positions(
+        self, user_ids: ArrayLike, item_ids: ArrayLike
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         dataset = self.dataset
         users = _positions("user", user_ids, dataset.user_ids)
         items = _positions("item", item_ids, dataset.item_ids)
@@ -78,57 +99,219 @@ class Simulator:
                 f"user_ids of shape {users.shape} and item_ids of shape {items.shape} do not go "
                 "together; give equal shapes, or (N, 1) and (1, M) for all pairs."
             ) from error
-        return np.asarray(self.model.probability(users, items), dtype=np.float32)
+        return users, items
 
 
-def build_simulator(dataset: Dataset, split: str = "test") -> Simulator:
+@dataclass(frozen=True)
+class Assessment:
+    """What a response model is worth on rows that it has not seen.
+
+    Attributes:
+        metrics: By behaviour, the measures of :func:`~kuaisim_gym.simulator.quality.quality`,
+            after calibration.
+        scale: (B,) float32 that makes log-odds true to these rows; one where there are no log-odds.
+        shift: (B,) float32, added after scaling.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32]
+
+
+def build_simulator(
+    dataset: Dataset,
+    split: str = "test",
+    response_model: str = "factor",
+    calibration: str | None = None,
+) -> Simulator:
     """Fits, or reads from the cache, the simulator of one role.
 
-    The train simulator is a response model of the biased log. The test simulator looks answers
-    up in the test table and completes unobserved cells by a model fitted on that table alone.
+    The train simulator is a response model of the biased log. KuaiRec's test simulator looks
+    answers up in the test table and completes unobserved cells, by the noise-free world where it is
+    known and otherwise by a factor model of that table alone. KuaiRand's, where a recorded click
+    is one draw and no answer, is a response model of the test users' randomised rows.
 
     Args:
         dataset: The data.
         split: ``"train"`` or ``"test"``.
+        response_model: ``"factor"``, :class:`~kuaisim_gym.simulator.response.FactorModel`; or
+            ``"sequential"``, KuaiSim's transformer over the last 100 events, which needs torch.
+        calibration: ``"calibrated"``: probabilities are true to held-out rows. ``"balanced"``: as
+            if positive and negative rows weighed the same in all, KuaiSim's class weights, which
+            lifts rewards to the published range; for yes-or-no behaviours only. ``None``:
+            balanced for KuaiRand, calibrated for KuaiRec.
 
     Returns:
         The simulator.
 
     Raises:
-        ConfigError: Unknown split.
+        ConfigError: Unknown option, or one that this dataset cannot have.
     """
-    return _built(dataset, check_choice("split", split, SPLITS))
+    check_choice("split", split, SPLITS)
+    check_choice("response_model", response_model, RESPONSE_MODELS)
+    binary = isinstance(dataset.log, BehaviourLog)
+    if calibration is None:
+        calibration = "balanced" if binary else "calibrated"
+    check_choice("calibration", calibration, CALIBRATIONS)
+    if calibration == "balanced" and not binary:
+        raise ConfigError(
+            "calibration='balanced' weighs yes-or-no behaviours; KuaiRec's responses are shares of "
+            "a video. Use 'calibrated' or None."
+        )
+    return _built(dataset, split, response_model, calibration)
 
 
 @lru_cache(maxsize=4)
-def _built(dataset: Dataset, split: str) -> Simulator:
-    if split == "train":
-        model = _fitted(dataset, "train", dataset.train_log, dataset.log)
-        return Simulator(dataset, split, model, model, dataset.train_users, 0.0)
-    users, test = dataset.test_users, dataset.test
+def _built(dataset: Dataset, split: str, kind: str, calibration: str) -> Simulator:
+    users = dataset.train_users if split == "train" else dataset.test_users
+    if split == "test" and not isinstance(dataset.test, BehaviourLog):
+        return _table_simulator(dataset, kind, users)
+    model: ResponseModel = _fitted(dataset, split, kind)
+    if isinstance(dataset.log, BehaviourLog):
+        model = _calibrated(dataset, split, kind, calibration)
+    return Simulator(dataset, split, kind, model, model, users, 0.0)
+
+
+def _table_simulator(dataset: Dataset, kind: str, users: NDArray[np.int32]) -> Simulator:
+    test = dataset.test
     rows = np.full(dataset.n_users, -1, dtype=np.int32)
     rows[users] = np.arange(len(users))
     table = np.full((len(users), dataset.n_items), np.nan, dtype=np.float32)
     table[rows[test.users], test.items] = test.response
     observed_share = float(np.mean(~np.isnan(table)))
-    if dataset.truth is not None and observed_share == 1.0:
-        expected: ResponseModel = TableModel(rows, dataset.truth.expected, None)
-        return Simulator(dataset, split, TableModel(rows, table, None), expected, users, 1.0)
-    fallback = _fitted(dataset, "test", test, test)
-    model_with_table = TableModel(rows, table, fallback)
-    return Simulator(dataset, split, model_with_table, fallback, users, observed_share)
+    expected: ResponseModel
+    expected = TruthModel(dataset.truth) if dataset.truth else _fitted(dataset, "test", "factor")
+    model = TableModel(rows, table, expected)
+    return Simulator(dataset, "test", kind, model, expected, users, observed_share)
 
 
-def _fitted(
-    dataset: Dataset, role: str, train: Interactions, everyone: Interactions
-) -> FactorModel:
+def _rows(dataset: Dataset, role: str) -> tuple[Interactions, Interactions]:
+    """Rows that a role's items are learned from, and rows that place its users."""
+    if role == "train":
+        return dataset.train_log, dataset.log
+    return dataset.test, dataset.test
+
+
+def _fitted(dataset: Dataset, role: str, kind: str) -> LogitModel:
+    """The role's response model on all its rows."""
+    train, everyone = _rows(dataset, role)
+    return _fit(dataset, train, everyone, f"{role}-{kind}", kind)
+
+
+def _fit(
+    dataset: Dataset, train: Interactions, everyone: Interactions, label: str, kind: str
+) -> LogitModel:
+    key = f"response-{dataset.fingerprint}-{label}-v{FIT_VERSION}"
+    if kind == "sequential":
+        return _sequential(dataset, train, everyone, key)
+
     def build() -> Arrays:
-        model = fit_factor_model(train, everyone, dataset.n_users, len(dataset.item_ids))
-        return {name: np.asarray(value) for name, value in vars(model).items()}
+        model = fit_factor_model(
+            train,
+            everyone,
+            dataset.user_features,
+            dataset.item_features,
+            (dataset.n_users, len(dataset.item_ids)),
+            progress=True,
+        )
+        return {name: np.asarray(getattr(model, name)) for name in _FACTOR_ARRAYS}
 
-    arrays = cached(f"response-{dataset.fingerprint}-{role}-v{FIT_VERSION}", build)
-    mean = float(arrays.pop("mean"))
-    return FactorModel(mean, **arrays)  # type: ignore[arg-type]
+    behaviours, logistic = train.BEHAVIOURS, isinstance(train, BehaviourLog)
+    return FactorModel(behaviours, logistic, **cached(key, build))  # type: ignore[arg-type]
+
+
+_FACTOR_ARRAYS = tuple(column.name for column in fields(FactorModel))[2:]  # all but names and link
+
+
+def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Assessment:
+    """Predicts the last tenth of each user's rows from the others, and calibrates by it.
+
+    Of KuaiRec's test table, which has no order, a random tenth is predicted.
+
+    Args:
+        dataset: The data.
+        split: Whose rows: the train log's, or the test source's.
+        response_model: See :func:`build_simulator`.
+
+    Returns:
+        The assessment, from the cache where it is there.
+    """
+    check_choice("split", split, SPLITS)
+    check_choice("response_model", response_model, RESPONSE_MODELS)
+    train, _ = _rows(dataset, split)
+    if split == "test" and isinstance(train, WatchLog):
+        # A table of answers has no order: every user's last rows could be of the same items.
+        held_out = np.random.default_rng(0).random(len(train)) < HOLD_OUT_SHARE
+    else:
+        held_out = last_rows(train)
+    check = train.take(held_out)
+    names = train.BEHAVIOURS
+
+    def build() -> Arrays:
+        rest = train.take(~held_out)
+        model = _fit(dataset, rest, rest, f"{split}-{response_model}-trial", response_model)
+        scale, shift = np.ones(len(names), np.float32), np.zeros(len(names), np.float32)
+        if isinstance(check, BehaviourLog) and len(check):
+            logits = model.logits(check.users, check.items)
+            for b in range(len(names)):
+                scale[b], shift[b] = platt(logits[:, b], check.behaviour(b))
+            model = model.rescaled(scale, shift)
+        predicted = model.feedback(check.users, check.items)
+        measures = [
+            quality(predicted[:, b], check.behaviour(b), check.users) if len(check) else {}
+            for b in range(len(names))
+        ]
+        table = np.array([list(one.values()) for one in measures])
+        return {"scale": scale, "shift": shift, "metrics": table}
+
+    key = f"assess-{dataset.fingerprint}-{split}-{response_model}-v{FIT_VERSION}"
+    arrays = cached(key, build)
+    measures = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")
+    metrics = {
+        name: dict(zip(measures, row.tolist(), strict=False))
+        for name, row in zip(names, arrays["metrics"], strict=True)
+    }
+    return Assessment(metrics, arrays["scale"], arrays["shift"])  # type: ignore[arg-type]
+
+
+def _calibrated(dataset: Dataset, role: str, kind: str, calibration: str) -> LogitModel:
+    found = assess(dataset, role, kind)
+    shift = np.array(found.shift)
+    if calibration == "balanced":
+        # Weighing negatives by #positive / #negative moves the optimum's log-odds by minus the log
+        # of that ratio, exactly; no other fit is needed.
+        train, _ = _rows(dataset, role)
+        for b in range(len(train.BEHAVIOURS)):
+            positive = float(train.behaviour(b).sum(dtype=np.float64)) + 0.5
+            shift[b] -= np.log(positive / (len(train) - positive + 1.0))
+    return _fitted(dataset, role, kind).rescaled(np.array(found.scale), shift)
+
+
+def _sequential(
+    dataset: Dataset, train: Interactions, everyone: Interactions, key: str
+) -> LogitModel:
+    try:
+        from kuaisim_gym.simulator.sequential import SequentialModel, fit_sequential
+    except ImportError as error:
+        raise ConfigError(
+            'response_model="sequential" needs torch: pip install "kuaisim-gym[agents]".'
+        ) from error
+    file = cache_dir() / f"{key}.safetensors"
+    try:
+        if file.exists():
+            return SequentialModel.load(file, dataset)
+    except CheckpointError as error:
+        logger.warning("Fitting %s again: %s", file, error)
+    model = fit_sequential(
+        train,
+        everyone,
+        dataset.n_users,
+        len(dataset.item_ids),
+        dataset.user_features,
+        dataset.item_features,
+    )
+    model.save(file)
+    return model
 
 
 def _positions(kind: str, ids: ArrayLike, known: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -157,9 +340,9 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     """Builds, or reads from the cache, the catalogue of a dataset."""
 
     def build() -> Arrays:
-        model = build_simulator(dataset, "train").model
+        model = _fitted(dataset, "train", "factor")
         assert isinstance(model, FactorModel)
-        catalogue = build_catalogue(dataset, model)
+        catalogue = build_catalogue(dataset.training, model)
         return {"embedding": catalogue.embedding, "exposures": catalogue.exposures}
 
     arrays = cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}", build)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags_array
 from scipy.sparse.linalg import svds
 
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.simulator.response import FactorModel
 
 EMBEDDING_DIM = 32
@@ -28,7 +28,8 @@ class Catalogue:
         embedding: (n_all_items, d) float32, standardised columns over the catalogue. Column 0
             is the item's effect on the logged response, the others are spectral. Rows from
             ``n_items`` on are items of the log alone.
-        exposures: (n_items,) int64, train-log rows of each item.
+        exposures: (n_items,) int64, how often each item was shown: on the whole platform where the
+            dataset knows it, else in the train log.
     """
 
     embedding: FloatArray
@@ -72,7 +73,7 @@ class Catalogue:
         return popular
 
 
-def build_catalogue(dataset: Dataset, model: FactorModel) -> Catalogue:
+def build_catalogue(data: TrainingData, model: FactorModel) -> Catalogue:
     """Describes the items by the rows of the train users alone.
 
     The spectral columns are the leading right singular vectors of the degree-normalised
@@ -81,22 +82,25 @@ def build_catalogue(dataset: Dataset, model: FactorModel) -> Catalogue:
     paper sets out to remove.
 
     Args:
-        dataset: Source of the train log.
+        data: Source of the train log.
         model: The train response model; its item effects become column 0.
 
     Returns:
         The catalogue.
     """
-    log = dataset.train_log
-    n_all = len(dataset.item_ids)
-    spectral = _spectral(log.users, log.items, log.response, (dataset.n_users, n_all))
+    log = data.train_log
+    n_all = data.n_all_items
+    spectral = _spectral(log.users, log.items, log.response, (data.n_users, n_all))
     embedding = np.zeros((n_all, EMBEDDING_DIM))
-    embedding[:, 0] = model.item_effect
+    embedding[:, 0] = model.item_effect[0]
     embedding[:, 1 : 1 + spectral.shape[1]] = spectral
-    shown = embedding[: dataset.n_items]
+    shown = embedding[: data.n_items]
     spread = shown.std(axis=0)
     embedding = (embedding - shown.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    exposures = np.bincount(log.items, minlength=n_all)[: dataset.n_items]
+    shown_often = data.show_counts
+    if shown_often is None:
+        shown_often = np.bincount(log.items, minlength=n_all)
+    exposures = shown_often[: data.n_items]
     return Catalogue(embedding.astype(np.float32), exposures.astype(np.int64))
 
 

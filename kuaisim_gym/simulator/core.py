@@ -33,7 +33,8 @@ class StepResult:
     """What one step did, a row per session.
 
     Attributes:
-        responses: (N, K) float32 in [0, 1], in slate order.
+        responses: (N, K) float32 in [0, 1], in slate order: what the reward is the mean of.
+        feedback: (N, K, B) float32 in [0, 1], the answers, a column for each behaviour.
         reward: (N,) float64 in [0, 1], mean response.
         penalised: (N,) bool, whether the exposure window cost one temper.
         terminated: (N,) bool, the user left.
@@ -41,6 +42,7 @@ class StepResult:
     """
 
     responses: NDArray[np.float32]
+    feedback: NDArray[np.float32]
     reward: NDArray[np.float64]
     penalised: BoolArray
     terminated: BoolArray
@@ -94,6 +96,8 @@ class SessionCore:
         if len(session_users) == 0:
             raise ConfigError("This split has no users to draw sessions from.")
         self.model = model
+        self._answers = model.begin(n_sessions)
+        self._weights = config.behaviour_weights(model.behaviours)
         self.popular = popular
         self.session_users = session_users
         self.config = config
@@ -135,6 +139,7 @@ class SessionCore:
         zero = np.zeros(int(slots.sum()), dtype=np.int64)
         draw = uniform(self.seeds[slots], self.episodes[slots], zero, 1, USER_STREAM)[:, 0]
         self.users[slots] = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
+        self._answers.reset(slots, self.users[slots])
         self.temper[slots] = self.config.max_len
         self.slates[slots] = -1
         for record in (self.steps, self.exposed, self.rewards, self.penalised, self._recent):
@@ -157,15 +162,21 @@ class SessionCore:
         self._check(slates)
         config, rows = self.config, self._rows[:, None]
         fresh = self._fresh(slates)
-        probability = self.model.probability(self.users[:, None], slates)
+        feedback = self._answers.feedback(slates)
         if config.stochastic_response:
+            # Behaviour by behaviour, so that the first meets the same draws however many follow.
+            n_behaviours = feedback.shape[2]
             draws = uniform(
-                self.seeds, self.episodes, self.steps, config.slate_size, RESPONSE_STREAM
-            )
-            responses = (draws < probability).astype(np.float32)
-        else:
-            responses = probability.astype(np.float32)
-        responses *= fresh
+                self.seeds,
+                self.episodes,
+                self.steps,
+                n_behaviours * config.slate_size,
+                RESPONSE_STREAM,
+            ).reshape(len(slates), n_behaviours, config.slate_size)
+            feedback = (draws.swapaxes(1, 2) < feedback).astype(np.float32)
+        feedback = feedback * fresh[:, :, None]
+        self._answers.observe(slates, feedback)
+        responses = np.maximum(feedback @ self._weights, np.float32(0.0))
         reward = responses.mean(axis=1, dtype=np.float64)
 
         now = (self._rows, self.steps.copy())
@@ -182,7 +193,7 @@ class SessionCore:
         terminated = self.temper < 1.0 - _SLACK
         truncated = (self.steps >= config.step_limit) & ~terminated
         self._active = ~(terminated | truncated)
-        return StepResult(responses, reward, penalised, terminated, truncated)
+        return StepResult(responses, feedback, reward, penalised, terminated, truncated)
 
     @property
     def popular_share(self) -> NDArray[np.float64]:

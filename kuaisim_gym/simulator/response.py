@@ -1,22 +1,60 @@
-"""Response models: how likely a user's answer to an item is, by position in the dataset."""
+"""Response models: how likely a user's answers to an item are, by position in the dataset."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from scipy.special import expit
+
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
+from kuaisim_gym.errors import CheckpointError
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
+
+_FORMAT = "kuaisim-factor-model-1"
+
+
+class SessionAnswers(Protocol):
+    """What a response model remembers of N running sessions."""
+
+    def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
+        """New sessions begin in some slots.
+
+        Args:
+            slots: (N,) bool.
+            users: Positions of the users of these slots, in slot order.
+        """
+        ...
+
+    def feedback(self, slates: Index) -> FloatArray:
+        """Probabilities of every behaviour for (N, K) items: (N, K, B) float32."""
+        ...
+
+    def observe(self, slates: Index, feedback: FloatArray) -> None:
+        """Takes in how (N, K) items were answered: (N, K, B) float32 in [0, 1]."""
+        ...
 
 
 class ResponseModel(Protocol):
     """Anything that turns (user, item) positions into probabilities."""
 
+    @property
+    def behaviours(self) -> tuple[str, ...]:
+        """Names of the B behaviours; the first is the response."""
+        ...
+
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """Probability of a positive response.
+        """Probability of a positive response, given what was logged of the user.
 
         Args:
             users: Integer positions, broadcastable with ``items``.
@@ -27,20 +65,92 @@ class ResponseModel(Protocol):
         """
         ...
 
+    def feedback(self, users: Index, items: Index) -> FloatArray:
+        """As :meth:`probability`, for every behaviour, along a last axis of size B."""
+        ...
+
+    def begin(self, n_sessions: int) -> SessionAnswers:
+        """Room for N sessions."""
+        ...
+
+
+class LogitModel(ResponseModel, Protocol):
+    """A response model of yes-or-no behaviours, which can be calibrated."""
+
+    def logits(self, users: Index, items: Index) -> FloatArray:
+        """Log-odds of every behaviour, along a last axis of size B."""
+        ...
+
+    def rescaled(self, scale: FloatArray, shift: FloatArray) -> LogitModel:
+        """The model whose log-odds are ``scale * log-odds + shift``, both (B,) float32."""
+        ...
+
+
+class MemorylessAnswers:
+    """Answers of a model to which a session's past does not matter.
+
+    Args:
+        model: The model.
+        n_sessions: N.
+    """
+
+    def __init__(self, model: ResponseModel, n_sessions: int) -> None:
+        self.model = model
+        self.users: NDArray[np.int64] = np.zeros(n_sessions, dtype=np.int64)
+
+    def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
+        """See :class:`SessionAnswers`."""
+        self.users[slots] = users
+
+    def feedback(self, slates: Index) -> FloatArray:
+        """See :class:`SessionAnswers`."""
+        return self.model.feedback(self.users[:, None], slates)
+
+    def observe(self, slates: Index, feedback: FloatArray) -> None:
+        """See :class:`SessionAnswers`: nothing to remember."""
+
+
+class MemorylessModel(ABC):
+    """A response model to which a session's past does not matter; of one behaviour by default."""
+
+    behaviours: tuple[str, ...]
+
+    @abstractmethod
+    def probability(self, users: Index, items: Index) -> FloatArray:
+        """See :class:`ResponseModel`."""
+
+    def feedback(self, users: Index, items: Index) -> FloatArray:
+        """See :class:`ResponseModel`."""
+        return self.probability(users, items)[..., None]
+
+    def begin(self, n_sessions: int) -> SessionAnswers:
+        """See :class:`ResponseModel`."""
+        return MemorylessAnswers(self, n_sessions)
+
 
 @dataclass(frozen=True, eq=False)
-class FactorModel:
-    """Mean, user and item effects, and a low-rank interaction, clipped to [0, 1].
+class FactorModel(MemorylessModel):
+    """Effects and a low-rank interaction: O(rank) an answer.
+
+    The score of behaviour b is ``mean[b] + user_effect[b, u] + item_effect[b, i] + slope[b] *
+    <user_factors[u], item_factors[i]>``; the response is the score clipped to [0, 1], or its
+    logistic function.
 
     Attributes:
-        mean: Mean response.
-        user_effect: (n_users,) float32.
-        item_effect: (n_items,) float32.
+        behaviours: Names of the B behaviours.
+        logistic: Whether scores are log-odds.
+        mean: (B,) float32.
+        slope: (B,) float32, one for the first behaviour.
+        user_effect: (B, n_users) float32.
+        item_effect: (B, n_items) float32.
         user_factors: (n_users, rank) float32; rank may be 0.
         item_factors: (n_items, rank) float32.
     """
 
-    mean: float
+    behaviours: tuple[str, ...]
+    logistic: bool
+    mean: FloatArray
+    slope: FloatArray
     user_effect: FloatArray
     item_effect: FloatArray
     user_factors: FloatArray
@@ -48,29 +158,107 @@ class FactorModel:
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         """See :class:`ResponseModel`."""
-        score = np.float32(self.mean) + self.user_effect[users] + self.item_effect[items]
-        score += np.einsum("...d,...d->...", self.user_factors[users], self.item_factors[items])
-        clipped: FloatArray = np.clip(score, 0.0, 1.0)
-        return clipped
+        return self._response(self._scores(users, items, 1)[0])
+
+    def feedback(self, users: Index, items: Index) -> FloatArray:
+        """See :class:`ResponseModel`."""
+        return self._response(self.logits(users, items))
+
+    def logits(self, users: Index, items: Index) -> FloatArray:
+        """Scores of every behaviour, along a last axis; log-odds if ``logistic``."""
+        return np.stack(self._scores(users, items, len(self.behaviours)), axis=-1)
+
+    def rescaled(self, scale: FloatArray, shift: FloatArray) -> FactorModel:
+        """See :class:`LogitModel`."""
+        return replace(
+            self,
+            mean=self.mean * scale + shift,
+            slope=self.slope * scale,
+            user_effect=self.user_effect * scale[:, None],
+            item_effect=self.item_effect * scale[:, None],
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as safetensors, whole or not at all."""
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        header = {"format": _FORMAT, "behaviours": json.dumps(self.behaviours)}
+        header["logistic"] = json.dumps(self.logistic)
+        write_atomically(Path(path), save(arrays, metadata=header))
+
+    @classmethod
+    def load(cls, path: str | Path) -> FactorModel:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, torn, or something else.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                header = file.metadata() or {}
+                if header.get("format") != _FORMAT:
+                    raise CheckpointError(
+                        f"{path} is not a factor model of this version: expected format "
+                        f"{_FORMAT!r}, got {header.get('format')!r}."
+                    )
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+            behaviours = tuple(json.loads(header["behaviours"]))
+            return cls(behaviours, json.loads(header["logistic"]), **arrays)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read as a factor model: {error}") from error
+
+    def _scores(self, users: Index, items: Index, count: int) -> list[FloatArray]:
+        """Scores of the first ``count`` behaviours."""
+        shared = pair_products(self.user_factors, self.item_factors, users, items)
+        return [
+            (self.user_effect[b][users] + self.mean[b])
+            + self.item_effect[b][items]
+            + self.slope[b] * shared
+            for b in range(count)
+        ]
+
+    def _response(self, score: FloatArray) -> FloatArray:
+        if self.logistic:
+            return np.asarray(expit(score), dtype=np.float32)
+        return np.asarray(np.clip(score, 0.0, 1.0), dtype=np.float32)
+
+
+_ARRAYS = ("mean", "slope", "user_effect", "item_effect", "user_factors", "item_factors")
 
 
 @dataclass(frozen=True, eq=False)
-class TableModel:
+class TruthModel(MemorylessModel):
+    """A synthetic world's own expected responses."""
+
+    behaviours = WatchLog.BEHAVIOURS
+
+    truth: Truth
+
+    def probability(self, users: Index, items: Index) -> FloatArray:
+        """See :class:`ResponseModel`."""
+        return self.truth.expected(users, items)
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel(MemorylessModel):
     """Looks answers up in a dense table, and asks another model where a cell is empty.
 
     Attributes:
         rows: (n_users,) int32, each user's row in ``table``; -1 for users without one.
         table: (n_rows, n_items) float32 in [0, 1]; NaN where nothing was observed.
-        fallback: Answers the empty cells; ``None`` where there are none.
+        fallback: Answers the empty cells.
     """
+
+    behaviours = WatchLog.BEHAVIOURS
 
     rows: NDArray[np.int32]
     table: FloatArray
-    fallback: ResponseModel | None
+    fallback: ResponseModel
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         """See :class:`ResponseModel`."""
-        looked_up = self.table[self.rows[users], items]
-        if self.fallback is None:
-            return looked_up
-        return np.where(np.isnan(looked_up), self.fallback.probability(users, items), looked_up)
+        answers = self.table[self.rows[users], items]
+        empty = np.isnan(answers)
+        if empty.any():
+            users, items = np.broadcast_arrays(users, items)
+            answers[empty] = self.fallback.probability(users[empty], items[empty])
+        return answers

@@ -81,9 +81,9 @@ def test_a_perfect_denoiser_recovers_the_clean_state(prediction: str, steps: int
 def test_literal_pairs_are_the_identity_and_debiased_ones_carry_less_popularity(world) -> None:
     catalogue, encoder = load_catalogue(world), preference_encoder(world)
     rng = np.random.default_rng(0)
-    literal = build_pairs(world, catalogue, encoder, "literal", 2, rng)
+    literal = build_pairs(world.training, catalogue, encoder, "literal", 2, rng)
     np.testing.assert_array_equal(literal.observed, literal.target)
-    debiased = build_pairs(world, catalogue, encoder, "debiased", 1, rng)
+    debiased = build_pairs(world.training, catalogue, encoder, "debiased", 1, rng)
     log = world.log
     seen = csr_matrix(
         (np.ones(len(log)), (log.users, log.items)), shape=(world.n_users, world.n_items)

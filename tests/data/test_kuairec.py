@@ -4,20 +4,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from kuaisim_gym import load_dataset
-from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError, KuaiSimError
+from kuaisim_gym.data.kuairec import load_kuairec
+from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
 
 HEADER = "user_id,video_id,watch_ratio\n"
 BIG = HEADER + "1,10,0.5\n1,11,2.0\n2,10,0.25\n2,99,1.0\n"
 SMALL = "user_id,video_id,watch_ratio\n2,11,0.75\n2,12,1.5\n"
 
 
-def folder(tmp_path: Path, big: str = BIG, small: str = SMALL) -> Path:
-    (tmp_path / "big_matrix.csv").write_text(big)
-    (tmp_path / "small_matrix.csv").write_text(small)
+def folder(tmp_path: Path, big: str = BIG, small: str = SMALL, **others: str) -> Path:
+    for name, text in {"big_matrix": big, "small_matrix": small, **others}.items():
+        (tmp_path / f"{name}.csv").write_text(text)
     return tmp_path
 
 
@@ -49,7 +48,7 @@ def test_the_real_sample(real) -> None:
 
 
 def test_duplicates_without_time_become_their_mean(tmp_path: Path, caplog) -> None:
-    dataset = load_dataset("kuairec", folder(tmp_path, BIG + "1,10,1.5\n1,10,1.0\n"))
+    dataset = load_kuairec(folder(tmp_path, BIG + "1,10,1.5\n1,10,1.0\n"))
     row = (dataset.log.users == 0) & (dataset.log.items == 2)
     np.testing.assert_allclose(dataset.log.watch_ratio[row], [1.0])
     assert dataset.notes["big_matrix_duplicates"] == 2
@@ -59,7 +58,115 @@ def test_duplicates_without_time_become_their_mean(tmp_path: Path, caplog) -> No
 def test_duplicates_with_time_keep_the_last(tmp_path: Path) -> None:
     big = "user_id,video_id,watch_ratio,timestamp\n1,10,0.9,30\n1,10,0.1,20\n1,11,0.5,5\n"
     dataset = load_dataset("kuairec", folder(tmp_path, big))
-    np.testing.assert_allclose(np.sort(dataset.log.watch_ratio), [0.5, 0.9])
+    np.testing.assert_allclose(dataset.log.watch_ratio, [0.5, 0.9])  # in the order of time
+
+
+def test_rows_without_a_time_come_before_those_with_one(tmp_path: Path) -> None:
+    small = (
+        "user_id,video_id,watch_ratio,timestamp\n"
+        "2,11,0.1,\n2,12,0.2,7\n2,13,0.3,5\n2,14,0.4,\n2,12,0.5,\n2,11,0.6,\n2,13,0.7,5.0\n"
+    )
+    dataset = load_dataset("kuairec", folder(tmp_path, small=small))
+    assert dataset.item_ids[dataset.test.items].tolist() == [14, 11, 13, 12]
+    np.testing.assert_allclose(dataset.test.watch_ratio, [0.4, 0.6, 0.7, 0.2])
+    assert dataset.notes["small_matrix_rows_without_time"] == 4
+    assert dataset.notes["small_matrix_duplicates"] == 3
+
+
+def test_users_are_grouped_and_their_rows_sorted_by_time(tmp_path: Path) -> None:
+    big = "user_id,video_id,watch_ratio,timestamp\n5,10,1,9\n1,10,2,4\n5,12,3,1\n1,9,4,4\n1,8,5,3\n"
+    dataset = load_dataset("kuairec", folder(tmp_path, big))
+    assert dataset.user_ids[dataset.log.users].tolist() == [1, 1, 1, 5, 5]
+    assert dataset.log.watch_ratio.tolist() == [5, 2, 4, 3, 1]
+
+
+def test_categories(tmp_path: Path) -> None:
+    table = 'video_id,feat\n99,"[27, 9]"\n11,[9]\n12,[]\n5,[8]\n99,[1]\n10,"[9, 9, 100]"\n'
+    features = load_dataset("kuairec", folder(tmp_path, item_categories=table)).item_features
+    assert features.values["category"] == ("", "1", "8", "9", "27", "100")
+    # Items: 11, 12, 10, 99.
+    assert features.codes["category"].tolist() == [[3, 0], [0, 0], [3, 5], [4, 3]]
+
+
+def test_user_features_and_what_is_counted_of_them(tmp_path: Path) -> None:
+    table = (
+        "user_id,user_active_degree,is_live_streamer,fans_user_num,fans_user_num_range,"
+        "register_days,onehot_feat4,onehot_feat5\n"
+        '2,full_active,-124,3,"[1,10)",,9.0,\n1,odd,1,5,0,,,\n7,x,0,5,0,,,\n2,again,1,1,0,,,\n'
+    )
+    dataset = load_dataset("kuairec", folder(tmp_path, user_features=table))
+    features = dataset.user_features
+    assert features.values["user_active_degree"] == ("", "again", "full_active", "odd", "x")
+    assert features.codes["user_active_degree"].tolist() == [[3], [2]]
+    assert features.values["is_live_streamer"] == ("", "-124", "0", "1")
+    assert features.codes["onehot_feat4"].tolist() == [[0], [1]]
+    assert features.numbers["fans_user_num"].tolist() == [5, 3]
+    assert "onehot_feat5" not in features.codes  # a column without a value
+    assert "register_days" not in features.numbers
+    notes = dataset.notes
+    assert notes["user_features.repeated_rows_dropped"] == 1
+    assert notes["user_features.rows_of_unknown_ids_dropped"] == 1
+    assert notes["user_features.is_live_streamer.negative"] == 1
+    assert notes["user_features.onehot_feat4.missing"] == 1
+    assert notes["user_features.columns_without_values"] == 2
+
+
+def test_show_counts_are_summed_over_days(tmp_path: Path) -> None:
+    table = "video_id,date,show_cnt\n99,20200705,5\n11,20200705,2\n99,20200706,7\n11,1,\n3,1,4\n"
+    dataset = load_dataset("kuairec", folder(tmp_path, item_daily_features=table))
+    assert dataset.show_counts is not None
+    assert dataset.show_counts.tolist() == [2, 0, 0, 12]
+    assert dataset.notes["show_counts_videos_without_a_row"] == 2
+    assert dataset.notes["show_counts_unknown_videos_dropped"] == 1
+    assert dataset.notes["show_counts_missing_cells"] == 1
+
+
+def test_friends(tmp_path: Path) -> None:
+    table = 'user_id,friend_list\n2,"[1, 77]"\n1,[2]\n5,[1]\n2,[1]\n1,[]\n'
+    dataset = load_dataset("kuairec", folder(tmp_path, social_network=table))
+    assert dataset.friends is not None
+    assert dataset.friends.tolist() == [[0, 1], [1, 0]]
+    assert dataset.notes["friendships_of_unknown_users_dropped"] == 2
+    assert dataset.notes["friendships_repeated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "message"),
+    [
+        ("item_categories", "video_id,feat\n1,[2]\n2,x\n", "data row 2, column .*list of whole"),
+        ("item_categories", 'video_id,feat\n1,"[2, [3]]"\n', "item_categories.csv, data row 1"),
+        ("item_categories", "video_id,feat\n1,__import__('os')\n", "list of whole numbers"),
+        ("social_network", 'user_id,friend_list\n1,"[2,,3]"\n', "data row 1, column 'friend_list'"),
+        ("social_network", "user_id,friend_list\n1,[007]\n", "data row 1"),
+        ("social_network", f"user_id,friend_list\n1,[{2**63}]\n", "data row 1"),
+        ("social_network", "user_id,friend_list\n1,[1]\n1,\n", "data row 2, column 'friend_list'"),
+        ("item_daily_features", "video_id,show_cnt\n1,-3\n", "data row 1, column 'show_cnt'.*'-3'"),
+        ("item_daily_features", "video_id,show_cnt\n1,3.5\n", "a whole number of at least 0"),
+        ("user_features", "user_id,fans_user_num\n1,many\n", "column 'fans_user_num'.*'many'"),
+    ],
+)
+def test_bad_side_tables_are_refused(tmp_path: Path, name: str, table: str, message: str) -> None:
+    with pytest.raises(DataFormatError, match=message):
+        load_dataset("kuairec", folder(tmp_path, **{name: table}))
+
+
+def test_the_cache_gives_the_same_and_follows_the_files(tmp_path: Path) -> None:
+    table = "user_id,user_active_degree,fans_user_num\n2,full_active,3\n"
+    path = folder(
+        tmp_path,
+        user_features=table,
+        social_network="user_id,friend_list\n1,[2]\n",
+        item_daily_features="video_id,show_cnt\n11,4\n",
+    )
+    built = load_kuairec(path)
+    first, second = load_dataset("kuairec", path), load_dataset("kuairec", path)
+    for dataset in (first, second):
+        assert dataset.fingerprint == built.fingerprint
+        assert dataset.notes == built.notes
+        assert not dataset.synthetic
+        assert isinstance(dataset.log.users.base, np.memmap)  # mapped, not copied
+    (path / "social_network.csv").write_text("user_id,friend_list\n2,[1]\n")
+    assert load_dataset("kuairec", path).friends.tolist() == [[1, 0]]
 
 
 def test_test_cells_never_stay_in_the_log(tmp_path: Path) -> None:
@@ -84,6 +191,7 @@ def test_test_cells_never_stay_in_the_log(tmp_path: Path) -> None:
         (BIG + "1.5,12,1\n", r"data row 5, column 'user_id'.*a whole number, got '1.5'"),
         (BIG + "1,,1\n", r"data row 5, column 'video_id'"),
         (BIG + "x,12,1\n", r"data row 5, column 'user_id'.*'x'"),
+        (BIG + "1,12\n", "line 6: expected 3 fields, as in the header, got 2"),
         (BIG + "1,12,0.5,7,8\n", "line 6: expected 3 fields, as in the header, got 5"),
         (BIG + '"1",12,0.5,7\n', "line 6: expected 3 fields, as in the header, got 4"),
         ("user_id,video_id,watch_ratio,watch_ratio\n1,12,1,2\n", "repeats a column"),
@@ -103,53 +211,10 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
     (tmp_path / "big_matrix.csv").write_text(BIG)
     with pytest.raises(DatasetNotFoundError, match=r"small_matrix\.csv is missing"):
         load_dataset("kuairec", tmp_path)
-    with pytest.raises(DatasetNotFoundError, match="a file"):
+    with pytest.raises(DatasetNotFoundError, match="is a file of another"):
         load_dataset("kuairec", tmp_path / "big_matrix.csv")
 
 
 def test_unknown_dataset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'kuairec'"):
         load_dataset("kuairek")
-
-
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(data=st.data())
-def test_mutated_files_load_or_are_refused(tmp_path: Path, data: st.DataObject) -> None:
-    """Any edit of a cell gives an error of our own, or the value that was written."""
-    rows = [["1", "10", "0.5"], ["1", "11", "2.0"], ["2", "10", "0.25"]]
-    row, column = data.draw(st.integers(0, 2)), data.draw(st.integers(0, 2))
-    cell = data.draw(
-        st.one_of(
-            st.text(st.characters(codec="utf-8"), max_size=6),
-            st.floats().map(repr),
-            st.integers().map(str),
-        )
-    )
-    rows[row][column] = cell
-    text = HEADER + "".join(",".join(one) + "\n" for one in rows)
-    (tmp_path / "big_matrix.csv").write_text(text, encoding="utf-8", newline="")
-    (tmp_path / "small_matrix.csv").write_text(SMALL)
-    try:
-        dataset = load_dataset("kuairec", tmp_path)
-    except KuaiSimError:
-        return
-    # What was loaded is what a plain reading of the cells gives.
-    loaded = dict(
-        zip(
-            zip(
-                dataset.user_ids[dataset.log.users].tolist(),
-                dataset.item_ids[dataset.log.items].tolist(),
-                strict=True,
-            ),
-            dataset.log.watch_ratio.tolist(),
-            strict=True,
-        )
-    )
-    for user, item, _ in rows:
-        key = (int(float(user)), int(float(item)))
-        same = [
-            float(other[2]) for other in rows if (int(float(other[0])), int(float(other[1]))) == key
-        ]
-        assert loaded[key] == pytest.approx(np.mean(same), rel=1e-5)

@@ -9,7 +9,6 @@ from kuaisim_gym.data.dataset import Dataset, Interactions
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini
-from kuaisim_gym.simulator.fit import _fit
 
 
 def item_means(log: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -22,7 +21,10 @@ def test_sizes(world: Dataset) -> None:
     assert world.synthetic
     assert (world.n_users, world.n_items) == (7176, 3327)
     assert len(world.test_users) == 1411
-    assert len(world.test) == 1411 * 3327  # fully observed
+    # Fully observed, but for what a test user's log holds.
+    logged = np.count_nonzero(np.isin(world.log.users, world.test_users))
+    assert len(world.test) == 1411 * 3327 - logged
+    assert len(world.test) / (1411 * 3327) == pytest.approx(0.964, abs=0.005)
     assert world.split_by == "user"
     assert "synthetic" in world.description
 
@@ -70,6 +72,38 @@ def test_popularity_is_spread_as_measured_and_is_not_quality(world: Dataset) -> 
     assert np.corrcoef(np.log(counts), means)[0, 1] == pytest.approx(0.01, abs=0.04)
 
 
+def predict(
+    fit: Interactions, check: Interactions, sizes: tuple[int, int], ridge: float | None
+) -> np.ndarray:
+    """Responses by alternating ridge regressions: effects, then factors unless ridge is None."""
+    response = fit.response.astype(np.float64)
+    mean, pulls = response.mean(), (9.0, 1.2)
+    fit_sides, check_sides = (fit.users, fit.items), (check.users, check.items)
+    effects = [np.zeros(size) for size in sizes]
+    for _ in range(6):
+        for side in (1, 0):
+            rest = response - mean - effects[1 - side][fit_sides[1 - side]]
+            rows = np.bincount(fit_sides[side], minlength=sizes[side])
+            effects[side] = np.bincount(fit_sides[side], rest, sizes[side]) / (rows + pulls[side])
+    predicted = mean + sum(effects[side][check_sides[side]] for side in (0, 1))
+    if ridge is None:
+        return predicted
+    rest = response - mean - sum(effects[side][fit_sides[side]] for side in (0, 1))
+    rank = 8
+    factors = [np.zeros((sizes[0], rank)), np.zeros((sizes[1], rank))]
+    factors[1] = np.random.default_rng(0).standard_normal((sizes[1], rank)) / np.sqrt(rank)
+    for _ in range(6):
+        for side in (0, 1):
+            others = factors[1 - side][fit_sides[1 - side]]
+            gram = np.tile(ridge * np.eye(rank), (sizes[side], 1, 1))
+            np.add.at(gram, fit_sides[side], others[:, :, None] * others[:, None, :])
+            target = np.zeros((sizes[side], rank))
+            np.add.at(target, fit_sides[side], others * rest[:, None])
+            factors[side] = np.linalg.solve(gram, target[..., None])[..., 0]
+    products = factors[0][check.users] * factors[1][check.items]
+    return predicted + products.sum(axis=1)
+
+
 def test_effects_explain_half_and_factors_add_nothing_at_the_sample_s_density(
     world: Dataset,
 ) -> None:
@@ -86,8 +120,8 @@ def test_effects_explain_half_and_factors_add_nothing_at_the_sample_s_density(
     fit, check = dense.take(~held_out), dense.take(held_out)
 
     def error(ridge: float | None) -> float:
-        model = _fit(fit, fit, world.n_users, world.n_items, ridge, seed=0)
-        return float(np.mean((model.probability(check.users, check.items) - check.response) ** 2))
+        predicted = predict(fit, check, (world.n_users, world.n_items), ridge)
+        return float(np.mean((predicted - check.response) ** 2))
 
     effects = error(None)
     assert 1 - effects / check.response.var() == pytest.approx(0.51, abs=0.04)
@@ -99,7 +133,8 @@ def test_the_log_overstates_popular_items(world: Dataset) -> None:
     assert world.truth is not None
     counts = np.bincount(world.log.items, minlength=world.n_items)
     logged = np.bincount(world.log.items, world.log.response, world.n_items) / np.maximum(counts, 1)
-    unbiased = world.truth.expected.mean(axis=0)
+    everything = np.arange(world.n_items)
+    unbiased = world.truth.expected(world.test_users[:, None], everything[None]).mean(axis=0)
     # Exposure favours relevant items, so compare the gap between groups, not with zero.
     gap = logged - unbiased
     popular = counts >= np.quantile(counts, 0.8)
@@ -108,9 +143,58 @@ def test_the_log_overstates_popular_items(world: Dataset) -> None:
 
 def test_the_test_table_is_unbiased(world: Dataset) -> None:
     assert world.truth is not None
-    realised = world.test.response.reshape(world.truth.expected.shape)
-    np.testing.assert_allclose(realised.mean(axis=0), world.truth.expected.mean(axis=0), atol=0.04)
-    assert abs(float(realised.mean() - world.truth.expected.mean())) < 0.001
+    test = world.test
+    expected = world.truth.expected(test.users, test.items)
+    answers = np.bincount(test.items, minlength=world.n_items)
+    gap = np.bincount(test.items, test.response - expected, world.n_items) / answers
+    np.testing.assert_allclose(gap, 0, atol=0.04)
+    assert abs(float(np.mean(test.response - expected))) < 0.001
+
+
+def test_no_logged_cell_of_a_test_user_stands_in_the_test_table(world: Dataset) -> None:
+    def cells(table: Interactions) -> np.ndarray:
+        return table.users.astype(np.int64) * world.n_items + table.items
+
+    assert not np.isin(cells(world.log), cells(world.test)).any()
+    assert (np.diff(cells(world.test)) > 0).all()  # ascending by user and item
+
+
+def test_the_expected_response_ascends_with_the_score(small: Dataset) -> None:
+    assert small.truth is not None
+    assert (np.diff(small.truth.map_scores) > 0).all()
+    assert (np.diff(small.truth.map_responses) >= 0).all()
+    everyone, everything = np.arange(small.n_users), np.arange(small.n_items)
+    expected = small.truth.expected(everyone[:, None], everything[None])
+    # The map is wide enough: no pair lies beyond it.
+    assert small.truth.map_responses[0] < expected.min()
+    assert expected.max() < small.truth.map_responses[-1]
+
+
+def test_features(world: Dataset) -> None:
+    category = world.item_features.codes["category"]
+    assert world.item_features.values["category"] == ("", *map(str, range(31)))
+    assert category.shape == (world.n_items, 2)
+    assert (category[:, 0] > 0).all()
+    assert np.mean(category[:, 1] > 0) == pytest.approx(0.25, abs=0.01)
+    assert (category[:, 0] != category[:, 1]).all()
+
+    degree = world.user_features.codes["user_active_degree"]
+    names = world.user_features.values["user_active_degree"]
+    assert names == ("", "UNKNOWN", "full_active", "high_active", "middle_active")
+    rows = np.bincount(world.log.users)
+    mean = {name: rows[degree[:, 0] == code].mean() for code, name in enumerate(names) if code}
+    assert mean["full_active"] > mean["high_active"] > mean["middle_active"]
+
+
+def test_categories_tell_of_preferences(world: Dataset) -> None:
+    assert world.truth is not None
+    first = world.item_features.codes["category"][:, 0]
+    preferred = world.truth.interest + 1  # code of the category, all of which occur
+    users = np.flatnonzero(preferred == preferred[0])[:50]
+    expected = world.truth.expected(users[:, None], np.arange(world.n_items)[None])
+    level = world.truth.expected(np.arange(world.n_users)[::20, None], np.arange(world.n_items))
+    lift = (expected - level.mean(axis=0)).mean(axis=0)
+    assert lift[first == preferred[0]].mean() > lift[first != preferred[0]].mean() + 0.02
 
 
 def test_same_seed_same_world() -> None:
@@ -127,8 +211,9 @@ def test_users_meet_an_item_once(small: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"n_test_users": 0}, {"n_items": 4}, {"events_per_user": 900}, {"quality": 1.2}],
-)
+    [{"n_test_users": 0}, {"n_items": 4}, {"events_per_user": 900}, {"quality": 1.2},
+     {"n_categories": 0}, {"quality_popularity": -1.5}, {"interests": 0.0}, {"personal": -0.1}],
+)  # fmt: skip
 def test_impossible_worlds_are_refused(options) -> None:
     with pytest.raises(ConfigError):
         SyntheticConfig(**options)

@@ -23,15 +23,20 @@ OPTIONS = list(
 )
 
 
+@pytest.fixture
+def worlds(small, small_rand) -> dict:
+    return {"KuaiRec-Fair-v0": small, "KuaiRand-Fair-v0": small_rand}
+
+
 @pytest.mark.parametrize(("env_id", "observation", "action", "abandonment"), OPTIONS)
 def test_both_checkers_pass_without_a_warning(
-    env_id, observation, action, abandonment, small
+    env_id, observation, action, abandonment, worlds
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         env = gym.make(
             env_id,
-            dataset=small,
+            dataset=worlds[env_id],
             observation_type=observation,
             action_type=action,
             abandonment=abandonment,
@@ -40,15 +45,43 @@ def test_both_checkers_pass_without_a_warning(
         sb3_check(env)
 
 
-@pytest.mark.parametrize("env_id", kuaisim_gym.ENVIRONMENTS)
-def test_the_default_world_needs_no_download(env_id) -> None:
+@pytest.mark.parametrize(
+    ("env_id", "name", "n_items"),
+    [("KuaiRec-Fair-v0", "kuairec", 3327), ("KuaiRand-Fair-v0", "kuairand", 7583)],
+)
+def test_the_default_world_needs_no_download(env_id, name, n_items) -> None:
     env = gym.make(env_id)
     observation, info = env.reset(seed=1)
     assert observation.shape == (36,)
     assert env.action_space.shape == (33,)
-    assert info["dataset"] == "kuairec (synthetic)"
+    assert info["dataset"] == f"{name} (synthetic)"
     assert env.unwrapped.preference_slice == slice(0, 32)
-    assert env.unwrapped.catalogue.n_items == 3327
+    assert env.unwrapped.catalogue.n_items == n_items
+
+
+def test_kuairand_answers_seven_behaviours(small_rand) -> None:
+    env = gym.make("KuaiRand-Fair-v0", dataset=small_rand, reward_weights={"long_view": 1.0})
+    env.reset(seed=2)
+    _, reward, _, _, info = env.step(env.action_space.sample())
+    assert info["feedback"].shape == (10, 7)
+    assert set(np.unique(info["feedback"])) <= {0.0, 1.0}
+    np.testing.assert_array_equal(info["responses"], info["feedback"][:, 1])
+    assert reward == pytest.approx(info["feedback"][:, 1].mean())
+
+
+def test_calibration_moves_rewards(small_rand) -> None:
+    """Balanced classes lift the click probability of unbiased rows far above its rate."""
+    rates = {}
+    for calibration in ("balanced", "calibrated"):
+        simulator = kuaisim_gym.build_simulator(small_rand, "test", calibration=calibration)
+        test = small_rand.test
+        rates[calibration] = simulator.model.probability(test.users, test.items).mean()
+    assert rates["calibrated"] == pytest.approx(small_rand.test.response.mean(), abs=0.03)
+    assert rates["balanced"] > rates["calibrated"] + 0.15
+    assert (
+        rates["balanced"]
+        == kuaisim_gym.build_simulator(small_rand).model.probability(test.users, test.items).mean()
+    )
 
 
 def play(env, steps: int, seed: int) -> list:
@@ -107,12 +140,23 @@ def test_the_split_decides_who_arrives(small) -> None:
         ({"dataset": 5}, "dataset must be a Dataset, a folder or None, got int"),
         ({"max_len": 0}, "max_len"),
         ({"render_mode": "human"}, "cannot be rendered"),
+        ({"calibration": "balanced"}, "yes-or-no behaviours"),
+        ({"calibration": "platt"}, "calibration must be one of"),
+        ({"response_model": "transformer"}, "response_model must be one of"),
+        ({"reward_weights": {"is_click": 1.0}}, "a behaviour must be one of"),
         ({"dataset_seed": -1}, "seed must be an integer of at least 0, got -1"),
     ],
 )
 def test_unknown_options_are_refused(options, message) -> None:
     with pytest.raises(ConfigError, match=message):
         gym.make("KuaiRec-Fair-v0", **options)
+
+
+def test_a_dataset_of_the_other_kind_is_refused(small, small_rand) -> None:
+    with pytest.raises(ConfigError, match="simulates kuairand, got a dataset of kuairec"):
+        gym.make("KuaiRand-Fair-v0", dataset=small)
+    with pytest.raises(ConfigError, match="simulates kuairec, got a dataset of kuairand"):
+        gym.make("KuaiRec-Fair-v0", dataset=small_rand)
 
 
 @pytest.mark.parametrize(

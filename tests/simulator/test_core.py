@@ -9,12 +9,15 @@ from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.response import MemorylessModel
 
 POPULAR = np.array([True] * 40 + [False] * 160)
 
 
-class Constant:
+class Constant(MemorylessModel):
     """Answers every question with one probability."""
+
+    behaviours = ("watched",)
 
     def __init__(self, probability: float) -> None:
         self.value = probability
@@ -237,3 +240,127 @@ def test_the_law_of_session_length(source: str, max_len: int, request) -> None:
     assert length == pytest.approx((max_len - 1) / (2 - reward + q) + 0.5, abs=0.2)
     if source == "real" and max_len == 30:
         assert 13.2 <= length <= 14.2
+
+
+class TwoBehaviours(MemorylessModel):
+    """Clicks with .75 and hates with .25; remembers nothing."""
+
+    behaviours = ("is_click", "is_hate")
+
+    def probability(self, users, items):
+        return self.feedback(users, items)[..., 0]
+
+    def feedback(self, users, items):
+        shape = np.broadcast_shapes(users.shape, items.shape)
+        return np.broadcast_to(np.array([0.75, 0.25], np.float32), (*shape, 2)).copy()
+
+
+def two_behaviours(n: int = 1, **options) -> SessionCore:
+    config = SessionConfig(**({"slate_size": 2, "stochastic_response": False} | options))
+    return SessionCore(TwoBehaviours(), POPULAR, np.arange(7, dtype=np.int32), config, n)
+
+
+def test_the_first_behaviour_is_the_reward_by_default() -> None:
+    one = two_behaviours()
+    one.reset()
+    result = one.step(np.array([[0, 5]]))
+    assert result.feedback.tolist() == [[[0.75, 0.25], [0.75, 0.25]]]
+    assert result.responses.tolist() == [[0.75, 0.75]]
+    assert result.reward.tolist() == [0.75]
+
+
+@pytest.mark.parametrize(
+    ("weights", "response"),
+    [
+        ({"is_hate": 1.0}, 0.25),
+        ({"is_click": 1.0, "is_hate": 1.0}, 0.5),
+        ({"is_click": 2.0, "is_hate": -2.0}, 0.5),
+        ({"is_click": 1.0, "is_hate": -9.0}, 0.0),  # 0.75 - 2.25, and no response is below 0
+    ],
+)
+def test_weighted_rewards_by_hand(weights, response) -> None:
+    one = two_behaviours(reward_weights=weights, abandonment="none")
+    one.reset()
+    result = one.step(np.array([[0, 5]]))
+    np.testing.assert_allclose(result.responses, response, rtol=1e-6)
+    assert result.reward[0] == pytest.approx(response)
+    assert one.temper[0] == pytest.approx(30 - 2 + response)
+
+
+def test_a_repeated_item_shows_no_behaviour_at_all() -> None:
+    one = two_behaviours()
+    one.reset()
+    one.step(np.array([[0, 5]]))
+    assert one.step(np.array([[0, 6]])).feedback.tolist() == [[[0, 0], [0.75, 0.25]]]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"is_klick": 1.0}, "Did you mean 'is_click'"),
+        ({"is_click": -1.0}, "one positive"),
+        ({}, "one positive"),
+        ({"is_click": True}, "must be a number"),
+        ({"is_click": float("nan")}, "finite"),
+        ([1.0], "must map names"),
+    ],
+)
+def test_impossible_reward_weights_are_refused(weights, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        two_behaviours(reward_weights=weights)
+
+
+def test_the_first_behaviour_meets_the_same_draws_however_many_follow() -> None:
+    alone, both = (
+        core(0.75, n=50, stochastic_response=True),
+        two_behaviours(50, stochastic_response=True),
+    )
+    slates = np.tile([[0, 5]], (50, 1))
+    for one in (alone, both):
+        one.seed(np.arange(50, dtype=np.uint64))
+        one.reset()
+    first, second = alone.step(slates), both.step(slates)
+    np.testing.assert_array_equal(first.responses, second.responses)
+    assert set(np.unique(second.feedback)) == {0.0, 1.0}
+    assert second.feedback[..., 1].mean() == pytest.approx(0.25, abs=0.15)
+
+
+class Satiated(MemorylessModel):
+    """Answers 1 to a session's first slate and 0 to the others: a model with a memory."""
+
+    behaviours = ("watched",)
+
+    def __init__(self) -> None:
+        self.seen = np.zeros(0, dtype=int)
+        self.observed: list[np.ndarray] = []
+
+    def probability(self, users, items):
+        raise AssertionError("a session asks the session's answers")
+
+    def begin(self, n_sessions):
+        self.seen = np.zeros(n_sessions, dtype=int)
+        return self
+
+    def reset(self, slots, users):
+        assert len(users) == slots.sum()
+        self.seen[slots] = 0
+
+    def feedback(self, slates):
+        answers = (self.seen == 0).astype(np.float32)[:, None, None]
+        return np.broadcast_to(answers, (*slates.shape, 1))
+
+    def observe(self, slates, feedback):
+        self.seen += 1
+        self.observed.append(feedback)
+
+
+def test_a_model_with_a_memory_is_told_what_happened() -> None:
+    model = Satiated()
+    config = SessionConfig(slate_size=2)
+    one = SessionCore(model, POPULAR, np.arange(7, dtype=np.int32), config, 2)
+    one.reset()
+    assert one.step(np.array([[0, 5], [1, 6]])).reward.tolist() == [1, 1]
+    assert one.step(np.array([[1, 6], [2, 7]])).reward.tolist() == [0, 0]
+    one.reset(np.array([True, False]))
+    assert one.step(np.array([[0, 5], [3, 8]])).reward.tolist() == [1, 0]
+    assert [feedback[:, 0, 0].tolist() for feedback in model.observed] == [[1, 1], [0, 0], [1, 0]]

@@ -1,0 +1,88 @@
+"""Commands for the data: ``python -m kuaisim_gym.data download NAME`` and ``... cache --info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kuaisim_gym.data.archive import readable_size
+from kuaisim_gym.data.download import ARCHIVES, archive_md5, download
+from kuaisim_gym.errors import KuaiSimError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The command's words; ``None`` for those of the process.
+
+    Returns:
+        The exit status: 0, or 2 after an error, which stands on stderr, or 130 when interrupted.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        if options.command == "download":
+            _download(options.name, options.to)
+        elif options.info:
+            _show_cache()
+        else:
+            _clear_cache()
+    except KuaiSimError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; a download goes on from there with the same command\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m kuaisim_gym.data")
+    commands = parser.add_subparsers(dest="command", required=True)
+    fetch = commands.add_parser("download", help="fetch, check and unpack a published archive")
+    fetch.add_argument("name", choices=sorted(ARCHIVES))
+    fetch.add_argument("--to", type=Path, help="folder for it (default: downloads in the cache)")
+    cache = commands.add_parser("cache", help="what is kept of datasets that were read")
+    action = cache.add_mutually_exclusive_group(required=True)
+    action.add_argument("--info", action="store_true", help="list it")
+    action.add_argument("--clear", action="store_true", help="remove it; downloads stay")
+    return parser
+
+
+def _download(name: str, to: Path | None) -> None:
+    folder = download(name, to)
+    published = ARCHIVES[name]
+    md5 = archive_md5(folder)
+    if md5 is None:
+        check = "unpacked by hand, not checked"
+    elif published.md5 is None:
+        check = f"md5 {md5}; none is published, so later downloads are held to this one"
+    else:
+        check = f"md5 {md5}, as published"
+    sys.stdout.write(f"folder:  {folder}\n")
+    sys.stdout.write(f"archive: {published.file}, {check}\n")
+    sys.stdout.write(f"load it: load_dataset({published.dataset!r}, {str(folder)!r})\n")
+
+
+def _show_cache() -> None:
+    from kuaisim_gym.data.cache import cache_dir, cache_info
+
+    entries = cache_info()
+    for entry in entries:
+        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
+        sys.stdout.write(f"{readable_size(entry.bytes):>10}  {when}  {entry.key}\n")
+    total = readable_size(sum(entry.bytes for entry in entries))
+    sys.stdout.write(f"{total} in {len(entries)} entries of {cache_dir()}\n")
+
+
+def _clear_cache() -> None:
+    from kuaisim_gym.data.cache import cache_dir, clear_cache
+
+    sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,341 @@
+"""Unpacking archives that nobody vouches for: all of the files inside one folder, or nothing.
+
+Every member is checked before it is written, and an archive with one bad member is refused as a
+whole. Headers are not believed: names, kinds and sizes are checked, and bytes are counted as they
+are written.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import re
+import shutil
+import stat
+import struct
+import tarfile
+import unicodedata
+import uuid
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from kuaisim_gym.errors import (
+    DataFormatError,
+    DatasetNotFoundError,
+    DiskSpaceError,
+    KuaiSimError,
+)
+
+Wanted = Callable[[str], bool]
+
+_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+_CHUNK = 1 << 20
+_MAX_MEMBERS = 10_000
+_MAX_PART = 255  # bytes of one folder's or file's name; common file systems take no more
+_MAX_NAME = 1024  # bytes of a member's whole name
+_MAX_DEPTH = 32  # folders and the file in a member's name
+_MAX_HEADER = 1 << 16  # bytes of a tar member's headers, extended ones included
+_MAX_TAIL = 1 << 20  # bytes after a tar's last member; writers pad with zeros
+_DRIVE = re.compile(r"[A-Za-z]:")
+_ENCRYPTED = 0x1  # flag bit of a zip member
+
+# What the standard library raises on bytes that are no archive, or not all of one.
+_DAMAGE = (
+    EOFError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    ValueError,
+    gzip.BadGzipFile,
+    struct.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[Path]:
+    """Unpacks the regular files of an archive.
+
+    The files are written under a temporary name beside ``folder`` and renamed, so that readers see
+    all of them or nothing. Permissions, owners and times are not taken over.
+
+    Args:
+        archive: A .zip, .tar, .tar.gz or .tgz file.
+        folder: Where to; must be absent or empty.
+        wanted: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
+            ``None`` unpacks all. Members that are not wanted are checked all the same.
+
+    Returns:
+        The files, in the archive's order.
+
+    Raises:
+        DatasetNotFoundError: There is no such archive.
+        DataFormatError: It is damaged or cut short, or has a member that must not be unpacked: a
+            link, a device, an encrypted file, a name that leads out of the folder or that cannot be
+            written everywhere, or two names for one file.
+        DiskSpaceError: Its files need more space than is free.
+        KuaiSimError: The folder is in use or cannot be written.
+    """
+    if not archive.is_file():
+        raise DatasetNotFoundError(f"Expected an archive at {archive}, but there is no such file.")
+    name = archive.name.lower()
+    if not name.endswith((".zip", *_TAR_ENDINGS)):
+        raise DataFormatError(
+            f"Expected an archive named .zip, {', '.join(_TAR_ENDINGS)}, got {archive}. Unpack it "
+            f"by hand and give the folder."
+        )
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise KuaiSimError(f"Expected {folder} to be absent or empty. Remove what is in it.")
+        temporary.mkdir(parents=True)
+        unpacking = _Unpacking(archive, temporary, wanted)
+        if name.endswith(".zip"):
+            _unpack_zip(unpacking)
+        else:
+            _unpack_tar(unpacking)
+        if folder.exists():
+            folder.rmdir()  # not every system renames onto an empty folder
+        os.rename(temporary, folder)
+    except KuaiSimError:
+        raise
+    except _DAMAGE as error:
+        raise DataFormatError(
+            f"{archive} is damaged or cut short ({type(error).__name__}: {error}). Get it again."
+        ) from error
+    except OSError as error:
+        if error.errno in (None, errno.EINVAL):  # no system's refusal, or a place before the start
+            raise DataFormatError(f"{archive} is damaged ({error}). Get it again.") from error
+        kind = DiskSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else KuaiSimError
+        raise kind(
+            f"{archive} cannot be unpacked to {folder} ({error}). Use another folder or disk."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return [folder / file for file in unpacking.files]
+
+
+def free_space_check(folder: Path, needed: int) -> None:
+    """Makes sure that a folder's disk has room.
+
+    Args:
+        folder: The folder; may be yet to be made.
+        needed: Bytes that are to be written.
+
+    Raises:
+        DiskSpaceError: Fewer bytes are free.
+    """
+    free = _free_space(folder)
+    if needed > free:
+        raise DiskSpaceError(
+            f"About {readable_size(needed)} are needed at {folder}, but only {readable_size(free)} "
+            f"are free. Free the disk or choose a folder on another one."
+        )
+
+
+def readable_size(n_bytes: int) -> str:
+    """A number of bytes as people write it, such as 1.7 GB."""
+    size, unit = float(n_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.95 or unit == "TB":
+            break
+        size /= 1000
+    return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def _free_space(folder: Path) -> int:
+    present = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    return shutil.disk_usage(present).free
+
+
+class _Unpacking:
+    """One archive on its way into one folder: the rules that hold for every kind of archive."""
+
+    def __init__(self, archive: Path, folder: Path, wanted: Wanted | None) -> None:
+        self.archive = archive
+        self.folder = folder
+        self.files: list[Path] = []
+        self._wanted = wanted
+        self._room = _free_space(folder)
+        self._n_members = 0
+        self._file_keys: set[str] = set()
+        self._folder_keys: set[str] = set()
+
+    def refuse(self, member: str, why: str) -> DataFormatError:
+        """Builds the error for a member that must not be unpacked."""
+        return DataFormatError(
+            f"{self.archive}, member {member[:200]!r}: {why}. Nothing was unpacked. Get the "
+            f"archive again, from its publisher."
+        )
+
+    def claim_room(self, member: str, size: int) -> None:
+        """Makes sure that there is room for a member of the size that its header gives."""
+        if size < 0:
+            raise self.refuse(member, f"expected a size of at least 0, got {size}")
+        if size > self._room:
+            raise DiskSpaceError(
+                f"{self.archive}, member {member[:200]!r}: {readable_size(size)} more are to be "
+                f"unpacked, but only {readable_size(self._room)} are free. Nothing was unpacked. "
+                f"Free the disk, or do not trust the archive if that is more than it should hold."
+            )
+
+    def admit(self, member: str, *, is_folder: bool) -> Path | None:
+        """Checks a member's name.
+
+        Returns:
+            Where in the folder to write it, or ``None`` for what is not to be written.
+        """
+        self._n_members += 1
+        if self._n_members > _MAX_MEMBERS:
+            raise self.refuse(member, f"expected at most {_MAX_MEMBERS} members")
+        parts = self._parts(member)
+        if not parts:
+            if is_folder:
+                return None  # "./", the archive's own top
+            raise self.refuse(member, "expected a file's name")
+        # File systems differ in whether case and the spelling of accents tell files apart.
+        keys = [unicodedata.normalize("NFC", part).casefold() for part in parts]
+        paths = ["/".join(keys[: depth + 1]) for depth in range(len(keys))]
+        self._folder_keys.update(paths if is_folder else paths[:-1])
+        if not is_folder:
+            if paths[-1] in self._file_keys:
+                raise self.refuse(member, "two members have this name, but for case perhaps")
+            self._file_keys.add(paths[-1])
+        for path in paths:
+            if path in self._file_keys and path in self._folder_keys:
+                raise self.refuse(member, f"{path!r} is both a file and a folder")
+        name = "/".join(parts)
+        if is_folder or (self._wanted is not None and not self._wanted(name)):
+            return None
+        return Path(*parts)
+
+    def write(self, member: str, file: Path, content: IO[bytes]) -> None:
+        """Writes a member that was admitted."""
+        target = self.folder / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            while chunk := content.read(_CHUNK):
+                self.claim_room(member, len(chunk))
+                self._room -= len(chunk)
+                out.write(chunk)
+        self.files.append(file)
+
+    def _parts(self, member: str) -> list[str]:
+        try:
+            size = len(member.encode())
+        except UnicodeEncodeError as error:
+            raise self.refuse(member, "expected a name in UTF-8") from error
+        if size > _MAX_NAME:
+            raise self.refuse(member, f"expected a name of at most {_MAX_NAME} bytes, got {size}")
+        if "\\" in member or any(unicodedata.category(letter) == "Cc" for letter in member):
+            raise self.refuse(member, "expected a name without backslashes and control characters")
+        if member.startswith("/"):
+            raise self.refuse(member, "expected a relative name, got an absolute one")
+        parts = [part for part in member.split("/") if part not in ("", ".")]
+        if len(parts) > _MAX_DEPTH:
+            raise self.refuse(member, f"expected at most {_MAX_DEPTH} parts in the name")
+        for part in parts:
+            if part == "..":
+                raise self.refuse(member, "expected a name inside the archive, got one with '..'")
+            if _DRIVE.match(part):
+                raise self.refuse(member, "expected a name without a drive letter")
+            if len(part.encode()) > _MAX_PART:
+                raise self.refuse(
+                    member, f"expected parts of at most {_MAX_PART} bytes in the name"
+                )
+        return parts
+
+
+def _unpack_zip(unpacking: _Unpacking) -> None:
+    with zipfile.ZipFile(unpacking.archive) as archive:
+        chosen: list[tuple[zipfile.ZipInfo, Path]] = []
+        for member in archive.infolist():
+            name = member.orig_filename  # the other one is cut at a zero byte
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+                raise unpacking.refuse(name, "expected a regular file, got a link or a device")
+            if member.flag_bits & _ENCRYPTED:
+                raise unpacking.refuse(name, "expected a file that is not encrypted")
+            if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise unpacking.refuse(name, "expected a file that is stored or deflated")
+            file = unpacking.admit(name, is_folder=name.endswith("/"))
+            if file is not None:
+                chosen.append((member, file))
+        unpacking.claim_room("(all together)", sum(member.file_size for member, _ in chosen))
+        for member, file in chosen:
+            with archive.open(member) as content:
+                unpacking.write(member.filename, file, content)
+
+
+def _unpack_tar(unpacking: _Unpacking) -> None:
+    plain = unpacking.archive.name.lower().endswith(".tar")
+    opened = unpacking.archive.open("rb") if plain else gzip.open(unpacking.archive, "rb")
+    with opened as stream:
+        metered = _Metered(stream)
+        metered.allowance = _MAX_HEADER
+        with tarfile.TarFile(fileobj=metered, tarinfo=_TarMember) as archive:
+            while True:
+                metered.allowance = _MAX_HEADER
+                member = archive.next()
+                if member is None:
+                    break
+                name = member.name
+                if member.size < 0:
+                    raise unpacking.refuse(
+                        name, f"expected a size of at least 0, got {member.size}"
+                    )
+                if not member.isdir() and (not member.isreg() or member.issparse()):
+                    raise unpacking.refuse(name, "expected a regular file, got a link or a device")
+                file = unpacking.admit(name, is_folder=member.isdir())
+                if file is None:
+                    continue
+                unpacking.claim_room(name, member.size)
+                content = archive.extractfile(member)
+                if content is None:
+                    raise unpacking.refuse(name, "expected a regular file")
+                metered.allowance = None
+                with content:
+                    unpacking.write(name, file, content)
+        # To the end: only there does gzip compare its checksum.
+        if len(stream.read(_MAX_TAIL)) == _MAX_TAIL and stream.read(1):
+            raise unpacking.refuse("(after the last one)", "expected the end of the archive")
+
+
+class _TarMember(tarfile.TarInfo):
+    """A header block; one that is neither a header nor the end is an error, not the end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _TarMember:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the block of zeros that ends every archive
+            raise tarfile.ReadError(f"expected a header or the end, {error}") from error
+
+
+class _Metered(io.RawIOBase):
+    """A stream that gives away no more than is allowed: a header can ask for any length."""
+
+    def __init__(self, stream: io.BufferedIOBase) -> None:
+        self._stream = stream
+        self.allowance: int | None = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.allowance is not None:
+            if size is None or not 0 <= size <= self.allowance:
+                raise tarfile.ReadError(f"a header is longer than {_MAX_HEADER} bytes")
+            self.allowance -= size
+        return self._stream.read(-1 if size is None else size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._stream.tell()

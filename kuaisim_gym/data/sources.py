@@ -1,0 +1,197 @@
+"""Where a dataset's files are: an archive as downloaded, its unpacked folder, or the data folder.
+
+A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.data.cache import cache_dir, file_digest
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
+
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
+_PART = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
+_DEPTH = 3  # folders between the one that is given and the files
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files that one variant of a dataset is published in.
+
+    Attributes:
+        name: What to call it in messages.
+        required: Tables that must be there.
+        optional: Tables that may be; where nothing is required, one of them must.
+        parts: Number of parts of the tables that are published in several.
+    """
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    parts: Mapping[str, int] | None = None
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.required + self.optional
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The files that were found.
+
+    Attributes:
+        folder: Where they lie.
+        layout: The variant that they are of.
+        tables: By table its parts, in order.
+    """
+
+    folder: Path
+    layout: Layout
+    tables: Mapping[str, tuple[Path, ...]]
+
+    @property
+    def digest(self) -> str:
+        """32 hexadecimal digits that identify the names and contents of all files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in sorted(file for parts in self.tables.values() for file in parts):
+            digest.update(f"{file.name}={file_digest(file)};".encode())
+        return digest.hexdigest()
+
+
+def find_files(path: str | Path, layouts: Sequence[Layout]) -> Sources:
+    """Finds the files of a dataset.
+
+    Args:
+        path: The archive as downloaded, which is unpacked once into the cache; the folder that it
+            was unpacked to; or the folder in it that holds the files.
+        layouts: The variants to look for.
+
+    Returns:
+        The files of the one variant that is there. Where ``path`` itself holds one, its
+        subfolders are not looked at.
+
+    Raises:
+        DatasetNotFoundError: Nothing is there, or a required table or a part of one is missing.
+        DataFormatError: Several folders hold the files, one folder holds several variants, or a
+            table is there both whole and in parts.
+    """
+    given = Path(path)
+    wanted = " or ".join(
+        f"{layout.name} ({', '.join(layout.required or layout.optional)})" for layout in layouts
+    )
+    if not given.exists():
+        raise DatasetNotFoundError(
+            f"Expected the files of {wanted} as .csv, but {given} is not there. Give the archive "
+            f"as downloaded, or the folder that it was unpacked to."
+        )
+    if given.is_file():
+        if not given.name.lower().endswith(_ARCHIVES):
+            raise DatasetNotFoundError(
+                f"Expected a folder or an archive ({', '.join(_ARCHIVES)}) with the files of "
+                f"{wanted}, but {given} is a file of another kind."
+            )
+        given = _unpacked(given, layouts)
+    candidates: list[Sources] = []
+    incomplete: list[str] = []
+    for folder in _folders(given):
+        stems = _stems(folder)
+        for layout in layouts:
+            absent = [table for table in layout.required if table not in stems]
+            present = [table for table in layout.tables if table in stems]
+            if present and not absent:
+                tables = {table: _parts(folder, table, stems[table], layout) for table in present}
+                candidates.append(Sources(folder, layout, tables))
+            elif len(absent) < len(layout.required):
+                incomplete.append(f"{' and '.join(str(folder / f'{one}.csv') for one in absent)}")
+        if candidates and folder == given:
+            break
+    if len(candidates) > 1:
+        found = "; ".join(f"{one.layout.name} in {one.folder}" for one in candidates)
+        raise DataFormatError(
+            f"Expected the files of one dataset under {path}, found {found}. Give the folder that "
+            f"holds only those that are meant."
+        )
+    if candidates:
+        return candidates[0]
+    if incomplete:
+        files = "; ".join(incomplete)
+        raise DatasetNotFoundError(f"{files} is missing. Looked for the files of {wanted}.")
+    raise DatasetNotFoundError(
+        f"Looked in {path}, and {_DEPTH} folders deep, for the files of {wanted} as .csv, and "
+        f"found none. Give the archive as downloaded, or the folder that it was unpacked to."
+    )
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    """The folder and those in it, by depth and name."""
+    level = [top]
+    for _ in range(_DEPTH + 1):
+        yield from level
+        level = sorted(inner for folder in level for inner in folder.iterdir() if inner.is_dir())
+
+
+def _stems(folder: Path) -> dict[str, dict[int, Path]]:
+    """By table its files, by part number; 0 is a table in one piece."""
+    tables: dict[str, dict[int, Path]] = {}
+    for file in sorted(folder.iterdir()):
+        if file.suffix == ".csv" and file.is_file():
+            part = _PART.fullmatch(file.stem)
+            name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
+            tables.setdefault(name, {})[number] = file
+    return tables
+
+
+def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
+    if 0 in files:
+        if len(files) > 1:
+            raise DataFormatError(
+                f"{folder} holds {table} both whole and in parts: "
+                f"{[file.name for file in files.values()]}. Remove the one that is not meant."
+            )
+        return (files[0],)
+    count = max(len(files), *files, (layout.parts or {}).get(table, 1))
+    for number in range(1, count + 1):
+        if number not in files:
+            raise DatasetNotFoundError(
+                f"{folder / f'{table}_part{number}.csv'} is missing; found only "
+                f"{[file.name for file in files.values()]}."
+            )
+    return tuple(files[number] for number in range(1, count + 1))
+
+
+def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
+    """The folder in the cache that an archive's tables are unpacked to; done once."""
+    tables = sorted({table for layout in layouts for table in layout.tables})
+    choice = hashlib.blake2b("|".join(tables).encode(), digest_size=4).hexdigest()
+    root = cache_dir() / "unpacked"
+    folder = root / f"{file_digest(archive)}-{choice}"
+    if folder.is_dir():
+        return folder
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        lock.acquire()
+    except OSError as error:
+        raise KuaiSimError(
+            f"{archive} must be unpacked, but the cache folder {root} cannot be written ({error}). "
+            f"Unpack it by hand and give the folder, or set KUAISIM_CACHE."
+        ) from error
+    with lock:
+        if not folder.is_dir():  # another process may have unpacked it meanwhile
+            extract(archive, folder, lambda name: _is_wanted(name, tables))
+    return folder
+
+
+def _is_wanted(name: str, tables: Sequence[str]) -> bool:
+    stem, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
+    part = _PART.fullmatch(stem)
+    return bool(dot) and suffix == "csv" and (part["table"] if part else stem) in tables

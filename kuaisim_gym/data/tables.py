@@ -1,0 +1,532 @@
+"""CSV files read strictly into DuckDB tables that are sorted and streamed out of core.
+
+Rules that hold for every file:
+
+* UTF-8, with or without a byte-order mark; no NUL bytes. The first line is the header; a column
+  may stand anywhere in it, but once only. Blank lines are skipped.
+* Every line has as many fields as the header.
+* A cell that must be a number is one that ``float`` accepts, in ASCII and finite, inside its
+  column's bounds, and whole where its column must be. Whole numbers are exact up to 2**53.
+* A missing (empty) cell is refused unless its column says that it may have gaps.
+
+Nothing is corrected: whatever breaks a rule is a :class:`~kuaisim_gym.errors.DataFormatError` that
+names file, line or data row, column and value. DuckDB reads and checks at its own speed; only when
+it refuses does :func:`_explain` read the file again, plainly, to say where and why.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kuaisim_gym.data.cache import scratch_folder
+from kuaisim_gym.errors import DataFormatError, KuaiSimError
+
+Chunk = dict[str, NDArray[np.generic]]
+
+WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring whole numbers apart
+_MEMORY = "1GB"  # DuckDB spills beyond it
+_THREADS = 2
+_VECTORS = 500  # DuckDB vectors of 2,048 rows in a chunk: about a million rows
+_BLOCK = 1 << 19  # bytes of text looked at together; they stay in the processor's cache
+_IN_MEMORY = 1 << 24  # bytes up to which an array is not worth a file
+# DuckDB takes a quote after blanks as one that opens a field, the csv module as a character.
+_STRAY_QUOTE = re.compile(rb'(?:^|[,\n\r])[ \t]+"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column must hold.
+
+    Attributes:
+        name: Its name in the header.
+        kind: ``"whole"`` (int64), ``"number"`` (float64) or ``"text"``.
+        low: Least number allowed.
+        high: Greatest number allowed.
+        gaps: Whether cells may be missing.
+        required: Whether the file must have the column.
+    """
+
+    name: str
+    kind: str = "whole"
+    low: float = -math.inf
+    high: float = math.inf
+    gaps: bool = False
+    required: bool = True
+
+    @property
+    def wanted(self) -> str:
+        """What a cell must be, in words."""
+        if self.kind == "text":
+            return "a text"
+        if self.kind == "whole" and (self.low, self.high) == (0, 1):
+            return "0 or 1"
+        words = "a whole number" if self.kind == "whole" else "a finite number"
+        return f"{words} of at least {self.low:g}" if self.low > -math.inf else words
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest number that can be held exactly and is allowed."""
+        limit = WHOLE_MAX if self.kind == "whole" else sys.float_info.max
+        return max(self.low, -limit), min(self.high, limit)
+
+    def accepts(self, cell: str) -> bool:
+        """Whether a cell, as it stands in the file, keeps the rules."""
+        if not cell:
+            return self.gaps
+        if self.kind == "text":
+            return True
+        try:
+            value = float(cell) if cell.isascii() else math.nan
+        except ValueError:
+            return False
+        low, high = self.bounds
+        return low <= value <= high and (self.kind == "number" or value == math.floor(value))
+
+    def checked(self, cell: str) -> str:
+        """SQL for the cell that fails where :meth:`accepts` says no."""
+        missing = "NULL" if self.gaps else "error('missing')"
+        if self.kind == "text":
+            return f"coalesce({cell}, {missing})"
+        # NaN is above every number in DuckDB, so that BETWEEN refuses it.
+        low, high = self.bounds
+        test = f"{cell} BETWEEN {low!r}::DOUBLE AND {high!r}::DOUBLE"
+        kind = "DOUBLE"
+        if self.kind == "whole":
+            test += f" AND {cell} = floor({cell})"
+            kind = "BIGINT"
+        return (
+            f"CASE WHEN {cell} IS NULL THEN {missing} WHEN {test} THEN {cell}::{kind} "
+            f"ELSE error('out of range') END"
+        )
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table that was read.
+
+    Attributes:
+        sql: Its name in queries; ``rowid`` is the order of the files' rows.
+        files: The files that it was read from, in order.
+        columns: Names of the columns that it holds.
+        starts: For each file the ``rowid`` of its first row.
+        rows: Number of rows.
+    """
+
+    sql: str
+    files: tuple[Path, ...]
+    columns: tuple[str, ...]
+    starts: tuple[int, ...]
+    rows: int
+
+    def place(self, row_id: int) -> str:
+        """``"FILE, data row N"`` of a row, for messages."""
+        part = int(np.searchsorted(self.starts, row_id, side="right")) - 1
+        return f"{self.files[part]}, data row {row_id - self.starts[part] + 1}"
+
+
+class Tables:
+    """A DuckDB database in a scratch folder; see :func:`open_tables`.
+
+    Attributes:
+        folder: The scratch folder; it is gone when the database is closed, but arrays that are
+            mapped from files in it stay usable where the system keeps removed files while they
+            are in use.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        self._connection = connection
+        self._count = 0
+        self.folder = folder
+
+    def read(
+        self,
+        files: Sequence[Path],
+        columns: Sequence[Column],
+        keep: Mapping[str, str] | None = None,
+        *,
+        rows: str = "rows",
+    ) -> Table:
+        """Reads the parts of one table.
+
+        Args:
+            files: The parts, in order; the order of their columns may differ.
+            columns: The columns to read; others are skipped.
+            keep: What to store, as SQL expressions over the columns by name, where that is not
+                the columns themselves.
+            rows: What the rows are, for the message when there are none.
+
+        Returns:
+            The table.
+
+        Raises:
+            DataFormatError: A part breaks one of this module's rules, lacks a required column, or
+                differs from the first in its columns; or there are no rows.
+        """
+        headers = [read_header(file) for file in files]
+        for file, header in zip(files, headers, strict=True):
+            _check_header(file, header, columns)
+            if set(header) != set(headers[0]):
+                raise DataFormatError(
+                    f"{file} and {files[0]} are parts of one table, but {file.name} has the "
+                    f"columns {header} and {files[0].name} has {headers[0]}."
+                )
+        used = [column for column in columns if column.name in headers[0]]
+        self._count += 1
+        name = f"t{self._count}"
+        starts = [0]
+        for number, (file, header) in enumerate(zip(files, headers, strict=True)):
+            if _check_text(file, len(header)):
+                _explain(file, header, used)
+            start = f"INSERT INTO {name}" if number else f"CREATE TABLE {name} AS"
+            try:
+                self._connection.execute(f"{start} {_select(file, header, used, keep)}")
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise _resources(error) from error
+            except duckdb.Error as error:
+                _explain(file, header, used)
+                words = " ".join(str(error).split("\n")[:3])
+                raise DataFormatError(
+                    f"{file} is not a well-formed CSV file; are its line endings and quotes "
+                    f"all of one kind? {words}"
+                ) from error
+            starts.append(self.count(f"FROM {name}"))
+        if starts[-1] == 0:
+            raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
+        return Table(
+            sql=name,
+            files=tuple(files),
+            columns=tuple(column.name for column in used) if keep is None else tuple(keep),
+            starts=tuple(starts[:-1]),
+            rows=starts[-1],
+        )
+
+    def execute(self, statement: str) -> None:
+        """Runs a statement that returns nothing."""
+        try:
+            self._connection.execute(statement)
+        except duckdb.Error as error:
+            raise _resources(error) from error
+
+    def count(self, clause: str) -> int:
+        """Number of rows of a ``FROM`` clause."""
+        return int(next(self.stream(f"SELECT count(*) AS n {clause}"))["n"][0])
+
+    def texts(self, query: str) -> list[str]:
+        """A query's only column, of few rows, as strings."""
+        try:
+            return [row[0] for row in self._connection.execute(query).fetchall()]
+        except duckdb.Error as error:
+            raise _resources(error) from error
+
+    def stream(self, query: str) -> Iterator[Chunk]:
+        """A query's rows as NumPy columns, about a million rows at a time.
+
+        A missing number is NaN; other columns must not have gaps. One stream at a time: the next
+        query ends it.
+        """
+        try:
+            result = self._connection.execute(query)
+            while True:
+                frame = result.fetch_df_chunk(_VECTORS)
+                if not len(frame):
+                    return
+                yield {str(name): frame[name].to_numpy() for name in frame}
+        except duckdb.Error as error:
+            raise _resources(error) from error
+
+    def column(self, query: str) -> NDArray[np.int64]:
+        """A query's only column, of whole numbers."""
+        parts = [next(iter(chunk.values())) for chunk in self.stream(query)]
+        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64, copy=False)
+
+
+@contextmanager
+def open_tables() -> Iterator[Tables]:
+    """An empty database that lives on the cache's disk until the block ends."""
+    with _workspace() as folder:
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": _MEMORY,
+            "threads": _THREADS,
+            "temp_directory": str(folder / "spill"),
+            "preserve_insertion_order": True,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        connection = duckdb.connect(str(folder / "tables.db"), config=settings)
+        try:
+            # What is thrown away in a minute needs no log to recover it from.
+            connection.execute("SET checkpoint_threshold = '1TB'")
+            connection.execute("SET enable_progress_bar = false")
+            yield Tables(connection, folder)
+        finally:
+            connection.close()
+
+
+@contextmanager
+def _workspace() -> Iterator[Path]:
+    """A scratch folder on the cache's disk, or on the system's where that cannot be written."""
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(scratch_folder())
+        except OSError:
+            system = tempfile.TemporaryDirectory(prefix="kuaisim-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(system))
+        yield folder
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def read_header(file: Path) -> list[str]:
+    """The names in a file's first line.
+
+    Raises:
+        DataFormatError: The file is empty, its header repeats a column or is not one line of text.
+    """
+    try:
+        # Bad bytes behind the header are left to the check that can tell their line.
+        with file.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as lines:
+            reader = csv.reader(lines, strict=True)
+            names = next(reader, [])
+            height = reader.line_num
+        "".join(names).encode("utf-8")
+    except (UnicodeError, csv.Error) as error:
+        raise DataFormatError(
+            f"{file} is not a well-formed CSV file in UTF-8; its header cannot be read: {error}."
+        ) from error
+    if not names:
+        raise DataFormatError(f"{file} is empty; expected a header and rows.")
+    if len(set(names)) < len(names):
+        raise DataFormatError(f"{file} repeats a column; its header is {names}.")
+    if height > 1:
+        raise DataFormatError(f"{file}: expected a header of one line, got {names}.")
+    return names
+
+
+def _check_header(file: Path, header: list[str], columns: Sequence[Column]) -> None:
+    required = [column.name for column in columns if column.required]
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise DataFormatError(
+            f"{file} lacks the column(s) {missing}; it has {header}. Required: {required}."
+        )
+
+
+def _select(
+    file: Path, header: list[str], columns: Sequence[Column], keep: Mapping[str, str] | None
+) -> str:
+    """SQL that reads and checks a file."""
+    # Names of our own: DuckDB's are blind to case, a header's need not be.
+    kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
+    spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
+    # Brackets take a pattern's characters for themselves.
+    path = "".join(f"[{one}]" if one in "[*?" else one for one in str(file)).replace("'", "''")
+    source = (
+        f"read_csv('{path}', auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
+        f"strict_mode=true, null_padding=false, compression='none', columns={{{spec}}})"
+    )
+    cells = ", ".join(
+        f"{column.checked(f'c{header.index(column.name)}')} AS {quoted(column.name)}"
+        for column in columns
+    )
+    if keep is None:
+        return f"SELECT {cells} FROM {source}"
+    kept = ", ".join(f"{expression} AS {quoted(name)}" for name, expression in keep.items())
+    return f"SELECT {kept} FROM (SELECT {cells} FROM {source})"
+
+
+def _resources(error: duckdb.Error) -> KuaiSimError:
+    return KuaiSimError(
+        f"The tables could not be processed; is there disk space in the cache folder "
+        f"(KUAISIM_CACHE)? {error}"
+    )
+
+
+def _check_text(file: Path, width: int) -> bool:
+    """Looks at the bytes for what DuckDB lets pass.
+
+    Returns:
+        Whether something was seen that only a plain reading can judge.
+
+    Raises:
+        DataFormatError: The file holds a NUL byte or is not UTF-8.
+    """
+    suspect = False
+    start, rest = 0, b""
+    with file.open("rb") as content:
+        while True:
+            block = content.read(_BLOCK)
+            text = rest + block
+            if not text:
+                return suspect
+            end = text.rfind(b"\n") + 1 if block else len(text)
+            if not end:  # no line ends here; look at it with what follows
+                rest = text
+                continue
+            text, rest = text[:end], text[end:]
+            _check_characters(file, text, start)
+            suspect = suspect or _suspicious(text, width)
+            start += end
+
+
+def _check_characters(file: Path, text: bytes, start: int) -> None:
+    """Refuses NUL bytes and what is not UTF-8 in the whole lines from a byte on."""
+    try:
+        if not text.isascii():
+            text.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataFormatError(
+            f"{file}, line {_line(file, start + error.start)}: expected text in UTF-8, got the "
+            f"byte 0x{text[error.start]:02x}. Convert the file to UTF-8."
+        ) from error
+    nul = text.find(b"\0")
+    if nul >= 0:
+        raise DataFormatError(
+            f"{file}, line {_line(file, start + nul)}: expected text, got a NUL byte. Is the file "
+            f"damaged?"
+        )
+
+
+def _line(file: Path, place: int) -> int:
+    """The line that a byte stands in."""
+    number = 1
+    with file.open("rb") as content:
+        while place > 0 and (block := content.read(min(_BLOCK, place))):
+            number += block.count(b"\n")
+            place -= len(block)
+    return number
+
+
+def _suspicious(text: bytes, width: int) -> bool:
+    """Whether a line may end in a surplus empty field, or a blank stands before a quote."""
+    # The pattern is slow; what it looks for holds one of these.
+    if (b' "' in text or b'\t"' in text) and _STRAY_QUOTE.search(text):
+        return True
+    text = text if text.endswith(b"\n") else text + b"\n"
+    codes = np.frombuffer(text, np.uint8)
+    if not ((codes[:-1] == ord(",")) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))).any():
+        return False  # several times as fast as to find the two bytes
+    for ending in (b",\n", b",\r") if b"\r" in text else (b",\n",):
+        at = text.find(ending)
+        while at >= 0:
+            start = max(text.rfind(b"\n", 0, at), text.rfind(b"\r", 0, at)) + 1
+            if text.count(b",", start, at + 1) >= width:
+                return True
+            at = text.find(ending, at + 1)
+    return False
+
+
+def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
+    """Raises for the first thing that breaks a rule; returns where a plain reading finds none."""
+    places = [(header.index(column.name), column) for column in columns]
+    fault: tuple[int, str, Column] | None = None
+    number = more = 0
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines, strict=True)
+            next(reader)
+            for row in reader:
+                if not row:
+                    continue  # a blank line
+                number += 1
+                if fault is not None:
+                    place = header.index(fault[2].name)
+                    more += place < len(row) and not fault[2].accepts(row[place])
+                elif len(row) != len(header):
+                    raise DataFormatError(
+                        f"{file}, line {reader.line_num}: expected {len(header)} fields, as in "
+                        f"the header, got {len(row)}. Correct or remove the line."
+                    )
+                else:
+                    bad = (c for place, c in places if not c.accepts(row[place]))
+                    column = next(bad, None)
+                    if column is not None:
+                        fault = number, row[header.index(column.name)], column
+                if any(cell[:1] in (" ", "\t") and cell.lstrip(" \t")[:1] == '"' for cell in row):
+                    raise DataFormatError(
+                        f"{file}, line {reader.line_num}: a blank stands before a quote; a quoted "
+                        f"field must begin with its quote. Correct or remove the line."
+                    )
+    except csv.Error as error:
+        if fault is None:
+            raise DataFormatError(
+                f"{file}, data row {number + 1}: not well-formed CSV: {error}."
+            ) from error
+    if fault is not None:
+        row_number, cell, column = fault
+        raise DataFormatError(
+            f"{file}, data row {row_number}, column {column.name!r}: expected {column.wanted}, "
+            f"got {cell!r} ({more + 1} such row(s)). Correct or remove them."
+        )
+
+
+def whole_groups(chunks: Iterable[Chunk], key: str) -> Iterator[Chunk]:
+    """Cuts a stream anew so that rows of one key, which follow each other, stay together."""
+    carried: Chunk | None = None
+    for chunk in chunks:
+        if carried is not None:
+            chunk = {name: np.concatenate([carried[name], chunk[name]]) for name in chunk}
+        start = int(np.searchsorted(chunk[key], chunk[key][-1]))
+        if start:
+            yield {name: column[:start] for name, column in chunk.items()}
+        carried = {name: column[start:] for name, column in chunk.items()}
+    if carried is not None:
+        yield carried
+
+
+class ColumnFiles:
+    """Columns of unknown length, appended to files: memory holds one chunk of them.
+
+    Args:
+        folder: Where the files go.
+        label: Beginning of their names.
+        dtypes: The columns' types by name.
+    """
+
+    def __init__(self, folder: Path, label: str, dtypes: Mapping[str, DTypeLike]) -> None:
+        self._dtypes = {name: np.dtype(dtype) for name, dtype in dtypes.items()}
+        self._paths = {name: folder / f"{label}.{name}.column" for name in dtypes}
+        self._files = {name: path.open("wb") for name, path in self._paths.items()}
+
+    def append(self, chunk: Mapping[str, NDArray[np.generic]]) -> None:
+        """Adds rows; the chunk's columns are cast to the files' types."""
+        for name, file in self._files.items():
+            file.write(np.ascontiguousarray(chunk[name], self._dtypes[name]).data)
+
+    def finish(self) -> Chunk:
+        """The columns: small ones in memory, large ones mapped from their files."""
+        columns: Chunk = {}
+        for name, file in self._files.items():
+            file.close()
+            path, dtype = self._paths[name], self._dtypes[name]
+            if path.stat().st_size <= _IN_MEMORY:
+                columns[name] = np.fromfile(path, dtype)
+            else:  # a plain view: the mapped subclass makes every operation slower
+                columns[name] = np.asarray(np.memmap(path, dtype, mode="r"))
+        return columns
+
+
+def allocate(
+    file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0
+) -> NDArray[np.generic]:
+    """A filled array: in memory where it is small, mapped from a new file where it is not."""
+    if math.prod(shape) * np.dtype(dtype).itemsize <= _IN_MEMORY:
+        return np.full(shape, fill, dtype)
+    array: NDArray[np.generic] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    if fill != 0:  # a new file is zero
+        array[:] = fill
+    return np.asarray(array)

@@ -1,0 +1,122 @@
+"""How well a response model predicts rows it has not seen, and how it is calibrated by them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from kuaisim_gym.data.dataset import IntArray, Interactions
+
+HOLD_OUT_SHARE = 0.1
+_BINS = 20  # of equal size, for the calibration error
+_NEWTON_STEPS = 25
+
+FloatArray = NDArray[np.floating]
+
+
+def last_rows(table: Interactions, share: float = HOLD_OUT_SHARE) -> NDArray[np.bool_]:
+    """Marks the last rows of every user, as those that a model should predict from the others.
+
+    Args:
+        table: Rows grouped by user, in the order of time.
+        share: Of each user's rows; users with too few for one whole row keep all.
+
+    Returns:
+        (n,) bool.
+    """
+    counts = np.bincount(table.users)
+    ends = np.cumsum(counts)
+    place_from_end = ends[table.users] - np.arange(len(table))  # 1 for the last row
+    marked: NDArray[np.bool_] = place_from_end <= np.floor(counts * share)[table.users]
+    return marked
+
+
+def platt(logits: FloatArray, positive: FloatArray) -> tuple[float, float]:
+    """Scale (one over the temperature) and shift that make log-odds true to held-out rows.
+
+    Logistic regression of the answers on the log-odds (Platt, 1999), by Newton's method with half a
+    row's pull towards leaving them as they are.
+
+    Args:
+        logits: (n,) log-odds.
+        positive: (n,) answers in [0, 1].
+
+    Returns:
+        Scale, at least 0.05 so that a useless model keeps its order, and shift.
+    """
+    design = np.stack([np.asarray(logits, dtype=np.float64), np.ones(len(logits))])
+    start = np.array([1.0, 0.0])
+    theta = start.copy()
+    for _ in range(_NEWTON_STEPS):
+        expected = 1.0 / (1.0 + np.exp(-np.clip(theta @ design, -30.0, 30.0)))
+        gradient = design @ (positive - expected) - 0.5 * (theta - start)
+        information = (design * (expected * (1.0 - expected))) @ design.T + 0.5 * np.eye(2)
+        step = np.linalg.solve(information, gradient)
+        theta += step / max(1.0, float(np.abs(step).max()))  # at most one unit at a time
+        if np.abs(step).max() < 1e-8:
+            break
+    return max(float(theta[0]), 0.05), float(theta[1])
+
+
+def auc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
+    """Probability that a positive row scores above a negative one, ties counting half."""
+    n_positive = int(positive.sum())
+    n_negative = len(positive) - n_positive
+    if not n_positive or not n_negative:
+        return float("nan")
+    ranks = rankdata(score)[positive].sum()
+    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
+
+
+def per_user_auc(score: FloatArray, positive: NDArray[np.bool_], users: IntArray) -> float:
+    """Mean AUC within the users who have both kinds of rows."""
+    order = np.argsort(users, kind="stable")
+    score, positive = score[order], positive[order]
+    ends = np.cumsum(np.bincount(users))
+    values = [
+        auc(score[start:end], positive[start:end])
+        for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True)
+        if 0 < positive[start:end].sum() < end - start
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def log_loss(probability: FloatArray, response: FloatArray) -> float:
+    """Mean cross-entropy in nats; probabilities are kept 1e-6 away from 0 and 1."""
+    p = np.clip(np.asarray(probability, dtype=np.float64), 1e-6, 1.0 - 1e-6)
+    return float(-np.mean(response * np.log(p) + (1.0 - response) * np.log1p(-p)))
+
+
+def calibration_error(probability: FloatArray, response: FloatArray) -> float:
+    """Mean distance of predicted and observed rate over bins of equally many rows."""
+    order = np.argsort(probability, kind="stable")
+    bins = np.array_split(order, min(_BINS, len(order)))
+    gaps = [abs(float(probability[rows].mean() - response[rows].mean())) for rows in bins]
+    return float(np.average(gaps, weights=[len(rows) for rows in bins]))
+
+
+def quality(probability: FloatArray, response: FloatArray, users: IntArray) -> dict[str, float]:
+    """All measures of one behaviour on held-out rows.
+
+    A row is positive, for the two AUCs, where its response is 1: clicked, or watched to the end.
+
+    Args:
+        probability: (n,) predictions in [0, 1].
+        response: (n,) answers in [0, 1].
+        users: (n,) int32 whose rows they are.
+
+    Returns:
+        ``auc``, ``user_auc``, ``log_loss``, ``calibration_error``, ``mse``, ``rate`` (of the
+        answers) and ``rows``.
+    """
+    positive = response >= 1.0
+    return {
+        "auc": auc(probability, positive),
+        "user_auc": per_user_auc(probability, positive, users),
+        "log_loss": log_loss(probability, response),
+        "calibration_error": calibration_error(probability, response),
+        "mse": float(np.mean((probability - response) ** 2)),
+        "rate": float(np.mean(response)),
+        "rows": float(len(response)),
+    }

@@ -1,0 +1,148 @@
+"""Running sessions: users' histories grow by a slate a step, at the price of the slate alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.simulator.sequential.network import Layer
+from kuaisim_gym.simulator.sequential.sequences import batches
+
+if TYPE_CHECKING:
+    from kuaisim_gym.simulator.sequential.model import SequentialModel
+
+_CHUNK = 13  # events appended at once at most; longer slates go in parts
+RESET_EVENTS = 4096  # events in a batch of logged histories, padding included
+
+FloatArray = NDArray[np.float32]
+
+
+class SequentialSessions:
+    """N sessions, each with its user's history.
+
+    An event's keys and values never change once computed, so each layer keeps those of the last
+    events in a ring and new events are all that is computed. The ring's next place is the same for
+    all sessions: each step moves all of them, and a logged history is laid down so that it ends
+    there. Hence one penalty by age serves all sessions, and places a history is too short for are
+    closed session by session.
+
+    The events of a slate are appended in slate order and later ones see earlier ones, as
+    neighbours do in training, although they were shown at once.
+
+    Args:
+        model: Answers.
+        n_sessions: N.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: SequentialModel, n_sessions: int) -> None:
+        self.model = model
+        config = model.config
+        self._kept = config.window - 1  # events that the next one may still attend to
+        self._capacity = self._kept + _CHUNK
+        shape = (config.layers, n_sessions, config.heads, self._capacity)
+        self._keys = torch.zeros(*shape, config.width // config.heads)
+        self._values = torch.zeros_like(self._keys)
+        self._closed = torch.full((n_sessions, self._capacity), -torch.inf)
+        self._next = 0
+        self._users = torch.zeros(n_sessions, dtype=torch.int64)
+        self._scores = torch.zeros(n_sessions, len(model.behaviours), config.encoding)
+        self._begun: NDArray[np.bool_] = np.zeros(n_sessions, dtype=bool)
+
+    @torch.inference_mode()
+    def reset(self, slots: NDArray[np.bool_], users: NDArray[np.integer]) -> None:
+        """New sessions begin in some slots, with what was logged of their users.
+
+        Args:
+            slots: (N,) bool.
+            users: Positions of the users of these slots, in slot order.
+        """
+        chosen = torch.from_numpy(np.flatnonzero(slots))
+        self._users[chosen] = torch.from_numpy(users.astype(np.int64))
+        self._begun |= slots
+        ring = (self._next + torch.arange(-self._kept, 0)) % self._capacity
+        for part in batches(self.model.logged[users], RESET_EVENTS):
+            kept: list[tuple[Tensor, Tensor]] = []
+            states, lengths = self.model.recall(users[part].astype(np.int64), kept)
+            rows = chosen[torch.from_numpy(part)]
+            self._scores[rows] = states
+            places = lengths[:, None] + torch.arange(-self._kept, 0)
+            real = places >= 0
+            own = torch.arange(len(part))[:, None]
+            for layer, (keys, values) in enumerate(kept):
+                for store, fresh in ((self._keys, keys), (self._values, values)):
+                    store[layer][rows[:, None], :, ring] = fresh[own, :, places.clamp(min=0)]
+            self._closed[rows] = -torch.inf
+            self._closed[rows[:, None], ring] = torch.where(real, 0.0, -torch.inf)
+
+    @torch.inference_mode()
+    def logits(self, slates: NDArray[np.integer]) -> FloatArray:
+        """Log-odds of every behaviour for (N, K) item positions: (N, K, B) float32.
+
+        Raises:
+            ResetNeededError: A session has not begun.
+        """
+        self._check()
+        encoded = self.model.items[torch.from_numpy(slates.astype(np.int64))]
+        raw = self.model.network.logits(self._scores, encoded).numpy()
+        return self.model.adjusted(raw)
+
+    def feedback(self, slates: NDArray[np.integer]) -> FloatArray:
+        """As :meth:`logits`, but probabilities: a single sigmoid, where KuaiSim has two."""
+        return self.model.response(self.logits(slates))
+
+    @torch.inference_mode()
+    def observe(self, slates: NDArray[np.integer], feedback: FloatArray) -> None:
+        """Appends a step's events to the histories.
+
+        Args:
+            slates: (N, K) item positions.
+            feedback: (N, K, B) float32 in [0, 1], how they were answered.
+
+        Raises:
+            ResetNeededError: A session has not begun.
+        """
+        self._check()
+        model = self.model
+        encoded = model.items[torch.from_numpy(slates.astype(np.int64))]
+        responses = torch.from_numpy(feedback.astype(np.float32))
+        events = model.network.events(encoded, responses)
+        state = events[:, -1]
+        for chunk in events.split(_CHUNK, dim=1):
+            state = self._append(chunk)
+        self._scores = model.network.scores(state, model.users[self._users])
+
+    def _append(self, events: Tensor) -> Tensor:
+        """Takes in (N, k, width) events, k at most ``_CHUNK``; the (N, width) state after them."""
+        network, k = self.model.network, events.shape[1]
+        ring = (self._next + torch.arange(k)) % self._capacity
+        self._next = (self._next + k) % self._capacity
+        self._closed[:, ring] = 0.0
+        # Ages at the last of the new events; at the others they are smaller.
+        ages = (self._next - 1 - torch.arange(self._capacity)) % self._capacity
+        ages = ages - torch.arange(k - 1, -1, -1)[:, None]
+        mask = network.penalty(ages) + self._closed[:, None, None, :]
+        x = events
+        for number, layer in enumerate(network.layers):
+            assert isinstance(layer, Layer)
+            own, values = layer.key_value(x)
+            keys = self._keys[number]
+            keys[:, :, ring], self._values[number][:, :, ring] = own, values
+            if number == len(network.layers) - 1:
+                x, mask = x[:, -1:], mask[:, :, -1:]  # only the state after the last is asked for
+            found = functional.scaled_dot_product_attention(
+                layer.query(x), keys, self._values[number], mask
+            )
+            x = layer.finish(x, found)
+        return x[:, 0]
+
+    def _check(self) -> None:
+        if not self._begun.all():
+            slot = int(np.flatnonzero(~self._begun)[0])
+            raise ResetNeededError(f"Session {slot} has not begun: call reset() first.")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.datasets import describe, item_totals, markdown, r_squared
+from kuaisim_gym.data.dataset import BehaviourLog
+
+
+def test_totals_by_hand() -> None:
+    log = BehaviourLog(
+        np.array([0, 0, 1], np.int32), np.array([1, 1, 2], np.int32), np.array([1, 2, 3], np.uint8)
+    )
+    exposures, reward = item_totals(log, 4)
+    assert exposures.tolist() == [0, 2, 1, 0]
+    assert reward.tolist() == [0, 1, 1, 0]  # the second row is a long view without a click
+
+
+def test_r_squared() -> None:
+    x = np.array([1.0, 2.0, 3.0, 4.0])
+    assert r_squared(x, -2 * x + 1) == pytest.approx(1.0)
+    assert r_squared(x, np.array([1.0, -1.0, -1.0, 1.0])) == pytest.approx(0.0)
+    assert np.isnan(r_squared(x, np.ones(4)))
+
+
+def test_the_description_counts_what_is_there(small_rand) -> None:
+    one = describe(small_rand, ("factor",))
+    rows = one["rows"]
+    assert rows["train"]["interactions"] == len(small_rand.log)
+    assert rows["test"]["users"] == len(small_rand.test_users)
+    assert rows["train, train users alone"]["interactions"] == len(small_rand.train_log)
+    assert rows["randomised rows of train users"]["interactions"] == len(small_rand.randomised)
+    assert one["rates"]["train"]["is_click"] == pytest.approx(small_rand.log.response.mean())
+    click = one["quality"]["factor"]["train"]["is_click"]
+    assert 0.5 < click["auc"] < 1
+    assert click["calibration_error"] < 0.1
+    json.dumps(one, allow_nan=False)  # valid JSON, whatever could not be measured
+
+
+def test_popularity_earns_totals_not_means(small_rand, small) -> None:
+    """The paper's Figure 2 holds for sums, which grow with exposure, and not for rates."""
+    for dataset in (small, small_rand):
+        facts = describe(dataset, ())["exposure_and_reward"]
+        assert facts["r2_total"] > 0.5
+        assert facts["r2_mean"] < 0.1
+
+
+def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path, capsys) -> None:
+    small.write_csv(tmp_path / "data")
+    source = f"kuairec={tmp_path / 'data'}"
+    assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert f"| kuairec (real) | train | {small.n_users:,} |" in text
+    assert "7,176 / 10,728 / 12,530.8k" in text
+    assert "MEAN reward" in text
+    written = json.loads((tmp_path / "out" / "datasets_kuairec_real.json").read_text())
+    assert written["study"] == "datasets"
+    assert written["rows"]["test"]["interactions"] == len(small.test)
+    assert markdown([written]) in text
+    figure = tmp_path / "out" / "datasets_exposure_and_reward.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_source_without_a_name_is_refused(tmp_path: Path, capsys) -> None:
+    assert main(["datasets", "--dataset", "somewhere", "--out", str(tmp_path)]) == 2
+    assert "NAME=PATH" in capsys.readouterr().err

@@ -1,0 +1,305 @@
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kuaisim_gym import load_dataset
+from kuaisim_gym.data import BehaviourLog, load_features
+from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, is_test_user, load_kuairand
+from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
+
+BEHAVIOURS = (
+    "is_click",
+    "is_like",
+    "is_follow",
+    "is_comment",
+    "is_forward",
+    "is_hate",
+    "long_view",
+)
+HEADER = "user_id,video_id,date,time_ms," + ",".join(BEHAVIOURS) + ",play_time_ms,is_rand\n"
+TEST, TRAIN = (np.flatnonzero(is_test_user(np.arange(50)) == side).tolist() for side in (1, 0))
+
+
+def row(user: int, video: int, time: int, shown: str = "", is_rand: int = 0) -> str:
+    bits = ",".join(str(int(name in shown.split())) for name in BEHAVIOURS)
+    return f"{user},{video},20220410,{time},{bits},0,{is_rand}\n"
+
+
+def files(variant: str = "pure") -> dict[str, str]:
+    """Two train users, one test user, one user of the feature file alone."""
+    a, b, t = TRAIN[0], TRAIN[1], TEST[0]
+    random = [
+        row(t, 30, 9, "is_click", 1),
+        row(a, 20, 8, "long_view", 1),
+        row(t, 20, 7, "", 1),
+        row(t, 20, 8, "is_hate", 1),
+    ]
+    return {
+        f"log_standard_4_08_to_4_21_{variant}": HEADER
+        + row(b, 20, 5, "is_click long_view")
+        + row(a, 90, 5, "is_like"),
+        f"log_standard_4_22_to_5_08_{variant}": HEADER
+        + row(a, 20, 3)
+        + row(a, 20, 6, "is_follow is_forward")
+        + row(t, 20, 6, "is_comment"),
+        f"log_random_4_22_to_5_08_{variant}": HEADER + "".join(random),
+        f"user_features_{variant}": "user_id,user_active_degree,is_live_streamer,register_days\n"
+        f"{TRAIN[2]},full_active,-124,7\n{a},30day_retention,0,\n",
+        f"video_features_basic_{variant}": "video_id,video_type,music_type,tag,video_duration\n"
+        '20,NORMAL,9.0,"65,12",5000.0\n40,AD,,,\n30,UNKNOWN,11.0,12,1\n',
+    }
+
+
+def folder(tmp_path: Path, tables: dict[str, str]) -> Path:
+    for name, text in tables.items():
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
+
+
+def test_a_golden_folder(tmp_path: Path) -> None:
+    dataset = load_dataset("kuairand", folder(tmp_path, files()))
+    a, b, t, alone = TRAIN[0], TRAIN[1], TEST[0], TRAIN[2]
+    assert dataset.user_ids.tolist() == sorted([a, b, t, alone])
+    # The random log's videos and the basic file's; those of the standard log alone behind.
+    assert dataset.item_ids.tolist() == [20, 30, 40, 90]
+    assert dataset.n_items == 3
+    assert isinstance(dataset.log, BehaviourLog)
+    assert dataset.log.BEHAVIOURS[:2] == ("is_click", "long_view")
+
+    def rows(table: BehaviourLog) -> list[tuple[int, int, str]]:
+        names = np.array(table.BEHAVIOURS)
+        return [
+            (
+                int(dataset.user_ids[user]),
+                int(dataset.item_ids[item]),
+                " ".join(names[[bool(flag >> bit & 1) for bit in range(7)]]),
+            )
+            for user, item, flag in zip(table.users, table.items, table.flags, strict=True)
+        ]
+
+    expected = {
+        a: [(a, 20, ""), (a, 90, "is_like"), (a, 20, "is_forward is_follow")],
+        b: [(b, 20, "is_click long_view")],
+        t: [(t, 20, "is_comment")],
+    }
+    assert rows(dataset.log) == [one for user in sorted(expected) for one in expected[user]]
+    assert rows(dataset.test) == [(t, 20, ""), (t, 20, "is_hate"), (t, 30, "is_click")]
+    assert rows(dataset.randomised) == [(a, 20, "long_view")]
+    assert dataset.test_users.tolist() == [dataset.user_ids.tolist().index(t)]
+    assert dataset.show_counts is None
+    items = dataset.item_features
+    assert items.values["tag"] == ("", "12", "65")
+    assert items.codes["tag"].tolist() == [[2, 1], [1, 0], [0, 0], [0, 0]]
+    assert items.values["music_type"] == ("", "9.0", "11.0")
+    np.testing.assert_array_equal(items.numbers["video_duration"], [5000, 1, np.nan, np.nan])
+    assert dataset.user_features.values["is_live_streamer"] == ("", "-124", "0")
+    notes = dict(dataset.notes)
+    assert notes["log_only_items"] == 1
+    assert notes["user_features.user_active_degree.undocumented"] == 1
+    assert notes["user_features.ids_without_a_row"] == 2
+    assert notes["video_features_basic.video_type.undocumented"] == 1
+    assert notes["video_features_basic.music_type.missing"] == 1
+    assert notes["video_features_basic.ids_without_a_row"] == 1
+
+
+def test_only_logged_items_count_beyond_pure(tmp_path: Path) -> None:
+    tables = files("1k")
+    dataset = load_dataset("kuairand", folder(tmp_path, tables))
+    assert dataset.item_ids.tolist() == [20, 30, 90]
+    assert dataset.n_items == 2
+    assert dataset.notes["video_features_basic.rows_of_unknown_ids_dropped"] == 1
+
+
+def test_27k_comes_in_parts(tmp_path: Path) -> None:
+    tables = files("27k")
+    for name in [name for name in tables if "standard" in name]:
+        lines = tables.pop(name).splitlines(keepends=True)
+        tables[f"{name}_part1"] = "".join(lines[:2])
+        tables[f"{name}_part2"] = "".join([lines[0], *lines[2:]])
+    whole = load_kuairand(folder(tmp_path, tables))
+    (tmp_path / "pure").mkdir()
+    pure = load_kuairand(folder(tmp_path / "pure", files("1k")))
+    assert whole.fingerprint == pure.fingerprint
+    (tmp_path / "log_standard_4_08_to_4_21_27k_part2.csv").unlink()
+    with pytest.raises(DatasetNotFoundError, match="21_27k_part2.csv is missing"):
+        load_kuairand(tmp_path)
+
+
+def test_feature_files_are_optional(tmp_path: Path) -> None:
+    tables = {name: text for name, text in files().items() if "features" not in name}
+    dataset = load_dataset("kuairand", folder(tmp_path, tables))
+    assert dataset.n_users == 3
+    assert dataset.item_ids.tolist() == [20, 30, 90]
+    assert not dataset.user_features.codes
+
+
+def test_what_is_dropped_and_merged_is_counted(tmp_path: Path) -> None:
+    tables = files()
+    a, t = TRAIN[0], TEST[0]
+    first, second, random = list(tables)[:3]
+    tables[first] += row(a, 20, 6, "is_click") + row(a, 90, 1, is_rand=1)
+    tables[second] += row(t, 20, 7, "is_click") + row(a, 90, 6) + row(a, 20, 6, "is_follow")
+    tables[random] += row(a, 30, 8, is_rand=0) + row(t, 30, 9, "is_like", 1)
+    dataset = load_dataset("kuairand", folder(tmp_path, tables))
+    assert dataset.notes["standard_rows_marked_random_dropped"] == 1
+    assert dataset.notes["random_rows_marked_standard_dropped"] == 1
+    assert dataset.notes["standard_rows_dropped_as_random_rows"] == 1
+    assert dataset.notes["standard_rows_repeated"] == 2
+    assert dataset.notes["random_rows_repeated"] == 1
+    mine = dataset.log.users == dataset.user_ids.tolist().index(a)
+    # At time 6: video 20 from the first file, with what three rows show, then video 90.
+    assert dataset.item_ids[dataset.log.items[mine]].tolist() == [20, 90, 20, 90]
+    names = np.array(dataset.log.BEHAVIOURS)
+    shown = names[[bool(dataset.log.flags[mine][2] >> bit & 1) for bit in range(7)]]
+    assert shown.tolist() == ["is_click", "is_forward", "is_follow"]
+    assert dataset.test.behaviour(0).tolist() == [0, 0, 1]
+    assert dataset.test.behaviour(2).tolist() == [0, 0, 1]
+
+
+def test_logs_without_is_rand(tmp_path: Path) -> None:
+    tables = files()
+    for name in list(tables)[:3]:
+        lines = tables[name].splitlines()
+        tables[name] = "".join(line.rsplit(",", 1)[0] + "\n" for line in lines)
+    assert len(load_dataset("kuairand", folder(tmp_path, tables)).log) == 5
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "message"),
+    [
+        (0, row(1, 2, 3).replace("0,0\n", "2,0\n", 1), None),
+        (0, row(1, 2, 3).replace("3,0", "3,2"), "data row 3, column 'is_click': expected 0 or 1"),
+        (1, row(1, 2, 3).replace("1,2,", "1,,"), "data row 4, column 'video_id'"),
+        (1, row(1, 2, 3).replace(",3,", ",3.5,"), "column 'time_ms': expected a whole number"),
+        (2, row(1, 2, 3, is_rand=3), "column 'is_rand': expected 0 or 1, got '3'"),
+        (3, "x,full_active,0,1\n", "user_features_pure.csv, data row 3, column 'user_id'"),
+        (4, '50,NORMAL,1,"1,,2",1\n', r"basic_pure.csv, data row 4, column 'tag': expected tags"),
+    ],
+)
+def test_bad_rows_are_refused(tmp_path: Path, number: int, text: str, message: str | None) -> None:
+    tables = files()
+    tables[list(tables)[number]] += text
+    path = folder(tmp_path, tables)
+    if message is None:
+        load_dataset("kuairand", path)
+        return
+    with pytest.raises(DataFormatError, match=message):
+        load_dataset("kuairand", path)
+
+
+def test_a_log_without_test_users_or_standard_rows_is_refused(tmp_path: Path) -> None:
+    tables = files()
+    first, second, random = list(tables)[:3]
+    with pytest.raises(DataFormatError, match="none of its users is a test user"):
+        load_kuairand(folder(tmp_path, tables | {random: HEADER + row(TRAIN[0], 1, 1, "", 1)}))
+    marked = {name: HEADER + row(TRAIN[0], 1, 1, "", 1) for name in (first, second)}
+    with pytest.raises(DataFormatError, match="no standard row is left"):
+        load_kuairand(folder(tmp_path, tables | marked))
+    with pytest.raises(DataFormatError, match="Pure in .*1K in "):
+        load_kuairand(folder(tmp_path, files("1k")))
+    with pytest.raises(DatasetNotFoundError, match="KuaiRand-Pure .*or KuaiRand-1K .*or Kuai"):
+        load_kuairand(tmp_path.parent / "none")
+
+
+def test_the_sides_of_users() -> None:
+    ids = np.arange(27_285)
+    side = is_test_user(ids)
+    assert abs(side.mean() - 0.5) < 0.01
+    np.testing.assert_array_equal(side[::7], is_test_user(ids[::7].astype(np.int32)))
+    # Fixed for good: results on KuaiRand depend on it.
+    assert np.flatnonzero(side[:24]).tolist() == [0, 1, 3, 7, 11, 12, 13, 15, 16, 17, 21]
+    assert is_test_user(np.array([2**40, -5])).shape == (2,)
+
+
+@pytest.fixture(scope="module")
+def sample(real_folder: Path) -> Path:
+    return real_folder.parent / "kuairand_sample"
+
+
+def cells(file: Path) -> dict[str, list[str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.reader(lines))
+    return {name: [one[place] for one in rows[1:]] for place, name in enumerate(rows[0])}
+
+
+def test_the_real_features_are_read_whole(sample: Path) -> None:
+    tables = load_features("kuairand", sample)
+    assert (len(tables.user_ids), len(tables.item_ids)) == (27_285, 7_583)
+    for features, ids, key, file, fields in (
+        (tables.users, tables.user_ids, "user_id", "user_features_pure.csv", USER_FIELDS),
+        (tables.items, tables.item_ids, "video_id", "video_features_basic_pure.csv", ITEM_FIELDS),
+    ):
+        plain = cells(sample / file)
+        order = np.argsort(np.array(plain[key], dtype=np.int64))
+        np.testing.assert_array_equal(ids, np.array(plain[key], dtype=np.int64)[order])
+        assert set(features.codes) == set(fields)
+        for name, codes in features.codes.items():
+            values = features.values[name]
+            decoded = [",".join(values[code] for code in row if code) for row in codes.tolist()]
+            assert decoded == [plain[name][place] for place in order], name
+        for name, numbers in features.numbers.items():
+            raw = [float(plain[name][place] or "nan") for place in order]
+            np.testing.assert_array_equal(numbers, raw)
+
+
+def test_the_real_features_hold_what_is_known_of_them(sample: Path) -> None:
+    tables = load_features("kuairand", sample)
+    degree = tables.users.values["user_active_degree"]
+    counts = Counter(degree[code] for code in tables.users.codes["user_active_degree"][:, 0])
+    assert counts == {
+        "full_active": 17_959,
+        "high_active": 6_158,
+        "middle_active": 2_133,
+        "2_14_day_new": 635,
+        "low_active": 300,
+        "single_low_active": 68,
+        "30day_retention": 15,
+        "day_new": 11,
+        "UNKNOWN": 6,
+    }
+    assert "-124" in tables.users.values["is_live_streamer"]
+    assert tables.items.codes["tag"].shape == (7_583, 3)
+    assert len(tables.items.values["tag"]) == 47
+    notes = tables.notes
+    assert notes["user_features.user_active_degree.undocumented"] == 635 + 300 + 68 + 15 + 11
+    assert notes["user_features.onehot_feat4.missing"] == 874
+    for number in range(12, 18):
+        assert notes[f"user_features.onehot_feat{number}.missing"] == 714
+    assert notes["video_features_basic.tag.missing"] == 96
+    assert notes["video_features_basic.video_duration.missing"] == 239
+    assert notes["video_features_basic.music_type.missing"] == 203
+    video_type = tables.items.values["video_type"]
+    types = Counter(video_type[code] for code in tables.items.codes["video_type"][:, 0])
+    assert (types["AD"], types["UNKNOWN"]) == (76, 1)
+
+
+def test_columns_are_chosen_by_name(sample: Path, tmp_path: Path) -> None:
+    tables = load_features("kuairand", sample, ["register_days"], ["author_id", "server_width"])
+    assert not tables.users.codes
+    assert list(tables.users.numbers) == ["register_days"]
+    assert len(tables.items.values["author_id"]) == 6_510 + 1
+    assert list(tables.items.numbers) == ["server_width"]
+    with pytest.raises(ConfigError, match="Did you mean 'author_id'"):
+        load_features("kuairand", sample, None, ["autor_id"])
+    with pytest.raises(ConfigError, match="kuairand"):
+        load_features("kuairec", sample)
+    with pytest.raises(DatasetNotFoundError, match="found none"):
+        load_features("kuairand", tmp_path)
+
+
+def test_statistics_are_reached_by_name(tmp_path: Path) -> None:
+    tables = files()
+    tables["video_features_statistic_pure"] = "video_id,show_cnt,play_cnt\n20,8,1\n50,9,\n"
+    path = folder(tmp_path, tables)
+    features = load_features("kuairand", path, item_columns=["show_cnt", "tag"])
+    assert features.item_ids.tolist() == [20, 30, 40, 50]
+    np.testing.assert_array_equal(features.items.numbers["show_cnt"], [8, np.nan, np.nan, 9])
+    assert features.items.codes["tag"].shape == (4, 2)
+    # Nobody asked for the statistics, so that they are not even opened.
+    (path / "video_features_statistic_pure.csv").write_text("video_id,show_cnt\nx,x\n")
+    assert load_features("kuairand", path).item_ids.tolist() == [20, 30, 40]

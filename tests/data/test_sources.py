@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from kuaisim_gym.data import sources as module
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.data.sources import Layout, find_files
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
+
+PURE = Layout("Pure", ("log_pure", "random_pure"), ("users_pure",))
+LARGE = Layout("27K", ("log_27k", "random_27k"), (), {"log_27k": 2})
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_text(f"a\n{len(name)}\n")
+    return folder
+
+
+@pytest.mark.parametrize("inner", ["", "data", "Thing 2.0/data", "a/b/c"])
+def test_the_folder_or_one_above_it(tmp_path: Path, inner: str) -> None:
+    touch(tmp_path / inner, "log_pure.csv", "random_pure.csv", "other.csv", "users_pure.txt")
+    found = find_files(str(tmp_path), [PURE, LARGE])
+    assert found.layout is PURE
+    assert found.folder == tmp_path / inner
+    assert set(found.tables) == {"log_pure", "random_pure"}
+    assert found.tables["log_pure"] == (tmp_path / inner / "log_pure.csv",)
+
+
+def test_parts_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    parts = [f"log_27k_part{number}.csv" for number in (10, 9, 8, 7, 6, 5, 4, 3, 2, 1)]
+    touch(tmp_path, "random_27k.csv", *parts)
+    found = find_files(tmp_path, [PURE, LARGE])
+    assert [file.name for file in found.tables["log_27k"]] == parts[::-1]
+
+
+@pytest.mark.parametrize(
+    ("names", "missing"),
+    [
+        (["log_27k_part1.csv", "log_27k_part3.csv"], "log_27k_part2.csv"),
+        (["log_27k_part2.csv"], "log_27k_part1.csv"),
+        (["log_27k_part1.csv"], "log_27k_part2.csv"),
+        (["users.csv"], "log_27k.csv"),
+    ],
+)
+def test_missing_parts_are_named(tmp_path: Path, names: list[str], missing: str) -> None:
+    touch(tmp_path, "random_27k.csv", *names)
+    with pytest.raises(DatasetNotFoundError, match=f"{missing} is missing"):
+        find_files(tmp_path, [PURE, LARGE])
+
+
+def test_ambiguity_is_an_error_that_names_both(tmp_path: Path) -> None:
+    names = ("log_pure.csv", "random_pure.csv")
+    touch(tmp_path / "one", *names)
+    touch(tmp_path / "two", *names)
+    with pytest.raises(DataFormatError, match="Pure in .*one; Pure in .*two"):
+        find_files(tmp_path, [PURE, LARGE])
+    assert find_files(tmp_path / "two", [PURE]).folder == tmp_path / "two"
+    touch(tmp_path / "two", "log_27k.csv", "random_27k.csv")
+    with pytest.raises(DataFormatError, match="Pure in .*two; 27K in .*two"):
+        find_files(tmp_path / "two", [PURE, LARGE])
+    touch(tmp_path / "one", "log_pure_part1.csv")
+    with pytest.raises(DataFormatError, match="both whole and in parts"):
+        find_files(tmp_path / "one", [PURE])
+
+
+def test_the_folder_that_is_given_goes_before_those_in_it(tmp_path: Path) -> None:
+    names = ("log_pure.csv", "random_pure.csv")
+    touch(touch(tmp_path, *names) / "old", *names)
+    assert find_files(tmp_path, [PURE]).folder == tmp_path
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(DatasetNotFoundError, match="nowhere is not there"):
+        find_files(tmp_path / "nowhere", [PURE])
+    with pytest.raises(DatasetNotFoundError, match="for the files of Pure .log_pure, random_pure"):
+        find_files(tmp_path, [PURE])
+    file = touch(tmp_path, "x.csv") / "x.csv"
+    with pytest.raises(DatasetNotFoundError, match="is a file of another kind"):
+        find_files(file, [PURE])
+
+
+def test_the_digest_follows_contents_and_names(tmp_path: Path) -> None:
+    first = touch(tmp_path / "a", "log_pure.csv", "random_pure.csv")
+    second = touch(tmp_path / "b", "log_pure.csv", "random_pure.csv")
+    digest = find_files(first, [PURE]).digest
+    assert find_files(second, [PURE]).digest == digest
+    (second / "log_pure.csv").write_text("a\n9\n")
+    assert find_files(second, [PURE]).digest != digest
+
+
+@pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
+def test_an_archive_is_unpacked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
+    names = ("log_pure.csv", "random_pure.csv", "big_and_unwanted.csv")
+    data = touch(tmp_path / "Thing 2.0" / "data", *names)
+    archive = tmp_path / f"Thing{ending}"
+    if ending == ".zip":
+        with zipfile.ZipFile(archive, "w") as content:
+            for name in names:
+                content.write(data / name, f"Thing 2.0/data/{name}")
+    else:
+        with tarfile.open(archive, "w:gz") as content:
+            content.add(tmp_path / "Thing 2.0", "Thing 2.0")
+    calls: list[Path] = []
+
+    def counted(archive: Path, folder: Path, wanted) -> list[Path]:
+        calls.append(archive)
+        return extract(archive, folder, wanted)
+
+    monkeypatch.setattr(module, "extract", counted)
+    first, second = find_files(archive, [PURE]), find_files(archive, [PURE])
+    assert calls == [archive]
+    assert first == second
+    assert first.folder.is_relative_to(tmp_path / "cache")
+    assert [file.name for file in first.folder.iterdir()] != []
+    assert not (first.folder / "big_and_unwanted.csv").exists()
+    assert first.digest == find_files(data, [PURE]).digest
+
+
+def test_a_damaged_archive_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(b"no archive")
+    for _ in range(2):
+        with pytest.raises(KuaiSimError, match="x.zip"):
+            find_files(archive, [PURE])
+    assert not [one for one in (tmp_path / "cache" / "unpacked").iterdir() if one.is_dir()]
+
+
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "file" / "cache"))
+    archive = tmp_path / "x.zip"
+    archive.write_bytes(b"PK")
+    with pytest.raises(KuaiSimError, match="Unpack it by hand"):
+        find_files(archive, [PURE])

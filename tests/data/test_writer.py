@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kuaisim_gym import load_dataset
+from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog
+from kuaisim_gym.data.kuairand import is_test_user
+from kuaisim_gym.errors import ConfigError
+
+
+def assert_same(one: Dataset, other: Dataset) -> None:
+    """Everything but the flag, the truth and the notes."""
+    assert (one.name, one.n_items) == (other.name, other.n_items)
+    np.testing.assert_array_equal(one.user_ids, other.user_ids)
+    np.testing.assert_array_equal(one.item_ids, other.item_ids)
+    for part in ("log", "test", "randomised"):
+        left, right = getattr(one, part), getattr(other, part)
+        assert type(left) is type(right), part
+        if left is not None:
+            for name, column in left.columns.items():
+                assert column.dtype == right.columns[name].dtype
+                np.testing.assert_array_equal(column, right.columns[name], err_msg=f"{part} {name}")
+    for part in ("user_features", "item_features"):
+        left, right = getattr(one, part), getattr(other, part)
+        assert left.codes.keys() == right.codes.keys(), part
+        assert dict(left.values) == dict(right.values)
+        for name, codes in left.codes.items():
+            assert codes.dtype == right.codes[name].dtype
+            np.testing.assert_array_equal(codes, right.codes[name], err_msg=name)
+        assert left.numbers.keys() == right.numbers.keys(), part
+        for name, numbers in left.numbers.items():
+            np.testing.assert_array_equal(numbers, right.numbers[name], err_msg=name)
+    for part in ("show_counts", "friends"):
+        left, right = getattr(one, part), getattr(other, part)
+        assert (left is None) == (right is None), part
+        if left is not None:
+            np.testing.assert_array_equal(left, right)
+
+
+def grouped(rng: np.random.Generator, users: np.ndarray, n: int) -> np.ndarray:
+    """n rows' users, each of them at least once, ascending."""
+    return np.sort(np.concatenate([users, rng.choice(users, n - len(users))])).astype(np.int32)
+
+
+def features(rng: np.random.Generator, n: int, **values: tuple[str, ...]) -> Features:
+    """Random codes, each value in use, some missing."""
+    codes = {
+        name: rng.permutation(np.arange(n) % len(known)).astype(np.int32)[:, None]
+        for name, known in values.items()
+    }
+    return Features(codes, values, {})
+
+
+def small_kuairec() -> Dataset:
+    rng = np.random.default_rng(5)
+    n_users, n_items, n_all = 30, 12, 20
+    cells = rng.permutation(n_users * n_all)
+    user, item = cells // n_all, cells % n_all
+    in_test = (user >= 20) & (item < n_items)
+    log, test = cells[~in_test][:300], cells[in_test]
+    watch = rng.lognormal(size=len(cells)).astype(np.float32)
+    watch[:6] = [0, np.finfo(np.float32).max, np.finfo(np.float32).tiny, 1e-45, 573.5, 1 / 3]
+
+    def rows(some: np.ndarray) -> WatchLog:
+        order = np.argsort(some // n_all, kind="stable")
+        some = some[order]
+        return WatchLog(
+            (some // n_all).astype(np.int32),
+            (some % n_all).astype(np.int32),
+            watch[: len(some)].copy(),
+        )
+
+    degree = ("", "30day_retention", 'full, "odd" one', "é")
+    users = features(rng, n_users, user_active_degree=degree, onehot_feat4=("", "2.0", "10.0"))
+    items = Features(
+        {"category": np.array([[1, 3], [2, 0], [0, 0], [3, 2]] * 5, np.int32)},
+        {"category": ("", "2", "9", "27")},
+    )
+    numbers = {"fans_user_num": rng.integers(0, 9, n_users).astype(np.float64)}
+    numbers["fans_user_num"][3] = np.nan
+    return Dataset(
+        name="kuairec",
+        synthetic=True,
+        user_ids=np.sort(rng.choice(10**9, n_users, replace=False)),
+        item_ids=np.concatenate([np.arange(n_items) * 3, np.arange(n_all - n_items) * 3 + 1]),
+        n_items=n_items,
+        log=rows(log),
+        test=rows(test),
+        user_features=dataclasses.replace(users, numbers=numbers),
+        item_features=items,
+        show_counts=rng.integers(0, 2**40, n_all),
+        friends=np.array([[0, 3], [0, 29], [7, 0]], np.int32),
+    )
+
+
+def small_kuairand() -> Dataset:
+    rng = np.random.default_rng(6)
+    n_users, n_items, n_all = 40, 15, 18
+    user_ids = np.sort(rng.choice(2**40, n_users, replace=False))
+    logged = np.arange(n_users - 1)  # the last is in the user file alone
+    side = is_test_user(user_ids)[logged]
+
+    def rows(users: np.ndarray, n: int, n_items: int) -> BehaviourLog:
+        items = np.concatenate([np.arange(n_items), rng.integers(0, n_items, n)])[:n]
+        return BehaviourLog(
+            grouped(rng, users, n),
+            rng.permutation(items).astype(np.int32),
+            rng.integers(0, 128, n).astype(np.uint8),
+        )
+
+    tags = np.zeros((n_all, 2), np.int32)
+    tags[:n_items] = [[1, 2], [2, 0], [0, 0], [3, 1], [2, 3]] * 3
+    duration = np.full(n_all, np.nan)
+    duration[: n_items - 1] = rng.integers(1, 10**6, n_items - 1)
+    return Dataset(
+        name="kuairand",
+        synthetic=True,
+        user_ids=user_ids,
+        item_ids=np.concatenate([np.arange(n_items) * 2, np.arange(n_all - n_items) * 2 + 1]),
+        n_items=n_items,
+        log=rows(logged, 400, n_all),
+        test=rows(logged[side], 200, n_items),
+        randomised=rows(logged[~side], 200, n_items),
+        user_features=features(
+            rng, n_users, user_active_degree=("", "a", "b"), is_live_streamer=("", "-124", "0", "1")
+        ),
+        item_features=Features(
+            {"tag": tags}, {"tag": ("", "2", "10", "65")}, {"video_duration": duration}
+        ),
+    )
+
+
+@pytest.mark.parametrize("make", [small_kuairec, small_kuairand])
+def test_what_is_written_reads_back_the_same(tmp_path: Path, make) -> None:
+    dataset = make()
+    dataset.write_csv(tmp_path / "new" / "folder")
+    again = load_dataset(dataset.name, tmp_path / "new" / "folder")
+    assert_same(dataset, again)
+    assert not again.synthetic
+    assert not [file for file in (tmp_path / "new" / "folder").iterdir() if file.suffix != ".csv"]
+
+
+@pytest.mark.parametrize("name", ["small", "small_rand", "world", "rand_world"])
+def test_synthetic_worlds_read_back_the_same(name: str, request, tmp_path: Path) -> None:
+    """Small ones, and both at full size."""
+    world = request.getfixturevalue(name)
+    world.write_csv(tmp_path)
+    assert_same(world, load_dataset(world.name, tmp_path))
+
+
+def test_optional_parts_are_written_only_where_there_are_any(tmp_path: Path) -> None:
+    bare = dataclasses.replace(
+        small_kuairec(),
+        user_features=Features(),
+        item_features=Features(),
+        show_counts=None,
+        friends=None,
+    )
+    bare.write_csv(tmp_path)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["big_matrix.csv", "small_matrix.csv"]
+    assert_same(bare, load_dataset("kuairec", tmp_path))
+
+
+def test_real_rows_read_back_the_same(real, tmp_path: Path) -> None:
+    real.write_csv(tmp_path)
+    assert load_dataset("kuairec", tmp_path).fingerprint == real.fingerprint
+
+
+def first(file: Path) -> dict[str, str]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return next(csv.DictReader(lines))
+
+
+def test_all_published_columns_are_there_and_agree(tmp_path: Path) -> None:
+    small_kuairec().write_csv(tmp_path)
+    row = first(tmp_path / "small_matrix.csv")
+    assert list(row) == [
+        *("user_id", "video_id", "play_duration", "video_duration"),
+        *("time", "date", "timestamp", "watch_ratio"),
+    ]
+    assert row["time"].startswith("2020-07-") and row["date"] == row["time"][:10].replace("-", "")
+    small_kuairand().write_csv(tmp_path)
+    row = first(tmp_path / "log_random_4_22_to_5_08_pure.csv")
+    assert list(row)[:5] == ["user_id", "video_id", "date", "hourmin", "time_ms"]
+    assert list(row)[-3:] == ["is_profile_enter", "is_rand", "tab"]
+    assert len(row) == 19 and row["is_rand"] == "1" and row["date"].startswith("2022")
+    for name, date in (("4_08_to_4_21", "202204"), ("4_22_to_5_08", "20220")):
+        row = first(tmp_path / f"log_standard_{name}_pure.csv")
+        assert row["is_rand"] == "0" and row["date"].startswith(date)
+    assert len(first(tmp_path / "user_features_pure.csv")) == 31
+    assert len(first(tmp_path / "video_features_basic_pure.csv")) == 12
+
+
+def test_nothing_is_overwritten_and_no_half_file_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = small_kuairec()
+    (tmp_path / "small_matrix.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds small_matrix\.csv"):
+        dataset.write_csv(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["small_matrix.csv"]
+    (tmp_path / "small_matrix.csv").unlink()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        dataset.write_csv(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_users_on_the_wrong_side_are_refused(tmp_path: Path) -> None:
+    dataset = small_kuairand()
+    swapped = dataclasses.replace(dataset, test=dataset.randomised, randomised=dataset.test)
+    with pytest.raises(ConfigError, match="would be on the other side"):
+        swapped.write_csv(tmp_path)
