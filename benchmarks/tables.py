@@ -115,5 +115,6 @@ def _published(dataset: str, max_len: int) -> dict[str, str]:
         return {
             row["method"]: f"{float(row['len_mean']):.2f} ± {float(row['len_std']):.2f}"
             for row in csv.DictReader(file)
-            if row["dataset"].lower() == dataset and int(row["max_len"]) == max_len
+            if row["dataset"].lower().removesuffix("-pure") == dataset
+            and int(row["max_len"]) == max_len
         }

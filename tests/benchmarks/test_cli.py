@@ -140,6 +140,15 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
 
+def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> None:
+    result = run(tmp_path, "a2c", "--env", "KuaiRand-Fair-v0")
+    assert result["dataset"]["name"] == "kuairand"
+    assert main(["table", str(tmp_path)]) == 0
+    table = capsys.readouterr().out
+    assert "### KuaiRand-Fair-v0, kuairand (SYNTHETIC world" in table
+    assert "13.67 ± 0.12" in table  # the published A2C row
+
+
 def test_intervals_over_seeds() -> None:
     # Mean 2, standard deviation 1, three values: 4.303 / sqrt(3).
     mean, half = mean_and_ci95([1.0, 2.0, 3.0])
