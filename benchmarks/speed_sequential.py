@@ -51,15 +51,19 @@ def random_model(rng: np.random.Generator, events: int) -> SequentialModel:
     return SequentialModel(BEHAVIOURS, network, encoded_users, encoded_items, histories)
 
 
-def timed(call: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each of ``repeats`` calls, after one for warming up."""
+def timed(call: Callable[[], object], repeats: int) -> tuple[list[float], float]:
+    """Seconds of each of ``repeats`` calls, after one for warming up; median processor seconds.
+
+    Processor seconds are what a call would take on a machine without other work.
+    """
     call()
-    seconds = []
+    wall, processor = [], []
     for _ in range(repeats):
-        begun = time.perf_counter()
+        begun, busy = time.perf_counter(), time.process_time()
         call()
-        seconds.append(time.perf_counter() - begun)
-    return seconds
+        wall.append(time.perf_counter() - begun)
+        processor.append(time.process_time() - busy)
+    return wall, statistics.median(processor)
 
 
 def main() -> None:
@@ -89,27 +93,31 @@ def main() -> None:
 
     @torch.inference_mode()
     def recompute() -> None:
-        history = model._histories.padded(users, np.full(n, min(options.events, 100)))
+        history = model.histories.padded(users, np.full(n, min(options.events, 100)))
         events = model.network.events(model.items[history.items], history.responses)
         states = model.network(events)[:, -1]
         scores = model.network.scores(states, model.users[torch.from_numpy(users)])
         model.network.logits(scores, model.items[torch.from_numpy(slates)])
 
-    resets = timed(reset, options.repeats)
-    stepped = [seconds / options.steps for seconds in timed(steps, options.repeats)]
-    whole = timed(recompute, options.repeats)
-    median = statistics.median(stepped)
     print(f"{n} sessions, slates of {k}, {options.events} logged events, {options.threads} threads")
+    reset_wall, reset_processor = timed(reset, options.repeats)
+    wall, processor = timed(steps, options.repeats)
+    rates = [n * options.steps / seconds for seconds in wall]
+    whole_wall, whole_processor = timed(recompute, options.repeats)
     print(
-        f"step: {n / median:,.0f} user-steps/s (median of {options.repeats}; slowest "
-        f"{n / max(stepped):,.0f}, fastest {n / min(stepped):,.0f}), {1e3 * median:.1f} ms"
+        f"step: {statistics.median(rates):,.0f} user-steps/s, median of {options.repeats} (least "
+        f"{min(rates):,.0f}, most {max(rates):,.0f}); {n * options.steps / processor:,.0f} a "
+        "processor second"
     )
     print(
-        f"full recompute of 100 events: {n / statistics.median(whole):,.0f} user-steps/s, "
-        f"{1e3 * statistics.median(whole):.1f} ms: {statistics.median(whole) / median:.1f} times "
-        "as long"
+        f"full recompute of {min(options.events, 100)} events: "
+        f"{n / statistics.median(whole_wall):,.0f} user-steps/s, {n / whole_processor:,.0f} a "
+        f"processor second: {whole_processor * options.steps / processor:.1f} times the work"
     )
-    print(f"reset: {1e3 * statistics.median(resets) / n:.2f} ms a session")
+    print(
+        f"reset: {1e3 * statistics.median(reset_wall) / n:.2f} ms a session, "
+        f"{1e3 * reset_processor / n:.2f} ms of the processor"
+    )
 
 
 if __name__ == "__main__":

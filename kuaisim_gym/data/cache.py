@@ -91,24 +91,40 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
     arrays = _read(folder)
     if arrays is not None:
         return arrays
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        lock.acquire()
-    except OSError as error:
-        logger.warning("Going on without the cache: %s cannot be written: %s", folder, error)
-        return dict(build())
-    with lock:
+    with locked(key) as writable:
         arrays = _read(folder)  # another process may have built it meanwhile
         if arrays is not None:
             return arrays
         built = dict(build())
+        if not writable:
+            return built
         try:
             _write(folder, built)
         except OSError as error:
             logger.warning("Going on without the cache: %s cannot be written: %s", folder, error)
             return built
         return _read(folder) or built
+
+
+@contextmanager
+def locked(key: str) -> Iterator[bool]:
+    """Lets one process at a time build what is stored under ``key``; others wait.
+
+    Yields:
+        Whether the cache can be written; where it cannot, nobody waits.
+    """
+    lock = FileLock(cache_dir() / f"{key}.lock")
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        logger.warning("Going on without the cache: %s cannot be written: %s", cache_dir(), error)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 def _write(folder: Path, arrays: Arrays) -> None:
@@ -147,28 +163,37 @@ def _map(file: Path) -> NDArray[np.generic]:
     return np.array(array)
 
 
-def _remove(folder: Path) -> int:
+def _remove(entry: Path) -> int:
     """Takes an entry out of the readers' sight at once, then deletes it; returns its bytes."""
-    size = _size(folder)
-    doomed = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_PART}")
+    size = _size(entry)
+    doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{_PART}")
     try:
-        os.rename(folder, doomed)
+        os.rename(entry, doomed)
     except FileNotFoundError:
         return 0  # another process was first
-    shutil.rmtree(doomed, ignore_errors=True)
+    if doomed.is_dir():
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        doomed.unlink(missing_ok=True)
     return size
 
 
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _size(entry: Path) -> int:
+    files = entry.rglob("*") if entry.is_dir() else [entry]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def cache_info() -> list[CacheEntry]:
     """What the cache holds, by name."""
     return [
-        CacheEntry(folder.name.removesuffix(_ENTRY), _size(folder), folder.stat().st_mtime)
-        for folder in sorted(cache_dir().glob(f"*{_ENTRY}"))
+        CacheEntry(entry.name.removesuffix(_ENTRY), _size(entry), entry.stat().st_mtime)
+        for entry in _entries(cache_dir())
     ]
+
+
+def _entries(root: Path) -> list[Path]:
+    """Folders of arrays, and files of models that are stored in a format of their own."""
+    return sorted([*root.glob(f"*{_ENTRY}"), *root.glob("*.safetensors")])
 
 
 def clear_cache() -> int:
@@ -180,7 +205,7 @@ def clear_cache() -> int:
         Bytes freed.
     """
     root = cache_dir()
-    freed = sum(_remove(folder) for folder in root.glob(f"*{_ENTRY}"))
+    freed = sum(_remove(entry) for entry in _entries(root))
     unpacked = root / "unpacked"
     if unpacked.is_dir():
         freed += _remove(unpacked)

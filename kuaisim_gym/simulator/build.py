@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
-from kuaisim_gym.data.cache import Arrays, cache_dir, cached
+from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Interactions, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
@@ -297,20 +297,22 @@ def _sequential(
             'response_model="sequential" needs torch: pip install "kuaisim-gym[agents]".'
         ) from error
     file = cache_dir() / f"{key}.safetensors"
-    try:
-        if file.exists():
-            return SequentialModel.load(file, dataset)
-    except CheckpointError as error:
-        logger.warning("Fitting %s again: %s", file, error)
-    model = fit_sequential(
-        train,
-        everyone,
-        dataset.n_users,
-        len(dataset.item_ids),
-        dataset.user_features,
-        dataset.item_features,
-    )
-    model.save(file)
+    with locked(key) as writable:
+        try:
+            if file.exists():
+                return SequentialModel.load(file, dataset)
+        except CheckpointError as error:
+            logger.warning("Fitting %s again: %s", file, error)
+        model = fit_sequential(
+            train,
+            everyone,
+            dataset.n_users,
+            len(dataset.item_ids),
+            dataset.user_features,
+            dataset.item_features,
+        )
+        if writable:
+            model.save(file)
     return model
 
 

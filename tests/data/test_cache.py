@@ -140,11 +140,13 @@ def test_info_and_clear(folder: Path) -> None:
     cached("two", lambda: {"a": np.zeros(10)})
     (folder / "downloads").mkdir()
     (folder / "downloads" / "KuaiRec.zip").write_bytes(b"kept")
+    write_atomically(folder / "model.safetensors", b"x" * 300)
     (folder / "unpacked" / "archive").mkdir(parents=True)
     (folder / "unpacked" / "archive" / "big_matrix.csv").write_bytes(b"x" * 500)
     entries = cache_info()
-    assert [entry.key for entry in entries] == ["one", "two"]
-    assert entries[0].bytes >= 8000 > entries[1].bytes >= 80
+    assert [entry.key for entry in entries] == ["model.safetensors", "one", "two"]
+    assert entries[0].bytes == 300
+    assert entries[1].bytes >= 8000 > entries[2].bytes >= 80
     assert clear_cache() == sum(entry.bytes for entry in entries) + 500
     assert not (folder / "unpacked").exists()
     assert cache_info() == []

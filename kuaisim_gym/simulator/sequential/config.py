@@ -42,7 +42,7 @@ class SequentialConfig:
     learning_rate: float = 2e-3
     decay: float = 0.7
     batch_events: int = 4096
-    epochs: int = 8
+    epochs: int = 6
     patience: int = 2
 
     def __post_init__(self) -> None:

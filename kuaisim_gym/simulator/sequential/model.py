@@ -45,6 +45,7 @@ class SequentialModel:
         losses: Held-out loss after each epoch; the weights are those of the least.
 
     Attributes:
+        histories: The last logged events of all users.
         logged: (n_users,) int64, events kept of each user.
         scale: (B,) float32, factor of log-odds; one unless :meth:`rescaled`.
         shift: (B,) float32, added to scaled log-odds; zero unless :meth:`rescaled`.
@@ -66,8 +67,8 @@ class SequentialModel:
         self.losses = losses
         self.scale: FloatArray = np.ones(len(behaviours), dtype=np.float32)
         self.shift: FloatArray = np.zeros(len(behaviours), dtype=np.float32)
-        self._histories = histories.last(self.config.reach)
-        self.logged = self._histories.lengths
+        self.histories = histories.last(self.config.reach)
+        self.logged = self.histories.lengths
         # Filled as users are asked for.
         self._scores = torch.zeros(len(users), len(behaviours), self.config.encoding)
         self._scored: NDArray[np.bool_] = np.zeros(len(users), dtype=bool)
@@ -131,7 +132,7 @@ class SequentialModel:
             (m, B, encoding) scores and (m,) int64, how many of the L places each history takes.
         """
         network = self.network
-        rows = self._histories.padded(users, self.logged[users])
+        rows = self.histories.padded(users, self.logged[users])
         events = network.events(self.items[rows.items], rows.responses)
         # A history that was cut begins with the start too, but too far back to be seen from the
         # last ``window`` places.
@@ -180,9 +181,9 @@ class SequentialModel:
         tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
         tensors |= {"users": self.users, "items": self.items}
         arrays = {
-            "starts": self._histories.starts,
-            "events": self._histories.items,
-            "responses": self._histories.responses,
+            "starts": self.histories.starts,
+            "events": self.histories.items,
+            "responses": self.histories.responses,
             "scale": self.scale,
             "shift": self.shift,
         }

@@ -17,16 +17,16 @@ from torch.nn import functional
 from kuaisim_gym.data.dataset import Features
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 
-_START_SPREAD = 0.1  # of an embedding table's common start
-_START_NOISE = 0.02  # of its rows around it
+_START_SPREAD = 0.03  # of what the rows of an embedding table have in common at first
+_START_NOISE = 0.03  # of the rows around it; training would not leave a start without noise
 
 
 class FieldEncoder(nn.Module):
     """Users or items by id and categorical features, each a field; numbers take no part.
 
-    Deviations from KuaiSim: all rows of a field's table begin at about one vector, the one of a
-    missing value, so that what is met rarely stays close to it (layer normalisation would blow an
-    independent start up to full size); fields of several values are averaged over those values.
+    Deviations from KuaiSim: the rows of a field's table begin small and near one vector, so that
+    they turn quickly and what is met rarely stays near the others; fields of several values are
+    averaged over those values.
 
     Args:
         n: Number of users or items.
@@ -178,7 +178,7 @@ class SequenceNetwork(nn.Module):
         self.config = config
         self.n_behaviours = n_behaviours
         self.responses = nn.Linear(n_behaviours, config.encoding)
-        self.start = nn.Parameter(torch.randn(config.width) * _START_SPREAD)
+        self.start = nn.Parameter(torch.randn(config.width) * 0.1)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.scorer = nn.Sequential(
             nn.Linear(config.width + config.encoding, config.scorer),
@@ -187,8 +187,10 @@ class SequenceNetwork(nn.Module):
             nn.LayerNorm(config.scorer),
             nn.Linear(config.scorer, n_behaviours * config.encoding),
         )
-        # Normalised with a gain of its own for each behaviour: rare ones need other spreads.
-        self.gain = nn.Parameter(torch.ones(n_behaviours, config.encoding))
+        # Normalised with a gain of its own for each behaviour: rare ones need other spreads. It
+        # starts where log-odds, means over ``encoding`` products, have a spread of about one.
+        spread = math.sqrt(config.encoding)
+        self.gain = nn.Parameter(torch.full((n_behaviours, config.encoding), spread))
         self.offset = nn.Parameter(torch.zeros(n_behaviours, config.encoding))
         self.bias = nn.Parameter(torch.zeros(n_behaviours))
         exponents = torch.arange(1, config.heads + 1) * (8.0 / config.heads)

@@ -94,6 +94,8 @@ def batches(
     Yields:
         (k,) int64 positions in ``lengths``.
     """
+    if len(lengths) == 0:
+        return
     # Drawing breaks ties and mixes neighbouring lengths, at the price of a little padding.
     blur = np.ones(len(lengths)) if rng is None else rng.uniform(0.9, 1.1, len(lengths))
     order = np.argsort(lengths * blur, kind="stable")
