@@ -19,7 +19,7 @@ from benchmarks.tables import markdown
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import RESPONSE_MODELS
 from kuaisim_gym.data import DATASETS
-from kuaisim_gym.errors import ConfigError, KuaiSimError
+from kuaisim_gym.errors import KuaiSimError
 
 # The slow ones first: two processes then finish together.
 DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
@@ -65,10 +65,10 @@ def _parser() -> argparse.ArgumentParser:
     facts = commands.add_parser("datasets", help="what the data are: Table 1 and Figure 2")
     facts.add_argument(
         "--dataset",
-        metavar="NAME=PATH",
+        metavar="NAME[=PATH]",
         action="append",
         default=[],
-        help="real data, such as kuairec=DIR; default: both synthetic worlds",
+        help="kuairec=DIR for real data, kuairec for the synthetic world; default: both worlds",
     )
     facts.add_argument("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS)
     facts.add_argument("--out", type=Path, required=True, help="folder of the JSON and PNG files")
@@ -118,11 +118,8 @@ def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> R
 
 
 def _datasets(sources: list[str], models: tuple[str, ...], out: Path) -> None:
-    for source in sources:
-        if "=" not in source:
-            raise ConfigError(f"--dataset must be NAME=PATH, such as kuairec=DIR, got {source!r}.")
-    pairs = [source.split("=", 1) for source in sources] or [[name, None] for name in DATASETS]
-    loaded = [load_dataset(name, path) for name, path in pairs]
+    pairs = [source.partition("=") for source in sources or DATASETS]
+    loaded = [load_dataset(name, path if given else None) for name, given, path in pairs]
     descriptions = [datasets.describe(dataset, models) for dataset in loaded]
     print(datasets.markdown(descriptions))
     for description in descriptions:

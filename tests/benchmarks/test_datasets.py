@@ -65,6 +65,6 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     assert figure.read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_source_without_a_name_is_refused(tmp_path: Path, capsys) -> None:
-    assert main(["datasets", "--dataset", "somewhere", "--out", str(tmp_path)]) == 2
-    assert "NAME=PATH" in capsys.readouterr().err
+def test_an_unknown_source_is_refused(tmp_path: Path, capsys) -> None:
+    assert main(["datasets", "--dataset", "kuairek=somewhere", "--out", str(tmp_path)]) == 2
+    assert "Did you mean 'kuairec'" in capsys.readouterr().err
