@@ -106,7 +106,7 @@ def write_description(out: Path, description: dict[str, Any]) -> Path:
 
 def counts(table: Interactions) -> dict[str, int]:
     """Users, items and rows of a table."""
-    users, items = np.unique(table.users).size, np.unique(table.items).size
+    users, items = len(table.distinct_users), np.unique(table.items).size
     return {"users": users, "items": items, "interactions": len(table)}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,21 +131,13 @@ def _published(name: str, path: str | Path) -> tuple[Sources, Callable[[], Datas
     """A published dataset's files, and what reads them."""
     # Imported here: who wants the synthetic world need not wait for DuckDB.
     if name == "kuairec":
-        from kuaisim_gym.data.kuairec import find_kuairec
-
-        sources = find_kuairec(path)
+        from kuaisim_gym.data.kuairec import find_kuairec as find
+        from kuaisim_gym.data.kuairec import read_kuairec as read
     else:
-        from kuaisim_gym.data.kuairand import find_kuairand
-
-        sources = find_kuairand(path)
-
-    def build() -> Dataset:
-        from kuaisim_gym.data.kuairand import read_kuairand
-        from kuaisim_gym.data.kuairec import read_kuairec
-
-        return (read_kuairec if name == "kuairec" else read_kuairand)(sources)
-
-    return sources, build
+        from kuaisim_gym.data.kuairand import find_kuairand as find
+        from kuaisim_gym.data.kuairand import read_kuairand as read
+    sources = find(path)
+    return sources, partial(read, sources)
 
 
 def _synthetic(name: str, seed: int) -> Callable[[], Dataset]:

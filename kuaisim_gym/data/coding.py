@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Features, IntArray
-from kuaisim_gym.data.tables import Chunk, Table, Tables, allocate, quoted
+from kuaisim_gym.data.tables import Chunk, Column, Table, Tables, allocate, quoted
 from kuaisim_gym.errors import DataFormatError
+
+# Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
+USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
+USER_FLAGS = ("is_lowactive_period", "is_live_streamer", "is_video_author")
+USER_FIELDS = (
+    "user_active_degree",
+    *USER_FLAGS,
+    *(f"{name}_range" for name in USER_NUMBERS),
+    *(f"onehot_feat{number}" for number in range(18)),
+)
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
 _SPARSE = 8  # ids whose range is this many times their number are searched, not looked up
@@ -111,6 +122,28 @@ class _Coded:
     values: tuple[str, ...]
     rows: IntArray
     counts: NDArray[np.int64]
+
+
+def read_entities(
+    tables: Tables,
+    files: Sequence[Path],
+    key: str,
+    fields: Sequence[str],
+    numbers: Sequence[str],
+) -> Table:
+    """Reads a file of users or items, as :func:`read_features` takes it.
+
+    Args:
+        tables: The database.
+        files: The file, or its parts.
+        key: Its column of ids: ``"user_id"`` or ``"video_id"``.
+        fields: Columns of texts; each may be missing, and have missing cells.
+        numbers: Columns of numbers; likewise.
+    """
+    columns = [Column(key)]
+    columns += [Column(name, "text", gaps=True, required=False) for name in fields]
+    columns += [Column(name, "number", gaps=True, required=False) for name in numbers]
+    return tables.read(files, columns, rows="users" if key == "user_id" else "videos")
 
 
 def read_features(

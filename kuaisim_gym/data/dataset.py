@@ -50,6 +50,12 @@ class Interactions(ABC):
         """The arrays by name."""
         return {column.name: getattr(self, column.name) for column in fields(self)}
 
+    def starts(self, n_users: int) -> NDArray[np.int64]:
+        """(n_users + 1,) int64: the rows of user u are ``starts[u]`` to ``starts[u + 1] - 1``."""
+        starts = np.zeros(n_users + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.users, minlength=n_users), out=starts[1:])
+        return starts
+
     @property
     def distinct_users(self) -> IntArray:
         """The users that have rows, ascending."""

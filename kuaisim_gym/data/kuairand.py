@@ -16,7 +16,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.coding import Field, Positions, merge_features, note_counts, read_features
+from kuaisim_gym.data.coding import (
+    USER_FIELDS,
+    USER_FLAGS,
+    USER_NUMBERS,
+    Field,
+    Positions,
+    merge_features,
+    note_counts,
+    read_entities,
+    read_features,
+)
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Features
 from kuaisim_gym.data.sources import Layout, Sources, find_files
 from kuaisim_gym.data.tables import (
@@ -37,14 +47,6 @@ RANDOM = "log_random_4_22_to_5_08"
 USER_FEATURES = "user_features"
 VIDEO_BASIC, VIDEO_STATISTIC = "video_features_basic", "video_features_statistic"
 
-USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
-USER_FLAGS = ("is_lowactive_period", "is_live_streamer", "is_video_author")
-USER_FIELDS = (
-    "user_active_degree",
-    *USER_FLAGS,
-    *(f"{name}_range" for name in USER_NUMBERS),
-    *(f"onehot_feat{number}" for number in range(18)),
-)
 ITEM_NUMBERS = ("video_duration",)
 ITEM_FIELDS = ("video_type", "upload_type", "music_type", "tag")
 
@@ -177,19 +179,20 @@ def read_kuairand(sources: Sources) -> Dataset:
         standard = _read_log(tables, files(STANDARD[0]) + files(STANDARD[1]))
         notes["standard_rows_marked_random_dropped"] = _drop_marked(tables, standard, "1")
         notes["standard_rows_dropped_as_random_rows"] = _drop_leaked(tables, standard, random)
-        users_file = _read_entities(
-            tables, files(USER_FEATURES), "user_id", USER_FIELDS, USER_NUMBERS
-        )
-        items_file = _read_entities(
-            tables, files(VIDEO_BASIC), "video_id", ITEM_FIELDS, ITEM_NUMBERS
-        )
+        users_file = items_file = None
+        if files(USER_FEATURES):
+            users_file = read_entities(
+                tables, files(USER_FEATURES), "user_id", USER_FIELDS, USER_NUMBERS
+            )
+        if files(VIDEO_BASIC):
+            items_file = read_entities(
+                tables, files(VIDEO_BASIC), "video_id", ITEM_FIELDS, ITEM_NUMBERS
+            )
 
-        user_ids = _distinct(tables, "user_id", standard, random, users_file)
+        user_ids = tables.distinct("user_id", standard, random, users_file)
         pool = (random, items_file) if variant == "pure" else (random,)
-        catalogue = _distinct(tables, "video_id", *pool)
-        others = np.setdiff1d(
-            _distinct(tables, "video_id", standard), catalogue, assume_unique=True
-        )
+        catalogue = tables.distinct("video_id", *pool)
+        others = np.setdiff1d(tables.distinct("video_id", standard), catalogue, assume_unique=True)
         notes["log_only_items"] = len(others)
         item_ids = np.concatenate([catalogue, others])
         n_items = len(catalogue)
@@ -271,12 +274,6 @@ def _delete(tables: Tables, log: Table, condition: str) -> int:
     return count
 
 
-def _distinct(tables: Tables, column: str, *sources: Table | None) -> NDArray[np.int64]:
-    """The distinct ids of some tables, ascending."""
-    parts = [f"SELECT {column} FROM {table.sql}" for table in sources if table is not None]
-    return tables.column(f"SELECT DISTINCT {column} FROM ({' UNION ALL '.join(parts)}) ORDER BY 1")
-
-
 def _read_rows(
     tables: Tables,
     log: Table,
@@ -337,22 +334,6 @@ def _one_an_exposure(chunk: Chunk) -> Chunk:
     stay = np.ones(len(flags), dtype=bool)
     stay[rows[~first]] = False
     return {name: column[stay] for name, column in (chunk | {"flags": flags}).items()}
-
-
-def _read_entities(
-    tables: Tables,
-    files: Sequence[Path],
-    key: str,
-    fields: Sequence[str],
-    numbers: Sequence[str],
-) -> Table | None:
-    """A feature file; ``None`` where there is none."""
-    if not files:
-        return None
-    columns = [Column(key)]
-    columns += [Column(name, "text", gaps=True, required=False) for name in fields]
-    columns += [Column(name, "number", gaps=True, required=False) for name in numbers]
-    return tables.read(files, columns, rows="users" if key == "user_id" else "videos")
 
 
 def _features(
@@ -451,9 +432,7 @@ def _entity_tables(
             continue
         fields = [name for name in here if name in texts]
         numbers = [name for name in here if name not in texts]
-        table = _read_entities(tables, files, key, fields, numbers)
-        if table is not None:
-            entities.append((table, fields, numbers))
+        entities.append((read_entities(tables, files, key, fields, numbers), fields, numbers))
     return entities
 
 
@@ -462,7 +441,7 @@ def _all_features(
 ) -> tuple[NDArray[np.int64], Features]:
     if not entities:
         return np.empty(0, np.int64), Features()
-    ids = _distinct(tables, key, *(table for table, _, _ in entities))
+    ids = tables.distinct(key, *(table for table, _, _ in entities))
     positions = Positions(ids)
     parts: Iterator[Features] = (
         _features(tables, table, positions, len(ids), fields, numbers, notes)

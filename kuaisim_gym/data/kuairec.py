@@ -17,7 +17,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.coding import Field, Positions, note_counts, read_features
+from kuaisim_gym.data.coding import (
+    USER_FIELDS,
+    USER_NUMBERS,
+    Field,
+    Positions,
+    note_counts,
+    read_entities,
+    read_features,
+)
 from kuaisim_gym.data.dataset import Dataset, Features, IntArray, WatchLog
 from kuaisim_gym.data.sources import Layout, Sources, find_files
 from kuaisim_gym.data.tables import (
@@ -38,15 +46,6 @@ LAYOUT = Layout(
     "KuaiRec",
     required=(BIG_MATRIX, SMALL_MATRIX),
     optional=(ITEM_CATEGORIES, USER_FEATURES, ITEM_DAILY, SOCIAL_NETWORK),
-)
-USER_NUMBERS = ("follow_user_num", "fans_user_num", "friend_user_num", "register_days")
-USER_FIELDS = (
-    "user_active_degree",
-    "is_lowactive_period",
-    "is_live_streamer",
-    "is_video_author",
-    *(f"{name}_range" for name in USER_NUMBERS),
-    *(f"onehot_feat{number}" for number in range(18)),
 )
 _WATCH_MAX = float(np.finfo(np.float32).max)
 _ID_LIST = re.compile(r"\[\s*(-?\d+(\s*,\s*-?\d+)*)?\s*,?\s*\]", re.ASCII)
@@ -97,11 +96,9 @@ def read_kuairec(sources: Sources) -> Dataset:
     with open_tables() as tables:
         big = _read_matrix(tables, sources, BIG_MATRIX)
         small = _read_matrix(tables, sources, SMALL_MATRIX)
-        both = f"(SELECT user_id, video_id FROM {big.sql} UNION ALL SELECT user_id, video_id"
-        both = f"{both} FROM {small.sql})"
-        user_ids = tables.column(f"SELECT DISTINCT user_id FROM {both} ORDER BY 1")
-        catalogue = tables.column(f"SELECT DISTINCT video_id FROM {small.sql} ORDER BY 1")
-        videos = tables.column(f"SELECT DISTINCT video_id FROM {big.sql} ORDER BY 1")
+        user_ids = tables.distinct("user_id", big, small)
+        catalogue = tables.distinct("video_id", small)
+        videos = tables.distinct("video_id", big)
         log_only = np.setdiff1d(videos, catalogue, assume_unique=True)
         item_ids = np.concatenate([catalogue, log_only])
         users, items = Positions(user_ids), Positions(item_ids)
@@ -224,10 +221,8 @@ def _user_features(
 ) -> Features:
     if USER_FEATURES not in sources.tables:
         return Features()
-    columns = [Column("user_id")]
-    columns += [Column(name, "text", gaps=True, required=False) for name in USER_FIELDS]
-    columns += [Column(name, "number", gaps=True, required=False) for name in USER_NUMBERS]
-    table = tables.read(sources.tables[USER_FEATURES], columns, rows="users")
+    files = sources.tables[USER_FEATURES]
+    table = read_entities(tables, files, "user_id", USER_FIELDS, USER_NUMBERS)
     fields = [Field(name) for name in USER_FIELDS]
     return read_features(
         tables, table, "user_id", users, n_users, fields, USER_NUMBERS, notes, USER_FEATURES

@@ -251,6 +251,12 @@ class Tables:
         parts = [next(iter(chunk.values())) for chunk in self.stream(query)]
         return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64, copy=False)
 
+    def distinct(self, column: str, *tables: Table | None) -> NDArray[np.int64]:
+        """The distinct ids in a column of some tables, ascending; ``None`` has none."""
+        parts = [f"SELECT {column} FROM {table.sql}" for table in tables if table is not None]
+        union = " UNION ALL ".join(parts)
+        return self.column(f"SELECT DISTINCT {column} FROM ({union}) ORDER BY 1")
+
 
 @contextmanager
 def open_tables() -> Iterator[Tables]:

@@ -23,6 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from kuaisim_gym.data import kuairand, kuairec
+from kuaisim_gym.data.coding import USER_NUMBERS
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Features, Interactions, WatchLog
 from kuaisim_gym.data.kuairand import is_test_user
 from kuaisim_gym.errors import ConfigError, KuaiSimError
@@ -32,7 +33,7 @@ USER_COLUMNS = (
     "is_lowactive_period",
     "is_live_streamer",
     "is_video_author",
-    *(name for number in kuairec.USER_NUMBERS for name in (number, f"{number}_range")),
+    *(name for number in USER_NUMBERS for name in (number, f"{number}_range")),
     *(f"onehot_feat{number}" for number in range(18)),
 )
 VIDEO_COLUMNS = (
@@ -144,7 +145,7 @@ def _kuairand(dataset: Dataset) -> dict[str, _Write]:
     random: list[Interactions] = [dataset.test]
     random += [dataset.randomised] if dataset.randomised is not None else []
     for table, test in zip(random, (True, False), strict=False):
-        wrong = is_test_user(dataset.user_ids[np.unique(table.users)]) != test
+        wrong = is_test_user(dataset.user_ids[table.distinct_users]) != test
         if wrong.any():
             raise ConfigError(
                 f"Who is a test user follows from the id, see is_test_user, but "

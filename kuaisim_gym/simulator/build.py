@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +15,9 @@ from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Interactions, WatchL
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
-from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, last_rows, platt, quality
+from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
 from kuaisim_gym.simulator.response import (
+    FACTOR_ARRAYS,
     FactorModel,
     LogitModel,
     ResponseModel,
@@ -24,7 +25,7 @@ from kuaisim_gym.simulator.response import (
     TruthModel,
 )
 
-FIT_VERSION = 3  # raise when the same rows would give another model
+FIT_VERSION = 4  # raise when the same rows would give another model
 
 logger = logging.getLogger(__name__)
 
@@ -166,9 +167,9 @@ def _built(dataset: Dataset, split: str, kind: str, calibration: str) -> Simulat
     users = dataset.train_users if split == "train" else dataset.test_users
     if split == "test" and not isinstance(dataset.test, BehaviourLog):
         return _table_simulator(dataset, kind, users)
-    model: ResponseModel = _fitted(dataset, split, kind)
+    model = _fitted(dataset, split, kind)
     if isinstance(dataset.log, BehaviourLog):
-        model = _calibrated(dataset, split, kind, calibration)
+        model = _calibrated(model, dataset, split, kind, calibration)
     return Simulator(dataset, split, kind, model, model, users, 0.0)
 
 
@@ -214,13 +215,10 @@ def _fit(
             (dataset.n_users, len(dataset.item_ids)),
             progress=True,
         )
-        return {name: np.asarray(getattr(model, name)) for name in _FACTOR_ARRAYS}
+        return {name: np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS}
 
     behaviours, logistic = train.BEHAVIOURS, isinstance(train, BehaviourLog)
     return FactorModel(behaviours, logistic, **cached(key, build))  # type: ignore[arg-type]
-
-
-_FACTOR_ARRAYS = tuple(column.name for column in fields(FactorModel))[2:]  # all but names and link
 
 
 def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Assessment:
@@ -261,20 +259,21 @@ def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Asse
             quality(predicted[:, b], check.behaviour(b), check.users) if len(check) else {}
             for b in range(len(names))
         ]
-        table = np.array([list(one.values()) for one in measures])
+        table = np.array([[one[name] for name in MEASURES if one] for one in measures])
         return {"scale": scale, "shift": shift, "metrics": table}
 
     key = f"assess-{dataset.fingerprint}-{split}-{response_model}-v{FIT_VERSION}"
     arrays = cached(key, build)
-    measures = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")
     metrics = {
-        name: dict(zip(measures, row.tolist(), strict=False))
+        name: dict(zip(MEASURES, row.tolist(), strict=False))  # none without held-out rows
         for name, row in zip(names, arrays["metrics"], strict=True)
     }
     return Assessment(metrics, arrays["scale"], arrays["shift"])  # type: ignore[arg-type]
 
 
-def _calibrated(dataset: Dataset, role: str, kind: str, calibration: str) -> LogitModel:
+def _calibrated(
+    model: LogitModel, dataset: Dataset, role: str, kind: str, calibration: str
+) -> LogitModel:
     found = assess(dataset, role, kind)
     shift = np.array(found.shift)
     if calibration == "balanced":
@@ -284,7 +283,7 @@ def _calibrated(dataset: Dataset, role: str, kind: str, calibration: str) -> Log
         for b in range(len(train.BEHAVIOURS)):
             positive = float(train.behaviour(b).sum(dtype=np.float64)) + 0.5
             shift[b] -= np.log(positive / (len(train) - positive + 1.0))
-    return _fitted(dataset, role, kind).rescaled(np.array(found.scale), shift)
+    return model.rescaled(np.array(found.scale), shift)
 
 
 def _sequential(

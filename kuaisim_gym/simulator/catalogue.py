@@ -8,11 +8,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags_array
-from scipy.sparse.linalg import svds
+from scipy.sparse import csr_matrix
 
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.simulator.response import FactorModel
+from kuaisim_gym.simulator.spectral import leading_item_vectors
 
 EMBEDDING_DIM = 32
 POPULAR_SHARE = 0.2  # of the catalogue, by train exposures (paper section 5.1.1)
@@ -110,16 +110,5 @@ def _spectral(
     """Leading right singular vectors, by falling singular value and with a fixed sign."""
     matrix = csr_matrix((weight.astype(np.float64), (users, items)), shape=shape)
     matrix = matrix[np.flatnonzero(np.bincount(users, minlength=shape[0]))]
-    rank = min(EMBEDDING_DIM - 1, min(matrix.shape) - 1)
-    if rank < 1:
-        return np.zeros((shape[1], 0))
-    # One extra row's worth of weight keeps the rarest items from dominating.
-    user_scale = 1.0 / np.sqrt(np.asarray(matrix.sum(axis=1)).ravel() + 1.0)
-    item_scale = 1.0 / np.sqrt(np.asarray(matrix.sum(axis=0)).ravel() + 1.0)
-    normalised = diags_array(user_scale) @ matrix @ diags_array(item_scale)
-    start = np.ones(min(matrix.shape))  # fixes Lanczos' start: same log, same embedding
-    _, values, right = svds(normalised, k=rank, v0=start)
-    vectors = right[np.argsort(-values)].T
-    peak = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    vectors *= np.where(peak < 0, -1.0, 1.0)
-    return np.asarray(vectors, dtype=np.float64)
+    user_degree, item_degree = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
+    return leading_item_vectors(matrix, user_degree, item_degree, EMBEDDING_DIM - 1)

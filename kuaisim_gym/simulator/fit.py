@@ -15,18 +15,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix, diags_array, hstack
-from scipy.sparse.linalg import svds
+from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.dataset import Features, Interactions, WatchLog
+from kuaisim_gym.data.dataset import Features, Interactions, WatchLog, pair_products
 from kuaisim_gym.simulator.response import FactorModel
+from kuaisim_gym.simulator.spectral import leading_item_vectors
 
 RANK = 8
 SWEEPS = 12  # at most; fewer once the held-out loss has stopped falling
@@ -127,12 +127,9 @@ def fit_factor_model(
     ) as bar:
         for behaviour in range(len(train.BEHAVIOURS)):
             first = parts[0] if parts else None
-
-            def problem(
-                rows: Interactions, first: _Fit | None = first, behaviour: int = behaviour
-            ) -> _Problem:
-                return _Problem(rows, behaviour, size, link, designs, first)
-
+            problem = partial(
+                _Problem, behaviour=behaviour, size=size, link=link, designs=designs, first=first
+            )
             whole = problem(train)
             if first is None:
                 start = _choose(problem(fit_rows), problem(check_rows))
@@ -246,8 +243,7 @@ class _Fit:
         if user.shape[1]:
             for start in range(0, len(rows), _CHUNK):
                 block = slice(start, start + _CHUNK)
-                left, right = user[rows.users[block]], item[rows.items[block]]
-                np.einsum("nd,nd->n", left, right, out=product[block])
+                product[block] = pair_products(user, item, rows.users[block], rows.items[block])
         return product
 
 
@@ -355,15 +351,13 @@ class _Problem:
         residual = self.response - self.link.response(self.score(effects))
         numbers = self._numbers["user"]
         matrix = csr_matrix((residual, numbers.indices, numbers.indptr), shape=self.size)
-        scale = [
-            1.0 / np.sqrt(np.bincount(owner, minlength=n) + 1.0)
+        degrees = [
+            np.bincount(owner, minlength=n)
             for owner, n in zip((self.rows.users, self.rows.items), self.size, strict=True)
         ]
-        normalised = diags_array(scale[0]) @ matrix.astype(np.float64) @ diags_array(scale[1])
-        rank = min(RANK, min(self.size) - 1)
-        _, _, right = svds(normalised, k=rank, v0=np.ones(min(self.size)))
+        leading = leading_item_vectors(matrix.astype(np.float64), degrees[0], degrees[1], RANK)
         start = np.zeros((self.size[1], RANK))
-        start[:, :rank] = right.T
+        start[:, : leading.shape[1]] = leading
         return np.asarray(start * np.sqrt(self.size[1] / RANK))
 
     def _sweep(self, fit: _Fit) -> _Fit:
@@ -429,8 +423,7 @@ class _Problem:
     def _numbers(self) -> dict[str, csr_matrix]:
         """The rows' numbers as sparse matrices, user x item and item x user."""
         # Built by hand: the usual constructors would add up rows of the same cell.
-        starts = np.zeros(self.size[0] + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self.rows.users, minlength=self.size[0]), out=starts[1:])
+        starts = self.rows.starts(self.size[0])
         number = np.arange(len(self.rows), dtype=np.int64)
         by_user = csr_matrix((number, self.rows.items, starts), shape=self.size)
         return {"user": by_user, "item": by_user.T.tocsr()}

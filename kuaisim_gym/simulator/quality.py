@@ -9,6 +9,7 @@ from scipy.stats import rankdata
 from kuaisim_gym.data.dataset import IntArray, Interactions
 
 HOLD_OUT_SHARE = 0.1
+MEASURES = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")
 _BINS = 20  # of equal size, for the calibration error
 _NEWTON_STEPS = 25
 
@@ -25,10 +26,10 @@ def last_rows(table: Interactions, share: float = HOLD_OUT_SHARE) -> NDArray[np.
     Returns:
         (n,) bool.
     """
-    counts = np.bincount(table.users)
-    ends = np.cumsum(counts)
-    place_from_end = ends[table.users] - np.arange(len(table))  # 1 for the last row
-    marked: NDArray[np.bool_] = place_from_end <= np.floor(counts * share)[table.users]
+    starts = table.starts(int(table.users.max(initial=-1)) + 1)
+    place_from_end = starts[table.users + 1] - np.arange(len(table))  # 1 for the last row
+    chosen = np.floor(np.diff(starts) * share)
+    marked: NDArray[np.bool_] = place_from_end <= chosen[table.users]
     return marked
 
 
@@ -107,8 +108,7 @@ def quality(probability: FloatArray, response: FloatArray, users: IntArray) -> d
         users: (n,) int32 whose rows they are.
 
     Returns:
-        ``auc``, ``user_auc``, ``log_loss``, ``calibration_error``, ``mse``, ``rate`` (of the
-        answers) and ``rows``.
+        Each of ``MEASURES``; ``rate`` is that of the answers.
     """
     positive = response >= 1.0
     return {

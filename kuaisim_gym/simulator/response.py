@@ -21,6 +21,7 @@ from kuaisim_gym.errors import CheckpointError
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
 
+FACTOR_ARRAYS = ("mean", "slope", "user_effect", "item_effect", "user_factors", "item_factors")
 _FORMAT = "kuaisim-factor-model-1"
 
 
@@ -180,7 +181,7 @@ class FactorModel(MemorylessModel):
 
     def save(self, path: str | Path) -> None:
         """Writes the model as safetensors, whole or not at all."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in FACTOR_ARRAYS}
         header = {"format": _FORMAT, "behaviours": json.dumps(self.behaviours)}
         header["logistic"] = json.dumps(self.logistic)
         write_atomically(Path(path), save(arrays, metadata=header))
@@ -200,7 +201,7 @@ class FactorModel(MemorylessModel):
                         f"{path} is not a factor model of this version: expected format "
                         f"{_FORMAT!r}, got {header.get('format')!r}."
                     )
-                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+                arrays = {name: file.get_tensor(name) for name in FACTOR_ARRAYS}
             behaviours = tuple(json.loads(header["behaviours"]))
             return cls(behaviours, json.loads(header["logistic"]), **arrays)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -220,9 +221,6 @@ class FactorModel(MemorylessModel):
         if self.logistic:
             return np.asarray(expit(score), dtype=np.float32)
         return np.asarray(np.clip(score, 0.0, 1.0), dtype=np.float32)
-
-
-_ARRAYS = ("mean", "slope", "user_effect", "item_effect", "user_factors", "item_factors")
 
 
 @dataclass(frozen=True, eq=False)

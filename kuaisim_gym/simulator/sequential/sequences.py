@@ -47,8 +47,7 @@ class Sequences:
     @classmethod
     def of(cls, table: Interactions, n_users: int) -> Sequences:
         """All rows of a table, which are grouped by user."""
-        starts = np.zeros(n_users + 1, dtype=np.int64)
-        np.cumsum(np.bincount(table.users, minlength=n_users), out=starts[1:])
+        starts = table.starts(n_users)
         columns = [table.behaviour(b) for b in range(len(table.BEHAVIOURS))]
         if all(((column == 0) | (column == 1)).all() for column in columns):
             columns = [column.astype(np.uint8) for column in columns]
