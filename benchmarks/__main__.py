@@ -11,14 +11,15 @@ import torch
 
 from benchmarks import datasets
 from benchmarks.plots import plot_all
-from benchmarks.registry import AGENTS
+from benchmarks.registry import AGENTS, task_of
 from benchmarks.results import read_results
 from benchmarks.run import Run, run
 from benchmarks.suite import expand, run_all
 from benchmarks.tables import markdown
 from kuaisim_gym import ENVIRONMENTS, load_dataset
-from kuaisim_gym.config import RESPONSE_MODELS
+from kuaisim_gym.config import RESPONSE_MODELS, SessionConfig
 from kuaisim_gym.data import DATASETS
+from kuaisim_gym.envs.tasks import TASKS
 from kuaisim_gym.errors import KuaiSimError
 
 # The slow ones first: two processes then finish together.
@@ -48,12 +49,12 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("run", parents=[shared], help="one agent, one seed")
     one.add_argument("--agent", required=True, choices=AGENTS)
-    one.add_argument("--max-len", type=int, default=30)
+    one.add_argument("--max-len", type=int, help="default: 30, or what the task has")
     one.add_argument("--seed", type=int, default=11)
 
     many = commands.add_parser("suite", parents=[shared], help="agents x lengths x seeds")
     many.add_argument("--agents", nargs="+", default=AGENTS, choices=AGENTS)
-    many.add_argument("--max-len", type=int, nargs="+", default=[30])
+    many.add_argument("--max-len", type=int, nargs="+", help="default: 30, or what the task has")
     many.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
     many.add_argument("--jobs", type=_count, default=2, help="processes side by side")
 
@@ -83,6 +84,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command in ("run", "suite") and options.max_len is None:
+            usual = TASKS[task_of(options.env)].defaults.get("max_len", SessionConfig.max_len)
+            options.max_len = usual if options.command == "run" else [usual]
         if options.command == "run":
             torch.set_num_threads(options.threads)
             print(run(_base(options, options.agent, options.max_len, options.seed), options.out))

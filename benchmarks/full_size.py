@@ -22,6 +22,7 @@ import duckdb
 import numpy as np
 from scipy.special import expit
 
+from benchmarks.speed.timing import process_memory
 from kuaisim_gym.data import BehaviourLog, WatchLog, load_dataset
 from kuaisim_gym.data.dataset import Features, Interactions
 from kuaisim_gym.simulator.fit import fit_factor_model
@@ -122,8 +123,9 @@ def _measured() -> Iterator[Callable[[], str]]:
 
     def watch() -> None:
         while not done.wait(0.02):
-            for name, value in _memory().items():
-                peak[name] = max(peak.get(name, 0.0), value)
+            now = process_memory()
+            for name in peak:
+                peak[name] = max(peak[name], now[name])
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -132,21 +134,14 @@ def _measured() -> Iterator[Callable[[], str]]:
     try:
         yield (
             lambda: (
-                f"{seconds[0]:.2f} s, peak RSS {_memory()['VmHWM']:.2f} GB "
-                f"(anonymous {peak['RssAnon']:.2f}, mapped {peak['RssFile']:.2f})"
+                f"{seconds[0]:.2f} s, peak RSS {process_memory()['VmHWM'] / 1e3:.2f} GB "
+                f"(anonymous {peak['RssAnon'] / 1e3:.2f}, mapped {peak['RssFile'] / 1e3:.2f})"
             )
         )
     finally:
         seconds[0] = time.perf_counter() - begin
         done.set()
         watcher.join()
-
-
-def _memory() -> dict[str, float]:
-    """This process's memory in GB, by Linux' names."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return {name: int(fields[name].split()[0]) / 1e6 for name in ("VmHWM", "RssAnon", "RssFile")}
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Figures from result files: learning curves, and the plane of session length against AD."""
+"""Figures from result files: learning curves, and the plane of an agent's worth against AD."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.registry import task_of
 from benchmarks.results import Result
 from benchmarks.tables import by_world, mean_and_ci95
 
@@ -30,7 +31,7 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
         for name, draw in (("curves", _curves), ("plane", _plane)):
             figure = Figure(figsize=(7, 4.5), layout="constrained")
             axes = figure.subplots()
-            draw(axes, agents)
+            draw(axes, agents, task_of(env))
             axes.set_title(title)
             axes.grid(alpha=0.3)
             path = out / f"{name}_{env}_{world}-{fingerprint[:8]}_T{max_len}.png"
@@ -39,32 +40,42 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
     return files
 
 
-def _curves(axes: Any, agents: dict[str, list[Result]]) -> None:
-    """Training length over training sessions: mean and range over seeds."""
+# What tells how good an agent is in each task: its name among the metrics, and in words.
+_WORTH = {
+    "session": ("len", "session length (steps)"),
+    "request": ("r_each", "list reward"),
+    "retention": ("return_time", "return time (days)"),
+}
+
+
+def _curves(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
+    """Worth over training sessions: mean and range over seeds."""
+    measure, label = _WORTH[task]
     for agent, runs in agents.items():
         curves = [one["train"]["curve"] for one in runs if one["train"]["curve"]]
         if not curves:
             continue
         points = min(len(curve) for curve in curves)
         episodes = [point["episodes"] for point in curves[0][:points]]
-        lengths = np.array([[point["len"] for point in curve[:points]] for curve in curves])
-        (line,) = axes.plot(episodes, lengths.mean(axis=0), label=agent)
+        values = np.array([[point[measure] for point in curve[:points]] for curve in curves])
+        (line,) = axes.plot(episodes, values.mean(axis=0), label=agent)
         axes.fill_between(
-            episodes, lengths.min(axis=0), lengths.max(axis=0), color=line.get_color(), alpha=0.2
+            episodes, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2
         )
     axes.set_xlabel("training sessions")
-    axes.set_ylabel("session length, training (steps)")
+    axes.set_ylabel(f"{label}, training")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
 
 
-def _plane(axes: Any, agents: dict[str, list[Result]]) -> None:
-    """Where each agent lies: long and balanced sessions are at the upper left."""
+def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
+    """Where each agent lies; of whole sessions, long and balanced ones are at the upper left."""
+    measure, label = _WORTH[task]
     for place, (agent, runs) in enumerate(agents.items()):
         ad = mean_and_ci95([one["metrics"]["ad"] for one in runs])[0]
-        length = mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
+        worth = mean_and_ci95([one["metrics"][measure] for one in runs])[0]
         marker = "os^vDP*X"[place % 8]
-        axes.scatter([ad], [length], marker=marker, s=60, label=agent)
+        axes.scatter([ad], [worth], marker=marker, s=60, label=agent)
     axes.set_xlabel("AD (0 is balanced)")
-    axes.set_ylabel("Len, test (steps)")
+    axes.set_ylabel(f"{label}, test")
     axes.legend(fontsize="small")

@@ -17,6 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import DSRM, HierarchicalPPO, PurifyVecEnv, fit_dsrm
 from dsrm_agents.baselines.reference import REFERENCES
+from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
 SLATES = {"observation_type": "dict", "action_type": "slate"}
@@ -70,6 +71,11 @@ LEARNERS: dict[str, Learner] = {
     "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="debiased"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
+
+
+def task_of(env: str) -> str:
+    """What the sessions of a registered environment are for: a key of the environments' tasks."""
+    return str(ENVIRONMENTS[env].get("task", "session"))
 
 
 @lru_cache(maxsize=1)

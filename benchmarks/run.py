@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
-from benchmarks.registry import AGENTS, LEARNERS, hyperparams
+from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
 from benchmarks.results import (
     Result,
     commit,
@@ -31,6 +32,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
+from kuaisim_gym.simulator.catalogue import Catalogue
 
 CURVE_POINTS = 50
 # A run's session slots are seeded from a range of its own: two seeds share no session, and all
@@ -102,11 +104,8 @@ class TrainingRecord(BaseCallback):
 
     def _point(self, start: int, end: int) -> dict[str, float]:
         block = self.finished[start:end]
-        point = {
-            name: float(np.mean([one[name] for one in block])) for name in ("len", "r_each", "q")
-        }
-        share = float(np.mean([one["popular_share"] for one in block]))
-        return {"episodes": end, "steps": self.num_timesteps, **point, "popular_share": share}
+        means = {name: float(np.mean([one[name] for one in block])) for name in block[0]}
+        return {"episodes": end, "steps": self.num_timesteps, **means}
 
 
 def run(spec: Run, out: Path, progress: bool = True) -> Path:
@@ -141,13 +140,11 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
     if path.exists():
         _check_same_run(path, spec, dataset)
         return path
-    sessions, popular, train, evaluation = _play(spec, dataset, progress)
-    values = metrics.summarise(sessions, popular)
-    intervals = metrics.bootstrap_ci95(
-        sessions,
-        lambda sample: metrics.summarise(sample, popular),
-        np.random.default_rng(spec.seed),
-    )
+    sessions, catalogue, train, evaluation = _play(spec, dataset, progress)
+    measure = partial(summarise, task_of(spec.env), catalogue=catalogue)
+    values = measure(sessions)
+    rng = np.random.default_rng(spec.seed)
+    intervals = metrics.bootstrap_ci95(sessions, measure, rng)
     result = header | {
         "slate_size": sessions.slates.shape[2],
         "train": train,
@@ -157,6 +154,17 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
         "commit": commit(),
     }
     return write_result(out, result)
+
+
+def summarise(task: str, sessions: Sessions, catalogue: Catalogue) -> dict[str, float]:
+    """What sessions are measured by: the metrics of all tasks, and those of their own."""
+    values = metrics.summarise(sessions, catalogue.popular)
+    if task == "request":
+        vectors = catalogue.item_embedding
+        values |= metrics.summarise_requests(sessions, catalogue.popular, vectors)
+    elif task == "retention":
+        values |= metrics.summarise_retention(sessions)
+    return values
 
 
 def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
@@ -179,8 +187,8 @@ def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
 
 def _play(
     spec: Run, dataset: Dataset, progress: bool
-) -> tuple[Sessions, np.ndarray, dict[str, Any], dict[str, Any]]:
-    """Test sessions, the popular group, and the ``train`` and ``eval`` blocks of the result."""
+) -> tuple[Sessions, Catalogue, dict[str, Any], dict[str, Any]]:
+    """Test sessions, the catalogue, and the ``train`` and ``eval`` blocks of the result."""
     shared: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len}
     train_seed = spec.seed * SEED_RANGE
     test_seed = train_seed + SEED_RANGE // 2
@@ -199,7 +207,8 @@ def _play(
         env.seed(train_seed)  # after SB3 has seeded it with the agent's own seed
         agent.set_logger(Logger(folder=None, output_formats=[]))
         record = TrainingRecord(spec.episodes, progress)
-        agent.learn(total_timesteps=spec.episodes * spec.max_len, callback=record)
+        rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
+        agent.learn(total_timesteps=rounds * n_envs * env.batch.longest, callback=record)
         train = {
             "episodes": len(record.finished),
             "steps": int(agent.num_timesteps),
@@ -212,4 +221,4 @@ def _play(
     with torch.no_grad():
         sessions = evaluate(agent, worn, spec.sessions)
     evaluation = {"sessions": len(sessions), "seconds": time.perf_counter() - started}
-    return sessions, env.catalogue.popular, train, evaluation
+    return sessions, env.catalogue, train, evaluation

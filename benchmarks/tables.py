@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import t as student_t
 
-from benchmarks.registry import AGENTS, LEARNERS
+from benchmarks.registry import AGENTS, LEARNERS, task_of
 from benchmarks.results import Result, World, world_of
 
 CEILING = "expected-oracle+quota"
 PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
-COLUMNS = {
+_FAIR_COLUMNS = {
     "len": "Len",
     "r_each": "R_each",
     "r_cum": "R_cum",
@@ -25,7 +25,28 @@ COLUMNS = {
     "gini": "Gini",
     "coverage": "coverage",
 }
-_DIGITS = {"len": 2, "r_cum": 2}
+COLUMNS = {
+    "session": _FAIR_COLUMNS,
+    "request": {
+        "list_reward": "list reward",
+        "list_reward_max": "max list reward",
+        "r_ndcg": "R-NDCG",
+        "r_mrr": "R-MRR",
+        "coverage": "coverage",
+        "ild": "ILD",
+        "slate_ad": "slate AD",
+        "longtail_share": "long tail",
+    },
+    "retention": {
+        "return_time": "return time",
+        "retention": "retention",
+        "r_each": "R_each",
+        "slate_ad": "slate AD",
+        "longtail_share": "long tail",
+        "coverage": "coverage",
+    },
+}
+_DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 
 def mean_and_ci95(values: list[float]) -> tuple[float, float]:
@@ -54,43 +75,49 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     env, synthetic, fingerprint, max_len = world
     kind = "SYNTHETIC world" if synthetic else "real rows"
     first = next(iter(agents.values()))[0]
+    task = task_of(env)
+    columns = COLUMNS[task]
+    last = ["Len / ceiling", "train s", "published Len"] if task == "session" else ["train s"]
     lines = [
         f"### {env}, {first['dataset']['name']} ({kind}, {fingerprint}), max_len {max_len}",
         "",
-        "| agent | seeds | "
-        + " | ".join(COLUMNS.values())
-        + " | Len / ceiling | train s | published Len |",
-        "|---|--:|" + "--:|" * (len(COLUMNS) + 3),
+        "| " + " | ".join(["agent", "seeds", *columns.values(), *last]) + " |",
+        "|---|--:|" + "--:|" * len([*columns, *last]),
     ]
     lengths = {
         agent: mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
         for agent, runs in agents.items()
     }
     ceiling = lengths.get(CEILING)
-    published = _published(first["dataset"]["name"], max_len)
+    published = _published(first["dataset"]["name"], max_len) if "-Fair-" in env else {}
     for agent, runs in agents.items():
         cells = [agent, str(len(runs))]
-        for name in COLUMNS:
+        for name in columns:
             mean, half = mean_and_ci95([one["metrics"][name] for one in runs])
             if len(runs) == 1:
                 half = runs[0]["metrics"][f"{name}_ci95"]
             digits = _DIGITS.get(name, 3)
             cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
-        cells.append("" if ceiling is None else f"{lengths[agent] / ceiling:.3f}")
         seconds = np.mean([one["train"]["seconds"] for one in runs])
-        cells.append(f"{seconds:.0f}" if seconds else "")
-        cells.append(published.get(PUBLISHED_NAMES.get(agent, ""), ""))
+        trained = f"{seconds:.0f}" if seconds else ""
+        if task == "session":
+            share = "" if ceiling is None else f"{lengths[agent] / ceiling:.3f}"
+            cells += [share, trained, published.get(PUBLISHED_NAMES.get(agent, ""), "")]
+        else:
+            cells.append(trained)
         lines.append("| " + " | ".join(cells) + " |")
     sessions = first["eval"]["sessions"]
-    lines += [
-        "",
-        *_verdict(lengths),
+    lines += ["", *(_verdict(lengths) if task == "session" else [])]
+    note = (
         f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
-        f"test sessions a seed. Ceiling: {CEILING}. Published: the paper's mean ± standard "
-        "deviation, measured in its own simulator, where R has another scale.",
-        "",
-    ]
-    return "\n".join(lines)
+        "test sessions a seed."
+    )
+    if task == "session":
+        note += (
+            f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
+            "its own simulator, where R has another scale."
+        )
+    return "\n".join([*lines, note, ""])
 
 
 def _verdict(lengths: dict[str, float]) -> list[str]:

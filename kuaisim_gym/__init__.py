@@ -21,13 +21,19 @@ __all__ = ["ENVIRONMENTS", "build_simulator", "load_dataset"]
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "KuaiRec-Fair-v0": {"name": "kuairec"},
     "KuaiRand-Fair-v0": {"name": "kuairand"},
+    "KuaiRec-v0": {"name": "kuairec", "abandonment": "none"},
+    "KuaiRand-v0": {"name": "kuairand", "abandonment": "none"},
+    "KuaiRand-Request-v0": {"name": "kuairand", "task": "request"},
+    "KuaiRand-Retention-v0": {"name": "kuairand", "task": "retention", "action_type": "fusion"},
 }
+_CLASSES = {"session": "KuaiEnv", "request": "KuaiRequestEnv", "retention": "KuaiRetentionEnv"}
 
 for _id, _kwargs in ENVIRONMENTS.items():
     if _id not in gym.registry:
         gym.register(
             _id,
-            entry_point="kuaisim_gym.envs.single:KuaiEnv",
+            entry_point=f"kuaisim_gym.envs.single:{_CLASSES[_kwargs.get('task', 'session')]}",
+            vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
             kwargs=_kwargs,
             order_enforce=False,  # the core does, with an error that says what to do
         )

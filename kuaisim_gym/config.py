@@ -14,6 +14,8 @@ ABANDONMENT_RULES = ("imbalance", "popularity", "none")
 SPLITS = ("train", "test")
 RESPONSE_MODELS = ("factor", "sequential")
 CALIBRATIONS = ("balanced", "calibrated")
+STEP_COSTS = ("dissatisfaction", "request")
+ENGINES = ("auto", "numba", "numpy")
 
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
@@ -34,7 +36,8 @@ class SessionConfig:
     Attributes:
         max_len: Initial temper T, in steps: the longest session a user can have.
         slate_size: Items K in a slate.
-        window: Exposures over which the popular share is taken; ``None`` means ``slate_size``.
+        window: Exposures over which the popular share is taken; ``None`` means ``slate_size``, or
+            10 (a short session's all) where a slate is a single item, whose share is 0 or 1.
         ad_bound: Imbalance ``|2s - 1|`` at or above which a step is penalised, in [0, 1].
         abandonment: ``"imbalance"`` penalises both directions and reproduces the published
             arithmetic; ``"popularity"`` penalises popular-heavy windows only, the paper's
@@ -44,6 +47,10 @@ class SessionConfig:
         reward_weights: What each behaviour adds to a response, by name, negative ones allowed; a
             response is the weighted sum of the answers over the sum of the positive weights, and at
             least 0. ``None`` counts the first behaviour alone: the watched share, or the click.
+        step_cost: What a step costs in temper, penalties apart: ``"dissatisfaction"``, 2 - reward;
+            or ``"request"``, one whatever the reward.
+        correlation: How much a slate of look-alikes is worth less: it times an item's mean cosine
+            to the rest of its slate is taken from the item's probabilities (KuaiSim's rho).
         max_steps: Step cap below the natural end, reported as ``truncated``; ``None`` for none.
     """
 
@@ -55,6 +62,8 @@ class SessionConfig:
     allow_repeats: bool = False
     stochastic_response: bool = True
     reward_weights: Mapping[str, float] | None = None
+    step_cost: str = "dissatisfaction"
+    correlation: float = 0.0
     max_steps: int | None = None
 
     def __post_init__(self) -> None:
@@ -72,10 +81,13 @@ class SessionConfig:
                 f"window must be at most the {self.longest * self.slate_size} exposures of the "
                 f"longest session, got {self.window}: it would never fill."
             )
-        number = isinstance(self.ad_bound, (int, float)) and not isinstance(self.ad_bound, bool)
-        if not (number and 0.0 <= self.ad_bound <= 1.0):
-            raise ConfigError(f"ad_bound must be a number in [0, 1], got {self.ad_bound!r}.")
+        for name in ("ad_bound", "correlation"):
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number and 0.0 <= value <= 1.0):
+                raise ConfigError(f"{name} must be a number in [0, 1], got {value!r}.")
         check_choice("abandonment", self.abandonment, ABANDONMENT_RULES)
+        check_choice("step_cost", self.step_cost, STEP_COSTS)
         for name in ("allow_repeats", "stochastic_response"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
@@ -105,7 +117,9 @@ class SessionConfig:
     @property
     def exposure_window(self) -> int:
         """Number of latest exposures over which the popular share is taken."""
-        return self.slate_size if self.window is None else self.window
+        if self.window is not None:
+            return self.window
+        return self.slate_size if self.slate_size > 1 else min(10, self.longest)
 
     @property
     def step_limit(self) -> int:

@@ -16,11 +16,14 @@ from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.engine.types import StepResult
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 
-OBSERVATION_TYPES = ("state", "dict")
+OBSERVATION_TYPES = ("state", "dict", "history")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
+HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
 
 FloatArray = NDArray[np.float32]
@@ -98,35 +101,68 @@ class ObservationEncoder:
     """Follows N sessions and turns them into observations.
 
     Args:
+        data: Source of the logged histories.
         encoder: Encodes preference states.
         core: The sessions.
-        observation_type: ``"state"``, one vector; or ``"dict"``, the vector under ``"state"``
-            and the session's item positions, -1 padded, under ``"exposed"``.
+        observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"`` and the
+            session's item positions, -1 padded, under ``"exposed"``; or ``"history"``, the user's
+            last events under ``"items"`` and ``"responses"``, and the context.
+        history_len: H, events in a history; 50 if ``None``.
+        extra: Names of further context columns, which :meth:`extra_context` fills.
 
     Attributes:
-        preference_slice: Which part of the state vector is the preference.
-        context_slice: Which part is the context, in the order of ``CONTEXT``.
+        context: Names of the columns of the context.
+        context_slice: Which part of the state vector is the context.
+
+    Raises:
+        ConfigError: Unknown type, or ``history_len`` is no positive integer, or given for nothing.
     """
 
     def __init__(
-        self, encoder: PreferenceEncoder, core: SessionCore, observation_type: str
+        self,
+        data: TrainingData,
+        encoder: PreferenceEncoder,
+        core: SessionCore,
+        observation_type: str,
+        history_len: int | None = None,
+        extra: tuple[str, ...] = (),
     ) -> None:
         self.encoder = encoder
         self.core = core
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
-        self.preference_slice = slice(0, encoder.dim)
-        self.context_slice = slice(encoder.dim, encoder.dim + len(CONTEXT))
-        self._total: FloatArray = np.zeros((core.n_sessions, encoder.dim), dtype=np.float32)
-        self._weight: FloatArray = np.zeros(core.n_sessions, dtype=np.float32)
+        self.context = CONTEXT + extra
+        self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
+        self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
+        n, dim = core.n_sessions, encoder.dim
+        self._total: FloatArray = np.zeros((n, dim), dtype=np.float32)
+        self._weight: FloatArray = np.zeros(n, dtype=np.float32)
+        self._history: History | None = None
+        if observation_type == "history":
+            length = HISTORY_LEN if history_len is None else history_len
+            self._history = History(data, len(core.model.behaviours), n, length)
+        elif history_len is not None:
+            raise ConfigError('history_len is for observation_type="history" alone.')
+
+    @property
+    def preference_slice(self) -> slice:
+        """Which part of the state vector is the preference."""
+        if self._history is not None:
+            raise ConfigError(
+                'observation_type="history" has no preference state; use "state" or "dict".'
+            )
+        return slice(0, self.encoder.dim)
 
     def space(self) -> spaces.Space[Any]:
         """Observation space of one session."""
         low = np.zeros(self.context_slice.stop, dtype=np.float32)
         high = np.ones_like(low)
-        low[self.preference_slice] = -PREFERENCE_BOUND
-        high[self.preference_slice] = PREFERENCE_BOUND
+        low[: self.encoder.dim] = -PREFERENCE_BOUND
+        high[: self.encoder.dim] = PREFERENCE_BOUND
+        if self._history is not None:
+            context = spaces.Box(low[self.context_slice], high[self.context_slice])
+            return spaces.Dict({**self._history.spaces(), "context": context})
         state = spaces.Box(low, high, dtype=np.float32)
         if self.observation_type == "state":
             return state
@@ -136,27 +172,95 @@ class ObservationEncoder:
 
     def reset(self, slots: NDArray[np.bool_]) -> None:
         """Starts from the logged history of the users who have just arrived in ``slots``."""
-        users = self.core.users[slots]
-        self._total[slots] = self.encoder.history_sum[users]
-        self._weight[slots] = self.encoder.history_weight[users]
+        rows = np.flatnonzero(slots)
+        users = self.core.state.users[rows]
+        self._total[rows] = self.encoder.history_sum[users]
+        self._weight[rows] = self.encoder.history_weight[users]
+        if self._history is not None:
+            self._history.reset(rows, users)
 
-    def follow(self, slates: NDArray[np.integer], responses: FloatArray) -> None:
-        """Adds one step, (N, K) items with their (N, K) responses, to the histories."""
-        self._total += np.einsum("nk,nkd->nd", responses, self.encoder.embedding[slates])
-        self._weight += responses.sum(axis=1)
+    def follow(self, slates: NDArray[np.int64], result: StepResult) -> None:
+        """Adds one step, (N, K) items and what they were answered, to the histories."""
+        self.core.engine.follow(
+            self._total, self._weight, self.encoder.embedding, slates, result.responses
+        )
+        if self._history is not None:
+            self._history.follow(slates, result.feedback)
 
     def observe(self) -> Observation:
         """The observations of all N sessions, freshly allocated."""
-        core = self.core
-        steps = np.maximum(core.steps, 1)
-        context = (
-            core.steps / core.config.max_len,
-            core.popular_share,
-            core.rewards[np.arange(core.n_sessions), steps - 1],
-            core.rewards.sum(axis=1) / steps,
+        encoder, core = self.encoder, self.core
+        state: FloatArray = core.engine.state_vectors(
+            self._total,
+            self._weight,
+            encoder.mean,
+            encoder.scale,
+            PREFERENCE_BOUND,
+            core.state,
+            core.config.max_len,
+            self.extra.shape[1],
         )
-        preference = self.encoder.encode(self._total, self._weight)
-        state = np.column_stack([preference, *context]).astype(np.float32)
+        if self.extra.shape[1]:
+            state[:, -self.extra.shape[1] :] = self.extra
+        if self._history is not None:
+            return {**self._history.observe(), "context": state[:, self.context_slice]}
         if self.observation_type == "state":
             return state
-        return {"state": state, "exposed": core.slates.reshape(core.n_sessions, -1).copy()}
+        exposed = core.state.slates.reshape(core.n_sessions, -1).copy()
+        return {"state": state, "exposed": exposed}
+
+
+class History:
+    """The last events of N users: what was logged, then what the sessions add.
+
+    Args:
+        data: Source of the logged histories.
+        n_behaviours: B, behaviours of an answer.
+        n_sessions: N.
+        length: H, events kept.
+
+    Raises:
+        ConfigError: ``length`` is no positive integer.
+    """
+
+    def __init__(self, data: TrainingData, n_behaviours: int, n_sessions: int, length: int) -> None:
+        if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 1:
+            raise ConfigError(f"history_len must be an integer of at least 1, got {length!r}.")
+        self.log = data.log
+        self._starts = data.log.starts(data.n_users)
+        self._n_items = data.n_all_items
+        self._items: NDArray[np.int32] = np.full((n_sessions, length), -1, dtype=np.int32)
+        self._responses: FloatArray = np.zeros((n_sessions, length, n_behaviours), np.float32)
+
+    def spaces(self) -> dict[str, spaces.Space[Any]]:
+        """Spaces of one user's items and responses."""
+        _, length, n_behaviours = self._responses.shape
+        return {
+            "items": spaces.Box(-1, self._n_items - 1, (length,), dtype=np.int32),
+            "responses": spaces.Box(0.0, 1.0, (length, n_behaviours), dtype=np.float32),
+        }
+
+    def reset(self, rows: NDArray[np.int64], users: NDArray[np.int32]) -> None:
+        """Starts some histories from the last logged events of ``users``."""
+        length = self._items.shape[1]
+        places = self._starts[users + 1][:, None] + np.arange(-length, 0)
+        real = places >= self._starts[users][:, None]
+        events = self.log.take(places[real])
+        items = np.full(places.shape, -1, dtype=np.int32)
+        items[real] = events.items
+        responses = np.zeros((*places.shape, self._responses.shape[2]), dtype=np.float32)
+        for b in range(responses.shape[2]):
+            responses[real, b] = events.behaviour(b)
+        self._items[rows], self._responses[rows] = items, responses
+
+    def follow(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
+        """Appends (N, K) items and their (N, K, B) answers, oldest events falling out."""
+        length = self._items.shape[1]
+        items = np.concatenate([self._items, slates.astype(np.int32)], axis=1)
+        self._items = np.ascontiguousarray(items[:, -length:])
+        responses = np.concatenate([self._responses, feedback], axis=1)
+        self._responses = np.ascontiguousarray(responses[:, -length:])
+
+    def observe(self) -> dict[str, NDArray[np.generic]]:
+        """(N, H) int32 items and (N, H, B) float32 responses, oldest first."""
+        return {"items": self._items.copy(), "responses": self._responses.copy()}

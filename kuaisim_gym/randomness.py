@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 USER_STREAM = 0  # who arrives
 RESPONSE_STREAM = 1  # how the user answers
 POLICY_STREAM = 2  # what a stochastic reference policy draws
+RETURN_STREAM = 3  # when the user comes back
 
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)

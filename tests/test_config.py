@@ -23,6 +23,13 @@ from kuaisim_gym.errors import ConfigError
         ({"window": 301}, "at most the 300 exposures"),
         ({"abandonment": "imbalanced"}, "Did you mean 'imbalance'"),
         ({"allow_repeats": 1}, "allow_repeats must be True or False, got 1"),
+        ({"stochastic_response": None}, "stochastic_response must be True or False, got None"),
+        ({"correlation": -0.1}, r"correlation must be a number in \[0, 1\], got -0.1"),
+        ({"correlation": True}, "correlation"),
+        ({"step_cost": "requests"}, "Did you mean 'request'"),
+        ({"max_steps": True}, "max_steps must be an integer of at least 1, got True"),
+        ({"max_steps": 2, "window": 21}, "at most the 20 exposures"),
+        ({"slate_size": 1, "window": 31}, "at most the 30 exposures"),
     ],
 )
 def test_bad_options_are_refused_with_what_came(options, message) -> None:
@@ -32,5 +39,27 @@ def test_bad_options_are_refused_with_what_came(options, message) -> None:
 
 def test_the_window_defaults_to_the_slate() -> None:
     assert SessionConfig(slate_size=6).exposure_window == 6
+    assert SessionConfig(slate_size=2).exposure_window == 2
     assert SessionConfig(max_len=np.int64(30)) == SessionConfig()
     assert SessionConfig(slate_size=6, window=20).exposure_window == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "window"),
+    [
+        ({}, 10),
+        ({"max_len": 7}, 7),
+        ({"max_steps": 4}, 4),
+        ({"max_len": 50}, 10),
+        ({"window": 3}, 3),
+    ],
+)
+def test_single_items_are_judged_ten_at_a_time(options, window: int) -> None:
+    """The share of one item is 0 or 1, and a short session has no ten."""
+    assert SessionConfig(slate_size=1, **options).exposure_window == window
+
+
+def test_a_cap_above_the_longest_session_changes_nothing() -> None:
+    assert SessionConfig(max_len=5, max_steps=9).longest == 5
+    assert SessionConfig(max_len=5, max_steps=9).step_limit == 9
+    assert SessionConfig(max_len=5, max_steps=3).longest == 3

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
+from kuaisim_gym.envs.tasks import RetentionBatch
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import CONTEXT, PREFERENCE_BOUND
 
 
@@ -16,7 +18,7 @@ def batch(small) -> SessionBatch:
 
 
 def test_the_first_state_is_the_logged_history(batch, small) -> None:
-    user = int(batch.core.users[2])
+    user = int(batch.core.state.users[2])
     encoder = preference_encoder(small)
     rows = small.log.users == user
     weights = small.log.response[rows]
@@ -30,7 +32,7 @@ def test_the_state_follows_the_session(batch, small) -> None:
     slates = np.arange(16).reshape(4, 4)
     result = batch.step(slates)
     state = batch.observe()["state"]
-    encoder, user = preference_encoder(small), batch.core.users
+    encoder, user = preference_encoder(small), batch.core.state.users
     total = encoder.history_sum[user] + np.einsum(
         "nk,nkd->nd", result.responses, encoder.embedding[slates]
     )
@@ -70,3 +72,117 @@ def test_no_history_is_the_origin(small) -> None:
     encoder = preference_encoder(small)
     nothing = encoder.encode(np.zeros((2, 32), np.float32), np.zeros(2, np.float32))
     np.testing.assert_array_equal(nothing, 0)
+
+
+def with_history(dataset, history_len: int | None = None, **options) -> SessionBatch:
+    batch = SessionBatch(
+        40,
+        dataset.name,
+        dataset=dataset,
+        observation_type="history",
+        history_len=history_len,
+        action_type="slate",
+        slate_size=3,
+        **options,
+    )
+    batch.seed(np.arange(40))
+    batch.reset()
+    return batch
+
+
+def logged(dataset, user: int, length: int) -> tuple[list[int], np.ndarray]:
+    """The last logged events of a user, row by row; padded in front."""
+    rows = np.flatnonzero(dataset.log.users == user)[-length:]
+    n_behaviours = len(dataset.behaviours)
+    items = [-1] * (length - len(rows)) + dataset.log.items[rows].tolist()
+    answers = np.zeros((length, n_behaviours), dtype=np.float32)
+    for place, row in enumerate(rows, start=length - len(rows)):
+        answers[place] = [dataset.log.behaviour(b)[row] for b in range(n_behaviours)]
+    return items, answers
+
+
+@pytest.mark.parametrize("source", ["small", "small_rand"])
+@pytest.mark.parametrize("length", [1, 2, 7, 50])
+def test_a_history_is_the_log_and_then_the_session(source: str, length: int, request) -> None:
+    dataset = request.getfixturevalue(source)
+    batch = with_history(dataset, length)
+    expected = [logged(dataset, user, length) for user in batch.core.state.users.tolist()]
+    if length == 50:
+        assert any(items[0] == -1 for items, _ in expected)  # some users logged less
+    events = [(list(items), list(answers)) for items, answers in expected]
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        seen = batch.observe()
+        assert seen["items"].dtype == np.int32
+        assert seen["responses"].shape == (40, length, len(dataset.behaviours))
+        for slot, (items, answers) in enumerate(events):
+            assert seen["items"][slot].tolist() == items[-length:]
+            np.testing.assert_array_equal(seen["responses"][slot], answers[-length:])
+            one = {name: part[slot] for name, part in seen.items()}
+            assert batch.observation_space.contains(one)
+        slates = rng.permutation(dataset.n_items)[:120].reshape(40, 3)
+        result = batch.step(slates)
+        for slot, (items, answers) in enumerate(events):
+            items += slates[slot].tolist()
+            answers += list(result.feedback[slot])
+    batch.reset(np.arange(40) == 4)
+    items, answers = logged(dataset, int(batch.core.state.users[4]), length)
+    assert batch.observe()["items"][4].tolist() == items
+    np.testing.assert_array_equal(batch.observe()["responses"][4], answers)
+
+
+def test_a_history_comes_with_the_context_of_a_state(small) -> None:
+    history = with_history(small, 5)
+    state = SessionBatch(40, dataset=small, action_type="slate", slate_size=3)
+    state.seed(np.arange(40))
+    state.reset()
+    for step in range(3):
+        seen = history.observe()["context"]
+        np.testing.assert_array_equal(seen, state.observe()[:, state.encoder.context_slice])
+        assert history.observation_space["context"].shape == (len(CONTEXT),)
+        for batch in (history, state):
+            batch.step(np.arange(120).reshape(40, 3) + step)
+
+
+def test_a_history_holds_fifty_events_by_default_and_no_preference(small) -> None:
+    batch = with_history(small)
+    assert batch.observe()["items"].shape == (40, 50)
+    with pytest.raises(ConfigError, match='no preference state; use "state" or "dict"'):
+        _ = batch.encoder.preference_slice
+
+
+@pytest.mark.parametrize("length", [0, -3, 2.0, True, "5"])
+def test_impossible_history_lengths_are_refused(small, length) -> None:
+    with pytest.raises(ConfigError, match="history_len must be an integer of at least 1"):
+        with_history(small, length)
+
+
+@pytest.mark.parametrize("kind", ["state", "dict"])
+def test_a_history_length_needs_a_history(small, kind: str) -> None:
+    with pytest.raises(ConfigError, match='for observation_type="history" alone'):
+        SessionBatch(2, dataset=small, observation_type=kind, history_len=5)
+
+
+def test_histories_are_not_shared(small) -> None:
+    batch = with_history(small, 5)
+    before = batch.observe()
+    kept = {name: part.copy() for name, part in before.items()}
+    batch.step(np.arange(120).reshape(40, 3))
+    for name, part in before.items():
+        np.testing.assert_array_equal(part, kept[name])
+        part[:] = 0
+    assert batch.observe()["items"].any()
+
+
+def test_further_context_stands_behind(small_rand) -> None:
+    batch = RetentionBatch(3, dataset=small_rand, max_len=2, n_visits=4)
+    batch.seed(np.arange(3))
+    batch.reset()
+    assert batch.encoder.context == (*CONTEXT, "visit", "days_away")
+    assert batch.observation_space.shape == (32 + 6,)
+    assert batch.encoder.preference_slice == slice(0, 32)
+    assert batch.encoder.context_slice == slice(32, 38)
+    assert (batch.observe()[:, 36:] == 0).all()
+    batch.encoder.extra[:] = [[0.25, 0.5]]
+    np.testing.assert_array_equal(batch.observe()[:, 36:], [[0.25, 0.5]] * 3)
+    np.testing.assert_array_equal(batch.observe()[:, 32:36], [[0, 0.5, 0, 0]] * 3)

@@ -20,7 +20,7 @@ SMALLER = {
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

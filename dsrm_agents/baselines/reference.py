@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import SessionBatch, top_items
+from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.randomness import POLICY_STREAM, uniform
 from kuaisim_gym.simulator import build_simulator
@@ -47,7 +47,8 @@ class ReferencePolicy:
     ) -> tuple[NDArray[np.int64], None]:
         """Slates, (N, K) item positions; the observation is not looked at."""
         batch, k = self.batch, self.batch.config.slate_size
-        scores = np.where(batch.core.exposed, -np.inf, self.score(batch)).astype(np.float32)
+        scores = np.where(batch.core.state.exposed, -np.inf, self.score(batch)).astype(np.float32)
+        top_items = batch.core.engine.top_items
         if not self.quota:
             return top_items(scores, k), None
         popular = batch.catalogue.popular
@@ -61,9 +62,8 @@ class ReferencePolicy:
 
 
 def _random(batch: SessionBatch) -> FloatArray:
-    core = batch.core
-    n_items = batch.catalogue.n_items
-    draws = uniform(core.seeds, core.episodes, core.steps, n_items, POLICY_STREAM)
+    state, n_items = batch.core.state, batch.catalogue.n_items
+    draws = uniform(state.seeds, state.episodes, state.steps, n_items, POLICY_STREAM)
     return draws.astype(np.float32)
 
 
@@ -80,7 +80,9 @@ def _quality(batch: SessionBatch) -> FloatArray:
 
 
 def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
-    return model.probability(batch.core.users[:, None], np.arange(batch.catalogue.n_items)[None, :])
+    return model.probability(
+        batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)[None, :]
+    )
 
 
 def _train_oracle(batch: SessionBatch) -> FloatArray:

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
-
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from kuaisim_gym.envs.shared import Agent
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
-
-
-class Agent(Protocol):
-    """Anything with the ``predict`` of a Stable-Baselines3 model."""
-
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """Actions for a batch of observations, and the next hidden state."""
-        ...
 
 
 def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = True) -> Sessions:

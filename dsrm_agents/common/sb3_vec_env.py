@@ -13,13 +13,14 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 import kuaisim_gym
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.errors import ConfigError, ResetNeededError
-from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.envs.assembly import SessionBatch, check_seed
+from kuaisim_gym.envs.shared import BatchView, rows_of
+from kuaisim_gym.envs.tasks import make_batch
+from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.rendering import Canvas
 
 
-class KuaiVecEnv(VecEnv):
+class KuaiVecEnv(BatchView, VecEnv):
     """N sessions stepped together; a finished one restarts in the same step.
 
     On a finished session ``infos[i]`` holds ``"terminal_observation"``, ``"TimeLimit.truncated"``,
@@ -30,34 +31,27 @@ class KuaiVecEnv(VecEnv):
         batch: The sessions.
         seed: Slot i is seeded ``seed + i`` and then equals a single environment so seeded;
             ``None`` for an arbitrary seed.
+        render_mode: ``"rgb_array"`` or ``None``.
     """
 
-    def __init__(self, batch: SessionBatch, seed: int | None = None) -> None:
+    def __init__(
+        self, batch: SessionBatch, seed: int | None = None, render_mode: str | None = None
+    ) -> None:
+        if render_mode is not None:
+            check_choice("render_mode", render_mode, ("rgb_array",))
         # Before the base constructor, which reads render_mode through get_attr.
         self.batch = batch
-        self.render_mode = None
-        super().__init__(batch.core.n_sessions, batch.observation_space, batch.action_space)
+        self.render_mode = render_mode
+        self._canvas: Canvas | None = None
+        super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
+        self.metadata: dict[str, Any] = {**self.metadata, "render_fps": 4}  # as the other shells
         self._actions: NDArray[np.generic] | None = None
-        self._start(int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed)
-
-    @property
-    def preference_slice(self) -> slice:
-        """Which part of the state vector is the preference."""
-        return self.batch.encoder.preference_slice
-
-    @property
-    def dataset(self) -> Dataset:
-        """Where the world comes from."""
-        return self.batch.dataset
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The items, as the platform knows them from the train log."""
-        return self.batch.catalogue
+        drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        self._start(check_seed(drawn))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds slot i with ``seed + i``, from the next reset on."""
-        seeds = super().seed(seed)
+        seeds = super().seed(None if seed is None else check_seed(seed))
         self._start(int(self._seeds[0] or 0))
         self._reset_seeds()
         return seeds
@@ -66,7 +60,7 @@ class KuaiVecEnv(VecEnv):
         """Begins a new session in every slot."""
         self.batch.reset()
         self._reset_options()
-        self.reset_infos = [self.batch.arrival(slot) for slot in range(self.num_envs)]
+        self._arrive(np.ones(self.num_envs, dtype=bool))
         return self.batch.observe()
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -83,16 +77,18 @@ class KuaiVecEnv(VecEnv):
         done = result.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
-            for slot in np.flatnonzero(done).tolist():
-                infos[slot] = {
-                    "terminal_observation": _row(observation, slot),
-                    "TimeLimit.truncated": bool(result.truncated[slot]),
-                    "session": self.batch.finished(slot),
-                    "record": self.batch.record(slot),
+            rows = np.flatnonzero(done)
+            metrics = self.batch.finished(rows)
+            last = rows_of(observation, rows)
+            for place, row in enumerate(rows.tolist()):
+                infos[row] = {
+                    "terminal_observation": last[place],
+                    "TimeLimit.truncated": bool(result.truncated[row]),
+                    "session": {name: value[place].item() for name, value in metrics.items()},
+                    "record": self.batch.records(rows[place : place + 1]),
                 }
             self.batch.reset(done)
-            for slot in np.flatnonzero(done).tolist():
-                self.reset_infos[slot] = self.batch.arrival(slot)
+            self._arrive(done)
             observation = self.batch.observe()
         return observation, result.reward.astype(np.float32), done, infos
 
@@ -114,8 +110,24 @@ class KuaiVecEnv(VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """Refused: there is no environment object per slot."""
-        raise AttributeError(f"{method_name!r} cannot be called: there is no object per session.")
+        """``"action_masks"``, a row for each slot; others are refused, slots are no objects."""
+        if method_name != "action_masks":
+            raise AttributeError(f"{method_name!r} cannot be called: slots are no objects.")
+        return list(self.action_masks()[list(self._get_indices(indices))])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(N, m) bool: choices that lead to items not yet shown, as MaskablePPO wants them.
+
+        Raises:
+            ConfigError: The action type makes no choices.
+        """
+        return self.batch.actions.masks()
+
+    def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
+        """A picture of each slot's session, for :meth:`render`."""
+        if self._canvas is None:
+            self._canvas = Canvas()
+        return [self._canvas.draw(self.batch.view(slot)) for slot in range(self.num_envs)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
@@ -124,13 +136,25 @@ class KuaiVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
     def _start(self, seed: int) -> None:
-        if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise ConfigError(f"A seed must be an integer in [0, 2**63), got {seed!r}.")
-        self.batch.core.seed(np.arange(self.num_envs, dtype=np.uint64) + np.uint64(seed))
+        self.batch.seed([seed + slot for slot in range(self.num_envs)])
+
+    def _arrive(self, slots: NDArray[np.bool_]) -> None:
+        rows = np.flatnonzero(slots)
+        arrived = self.batch.arrivals(rows)
+        for place, row in enumerate(rows.tolist()):
+            self.reset_infos[row] = {
+                "user_id": int(arrived["user_id"][place]),
+                "dataset": arrived["dataset"][place],
+            }
 
 
 def make_vec_env(
-    env_id: str, n_envs: int = 1, split: str = "train", seed: int | None = None, **kwargs: Any
+    env_id: str,
+    n_envs: int = 1,
+    split: str = "train",
+    seed: int | None = None,
+    render_mode: str | None = None,
+    **kwargs: Any,
 ) -> KuaiVecEnv:
     """Makes the batched Stable-Baselines3 form of a registered environment.
 
@@ -139,6 +163,7 @@ def make_vec_env(
         n_envs: Sessions stepped together.
         split: ``"train"`` or ``"test"``.
         seed: Slot i is seeded ``seed + i``.
+        render_mode: ``"rgb_array"`` or ``None``.
         **kwargs: Options of the environment, as for ``gymnasium.make``.
 
     Returns:
@@ -149,11 +174,4 @@ def make_vec_env(
     """
     check_choice("env_id", env_id, kuaisim_gym.ENVIRONMENTS)
     options = {**kuaisim_gym.ENVIRONMENTS[env_id], **kwargs}
-    return KuaiVecEnv(SessionBatch(n_envs, split=split, **options), seed)
-
-
-def _row(observation: Any, slot: int) -> Any:
-    """One session's observation out of the batch's."""
-    if isinstance(observation, dict):
-        return {name: part[slot].copy() for name, part in observation.items()}
-    return observation[slot].copy()
+    return KuaiVecEnv(make_batch(n_envs, split=split, **options), seed, render_mode)

@@ -6,10 +6,11 @@ but the protocol of their library.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
@@ -17,13 +18,16 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset, load_dataset
-from kuaisim_gym.errors import ConfigError, InvalidActionError, unknown_option
+from kuaisim_gym.engine import find_engine
+from kuaisim_gym.engine.types import BoolArray, StepResult
+from kuaisim_gym.envs.actions import ACTION_TYPES, action_kind
+from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
 from kuaisim_gym.metrics import Sessions
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
+from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
-from kuaisim_gym.simulator.core import SessionCore, StepResult
+from kuaisim_gym.simulator.core import SessionCore
 
-ACTION_TYPES = ("continuous", "slate")
 _OPTIONS = (
     "dataset",
     "split",
@@ -31,7 +35,9 @@ _OPTIONS = (
     "response_model",
     "calibration",
     "observation_type",
+    "history_len",
     "action_type",
+    "engine",
 )
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -49,12 +55,19 @@ class SessionBatch:
         response_model: See :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: See the same function.
         observation_type: See :class:`~kuaisim_gym.observation.ObservationEncoder`.
-        action_type: ``"continuous"`` or ``"slate"``, see :meth:`slates_of`.
+        history_len: See the same class.
+        action_type: One of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
+            sessions are the same.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
 
     Raises:
         ConfigError: An unknown option or value.
     """
+
+    defaults: ClassVar[dict[str, Any]] = {}  # of the task, where they differ from SessionConfig's
+    extra_context: ClassVar[tuple[str, ...]] = ()
+    extra_options: ClassVar[tuple[str, ...]] = ()
 
     def __init__(
         self,
@@ -67,14 +80,18 @@ class SessionBatch:
         response_model: str = "factor",
         calibration: str | None = None,
         observation_type: str = "state",
+        history_len: int | None = None,
         action_type: str = "continuous",
+        engine: str = "auto",
         **session_options: Any,
     ) -> None:
         for option in session_options:
             if option not in _SESSION_OPTIONS:
-                raise unknown_option("An environment option", option, _OPTIONS + _SESSION_OPTIONS)
+                known = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
+                raise unknown_option("An environment option", option, known)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
-        self.config = SessionConfig(**session_options)
+        single = {"slate_size": 1} if action_type == "discrete" else {}
+        self.config = SessionConfig(**{**self.defaults, **single, **session_options})
         self.dataset = _resolve(name, dataset, dataset_seed)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
@@ -86,13 +103,29 @@ class SessionBatch:
             self.simulator.users,
             self.config,
             n_sessions,
+            find_engine(engine),
+            self.catalogue.item_embedding,
         )
         self.encoder = ObservationEncoder(
-            preference_encoder(self.dataset), self.core, observation_type
+            self.dataset.training,
+            preference_encoder(self.dataset),
+            self.core,
+            observation_type,
+            history_len,
+            self.extra_context,
         )
-        self._scored = np.column_stack(
-            [self.catalogue.item_embedding, self.catalogue.log_popularity]
-        )
+        self.actions = action_kind(action_type, self.core, self.catalogue, self.simulator)
+        self._world = f"{self.dataset.name} ({'synthetic' if self.dataset.synthetic else 'real'})"
+
+    @property
+    def n_sessions(self) -> int:
+        """N."""
+        return self.core.n_sessions
+
+    @property
+    def longest(self) -> int:
+        """Most steps that an episode can have."""
+        return self.config.longest
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -102,21 +135,32 @@ class SessionBatch:
     @property
     def action_space(self) -> spaces.Space[Any]:
         """Action space of one session."""
-        if self.action_type == "continuous":
-            return spaces.Box(-1.0, 1.0, (self._scored.shape[1],), dtype=np.float32)
-        return spaces.MultiDiscrete([self.catalogue.n_items] * self.config.slate_size)
+        return self.actions.space
 
-    def reset(self, slots: NDArray[np.bool_] | None = None) -> None:
+    def seed(
+        self, seeds: Sequence[int] | NDArray[np.uint64], slots: BoolArray | None = None
+    ) -> None:
+        """Restarts the random sequence of some slots; see :meth:`SessionCore.seed`.
+
+        Raises:
+            ConfigError: A seed is not in [0, 2**63).
+        """
+        for seed in seeds:
+            check_seed(seed)
+        self.core.seed(np.asarray(seeds, dtype=np.uint64), slots)
+
+    def reset(self, slots: BoolArray | None = None) -> None:
         """Begins new sessions in some slots, all if ``None``."""
-        slots = np.ones(self.core.n_sessions, dtype=bool) if slots is None else slots
+        slots = np.ones(self.n_sessions, dtype=bool) if slots is None else slots
         self.core.reset(slots)
         self.encoder.reset(slots)
 
-    def step(self, actions: NDArray[np.generic]) -> StepResult:
-        """Acts in all sessions.
+    def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
+        """Acts in some sessions.
 
         Args:
             actions: (N, ...) one action a session, of :attr:`action_space`.
+            slots: (N,) bool, who acts, all if ``None``; see :meth:`SessionCore.step`.
 
         Returns:
             What happened.
@@ -125,113 +169,109 @@ class SessionBatch:
             InvalidActionError: An action is not of the action space.
             ResetNeededError: A session has not begun or is over.
         """
-        slates = self.slates_of(actions)
-        result = self.core.step(slates)
-        self.encoder.follow(slates, result.responses)
+        slates = self.actions.slates(np.asarray(actions))
+        result = self.core.step(slates, slots)
+        if slots is not None:
+            slates = np.where(slots[:, None], slates, 0)
+        self.encoder.follow(np.asarray(slates, dtype=np.int64), result)
         return result
 
     def observe(self) -> Observation:
         """Observations of all sessions."""
         return self.encoder.observe()
 
-    def slates_of(self, actions: NDArray[np.generic]) -> NDArray[np.integer]:
-        """Turns actions into slates.
+    def arrivals(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """Who has just arrived in some slots, and in which world, for the reset info."""
+        users = self.dataset.user_ids[self.core.state.users[rows]]
+        return {"user_id": users, "dataset": np.full(len(rows), self._world, dtype=object)}
 
-        A slate action is its own slate. A continuous action is a linear scorer over
-        [item embedding, standardised log-popularity]; the K best unexposed items form the slate,
-        best first.
+    def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """The metrics of the sessions in some slots, an array each, for the final info."""
+        return session_metrics(self.records(rows), self.catalogue.popular)
 
-        Args:
-            actions: (N, K) integers, or (N, d + 1) floats in [-1, 1].
-
-        Returns:
-            (N, K) item positions.
-
-        Raises:
-            InvalidActionError: Wrong shape or dtype, not finite, or out of bounds.
-        """
-        actions = np.asarray(actions)
-        if self.action_type == "slate":
-            return actions  # type: ignore[return-value]  # the core checks what it is given
-        shape = (self.core.n_sessions, self._scored.shape[1])
-        if actions.dtype.kind != "f":
-            raise InvalidActionError(f"A continuous action must be floats, got {actions.dtype}.")
-        if actions.shape != shape:
-            raise InvalidActionError(
-                f"Continuous actions must have shape {shape}, (sessions, d + 1), "
-                f"got {actions.shape}."
-            )
-        if not np.isfinite(actions).all():
-            raise InvalidActionError("A continuous action must be finite, got NaN or infinity.")
-        outside = np.abs(actions) > 1.0
-        if outside.any():
-            raise InvalidActionError(
-                f"A continuous action must lie in [-1, 1], got {actions[outside][0]}."
-            )
-        scores = _row_stable_product(actions.astype(np.float32), self._scored)
-        if not self.config.allow_repeats:
-            scores[self.core.exposed] = -np.inf
-        return top_items(scores, self.config.slate_size)
-
-    def arrival(self, slot: int) -> dict[str, Any]:
-        """Who has just arrived in one slot, and in which world, for the reset info."""
-        kind = "synthetic" if self.dataset.synthetic else "real"
-        user = int(self.dataset.user_ids[self.core.users[slot]])
-        return {"user_id": user, "dataset": f"{self.dataset.name} ({kind})"}
-
-    def finished(self, slot: int) -> dict[str, float]:
-        """The metrics of the session in one slot, for the final info."""
-        core, steps = self.core, int(self.core.steps[slot])
-        slates = core.slates[slot, :steps]
-        rewards = core.rewards[slot, :steps]
-        return {
-            "len": steps,
-            "r_each": float(rewards.mean()),
-            "r_cum": float(rewards.sum()),
-            "q": float(core.penalised[slot, :steps].mean()),
-            "popular_share": float(core.popular[slates].mean()),
-        }
-
-    def record(self, slot: int) -> Sessions:
-        """The session in one slot as it stands, for :mod:`kuaisim_gym.metrics`."""
-        core, row = self.core, slice(slot, slot + 1)
+    def records(self, rows: NDArray[np.int64]) -> Sessions:
+        """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
+        state = self.core.state
         return Sessions(
-            core.steps[row].copy(),
-            core.rewards[row].copy(),
-            core.penalised[row].copy(),
-            core.slates[row].copy(),
+            state.steps[rows],
+            state.rewards[rows],
+            state.penalised[rows],
+            state.slates[rows],
+            state.responses[rows],
         )
 
+    def view(self, slot: int) -> SessionView:
+        """The session in one slot as it stands, for :mod:`kuaisim_gym.rendering`.
 
-def top_items(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """The k best columns of each row, best first, ties by column.
+        Raises:
+            ResetNeededError: It has not begun.
+        """
+        state, row = self.core.state, np.array([slot])
+        if state.episodes[slot] < 0:
+            raise ResetNeededError(f"Session {slot} has not begun: call reset() before render().")
+        return self._view(slot, SessionBatch.records(self, row), over=not state.active[slot])
 
-    Args:
-        scores: (N, n_items) float32.
-        k: At most n_items.
+    def _view(self, slot: int, session: Sessions, over: bool) -> SessionView:
+        """A session of the user in one slot, the latest that made steps."""
+        state, config = self.core.state, self.config
+        steps = int(session.length[0])
+        slates = session.slates[0, :steps]
+        most = (1.0 + config.ad_bound) / 2.0
+        bounds = {
+            "imbalance": (1.0 - most, most),
+            "popularity": (-np.inf, most),
+            "none": (-np.inf, np.inf),
+        }
+        return SessionView(
+            dataset=self._world,
+            user_id=int(self.dataset.user_ids[state.users[slot]]),
+            max_len=config.max_len,
+            item_ids=self.dataset.item_ids[slates],
+            categories=self._categories[slates],
+            popular=self.catalogue.popular[slates],
+            responses=session.responses[0, :steps],
+            rewards=session.rewards[0, :steps],
+            temper=np.concatenate([[float(config.max_len)], state.tempers[slot, :steps]]),
+            popular_share=state.shares[slot, :steps],
+            penalised=session.penalised[0, :steps],
+            over=bool(over),
+            bounds=bounds[config.abandonment],
+        )
 
-    Returns:
-        (N, k) int64.
+    @cached_property
+    def _categories(self) -> NDArray[np.int32]:
+        """(n_items,) int32, the first category or tag of each item, -1 where it has none."""
+        codes = self.dataset.item_features.codes
+        for field in ("category", "tag"):
+            if field in codes:
+                return codes[field][: self.catalogue.n_items, 0] - 1
+        return np.full(self.catalogue.n_items, -1, dtype=np.int32)
+
+
+def session_metrics(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
+    """Len, R_each, R_cum, q and popular share of each session, (S,) arrays by name."""
+    length, slate_size = sessions.length, sessions.slates.shape[2]
+    total = np.cumsum(sessions.rewards, axis=1)[:, -1]
+    shown = sessions.slates >= 0
+    flags = popular[np.where(shown, sessions.slates, 0)] & shown
+    return {
+        "len": length,
+        "r_each": total / length,
+        "r_cum": total,
+        "q": sessions.penalised.sum(axis=1) / length,
+        "popular_share": flags.sum(axis=(1, 2)) / (length * slate_size),
+    }
+
+
+def check_seed(seed: object) -> int:
+    """Returns a seed, if it is one.
+
+    Raises:
+        ConfigError: It is not an integer in [0, 2**63).
     """
-    if k < scores.shape[1]:
-        # Candidates in column order, so that the stable sort breaks ties by column.
-        candidates = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
-    else:
-        candidates = np.broadcast_to(np.arange(k), scores.shape)
-    order = np.argsort(-np.take_along_axis(scores, candidates, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(candidates, order, axis=1)
-
-
-def _row_stable_product(
-    rows: NDArray[np.float32], items: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """``rows @ items.T`` with rows that do not depend on how many there are.
-
-    BLAS takes another path for a single row, whose last bits differ; a slate must not.
-    """
-    if len(rows) == 1:
-        return (np.repeat(rows, 2, axis=0) @ items.T)[:1]
-    return rows @ items.T
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**63:
+        return int(seed)
+    raise ConfigError(f"A seed must be an integer in [0, 2**63), got {seed!r}.")
 
 
 @lru_cache(maxsize=2)

@@ -7,29 +7,46 @@ from typing import Any, SupportsFloat
 import gymnasium as gym
 import numpy as np
 
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.errors import ConfigError, InvalidActionError
-from kuaisim_gym.simulator.catalogue import Catalogue
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.envs.assembly import check_seed
+from kuaisim_gym.envs.shared import BatchView
+from kuaisim_gym.envs.tasks import make_batch
+from kuaisim_gym.errors import InvalidActionError
+from kuaisim_gym.rendering import Canvas, as_text
+
+RENDER_MODES = ("ansi", "rgb_array", "human")
 
 
-class KuaiEnv(gym.Env):
+class KuaiEnv(BatchView, gym.Env):
     """Interactive recommendation of short videos, with fairness-aware abandonment.
+
+    ``KuaiRec-Fair-v0`` and ``KuaiRand-Fair-v0``; ``KuaiRec-v0`` and ``KuaiRand-v0`` are the same
+    with ``abandonment="none"``.
 
     ## Description
     A user arrives, is shown slates of K videos, and leaves when patience ("temper") runs out.
-    Dull slates cost patience, and so do slates that favour one popularity group. Agents see a
-    preference state built from a popularity-biased log. ``split="train"`` answers as that log
-    does, ``split="test"`` from unbiased data: KuaiRec's fully observed small matrix, KuaiRand's
-    uniformly random exposures.
+    Dull slates cost patience, and so do slates that favour one popularity group: an item is popular
+    if it is of the fifth of the catalogue that was shown most. Agents see a state built from a
+    popularity-biased log. ``split="train"`` answers as that log does, ``split="test"`` from
+    unbiased data: KuaiRec's fully observed small matrix, KuaiRand's uniformly random exposures.
 
     ## Action Space
-    ``action_type="continuous"`` (default): ``Box(-1, 1, (33,), float32)``, a linear scorer over
-    [item embedding (32), standardised log-popularity]; the K best items not yet shown form the
-    slate. ``action_type="slate"``: ``MultiDiscrete([n_items] * K)``, item positions.
+    | action_type | Space | Meaning |
+    |---|---|---|
+    | "continuous" (default) | ``Box(-1, 1, (33,), float32)`` | linear scorer of items |
+    | "slate" | ``MultiDiscrete([n_items] * K)`` | item positions |
+    | "discrete" | ``Discrete(n_items)`` | one item a step, K = 1 |
+    | "fusion" | ``Box(-1, 1, (7,), float32)`` | weights of predicted behaviours (KuaiRand) |
+
+    A linear scorer weighs [item embedding (32), standardised log-popularity]. Scored actions,
+    "continuous" and "fusion", show the K best items that this session has not shown. For the others
+    ``action_masks()`` marks the items not yet shown. ``n_items`` is 3,327 (KuaiRec) or 7,583
+    (KuaiRand-Pure).
 
     ## Observation Space
-    ``observation_type="state"`` (default): ``Box`` float32 of
+    ``observation_type="state"`` (default): ``Box((36,), float32)`` of
 
     | Part | Range | Meaning |
     |---|---|---|
@@ -39,8 +56,22 @@ class KuaiEnv(gym.Env):
     | 34 | [0, 1] | last reward |
     | 35 | [0, 1] | mean reward of the session |
 
-    ``env.unwrapped.preference_slice`` names the preference. ``observation_type="dict"`` holds it
-    under ``"state"`` and the item positions shown so far, -1 padded, under ``"exposed"``.
+    ``env.unwrapped.preference_slice`` names the preference: the response-weighted mean embedding of
+    the user's log and session. Temper is hidden. ``observation_type="dict"``:
+
+    | Key | Space | Meaning |
+    |---|---|---|
+    | "state" | ``Box((36,), float32)`` | as above |
+    | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
+
+    ``observation_type="history"``, with ``history_len`` H (50), n_all items in log and catalogue
+    and B behaviours (1 or 7):
+
+    | Key | Space | Meaning |
+    |---|---|---|
+    | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
+    | "responses" | ``Box(0, 1, (H, B), float32)`` | how they were answered |
+    | "context" | ``Box(0, 1, (4,), float32)`` | parts 32-35 above |
 
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
@@ -51,61 +82,71 @@ class KuaiEnv(gym.Env):
 
     ## Starting State
     A user drawn uniformly from the split, with temper ``max_len`` and the logged history.
+    ``info`` holds the ``"user_id"`` and the ``"dataset"``, which says whether it is synthetic.
 
     ## Episode End
     A step costs ``2 - reward`` temper, and one more if the popular share s of the last ``window``
-    exposures has ``|2s - 1| >= ad_bound``. The user leaves (``terminated``) when temper < 1.
-    ``truncated`` happens at ``max_steps`` only.
+    exposures, once so many were made, has ``|2s - 1| >= ad_bound``. The user leaves
+    (``terminated``) when temper < 1, so that E[Len] = (max_len - 1) / (2 - R + q) + 0.5 for mean
+    reward R and penalty rate q; up to half a step more where K = 1. ``truncated`` happens at
+    ``max_steps`` only. ``info["session"]`` then holds ``len``, ``r_each``, ``r_cum``, ``q`` and
+    ``popular_share``.
 
     ## Arguments
-    ``dataset``, ``split``, ``dataset_seed``, ``response_model``, ``calibration``,
-    ``observation_type``, ``action_type`` and the fields of
-    :class:`~kuaisim_gym.config.SessionConfig`.
+    | Argument | Default | Meaning |
+    |---|---|---|
+    | ``dataset`` | None | a loaded dataset, a folder of the published files, or None: synthetic |
+    | ``dataset_seed`` | 0 | of the synthetic world |
+    | ``split`` | "train" | who arrives and who answers: "train" or "test" |
+    | ``response_model`` | "factor" | or "sequential" |
+    | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
+    | ``action_type``, ``observation_type``, ``history_len`` | | see above |
+    | ``max_len`` | 30 | initial temper T, in steps |
+    | ``slate_size`` | 10 | items K in a slate; 1 for discrete actions |
+    | ``window`` | None | exposures of the popular share: K, or 10 where K = 1 |
+    | ``ad_bound`` | 0.3 | imbalance from which a step is penalised, in [0, 1] |
+    | ``abandonment`` | "imbalance" | or "popularity" (popular-heavy windows alone), or "none" |
+    | ``allow_repeats`` | False | whether an item may be answered again in the session |
+    | ``stochastic_response`` | True | responses are drawn; False: their probabilities |
+    | ``reward_weights`` | None | weights of the behaviours, by name; None: the first alone |
+    | ``step_cost`` | "dissatisfaction" | 2 - reward; or "request", one whatever the reward |
+    | ``correlation`` | 0.0 | what look-alikes in a slate take from each other's probabilities |
+    | ``max_steps`` | None | step cap |
+    | ``engine`` | "auto" | "numba" where it is installed, or "numpy": the same sessions, slower |
+    | ``render_mode`` | None | "ansi", "rgb_array" or "human" |
 
     ## Version History
     * v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
 
     def __init__(
         self, name: str = "kuairec", render_mode: str | None = None, **options: Any
     ) -> None:
         if render_mode is not None:
-            raise ConfigError(f"This environment cannot be rendered, got {render_mode=}; use None.")
+            check_choice("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
-        self.batch = SessionBatch(1, name, **options)
+        self.batch = make_batch(1, name, **options)
         self.observation_space = self.batch.observation_space
         self.action_space = self.batch.action_space
+        self._first: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._seeded = False
-
-    @property
-    def preference_slice(self) -> slice:
-        """Which part of the state vector is the preference."""
-        return self.batch.encoder.preference_slice
-
-    @property
-    def dataset(self) -> Dataset:
-        """Where the world comes from."""
-        return self.batch.dataset
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """The items, as the platform knows them from the train log."""
-        return self.batch.catalogue
+        self._canvas: Canvas | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begins a session; see :meth:`gymnasium.Env.reset`."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**63))
         if seed is not None:
-            self.batch.core.seed(np.array([seed], dtype=np.uint64))
+            self.batch.seed([seed])
             self._seeded = True
         self.batch.reset()
-        return self._observation(), self.batch.arrival(0)
+        self._show()
+        return self._observation(), self._info(self.batch.arrivals(self._first))
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; see :meth:`gymnasium.Env.step`.
@@ -123,24 +164,165 @@ class KuaiEnv(gym.Env):
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )
         result = self.batch.step(action[None])
+        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         info: dict[str, Any] = {
             "responses": result.responses[0],
             "penalised": bool(result.penalised[0]),
         }
         if result.feedback.shape[2] > 1:
             info["feedback"] = result.feedback[0]
-        if result.done[0]:
-            info["session"] = self.batch.finished(0)
-        return (
-            self._observation(),
-            float(result.reward[0]),
-            bool(result.terminated[0]),
-            bool(result.truncated[0]),
-            info,
-        )
+        if terminated or truncated:
+            info["session"] = self._info(self.batch.finished(self._first))
+        self._show()
+        observation = self._observation()
+        return observation, float(result.reward[0]), terminated, truncated, info
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """(m,) bool: choices that lead to items not yet shown, as sb3-contrib's MaskablePPO wants.
+
+        Raises:
+            ConfigError: The action type makes no choices.
+        """
+        masks: NDArray[np.bool_] = self.batch.actions.masks()[0]
+        return masks
+
+    def render(self) -> Any:
+        """The session so far: text for ``"ansi"``, (H, W, 3) uint8 for ``"rgb_array"``.
+
+        ``"human"`` shows every step in a window by itself.
+        """
+        if self.render_mode == "ansi":
+            return as_text(self.batch.view(0))
+        if self.render_mode == "rgb_array":
+            return self._drawn().draw(self.batch.view(0))
+        return None
+
+    def close(self) -> None:
+        """Closes the window, if there is one."""
+        if self._canvas is not None:
+            self._canvas.close()
+            self._canvas = None
 
     def _observation(self) -> Any:
         observation = self.batch.observe()
         if isinstance(observation, dict):
             return {name: part[0] for name, part in observation.items()}
         return observation[0]
+
+    def _drawn(self) -> Canvas:
+        if self._canvas is None:
+            self._canvas = Canvas()
+        return self._canvas
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._drawn().show(self.batch.view(0))
+
+    @staticmethod
+    def _info(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
+        """The only row of each array, as a Python object."""
+        return {
+            name: array[0].item() if array.dtype != object else array[0]
+            for name, array in arrays.items()
+        }
+
+
+class KuaiRequestEnv(KuaiEnv):
+    """Single requests for lists of short videos, rewarded list by list.
+
+    ``KuaiRand-Request-v0``, after KuaiSim's request-level task.
+
+    ## Description
+    A user makes ``max_len`` requests and gets a list of K videos for each. Nothing that is shown
+    makes the user stay or leave; every request is worth its list alone, and a list of look-alikes
+    is worth less. KuaiSim's faults are left behind: probabilities pass one sigmoid, not two, and
+    the resemblance of items is a cosine, not a cosine over the dimension.
+
+    ## Action Space
+    As :class:`KuaiEnv`: "continuous" (default), "slate", "discrete" or "fusion".
+
+    ## Observation Space
+    As :class:`KuaiEnv`: ``Box((36,), float32)`` by default, of
+
+    | Part | Range | Meaning |
+    |---|---|---|
+    | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
+    | 32 | [0, 1] | progress: requests over max_len |
+    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure |
+    | 34 | [0, 1] | reward of the last list |
+    | 35 | [0, 1] | mean reward of the lists |
+
+    ## Rewards
+    The list-wise reward, in [0, 1]: the mean over its items of the share of six behaviours that are
+    answered (click, long view, like, comment, forward, follow; hate counts nothing). Six times as
+    much is KuaiSim's unnormalised sum. An item's probabilities are first lowered by ``correlation``
+    times its mean cosine to the rest of the list, both at least 0.
+
+    ## Starting State
+    A user drawn uniformly from the split, with the logged history.
+
+    ## Episode End
+    ``terminated`` after ``max_len`` requests, for all users alike. ``info["session"]`` then holds
+    ``len``, ``r_each`` (the average list reward), ``r_cum``, ``q``, ``popular_share`` and
+    ``list_reward_max``; :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR,
+    coverage and ILD of many sessions.
+
+    ## Arguments
+    As :class:`KuaiEnv`, with these defaults: ``max_len=20``, ``step_cost="request"``,
+    ``abandonment="none"``, ``correlation=0.2``, ``reward_weights`` one for each behaviour but hate.
+
+    ## Version History
+    * v0: first version.
+    """
+
+
+class KuaiRetentionEnv(KuaiEnv):
+    """Several sessions of one user, rewarded by how soon the user comes back.
+
+    ``KuaiRand-Retention-v0``, after KuaiSim's cross-session task.
+
+    ## Description
+    A user makes ``max_len`` requests, goes, and comes back after some days: the better the session
+    was, the sooner. The user's own habit counts too, by how much is logged of the user; in KuaiSim
+    it is a random projection. See :class:`~kuaisim_gym.simulator.returns.ReturnModel`, whose
+    numbers are assumptions: the public logs do not tell who returned when.
+
+    ## Action Space
+    As :class:`KuaiEnv`; "fusion" by default: ``Box(-1, 1, (7,), float32)``, weights of the seven
+    behaviours that the platform's own response model, the train simulator's, predicts. An item's
+    score is the weighted sum of its probabilities; the K best unexposed items form the list.
+
+    ## Observation Space
+    As :class:`KuaiEnv` with two more parts of the context, ``Box((38,), float32)`` by default:
+
+    | Part | Range | Meaning |
+    |---|---|---|
+    | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
+    | 32 | [0, 1] | progress: requests of the session over max_len |
+    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure |
+    | 34 | [0, 1] | mean response to the last list of the session |
+    | 35 | [0, 1] | mean response of the session |
+    | 36 | [0, 1] | sessions finished over n_visits |
+    | 37 | [0, 1] | days away before this session, over 10; 0 before any return |
+
+    ## Rewards
+    ``-days / 10`` at the end of a session, with the days until the user comes back, 1 to 10; 0 at
+    other steps.
+
+    ## Starting State
+    A user drawn uniformly from the split, with the logged history.
+
+    ## Episode End
+    ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
+    ``info["session"]`` then holds ``len`` (requests), ``r_each`` and ``r_cum`` (of the responses),
+    ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the next
+    day).
+
+    ## Arguments
+    As :class:`KuaiEnv`, with ``n_visits=6`` and these defaults: ``max_len=5`` requests a session,
+    ``step_cost="request"``, ``abandonment="none"``, ``action_type="fusion"``. ``max_steps`` cuts
+    sessions, not episodes.
+
+    ## Version History
+    * v0: first version.
+    """

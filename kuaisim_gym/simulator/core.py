@@ -2,7 +2,8 @@
 
 A step: the slate is answered, the reward is the mean answer, an unbalanced exposure window
 costs one temper, dissatisfaction costs between one and two, and a user whose temper falls below
-one leaves. Shells decide when to reset; the core never does.
+one leaves. Shells decide when to reset; the core never does. The arithmetic itself is in
+:mod:`kuaisim_gym.engine`.
 
 With steady mean reward R and penalty rate q every policy obeys
 ``E[Len] = (max_len - 1) / (2 - R + q) + 0.5``.
@@ -10,48 +11,27 @@ With steady mean reward R and penalty rate q every policy obeys
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine.types import (
+    IMBALANCE,
+    NO_PENALTY,
+    POPULARITY,
+    SLACK,
+    BoolArray,
+    FloatArray,
+    Rules,
+    SessionState,
+    StepResult,
+)
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
-from kuaisim_gym.randomness import RESPONSE_STREAM, USER_STREAM, uniform
+from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.response import ResponseModel
 
-# Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
-# little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
-# that a slate of ten makes.
-_SLACK = 1e-5
-
-BoolArray = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one step did, a row per session.
-
-    Attributes:
-        responses: (N, K) float32 in [0, 1], in slate order: what the reward is the mean of.
-        feedback: (N, K, B) float32 in [0, 1], the answers, a column for each behaviour.
-        reward: (N,) float64 in [0, 1], mean response.
-        penalised: (N,) bool, whether the exposure window cost one temper.
-        terminated: (N,) bool, the user left.
-        truncated: (N,) bool, the step cap was met first.
-    """
-
-    responses: NDArray[np.float32]
-    feedback: NDArray[np.float32]
-    reward: NDArray[np.float64]
-    penalised: BoolArray
-    terminated: BoolArray
-    truncated: BoolArray
-
-    @property
-    def done(self) -> BoolArray:
-        """(N,) bool: the session is over, either way."""
-        return self.terminated | self.truncated
+_RULES = {"imbalance": IMBALANCE, "popularity": POPULARITY, "none": NO_PENALTY}
 
 
 class SessionCore:
@@ -63,14 +43,12 @@ class SessionCore:
         session_users: (n,) int32 positions of the users who may arrive.
         config: The rules.
         n_sessions: N.
+        engine: What computes; :func:`~kuaisim_gym.engine.find_engine` by default.
+        vectors: (n_items, d) float32, by which items of a slate resemble each other; needed where
+            ``config.correlation`` is not 0.
 
     Attributes:
-        users: (N,) int32 position of the user of each session.
-        temper: (N,) float64, patience left, in steps.
-        steps: (N,) int64 steps made.
-        slates: (N, longest, K) int32 items shown, -1 where no step was made yet.
-        rewards: (N, longest) float64, zero where no step was made yet.
-        penalised: (N, longest) bool, false where no step was made yet.
+        state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
 
     Raises:
         ConfigError: A slate does not fit into the catalogue, or there are no users.
@@ -83,8 +61,10 @@ class SessionCore:
         session_users: NDArray[np.int32],
         config: SessionConfig,
         n_sessions: int,
+        engine: Engine | None = None,
+        vectors: FloatArray | None = None,
     ) -> None:
-        if not isinstance(n_sessions, int) or n_sessions < 1:
+        if not isinstance(n_sessions, (int, np.integer)) or n_sessions < 1:
             raise ConfigError(
                 f"The number of sessions must be an integer of at least 1, got {n_sessions!r}."
             )
@@ -95,26 +75,45 @@ class SessionCore:
             )
         if len(session_users) == 0:
             raise ConfigError("This split has no users to draw sessions from.")
+        self.engine = find_engine() if engine is None else engine
         self.model = model
-        self._answers = model.begin(n_sessions)
-        self._weights = config.behaviour_weights(model.behaviours)
         self.popular = popular
         self.session_users = session_users
         self.config = config
-        self.n_sessions = n_sessions
-        n, slate, window = n_sessions, config.slate_size, config.exposure_window
-        self.seeds: NDArray[np.uint64] = np.zeros(n, dtype=np.uint64)
-        self.episodes: NDArray[np.int64] = np.full(n, -1, dtype=np.int64)
-        self.users: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
-        self.temper: NDArray[np.float64] = np.zeros(n)
-        self.steps: NDArray[np.int64] = np.zeros(n, dtype=np.int64)
-        self.slates: NDArray[np.int32] = np.full((n, config.longest, slate), -1, dtype=np.int32)
-        self.exposed: BoolArray = np.zeros((n, len(popular)), dtype=bool)
-        self.rewards: NDArray[np.float64] = np.zeros((n, config.longest))
-        self.penalised: BoolArray = np.zeros((n, config.longest), dtype=bool)
-        self._recent: BoolArray = np.zeros((n, window), dtype=bool)  # popular flags, latest last
-        self._active: BoolArray = np.zeros(n, dtype=bool)
-        self._rows = np.arange(n)
+        self.n_sessions = n = int(n_sessions)
+        self._answers = model.begin(n, self.engine)
+        self._directions = _directions(vectors, config.correlation)
+        self._everyone = np.ones(n, dtype=bool)
+        window, slate, longest = config.exposure_window, config.slate_size, config.longest
+        self._rules = Rules(
+            popular,
+            config.behaviour_weights(model.behaviours),
+            config.stochastic_response,
+            config.allow_repeats,
+            config.step_cost == "request",
+            _RULES[config.abandonment],
+            config.ad_bound * window - SLACK,
+            config.step_limit,
+        )
+        self.state = SessionState(
+            seeds=np.zeros(n, dtype=np.uint64),
+            episodes=np.full(n, -1, dtype=np.int64),
+            users=np.zeros(n, dtype=np.int32),
+            active=np.zeros(n, dtype=bool),
+            steps=np.zeros(n, dtype=np.int64),
+            temper=np.zeros(n),
+            share=np.full(n, 0.5),
+            last_reward=np.zeros(n),
+            reward_sum=np.zeros(n),
+            recent=np.zeros((n, window), dtype=bool),
+            exposed=np.zeros((n, len(popular)), dtype=bool),
+            slates=np.full((n, longest, slate), -1, dtype=np.int32),
+            responses=np.zeros((n, longest, slate), dtype=np.float32),
+            rewards=np.zeros((n, longest)),
+            penalised=np.zeros((n, longest), dtype=bool),
+            tempers=np.zeros((n, longest)),
+            shares=np.zeros((n, longest)),
+        )
 
     def seed(self, seeds: NDArray[np.uint64], slots: BoolArray | None = None) -> None:
         """Restarts the random sequence of some slots, which must be reset before the next step.
@@ -123,34 +122,54 @@ class SessionCore:
             seeds: (N,) uint64; only the entries of ``slots`` are read.
             slots: (N,) bool, all slots if ``None``.
         """
-        slots = np.ones(self.n_sessions, dtype=bool) if slots is None else slots
-        self.seeds[slots] = seeds[slots]
-        self.episodes[slots] = -1
-        self._active[slots] = False
+        rows = np.flatnonzero(self._everyone if slots is None else slots)
+        self.state.seeds[rows] = seeds[rows]
+        self.state.episodes[rows] = -1
+        self.state.active[rows] = False
 
-    def reset(self, slots: BoolArray | None = None) -> None:
-        """Begins a new session, with a newly drawn user, in some slots.
+    def reset(
+        self, slots: BoolArray | None = None, users: NDArray[np.integer] | None = None
+    ) -> None:
+        """Begins a new session in some slots.
 
         Args:
             slots: (N,) bool, all slots if ``None``.
+            users: Positions of the users of these slots, in slot order; newly drawn if ``None``.
         """
-        slots = np.ones(self.n_sessions, dtype=bool) if slots is None else slots
-        self.episodes[slots] += 1
-        zero = np.zeros(int(slots.sum()), dtype=np.int64)
-        draw = uniform(self.seeds[slots], self.episodes[slots], zero, 1, USER_STREAM)[:, 0]
-        self.users[slots] = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
-        self._answers.reset(slots, self.users[slots])
-        self.temper[slots] = self.config.max_len
-        self.slates[slots] = -1
-        for record in (self.steps, self.exposed, self.rewards, self.penalised, self._recent):
-            record[slots] = 0
-        self._active[slots] = True
+        state = self.state
+        slots = self._everyone if slots is None else slots
+        rows = np.flatnonzero(slots)
+        if not rows.size:
+            return
+        state.episodes[rows] += 1
+        if users is None:
+            draw = self.uniform(rows, USER_STREAM, step=0)
+            users = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
+        state.users[rows] = users
+        state.temper[rows] = self.config.max_len
+        state.share[rows] = 0.5
+        state.slates[rows] = -1
+        for record in (
+            state.steps,
+            state.last_reward,
+            state.reward_sum,
+            state.recent,
+            state.exposed,
+            state.responses,
+            state.rewards,
+            state.penalised,
+        ):
+            record[rows] = 0
+        state.active[rows] = True
+        self._answers.reset(slots, state.users[rows])
 
-    def step(self, slates: NDArray[np.integer]) -> StepResult:
-        """Shows one slate to every session.
+    def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
+        """Shows one slate to each of some sessions.
 
         Args:
             slates: (N, K) integers, item positions in [0, n_items).
+            slots: (N,) bool, who is shown a slate, all sessions if ``None``. The others stand
+                still, but must be reset before their next step: a model with memory has moved on.
 
         Returns:
             What happened. Sessions that ended must be reset before the next step.
@@ -159,90 +178,86 @@ class SessionCore:
             ResetNeededError: A session has not begun or is over.
             InvalidActionError: Wrong shape, dtype or item.
         """
-        self._check(slates)
-        config, rows = self.config, self._rows[:, None]
-        fresh = self._fresh(slates)
-        feedback = self._answers.feedback(slates)
-        if config.stochastic_response:
-            # Behaviour by behaviour, so that the first meets the same draws however many follow.
-            n_behaviours = feedback.shape[2]
-            draws = uniform(
-                self.seeds,
-                self.episodes,
-                self.steps,
-                n_behaviours * config.slate_size,
-                RESPONSE_STREAM,
-            ).reshape(len(slates), n_behaviours, config.slate_size)
-            feedback = (draws.swapaxes(1, 2) < feedback).astype(np.float32)
-        feedback = feedback * fresh[:, :, None]
-        self._answers.observe(slates, feedback)
-        responses = np.maximum(feedback @ self._weights, np.float32(0.0))
-        reward = responses.mean(axis=1, dtype=np.float64)
+        everyone = slots is None
+        slots = self._everyone if slots is None else slots
+        slates = self._checked(slates, slots)
+        if not everyone:
+            slates = np.where(slots[:, None], slates, 0)
+        probability = self._answers.feedback(slates)
+        if self._directions is not None:
+            alike = _resemblance(self._directions[slates])
+            probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
+            probability = np.maximum(probability, np.float32(0.0))
+        result: StepResult = self.engine.advance(
+            self._rules, self.state, slates, probability, slots
+        )
+        self._answers.observe(slates, result.feedback)
+        if not everyone:
+            self.state.active[~slots] = False
+        return result
 
-        now = (self._rows, self.steps.copy())
-        self.slates[now] = slates
-        self.rewards[now] = reward
-        self.exposed[rows, slates] = True
-        self.steps += 1
-        self._recent = np.concatenate([self._recent, self.popular[slates]], axis=1)
-        self._recent = self._recent[:, -config.exposure_window :]
-        penalised = self._penalised()
-        self.penalised[now] = penalised
-        self.temper += np.clip(reward - 2.0, -2.0, 0.0) - penalised
+    def uniform(
+        self, rows: NDArray[np.int64], stream: int, step: int | NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """(n,) float64 in (0, 1): one number for each of some sessions."""
+        steps = np.broadcast_to(np.asarray(step, dtype=np.int64), rows.shape)
+        seeds, episodes = self.state.seeds[rows], self.state.episodes[rows]
+        numbers: NDArray[np.float64] = self.engine.uniform(
+            seeds, episodes, np.ascontiguousarray(steps), 1, stream
+        )
+        return numbers[:, 0]
 
-        terminated = self.temper < 1.0 - _SLACK
-        truncated = (self.steps >= config.step_limit) & ~terminated
-        self._active = ~(terminated | truncated)
-        return StepResult(responses, feedback, reward, penalised, terminated, truncated)
-
-    @property
-    def popular_share(self) -> NDArray[np.float64]:
-        """(N,) float64 in [0, 1]: popular share of the exposure window, 0.5 before any exposure."""
-        made = np.minimum(self.steps * self.config.slate_size, self.config.exposure_window)
-        return np.where(made > 0, self._recent.sum(axis=1) / np.maximum(made, 1), 0.5)
-
-    def _fresh(self, slates: NDArray[np.integer]) -> BoolArray:
-        """(N, K) bool: items that may be answered, neither shown before nor repeated."""
-        if self.config.allow_repeats:
-            return np.ones(slates.shape, dtype=bool)
-        fresh: BoolArray = ~self.exposed[self._rows[:, None], slates]
-        order = np.argsort(slates, axis=1, kind="stable")
-        ordered = np.take_along_axis(slates, order, axis=1)
-        repeated = np.zeros(slates.shape, dtype=bool)
-        np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-        fresh &= ~repeated
-        return fresh
-
-    def _penalised(self) -> BoolArray:
-        """(N,) bool: the abandonment rule, on counts so that thresholds are exact."""
-        window, rule = self.config.exposure_window, self.config.abandonment
-        full = self.steps * self.config.slate_size >= window
-        surplus = 2 * self._recent.sum(axis=1) - window  # window * (2s - 1)
-        threshold = self.config.ad_bound * window - _SLACK
-        unbalanced: BoolArray = np.zeros(self.n_sessions, dtype=bool)
-        if rule == "imbalance":
-            unbalanced = np.abs(surplus) >= threshold
-        elif rule == "popularity":
-            unbalanced = surplus >= threshold
-        return np.logical_and(full, unbalanced)
-
-    def _check(self, slates: NDArray[np.integer]) -> None:
-        if not self._active.all():
-            slot = int(np.flatnonzero(~self._active)[0])
-            state = "is over" if self.episodes[slot] >= 0 else "has not begun"
-            raise ResetNeededError(f"Session {slot} {state}: call reset() before step().")
-        shape, n_items = (self.n_sessions, self.config.slate_size), len(self.popular)
+    def _checked(self, slates: NDArray[np.integer], slots: BoolArray) -> NDArray[np.int64]:
+        """The slates as int64, if they can be shown."""
         if not isinstance(slates, np.ndarray) or slates.dtype.kind not in "iu":
             kind = getattr(slates, "dtype", type(slates).__name__)
             raise InvalidActionError(
                 f"A slate must be an integer array of item positions, got {kind}."
             )
+        shape, n_items = (self.n_sessions, self.config.slate_size), len(self.popular)
         if slates.shape != shape:
             raise InvalidActionError(
                 f"Slates must have shape {shape} (sessions, slate_size), got {slates.shape}."
             )
-        bad = (slates < 0) | (slates >= n_items)
-        if bad.any():
+        if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
+            slates = np.minimum(slates, np.uint64(2**63 - 1))
+        checked: NDArray[np.int64] = np.ascontiguousarray(slates, dtype=np.int64)
+        slot, place = self.engine.first_fault(self.state.active, slots, checked, n_items)
+        if slot >= 0 and place < 0:
+            what = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
+            raise ResetNeededError(f"Session {slot} {what}: call reset() before step().")
+        if slot >= 0:
             raise InvalidActionError(
-                f"Item positions must lie in [0, {n_items}), got {slates[bad][0]}."
+                f"Item positions must lie in [0, {n_items}), got {checked[slot, place]}."
             )
+        return checked
+
+
+def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | None:
+    """(n_items, d) float32 of length one, or zero; ``None`` where they are not needed."""
+    if correlation == 0.0:
+        return None
+    if vectors is None:
+        raise ConfigError("correlation needs item vectors, got none; set it to 0.")
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.where(length > 0, length, 1.0), dtype=np.float32)
+
+
+def _resemblance(directions: FloatArray) -> FloatArray:
+    """Mean cosine of each item of a slate to the others, negative ones counted as zero.
+
+    KuaiSim's is divided by the dimension once more, and includes the item itself.
+
+    Args:
+        directions: (N, K, d) float32.
+
+    Returns:
+        (N, K) float32 in [0, 1].
+    """
+    k = directions.shape[1]
+    if k == 1:
+        return np.zeros(directions.shape[:2], dtype=np.float32)
+    cosines = np.einsum("nid,njd->nij", directions, directions)
+    own = np.einsum("nii->ni", cosines)
+    mean = (cosines.sum(axis=2) - own) / np.float32(k - 1)
+    return np.asarray(np.clip(mean, 0.0, 1.0), dtype=np.float32)

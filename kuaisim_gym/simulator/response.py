@@ -16,6 +16,7 @@ from scipy.special import expit
 
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
+from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.errors import CheckpointError
 
 FloatArray = NDArray[np.float32]
@@ -70,8 +71,8 @@ class ResponseModel(Protocol):
         """As :meth:`probability`, for every behaviour, along a last axis of size B."""
         ...
 
-    def begin(self, n_sessions: int) -> SessionAnswers:
-        """Room for N sessions."""
+    def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
+        """Room for N sessions, computed by an engine where that makes a difference."""
         ...
 
 
@@ -97,7 +98,7 @@ class MemorylessAnswers:
 
     def __init__(self, model: ResponseModel, n_sessions: int) -> None:
         self.model = model
-        self.users: NDArray[np.int64] = np.zeros(n_sessions, dtype=np.int64)
+        self.users: NDArray[np.int32] = np.zeros(n_sessions, dtype=np.int32)
 
     def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
         """See :class:`SessionAnswers`."""
@@ -124,9 +125,30 @@ class MemorylessModel(ABC):
         """See :class:`ResponseModel`."""
         return self.probability(users, items)[..., None]
 
-    def begin(self, n_sessions: int) -> SessionAnswers:
+    def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
         """See :class:`ResponseModel`."""
         return MemorylessAnswers(self, n_sessions)
+
+
+class FactorAnswers(MemorylessAnswers):
+    """Answers of a factor model, whose scores the engine computes.
+
+    Args:
+        model: The model.
+        n_sessions: N.
+        engine: What computes; ``None`` for the default.
+    """
+
+    def __init__(self, model: FactorModel, n_sessions: int, engine: Engine | None) -> None:
+        super().__init__(model, n_sessions)
+        self._engine = find_engine() if engine is None else engine
+        # Plain arrays: one that is mapped from a file takes a slower way into compiled code.
+        self._arrays = [np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS]
+        self._response = model.response
+
+    def feedback(self, slates: Index) -> FloatArray:
+        """See :class:`SessionAnswers`."""
+        return self._response(self._engine.factor_scores(self.users, slates, *self._arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,11 +181,15 @@ class FactorModel(MemorylessModel):
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         """See :class:`ResponseModel`."""
-        return self._response(self._scores(users, items, 1)[0])
+        return self.response(self._scores(users, items, 1)[0])
 
     def feedback(self, users: Index, items: Index) -> FloatArray:
         """See :class:`ResponseModel`."""
-        return self._response(self.logits(users, items))
+        return self.response(self.logits(users, items))
+
+    def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
+        """See :class:`ResponseModel`."""
+        return FactorAnswers(self, n_sessions, engine)
 
     def logits(self, users: Index, items: Index) -> FloatArray:
         """Scores of every behaviour, along a last axis; log-odds if ``logistic``."""
@@ -217,10 +243,11 @@ class FactorModel(MemorylessModel):
             for b in range(count)
         ]
 
-    def _response(self, score: FloatArray) -> FloatArray:
+    def response(self, score: FloatArray) -> FloatArray:
+        """What scores of any shape mean, float32 in [0, 1]."""
         if self.logistic:
             return np.asarray(expit(score), dtype=np.float32)
-        return np.asarray(np.clip(score, 0.0, 1.0), dtype=np.float32)
+        return np.minimum(np.maximum(score, np.float32(0.0)), np.float32(1.0))  # np.clip is slow
 
 
 @dataclass(frozen=True, eq=False)

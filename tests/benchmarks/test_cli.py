@@ -149,6 +149,31 @@ def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> 
     assert "13.67 ± 0.12" in table  # the published A2C row
 
 
+@pytest.mark.parametrize(
+    ("env", "own", "absent"),
+    [
+        ("KuaiRand-Request-v0", ("list reward", "R-NDCG", "R-MRR", "ILD"), "Len / ceiling"),
+        ("KuaiRand-Retention-v0", ("return time", "retention"), "Longest sessions"),
+    ],
+)
+def test_other_tasks_have_metrics_of_their_own(env, own, absent, tmp_path: Path, capsys) -> None:
+    result = run(tmp_path, "a2c", "--env", env)
+    assert result["train"]["episodes"] >= 20
+    assert main(["table", str(tmp_path)]) == 0
+    header = next(line for line in capsys.readouterr().out.splitlines() if "| agent" in line)
+    assert all(f"| {name} |" in header for name in own)
+    assert absent not in header
+    values = {**result["metrics"], "max_len": result["max_len"]}
+    if "Request" in env:
+        assert values["max_len"] == values["len"] == 20
+        assert values["list_reward"] == pytest.approx(values["r_each"])
+        assert 0 < values["r_mrr"] <= 1
+    else:
+        assert (values["max_len"], values["len"], result["eval"]["sessions"]) == (5, 5.0, 300)
+        assert 1 <= values["return_time"] <= 10
+    assert main(["plot", str(tmp_path)]) == 0
+
+
 def test_intervals_over_seeds() -> None:
     # Mean 2, standard deviation 1, three values: 4.303 / sqrt(3).
     mean, half = mean_and_ci95([1.0, 2.0, 3.0])

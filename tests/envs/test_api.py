@@ -1,48 +1,133 @@
 from __future__ import annotations
 
+import ast
+import inspect
 import itertools
 import pickle
+import re
 import warnings
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env as gymnasium_check
+from gymnasium.vector import AutoresetMode
+from matplotlib import pyplot as plt
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import kuaisim_gym
+from dsrm_agents import make_vec_env
+from kuaisim_gym.envs import single
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 
-OPTIONS = list(
-    itertools.product(
-        kuaisim_gym.ENVIRONMENTS,
-        ("state", "dict"),
-        ("continuous", "slate"),
-        ("imbalance", "popularity", "none"),
-    )
-)
+HEADINGS = [
+    "Description",
+    "Action Space",
+    "Observation Space",
+    "Rewards",
+    "Starting State",
+    "Episode End",
+    "Arguments",
+    "Version History",
+]
 
 
-@pytest.fixture
-def worlds(small, small_rand) -> dict:
-    return {"KuaiRec-Fair-v0": small, "KuaiRand-Fair-v0": small_rand}
+def combinations() -> list[tuple[str, str, str, str | None]]:
+    """Every id with every action, observation and, where it is a session's, abandonment rule."""
+    found = []
+    for env_id in kuaisim_gym.ENVIRONMENTS:
+        actions = ("continuous", "slate", "discrete", "fusion")
+        if env_id.startswith("KuaiRec"):
+            actions = actions[:3]  # one behaviour cannot be fused
+        rules = ("imbalance", "popularity", "none") if "Fair" in env_id else (None,)
+        found += itertools.product([env_id], actions, ("state", "dict", "history"), rules)
+    return found
 
 
-@pytest.mark.parametrize(("env_id", "observation", "action", "abandonment"), OPTIONS)
+@pytest.fixture(scope="module")
+def worlds(small, small_rand) -> dict[str, Any]:
+    return {
+        env_id: small if env_id.startswith("KuaiRec") else small_rand
+        for env_id in kuaisim_gym.ENVIRONMENTS
+    }
+
+
+@pytest.mark.parametrize(("env_id", "action", "observation", "abandonment"), combinations())
 def test_both_checkers_pass_without_a_warning(
-    env_id, observation, action, abandonment, worlds
+    env_id, action, observation, abandonment, worlds
 ) -> None:
+    options = {} if abandonment is None else {"abandonment": abandonment}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        if observation == "history":
+            # The answers of a history are a table, for which Stable-Baselines3 has no policy of
+            # its own; it says so, and nothing else.
+            message = "Your observation responses has an unconventional shape"
+            warnings.filterwarnings("ignore", message)
         env = gym.make(
             env_id,
             dataset=worlds[env_id],
             observation_type=observation,
             action_type=action,
-            abandonment=abandonment,
+            **options,
         )
         gymnasium_check(env.unwrapped, skip_render_check=True)
         sb3_check(env)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "action"),
+    [
+        ("KuaiRec-Fair-v0", "continuous"),
+        ("KuaiRand-v0", "discrete"),
+        ("KuaiRand-Request-v0", "slate"),
+        ("KuaiRand-Retention-v0", "fusion"),
+    ],
+)
+def test_render_modes_pass_gymnasium_s_check(env_id, action, worlds) -> None:
+    plt.switch_backend("agg")  # no window, wherever this runs
+    options = {"dataset": worlds[env_id], "action_type": action, "render_mode": "rgb_array"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = gym.make(env_id, **options)
+        assert set(env.metadata["render_modes"]) == {"ansi", "rgb_array", "human"}
+        gymnasium_check(env.unwrapped)
+        sb3_check(env, skip_render_check=False)
+
+
+@pytest.mark.parametrize("env_id", kuaisim_gym.ENVIRONMENTS)
+def test_every_environment_is_documented_as_gymnasium_s_are(env_id, worlds) -> None:
+    env = gym.make(env_id, dataset=worlds[env_id]).unwrapped
+    kind = kuaisim_gym.ENVIRONMENTS[env_id].get("task", "session")
+    names = {"session": "KuaiEnv", "request": "KuaiRequestEnv", "retention": "KuaiRetentionEnv"}
+    assert type(env) is getattr(single, names[kind])
+    text = inspect.cleandoc(type(env).__doc__ or "")
+    assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
+    sections = re.split(r"^## .+$", text, flags=re.MULTILINE)
+    assert all(len(section.split()) > 3 for section in sections[1:])
+    assert sections[0].strip().endswith(".")
+
+
+def test_the_documented_arguments_are_those_that_there_are(worlds) -> None:
+    """With the defaults of each task, where they are written as name=value."""
+
+    def arguments(kind: type) -> str:
+        return inspect.cleandoc(kind.__doc__ or "").split("## Arguments")[1].split("## ")[0]
+
+    with pytest.raises(ConfigError, match="An environment option must be one of") as refused:
+        gym.make("KuaiRec-Fair-v0", nothing=1)
+    options = re.findall(r"'(\w+)'", str(refused.value).split("]")[0])
+    rows = re.findall(r"^\| (``.+?) \|", arguments(single.KuaiEnv), re.MULTILINE)
+    named = re.findall(r"``(\w+)``", " ".join(rows))
+    assert sorted(named) == sorted([*options, "render_mode"])
+    for env_id in ("KuaiRand-Request-v0", "KuaiRand-Retention-v0"):
+        env = gym.make(env_id, dataset=worlds[env_id]).unwrapped
+        told = re.findall(r"``(\w+)=([^`]+)``", arguments(type(env)))
+        assert len(told) >= 4
+        for name, value in told:
+            owner = env.batch if hasattr(env.batch, name) else env.batch.config
+            assert getattr(owner, name) == ast.literal_eval(value), name
 
 
 @pytest.mark.parametrize(
@@ -57,6 +142,244 @@ def test_the_default_world_needs_no_download(env_id, name, n_items) -> None:
     assert info["dataset"] == f"{name} (synthetic)"
     assert env.unwrapped.preference_slice == slice(0, 32)
     assert env.unwrapped.catalogue.n_items == n_items
+
+
+def test_every_id_has_its_rules(worlds) -> None:
+    """What an id stands for, by the options that its sessions have."""
+    expected = {
+        "KuaiRec-Fair-v0": (30, "imbalance", "dissatisfaction", 0.0, (33,)),
+        "KuaiRand-Fair-v0": (30, "imbalance", "dissatisfaction", 0.0, (33,)),
+        "KuaiRec-v0": (30, "none", "dissatisfaction", 0.0, (33,)),
+        "KuaiRand-v0": (30, "none", "dissatisfaction", 0.0, (33,)),
+        "KuaiRand-Request-v0": (20, "none", "request", 0.2, (33,)),
+        "KuaiRand-Retention-v0": (5, "none", "request", 0.0, (7,)),
+    }
+    assert kuaisim_gym.ENVIRONMENTS.keys() == expected.keys()
+    for env_id, (max_len, abandonment, cost, correlation, shape) in expected.items():
+        env = gym.make(env_id, dataset=worlds[env_id])
+        config = env.unwrapped.batch.config
+        assert (config.max_len, config.abandonment) == (max_len, abandonment)
+        assert (config.step_cost, config.correlation) == (cost, correlation)
+        assert env.action_space.shape == shape
+        assert gym.make_vec(env_id, num_envs=2, dataset=worlds[env_id]).batch.config == config
+
+
+@pytest.mark.parametrize("env_id", ["KuaiRec-v0", "KuaiRand-v0"])
+def test_without_abandonment_nothing_is_penalised(env_id, worlds) -> None:
+    """The most popular items first, for which the fair environments charge every step."""
+    action = np.zeros(33, dtype=np.float32)
+    action[-1] = 1.0
+    charged = {}
+    for one in (env_id, env_id.replace("-v0", "-Fair-v0")):
+        env = gym.make(one, dataset=worlds[env_id])
+        env.reset(seed=0)
+        terminated, rewards, penalties = False, [], []
+        while not terminated:
+            _, reward, terminated, _, info = env.step(action)
+            rewards.append(reward)
+            penalties.append(info["penalised"])
+        charged[one] = np.mean(penalties)
+        assert info["session"]["q"] == charged[one]
+        cost = np.sum(2 - np.array(rewards)) + np.sum(penalties)
+        assert 30 - cost < 1 <= 30 - cost + (2 - rewards[-1]) + penalties[-1]
+    assert list(charged.values()) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+@pytest.mark.parametrize("env_id", ["KuaiRec-Fair-v0", "KuaiRand-Request-v0"])
+def test_a_time_limit_truncates_sessions(env_id, mode, worlds) -> None:
+    options = {"num_envs": 3, "dataset": worlds[env_id], "autoreset_mode": mode}
+    env = gym.make_vec(env_id, max_episode_steps=4, **options)
+    env.reset(seed=0)
+    actions = np.zeros((3, 33), dtype=np.float32)
+    for step in range(1, 5):
+        _, _, terminated, truncated, infos = env.step(actions)
+        assert not terminated.any()
+        assert truncated.tolist() == [step == 4] * 3
+    session = infos["final_info"] if mode is AutoresetMode.SAME_STEP else infos
+    assert session["session"]["len"].tolist() == [4] * 3
+    # The stricter of two limits holds.
+    for limits, steps in (((9, 4), 4), ((4, 9), 4), ((4, None), 4)):
+        both = {"max_episode_steps": limits[0], "max_steps": limits[1]}
+        assert gym.make_vec(env_id, **both, **options).batch.config.max_steps == steps
+    limited = gym.make(env_id, dataset=worlds[env_id], max_episode_steps=4)
+    limited.reset(seed=0)
+    ends = [limited.step(actions[0])[2:4] for _ in range(4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+
+
+def test_a_finished_slot_waits_for_its_reset_where_none_comes_by_itself(small) -> None:
+    env = gym.make_vec(
+        "KuaiRec-Fair-v0", num_envs=2, dataset=small, max_len=4, autoreset_mode="Disabled"
+    )
+    env.reset(seed=0)
+    actions = np.zeros((2, 33), dtype=np.float32)
+    ended = np.zeros(2, dtype=bool)
+    while not ended.any():
+        seen, _, terminated, truncated, _ = env.step(actions)
+        ended = terminated | truncated
+    with pytest.raises(ResetNeededError, match=f"Session {np.argmax(ended)} is over"):
+        env.step(actions)
+    np.testing.assert_array_equal(env.batch.observe(), seen)
+    env.reset(options={"reset_mask": ended})
+    env.step(actions)
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_a_refused_action_changes_nothing(small, mode) -> None:
+    """Also where other slots are about to begin anew."""
+    options = {"dataset": small, "max_len": 5, "autoreset_mode": mode, "action_type": "slate"}
+    env, other = (gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options) for _ in range(2))
+    rng, ended = np.random.default_rng(0), np.zeros(3, dtype=bool)
+    for one in (env, other):
+        one.reset(seed=1)
+    tried = set()
+    for _ in range(30):
+        actions = rng.integers(0, 240, (3, 10))
+        bad = actions.copy()
+        bad[np.argmin(ended)] = 240
+        if not ended.all():
+            tried.add(bool(ended.any()))
+            with pytest.raises(InvalidActionError):
+                env.step(bad)
+        seen, rewards, terminated, truncated, infos = env.step(actions)
+        again = other.step(actions)
+        np.testing.assert_array_equal(seen, again[0])
+        np.testing.assert_array_equal(rewards, again[1])
+        assert infos.keys() == again[4].keys()
+        over = terminated | truncated
+        if mode is AutoresetMode.NEXT_STEP:
+            ended = over
+        elif mode is AutoresetMode.DISABLED and over.any():
+            for one in (env, other):
+                one.reset(options={"reset_mask": over})
+    assert tried == ({False, True} if mode is AutoresetMode.NEXT_STEP else {False})
+
+
+def test_a_time_limit_does_not_cut_visits(small_rand) -> None:
+    with pytest.raises(ConfigError, match="set n_visits instead"):
+        gym.make_vec("KuaiRand-Retention-v0", num_envs=2, dataset=small_rand, max_episode_steps=9)
+
+
+def test_gymnasium_s_own_vectorisation_works_too(small) -> None:
+    options = {"num_envs": 2, "dataset": small, "max_len": 6}
+    native = gym.make_vec("KuaiRec-Fair-v0", **options)
+    sync = gym.make_vec("KuaiRec-Fair-v0", vectorization_mode="sync", **options)
+    actions = np.random.default_rng(0).uniform(-1, 1, (2, 33)).astype(np.float32)
+    np.testing.assert_array_equal(native.reset(seed=0)[0], sync.reset(seed=0)[0])
+    np.testing.assert_array_equal(native.step(actions)[0], sync.step(actions)[0])
+    again = gym.make_vec(native.spec)
+    assert again.num_envs == 2
+    np.testing.assert_array_equal(again.reset(seed=0)[0], native.reset(seed=0)[0])
+
+
+def test_text_tells_the_session(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, max_len=6, render_mode="ansi").unwrapped
+    _, arrived = env.reset(seed=3)
+    start = f"kuairec (synthetic), user {arrived['user_id']}: step "
+    assert env.render() == f"{start}0 of 6, temper 6.00"
+    temper, terminated, step = 6.0, False, 0
+    while not terminated:
+        _, reward, terminated, _, info = env.step(env.action_space.sample())
+        step, temper = step + 1, temper - 2 + reward - info["penalised"]
+        lines = env.render().splitlines()
+        assert lines[0] == f"{start}{step} of 6, temper {temper:.2f}"
+        last = lines[2 + step].split()
+        assert int(last[0]) == step
+        slate = env.batch.core.state.slates[0, step - 1]
+        for word, item, answer in zip(last[1:11], slate, info["responses"], strict=True):
+            group = "P" if env.catalogue.popular[item] else "t"
+            assert word == f"{small.item_ids[item]}{group}{'+' if answer else '-'}"
+        assert last[11:13] == [f"{reward:.2f}", f"{temper:.2f}"]
+        assert ("penalised" in last) == info["penalised"]
+    assert lines[-1].startswith(f"over after {step} steps")
+    assert env.reset()[1] != arrived
+    assert env.render() != start
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_frames_of_all_shells_are_those_of_single_environments(small_rand, mode) -> None:
+    options = {"dataset": small_rand, "max_len": 3, "slate_size": 4}
+    many = {"num_envs": 2, "autoreset_mode": mode} | options
+    words = gym.make_vec("KuaiRand-Fair-v0", render_mode="ansi", **many)
+    frames = gym.make_vec("KuaiRand-Fair-v0", render_mode="rgb_array", **many)
+    shell = make_vec_env("KuaiRand-Fair-v0", 2, seed=5, render_mode="rgb_array", **options)
+    singles = [
+        [gym.make("KuaiRand-Fair-v0", render_mode=one, **options).unwrapped for _ in range(2)]
+        for one in ("ansi", "rgb_array")
+    ]
+    vectors = (words, frames) if mode is AutoresetMode.NEXT_STEP else (words, frames, shell)
+    for env in (words, frames):
+        env.reset(seed=5)
+    shell.reset()
+    for row in singles:
+        for slot, env in enumerate(row):
+            env.reset(seed=5 + slot)
+    rng, ended, met = np.random.default_rng(0), [False, False], 0
+    for _ in range(6):
+        actions = rng.uniform(-1, 1, (2, 33)).astype(np.float32)
+        for env in vectors:
+            env.step(actions)
+        over = []
+        for row in singles:
+            for slot, env in enumerate(row):
+                if ended[slot]:
+                    env.reset()
+                    over.append(False)
+                    continue
+                over.append(env.step(actions[slot])[2])
+                if over[-1] and mode is AutoresetMode.SAME_STEP:
+                    env.reset()
+                    met += 1
+        ended = over[:2] if mode is AutoresetMode.NEXT_STEP else [False, False]
+        met += sum(ended)
+        assert words.render() == tuple(env.render() for env in singles[0])
+        pictures = [env.render() for env in singles[1]]
+        assert (pictures[0].dtype, pictures[0].shape[2]) == (np.uint8, 3)
+        assert (pictures[0] != pictures[1]).any()
+        for one, two in zip(frames.render(), pictures, strict=True):
+            np.testing.assert_array_equal(one, two)
+        if shell in vectors:
+            for one, two in zip(shell.get_images(), pictures, strict=True):
+                np.testing.assert_array_equal(one, two)
+    assert met > 0
+    if mode is AutoresetMode.SAME_STEP:
+        whole = shell.render()  # all slots in one picture
+        assert whole.shape[0] * whole.shape[1] >= 2 * pictures[0].shape[0] * pictures[0].shape[1]
+    for env in (words, frames, shell, *itertools.chain(*singles)):
+        env.close()
+
+
+def test_without_a_render_mode_nothing_is_drawn(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small).unwrapped
+    env.reset()
+    assert env.render() is None
+    vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    vector.reset()
+    assert vector.render() is None
+
+
+@pytest.mark.parametrize("mode", ["ansi", "rgb_array"])
+def test_what_has_not_begun_cannot_be_drawn(small, mode) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, render_mode=mode)
+    vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small, render_mode=mode)
+    for one in (env, vector):
+        with pytest.raises(ResetNeededError, match=r"Session 0 has not begun: call reset\(\)"):
+            one.render()
+
+
+def test_human_rendering_follows_every_step_by_itself(small, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr("kuaisim_gym.rendering.Canvas.show", lambda _, view: shown.append(view))
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, render_mode="human").unwrapped
+    env.reset(seed=0)
+    for _ in range(3):
+        env.step(env.action_space.sample())
+    assert [view.steps for view in shown] == [0, 1, 2, 3]
+    assert env.render() is None
+    assert len(shown) == 4
+    env.close()
+    env.close()
 
 
 def test_kuairand_answers_seven_behaviours(small_rand) -> None:
@@ -139,17 +462,142 @@ def test_the_split_decides_who_arrives(small) -> None:
         ({"slate_sise": 5}, "Did you mean 'slate_size'"),
         ({"dataset": 5}, "dataset must be a Dataset, a folder or None, got int"),
         ({"max_len": 0}, "max_len"),
-        ({"render_mode": "human"}, "cannot be rendered"),
         ({"calibration": "balanced"}, "yes-or-no behaviours"),
         ({"calibration": "platt"}, "calibration must be one of"),
         ({"response_model": "transformer"}, "response_model must be one of"),
         ({"reward_weights": {"is_click": 1.0}}, "a behaviour must be one of"),
         ({"dataset_seed": -1}, "seed must be an integer of at least 0, got -1"),
+        ({"engine": "cuda"}, r"engine must be one of \['auto', 'numba', 'numpy'\], got 'cuda'"),
+        ({"engine": "nump"}, "Did you mean 'numpy'"),
+        ({"task": "sessions"}, "Did you mean 'session'"),
+        ({"history_len": 5}, 'history_len is for observation_type="history" alone'),
+        ({"observation_type": "history", "history_len": 0}, "integer of at least 1, got 0"),
+        ({"action_type": "discrete", "slate_size": 3}, 'use "slate" for more'),
+        ({"action_type": "fusion"}, "Use KuaiRand"),
+        ({"slate_size": 3328}, "at most the catalogue's 3327 items, got 3328"),
+        ({"n_visits": 3}, "must be one of"),
     ],
 )
 def test_unknown_options_are_refused(options, message) -> None:
+    """By every shell, in the same words."""
+    for make in (gym.make, gym.make_vec, make_vec_env):
+        with pytest.raises(ConfigError, match=message):
+            make("KuaiRec-Fair-v0", **options)
+
+
+@pytest.mark.filterwarnings("ignore:.*is not in the possible render_modes:UserWarning")
+def test_unknown_shells_are_refused(small) -> None:
+    with pytest.raises(ConfigError, match="render_mode must be one of"):
+        gym.make("KuaiRec-Fair-v0", dataset=small, render_mode="text")
+    vector = {"dataset": small, "num_envs": 2}
+    for options, message in (
+        ({"autoreset_mode": "x"}, r"\['Disabled', 'NextStep', 'SameStep'\], got 'x'"),
+        ({"autoreset_mode": "Nextstep"}, "Did you mean 'NextStep'"),
+        ({"autoreset_mode": None}, "got None"),
+        ({"render_mode": "human"}, r"render_mode must be one of \['ansi', 'rgb_array'\]"),
+        ({"max_episode_steps": 0}, "max_steps must be an integer of at least 1, got 0"),
+        ({"num_envs": 0}, "number of sessions must be an integer of at least 1, got 0"),
+        ({"num_envs": 2.0}, "got 2.0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            gym.make_vec("KuaiRec-Fair-v0", **(vector | options))
+    with pytest.raises(ConfigError, match=r"render_mode must be one of \['rgb_array'\]"):
+        make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, render_mode="ansi")
+
+
+def test_autoreset_modes_may_be_written_out(small) -> None:
+    for mode in AutoresetMode:
+        for name in (mode, mode.value):
+            options = {"num_envs": 2, "dataset": small, "autoreset_mode": name}
+            env = gym.make_vec("KuaiRec-Fair-v0", **options)
+            assert env.metadata["autoreset_mode"] is mode
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        [True, False],
+        np.array([1, 0]),
+        np.array([True]),
+        np.array([[True, False]]),
+        np.array([False, False]),
+        "all",
+    ],
+)
+def test_bad_reset_masks_are_refused_and_change_nothing(small, mask) -> None:
+    env = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    seen, _ = env.reset(seed=0)
+    with pytest.raises(ConfigError, match=r"boolean array of shape \(2,\) with at least one True"):
+        env.reset(options={"reset_mask": mask})
+    np.testing.assert_array_equal(env.batch.observe(), seen)
+    # Nor does the mask that was given become part of the environment.
+    mask = np.array([True, False])
+    env.reset(options={"reset_mask": mask})
+    assert mask.tolist() == [True, False]
+
+
+BAD_SEEDS = [-1, True, 1.0, 2**63, 2**70, "1", np.float64(3)]
+
+
+@pytest.mark.parametrize("seed", BAD_SEEDS, ids=repr)
+def test_bad_seeds_are_refused_by_the_single_environment(small, seed) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small).unwrapped
+    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*63\), got"):
+        env.reset(seed=seed)
+
+
+@pytest.mark.parametrize("seed", BAD_SEEDS, ids=repr)
+def test_bad_seeds_are_refused_by_the_vector_environment(small, seed) -> None:
+    env = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    with pytest.raises(ConfigError, match="seed"):
+        env.reset(seed=seed)
+    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*63\), got"):
+        env.reset(seed=[0, seed])
+
+
+@pytest.mark.parametrize("seed", [-1, True, 1.0, 2**63, 2**70, np.float64(3)], ids=repr)
+def test_bad_seeds_are_refused_by_the_sb3_shell(small, seed) -> None:
+    message = r"A seed must be an integer in \[0, 2\*\*63\), got"
     with pytest.raises(ConfigError, match=message):
-        gym.make("KuaiRec-Fair-v0", **options)
+        make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, seed=seed)
+    shell = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
+    with pytest.raises(ConfigError, match=message):
+        shell.seed(seed)
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2, 3], [], (4,)])
+def test_there_must_be_a_seed_for_each_slot(small, seeds) -> None:
+    env = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    with pytest.raises(ConfigError, match=f"seed must hold 2 seeds, got {len(seeds)}"):
+        env.reset(seed=seeds)
+
+
+def test_the_largest_seeds_are_seeds(small) -> None:
+    last = 2**63 - 1
+    env = gym.make("KuaiRec-Fair-v0", dataset=small)
+    vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    first, _ = env.reset(seed=last)
+    np.testing.assert_array_equal(vector.reset(seed=[0, last])[0][1], first)
+    # The second slot's would be one too large.
+    with pytest.raises(ConfigError, match="got 9223372036854775808"):
+        vector.reset(seed=last)
+    tuple_, array = vector.reset(seed=(3, 4))[0], vector.reset(seed=np.array([3, 4]))[0]
+    np.testing.assert_array_equal(tuple_, array)
+    np.testing.assert_array_equal(tuple_, vector.reset(seed=np.int64(3))[0])
+
+
+def test_a_refused_reset_leaves_the_session_as_it_was(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small).unwrapped
+    vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    env.reset(seed=0)
+    vector.reset(seed=0)
+    for one, seed in ((env, -1), (vector, [3, -1])):
+        before = one.batch.observe()
+        with pytest.raises(ConfigError):
+            one.reset(seed=seed)
+        np.testing.assert_array_equal(one.batch.observe(), before)
+    action = np.zeros((2, 33), dtype=np.float32)
+    np.testing.assert_array_equal(env.step(action[0])[0], vector.step(action)[0][0])
 
 
 def test_a_dataset_of_the_other_kind_is_refused(small, small_rand) -> None:

@@ -1,126 +1,784 @@
-"""The shells agree step by step, over many resets, for every option."""
+"""One session, many ways in: shells, engines, processes. They agree to the last bit.
+
+Numbers are compared with their types and shapes and without any tolerance. Worlds, actions,
+observations and rules meet in pairs: :func:`covering` picks the few combinations in which every two
+values of two options occur together.
+"""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
+import hashlib
 import itertools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dsrm_agents import make_vec_env
+from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine.types import SLACK, Rules, SessionState
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 
 N = 3
+WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "rec": ("KuaiRec-Fair-v0", {}),
+    "rec-test": ("KuaiRec-Fair-v0", {"split": "test"}),
+    "rand": ("KuaiRand-Fair-v0", {}),
+    "rand-test": ("KuaiRand-Fair-v0", {"split": "test"}),
+    "request": ("KuaiRand-Request-v0", {}),
+    "retention": ("KuaiRand-Retention-v0", {"max_len": 3, "n_visits": 2}),
+}
+AXES: dict[str, tuple[Any, ...]] = {
+    "world": tuple(WORLDS),
+    "action_type": ("continuous", "slate", "discrete", "fusion"),
+    "observation_type": ("state", "dict", "history"),
+    "abandonment": ("imbalance", "popularity", "none"),
+    "max_steps": (None, 4),
+    "rules": ("plain", "unusual"),
+    "mode": tuple(AutoresetMode),
+}
+UNUSUAL: dict[str, dict[str, Any]] = {
+    "rec": {"stochastic_response": False, "allow_repeats": True},
+    "rand": {"reward_weights": {"is_click": 1.0, "long_view": 0.5, "is_hate": -2.0}},
+}
+ENGINES = [find_engine("numpy"), find_engine("numba")]
 
 
-def parts(observation) -> dict:
-    return observation if isinstance(observation, dict) else {"state": observation}
+def source(world: str) -> str:
+    return "rec" if world.startswith("rec") else "rand"
 
 
-def assert_same(one, two) -> None:
-    for name, part in parts(one).items():
-        np.testing.assert_array_equal(part, parts(two)[name])
+def covering(axes: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Few combinations in which any two values of two axes meet, where they can."""
+    whole = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    # One behaviour, as KuaiRec has it, cannot be fused.
+    whole = [
+        one for one in whole if (source(one["world"]), one["action_type"]) != ("rec", "fusion")
+    ]
+    pairs = [set(itertools.combinations(one.items(), 2)) for one in whole]
+    missing = set().union(*pairs)
+    while missing:
+        best = max(range(len(whole)), key=lambda place: len(pairs[place] & missing))
+        missing -= pairs[best]
+        yield whole[best]
 
 
-def row(observation, slot: int):
-    return {name: part[slot] for name, part in parts(observation).items()}
+def name_of(case: dict[str, Any]) -> str:
+    return "-".join(str(getattr(value, "value", value)) for value in case.values())
 
 
-@pytest.mark.parametrize(
-    ("observation", "action", "abandonment", "max_steps"),
-    list(
-        itertools.product(
-            ("state", "dict"),
-            ("continuous", "slate"),
-            ("imbalance", "popularity", "none"),
-            (None, 4),
-        )
-    ),
-)
-def test_the_sb3_shell_is_the_single_environment(
-    small, observation, action, abandonment, max_steps
-) -> None:
-    options = {
-        "dataset": small,
-        "observation_type": observation,
-        "action_type": action,
-        "abandonment": abandonment,
-        "max_steps": max_steps,
-        "max_len": 9,
-    }
-    vector = make_vec_env("KuaiRec-Fair-v0", N, "train", seed=20, **options)
-    singles = [gym.make("KuaiRec-Fair-v0", **options) for _ in range(N)]
+every_pair = pytest.mark.parametrize("case", list(covering(AXES)), ids=name_of)
+
+
+@pytest.fixture(scope="module")
+def worlds(small, small_rand) -> dict[str, Any]:
+    return {"rec": small, "rand": small_rand}
+
+
+def environment(case: dict[str, Any], worlds: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Id and options of an environment."""
+    env_id, own = WORLDS[case["world"]]
+    names = ("action_type", "observation_type", "abandonment", "max_steps")
+    options = {"max_len": 7, "slate_size": 4} | own | {name: case[name] for name in names}
+    options["dataset"] = worlds[source(case["world"])]
+    if options["action_type"] == "discrete":
+        options["slate_size"] = 1
+    if options["observation_type"] == "history":
+        options["history_len"] = 6
+    if case["rules"] == "unusual":
+        # A window of three is less than a slate of four, and more than a single item.
+        options |= {"window": 3, "correlation": 0.3} | UNUSUAL[source(case["world"])]
+    return env_id, options
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    """Same keys, types, shapes and values, all the way down."""
+    assert type(one) is type(two), where
+    if isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for name in one:
+            assert_same(one[name], two[name], f"{where}/{name}")
+    elif isinstance(one, np.ndarray):
+        assert (one.dtype, one.shape) == (two.dtype, two.shape), where
+        if one.dtype == object:
+            for place, pair in enumerate(zip(one.flat, two.flat, strict=True)):
+                assert_same(*pair, f"{where}[{place}]")
+        else:
+            np.testing.assert_array_equal(one, two, where)
+            assert one.tobytes() == two.tobytes(), where  # no zero differs in its sign
+    elif isinstance(one, (tuple, list)):
+        for place, pair in enumerate(zip(one, two, strict=True)):
+            assert_same(*pair, f"{where}[{place}]")
+    elif dataclasses.is_dataclass(one):
+        assert_same(vars(one), vars(two), where)
+    else:
+        assert one == two, where
+
+
+def row(observation: Any, slot: int) -> Any:
+    if isinstance(observation, dict):
+        return {name: part[slot] for name, part in observation.items()}
+    return observation[slot]
+
+
+class Actor:
+    """Acts at random in N sessions."""
+
+    def __init__(self, space: gym.Space[Any], n: int = N, seed: int = 0) -> None:
+        self.continuous = isinstance(space, gym.spaces.Box)
+        self.shape = (n, *(space.shape or ()))
+        self.rng = np.random.default_rng(seed)
+
+    def act(self, ignored: np.ndarray | None = None) -> np.ndarray:
+        """(N, ...) actions; those that are not looked at are none."""
+        if self.continuous:
+            actions = self.rng.uniform(-1, 1, self.shape).astype(np.float32)
+            wild = [np.nan, np.inf, -7.0]
+        else:
+            actions = self.rng.integers(0, 60, self.shape)  # of 240 items, so that some come again
+            wild = [-5, 240, 2**40]
+        for slot in () if ignored is None else np.flatnonzero(ignored):
+            actions[slot] = self.rng.choice(wild)
+        return actions
+
+
+class Both:
+    """A native vector environment and N single ones in Gymnasium's, which must not differ."""
+
+    def __init__(self, env_id: str, options: dict[str, Any], mode: AutoresetMode) -> None:
+        self.mode = mode
+        self.native = gym.make_vec(env_id, num_envs=N, autoreset_mode=mode, **options)
+        single = functools.partial(gym.make, env_id, **options)
+        self.sync = SyncVectorEnv([single] * N, autoreset_mode=mode)
+        self.actor = Actor(self.native.single_action_space)
+        self.ended = np.zeros(N, dtype=bool)
+        self.ends = 0
+
+    def reset(self, seed: Any = None, mask: list[bool] | None = None) -> None:
+        chosen = np.ones(N, dtype=bool) if mask is None else np.array(mask)
+        seen = [
+            # Gymnasium's takes the mask out of its options.
+            env.reset(seed=seed, options=None if mask is None else {"reset_mask": chosen})
+            for env in (self.native, self.sync)
+        ]
+        assert_same(*seen, "reset")
+        self.ended &= ~chosen
+
+    def play(self, steps: int) -> None:
+        for step in range(steps):
+            ignored = self.ended if self.mode is AutoresetMode.NEXT_STEP else None
+            actions = self.actor.act(ignored)
+            seen = [env.step(actions) for env in (self.native, self.sync)]
+            assert_same(*seen, f"step {step}")
+            self.ended = seen[0][2] | seen[0][3]
+            self.ends += self.ended.sum()
+            if self.mode is AutoresetMode.DISABLED and self.ended.any():
+                self.reset(mask=self.ended.tolist())
+
+
+@every_pair
+def test_the_native_vector_environment_is_gymnasium_s_of_single_ones(case, worlds) -> None:
+    both = Both(*environment(case, worlds), case["mode"])
+    assert_same(both.native.observation_space, both.sync.observation_space)
+    assert_same(both.native.action_space, both.sync.action_space)
+    if case["observation_type"] != "history":
+        slices = (env.get_attr("preference_slice") for env in (both.native, both.sync))
+        assert_same(*slices)
+    both.reset(seed=11)
+    both.play(24)
+    both.reset()
+    both.play(3)
+    both.reset(mask=[True, False, True])  # in mid-session
+    both.play(8)
+    both.reset(seed=[5, None, 2**40])
+    both.play(4)
+    both.reset(seed=[7, 3, None], mask=[False, True, True])
+    both.play(4)
+    both.reset(seed=4, mask=[True, False, False])
+    both.play(4)
+    assert both.ends >= 3 * N
+
+
+@pytest.mark.parametrize("mode", AutoresetMode)
+def test_resets_between_a_session_s_end_and_its_successor(worlds, mode) -> None:
+    """Some slots over, some not, and a reset by hand of one, the other or both."""
+    case = dict.fromkeys(AXES) | {"world": "rand", "abandonment": "imbalance"}
+    case |= {"action_type": "slate", "observation_type": "state"}
+    both = Both(*environment(case, worlds), mode)
+    both.reset(seed=2)
+    met = set()
+    masks = [list(mask) for mask in itertools.product([True, False], repeat=N) if any(mask)]
+    for mask in itertools.chain.from_iterable([masks] * 3):
+        for _ in range(9):
+            both.play(1)
+            if both.ended.any() and not both.ended.all():
+                break
+        met |= set(zip(mask, both.ended.tolist(), strict=True))
+        both.reset(mask=mask)
+    # With resets switched off, none is left over for us.
+    over = {False} if mode is AutoresetMode.DISABLED else {False, True}
+    assert met == set(itertools.product([True, False], over))
+
+
+@every_pair
+def test_the_sb3_shell_is_the_single_environment(case, worlds) -> None:
+    from dsrm_agents import make_vec_env
+
+    env_id, options = environment(case, worlds)
+    vector = make_vec_env(env_id, N, seed=20, **options)
+    singles = [gym.make(env_id, **options) for _ in range(N)]
+    actor = Actor(vector.action_space)
     seen = vector.reset()
     for slot, env in enumerate(singles):
         own, info = env.reset(seed=20 + slot)
         assert_same(row(seen, slot), own)
-        assert vector.reset_infos[slot] == info
-    rng = np.random.default_rng(0)
+        assert_same(vector.reset_infos[slot], info)
     ends = 0
-    for _ in range(80):
-        if action == "continuous":
-            actions = rng.uniform(-1, 1, (N, 33)).astype(np.float32)
-        else:
-            actions = rng.integers(0, small.n_items, (N, 10))
+    for _ in range(40):
+        actions = actor.act()
         seen, rewards, dones, infos = vector.step(actions)
+        assert rewards.dtype == np.float32
         for slot, env in enumerate(singles):
             own, reward, terminated, truncated, info = env.step(actions[slot])
             assert rewards[slot] == np.float32(reward)
             assert dones[slot] == (terminated or truncated)
             if dones[slot]:
                 ends += 1
-                assert_same(infos[slot]["terminal_observation"], own)
-                assert infos[slot]["TimeLimit.truncated"] == (truncated and not terminated)
-                assert infos[slot]["session"] == info["session"]
+                record = env.unwrapped.batch.records(np.zeros(1, dtype=np.int64))
+                last = {
+                    "terminal_observation": own,
+                    "TimeLimit.truncated": truncated and not terminated,
+                    "session": info["session"],
+                    "record": record,
+                }
+                assert_same(infos[slot], last)
                 own, info = env.reset()
-                assert vector.reset_infos[slot] == info
+                assert_same(vector.reset_infos[slot], info)
             else:
                 assert infos[slot] == {}
             assert_same(row(seen, slot), own)
     assert ends >= 3 * N
 
 
-def test_seeding_again_starts_over(small) -> None:
-    vector = make_vec_env("KuaiRec-Fair-v0", N, seed=1, dataset=small)
+def test_seeding_the_sb3_shell_again_starts_over(worlds) -> None:
+    from dsrm_agents import make_vec_env
+
+    vector = make_vec_env("KuaiRec-Fair-v0", N, seed=1, dataset=worlds["rec"])
     first = vector.reset()
     assert np.any(first != vector.reset())
-    vector.seed(1)
+    assert vector.seed(1) == [1, 2, 3]
     np.testing.assert_array_equal(first, vector.reset())
+    vector.seed()
+    assert np.any(first != vector.reset())
+    unseeded = [make_vec_env("KuaiRec-Fair-v0", N, dataset=worlds["rec"]) for _ in range(2)]
+    assert np.any(unseeded[0].reset() != unseeded[1].reset())
 
 
-def test_the_record_is_what_happened(small) -> None:
+def test_the_sb3_shell_s_record_is_what_happened(worlds) -> None:
+    from dsrm_agents import make_vec_env
+
     vector = make_vec_env(
-        "KuaiRec-Fair-v0", 2, seed=1, dataset=small, action_type="slate", max_len=6
+        "KuaiRec-Fair-v0", 2, seed=1, dataset=worlds["rec"], action_type="slate", max_len=6
     )
     vector.reset()
     rng = np.random.default_rng(0)
-    shown, rewards = [], []
-    while True:
-        slates = rng.permutation(small.n_items)[:20].reshape(2, 10)
+    shown, rewards, done = [], [], [False]
+    while not done[0]:
+        slates = rng.permutation(240)[:20].reshape(2, 10)
         _, reward, done, infos = vector.step(slates)
         shown.append(slates[0])
         rewards.append(reward[0])
-        if done[0]:
-            break
-    record = infos[0]["record"]
-    assert record.length[0] == len(shown)
-    np.testing.assert_array_equal(record.slates[0, : len(shown)], shown)
-    np.testing.assert_allclose(record.rewards[0, : len(shown)], rewards, rtol=1e-6)
-    assert (record.slates[0, len(shown) :] == -1).all()
+    record, steps = infos[0]["record"], len(shown)
+    assert record.length.tolist() == [steps]
+    np.testing.assert_array_equal(record.slates[0, :steps], shown)
+    np.testing.assert_allclose(record.rewards[0, :steps], rewards, rtol=1e-6)
+    np.testing.assert_allclose(record.responses[0, :steps].mean(axis=1), rewards, rtol=1e-6)
+    assert (record.slates[0, steps:] == -1).all()
+    assert not record.rewards[0, steps:].any()
 
 
-def test_the_shell_refuses_what_it_has_not(small) -> None:
-    vector = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
+def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
+    from dsrm_agents import make_vec_env
+
+    vector = make_vec_env("KuaiRec-Fair-v0", 2, dataset=worlds["rec"])
     with pytest.raises(ConfigError, match="an integer in"):
-        make_vec_env("KuaiRec-Fair-v0", 2, seed=-1, dataset=small)
+        make_vec_env("KuaiRec-Fair-v0", 2, seed=-1, dataset=worlds["rec"])
     with pytest.raises(ConfigError, match="Did you mean 'KuaiRec-Fair-v0'"):
-        make_vec_env("KuaiRec-Fare-v0", 2, dataset=small)
+        make_vec_env("KuaiRec-Fare-v0", 2, dataset=worlds["rec"])
     with pytest.raises(ResetNeededError):
         vector.step_wait()
+    with pytest.raises(ResetNeededError, match="has not begun"):
+        vector.step(np.zeros((2, 33), dtype=np.float32))
     assert not vector.has_attr("nothing")
     with pytest.raises(AttributeError):
         vector.get_attr("nothing")
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="share one core"):
+        vector.set_attr("preference_slice", 3)
+    with pytest.raises(AttributeError, match="slots are no objects"):
+        vector.env_method("nothing")
+    with pytest.raises(ConfigError, match="has no action masks"):
         vector.env_method("action_masks")
     assert vector.get_attr("preference_slice") == [slice(0, 32)] * 2
+    assert vector.get_attr("preference_slice", 1) == [slice(0, 32)]
+
+
+@pytest.mark.parametrize("kind", ["slate", "discrete"])
+def test_action_masks_are_the_same_in_all_shells(worlds, kind) -> None:
+    from dsrm_agents import make_vec_env
+
+    options = {"dataset": worlds["rand"], "action_type": kind}
+    singles = [gym.make("KuaiRand-Fair-v0", **options).unwrapped for _ in range(N)]
+    native = gym.make_vec("KuaiRand-Fair-v0", num_envs=N, **options)
+    shell = make_vec_env("KuaiRand-Fair-v0", N, seed=6, **options)
+    native.reset(seed=6)
+    shell.reset()
+    for slot, env in enumerate(singles):
+        env.reset(seed=6 + slot)
+    actor = Actor(native.single_action_space)
+    for _ in range(2):
+        actions = actor.act()
+        native.step(actions)
+        shell.step(actions)
+        for slot, env in enumerate(singles):
+            env.step(actions[slot])
+        masks = np.array([env.action_masks() for env in singles])
+        assert not masks.all()
+        for found in (native.action_masks(), shell.action_masks()):
+            np.testing.assert_array_equal(found, masks)
+        np.testing.assert_array_equal(
+            shell.env_method("action_masks", indices=[2, 0]), masks[[2, 0]]
+        )
+
+
+def test_unseeded_slots_differ_and_go_on(worlds) -> None:
+    env = gym.make_vec("KuaiRec-Fair-v0", num_envs=40, dataset=worlds["rec"])
+    users = env.reset()[1]["user_id"]
+    assert len(set(users.tolist())) > 20
+    assert (users != env.reset()[1]["user_id"]).any()
+    again = gym.make_vec("KuaiRec-Fair-v0", num_envs=40, dataset=worlds["rec"])
+    assert (users != again.reset()[1]["user_id"]).any()
+
+
+def test_a_slot_does_not_know_its_neighbours(worlds) -> None:
+    """Slots of a large batch, past the blocks in which users are ranked, are those of a small."""
+    for world, action in (("rand", "fusion"), ("rand", "continuous"), ("rec-test", "continuous")):
+        case = dict.fromkeys(AXES) | {"world": world, "action_type": action}
+        case |= {"observation_type": "state", "abandonment": "imbalance", "rules": "unusual"}
+        env_id, options = environment(case, worlds)
+        large = gym.make_vec(env_id, num_envs=131, **options)
+        actor = Actor(large.single_action_space, 131)
+        large.reset(seed=0)
+        few = [0, 63, 64, 130]
+        singles = [gym.make(env_id, **options) for _ in few]
+        for slot, env in zip(few, singles, strict=True):
+            env.reset(seed=slot)
+        for _ in range(3):
+            actions = actor.act()
+            seen, rewards, _, _, infos = large.step(actions)
+            for slot, env in zip(few, singles, strict=True):
+                own, reward, _, _, info = env.step(actions[slot])
+                np.testing.assert_array_equal(seen[slot], own)
+                np.testing.assert_array_equal(infos["responses"][slot], info["responses"])
+                assert rewards[slot] == reward
+
+
+# Engines.
+
+
+def test_the_engine_is_numba_where_it_is_installed(monkeypatch) -> None:
+    assert find_engine() is find_engine("auto") is find_engine("numba")
+    for engine in ENGINES:
+        assert pickle.loads(pickle.dumps(engine)) is engine
+    monkeypatch.setattr("kuaisim_gym.engine.find_spec", lambda name: None)
+    find_engine.cache_clear()
+    try:
+        assert find_engine().name == "numpy"
+        with pytest.raises(ConfigError, match=r'needs numba: pip install "kuaisim-gym\[fast\]"'):
+            find_engine("numba")
+    finally:
+        monkeypatch.undo()
+        find_engine.cache_clear()
+    with pytest.raises(ConfigError, match="Did you mean 'numba'"):
+        find_engine("nunba")
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> dict[str, Any]:
+    """Options of a vector environment."""
+    world = draw(st.sampled_from(list(WORLDS)))
+    env_id, options = WORLDS[world]
+    recorded = source(world) == "rec"
+    actions = AXES["action_type"][: 3 if recorded else 4]
+    options = options | {"action_type": draw(st.sampled_from(actions))}
+    size = 1 if options["action_type"] == "discrete" else draw(st.integers(1, 20))
+    max_len = options.setdefault("max_len", draw(st.integers(2, 8)))
+    options["max_steps"] = draw(st.none() | st.integers(1, 8))
+    longest = min(max_len, options["max_steps"] or max_len)
+    if not recorded:
+        weights = st.sampled_from([-2.0, -0.5, 0.25, 1.0, 3.0])
+        names = st.sampled_from(["long_view", "is_like", "is_comment", "is_hate"])
+        more = draw(st.dictionaries(names, weights, max_size=3))
+        options["reward_weights"] = draw(st.none() | st.just({"is_click": 1.0} | more))
+    return options | {
+        "world": world,
+        "id": env_id,
+        "slate_size": size,
+        "window": draw(st.none() | st.integers(1, min(3 * size, longest * size))),
+        "ad_bound": draw(st.sampled_from([0.0, 0.3, 1.0])),
+        "abandonment": draw(st.sampled_from(AXES["abandonment"])),
+        "observation_type": draw(st.sampled_from(AXES["observation_type"])),
+        "step_cost": draw(st.sampled_from(["dissatisfaction", "request"])),
+        "correlation": draw(st.sampled_from([0.0, 0.2, 1.0])),
+        "allow_repeats": draw(st.booleans()),
+        "stochastic_response": draw(st.booleans()),
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(options=rules(), seed=st.integers(0, 2**63 - 1 - N))
+def test_sessions_do_not_depend_on_the_engine(worlds, options, seed) -> None:
+    env_id, world = options.pop("id"), options.pop("world")
+    common = {"num_envs": N, "autoreset_mode": AutoresetMode.SAME_STEP} | options
+    one, two = (
+        gym.make_vec(env_id, dataset=worlds[source(world)], engine=engine.name, **common)
+        for engine in ENGINES
+    )
+    assert (one.batch.core.engine.name, two.batch.core.engine.name) == ("numpy", "numba")
+    assert_same(one.reset(seed=seed), two.reset(seed=seed))
+    actor = Actor(one.single_action_space)
+    for step in range(10):
+        actions = actor.act()
+        assert_same(one.step(actions), two.step(actions), f"step {step}")
+    assert_same(one.batch.core.state._asdict(), two.batch.core.state._asdict())
+
+
+def agree(
+    name: str, arguments: list[Any], rows: tuple[int, ...], changed: tuple[int, ...] = ()
+) -> Any:
+    """Calls a function of both engines, for all sessions together and for each one alone.
+
+    Args:
+        name: Of the function.
+        arguments: Its own; copied before each call.
+        rows: Which of them have a row for each session.
+        changed: Which of them are changed in place.
+
+    Returns:
+        What it returns.
+    """
+
+    def call(engine: Engine, own: list[Any]) -> tuple[Any, ...]:
+        own = copy.deepcopy(own)
+        return getattr(engine, name)(*own), *(own[place] for place in changed)
+
+    def cut(value: Any, row: int) -> Any:
+        if hasattr(value, "_fields"):
+            return type(value)(*(cut(part, row) for part in value))
+        if isinstance(value, tuple):
+            return tuple(cut(part, row) for part in value)
+        return None if value is None else value[row : row + 1]
+
+    whole, other = (call(engine, arguments) for engine in ENGINES)
+    assert_same(whole, other)
+    n = next(len(arguments[place]) for place in rows if isinstance(arguments[place], np.ndarray))
+    for row in range(n):
+        alone = [cut(one, row) if place in rows else one for place, one in enumerate(arguments)]
+        for engine in ENGINES:
+            assert_same(call(engine, alone), cut(whole, row))
+    return whole[0]
+
+
+SEEDS = st.integers(0, 2**32)
+FEW = st.integers(1, 4)
+by_function = settings(max_examples=100, deadline=None)
+
+
+def numbers(rng: np.random.Generator, *shape: int) -> np.ndarray:
+    return rng.normal(size=shape).astype(np.float32)
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(0, 40), st.integers(0, 3))
+def test_uniforms_agree(seed: int, n: int, draws: int, stream: int) -> None:
+    rng = np.random.default_rng(seed)
+    seeds = rng.integers(0, 2**64, n, dtype=np.uint64)
+    episodes, steps = rng.integers(0, 2**32, n), rng.integers(0, 2**32, n)
+    found = agree("uniform", [seeds, episodes, steps, draws, stream], rows=(0, 1, 2))
+    assert found.shape == (n, draws)
+
+
+@by_function
+@given(SEEDS, FEW, FEW)
+def test_faults_agree(seed: int, n: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    active, slots = rng.random((2, n)) < 0.8
+    slates = rng.integers(-1, 9, (n, k))
+    slates[rng.random(n) < 0.5] = 3
+    one, two = (engine.first_fault(active, slots, slates, 8) for engine in ENGINES)
+    assert one == two
+    asleep = [(slot, -1) for slot in range(n) if slots[slot] and not active[slot]]
+    places = itertools.product(range(n), range(k))
+    strange = [place for place in places if slots[place[0]] and slates[place] in (-1, 8)]
+    assert one == ([*asleep, *strange] or [(-1, -1)])[0]
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 7), st.integers(0, 9))
+def test_factor_scores_agree(seed: int, n: int, k: int, behaviours: int, rank: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = [
+        rng.integers(0, 5, n).astype(np.int32),
+        rng.integers(0, 30, (n, k)),
+        numbers(rng, behaviours),
+        numbers(rng, behaviours),
+        numbers(rng, behaviours, 5),
+        numbers(rng, behaviours, 30),
+        numbers(rng, 5, rank),
+        numbers(rng, 30, rank),
+    ]
+    users, slates, mean, slope, user_effect, item_effect, own, theirs = arrays
+    found = agree("factor_scores", arrays, rows=(0, 1))
+    product = (own[users][:, None] * theirs[slates]).sum(axis=2)
+    effects = user_effect[:, users, None] + item_effect[:, slates]
+    expected = mean[:, None, None] + effects + slope[:, None, None] * product
+    np.testing.assert_allclose(found, np.moveaxis(expected, 0, 2), atol=1e-5)
+
+
+def sessions(
+    rng: np.random.Generator, n: int, k: int, window: int, items: int = 12, longest: int = 5
+) -> SessionState:
+    """Sessions as they may stand, about to make a step."""
+    tenths = np.array([1.0, 1.1, 2.0, 2.1, 2.5, 3.0, 30.0])
+    return SessionState(
+        seeds=rng.integers(0, 2**63, n).astype(np.uint64),
+        episodes=rng.integers(0, 9, n),
+        users=rng.integers(0, 9, n).astype(np.int32),
+        active=np.ones(n, dtype=bool),
+        steps=rng.integers(0, longest, n),
+        temper=rng.choice(tenths, n),
+        share=rng.random(n),
+        last_reward=rng.random(n),
+        reward_sum=rng.random(n) * longest,
+        recent=rng.random((n, window)) < 0.5,
+        exposed=rng.random((n, items)) < 0.3,
+        slates=rng.integers(0, items, (n, longest, k)).astype(np.int32),
+        responses=rng.random((n, longest, k)).astype(np.float32),
+        rewards=rng.random((n, longest)),
+        penalised=rng.random((n, longest)) < 0.5,
+        tempers=rng.random((n, longest)),
+        shares=rng.random((n, longest)),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=SEEDS,
+    n=FEW,
+    k=st.integers(1, 20),
+    behaviours=st.integers(1, 7),
+    window=st.integers(1, 45),
+    switches=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    abandonment=st.integers(0, 2),
+    ad_bound=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
+    step_limit=st.integers(1, 6),
+)
+def test_steps_agree(
+    seed, n, k, behaviours, window, switches, abandonment, ad_bound, step_limit
+) -> None:
+    rng = np.random.default_rng(seed)
+    weights = np.append(np.float32(1.0), rng.choice([-1.5, 0.0, 0.3], behaviours - 1))
+    rule = Rules(
+        rng.random(12) < 0.5,
+        weights.astype(np.float32),
+        *switches,
+        abandonment,
+        ad_bound * window - SLACK,
+        step_limit,
+    )
+    probability = np.clip(rng.uniform(-0.2, 1.2, (n, k, behaviours)), 0, 1).astype(np.float32)
+    slates, slots = rng.integers(0, 12, (n, k)), rng.random(n) < 0.8
+    arguments = [rule, sessions(rng, n, k, window), slates, probability, slots]
+    result = agree("advance", arguments, rows=(1, 2, 3, 4), changed=(1,))
+    for values in result:
+        assert not values[~slots].any()
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 40))
+def test_histories_agree(seed: int, n: int, k: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    total, weight = numbers(rng, n, dim), rng.random(n).astype(np.float32)
+    embedding, slates = numbers(rng, 30, dim), rng.integers(0, 30, (n, k))
+    responses = rng.choice([0.0, 0.3, 1.0], (n, k)).astype(np.float32)
+    arguments = [total, weight, embedding, slates, responses]
+    agree("follow", arguments, rows=(0, 1, 3, 4), changed=(0, 1))
+    expected = total + np.einsum("nk,nkd->nd", responses, embedding[slates])
+    find_engine("numba").follow(*arguments)
+    np.testing.assert_allclose(total, expected, atol=1e-4)
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 40), st.integers(0, 2))
+def test_states_agree(seed: int, n: int, dim: int, extra: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight, mean = rng.choice([0.0, 1e-3, 1.0, 7.0], n).astype(np.float32), numbers(rng, dim)
+    total = 8 * weight[:, None] * numbers(rng, n, dim)
+    scale = rng.uniform(0.5, 2.0, dim).astype(np.float32)
+    session = sessions(rng, n, 3, 4)
+    arguments = [total, weight, mean, scale, 10.0, session, 30, extra]
+    found = agree("state_vectors", arguments, rows=(0, 1, 5))
+    assert found.shape == (n, dim + 4 + extra)
+    preference = found[:, :dim]
+    assert (preference[weight == 0] == 0).all()
+    assert np.abs(preference).max() <= 10
+    assert (found[:, dim + 4 :] == 0).all()
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 40), st.integers(1, 1200))
+def test_products_agree(seed: int, n: int, dim: int, items: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors, columns = numbers(rng, n, dim), numbers(rng, dim, items)
+    found = agree("inner_products", [vectors, columns], rows=(0,))
+    np.testing.assert_allclose(found, vectors @ columns, atol=1e-3)
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 12), st.integers(0, 600), st.integers(1, 99))
+def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-values, values, (n, k + more)).astype(np.float32)
+    found = agree("top_items", [scores, k], rows=(0,))
+    np.testing.assert_array_equal(found, np.argsort(-scores, axis=1, kind="stable")[:, :k])
+
+
+def test_every_function_of_an_engine_is_compared() -> None:
+    compared = {"uniform", "first_fault", "factor_scores", "advance", "follow", "state_vectors"}
+    compared |= {"inner_products", "top_items", "name"}
+    assert {field.name for field in dataclasses.fields(Engine)} == compared
+
+
+# Processes.
+
+
+def digest(env: Any, steps: int) -> str:
+    """Sixteen hexadecimal digits of all that a vector environment tells in so many steps."""
+    total = hashlib.blake2b(digest_size=8)
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for name in sorted(value):
+                total.update(name.encode())
+                add(value[name])
+        elif isinstance(value, np.ndarray) and value.dtype != object:
+            total.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
+        elif isinstance(value, (tuple, list, np.ndarray)):
+            for part in value:
+                add(part)
+        else:
+            total.update(repr(value).encode())
+
+    actor = Actor(env.single_action_space, env.num_envs, 3)
+    for _ in range(steps):
+        add(env.step(actor.act()))
+    return total.hexdigest()
+
+
+def from_the_start(datasets: dict[str, Any], engine: str) -> list[str]:
+    """What seeded environments tell, one of each world."""
+    found = []
+    for world, (env_id, own) in WORLDS.items():
+        options = {"max_len": 6, "correlation": 0.2} | own
+        dataset = datasets[source(world)]
+        env = gym.make_vec(env_id, num_envs=4, dataset=dataset, engine=engine, **options)
+        env.reset(seed=8)
+        found.append(digest(env, 15))
+    return found
+
+
+def mid_session(datasets: dict[str, Any]) -> list[Any]:
+    """Environments whose sessions have begun, some of them over, and some over and begun again."""
+    found = []
+    for world, (env_id, own) in WORLDS.items():
+        for observation in ("state", "history"):
+            options = own | {"max_len": 4, "observation_type": observation}
+            env = gym.make_vec(env_id, num_envs=4, dataset=datasets[source(world)], **options)
+            env.reset(seed=1)
+            actor = Actor(env.single_action_space, 4)
+            for _ in range(9):
+                _, _, terminated, truncated, _ = env.step(actor.act())
+                if (terminated | truncated).any():
+                    break
+            found.append(env)
+    return found
+
+
+def test_other_processes_and_engines_tell_the_same(worlds, tmp_path: Path) -> None:
+    environments = mid_session(worlds)
+    file = tmp_path / "environments"
+    file.write_bytes(pickle.dumps((worlds, environments)))
+    expected = from_the_start(worlds, "numba")
+    assert expected == from_the_start(worlds, "numpy")
+    assert len(set(expected)) == len(WORLDS)
+    expected += [digest(env, 12) for env in environments]
+    for engine, hash_seed in (("numpy", "1"), ("numba", "2")):
+        other = subprocess.run(
+            [sys.executable, __file__, engine, str(file)],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert other.returncode == 0, other.stderr
+        assert other.stdout.split() == expected
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_copies_made_in_mid_session_go_on_alike(worlds, world) -> None:
+    from dsrm_agents import make_vec_env
+
+    env_id, own = WORLDS[world]
+    options = {"max_len": 8, "dataset": worlds[source(world)]} | own
+    single = gym.make(env_id, **options).unwrapped
+    vector = gym.make_vec(env_id, num_envs=N, **options)
+    shell = make_vec_env(env_id, N, **options)
+    single.reset(seed=2)
+    vector.reset(seed=2)
+    shell.seed(2)
+    shell.reset()
+    one, many = Actor(single.action_space, 1), Actor(single.action_space)
+    for _ in range(3):
+        action, actions = one.act()[0], many.act()
+        for env, what in ((single, action), (vector, actions), (shell, actions)):
+            env.step(what)
+    others = [pickle.loads(pickle.dumps(env)) for env in (single, vector, shell)]
+    others += [copy.deepcopy(env) for env in (single, vector, shell)]
+    for _ in range(20):
+        action, actions = one.act()[0], many.act()
+        told = single.step(action)
+        told = (told, single.reset() if told[2] or told[3] else None)
+        whole, sb3 = vector.step(actions), shell.step(actions)
+        for place in (0, 3):
+            again = others[place].step(action)
+            assert_same((again, others[place].reset() if again[2] or again[3] else None), told)
+            assert_same(others[place + 1].step(actions), whole)
+            assert_same(others[place + 2].step(actions), sb3)
+            assert_same(others[place + 2].reset_infos, shell.reset_infos)
+
+
+if __name__ == "__main__":
+    DATASETS, ENVIRONMENTS = pickle.loads(Path(sys.argv[2]).read_bytes())
+    FOUND = from_the_start(DATASETS, sys.argv[1]) + [digest(env, 12) for env in ENVIRONMENTS]
+    sys.stdout.write("\n".join(FOUND))

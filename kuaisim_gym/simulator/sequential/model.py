@@ -98,8 +98,8 @@ class SequentialModel:
         """As :meth:`feedback`, but log-odds."""
         return self._logits(users, items, len(self.behaviours))
 
-    def begin(self, n_sessions: int) -> SequentialSessions:
-        """Room for N sessions, whose answers follow what happens in them."""
+    def begin(self, n_sessions: int, engine: object = None) -> SequentialSessions:
+        """Room for N sessions, whose answers follow what happens in them; torch computes."""
         return SequentialSessions(self, n_sessions)
 
     def rescaled(self, scale: FloatArray, shift: FloatArray) -> SequentialModel:

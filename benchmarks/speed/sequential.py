@@ -1,20 +1,18 @@
 """Speed of the sequential response model in simulation, at KuaiRand-Pure's size.
 
-Run as ``python -m benchmarks.speed_sequential``. Weights are random, which speed does not depend
-on. A step answers a slate for every session and appends its events; a full recompute does the
-same without keys and values kept: a pass over the last events of every session.
+Weights are random, which speed does not depend on. A step answers a slate for every session and
+appends its events; a full recompute does the same without keys and values kept: a pass over the
+last events of every session.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
 
+from benchmarks.speed.timing import timed
 from kuaisim_gym.data.dataset import BehaviourLog, Features
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
@@ -51,30 +49,8 @@ def random_model(rng: np.random.Generator, events: int) -> SequentialModel:
     return SequentialModel(BEHAVIOURS, network, encoded_users, encoded_items, histories)
 
 
-def timed(call: Callable[[], object], repeats: int) -> tuple[list[float], float]:
-    """Seconds of each of ``repeats`` calls, after one for warming up; median processor seconds.
-
-    Processor seconds are what a call would take on a machine without other work.
-    """
-    call()
-    wall, processor = [], []
-    for _ in range(repeats):
-        begun, busy = time.perf_counter(), time.process_time()
-        call()
-        wall.append(time.perf_counter() - begun)
-        processor.append(time.process_time() - busy)
-    return wall, statistics.median(processor)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sessions", type=int, default=256, help="sessions in lockstep")
-    parser.add_argument("--slate", type=int, default=10, help="items in a slate")
-    parser.add_argument("--events", type=int, default=200, help="logged events of each user")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a timing")
-    parser.add_argument("--repeats", type=int, default=5, help="timings")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
-    options = parser.parse_args()
+def run(options: argparse.Namespace) -> None:
+    """Measures and prints steps, full recomputes and resets."""
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)
     model = random_model(rng, options.events)
@@ -100,25 +76,20 @@ def main() -> None:
         model.network.logits(scores, model.items[torch.from_numpy(slates)])
 
     print(f"{n} sessions, slates of {k}, {options.events} logged events, {options.threads} threads")
-    reset_wall, reset_processor = timed(reset, options.repeats)
-    wall, processor = timed(steps, options.repeats)
-    rates = [n * options.steps / seconds for seconds in wall]
-    whole_wall, whole_processor = timed(recompute, options.repeats)
+    begun = timed(reset, options.repeats, n)
+    step = timed(steps, options.repeats, n * options.steps)
+    whole = timed(recompute, options.repeats, n)
     print(
-        f"step: {statistics.median(rates):,.0f} user-steps/s, median of {options.repeats} (least "
-        f"{min(rates):,.0f}, most {max(rates):,.0f}); {n * options.steps / processor:,.0f} a "
+        f"step: {step['per_second']:,.0f} user-steps/s, median of {options.repeats} (least "
+        f"{step['least']:,.0f}, most {step['most']:,.0f}); {step['per_processor_second']:,.0f} a "
         "processor second"
     )
     print(
-        f"full recompute of {min(options.events, 100)} events: "
-        f"{n / statistics.median(whole_wall):,.0f} user-steps/s, {n / whole_processor:,.0f} a "
-        f"processor second: {whole_processor * options.steps / processor:.1f} times the work"
+        f"full recompute of {min(options.events, 100)} events: {whole['per_second']:,.0f} "
+        f"user-steps/s, {whole['per_processor_second']:,.0f} a processor second: "
+        f"{step['per_processor_second'] / whole['per_processor_second']:.1f} times the work"
     )
     print(
-        f"reset: {1e3 * statistics.median(reset_wall) / n:.2f} ms a session, "
-        f"{1e3 * reset_processor / n:.2f} ms of the processor"
+        f"reset: {1e3 / begun['per_second']:.2f} ms a session, "
+        f"{1e3 / begun['per_processor_second']:.2f} ms of the processor"
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,364 @@
+"""PPO for continuous actions in one file: nothing between the algorithm and the environment.
+
+    python -m benchmarks.examples.cleanrl_ppo --sessions 20000
+    python -m benchmarks.examples.cleanrl_ppo --help
+
+It needs torch, and tensorboard for ``--tensorboard``. Sessions end by themselves (the user leaves,
+``terminated``): what follows is worth nothing. Where a session is only cut (``truncated``, with
+``max_steps``), what would have followed is estimated from its last observation, which Gymnasium's
+vector environments hand over as ``final_obs``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+import kuaisim_gym
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Args:
+    """Every number of the algorithm; each is an option of the command line."""
+
+    env_id: str = _option("KuaiRec-Fair-v0", f"one of {', '.join(kuaisim_gym.ENVIRONMENTS)}")
+    max_len: int = _option(30, "initial temper of a user, the longest session")
+    sessions: int = _option(20_000, "training sessions to finish")
+    test_sessions: int = _option(1000, "test sessions to evaluate on")
+    seed: int = _option(11, "of users, answers, weights and exploration")
+    num_envs: int = _option(64, "sessions side by side")
+    num_steps: int = _option(32, "steps of each slot between two updates")
+    learning_rate: float = _option(2e-3, "of Adam at the start; it falls to zero")
+    gamma: float = _option(0.95, "discount")
+    gae_lambda: float = _option(0.95, "of the generalised advantage estimate")
+    epochs: int = _option(8, "passes over a rollout")
+    batch_size: int = _option(256, "steps of a minibatch")
+    clip: float = _option(0.2, "largest change of the probability ratio that still pays")
+    entropy_weight: float = _option(0.0, "of the entropy bonus")
+    value_weight: float = _option(0.5, "of the value loss")
+    max_grad_norm: float = _option(0.5, "gradients are shortened to it")
+    hidden: int = _option(64, "units of each of the two hidden layers")
+    log_std: float = _option(-1.0, "log of the exploration's spread at the start")
+    tensorboard: str = _option("", "folder for TensorBoard files; none if empty")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave.
+
+    Attributes:
+        agent: The trained agent.
+        train_lengths: Steps of each finished training session, in the order of their ends.
+        losses: (updates, 3) policy loss, value loss and entropy, means over the minibatches.
+        test_lengths: (test_sessions,) steps of each test session.
+        random_lengths: (test_sessions,) the same under uniformly drawn actions.
+        seconds: Wall time of the training.
+    """
+
+    agent: Agent
+    train_lengths: NDArray[np.int64]
+    losses: NDArray[np.float64]
+    test_lengths: NDArray[np.int64]
+    random_lengths: NDArray[np.int64]
+    seconds: float
+
+
+class Agent(nn.Module):
+    """A Gaussian policy with a spread of its own, and a value function.
+
+    Args:
+        n_observations: Width of an observation.
+        n_actions: Width of an action.
+        hidden: Units of each hidden layer.
+        log_std: Where the logarithm of the spread starts.
+    """
+
+    def __init__(self, n_observations: int, n_actions: int, hidden: int, log_std: float) -> None:
+        super().__init__()
+        self.actor = _mlp(n_observations, n_actions, hidden, last_gain=0.01)
+        self.critic = _mlp(n_observations, 1, hidden, last_gain=1.0)
+        self.log_std = nn.Parameter(torch.full((n_actions,), log_std))
+
+    def policy(self, observation: Tensor) -> Normal:
+        """The distribution of actions; the environment's are clipped to [-1, 1]."""
+        return Normal(self.actor(observation), self.log_std.exp())
+
+    def value(self, observation: Tensor) -> Tensor:
+        """(n,) discounted reward that is still to come."""
+        value: Tensor = self.critic(observation)
+        return value.squeeze(-1)
+
+
+def _mlp(n_in: int, n_out: int, hidden: int, last_gain: float) -> nn.Sequential:
+    layers = [nn.Linear(n_in, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, n_out)]
+    for layer, gain in zip(layers, (2**0.5, 2**0.5, last_gain), strict=True):
+        nn.init.orthogonal_(layer.weight, gain)
+        nn.init.zeros_(layer.bias)
+    return nn.Sequential(layers[0], nn.Tanh(), layers[1], nn.Tanh(), layers[2])
+
+
+def make_envs(args: Args, split: str, num_envs: int, **options: Any) -> VectorEnv:
+    """Sessions side by side; a finished slot begins its next session in the same step."""
+    return gym.make_vec(
+        args.env_id,
+        num_envs=num_envs,
+        autoreset_mode=AutoresetMode.SAME_STEP,
+        split=split,
+        max_len=args.max_len,
+        **options,
+    )
+
+
+@dataclass
+class Rollout:
+    """``num_steps`` steps of every slot; each field is (num_steps, num_envs, ...).
+
+    Attributes:
+        observations: What was seen.
+        actions: What was drawn, before clipping.
+        log_probs: Log-probability of the draw.
+        values: Estimated value of what was seen.
+        rewards: What came.
+        next_values: Estimated value of what followed, zero where the user left.
+        done: Whether the session ended, either way.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    values: Tensor
+    rewards: Tensor
+    next_values: Tensor
+    done: Tensor
+
+
+def advantages(rollout: Rollout, gamma: float, gae_lambda: float) -> Tensor:
+    """Generalised advantage estimates, (num_steps, num_envs), never across a session's end."""
+    errors = rollout.rewards + gamma * rollout.next_values - rollout.values
+    estimate = torch.zeros_like(errors)
+    following = torch.zeros_like(errors[0])
+    for step in reversed(range(len(errors))):
+        goes_on = 1.0 - rollout.done[step].float()
+        following = errors[step] + gamma * gae_lambda * goes_on * following
+        estimate[step] = following
+    return estimate
+
+
+class Collector:
+    """Steps the environments with the agent, over and over.
+
+    Args:
+        envs: The sessions.
+        agent: Who acts.
+        seed: Of the first users and all that follows.
+    """
+
+    def __init__(self, envs: VectorEnv, agent: Agent, seed: int) -> None:
+        self.envs = envs
+        self.agent = agent
+        self.lengths: list[int] = []  # of the sessions finished so far
+        self._observation: Tensor = torch.as_tensor(envs.reset(seed=seed)[0])
+
+    @torch.no_grad()
+    def collect(self, num_steps: int) -> Rollout:
+        """The next steps of every slot."""
+        columns: list[tuple[Tensor, ...]] = []
+        value = self.agent.value(self._observation)
+        for _ in range(num_steps):
+            observation = self._observation
+            policy = self.agent.policy(observation)
+            action = policy.sample()
+            following, reward, terminated, truncated, infos = self.envs.step(
+                action.clamp(-1.0, 1.0).numpy()
+            )
+            done = terminated | truncated
+            self._observation = torch.as_tensor(following)
+            next_value = self.agent.value(self._observation)
+            # `following` shows a finished slot's next session already: what followed the old one
+            # is its final observation where it was cut, and nothing where the user left.
+            after = next_value.clone()
+            after[torch.as_tensor(done)] = 0.0
+            for slot in np.flatnonzero(truncated & ~terminated):
+                final = torch.as_tensor(infos["final_obs"][slot])
+                after[slot] = self.agent.value(final[None])[0]
+            if done.any():
+                self.lengths += infos["final_info"]["session"]["len"][done].tolist()
+            columns.append(
+                (
+                    observation,
+                    action,
+                    policy.log_prob(action).sum(-1),
+                    value,
+                    torch.as_tensor(reward, dtype=torch.float32),
+                    after,
+                    torch.as_tensor(done),
+                )
+            )
+            value = next_value
+        return Rollout(*(torch.stack(column) for column in zip(*columns, strict=True)))
+
+
+def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, args: Args) -> Tensor:
+    """Improves the agent on one rollout.
+
+    Returns:
+        (3,) policy loss, value loss and entropy, means over the minibatches.
+    """
+    advantage = advantages(rollout, args.gamma, args.gae_lambda)
+    target = (advantage + rollout.values).flatten()
+    advantage = advantage.flatten()
+    observations = rollout.observations.flatten(0, 1)
+    actions = rollout.actions.flatten(0, 1)
+    log_probs = rollout.log_probs.flatten()
+    losses = []
+    for _ in range(args.epochs):
+        for rows in torch.randperm(len(target)).split(args.batch_size):
+            policy = agent.policy(observations[rows])
+            ratio = (policy.log_prob(actions[rows]).sum(-1) - log_probs[rows]).exp()
+            scaled = advantage[rows] - advantage[rows].mean()
+            scaled = scaled / (advantage[rows].std(unbiased=False) + 1e-8)
+            clipped = ratio.clamp(1.0 - args.clip, 1.0 + args.clip)
+            policy_loss = -torch.minimum(ratio * scaled, clipped * scaled).mean()
+            value_loss = 0.5 * (agent.value(observations[rows]) - target[rows]).square().mean()
+            entropy = policy.entropy().sum(-1).mean()
+            loss = policy_loss + args.value_weight * value_loss - args.entropy_weight * entropy
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(agent.parameters(), args.max_grad_norm)
+            optimizer.step()
+            losses.append(torch.stack([policy_loss, value_loss, entropy]).detach())
+    return torch.stack(losses).mean(0)
+
+
+@torch.no_grad()
+def evaluate(agent: Agent | None, envs: VectorEnv, seed: int) -> NDArray[np.int64]:
+    """(num_envs,) steps of the first session of each slot.
+
+    Args:
+        agent: Plays its mean action; without one, actions are drawn uniformly.
+        envs: The sessions.
+        seed: Of the users and their answers.
+    """
+    observation, _ = envs.reset(seed=seed)
+    envs.action_space.seed(seed)
+    lengths = np.zeros(envs.num_envs, dtype=np.int64)
+    while not lengths.all():
+        if agent is None:
+            actions = envs.action_space.sample()
+        else:
+            mean = agent.policy(torch.as_tensor(observation)).mean
+            actions = mean.clamp(-1.0, 1.0).numpy()
+        observation, _, terminated, truncated, infos = envs.step(actions)
+        first = (terminated | truncated) & (lengths == 0)
+        if first.any():
+            lengths[first] = infos["final_info"]["session"]["len"][first]
+    return lengths
+
+
+def run(args: Args, **options: Any) -> Outcome:
+    """Trains on the train simulator, then plays the test simulator.
+
+    Args:
+        args: The numbers.
+        **options: More options of the environment, such as ``dataset``.
+    """
+    torch.manual_seed(args.seed)
+    envs = make_envs(args, "train", args.num_envs, **options)
+    widths = [
+        spaces.flatdim(one) for one in (envs.single_observation_space, envs.single_action_space)
+    ]
+    agent = Agent(widths[0], widths[1], args.hidden, args.log_std)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
+    collector = Collector(envs, agent, args.seed)
+    writer = _writer(args.tensorboard)
+    losses: list[Tensor] = []
+    steps, reported, begun = 0, 0, time.perf_counter()
+    while len(collector.lengths) < args.sessions:
+        left = 1.0 - len(collector.lengths) / args.sessions
+        optimizer.param_groups[0]["lr"] = args.learning_rate * left
+        rollout = collector.collect(args.num_steps)
+        losses.append(update(agent, optimizer, rollout, args))
+        steps += args.num_steps * args.num_envs
+        recent = float(np.mean(collector.lengths[-500:])) if collector.lengths else 0.0
+        if writer is not None:
+            writer.add_scalar("train/length", recent, steps)
+            writer.add_scalar("train/reward", float(rollout.rewards.mean()), steps)
+            for name, loss in zip(("policy", "value", "entropy"), losses[-1], strict=True):
+                writer.add_scalar(f"losses/{name}", float(loss), steps)
+        if 10 * len(collector.lengths) // args.sessions > reported:
+            reported = 10 * len(collector.lengths) // args.sessions
+            print(f"{len(collector.lengths):>8,} sessions, {steps:>10,} steps, Len {recent:.2f}")
+    seconds = time.perf_counter() - begun
+    # Far from the seeds of training, so that no session is met twice.
+    tests = make_envs(args, "test", args.test_sessions, **options)
+    test_lengths = evaluate(agent, tests, args.seed + 1_000_000)
+    random_lengths = evaluate(None, tests, args.seed + 1_000_000)
+    if writer is not None:
+        writer.add_scalar("test/length", float(test_lengths.mean()), steps)
+        writer.close()
+    return Outcome(
+        agent,
+        np.array(collector.lengths),
+        torch.stack(losses).double().numpy(),
+        test_lengths,
+        random_lengths,
+        seconds,
+    )
+
+
+def _writer(folder: str) -> Any:
+    """A TensorBoard writer, or ``None`` without a folder."""
+    if not folder:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(folder)
+
+
+def parse(arguments: list[str] | None = None) -> Args:
+    """Reads :class:`Args` from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.examples.cleanrl_ppo",
+        description="PPO in one file, on a recommendation simulator.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    for option in fields(Args):
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=type(option.default),
+            default=option.default,
+            help=option.metadata["help"],
+        )
+    return Args(**vars(parser.parse_args(arguments)))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Trains and prints the mean session length on the test simulator."""
+    torch.set_num_threads(1)  # networks this small are slower on several
+    args = parse(arguments)
+    outcome = run(args)
+    print(
+        f"trained {len(outcome.train_lengths):,} sessions in {outcome.seconds:.0f} s; Len over "
+        f"{len(outcome.test_lengths):,} test sessions: {outcome.test_lengths.mean():.2f} "
+        f"± {1.96 * outcome.test_lengths.std() / len(outcome.test_lengths) ** 0.5:.2f}, "
+        f"under random actions {outcome.random_lengths.mean():.2f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

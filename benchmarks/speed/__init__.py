@@ -1,0 +1,1 @@
+"""What the environments and the sequential response model cost in time and memory."""

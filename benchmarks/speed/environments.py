@@ -1,0 +1,137 @@
+"""User-steps a second of every shell, how they grow, and where the time of a step goes."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from benchmarks.speed.play import TINY, Case, draw, make, player
+from benchmarks.speed.timing import Row, report, timed
+from kuaisim_gym.engine import find_engine
+
+ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
+ACTIONS = ("discrete", "slate", "continuous")
+TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
+GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
+GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
+LEAST_STEPS = 45  # more than three sessions of random actions, so that each timing has its resets
+LEAST_SECONDS = 0.3
+
+# Functions of the vector environment, none of which calls another, by what they do.
+PARTS = {
+    "batch.actions.slates": "actions to slates (top k)",
+    "batch.core._checked": "checks of slates",
+    "batch.core._answers.feedback": "model answers",
+    "batch.core.engine.advance": "advance: draws, rewards, temper, records",
+    "batch.encoder.follow": "follow: history of the state",
+    "batch.encoder.observe": "observations",
+    "_tell": "infos of the step, session metrics",
+    "_arrive": "infos of arrivals",
+    "batch.reset": "new sessions",
+}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures, prints tables and writes ``environments.json``."""
+    engine = find_engine(options.engine).name
+    seconds = 0.0 if options.quick else LEAST_SECONDS
+    tables = {
+        title: [measure(case, options.repeats, seconds) for case in tqdm(cases, title, leave=False)]
+        for title, cases in plan(options.sessions, engine, options.quick).items()
+    }
+    case = Case(sessions=options.sessions, engine=engine, items=TINY if options.quick else None)
+    columns = {
+        f"{env} {actions}": parts(replace(case, env=env, actions=actions))
+        for env in ENVS
+        for actions in ACTIONS
+    }
+    tables["parts"] = [
+        {"processor_ns": part, **{name: column[part] for name, column in columns.items()}}
+        for part in (*PARTS.values(), "rest")
+    ]
+    report("environments", tables, options.out, repeats=options.repeats)
+
+
+def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
+    """What is measured, by table."""
+    few, items = max(1, sessions // 16), TINY if quick else None
+    shells = dict.fromkeys(  # once each, also where NumPy is the engine anyway
+        [("SameStep", sessions, engine), ("NextStep", sessions, engine),
+         ("SameStep", sessions, "numpy"), ("sb3", few, engine), ("sb3", sessions, engine),
+         ("single", 1, engine)]
+    )  # fmt: skip
+    every = [(env, actions) for env in ENVS for actions in ACTIONS]
+    return {
+        "environments": [
+            *(Case(*one, *shell, items=items) for one in every for shell in shells),
+            *(Case(*one, "SameStep", few, engine, items=items) for one in TASKS),
+        ],
+        "sessions": [
+            Case(ENVS[0], actions, "SameStep", n, engine, items=items)
+            for actions in ACTIONS
+            for n in GROWING_SESSIONS[: 2 if quick else None]
+        ],
+        "items": [
+            Case(ENVS[0], actions, "SameStep", max(1, sessions // 4), engine, items=n)
+            for n in ((TINY // 2, TINY) if quick else GROWING_ITEMS)
+            for actions in ("discrete", "continuous")
+        ],
+    }
+
+
+def measure(case: Case, repeats: int, seconds: float) -> Row:
+    """User-steps a second, resets included, over timings of some seconds at least."""
+    env = make(case)
+    play = player(env, draw(env, case.sessions))
+    play(LEAST_STEPS)  # compiles, and lets sessions get out of step
+    begun = time.perf_counter()
+    play(5)
+    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - begun)))
+    batch = env.unwrapped.batch
+    return {
+        "env": case.env,
+        "shell": case.shell,
+        "actions": case.actions,
+        "engine": batch.core.engine.name,
+        "sessions": case.sessions,
+        "items": batch.catalogue.n_items,
+        "steps": steps,
+        **timed(partial(play, steps), repeats, steps * case.sessions),
+    }
+
+
+def parts(case: Case) -> dict[str, float]:
+    """Processor nanoseconds a user-step that each part takes while sessions are played."""
+    env = make(case)
+    play = player(env, draw(env, case.sessions))
+    play(LEAST_STEPS)
+    env.batch.core.engine = replace(env.batch.core.engine)  # a copy of this environment's own
+    spent = dict.fromkeys(PARTS.values(), 0.0)
+    for path in PARTS:
+        _clock(env, path, spent)
+    steps = 4 * LEAST_STEPS
+    begun = time.process_time()
+    play(steps)
+    spent["rest"] = time.process_time() - begun - sum(spent.values())
+    return {part: 1e9 * took / (steps * case.sessions) for part, took in spent.items()}
+
+
+def _clock(env: Any, path: str, spent: dict[str, float]) -> None:
+    """Puts a clock around the function at a path."""
+    owner, _, name = path.rpartition(".")
+    place = attrgetter(owner)(env) if owner else env
+    call = getattr(place, name)
+
+    def clocked(*arguments: Any) -> Any:
+        begun = time.process_time()
+        result = call(*arguments)
+        spent[PARTS[path]] += time.process_time() - begun
+        return result
+
+    object.__setattr__(place, name, clocked)  # an engine is frozen

@@ -1,0 +1,82 @@
+"""Resident memory of running sessions, and whether it grows as they go on."""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.speed.play import TINY, Case, draw, make, player
+from benchmarks.speed.timing import Row, process_memory, report
+
+ENV = "KuaiRand-Fair-v0"
+VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
+         ("slate", "history")]  # fmt: skip
+STEPS = 60  # at least two sessions of every user
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures, prints tables and writes ``memory.json``."""
+    case = Case(ENV, sessions=options.sessions, engine=options.engine)
+    case = replace(case, items=TINY if options.quick else None)
+    views = [replace(case, actions=actions, observation=seen) for actions, seen in VIEWS]
+    runs = [case, replace(case, shell="single", sessions=1)]
+    early = [5_000, 500] if options.quick else [500_000, 50_000]
+    # A process for each measurement: what one takes and gives back would hide the next.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
+        tables = {
+            "sessions": list(processes.map(occupied, views)),
+            "growth": list(processes.map(grown, runs, early)),
+        }
+    report("memory", tables, options.out)
+
+
+def occupied(case: Case) -> Row:
+    """MB that sessions add to a process that has dataset and models, and has played one session."""
+    one = make(replace(case, sessions=1))
+    actions = draw(one, case.sessions)
+    player(one, draw(one, 1))(STEPS)
+    del one
+    gc.collect()
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)  # or the sessions would move into what was freed
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
+    before = process_memory()
+    env = make(case)
+    player(env, actions)(STEPS)
+    after = process_memory()
+    return {
+        "env": case.env,
+        "actions": case.actions,
+        "observation": case.observation,
+        "sessions": case.sessions,
+        "MB_before": before["VmRSS"],
+        "MB_added": after["VmRSS"] - before["VmRSS"],
+        "of_which_anonymous": after["RssAnon"] - before["RssAnon"],
+        "MB_added_at_the_peak": after["VmHWM"] - before["VmRSS"],
+    }
+
+
+def grown(case: Case, early: int) -> Row:
+    """MB of a process after some user-steps of one environment, and after ten times as many."""
+    env = make(case)
+    play = player(env, draw(env, case.sessions))
+    steps = early // case.sessions
+    play(steps)
+    first = process_memory()["VmRSS"]
+    play(9 * steps)
+    last = process_memory()["VmRSS"]
+    return {
+        "env": case.env,
+        "shell": case.shell,
+        "sessions": case.sessions,
+        "user_steps": steps * case.sessions,
+        "MB": first,
+        "MB_after_ten_times_as_many": last,
+        "ratio": last / first,
+    }

@@ -1,0 +1,98 @@
+"""Environments in play: what is timed, and whose memory is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle, islice
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector.utils import batch_space
+
+from kuaisim_gym import ENVIRONMENTS
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.data.synthetic import (
+    KuaiRandConfig,
+    SyntheticConfig,
+    synthetic_kuairand,
+    synthetic_kuairec,
+)
+
+TINY = 240  # items of a world that is built in a moment
+
+
+@dataclass(frozen=True)
+class Case:
+    """An environment that is measured.
+
+    Attributes:
+        env: Registered id.
+        actions: Action type.
+        shell: ``"SameStep"`` or ``"NextStep"``, the native vector environment; ``"sb3"``; or
+            ``"single"``.
+        sessions: Stepped together.
+        engine: As for the environment.
+        observation: Observation type.
+        items: Of a world with 400 users; ``None`` for the world at full size.
+    """
+
+    env: str = "KuaiRec-Fair-v0"
+    actions: str = "discrete"
+    shell: str = "SameStep"
+    sessions: int = 1
+    engine: str = "auto"
+    observation: str = "state"
+    items: int | None = None
+
+
+def make(case: Case) -> Any:
+    """The environment of a case."""
+    options: dict[str, Any] = {
+        "action_type": case.actions,
+        "engine": case.engine,
+        "observation_type": case.observation,
+        "dataset": _world(ENVIRONMENTS[case.env]["name"], case.items),
+    }
+    if case.shell == "single":
+        return gym.make(case.env, **options)
+    if case.shell == "sb3":
+        from dsrm_agents import make_vec_env  # loads torch, which the other shells do without
+
+        return make_vec_env(case.env, case.sessions, seed=0, **options)
+    return gym.make_vec(case.env, case.sessions, autoreset_mode=case.shell, **options)
+
+
+def draw(env: Any, sessions: int) -> list[Any]:
+    """Some random actions, of so many sessions each where the environment is a vector."""
+    space = env.unwrapped.batch.action_space
+    if not isinstance(env, gym.Env):
+        space = batch_space(space, sessions)
+    space.seed(0)
+    return [space.sample() for _ in range(16 if sessions > 1 else 256)]
+
+
+def player(env: Any, actions: list[Any]) -> Callable[[int], None]:
+    """A function that goes on for some steps, repeating the actions, from session to session."""
+    single, endless = isinstance(env, gym.Env), cycle(actions)
+    env.reset()
+
+    def play(steps: int) -> None:
+        for action in islice(endless, steps):
+            told = env.step(action)
+            if single and (told[2] or told[3]):
+                env.reset()
+
+    return play
+
+
+@lru_cache(maxsize=2)
+def _world(name: str, items: int | None) -> Dataset | None:
+    """A world of 400 users, or ``None``, which stands for the one at full size."""
+    if items is None:
+        return None
+    if name == "kuairand":
+        return synthetic_kuairand(config=KuaiRandConfig(n_users=400, n_items=items))
+    config = SyntheticConfig(n_users=400, n_test_users=10, n_items=items, events_per_user=30)
+    return synthetic_kuairec(config=config)

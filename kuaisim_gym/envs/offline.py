@@ -1,0 +1,476 @@
+"""Episodes for offline reinforcement learning: cut from the log, or recorded from an agent.
+
+:func:`logged_episodes` turns what the platform logged into one-item decisions,
+:func:`collect_episodes` records an agent in an environment, and :func:`write_minari` stores either
+as a Minari dataset. All three work through one episode at a time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+
+import kuaisim_gym
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.shared import Agent
+from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.simulator import load_catalogue
+
+Arrays = NDArray[Any] | dict[str, NDArray[Any]]
+AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One session of T steps, as an agent met it.
+
+    Attributes:
+        observations: (T + 1, ...) what was seen before each step and after the last; for
+            dictionary observations one such array a key.
+        actions: (T, ...) what was done.
+        rewards: (T,) float64.
+        terminations: (T,) bool, true where the user left: at the last step or nowhere.
+        truncations: (T,) bool, true where the episode was cut although the user stayed.
+
+    Raises:
+        DataFormatError: The arrays do not belong to one number of steps, or there is none.
+    """
+
+    observations: Arrays
+    actions: Arrays
+    rewards: NDArray[np.float64]
+    terminations: NDArray[np.bool_]
+    truncations: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        steps = len(self.rewards)
+        lengths = {len(part) for part in _leaves(self.actions)}
+        lengths |= {len(self.terminations), len(self.truncations)}
+        seen = {len(part) for part in _leaves(self.observations)}
+        if not steps or lengths != {steps} or seen != {steps + 1}:
+            raise DataFormatError(
+                f"An episode of {steps} rewards needs at least one step, as many actions and "
+                f"flags, and one observation more; got lengths {sorted(lengths)} and "
+                f"{sorted(seen)} observations."
+            )
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+
+def logged_episodes(
+    dataset: Dataset,
+    *,
+    max_len: int = 30,
+    window: int = 10,
+    users: NDArray[np.integer] | None = None,
+) -> Iterator[Episode]:
+    """Cuts the log of the train users into episodes of discrete actions, a user at a time.
+
+    A step is one logged row: its item is the action, the row's response the reward. The
+    observation is that of the environment with ``action_type="discrete"`` and the same ``max_len``
+    and ``window``, for a user whose history is the log before that row: the preference goes on
+    over the user's episodes, from the origin, and the context begins anew with each. Rows of
+    log-only items can be no actions; they enter the preference, like everything that the user
+    answered, and are neither steps nor exposures in the window. The last observation of an
+    episode is the one right after its last row.
+
+    The log ends nobody's session, so every episode ends truncated. A user's first states rest
+    on few rows and are rarer in the environment, where sessions begin with the whole log.
+
+    Args:
+        dataset: Whose log; nothing of its test table is read.
+        max_len: Steps of the longest episode, at least 1; a step adds ``1 / max_len`` to the
+            observed progress.
+        window: Exposures over which the popular share is taken, at least 1.
+        users: Positions of some train users; all of them by default, ascending.
+
+    Returns:
+        The episodes, user by user in the order of time. Observations are (T + 1, d + 4) float32,
+        actions (T,) int64 positions in the catalogue, rewards (T,) float64 in [0, 1].
+
+    Raises:
+        ConfigError: A number is out of range, or a user is no train user.
+    """
+    for name, value in (("max_len", max_len), ("window", window)):
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not whole or value < 1:
+            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}.")
+    chosen = dataset.train_users if users is None else np.asarray(users)
+    strangers = np.setdiff1d(chosen, dataset.train_users)
+    if len(strangers):
+        raise ConfigError(f"users must be positions of train users; {strangers[0]} is none.")
+    return _cut_log(dataset, max_len, window, chosen)
+
+
+def _cut_log(
+    dataset: Dataset, max_len: int, window: int, users: NDArray[np.integer]
+) -> Iterator[Episode]:
+    """The episodes of :func:`logged_episodes`; apart from it, so that errors are not put off."""
+    encoder, popular = preference_encoder(dataset), load_catalogue(dataset).popular
+    log = dataset.train_log
+    starts = log.starts(dataset.n_users)
+    response = log.response
+    for user in users:
+        rows = slice(starts[user], starts[user + 1])
+        items, responses = log.items[rows], response[rows].astype(np.float64)
+        steps = np.flatnonzero(items < dataset.n_items)
+        states = _states(encoder, popular, items, responses, steps, max_len, window)
+        actions, rewards = items[steps].astype(np.int64), responses[steps]
+        for begin in range(0, len(steps), max_len):
+            part = slice(begin, min(begin + max_len, len(steps)))
+            length = part.stop - begin
+            # Each earlier episode of the user has one observation more than it has steps.
+            seen = begin + begin // max_len
+            yield Episode(
+                states[seen : seen + length + 1],
+                actions[part],
+                rewards[part],
+                np.zeros(length, dtype=bool),
+                np.arange(length) == length - 1,
+            )
+
+
+def _states(
+    encoder: PreferenceEncoder,
+    popular: NDArray[np.bool_],
+    items: NDArray[np.integer],
+    responses: NDArray[np.float64],
+    steps: NDArray[np.int64],
+    max_len: int,
+    window: int,
+) -> NDArray[np.float32]:
+    """All observations of one user's episodes, one episode after the other.
+
+    Args:
+        encoder: Encodes preferences.
+        popular: (n_items,) bool, the popular group.
+        items: (n,) positions of the user's logged items.
+        responses: (n,) float64 in [0, 1].
+        steps: (m,) ascending, the rows among the n that are steps.
+        max_len: Steps of the longest episode.
+        window: Exposures over which the popular share is taken.
+
+    Returns:
+        (m + number of episodes, d + 4) float32.
+    """
+    m = len(steps)
+    place = np.arange(m + -(-m // max_len))  # one observation more an episode
+    step = place % (max_len + 1)
+    done = place - place // (max_len + 1)  # steps that the user has made, over all episodes
+    ends = (step == max_len) | (done == m)
+    # How many rows of the log each observation knows: those before the next step's row, and at an
+    # episode's end those up to the last step's.
+    known = np.where(ends, steps[done - 1] + 1, steps[np.minimum(done, m - 1)])
+
+    total = _running(responses[:, None] * encoder.embedding[items])[known]
+    weight = _running(responses)[known]
+    preference = encoder.encode(total.astype(np.float32), weight.astype(np.float32))
+
+    rewards = responses[steps]
+    earned = _running(rewards)
+    shown = _running(popular[items[steps]].astype(np.float64))
+    in_window = np.minimum(step, window)
+    share = (shown[done] - shown[done - in_window]) / np.maximum(in_window, 1)
+    context = (
+        step / max_len,
+        np.where(step > 0, share, 0.5),
+        np.where(step > 0, rewards[done - 1], 0.0),
+        (earned[done] - earned[done - step]) / np.maximum(step, 1),
+    )
+    return np.column_stack([preference, *context]).astype(np.float32)
+
+
+def _running(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(n + 1, ...) float64: sums of the first 0 to n rows, which float32 would blur."""
+    sums = np.zeros((len(values) + 1, *values.shape[1:]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    return sums
+
+
+def collect_episodes(
+    env: AnyEnv,
+    agent: Agent,
+    sessions: int,
+    *,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> Iterator[Episode]:
+    """Plays whole sessions and records them.
+
+    Every slot of a vector environment contributes equally many (the first ones one more, where
+    they do not divide), so that short sessions are not over-represented.
+
+    Args:
+        env: A Gymnasium environment or vector environment, of any spaces; it is reset.
+        agent: Is asked with batches, a row a slot, like a Stable-Baselines3 model.
+        sessions: How many to record, at least 1.
+        seed: Of the first reset; slot i is seeded ``seed + i``. ``None`` for no seed.
+        deterministic: Whether the agent takes its best action instead of drawing.
+
+    Returns:
+        The episodes, in the order in which they end.
+
+    Raises:
+        ConfigError: ``sessions`` is less than 1, or a vector environment does not reset its
+            slots by itself.
+    """
+    if sessions < 1:
+        raise ConfigError(f"sessions must be at least 1, got {sessions}.")
+    if isinstance(env, gym.Env):
+        single = env
+        env = SyncVectorEnv([lambda: single], autoreset_mode=AutoresetMode.SAME_STEP)
+    mode = env.metadata.get("autoreset_mode")
+    if mode not in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP):
+        raise ConfigError(
+            "collect_episodes needs a vector environment with autoreset_mode SAME_STEP or "
+            f"NEXT_STEP, got {mode}."
+        )
+    return _record(env, agent, sessions, seed, deterministic, mode is AutoresetMode.SAME_STEP)
+
+
+def _record(
+    env: VectorEnv[Any, Any, Any],
+    agent: Agent,
+    sessions: int,
+    seed: int | None,
+    deterministic: bool,
+    same_step: bool,
+) -> Iterator[Episode]:
+    """The episodes of :func:`collect_episodes`."""
+    slots = np.arange(env.num_envs)
+    quota = sessions // env.num_envs + (slots < sessions % env.num_envs)
+    begin = np.zeros(env.num_envs, dtype=np.int64)  # the step at which each slot's session began
+    history: dict[int, tuple[Arrays, Arrays, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
+    observation, _ = env.reset(seed=seed)
+    state, step = None, 0
+    while quota.any():
+        actions, state = agent.predict(
+            observation, state, begin == step, deterministic=deterministic
+        )
+        # Copies: an environment or an agent may use its arrays again.
+        observation, actions = deepcopy((observation, actions))
+        following, reward, terminated, truncated, infos = env.step(actions)
+        history[step] = (observation, actions, reward, terminated, truncated)
+        done = np.asarray(terminated | truncated)
+        for slot in np.flatnonzero(done & (quota > 0)).tolist():
+            last = _row(infos["final_obs"] if same_step else following, slot)
+            steps = [history[at] for at in range(begin[slot], step + 1)]
+            yield Episode(
+                _stack([*(_row(one[0], slot) for one in steps), last]),
+                _stack([_row(one[1], slot) for one in steps]),
+                np.array([one[2][slot] for one in steps], dtype=np.float64),
+                np.array([one[3][slot] for one in steps], dtype=bool),
+                np.array([one[4][slot] for one in steps], dtype=bool),
+            )
+            quota[slot] -= 1
+        step += 1
+        # Under NEXT_STEP one more step, whose action is ignored, resets a finished slot.
+        begin[done] = step if same_step else step + 1
+        for past in range(min(history), min(int(begin.min()), step)):
+            del history[past]
+        observation = following
+
+
+def write_minari(
+    dataset_id: str,
+    episodes: Iterable[Episode],
+    *,
+    env: gym.Env[Any, Any] | None = None,
+    dataset: Dataset | None = None,
+    observation_space: spaces.Space[Any] | None = None,
+    action_space: spaces.Space[Any] | None = None,
+    description: str = "Sessions of short-video recommendation.",
+    algorithm_name: str = "unknown",
+    author: str = "kuaisim-gym",
+    author_email: str | None = None,
+    code_permalink: str | None = None,
+    data_format: str = "hdf5",
+) -> Any:
+    """Stores episodes as a local Minari dataset, one at a time.
+
+    The dataset appears under its id when it is whole, and not at all if anything fails. The
+    description ends with the source: its size, whether it is synthetic, and its fingerprint.
+
+    Args:
+        dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.
+        episodes: At least one; an iterator is read once and never held whole.
+        env: Where the episodes come from, or could: its spaces, its dataset and what
+            ``recover_environment()`` makes again. Its options must be names, numbers and paths.
+        dataset: Source of the episodes; needed without ``env``, compared with its own otherwise.
+        observation_space: Needed without ``env``, refused with it.
+        action_space: The same.
+        description: What the episodes are.
+        algorithm_name: Which policy acted; a logged one is the platform's.
+        author: Who made them.
+        author_email: Where the author is found, if anywhere.
+        code_permalink: Where the code that made them is found, if anywhere.
+        data_format: A storage format of Minari's: ``"hdf5"``, ``"arrow"`` or ``"parquet"``.
+
+    Returns:
+        The ``minari.MinariDataset``.
+
+    Raises:
+        ConfigError: Minari is missing; the id is malformed or taken; ``env`` cannot be written
+            down or has another dataset; spaces or the dataset are missing; there is no episode.
+        DataFormatError: An episode is not of the spaces.
+    """
+    minari, storage = _minari()
+    if env is None:
+        if dataset is None or observation_space is None or action_space is None:
+            raise ConfigError(
+                "Without env, dataset, observation_space and action_space are all needed."
+            )
+    else:
+        if observation_space is not None or action_space is not None:
+            raise ConfigError("env has spaces of its own: pass env or the spaces, not both.")
+        observation_space, action_space = env.observation_space, env.action_space
+        dataset = _source(env, dataset)
+    try:
+        namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
+    except (ValueError, TypeError) as error:  # the latter where it has no version
+        raise ConfigError(
+            f'dataset_id must read like "name-v0" or "namespace/name-v0", got {dataset_id!r}.'
+        ) from error
+    folder: Path = minari.storage.get_dataset_path(dataset_id)
+    if folder.exists():
+        raise _taken(dataset_id, folder)
+    metadata: dict[str, Any] = {
+        "dataset_id": dataset_id,
+        "minari_version": minari.__version__,
+        "algorithm_name": algorithm_name,
+        "author": {author},
+        "description": (
+            f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
+        ),
+        "requirements": [f"kuaisim-gym=={kuaisim_gym.__version__}"],
+        "source": {
+            "name": dataset.name,
+            "synthetic": dataset.synthetic,
+            "fingerprint": dataset.fingerprint,
+        },
+    }
+    if author_email is not None:
+        metadata["author_email"] = {author_email}
+    if code_permalink is not None:
+        metadata["code_permalink"] = code_permalink
+
+    # Filled beside its place, under a hidden name that Minari does not list, and renamed.
+    root: Path = minari.storage.get_dataset_path()
+    with tempfile.TemporaryDirectory(prefix=".kuaisim-", dir=root) as temporary:
+        whole = Path(temporary) / "whole"
+        whole.mkdir()
+        store = storage.new(
+            whole / "data",
+            observation_space=observation_space,
+            action_space=action_space,
+            env_spec=None if env is None else env.spec,
+            data_format=data_format,
+            jpeg_encoding=False,
+        )
+        store.update_metadata(metadata)
+        store.update_episodes(_buffers(minari, episodes, observation_space, action_space))
+        if not store.total_episodes:
+            raise ConfigError("A Minari dataset needs at least one episode, got none.")
+        if namespace is not None and namespace not in minari.namespace.list_local_namespaces():
+            minari.namespace.create_namespace(namespace)
+        try:
+            os.rename(whole, folder)
+        except OSError as error:
+            if not folder.exists():
+                raise
+            raise _taken(dataset_id, folder) from error
+    return minari.load_dataset(dataset_id)
+
+
+def _minari() -> tuple[Any, Any]:
+    """Minari and its storage class, imported only where they are used."""
+    try:
+        importlib.import_module("h5py")
+        minari = importlib.import_module("minari")
+    except ImportError as error:
+        raise ConfigError(
+            'Minari datasets need minari: pip install "kuaisim-gym[minari]".'
+        ) from error
+    return minari, importlib.import_module("minari.dataset.minari_storage").MinariStorage
+
+
+def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
+    """The dataset of an environment that can be written down and made again."""
+    try:
+        own = env.get_wrapper_attr("dataset")
+    except AttributeError as error:
+        raise ConfigError(f"env must be one of {list(kuaisim_gym.ENVIRONMENTS)}.") from error
+    try:
+        json.dumps(None if env.spec is None else env.spec.kwargs)
+    except TypeError as error:
+        raise ConfigError(
+            "This environment cannot be written down: make it with gymnasium.make and "
+            "dataset=<folder> instead of a Dataset, or pass its dataset and spaces without env."
+        ) from error
+    if not isinstance(own, Dataset) or (dataset and dataset.fingerprint != own.fingerprint):
+        raise ConfigError("The environment's dataset is another than the episodes' one.")
+    return own
+
+
+def _taken(dataset_id: str, folder: Path) -> ConfigError:
+    return ConfigError(
+        f"There is already something at {folder}: choose another id than {dataset_id!r}, or "
+        "delete it with minari.delete_dataset."
+    )
+
+
+def _buffers(
+    minari: Any,
+    episodes: Iterable[Episode],
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+) -> Iterator[Any]:
+    """Minari's form of each episode, checked against the spaces by its first step."""
+    for number, episode in enumerate(episodes):
+        for name, parts, space in (
+            ("observations", episode.observations, observation_space),
+            ("actions", episode.actions, action_space),
+        ):
+            if not space.contains(_row(parts, 0)):
+                raise DataFormatError(f"Episode {number}: its {name} are not of {space}.")
+        yield minari.data_collector.EpisodeBuffer(
+            observations=episode.observations,
+            actions=episode.actions,
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+        )
+
+
+def _leaves(arrays: Arrays) -> list[NDArray[Any]]:
+    return list(arrays.values()) if isinstance(arrays, dict) else [arrays]
+
+
+def _row(arrays: Any, row: int) -> Any:
+    """One row of a batch, of each part where it is a dictionary."""
+    if isinstance(arrays, dict):
+        return {name: part[row] for name, part in arrays.items()}
+    return arrays[row]
+
+
+def _stack(rows: list[Any]) -> Any:
+    """The opposite of :func:`_row`."""
+    if isinstance(rows[0], dict):
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    return np.stack(rows)

@@ -1,0 +1,55 @@
+"""What the shells have in common, views of one batch, and who acts in them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+
+class Agent(Protocol):
+    """Anything with the ``predict`` of a Stable-Baselines3 model."""
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """Actions for a batch of observations, and the next hidden state."""
+        ...
+
+
+class BatchView:
+    """Attributes of a batch that agents and wrappers ask a shell for."""
+
+    batch: SessionBatch
+
+    @property
+    def preference_slice(self) -> slice:
+        """Which part of the state vector is the preference."""
+        return self.batch.encoder.preference_slice
+
+    @property
+    def dataset(self) -> Dataset:
+        """Where the world comes from."""
+        return self.batch.dataset
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The items, as the platform knows them from the train log."""
+        return self.batch.catalogue
+
+
+def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
+    """Some sessions' observations out of a batch's, copied."""
+    if not isinstance(observation, dict):
+        return list(observation[rows])
+    parts = zip(*(part[rows] for part in observation.values()), strict=True)
+    return [dict(zip(observation, one, strict=True)) for one in parts]

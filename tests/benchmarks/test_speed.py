@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main as other_main
+from benchmarks.speed.__main__ import main
+
+ABOUT = {"study", "machine", "versions", "commit"}
+
+
+def quick(out: Path, command: str, *more: str) -> dict:
+    sizes = ["--quick", "--sessions", "16", "--out", str(out)]
+    assert main([command, *sizes, *more]) == 0
+    return json.loads((out / f"{command}.json").read_text())
+
+
+def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys) -> None:
+    study = quick(tmp_path, "environments", "--repeats", "1")
+    assert study.keys() == {*ABOUT, "repeats", "environments", "sessions", "items", "parts"}
+    assert study["machine"].keys() == {"cpu", "cores"}
+    played = {(row["env"], row["shell"], row["actions"]) for row in study["environments"]}
+    for env in ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0"):
+        for shell in ("SameStep", "NextStep", "sb3", "single"):
+            assert {(env, shell, kind) for kind in ("discrete", "slate", "continuous")} <= played
+    assert ("KuaiRand-Retention-v0", "SameStep", "fusion") in played
+    assert "numpy" in {row["engine"] for row in study["environments"]}
+    for row in [row for name in ("environments", "sessions", "items") for row in study[name]]:
+        assert 0 < row["least"] <= row["per_second"] <= row["most"]
+        assert row["per_processor_second"] > 0
+    assert {row["items"] for row in study["items"]} == {120, 240}
+    columns = [name for name in study["parts"][0] if name != "processor_ns"]
+    assert len(columns) == 6
+    assert all(isinstance(row[column], float) for row in study["parts"] for column in columns)
+    assert "| KuaiRec-Fair-v0 | NextStep | slate |" in capsys.readouterr().out
+
+    assert main(["plot", str(tmp_path)]) == 0
+    assert Path(capsys.readouterr().out.strip()).read_bytes().startswith(b"\x89PNG")
+    assert other_main(["table", str(tmp_path)]) == 2  # a study, which is no result of a run
+    assert "There are no results" in capsys.readouterr().err
+
+
+def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> None:
+    study = quick(tmp_path, "memory")
+    assert study.keys() == {*ABOUT, "sessions", "growth"}
+    views = {(row["actions"], row["observation"]) for row in study["sessions"]}
+    assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
+                     ("slate", "dict"), ("slate", "history")}  # fmt: skip
+    assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
+    assert "### growth" in capsys.readouterr().out
+
+
+def test_the_sequential_model_is_timed(capsys) -> None:
+    assert main(["sequential", "--sessions", "2", "--events", "3", "--slate", "2", "--steps", "1",
+                 "--repeats", "1"]) == 0  # fmt: skip
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("step: ", "full recompute of 3 events: ", "reset: "))
+
+
+def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "environments.json is not there" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["environments", "--engine", "fortran"])
