@@ -235,9 +235,10 @@ class History:
     def spaces(self) -> dict[str, spaces.Space[Any]]:
         """Spaces of one user's items and responses."""
         _, length, n_behaviours = self._responses.shape
+        room = (length * n_behaviours,)  # flat: common tools know vectors and images
         return {
             "items": spaces.Box(-1, self._n_items - 1, (length,), dtype=np.int32),
-            "responses": spaces.Box(0.0, 1.0, (length, n_behaviours), dtype=np.float32),
+            "responses": spaces.Box(0.0, 1.0, room, dtype=np.float32),
         }
 
     def reset(self, rows: NDArray[np.int64], users: NDArray[np.int32]) -> None:
@@ -262,5 +263,6 @@ class History:
         self._responses = np.ascontiguousarray(responses[:, -length:])
 
     def observe(self) -> dict[str, NDArray[np.generic]]:
-        """(N, H) int32 items and (N, H, B) float32 responses, oldest first."""
-        return {"items": self._items.copy(), "responses": self._responses.copy()}
+        """(N, H) int32 items and (N, H * B) float32 responses, oldest event first."""
+        responses = self._responses.reshape(len(self._responses), -1)
+        return {"items": self._items.copy(), "responses": responses.copy()}

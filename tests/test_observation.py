@@ -114,10 +114,10 @@ def test_a_history_is_the_log_and_then_the_session(source: str, length: int, req
     for _ in range(4):
         seen = batch.observe()
         assert seen["items"].dtype == np.int32
-        assert seen["responses"].shape == (40, length, len(dataset.behaviours))
+        assert seen["responses"].shape == (40, length * len(dataset.behaviours))
         for slot, (items, answers) in enumerate(events):
             assert seen["items"][slot].tolist() == items[-length:]
-            np.testing.assert_array_equal(seen["responses"][slot], answers[-length:])
+            np.testing.assert_array_equal(seen["responses"][slot], np.ravel(answers[-length:]))
             one = {name: part[slot] for name, part in seen.items()}
             assert batch.observation_space.contains(one)
         slates = rng.permutation(dataset.n_items)[:120].reshape(40, 3)
@@ -128,7 +128,7 @@ def test_a_history_is_the_log_and_then_the_session(source: str, length: int, req
     batch.reset(np.arange(40) == 4)
     items, answers = logged(dataset, int(batch.core.state.users[4]), length)
     assert batch.observe()["items"][4].tolist() == items
-    np.testing.assert_array_equal(batch.observe()["responses"][4], answers)
+    np.testing.assert_array_equal(batch.observe()["responses"][4], np.ravel(answers))
 
 
 def test_a_history_comes_with_the_context_of_a_state(small) -> None:

@@ -76,7 +76,7 @@ class HistoryExtractor(BaseFeaturesExtractor):
 
         Args:
             observations: Items (n, H), which Stable-Baselines3 has made floats, exact up to 2**24;
-                responses (n, H, B); context (n, C).
+                responses (n, H * B); context (n, C).
 
         Returns:
             (n, width + C) float32.
@@ -97,7 +97,8 @@ class HistoryExtractor(BaseFeaturesExtractor):
                 "The observation's 'items' are no item positions any more. Where the environment "
                 "is normalised, use VecNormalize(env, norm_obs_keys=['context'])."
             )
-        return torch.cat([self.encoder(items, observations["responses"]), context], dim=1)
+        responses = observations["responses"].unflatten(1, (items.shape[1], -1))
+        return torch.cat([self.encoder(items, responses), context], dim=1)
 
 
 def history_sizes(space: spaces.Space[Any]) -> tuple[int, int, int]:
@@ -113,12 +114,13 @@ def history_sizes(space: spaces.Space[Any]) -> tuple[int, int, int]:
             and isinstance(responses, spaces.Box)
             and isinstance(context, spaces.Box)
             and np.issubdtype(items.dtype, np.integer)
-            and len(items.shape) == len(context.shape) == 1
-            and len(responses.shape) == 2
-            and responses.shape[0] == items.shape[0] > 0
+            and len(items.shape) == len(responses.shape) == len(context.shape) == 1
+            and items.shape[0] > 0
+            and responses.shape[0] % items.shape[0] == 0
             and items.low.min() == -1
         ):
-            return int(items.high.max()) + 1, responses.shape[1], context.shape[0]
+            n_behaviours = responses.shape[0] // items.shape[0]
+            return int(items.high.max()) + 1, n_behaviours, context.shape[0]
     raise ConfigError(
         f"HistoryExtractor needs the histories of items and responses, got {space}: make the "
         "environment with observation_type='history'."

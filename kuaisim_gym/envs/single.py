@@ -70,7 +70,7 @@ class KuaiEnv(BatchView, gym.Env):
     | Key | Space | Meaning |
     |---|---|---|
     | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
-    | "responses" | ``Box(0, 1, (H, B), float32)`` | how they were answered |
+    | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
     | "context" | ``Box(0, 1, (4,), float32)`` | parts 32-35 above |
 
     ## Rewards

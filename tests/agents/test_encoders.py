@@ -23,7 +23,7 @@ def history_space(room: int = ROOM, n_items: int = N_ITEMS, behaviours: int = 1)
     return spaces.Dict(
         {
             "items": spaces.Box(-1, n_items - 1, (room,), np.int32),
-            "responses": spaces.Box(0.0, 1.0, (room, behaviours), np.float32),
+            "responses": spaces.Box(0.0, 1.0, (room * behaviours,), np.float32),
             "context": spaces.Box(0.0, 1.0, (4,), np.float32),
         }
     )
@@ -42,15 +42,15 @@ class HistoryBandit(gym.Env):
         room = self.observation_space["items"].shape[0]
         n_events = int(self.np_random.integers(4, room + 1))
         items = np.full(room, -1, np.int32)
-        responses = np.zeros((room, 1), np.float32)
+        responses = np.zeros(room, np.float32)
         items[-n_events:] = self.np_random.integers(N_ITEMS, size=n_events)
         if self.rule == "last":
             self.best = int(items[-1] % 3)
-            responses[-n_events:, 0] = self.np_random.integers(2, size=n_events)
+            responses[-n_events:] = self.np_random.integers(2, size=n_events)
         else:  # "liked": the class of the items that were liked
             items[-3:] = self.np_random.permutation(3) + 3 * self.np_random.integers(10, size=3)
             self.best = int(self.np_random.integers(3))
-            responses[:, 0] = (items % 3 == self.best) & (items >= 0)
+            responses[:] = (items % 3 == self.best) & (items >= 0)
         context = self.np_random.random(4, dtype=np.float32)
         return {"items": items, "responses": responses, "context": context}, {}
 
@@ -249,7 +249,8 @@ def test_features_are_the_encoded_history_and_the_context() -> None:
     items, responses = histories()
     context = torch.rand(6, 4)
     # Float ids, as SB3 makes them.
-    found = extractor({"items": items.float(), "responses": responses, "context": context})
+    flat = responses.flatten(1)
+    found = extractor({"items": items.float(), "responses": flat, "context": context})
     assert extractor.features_dim == found.shape[1] == 9
     torch.testing.assert_close(found[:, 5:], context, atol=0, rtol=0)
     torch.testing.assert_close(found[:, :5], extractor.encoder(items, responses))
@@ -263,7 +264,7 @@ def test_features_are_the_encoded_history_and_the_context() -> None:
         spaces.Dict({**history_space(), "more": spaces.Box(0.0, 1.0, (1,))}),
         spaces.Dict({**history_space(), "items": spaces.Box(-1.0, 9.0, (ROOM,))}),
         spaces.Dict({**history_space(), "items": spaces.Box(0, 9, (ROOM,), np.int32)}),
-        spaces.Dict({**history_space(), "responses": spaces.Box(0.0, 1.0, (ROOM + 1, 1))}),
+        spaces.Dict({**history_space(), "responses": spaces.Box(0.0, 1.0, (ROOM + 1,))}),
         spaces.Dict({**history_space(), "context": spaces.Discrete(4)}),
     ],
 )

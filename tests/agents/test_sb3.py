@@ -256,7 +256,6 @@ def test_frames_show_every_slot_s_session(make) -> None:
 
 
 def test_a_video_is_recorded(make, tmp_path: Path) -> None:
-    pytest.importorskip("moviepy")
     env = make("continuous", "state", "vectorised", render_mode="rgb_array")
     video = VecVideoRecorder(env, str(tmp_path), lambda step: step == 0, video_length=2)
     assert video.frames_per_sec == KuaiEnv.metadata["render_fps"]

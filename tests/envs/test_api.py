@@ -60,11 +60,6 @@ def test_both_checkers_pass_without_a_warning(
     options = {} if abandonment is None else {"abandonment": abandonment}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        if observation == "history":
-            # The answers of a history are a table, for which Stable-Baselines3 has no policy of
-            # its own; it says so, and nothing else.
-            message = "Your observation responses has an unconventional shape"
-            warnings.filterwarnings("ignore", message)
         env = gym.make(
             env_id,
             dataset=worlds[env_id],

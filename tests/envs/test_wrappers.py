@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import NormalizeObservation, RecordEpisodeStatistics
+from gymnasium.wrappers import NormalizeObservation, RecordEpisodeStatistics, RecordVideo
 from gymnasium.wrappers import vector as vector_wrappers
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
@@ -236,3 +236,22 @@ def test_tensorboard_shows_the_sessions_lengths(small, tmp_path) -> None:
     np.testing.assert_allclose([one.value for one in shown], lengths.means, rtol=1e-6)
     assert "rollout/ep_rew_mean" in log.Tags()["scalars"]
     assert "train/value_loss" in log.Tags()["scalars"]
+
+
+def test_a_session_becomes_a_video(small, tmp_path) -> None:
+    from moviepy import VideoFileClip
+
+    env = RecordVideo(gym.make(ENV, dataset=small, render_mode="rgb_array", **OPTIONS), tmp_path)
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    steps, over = 0, False
+    while not over:
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        steps, over = steps + 1, terminated or truncated
+    frame = env.render()
+    env.close()
+    (file,) = tmp_path.glob("*.mp4")
+    with VideoFileClip(str(file)) as video:
+        assert video.fps == env.metadata["render_fps"]
+        assert video.n_frames == steps + 1
+        assert (video.h, video.w) == frame.shape[:2]
