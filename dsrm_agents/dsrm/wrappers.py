@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import VectorEnv, VectorObservationWrapper
+from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
@@ -42,12 +42,16 @@ class Purifier:
         purified[:, self.preference_slice] = self.dsrm.denoise(purified[:, self.preference_slice])
         return {**observation, "state": purified} if isinstance(observation, dict) else purified
 
-    def one(self, observation: Any) -> Any:
-        """Purifies one observation without a batch axis."""
-        if isinstance(observation, dict):
-            batch = self.batch({name: np.asarray(part)[None] for name, part in observation.items()})
-            return {name: part[0] for name, part in batch.items()}
-        return self.batch(np.asarray(observation)[None])[0]
+    def each(self, observations: list[Any]) -> list[Any]:
+        """Purifies observations without a batch axis, all in one pass."""
+        if not observations:
+            return []
+        if isinstance(observations[0], dict):
+            names = observations[0].keys()
+            parts = {name: np.stack([one[name] for one in observations]) for name in names}
+            batch = self.batch(parts)
+            return [{name: batch[name][row] for name in names} for row in range(len(observations))]
+        return list(self.batch(np.stack(observations)))
 
 
 class PurifyObservation(gym.ObservationWrapper):
@@ -68,15 +72,18 @@ class PurifyObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
-        return self.purifier.one(observation)
+        return self.purifier.each([observation])[0]
 
 
-class PurifyVectorObservation(VectorObservationWrapper):
-    """For a Gymnasium vector environment, in any autoreset mode that the base class allows.
+class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
+    """For a Gymnasium vector environment, in any autoreset mode; final observations too.
 
     Args:
         env: A vector environment of ours.
         dsrm: The fitted module.
+
+    Raises:
+        ConfigError: The environment does not give access to its attributes.
     """
 
     def __init__(self, env: VectorEnv[Any, Any, Any], dsrm: DSRM) -> None:
@@ -86,9 +93,27 @@ class PurifyVectorObservation(VectorObservationWrapper):
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
         self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset")[0].fingerprint)
 
-    def observations(self, observations: Any) -> Any:
-        """Purifies a batch of observations."""
-        return self.purifier.batch(observations)
+    def reset(
+        self,
+        *,
+        seed: int | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Purified first observations."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return self.purifier.batch(observations), infos
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Purifies the observations, and those that ended sessions leave in the infos."""
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        if "final_obs" in infos:
+            slots = np.flatnonzero(infos["_final_obs"])
+            purified = self.purifier.each([infos["final_obs"][slot] for slot in slots])
+            last = np.full(len(infos["final_obs"]), None, dtype=object)
+            for slot, one in zip(slots, purified, strict=True):
+                last[slot] = one
+            infos = {**infos, "final_obs": last}
+        return self.purifier.batch(observations), rewards, terminations, truncations, infos
 
 
 class PurifyVecEnv(VecEnvWrapper):
@@ -112,7 +137,8 @@ class PurifyVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Purifies the observations, and those that ended sessions hide in their infos."""
         observations, rewards, dones, infos = self.venv.step_wait()
-        for slot in np.flatnonzero(dones):
-            last = infos[slot]["terminal_observation"]
-            infos[slot]["terminal_observation"] = self.purifier.one(last)
+        slots = np.flatnonzero(dones)
+        last = self.purifier.each([infos[slot]["terminal_observation"] for slot in slots])
+        for slot, one in zip(slots, last, strict=True):
+            infos[slot]["terminal_observation"] = one
         return self.purifier.batch(observations), rewards, dones, infos

@@ -4,7 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import SyncVectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from scipy.sparse import csr_matrix
 from stable_baselines3 import PPO
 
@@ -205,6 +205,51 @@ def test_terminal_observations_are_purified(small, dsrm) -> None:
                 infos[slot]["terminal_observation"][:32], expected, atol=1e-5
             )
     assert dones.any()
+
+
+@pytest.mark.parametrize("observation", ["state", "dict"])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, observation) -> None:
+    n, options = 4, {"dataset": small, "observation_type": observation, "max_len": 5}
+    raw, plain = (
+        gym.make_vec("KuaiRec-Fair-v0", num_envs=n, autoreset_mode=mode, **options)
+        for _ in range(2)
+    )
+    worn = PurifyVectorObservation(plain, dsrm)
+
+    def check(seen, own) -> None:
+        if isinstance(seen, dict):
+            np.testing.assert_array_equal(seen["exposed"], own["exposed"])
+            seen, own = seen["state"], own["state"]
+        seen, own = np.atleast_2d(seen), np.atleast_2d(own)
+        np.testing.assert_array_equal(seen[:, 32:], own[:, 32:])
+        np.testing.assert_allclose(seen[:, :32], dsrm.denoise(own[:, :32]), atol=1e-4)
+
+    check(worn.reset(seed=3)[0], raw.reset(seed=3)[0])
+    raw.action_space.seed(0)
+    ends = 0
+    for _ in range(12):
+        actions = raw.action_space.sample()
+        seen, *told, infos = worn.step(actions)
+        own, *expected, plain_infos = raw.step(actions)
+        check(seen, own)
+        for one, other in zip(told, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        over = told[1] | told[2]
+        ends += over.sum()
+        if mode is AutoresetMode.SAME_STEP and over.any():
+            np.testing.assert_array_equal(infos["_final_obs"], over)
+            for slot in range(n):
+                if over[slot]:
+                    check(infos["final_obs"][slot], plain_infos["final_obs"][slot])
+                else:
+                    assert infos["final_obs"][slot] is None
+        if mode is AutoresetMode.DISABLED and over.any():
+            check(
+                worn.reset(options={"reset_mask": over})[0],
+                raw.reset(options={"reset_mask": over})[0],
+            )
+    assert ends >= n
 
 
 def test_any_agent_can_wear_it(small, dsrm) -> None:
