@@ -52,7 +52,7 @@ class Run:
         max_len: T.
         seed: Of training; evaluation is seeded apart.
         episodes: Training sessions.
-        sessions: Evaluation sessions.
+        sessions: Evaluation episodes: sessions, or users who make several.
     """
 
     agent: str
@@ -143,8 +143,8 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
     sessions, catalogue, train, evaluation = _play(spec, dataset, progress)
     measure = partial(summarise, task_of(spec.env), catalogue=catalogue)
     values = measure(sessions)
-    rng = np.random.default_rng(spec.seed)
-    intervals = metrics.bootstrap_ci95(sessions, measure, rng)
+    rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
+    intervals = metrics.bootstrap_ci95(sessions, measure, rng, together=together)
     result = header | {
         "slate_size": sessions.slates.shape[2],
         "train": train,
@@ -220,5 +220,5 @@ def _play(
     started = time.perf_counter()
     with torch.no_grad():
         sessions = evaluate(agent, worn, spec.sessions)
-    evaluation = {"sessions": len(sessions), "seconds": time.perf_counter() - started}
+    evaluation = {"sessions": spec.sessions, "seconds": time.perf_counter() - started}
     return sessions, env.catalogue, train, evaluation

@@ -33,6 +33,10 @@ class ConfigError(KuaiSimError, ValueError):
     """An option is unknown or its value is out of range."""
 
 
+class NoPreferenceError(ConfigError, AttributeError):
+    """Observations hold no preference state; also for those who ask whether they do."""
+
+
 class InvalidActionError(KuaiSimError, ValueError):
     """An action has the wrong shape, dtype or values."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,6 +273,20 @@ def retention(sessions: Sessions) -> float:
     return float((_return_days(sessions) == 1).mean())
 
 
+def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
+    """Len, R_each, R_cum, q and popular share of every session by itself: (S,) arrays by name."""
+    length, slate_size = sessions.length, sessions.slates.shape[2]
+    total = np.cumsum(sessions.rewards, axis=1)[:, -1]
+    flags, _ = _popular_flags(sessions, popular)
+    return {
+        "len": length,
+        "r_each": total / length,
+        "r_cum": total,
+        "q": sessions.penalised.sum(axis=1) / length,
+        "popular_share": flags.sum(axis=(1, 2)) / (length * slate_size),
+    }
+
+
 def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
     """The whole-session task: every metric by its name in result files."""
     counts = exposure_counts(sessions, len(popular))
@@ -324,6 +339,7 @@ def bootstrap_ci95(
     statistic: Callable[[Sessions], dict[str, float]],
     rng: np.random.Generator,
     resamples: int = 200,
+    together: int = 1,
 ) -> dict[str, float]:
     """Half-widths of normal 95 % intervals, from resampled sessions.
 
@@ -332,12 +348,14 @@ def bootstrap_ci95(
         statistic: Named numbers of a sample.
         rng: Source of the resamples.
         resamples: How many.
+        together: How many sessions that follow one another are of one user, and so one unit.
 
     Returns:
         1.96 standard errors of each number.
     """
+    units = np.arange(len(sessions)).reshape(-1, together)
     draws = [
-        statistic(sessions.take(rng.integers(0, len(sessions), len(sessions))))
+        statistic(sessions.take(units[rng.integers(0, len(units), len(units))].ravel()))
         for _ in range(resamples)
     ]
     return {name: 1.96 * float(np.std([draw[name] for draw in draws])) for name in draws[0]}

@@ -17,7 +17,7 @@ from scipy.sparse import csr_matrix
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine.types import StepResult
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 
@@ -59,6 +59,8 @@ class PreferenceEncoder:
         self.mean: FloatArray = states.mean(axis=0)
         spread = states.std(axis=0)
         self.scale: FloatArray = np.where(spread > 0, spread, np.float32(1.0))
+        for array in (self.history_sum, self.history_weight, self.mean, self.scale):
+            array.setflags(write=False)  # shared by all environments of the dataset
 
     @property
     def dim(self) -> int:
@@ -108,11 +110,12 @@ class ObservationEncoder:
             session's item positions, -1 padded, under ``"exposed"``; or ``"history"``, the user's
             last events under ``"items"`` and ``"responses"``, and the context.
         history_len: H, events in a history; 50 if ``None``.
-        extra: Names of further context columns, which :meth:`extra_context` fills.
+        extra: Names of further context columns.
 
     Attributes:
         context: Names of the columns of the context.
         context_slice: Which part of the state vector is the context.
+        extra: (N, len(extra)) float32, the further columns; whoever asked for them fills them.
 
     Raises:
         ConfigError: Unknown type, or ``history_len`` is no positive integer, or given for nothing.
@@ -149,7 +152,7 @@ class ObservationEncoder:
     def preference_slice(self) -> slice:
         """Which part of the state vector is the preference."""
         if self._history is not None:
-            raise ConfigError(
+            raise NoPreferenceError(
                 'observation_type="history" has no preference state; use "state" or "dict".'
             )
         return slice(0, self.encoder.dim)

@@ -180,6 +180,9 @@ class Canvas:
         self._board: _Board | None = None
         self._window: _Window | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_board": None, "_window": None}  # drawn anew where they are needed
+
     def draw(self, view: SessionView) -> Frame:
         """The session as a picture.
 

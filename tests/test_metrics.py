@@ -115,6 +115,20 @@ def test_the_bootstrap_matches_the_standard_error_of_a_mean() -> None:
     assert half["len"] == pytest.approx(1.96 * lengths.std() / np.sqrt(n), rel=0.1)
 
 
+def test_sessions_of_one_user_are_resampled_together() -> None:
+    """Four copies of each user tell no more than one."""
+    rng = np.random.default_rng(0)
+    users = returned(*rng.integers(1, 11, 200).tolist())
+    copies = users.take(np.repeat(np.arange(200), 4))
+    once, again = (
+        metrics.bootstrap_ci95(sample, metrics.summarise_retention, rng, 1000, together)
+        for sample, together in ((users, 1), (copies, 4))
+    )
+    assert again["return_time"] == pytest.approx(once["return_time"], rel=0.1)
+    apart = metrics.bootstrap_ci95(copies, metrics.summarise_retention, rng, 1000)
+    assert apart["return_time"] == pytest.approx(once["return_time"] / 2, rel=0.1)
+
+
 def test_concatenate_keeps_order(two: Sessions) -> None:
     joined = Sessions.concatenate([two.take(np.array([1])), two.take(np.array([0]))])
     assert joined.length.tolist() == [1, 2]

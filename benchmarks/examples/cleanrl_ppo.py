@@ -37,7 +37,7 @@ class Args:
     """Every number of the algorithm; each is an option of the command line."""
 
     env_id: str = _option("KuaiRec-Fair-v0", f"one of {', '.join(kuaisim_gym.ENVIRONMENTS)}")
-    max_len: int = _option(30, "initial temper of a user, the longest session")
+    max_len: int = _option(0, "initial temper of a user; 0 for the environment's own")
     sessions: int = _option(20_000, "training sessions to finish")
     test_sessions: int = _option(1000, "test sessions to evaluate on")
     seed: int = _option(11, "of users, answers, weights and exploration")
@@ -119,7 +119,7 @@ def make_envs(args: Args, split: str, num_envs: int, **options: Any) -> VectorEn
         num_envs=num_envs,
         autoreset_mode=AutoresetMode.SAME_STEP,
         split=split,
-        max_len=args.max_len,
+        **({"max_len": args.max_len} if args.max_len else {}),
         **options,
     )
 

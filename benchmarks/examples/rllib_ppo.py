@@ -88,7 +88,7 @@ def run(
 
     Returns:
         The mean length of the sessions that ended lately, after each iteration, and the mean
-        length of the test sessions.
+        length of the test sessions, the first to end, among which short ones are too many.
     """
     algorithm = config(env_runners, seed, test_sessions, **options).build_algo()
     curve = []

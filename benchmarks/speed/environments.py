@@ -102,7 +102,7 @@ def measure(case: Case, repeats: int, seconds: float) -> Row:
         "sessions": case.sessions,
         "items": batch.catalogue.n_items,
         "steps": steps,
-        **timed(partial(play, steps), repeats, steps * case.sessions),
+        **timed(partial(play, steps), repeats),
     }
 
 

@@ -15,7 +15,7 @@ from benchmarks.speed.timing import Row, process_memory, report
 
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
-         ("slate", "history")]  # fmt: skip
+         ("slate", "history"), ("fusion", "state")]  # fmt: skip
 STEPS = 60  # at least two sessions of every user
 
 

@@ -9,6 +9,8 @@ from itertools import cycle, islice
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from kuaisim_gym import ENVIRONMENTS
@@ -73,16 +75,26 @@ def draw(env: Any, sessions: int) -> list[Any]:
     return [space.sample() for _ in range(16 if sessions > 1 else 256)]
 
 
-def player(env: Any, actions: list[Any]) -> Callable[[int], None]:
-    """A function that goes on for some steps, repeating the actions, from session to session."""
+def player(env: Any, actions: list[Any]) -> Callable[[int], int]:
+    """A function that goes on for some steps, repeating the actions, from session to session.
+
+    It returns the number of user-steps: where finished sessions restart in the next step, a slot
+    makes none in that step.
+    """
     single, endless = isinstance(env, gym.Env), cycle(actions)
+    sessions = env.unwrapped.batch.n_sessions
+    pauses = getattr(env, "autoreset_mode", None) is AutoresetMode.NEXT_STEP
     env.reset()
 
-    def play(steps: int) -> None:
+    def play(steps: int) -> int:
+        idle = 0
         for action in islice(endless, steps):
             told = env.step(action)
             if single and (told[2] or told[3]):
                 env.reset()
+            if pauses:
+                idle += int(np.count_nonzero(told[2] | told[3]))
+        return steps * sessions - idle
 
     return play
 

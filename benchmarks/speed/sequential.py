@@ -59,26 +59,29 @@ def run(options: argparse.Namespace) -> None:
     users = rng.integers(0, N_USERS, n)
     sessions = model.begin(n)
 
-    def reset() -> None:
+    def reset() -> int:
         sessions.reset(np.ones(n, dtype=bool), users)
+        return n
 
-    def steps() -> None:
+    def steps() -> int:
         for _ in range(options.steps):
             answered = sessions.feedback(slates)
             sessions.observe(slates, (rng.random(answered.shape) < answered).astype(np.float32))
+        return n * options.steps
 
     @torch.inference_mode()
-    def recompute() -> None:
+    def recompute() -> int:
         history = model.histories.padded(users, np.full(n, min(options.events, 100)))
         events = model.network.events(model.items[history.items], history.responses)
         states = model.network(events)[:, -1]
         scores = model.network.scores(states, model.users[torch.from_numpy(users)])
         model.network.logits(scores, model.items[torch.from_numpy(slates)])
+        return n
 
     print(f"{n} sessions, slates of {k}, {options.events} logged events, {options.threads} threads")
-    begun = timed(reset, options.repeats, n)
-    step = timed(steps, options.repeats, n * options.steps)
-    whole = timed(recompute, options.repeats, n)
+    begun = timed(reset, options.repeats)
+    step = timed(steps, options.repeats)
+    whole = timed(recompute, options.repeats)
     print(
         f"step: {step['per_second']:,.0f} user-steps/s, median of {options.repeats} (least "
         f"{step['least']:,.0f}, most {step['most']:,.0f}); {step['per_processor_second']:,.0f} a "

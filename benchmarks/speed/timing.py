@@ -18,8 +18,8 @@ from kuaisim_gym.data.cache import write_atomically
 Row = dict[str, str | int | float]
 
 
-def timed(call: Callable[[], object], repeats: int, units: int) -> dict[str, float]:
-    """Units a second of a call that does so many: medians of some calls, after one to warm up.
+def timed(call: Callable[[], int], repeats: int) -> dict[str, float]:
+    """Units a second of a call that returns how many it did: medians, after one to warm up.
 
     Processor seconds are what a call would take on a machine without other work.
     """
@@ -27,7 +27,7 @@ def timed(call: Callable[[], object], repeats: int, units: int) -> dict[str, flo
     wall, processor = [], []
     for _ in range(repeats):
         begun, busy = time.perf_counter(), time.process_time()
-        call()
+        units = call()
         wall.append(units / (time.perf_counter() - begun))
         processor.append(units / (time.process_time() - busy))
     return {

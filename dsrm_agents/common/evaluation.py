@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from kuaisim_gym.envs.shared import Agent
+from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
@@ -18,11 +18,12 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
     Args:
         agent: The agent.
         env: An environment of :func:`dsrm_agents.make_vec_env`, wrapped or not.
-        sessions: How many to finish; a multiple of the number of slots.
+        sessions: How many episodes to finish; a multiple of the number of slots.
         deterministic: Whether the agent takes its best action instead of drawing.
 
     Returns:
-        The finished sessions, in slot order.
+        The finished sessions, in slot order; where an episode is several sessions of one user, all
+        of them.
 
     Raises:
         ConfigError: ``sessions`` is not a positive multiple of the number of slots.
@@ -34,10 +35,14 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
         )
     records: list[list[Sessions]] = [[] for _ in range(env.num_envs)]
     waiting = env.num_envs
+    masked = wants_masks(agent)
     observation, state = env.reset(), None
     starts = np.ones(env.num_envs, dtype=bool)
     while waiting:
-        actions, state = agent.predict(observation, state, starts, deterministic=deterministic)
+        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+        actions, state = agent.predict(
+            observation, state, starts, deterministic=deterministic, **masks
+        )
         observation, _, starts, infos = env.step(actions)
         for slot in np.flatnonzero(starts):
             if len(records[slot]) < quota:

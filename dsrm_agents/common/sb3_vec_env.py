@@ -47,17 +47,20 @@ class KuaiVecEnv(BatchView, VecEnv):
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": 4}  # as the other shells
         self._actions: NDArray[np.generic] | None = None
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self._start(check_seed(drawn))
+        self._next_seed: int | None = check_seed(drawn)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds slot i with ``seed + i``, from the next reset on."""
         seeds = super().seed(None if seed is None else check_seed(seed))
-        self._start(int(self._seeds[0] or 0))
+        self._next_seed = int(self._seeds[0] or 0)
         self._reset_seeds()
         return seeds
 
     def reset(self) -> VecEnvObs:
         """Begins a new session in every slot."""
+        if self._next_seed is not None:
+            self.batch.seed([self._next_seed + slot for slot in range(self.num_envs)])
+            self._next_seed = None
         self.batch.reset()
         self._reset_options()
         self._arrive(np.ones(self.num_envs, dtype=bool))
@@ -93,7 +96,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         return observation, result.reward.astype(np.float32), done, infos
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Forgets what frames were drawn with."""
+        self._canvas = None
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute of this environment for every slot."""
@@ -134,9 +138,6 @@ class KuaiVecEnv(BatchView, VecEnv):
     ) -> list[bool]:
         """Never: wrap the whole in a ``VecEnvWrapper`` instead."""
         return [False] * len(list(self._get_indices(indices)))
-
-    def _start(self, seed: int) -> None:
-        self.batch.seed([seed + slot for slot in range(self.num_envs)])
 
     def _arrive(self, slots: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(slots)

@@ -64,11 +64,8 @@ class PurifyObservation(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env[Any, Any], dsrm: DSRM) -> None:
         super().__init__(env)
-        self.purifier = Purifier(
-            dsrm,
-            env.get_wrapper_attr("preference_slice"),
-            env.get_wrapper_attr("dataset").fingerprint,
-        )
+        inner: Any = env.unwrapped
+        self.purifier = Purifier(dsrm, inner.preference_slice, inner.dataset_fingerprint)
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
@@ -91,7 +88,7 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         get = getattr(env.unwrapped, "get_attr", None)
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
-        self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset")[0].fingerprint)
+        self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset_fingerprint")[0])
 
     def reset(
         self,
@@ -126,9 +123,8 @@ class PurifyVecEnv(VecEnvWrapper):
 
     def __init__(self, venv: VecEnv, dsrm: DSRM) -> None:
         super().__init__(venv)
-        self.purifier = Purifier(
-            dsrm, venv.get_attr("preference_slice")[0], venv.get_attr("dataset")[0].fingerprint
-        )
+        get = venv.get_attr
+        self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset_fingerprint")[0])
 
     def reset(self) -> VecEnvObs:
         """Purified first observations."""

@@ -7,8 +7,9 @@ the same order, through numba. They agree to the last bit, and tests hold them t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 from kuaisim_gym.config import ENGINES, check_choice
 from kuaisim_gym.engine import reference
 from kuaisim_gym.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -44,29 +47,27 @@ def find_engine(name: str = "auto") -> Engine:
         name: ``"numpy"``, ``"numba"``, or ``"auto"``: numba where it is installed.
 
     Raises:
-        ConfigError: Unknown name, or numba is not installed.
+        ConfigError: Unknown name, or numba is wanted and cannot be used.
     """
     check_choice("engine", name, ENGINES)
-    if name == "auto":
-        return find_engine("numba" if find_spec("numba") else "numpy")
     if name == "numpy":
         return _engine(name, reference)
-    if find_spec("numba") is None:
-        raise ConfigError('engine="numba" needs numba: pip install "kuaisim-gym[fast]".')
-    from kuaisim_gym.engine import compiled
-
-    return _engine(name, compiled)
+    if name == "numba":
+        try:
+            from kuaisim_gym.engine import compiled
+        except ImportError as error:
+            raise ConfigError(
+                f'engine="numba" needs numba, pip install "kuaisim-gym[fast]": {error}'
+            ) from error
+        return _engine(name, compiled)
+    try:
+        return find_engine("numba")
+    except ConfigError as error:
+        if find_spec("numba") is not None:
+            logger.warning("Sessions are computed by NumPy: %s", error)
+        return find_engine("numpy")
 
 
 def _engine(name: str, module: Any) -> Engine:
-    return Engine(
-        name,
-        module.uniform,
-        module.first_fault,
-        module.factor_scores,
-        module.advance,
-        module.follow,
-        module.state_vectors,
-        module.inner_products,
-        module.top_items,
-    )
+    functions = [field.name for field in fields(Engine) if field.name != "name"]
+    return Engine(name, **{function: getattr(module, function) for function in functions})

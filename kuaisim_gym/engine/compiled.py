@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from kuaisim_gym.engine.types import (
     IMBALANCE,
     POPULARITY,
-    SLACK,
     BoolArray,
     FloatArray,
     Rules,
@@ -155,6 +154,7 @@ def _advance(
     abandonment: int,
     surplus_bound: float,
     step_limit: int,
+    least_temper: float,
     seeds: NDArray[Any],
     episodes: NDArray[Any],
     users: NDArray[Any],
@@ -209,7 +209,7 @@ def _advance(
                         answer = _ONE if draws[b * slate_size + k] < answer else _ZERO
                     feedback[n, k, b] = answer
                     response += answer * weights[b]
-                responses[n, k] = max(response, _ZERO)
+                responses[n, k] = min(max(response, _ZERO), _ONE)
             exposed[n, item] = True
             slates_record[n, now, k] = item
             responses_record[n, now, k] = responses[n, k]
@@ -233,7 +233,7 @@ def _advance(
                 penalised[n] = surplus >= surplus_bound
         cost = -1.0 if per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
         temper[n] += cost - (1.0 if penalised[n] else 0.0)
-        terminated[n] = temper[n] < 1.0 - SLACK
+        terminated[n] = temper[n] < least_temper
         truncated[n] = now + 1 >= step_limit and not terminated[n]
 
         share[n] = count / made

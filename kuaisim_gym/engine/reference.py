@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from kuaisim_gym.engine.types import (
     IMBALANCE,
     POPULARITY,
-    SLACK,
     BoolArray,
     CountArray,
     FloatArray,
@@ -132,7 +131,7 @@ def advance(
         answers = chance
     answers = answers * _fresh(rules, state, rows, shown)[:, :, None]
     weighted = np.cumsum(answers * rules.weights, axis=2)[:, :, -1]
-    responses = np.maximum(weighted, np.float32(0.0))
+    responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
     reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
 
     flags = np.concatenate([state.recent[rows], rules.popular[shown]], axis=1)
@@ -143,7 +142,7 @@ def advance(
     penalised = _penalised(rules, count, made, flags.shape[1])
     cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
     temper = state.temper[rows] + (cost - penalised)
-    terminated = temper < 1.0 - SLACK
+    terminated = temper < rules.least_temper
     truncated = (steps >= rules.step_limit) & ~terminated
 
     state.exposed[rows[:, None], shown] = True

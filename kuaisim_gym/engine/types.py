@@ -7,11 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
-# little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
-# that a slate of ten makes.
-SLACK = 1e-5
-
 IMBALANCE, POPULARITY, NO_PENALTY = 0, 1, 2  # abandonment rules, as numbers
 
 FloatArray = NDArray[np.float32]
@@ -32,6 +27,7 @@ class Rules(NamedTuple):
         abandonment: ``IMBALANCE``, ``POPULARITY`` or ``NO_PENALTY``.
         surplus: How many more popular than long-tail exposures in the window are too many.
         step_limit: Steps after which a session is truncated.
+        least_temper: Temper below which a user leaves.
     """
 
     popular: BoolArray
@@ -42,6 +38,7 @@ class Rules(NamedTuple):
     abandonment: int
     surplus: float
     step_limit: int
+    least_temper: float
 
 
 class SessionState(NamedTuple):

@@ -126,8 +126,8 @@ class FusionAction:
     """``Box(-1, 1, (B,))``: weights of the predicted behaviours, KuaiSim's hyper-action.
 
     An item's score is ``sum_b weight_b * probability_b``, with the probabilities that the train
-    simulator's response model predicts on either split: what a platform can know. The K best
-    unexposed items form the slate.
+    simulator's factor model predicts on either split: what a platform can know. The K best
+    unexposed items form the slate. The predictions of a session's user are kept, 0.2 MB each.
 
     Args:
         core: The sessions.

@@ -22,7 +22,7 @@ from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES, action_kind
 from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
-from kuaisim_gym.metrics import Sessions
+from kuaisim_gym.metrics import Sessions, each_session
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
@@ -187,10 +187,13 @@ class SessionBatch:
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The metrics of the sessions in some slots, an array each, for the final info."""
-        return session_metrics(self.records(rows), self.catalogue.popular)
+        return each_session(self.records(rows), self.catalogue.popular)
 
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
+        return self._running(rows)
+
+    def _running(self, rows: NDArray[np.int64]) -> Sessions:
         state = self.core.state
         return Sessions(
             state.steps[rows],
@@ -209,7 +212,7 @@ class SessionBatch:
         state, row = self.core.state, np.array([slot])
         if state.episodes[slot] < 0:
             raise ResetNeededError(f"Session {slot} has not begun: call reset() before render().")
-        return self._view(slot, SessionBatch.records(self, row), over=not state.active[slot])
+        return self._view(slot, self._running(row), over=not state.active[slot])
 
     def _view(self, slot: int, session: Sessions, over: bool) -> SessionView:
         """A session of the user in one slot, the latest that made steps."""
@@ -246,21 +249,6 @@ class SessionBatch:
             if field in codes:
                 return codes[field][: self.catalogue.n_items, 0] - 1
         return np.full(self.catalogue.n_items, -1, dtype=np.int32)
-
-
-def session_metrics(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
-    """Len, R_each, R_cum, q and popular share of each session, (S,) arrays by name."""
-    length, slate_size = sessions.length, sessions.slates.shape[2]
-    total = np.cumsum(sessions.rewards, axis=1)[:, -1]
-    shown = sessions.slates >= 0
-    flags = popular[np.where(shown, sessions.slates, 0)] & shown
-    return {
-        "len": length,
-        "r_each": total / length,
-        "r_cum": total,
-        "q": sessions.penalised.sum(axis=1) / length,
-        "popular_share": flags.sum(axis=(1, 2)) / (length * slate_size),
-    }
 
 
 def check_seed(seed: object) -> int:

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 import kuaisim_gym
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
-from kuaisim_gym.envs.shared import Agent
+from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator import load_catalogue
@@ -259,9 +259,11 @@ def _record(
     history: dict[int, tuple[Arrays, Arrays, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
     observation, _ = env.reset(seed=seed)
     state, step = None, 0
+    masked = wants_masks(agent)
     while quota.any():
+        masks = {"action_masks": _masks(env)} if masked else {}
         actions, state = agent.predict(
-            observation, state, begin == step, deterministic=deterministic
+            observation, state, begin == step, deterministic=deterministic, **masks
         )
         # Copies: an environment or an agent may use its arrays again.
         observation, actions = deepcopy((observation, actions))
@@ -285,6 +287,13 @@ def _record(
         for past in range(min(history), min(int(begin.min()), step)):
             del history[past]
         observation = following
+
+
+def _masks(env: VectorEnv[Any, Any, Any]) -> NDArray[np.bool_]:
+    """(N, m) bool action masks of a native or a synchronous vector environment."""
+    inner: Any = env.unwrapped
+    own = getattr(inner, "action_masks", None)
+    return np.asarray(own() if own is not None else np.stack(inner.call("action_masks")))
 
 
 def write_minari(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,9 +43,19 @@ class BatchView:
         return self.batch.dataset
 
     @property
+    def dataset_fingerprint(self) -> str:
+        """Of the dataset, for processes to which the dataset itself would be a burden."""
+        return self.batch.dataset.fingerprint
+
+    @property
     def catalogue(self) -> Catalogue:
         """The items, as the platform knows them from the train log."""
         return self.batch.catalogue
+
+
+def wants_masks(agent: Agent) -> bool:
+    """Whether an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
+    return "action_masks" in inspect.signature(agent.predict).parameters
 
 
 def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:

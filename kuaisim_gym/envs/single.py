@@ -13,7 +13,7 @@ from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
 from kuaisim_gym.envs.shared import BatchView
 from kuaisim_gym.envs.tasks import make_batch
-from kuaisim_gym.errors import InvalidActionError
+from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.rendering import Canvas, as_text
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
@@ -41,8 +41,9 @@ class KuaiEnv(BatchView, gym.Env):
     | "fusion" | ``Box(-1, 1, (7,), float32)`` | weights of predicted behaviours (KuaiRand) |
 
     A linear scorer weighs [item embedding (32), standardised log-popularity]. Scored actions,
-    "continuous" and "fusion", show the K best items that this session has not shown. For the others
-    ``action_masks()`` marks the items not yet shown. ``n_items`` is 3,327 (KuaiRec) or 7,583
+    "continuous" and "fusion", show the K best items that this session has not shown, and shown
+    ones only when no others are left. For the others ``action_masks()`` marks the items not yet
+    shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
     (KuaiRand-Pure).
 
     ## Observation Space
@@ -64,6 +65,9 @@ class KuaiEnv(BatchView, gym.Env):
     | "state" | ``Box((36,), float32)`` | as above |
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
 
+    with less room where ``max_steps`` is below ``max_len``. Item positions are names, not
+    quantities: they are for masking in policies that know it, not for a plain network.
+
     ``observation_type="history"``, with ``history_len`` H (50), n_all items in log and catalogue
     and B behaviours (1 or 7):
 
@@ -77,8 +81,9 @@ class KuaiEnv(BatchView, gym.Env):
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
     ``min(watch_ratio, 1)``. KuaiRand: seven behaviours are answered, each Bernoulli, and found in
     ``info["feedback"]``, (K, 7) in the order of ``dataset.behaviours``; a response is the click,
-    or what ``reward_weights`` make of them. An item shown before in the session, or twice in a
-    slate, gets 0.
+    or what ``reward_weights`` make of them, in [0, 1]. An item shown before in the session gets 0,
+    and so does its second place in a slate. ``info`` holds the ``"responses"`` of each step, and
+    whether it was ``"penalised"``.
 
     ## Starting State
     A user drawn uniformly from the split, with temper ``max_len`` and the logged history.
@@ -103,7 +108,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; 1 for discrete actions |
-    | ``window`` | None | exposures of the popular share: K, or 10 where K = 1 |
+    | ``window`` | None | exposures of the popular share: K, or (at most) 10 where K = 1 |
     | ``ad_bound`` | 0.3 | imbalance from which a step is penalised, in [0, 1] |
     | ``abandonment`` | "imbalance" | or "popularity" (popular-heavy windows alone), or "none" |
     | ``allow_repeats`` | False | whether an item may be answered again in the session |
@@ -137,7 +142,13 @@ class KuaiEnv(BatchView, gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins a session; see :meth:`gymnasium.Env.reset`."""
+        """Begins a session; see :meth:`gymnasium.Env.reset`.
+
+        Raises:
+            ConfigError: The seed is none, or there are options: a reset has none.
+        """
+        if options:
+            raise ConfigError(f"reset() knows no options, got {options!r}; give them to make().")
         super().reset(seed=None if seed is None else check_seed(seed))
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**63))
@@ -289,8 +300,8 @@ class KuaiRetentionEnv(KuaiEnv):
 
     ## Action Space
     As :class:`KuaiEnv`; "fusion" by default: ``Box(-1, 1, (7,), float32)``, weights of the seven
-    behaviours that the platform's own response model, the train simulator's, predicts. An item's
-    score is the weighted sum of its probabilities; the K best unexposed items form the list.
+    behaviours that the platform's own response model, the train simulator's default, predicts. An
+    item's score is the weighted sum of its probabilities; the K best unexposed items form the list.
 
     ## Observation Space
     As :class:`KuaiEnv` with two more parts of the context, ``Box((38,), float32)`` by default:
@@ -315,8 +326,8 @@ class KuaiRetentionEnv(KuaiEnv):
     ## Episode End
     ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
     ``info["session"]`` then holds ``len`` (requests), ``r_each`` and ``r_cum`` (of the responses),
-    ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the next
-    day).
+    ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the
+    next day).
 
     ## Arguments
     As :class:`KuaiEnv`, with ``n_visits=6`` and these defaults: ``max_len=5`` requests a session,

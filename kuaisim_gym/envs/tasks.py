@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset
 from kuaisim_gym.engine.types import BoolArray, StepResult
-from kuaisim_gym.envs.assembly import SessionBatch, session_metrics
+from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.metrics import Sessions
+from kuaisim_gym.metrics import Sessions, each_session
 from kuaisim_gym.randomness import RETURN_STREAM
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator.returns import ReturnModel
@@ -38,7 +38,7 @@ class RequestBatch(SessionBatch):
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """See :class:`SessionBatch`; with the largest reward of a list."""
         records = self.records(rows)
-        metrics = session_metrics(records, self.catalogue.popular)
+        metrics = each_session(records, self.catalogue.popular)
         return {**metrics, "list_reward_max": records.rewards.max(axis=1)}
 
 
@@ -71,10 +71,11 @@ class RetentionBatch(SessionBatch):
     def __init__(
         self, n_sessions: int, name: str = "kuairand", *, n_visits: int = 6, **options: Any
     ) -> None:
-        if isinstance(n_visits, bool) or not isinstance(n_visits, int) or n_visits < 1:
+        whole = isinstance(n_visits, (int, np.integer)) and not isinstance(n_visits, bool)
+        if not whole or n_visits < 1:
             raise ConfigError(f"n_visits must be an integer of at least 1, got {n_visits!r}.")
         super().__init__(n_sessions, name, **options)
-        self.n_visits = n_visits
+        self.n_visits = int(n_visits)
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()
@@ -108,7 +109,7 @@ class RetentionBatch(SessionBatch):
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """See :class:`SessionBatch`: an episode's requests together, and its returns."""
         sessions = self.records(rows)
-        each = session_metrics(sessions, self.catalogue.popular)
+        each = each_session(sessions, self.catalogue.popular)
         length = each["len"].reshape(len(rows), self.n_visits)
         requests = length.sum(axis=1)
         total, penalised, popular = (
@@ -146,7 +147,7 @@ class RetentionBatch(SessionBatch):
         satisfaction = state.reward_sum[rows] / state.steps[rows]
         draws = self.core.uniform(rows, RETURN_STREAM, step=state.steps[rows])
         days = self.returns.draw(state.users[rows], satisfaction, draws)
-        session = replace(super().records(rows), return_day=days)
+        session = replace(self._running(rows), return_day=days)
         place = rows * self.n_visits + self._visit[rows]
         for field in fields(Sessions):
             getattr(self._visits, field.name)[place] = getattr(session, field.name)
@@ -158,7 +159,7 @@ class RetentionBatch(SessionBatch):
     def _room(self) -> Sessions:
         """Room for all sessions of all episodes."""
         session = replace(
-            super().records(np.arange(self.n_sessions)),
+            self._running(np.arange(self.n_sessions)),
             return_day=np.zeros(self.n_sessions, dtype=np.int64),
         )
         return session.take(np.repeat(np.arange(self.n_sessions), self.n_visits))

@@ -25,7 +25,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
     """N sessions stepped together: ``gymnasium.make_vec(id, num_envs=N)``.
 
     It does what ``gymnasium.vector.SyncVectorEnv`` of N single environments does, to the last bit
-    and with the same infos, a few hundred times faster: slot i, seeded ``seed + i``, is the single
+    and with the same infos, many times faster: slot i, seeded ``seed + i``, is the single
     environment so seeded.
 
     Args:
@@ -36,7 +36,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             and info under ``"final_obs"`` and ``"final_info"`` (``SAME_STEP``); or by
             ``reset(options={"reset_mask": ...})`` alone (``DISABLED``).
         render_mode: ``None``, ``"ansi"`` or ``"rgb_array"``; :meth:`render` gives a frame a slot.
-        max_episode_steps: Step cap, reported as ``truncated``; the same as ``max_steps``.
+        max_episode_steps: The same as ``max_steps``; ``gymnasium.make`` cuts from outside instead,
+            so that the environment knows nothing of it.
         **options: As for the single environment.
 
     Raises:
@@ -98,7 +99,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             Observations of all slots, and who arrived.
 
         Raises:
-            ConfigError: A seed, or the mask, is not what it should be.
+            ConfigError: A seed, the mask, or a key of the options is not what it should be.
         """
         slots = self._slots(options)
         seeds = self._seeds(seed)
@@ -157,8 +158,21 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return self.batch.actions.masks()
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
-        """The same attribute for every slot, as ``SyncVectorEnv`` has it."""
-        return (getattr(self, name),) * self.num_envs
+        """The attribute of a single environment, for every slot: they share it."""
+        own = f"single_{name}" if name in ("observation_space", "action_space") else name
+        return (getattr(self, own),) * self.num_envs
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As :meth:`get_attr`; of methods there is ``"action_masks"``, a row for each slot."""
+        if name == "action_masks":
+            return tuple(self.action_masks())
+        if args or kwargs or callable(getattr(self, name)):
+            raise ConfigError(f"{name!r} cannot be called: slots are no objects.")
+        return self.get_attr(name)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Forgets what frames were drawn with."""
+        self._canvas = None
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame for each slot: text or (H, W, 3) uint8."""
@@ -208,7 +222,10 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         _put(infos, self.batch.arrivals(np.flatnonzero(slots)), slots)
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
-        mask = (options or {}).get("reset_mask")
+        options = options or {}
+        for option in options:
+            check_choice("options: a key", option, ("reset_mask",))
+        mask = options.get("reset_mask")
         if mask is None:
             return np.ones(self.num_envs, dtype=bool)
         right = isinstance(mask, np.ndarray) and mask.dtype == bool

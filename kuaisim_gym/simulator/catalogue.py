@@ -62,7 +62,9 @@ class Catalogue:
         """(n_items,) float32: standardised ``log(1 + exposures)``."""
         values = np.log1p(self.exposures)
         standardised = (values - values.mean()) / (values.std() or 1.0)
-        return np.asarray(standardised, dtype=np.float32)
+        standardised = np.asarray(standardised, dtype=np.float32)
+        standardised.setflags(write=False)  # shared by all environments of the dataset
+        return standardised
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
@@ -70,6 +72,7 @@ class Catalogue:
         count = max(1, round(POPULAR_SHARE * self.n_items))
         popular = np.zeros(self.n_items, dtype=bool)
         popular[np.argsort(-self.exposures, kind="stable")[:count]] = True
+        popular.setflags(write=False)
         return popular
 
 

@@ -20,7 +20,6 @@ from kuaisim_gym.engine.types import (
     IMBALANCE,
     NO_PENALTY,
     POPULARITY,
-    SLACK,
     BoolArray,
     FloatArray,
     Rules,
@@ -30,6 +29,11 @@ from kuaisim_gym.engine.types import (
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.response import ResponseModel
+
+# Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
+# little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
+# that a slate of ten makes.
+SLACK = 1e-5
 
 _RULES = {"imbalance": IMBALANCE, "popularity": POPULARITY, "none": NO_PENALTY}
 
@@ -64,7 +68,8 @@ class SessionCore:
         engine: Engine | None = None,
         vectors: FloatArray | None = None,
     ) -> None:
-        if not isinstance(n_sessions, (int, np.integer)) or n_sessions < 1:
+        whole = isinstance(n_sessions, (int, np.integer)) and not isinstance(n_sessions, bool)
+        if not whole or n_sessions < 1:
             raise ConfigError(
                 f"The number of sessions must be an integer of at least 1, got {n_sessions!r}."
             )
@@ -94,6 +99,7 @@ class SessionCore:
             _RULES[config.abandonment],
             config.ad_bound * window - SLACK,
             config.step_limit,
+            1.0 - SLACK,
         )
         self.state = SessionState(
             seeds=np.zeros(n, dtype=np.uint64),
@@ -244,7 +250,7 @@ def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | 
 
 
 def _resemblance(directions: FloatArray) -> FloatArray:
-    """Mean cosine of each item of a slate to the others, negative ones counted as zero.
+    """Mean cosine of each item of a slate to the others, at least 0.
 
     KuaiSim's is divided by the dimension once more, and includes the item itself.
 

@@ -19,7 +19,15 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, VecVideoRecorder
 
-from dsrm_agents import DSRM, HistoryExtractor, PurifyVecEnv, fit_dsrm, make_vec_env
+from dsrm_agents import (
+    DSRM,
+    HistoryExtractor,
+    PurifyVecEnv,
+    evaluate,
+    fit_dsrm,
+    make_vec_env,
+)
+from kuaisim_gym.envs.offline import collect_episodes
 from kuaisim_gym.envs.single import KuaiEnv
 
 Algorithm = type[BaseAlgorithm]
@@ -285,3 +293,32 @@ def test_ppo_learns_what_a_linear_scorer_can(small) -> None:
     before = mean_reward()
     model.learn(16_000)
     assert mean_reward() > before + 0.05
+
+
+def test_masks_are_respected_when_sessions_are_evaluated(small) -> None:
+    def repeats(sessions) -> int:
+        return sum(
+            length - len(np.unique(slates[:length]))
+            for length, slates in zip(sessions.length, sessions.slates, strict=True)
+        )
+
+    options = {"dataset": small, "action_type": "discrete"}
+    env = make_vec_env("KuaiRec-Fair-v0", 4, seed=0, **options)
+    model = MaskablePPO("MlpPolicy", env, n_steps=8, batch_size=32, seed=0, device="cpu")
+    assert repeats(evaluate(model, env, 8)) == 0
+    plain = PPO("MlpPolicy", env, n_steps=8, batch_size=32, seed=0, device="cpu")
+    assert repeats(evaluate(plain, env, 8)) > 0
+    for mode in ("native", "sync"):
+        kwargs = {"vectorization_mode": "sync"} if mode == "sync" else {}
+        envs = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, **kwargs, **options)
+        for episode in collect_episodes(envs, model, 4, seed=1):
+            assert len(np.unique(episode.actions)) == len(episode)
+
+
+def test_a_new_seed_counts_from_the_next_reset_on(small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 2, seed=0, dataset=small)
+    model = PPO("MlpPolicy", env, n_steps=8, batch_size=16, device="cpu").learn(16)
+    model.set_random_seed(5)
+    model.learn(16, reset_num_timesteps=False)
+    fresh = make_vec_env("KuaiRec-Fair-v0", 2, seed=5, dataset=small).reset()
+    np.testing.assert_array_equal(env.reset(), fresh)

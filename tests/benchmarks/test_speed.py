@@ -47,7 +47,7 @@ def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> N
     assert study.keys() == {*ABOUT, "sessions", "growth"}
     views = {(row["actions"], row["observation"]) for row in study["sessions"]}
     assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
-                     ("slate", "dict"), ("slate", "history")}  # fmt: skip
+                     ("slate", "dict"), ("slate", "history"), ("fusion", "state")}  # fmt: skip
     assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
     assert "### growth" in capsys.readouterr().out
 

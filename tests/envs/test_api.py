@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import itertools
 import pickle
 import re
+import sys
 import warnings
 from typing import Any
 
@@ -632,3 +634,94 @@ def test_bad_slates_and_untimely_steps_are_refused(small) -> None:
         pass
     with pytest.raises(ResetNeededError, match="is over"):
         env.step(np.arange(10))
+
+
+def test_rewards_stay_within_their_range(small_rand) -> None:
+    """Weights that sum to more than one in float32 must not lift a reward above it."""
+    weights = {
+        "is_click": 0.3, "is_like": 0.7, "is_comment": 2.8, "is_follow": 1.7, "long_view": 2.1,
+        "is_hate": 1.2, "is_forward": 2.2,
+    }  # fmt: skip
+    for engine in ("numpy", "numba"):
+        env = gym.make(
+            "KuaiRand-Fair-v0", dataset=small_rand, reward_weights=weights, engine=engine
+        )
+        core = env.unwrapped.batch.core
+        core._answers.feedback = lambda slates: np.ones((*slates.shape, 7), np.float32)
+        env.reset(seed=0)
+        observation, reward, *_ = env.step(env.action_space.sample())
+        assert reward == 1.0
+        assert env.observation_space.contains(observation)
+
+
+def test_an_environment_that_has_drawn_is_copied_and_pickled(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, render_mode="rgb_array").unwrapped
+    env.reset(seed=1)
+    frame = env.render()
+    action = np.zeros(33, np.float32)
+    for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
+        np.testing.assert_array_equal(other.render(), frame)
+        np.testing.assert_array_equal(other.step(action)[0], copy.deepcopy(env).step(action)[0])
+
+
+def test_options_of_a_reset_are_not_swallowed(small) -> None:
+    with pytest.raises(ConfigError, match="knows no options"):
+        gym.make("KuaiRec-Fair-v0", dataset=small).reset(options={"user_id": 3})
+    envs = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    with pytest.raises(ConfigError, match="Did you mean 'reset_mask'"):
+        envs.reset(options={"reset_maks": np.ones(2, bool)})
+
+
+def test_what_environments_share_cannot_be_changed(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small).unwrapped
+    encoder = env.batch.encoder.encoder
+    for array in (
+        env.catalogue.popular,
+        env.catalogue.log_popularity,
+        encoder.history_sum,
+        encoder.mean,
+    ):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 0
+
+
+def test_who_asks_for_a_preference_that_is_not_there_is_told(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, observation_type="history")
+    assert not env.has_wrapper_attr("preference_slice")
+    with pytest.raises(ConfigError, match="has no preference state"):
+        _ = env.unwrapped.preference_slice
+
+
+def test_a_vector_answers_for_its_single_environments(small) -> None:
+    options = {"dataset": small, "action_type": "discrete"}
+    native = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options)
+    sync = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, vectorization_mode="sync", **options)
+    for envs in (native, sync):
+        envs.reset(seed=0)
+        envs.step(np.arange(3))
+    for name in ("action_space", "observation_space", "dataset_fingerprint"):
+        assert native.get_attr(name) == sync.get_attr(name)
+    np.testing.assert_array_equal(native.call("action_masks"), sync.call("action_masks"))
+    with pytest.raises(ConfigError, match="slots are no objects"):
+        native.call("reset")
+
+
+def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch, caplog) -> None:
+    from kuaisim_gym import engine
+
+    class Broken:
+        def find_spec(self, name, path=None, target=None):
+            if name == "kuaisim_gym.engine.compiled":
+                raise ImportError("Numba needs another NumPy")
+
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.delitem(sys.modules, "kuaisim_gym.engine.compiled", raising=False)
+    monkeypatch.delattr(engine, "compiled", raising=False)
+    engine.find_engine.cache_clear()
+    try:
+        assert engine.find_engine().name == "numpy"
+        assert "another NumPy" in caplog.text
+        with pytest.raises(ConfigError, match="another NumPy"):
+            engine.find_engine("numba")
+    finally:
+        engine.find_engine.cache_clear()
