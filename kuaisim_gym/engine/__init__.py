@@ -29,6 +29,7 @@ class Engine:
     uniform: Callable[..., Any]
     first_fault: Callable[..., Any]
     factor_scores: Callable[..., Any]
+    begin: Callable[..., Any]
     advance: Callable[..., Any]
     follow: Callable[..., Any]
     state_vectors: Callable[..., Any]

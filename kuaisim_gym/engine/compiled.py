@@ -27,6 +27,7 @@ from kuaisim_gym.randomness import RESPONSE_STREAM
 
 __all__ = [
     "advance",
+    "begin",
     "factor_scores",
     "first_fault",
     "follow",
@@ -104,6 +105,66 @@ def first_fault(
                 if slates[n, k] < 0 or slates[n, k] >= n_items:
                     return n, k
     return -1, -1
+
+
+def begin(
+    state: SessionState, rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int
+) -> None:
+    """See :func:`kuaisim_gym.engine.reference.begin`."""
+    _begin(
+        rows,
+        users,
+        max_len,
+        state.users,
+        state.active,
+        state.steps,
+        state.temper,
+        state.share,
+        state.last_reward,
+        state.reward_sum,
+        state.recent,
+        state.exposed,
+        state.slates,
+        state.responses,
+        state.rewards,
+        state.penalised,
+    )
+
+
+@_jit
+def _begin(
+    rows: NDArray[Any],
+    arriving: NDArray[Any],
+    max_len: int,
+    users: NDArray[Any],
+    active: NDArray[Any],
+    steps: NDArray[Any],
+    temper: NDArray[Any],
+    share: NDArray[Any],
+    last_reward: NDArray[Any],
+    reward_sum: NDArray[Any],
+    recent: NDArray[Any],
+    exposed: NDArray[Any],
+    slates: NDArray[Any],
+    responses: NDArray[Any],
+    rewards: NDArray[Any],
+    penalised: NDArray[Any],
+) -> None:
+    for place in range(rows.size):
+        n = rows[place]
+        users[n] = arriving[place]
+        active[n] = True
+        steps[n] = 0
+        temper[n] = max_len
+        share[n] = 0.5
+        last_reward[n] = 0.0
+        reward_sum[n] = 0.0
+        recent[n] = False
+        exposed[n] = False
+        slates[n] = -1
+        responses[n] = 0.0
+        rewards[n] = 0.0
+        penalised[n] = False
 
 
 @_jit

@@ -25,6 +25,7 @@ from kuaisim_gym.randomness import RESPONSE_STREAM, uniform
 
 __all__ = [
     "advance",
+    "begin",
     "factor_scores",
     "first_fault",
     "follow",
@@ -60,6 +61,34 @@ def first_fault(
         slot, place = np.argwhere(strange)[0]
         return int(slot), int(place)
     return -1, -1
+
+
+def begin(state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int) -> None:
+    """Begins new sessions in some slots, in place.
+
+    Args:
+        state: The sessions.
+        rows: (n,) int64 slots.
+        users: (n,) int32 positions of the users who arrive there.
+        max_len: Their temper, in steps.
+    """
+    state.users[rows] = users
+    state.active[rows] = True
+    state.temper[rows] = max_len
+    state.share[rows] = 0.5
+    state.slates[rows] = -1
+    records: list[NDArray[Any]] = [
+        state.steps,
+        state.last_reward,
+        state.reward_sum,
+        state.recent,
+        state.exposed,
+        state.responses,
+        state.rewards,
+        state.penalised,
+    ]
+    for record in records:
+        record[rows] = 0
 
 
 def factor_scores(

@@ -151,23 +151,9 @@ class SessionCore:
         if users is None:
             draw = self.uniform(rows, USER_STREAM, step=0)
             users = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
-        state.users[rows] = users
-        state.temper[rows] = self.config.max_len
-        state.share[rows] = 0.5
-        state.slates[rows] = -1
-        for record in (
-            state.steps,
-            state.last_reward,
-            state.reward_sum,
-            state.recent,
-            state.exposed,
-            state.responses,
-            state.rewards,
-            state.penalised,
-        ):
-            record[rows] = 0
-        state.active[rows] = True
-        self._answers.reset(slots, state.users[rows])
+        users = users.astype(np.int32, copy=False)
+        self.engine.begin(state, rows, users, self.config.max_len)
+        self._answers.reset(slots, users)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
         """Shows one slate to each of some sessions.

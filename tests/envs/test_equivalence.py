@@ -619,6 +619,28 @@ def test_steps_agree(
 
 
 @by_function
+@given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 45))
+def test_beginnings_agree(seed: int, n: int, k: int, window: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(rng.random(n) < 0.6)
+    users = rng.integers(0, 9, len(rows)).astype(np.int32)
+    before = sessions(rng, n, k, window)
+    whole, other, alone = (copy.deepcopy(before) for _ in range(3))
+    find_engine("numpy").begin(whole, rows, users, 30)
+    find_engine("numba").begin(other, rows, users, 30)
+    for place in range(len(rows)):
+        find_engine("numba").begin(alone, rows[place, None], users[place, None], 30)
+    assert_same(whole, other)
+    assert_same(whole, alone)
+    still = np.setdiff1d(np.arange(n), rows)
+    for name in before._fields:
+        np.testing.assert_array_equal(getattr(whole, name)[still], getattr(before, name)[still])
+    assert (whole.temper[rows] == 30).all()
+    assert (whole.slates[rows] == -1).all()
+    assert not whole.exposed[rows].any()
+
+
+@by_function
 @given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 40))
 def test_histories_agree(seed: int, n: int, k: int, dim: int) -> None:
     rng = np.random.default_rng(seed)
@@ -669,7 +691,7 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> No
 
 def test_every_function_of_an_engine_is_compared() -> None:
     compared = {"uniform", "first_fault", "factor_scores", "advance", "follow", "state_vectors"}
-    compared |= {"inner_products", "top_items", "name"}
+    compared |= {"inner_products", "top_items", "begin", "name"}
     assert {field.name for field in dataclasses.fields(Engine)} == compared
 
 
