@@ -16,6 +16,7 @@ from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.engine.reference import mean_embedding, preference
 from kuaisim_gym.engine.types import StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -55,7 +56,7 @@ class PreferenceEncoder:
         weights = csr_matrix((log.response, (log.users, log.items)), shape=shape)
         self.history_sum, self.history_weight = self.pool(weights)
         train = data.train_users
-        states = self._mean_embedding(self.history_sum[train], self.history_weight[train])
+        states = mean_embedding(self.history_sum[train], self.history_weight[train])
         self.mean: FloatArray = states.mean(axis=0)
         spread = states.std(axis=0)
         self.scale: FloatArray = np.where(spread > 0, spread, np.float32(1.0))
@@ -89,14 +90,7 @@ class PreferenceEncoder:
         Returns:
             (n, d) float32 in [-PREFERENCE_BOUND, PREFERENCE_BOUND].
         """
-        state: FloatArray = (self._mean_embedding(total, weight) - self.mean) / self.scale
-        state[weight <= 0] = 0.0
-        np.clip(state, -PREFERENCE_BOUND, PREFERENCE_BOUND, out=state)
-        return state
-
-    @staticmethod
-    def _mean_embedding(total: FloatArray, weight: FloatArray) -> FloatArray:
-        return np.divide(total, np.maximum(weight, np.finfo(np.float32).tiny)[:, None])
+        return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
 
 
 class ObservationEncoder:

@@ -14,10 +14,9 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 import kuaisim_gym
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_seed
-from kuaisim_gym.envs.shared import BatchView, rows_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, rows_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ResetNeededError
-from kuaisim_gym.rendering import Canvas
 
 
 class KuaiVecEnv(BatchView, VecEnv):
@@ -42,9 +41,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         # Before the base constructor, which reads render_mode through get_attr.
         self.batch = batch
         self.render_mode = render_mode
-        self._canvas: Canvas | None = None
         super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
-        self.metadata: dict[str, Any] = {**self.metadata, "render_fps": 4}  # as the other shells
+        self.metadata: dict[str, Any] = {**self.metadata, "render_fps": RENDER_FPS}
         self._actions: NDArray[np.generic] | None = None
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._next_seed: int | None = check_seed(drawn)
@@ -81,13 +79,12 @@ class KuaiVecEnv(BatchView, VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if done.any():
             rows = np.flatnonzero(done)
-            metrics = self.batch.finished(rows)
-            last = rows_of(observation, rows)
+            metrics, last = as_rows(self.batch.finished(rows)), rows_of(observation, rows)
             for place, row in enumerate(rows.tolist()):
                 infos[row] = {
                     "terminal_observation": last[place],
                     "TimeLimit.truncated": bool(result.truncated[row]),
-                    "session": {name: value[place].item() for name, value in metrics.items()},
+                    "session": metrics[place],
                     "record": self.batch.records(rows[place : place + 1]),
                 }
             self.batch.reset(done)
@@ -97,7 +94,7 @@ class KuaiVecEnv(BatchView, VecEnv):
 
     def close(self) -> None:
         """Forgets what frames were drawn with."""
-        self._canvas = None
+        self.close_canvas()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute of this environment for every slot."""
@@ -129,9 +126,7 @@ class KuaiVecEnv(BatchView, VecEnv):
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of each slot's session, for :meth:`render`."""
-        if self._canvas is None:
-            self._canvas = Canvas()
-        return [self._canvas.draw(self.batch.view(slot)) for slot in range(self.num_envs)]
+        return [self.drawn().draw(self.batch.view(slot)) for slot in range(self.num_envs)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
@@ -141,12 +136,8 @@ class KuaiVecEnv(BatchView, VecEnv):
 
     def _arrive(self, slots: NDArray[np.bool_]) -> None:
         rows = np.flatnonzero(slots)
-        arrived = self.batch.arrivals(rows)
-        for place, row in enumerate(rows.tolist()):
-            self.reset_infos[row] = {
-                "user_id": int(arrived["user_id"][place]),
-                "dataset": arrived["dataset"][place],
-            }
+        for row, arrived in zip(rows.tolist(), as_rows(self.batch.arrivals(rows)), strict=True):
+            self.reset_infos[row] = arrived
 
 
 def make_vec_env(

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from dsrm_agents.dsrm.purifier import DSRM
+from kuaisim_gym.envs.shared import rows_of
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
@@ -46,12 +47,13 @@ class Purifier:
         """Purifies observations without a batch axis, all in one pass."""
         if not observations:
             return []
+        parts: Any
         if isinstance(observations[0], dict):
             names = observations[0].keys()
             parts = {name: np.stack([one[name] for one in observations]) for name in names}
-            batch = self.batch(parts)
-            return [{name: batch[name][row] for name in names} for row in range(len(observations))]
-        return list(self.batch(np.stack(observations)))
+        else:
+            parts = np.stack(observations)
+        return rows_of(self.batch(parts), np.arange(len(observations)))
 
 
 class PurifyObservation(gym.ObservationWrapper):

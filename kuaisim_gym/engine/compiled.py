@@ -111,31 +111,13 @@ def begin(
     state: SessionState, rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int
 ) -> None:
     """See :func:`kuaisim_gym.engine.reference.begin`."""
-    _begin(
-        rows,
-        users,
-        max_len,
-        state.users,
-        state.active,
-        state.steps,
-        state.temper,
-        state.share,
-        state.last_reward,
-        state.reward_sum,
-        state.recent,
-        state.exposed,
-        state.slates,
-        state.responses,
-        state.rewards,
-        state.penalised,
-    )
+    _begin(*state, rows, users, max_len)
 
 
 @_jit
 def _begin(
-    rows: NDArray[Any],
-    arriving: NDArray[Any],
-    max_len: int,
+    seeds: NDArray[Any],
+    episodes: NDArray[Any],
     users: NDArray[Any],
     active: NDArray[Any],
     steps: NDArray[Any],
@@ -149,6 +131,11 @@ def _begin(
     responses: NDArray[Any],
     rewards: NDArray[Any],
     penalised: NDArray[Any],
+    tempers: NDArray[Any],
+    shares: NDArray[Any],
+    rows: NDArray[Any],
+    arriving: NDArray[Any],
+    max_len: int,
 ) -> None:
     for place in range(rows.size):
         n = rows[place]

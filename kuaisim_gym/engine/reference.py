@@ -252,6 +252,31 @@ def follow(
         weight += response
 
 
+def mean_embedding(total: FloatArray, weight: FloatArray) -> FloatArray:
+    """(N, d) float32 weighted means of (N, d) sums with (N,) weights; zero without weight."""
+    return np.divide(total, np.maximum(weight, np.finfo(np.float32).tiny)[:, None])
+
+
+def preference(
+    total: FloatArray, weight: FloatArray, mean: FloatArray, scale: FloatArray, bound: float
+) -> FloatArray:
+    """Standardised mean embeddings of histories.
+
+    Args:
+        total: (N, d) float32, see :func:`follow`.
+        weight: (N,) float32; a user without weight sits at the origin.
+        mean: (d,) float32 to subtract from a mean embedding.
+        scale: (d,) float32 to divide it by.
+        bound: Largest absolute value.
+
+    Returns:
+        (N, d) float32.
+    """
+    states: FloatArray = (mean_embedding(total, weight) - mean) / scale
+    states[weight <= 0] = 0.0
+    return np.clip(states, np.float32(-bound), np.float32(bound), out=states)
+
+
 def state_vectors(
     total: FloatArray,
     weight: FloatArray,
@@ -279,9 +304,7 @@ def state_vectors(
     """
     n, d = total.shape
     whole = np.zeros((n, d + 4 + extra), dtype=np.float32)
-    pooled = total / np.maximum(weight, np.finfo(np.float32).tiny)[:, None]
-    preference = np.clip((pooled - mean) / scale, np.float32(-bound), np.float32(bound))
-    whole[:, :d] = np.where(weight[:, None] > 0, preference, np.float32(0.0))
+    whole[:, :d] = preference(total, weight, mean, scale, bound)
     whole[:, d] = session.steps / max_len
     whole[:, d + 1] = session.share
     whole[:, d + 2] = session.last_reward

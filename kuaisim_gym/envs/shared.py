@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.rendering import Canvas
 from kuaisim_gym.simulator.catalogue import Catalogue
+
+
+RENDER_FPS = 4  # steps a second of a recorded session
 
 
 class Agent(Protocol):
@@ -28,9 +32,10 @@ class Agent(Protocol):
 
 
 class BatchView:
-    """Attributes of a batch that agents and wrappers ask a shell for."""
+    """What agents, wrappers and viewers ask a shell for, whichever it is."""
 
     batch: SessionBatch
+    canvas: Canvas | None = None  # made when something is first drawn
 
     @property
     def preference_slice(self) -> slice:
@@ -52,6 +57,18 @@ class BatchView:
         """The items, as the platform knows them from the train log."""
         return self.batch.catalogue
 
+    def drawn(self) -> Canvas:
+        """What frames are drawn with."""
+        if self.canvas is None:
+            self.canvas = Canvas()
+        return self.canvas
+
+    def close_canvas(self) -> None:
+        """Closes the window, if there is one, and forgets what frames were drawn with."""
+        if self.canvas is not None:
+            self.canvas.close()
+            self.canvas = None
+
 
 def wants_masks(agent: Agent) -> bool:
     """Whether an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
@@ -64,3 +81,9 @@ def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
         return list(observation[rows])
     parts = zip(*(part[rows] for part in observation.values()), strict=True)
     return [dict(zip(observation, one, strict=True)) for one in parts]
+
+
+def as_rows(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
+    """Columns as infos, one a session, of Python objects."""
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, one, strict=True)) for one in values]

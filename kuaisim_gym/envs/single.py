@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import BatchView
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
-from kuaisim_gym.rendering import Canvas, as_text
+from kuaisim_gym.rendering import as_text
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
 
@@ -124,7 +124,7 @@ class KuaiEnv(BatchView, gym.Env):
     * v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
 
     def __init__(
         self, name: str = "kuairec", render_mode: str | None = None, **options: Any
@@ -137,7 +137,6 @@ class KuaiEnv(BatchView, gym.Env):
         self.action_space = self.batch.action_space
         self._first: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._seeded = False
-        self._canvas: Canvas | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -157,7 +156,7 @@ class KuaiEnv(BatchView, gym.Env):
             self._seeded = True
         self.batch.reset()
         self._show()
-        return self._observation(), self._info(self.batch.arrivals(self._first))
+        return self._observation(), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; see :meth:`gymnasium.Env.step`.
@@ -183,7 +182,7 @@ class KuaiEnv(BatchView, gym.Env):
         if result.feedback.shape[2] > 1:
             info["feedback"] = result.feedback[0]
         if terminated or truncated:
-            info["session"] = self._info(self.batch.finished(self._first))
+            info["session"] = as_rows(self.batch.finished(self._first))[0]
         self._show()
         observation = self._observation()
         return observation, float(result.reward[0]), terminated, truncated, info
@@ -205,14 +204,12 @@ class KuaiEnv(BatchView, gym.Env):
         if self.render_mode == "ansi":
             return as_text(self.batch.view(0))
         if self.render_mode == "rgb_array":
-            return self._drawn().draw(self.batch.view(0))
+            return self.drawn().draw(self.batch.view(0))
         return None
 
     def close(self) -> None:
         """Closes the window, if there is one."""
-        if self._canvas is not None:
-            self._canvas.close()
-            self._canvas = None
+        self.close_canvas()
 
     def _observation(self) -> Any:
         observation = self.batch.observe()
@@ -220,22 +217,9 @@ class KuaiEnv(BatchView, gym.Env):
             return {name: part[0] for name, part in observation.items()}
         return observation[0]
 
-    def _drawn(self) -> Canvas:
-        if self._canvas is None:
-            self._canvas = Canvas()
-        return self._canvas
-
     def _show(self) -> None:
         if self.render_mode == "human":
-            self._drawn().show(self.batch.view(0))
-
-    @staticmethod
-    def _info(arrays: dict[str, NDArray[Any]]) -> dict[str, Any]:
-        """The only row of each array, as a Python object."""
-        return {
-            name: array[0].item() if array.dtype != object else array[0]
-            for name, array in arrays.items()
-        }
+            self.drawn().show(self.batch.view(0))
 
 
 class KuaiRequestEnv(KuaiEnv):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import BatchView, rows_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, rows_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
-from kuaisim_gym.rendering import Canvas, as_text
+from kuaisim_gym.rendering import as_text
 
 _RENDER_MODES = ("ansi", "rgb_array")
 
@@ -64,7 +64,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self.render_mode = render_mode
         self.metadata = {
             "render_modes": list(_RENDER_MODES),
-            "render_fps": 4,
+            "render_fps": RENDER_FPS,
             "autoreset_mode": self.autoreset_mode,
         }
         if max_episode_steps is not None:
@@ -80,7 +80,6 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._ended: BoolArray = np.zeros(num_envs, dtype=bool)
         self._seeded: BoolArray = np.zeros(num_envs, dtype=bool)
-        self._canvas: Canvas | None = None
 
     def reset(
         self,
@@ -172,7 +171,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Forgets what frames were drawn with."""
-        self._canvas = None
+        self.close_canvas()
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame for each slot: text or (H, W, 3) uint8."""
@@ -181,9 +180,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         views = [self.batch.view(slot) for slot in range(self.num_envs)]
         if self.render_mode == "ansi":
             return tuple(as_text(view) for view in views)
-        if self._canvas is None:
-            self._canvas = Canvas()
-        return tuple(self._canvas.draw(view) for view in views)
+        return tuple(self.drawn().draw(view) for view in views)
 
     def _restart(self, infos: dict[str, Any], result: StepResult) -> None:
         """Same-step reset: the finished sessions' last words, then the next users."""

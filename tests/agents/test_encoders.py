@@ -295,8 +295,6 @@ OFF_POLICY = {"learning_starts": 16, "buffer_size": 200, "batch_size": 16}
 def test_every_algorithm_trains_saves_and_loads(
     tmp_path, module: str, name: str, options: dict, share: bool | None
 ) -> None:
-    if module == "sb3_contrib":
-        pytest.importorskip(module)
     algorithm = getattr(importlib.import_module(module), name)
     given = np.random.default_rng(0).normal(size=(N_ITEMS, 16))
     kwargs = policy_kwargs(KINDS[len(name) % 3], item_embedding=given, freeze_items=True)
