@@ -15,8 +15,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
-from dsrm_agents import DSRM, HierarchicalPPO, PurifyVecEnv, fit_dsrm
+from dsrm_agents import HierarchicalPPO, PurifyVecEnv, fit_purifier
 from dsrm_agents.baselines.reference import REFERENCES
+from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
@@ -30,21 +31,22 @@ class Learner:
     Attributes:
         build: Makes the untrained model of an environment, its hyper-parameters and a seed.
         options: Options of the environment that it needs.
-        purify: DSRM mode of the observation wrapper, or ``None`` for the raw state.
+        purify: Name of the purifier that its observations go through, or ``None`` for the raw
+            state.
     """
 
     build: Callable[[VecEnv, dict[str, Any], int], BaseAlgorithm]
     options: dict[str, str] = field(default_factory=dict)
     purify: str | None = None
 
-    def purifier(self, dataset: Dataset, seed: int, progress: bool) -> DSRM | None:
-        """Fits the agent's DSRM, if it wears one."""
+    def purifier(self, dataset: Dataset, seed: int, progress: bool) -> Purifier | None:
+        """Fits the agent's purifier, if it wears one."""
         if self.purify is None:
             return None
-        return fit_dsrm(dataset, self.purify, seed=seed, progress=progress)
+        return fit_purifier(self.purify, dataset, seed=seed, progress=progress)
 
     @staticmethod
-    def wear(env: VecEnv, purifier: DSRM | None) -> VecEnv:
+    def wear(env: VecEnv, purifier: Purifier | None) -> VecEnv:
         """The environment behind the purifier, if there is one."""
         return env if purifier is None else PurifyVecEnv(env, purifier)
 
@@ -66,9 +68,10 @@ def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
 LEARNERS: dict[str, Learner] = {
     "a2c": Learner(_sb3(A2C, "MlpPolicy")),
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
+    "ppo+dsrm": Learner(_sb3(PPO, "MlpPolicy"), purify="dsrm"),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
-    "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="debiased"),
+    "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
 

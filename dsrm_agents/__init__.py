@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dsrm_agents.common.evaluation import evaluate
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
-from dsrm_agents.dsrm.fit import fit_dsrm
-from dsrm_agents.dsrm.purifier import DSRM
+from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier, load_purifier
+from dsrm_agents.dsrm.purifier import DSRM, Purifier
+from dsrm_agents.dsrm.student import Student, distil
 from dsrm_agents.dsrm.wrappers import PurifyObservation, PurifyVecEnv, PurifyVectorObservation
 from dsrm_agents.encoders.extractor import HistoryExtractor
 from dsrm_agents.encoders.history import HistoryEncoder
@@ -19,10 +20,15 @@ __all__ = [
     "HistoryEncoder",
     "HistoryExtractor",
     "KuaiVecEnv",
+    "Purifier",
     "PurifyObservation",
     "PurifyVecEnv",
     "PurifyVectorObservation",
+    "Student",
+    "distil",
     "evaluate",
     "fit_dsrm",
+    "fit_purifier",
+    "load_purifier",
     "make_vec_env",
 ]

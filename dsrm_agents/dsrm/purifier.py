@@ -1,10 +1,13 @@
-"""The fitted module: purifies states, and is saved and loaded without pickle."""
+"""What purifies states: the interface, what all fitted purifiers share, and DSRM itself."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -14,89 +17,165 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dsrm_agents.dsrm.denoiser import MLPDenoiser
-from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion
-from dsrm_agents.dsrm.targets import MODES
+from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion, drop_conditions
+from dsrm_agents.dsrm.erasure import Affine
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
 
-FORMAT = "dsrm-1"
+FORMAT = "dsrm-purifier-1"
+MODES = ("debiased", "literal")
+STARTS = ("noise", "state")
+
+FloatArray = NDArray[np.float32]
+
+
+class Purifier(Protocol):
+    """What the wrappers and probes need; anything with these plugs in."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset that it was fitted on."""
+        ...
+
+    def denoise(self, states: FloatArray) -> FloatArray:
+        """(N, d) float32 preference states to purified ones, within the observation space."""
+        ...
 
 
 @dataclass(frozen=True)
-class DSRMConfig:
-    """Everything needed to rebuild the module before its weights are loaded.
+class PurifierConfig:
+    """Everything needed to rebuild a purifier before its weights are loaded.
 
     Attributes:
         dim: d, of the preference state.
-        mode: ``"debiased"`` or ``"literal"``, see :mod:`dsrm_agents.dsrm.targets`.
-        prediction: ``"x0"`` or ``"noise"``.
-        diffusion_steps: K of the diffusion.
-        hidden: Width of the denoiser.
-        layers: Residual layers of the denoiser.
         fingerprint: Of the dataset that it was fitted on.
+        blind: Directions of popularity that its input leaves out.
+        hidden: Width of its network.
+        layers: Hidden layers of its network.
     """
 
     dim: int
-    mode: str = "debiased"
-    prediction: str = "x0"
-    diffusion_steps: int = 20
-    hidden: int = 128
-    layers: int = 2
     fingerprint: str = ""
+    blind: int = 1
+    hidden: int = 96
+    layers: int = 2
 
     def __post_init__(self) -> None:
-        check_choice("mode", self.mode, MODES)
-        check_choice("prediction", self.prediction, PREDICTIONS)
-        for name in ("dim", "diffusion_steps", "hidden", "layers"):
+        for name in ("dim", "hidden", "layers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.blind < 0:
+            raise ConfigError(f"blind must be at least 0, got {self.blind}.")
 
 
-class DSRM(nn.Module):
-    """Projects observed preference states to purified ones (Pi_theta of section 4.2).
+class FittedPurifier(nn.Module, ABC):
+    """A purifier that has been fitted: condition in, clean state out, in units of its own.
 
-    The reverse process starts from the noised observed state with its noise at zero, so that the
-    same observation always gives the same purified state.
+    The condition is the observed state, whitened and with the directions left out along which it
+    tells the popularity of the user's history (:func:`~dsrm_agents.dsrm.erasure.whiten_blindly`).
+    Clean states are scaled by one number, not coordinate by coordinate, so that a unit of error
+    weighs the same along all of them.
 
     Args:
-        config: Sizes and kinds.
+        config: Sizes and kind.
+
+    Attributes:
+        kind: Name of the kind in checkpoints and tables.
     """
 
-    centre: Tensor
-    spread: Tensor
+    kind: ClassVar[str]
+    config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
 
-    def __init__(self, config: DSRMConfig) -> None:
+    input_centre: Tensor
+    input_map: Tensor
+    output_centre: Tensor
+    output_scale: Tensor
+    target_centre: Tensor
+    target_scale: Tensor
+
+    def __init__(self, config: PurifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.diffusion = GaussianDiffusion(config.diffusion_steps, config.prediction)
-        self.denoiser = MLPDenoiser(config.dim, config.hidden, config.layers)
-        self.register_buffer("centre", torch.zeros(2, config.dim))
-        self.register_buffer("spread", torch.ones(2, config.dim))
+        for name in ("input_centre", "output_centre", "target_centre"):
+            self.register_buffer(name, torch.zeros(config.dim))
+        self.register_buffer("input_map", torch.eye(config.dim))
+        self.register_buffer("output_scale", torch.ones(()))
+        self.register_buffer("target_scale", torch.ones(()))
 
-    def set_whitening(self, observed: Tensor, target: Tensor) -> None:
-        """Takes mean and spread of the (n, d) conditions and (n, d) targets."""
-        for row, states in enumerate((observed, target)):
-            spread = states.std(dim=0)
-            self.centre[row] = states.mean(dim=0)
-            self.spread[row] = torch.where(spread > 1e-6, spread, torch.ones_like(spread))
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset that it was fitted on."""
+        return self.config.fingerprint
 
-    def loss(self, observed: Tensor, target: Tensor) -> Tensor:
-        """Training loss on (B, d) conditions and (B, d) targets, a scalar."""
-        condition = (observed - self.centre[0]) / self.spread[0]
-        x0 = (target - self.centre[1]) / self.spread[1]
-        return self.diffusion.loss(self.denoiser, x0, condition)
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that identify the weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in self.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()
 
-    def forward(self, observed: Tensor) -> Tensor:
-        """(B, d) observed states to (B, d) purified ones, in the same units."""
-        condition = (observed - self.centre[0]) / self.spread[0]
-        start = self.diffusion.alpha_bar[-1].sqrt() * condition
-        x0 = self.diffusion.ddim(self.denoiser, start, condition)
-        purified = x0 * self.spread[1] + self.centre[1]
-        return purified.clamp(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+    @abstractmethod
+    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Training loss.
 
-    def denoise(self, states: NDArray[np.float32]) -> NDArray[np.float32]:
+        Args:
+            condition: (B, d) as :meth:`condition` makes them.
+            target: (B, d) clean states in the purifier's units.
+
+        Returns:
+            (B,) losses and the (B, d) clean states that the purifier would give.
+        """
+
+    @abstractmethod
+    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+        """(B, d) conditions, and the observed states in the purifier's units, to clean states."""
+
+    def read(self, whitening: Affine) -> None:
+        """Takes the map from observed states to conditions."""
+        self.input_centre.copy_(torch.from_numpy(whitening.centre))
+        self.input_map.copy_(torch.from_numpy(whitening.matrix))
+
+    def scale_targets(self, target: Tensor) -> Tensor:
+        """Takes mean and scale of (n, d) targets; returns them in the purifier's units."""
+        self.target_centre.copy_(target.mean(dim=0))
+        spread = (target - self.target_centre).square().mean().sqrt()
+        self.target_scale.copy_(spread if spread > 0 else torch.ones(()))
+        self.output_centre.copy_(self.target_centre)
+        self.output_scale.copy_(self.target_scale)
+        return self.in_units(target)
+
+    def calibrate(self, states: Tensor) -> None:
+        """Rescales the output as a whole, so that (n, d) states of users keep their mean square.
+
+        Targets are shrunken by what is uncertain in them; agents should meet inputs of the size of
+        the raw state's. One factor for all coordinates leaves directions and ranks as they are.
+        """
+        with torch.inference_mode():
+            clean = self.clean(self.condition(states), self.in_units(states))
+        centre = clean.mean(dim=0)
+        spread = (clean - centre).square().mean().sqrt()
+        wanted = (states - states.mean(dim=0)).square().mean().sqrt()
+        self.output_scale.copy_(wanted / spread if spread > 0 else wanted)
+        self.output_centre.copy_(-self.output_scale * centre)
+
+    def condition(self, states: Tensor) -> Tensor:
+        """(B, d) observed states to conditions."""
+        return (states - self.input_centre) @ self.input_map.T
+
+    def forward(self, states: Tensor) -> Tensor:
+        """(B, d) observed states to purified ones, in the encoder's units."""
+        clean = self.clean(self.condition(states), self.in_units(states))
+        purified = torch.addcmul(self.output_centre, clean, self.output_scale)
+        return purified.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+
+    def in_units(self, states: Tensor) -> Tensor:
+        """(B, d) states in the encoder's units to the purifier's own."""
+        return (states - self.target_centre) / self.target_scale
+
+    def denoise(self, states: FloatArray) -> FloatArray:
         """The batched purification that every wrapper calls.
 
         Args:
@@ -106,7 +185,7 @@ class DSRM(nn.Module):
             (N, d) float32 in the observation space's range.
 
         Raises:
-            ConfigError: The states are not finite or not of the size this module was fitted for.
+            ConfigError: The states are not finite or not of the size this was fitted for.
         """
         if states.ndim != 2 or states.shape[1] != self.config.dim:
             raise ConfigError(
@@ -121,33 +200,193 @@ class DSRM(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes weights and configuration to one safetensors file, whole or not at all."""
-        metadata = {"format": FORMAT, "config": json.dumps(asdict(self.config))}
+        metadata = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "config": json.dumps(asdict(self.config)),
+        }
         tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
         write_atomically(Path(path), save(tensors, metadata))
 
     @classmethod
-    def load(cls, path: str | Path) -> DSRM:
+    def load(cls, path: str | Path) -> Self:
         """Reads what :meth:`save` wrote.
 
         Raises:
-            CheckpointError: The file is missing, damaged, or not a DSRM checkpoint.
+            CheckpointError: The file is missing, damaged, or no checkpoint of this kind.
         """
-        if not Path(path).is_file():
-            raise CheckpointError(f"There is no DSRM checkpoint at {path}.")
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
-        if metadata.get("format") != FORMAT:
+        metadata, tensors = read_checkpoint(path)
+        if metadata["kind"] != cls.kind:
             raise CheckpointError(
-                f"{path} is not a DSRM checkpoint: expected format {FORMAT!r}, "
-                f"got {metadata.get('format')!r}."
+                f"{path} holds a purifier of kind {metadata['kind']!r}, expected {cls.kind!r}; "
+                "load_purifier(path) loads any."
             )
+        return cls.rebuild(path, metadata, tensors)
+
+    @classmethod
+    def rebuild(
+        cls, path: str | Path, metadata: dict[str, str], tensors: dict[str, Tensor]
+    ) -> Self:
+        """Makes a purifier of what :func:`read_checkpoint` found.
+
+        Raises:
+            CheckpointError: Configuration or weights do not fit.
+        """
         try:
-            module = cls(DSRMConfig(**json.loads(metadata["config"])))
-            module.load_state_dict(tensors)
+            purifier = cls(cls.config_class(**json.loads(metadata["config"])))
+            purifier.load_state_dict(tensors)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is a damaged DSRM checkpoint: {error}") from error
-        return module.eval()
+            raise CheckpointError(f"{path} is a damaged purifier checkpoint: {error}") from error
+        return purifier.eval()
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and weights of a purifier's file.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or no purifier checkpoint.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"There is no purifier checkpoint at {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    if metadata.get("format") != FORMAT or "kind" not in metadata:
+        raise CheckpointError(
+            f"{path} is not a purifier checkpoint of this version: expected format {FORMAT!r}, "
+            f"got {metadata.get('format')!r}."
+        )
+    return metadata, tensors
+
+
+@dataclass(frozen=True)
+class DSRMConfig(PurifierConfig):
+    """A :class:`PurifierConfig` with what diffusion adds.
+
+    Attributes:
+        mode: ``"debiased"``, or ``"literal"`` (eq. 7 as printed).
+        prediction: ``"v"``, ``"x0"`` or ``"noise"`` (eq. 7).
+        diffusion_steps: K of the diffusion.
+        start: Where the reverse process begins: ``"noise"``, at pure noise of which the mean is
+            taken; or ``"state"``, at the observed state as step ``start_step`` would have it,
+            its noise at the mean.
+        start_step: That step, in [1, K]; ``None`` for K.
+        condition_dropout: Share of training rows that lose their condition.
+        guidance: Weight of classifier-free guidance; 0 for none.
+    """
+
+    mode: str = "debiased"
+    prediction: str = "v"
+    diffusion_steps: int = 20
+    start: str = "noise"
+    start_step: int | None = None
+    condition_dropout: float = 0.1
+    guidance: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mode", self.mode, MODES)
+        check_choice("prediction", self.prediction, PREDICTIONS)
+        check_choice("start", self.start, STARTS)
+        if self.diffusion_steps < 1:
+            raise ConfigError(f"diffusion_steps must be at least 1, got {self.diffusion_steps}.")
+        if self.start_step is not None and not 1 <= self.start_step <= self.diffusion_steps:
+            raise ConfigError(
+                f"start_step must lie in [1, {self.diffusion_steps}], got {self.start_step}."
+            )
+        if self.start == "noise" and self.start_step not in (None, self.diffusion_steps):
+            raise ConfigError('start_step is for start="state"; noise stands at the last step.')
+        if not 0 <= self.condition_dropout < 1:
+            raise ConfigError(
+                f"condition_dropout must lie in [0, 1), got {self.condition_dropout}."
+            )
+        if self.guidance and not self.condition_dropout:
+            raise ConfigError("guidance needs a condition_dropout above 0.")
+
+
+class DiffusionPurifier(FittedPurifier):
+    """A purifier with a diffusion and a network to reverse it.
+
+    Args:
+        config: Sizes and kinds.
+    """
+
+    config_class = DSRMConfig
+    config: DSRMConfig
+
+    def __init__(self, config: DSRMConfig) -> None:
+        super().__init__(config)
+        self.diffusion = GaussianDiffusion(config.diffusion_steps, config.prediction)
+        self.denoiser = MLPDenoiser(config.dim, hidden=config.hidden, layers=config.layers)
+        self.start = config.start_step or config.diffusion_steps
+
+    def begin(self, observed: Tensor) -> Tensor:
+        """Where the reverse process begins, at step ``start``: its noise at zero.
+
+        Args:
+            observed: (B, d) observed states in the purifier's units.
+
+        Returns:
+            (B, d).
+        """
+        if self.config.start == "state":
+            return self.diffusion.signal[self.start] * observed
+        return torch.zeros_like(observed)
+
+
+class DSRM(DiffusionPurifier):
+    """Denoising state representation module (Pi_theta of section 4.2).
+
+    The reverse process is deterministic and starts with its noise at zero, so that the same
+    observation always gives the same purified state: that of the likeliest trajectory rather than
+    of a random one, which would put the targets' noise into what agents see.
+
+    Args:
+        config: Sizes and kinds.
+    """
+
+    kind = "dsrm"
+
+    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """See :class:`FittedPurifier`: errors of the prediction at random steps (eq. 7)."""
+        encoded = self.denoiser.encode(condition)
+        if self.config.condition_dropout:
+            encoded = drop_conditions(encoded, self.config.condition_dropout)
+        return self.diffusion.training_loss(self.denoiser, target, encoded)
+
+    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+        """See :class:`FittedPurifier`."""
+        return self.diffusion.sample(
+            self.denoiser,
+            self.begin(observed),
+            self.denoiser.encode(condition),
+            start=self.start,
+            guidance=self.config.guidance,
+        )
+
+    def draw(
+        self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Draws purified states from the model's distribution, instead of its likeliest one.
+
+        Args:
+            states: (B, d) observed states.
+            eta: 0 for DDIM from random noise, 1 for DDPM (eq. 3), or between.
+            generator: Of the noise; ``None`` for torch's own.
+
+        Returns:
+            (B, d) purified states.
+        """
+        noise = torch.randn(states.shape, generator=generator)
+        clean = self.diffusion.sample(
+            self.denoiser,
+            noise,
+            self.denoiser.encode(self.condition(states)),
+            eta=eta,
+            guidance=self.config.guidance,
+            generator=generator,
+        )
+        return torch.addcmul(self.output_centre, clean, self.output_scale)

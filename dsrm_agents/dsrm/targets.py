@@ -1,141 +1,366 @@
-"""Pairs of a corrupted and a cleaner state, built from the train users' logs alone.
+"""Pairs of an observed state and a cleaner one, built without any row of the test source.
 
 What the reverse process should arrive at cannot be read off eq. 7, whose target is its own
-condition. Here the target is the state that a fairer log would have produced:
+condition. Four sources of something better, of which the first two need no clean state at all: a
+noisy target is as good as a clean one if its noise is independent of the condition, because the
+regression of either on the condition is the same (Lehtinen et al. 2018).
 
-1. inverse-propensity history: each logged item counts in inverse proportion to a power of its
-   exposure, clipped (so that a niche item says more about its viewer than a hit does);
-2. the direction along which such states still predict how popular a user's history is, is
-   erased.
+``"unbiased"``
+    The condition is a part of the user's log; the target is what the same user answered to items
+    that nobody chose for them (KuaiRand's randomised rows, or fully observed users, see
+    :meth:`~kuaisim_gym.data.Dataset.with_unbiased_users`), each answer counting by how far it lies
+    from what this item and this user get anyway.
+``"history"``
+    The condition is a random part of the user's log, the target is the rest of it. What chance
+    showed the user in one part, the other does not repeat; what the user wants, it does. The
+    target's items are placed by embeddings that were fitted without the user
+    (:func:`cross_fitted_embeddings`): the environment's own have seen which items the train users
+    met by chance, and would repeat it.
+``"clean"``
+    The target is the state of the whole history, the condition that of a corrupted copy: niche
+    items lost, popular ones inserted, answers flipped.
+``"identity"``
+    Target = condition, as eq. 7 prints it.
 
-The condition is what an agent would observe: the plain state of a popularity-biased part of the
-same history.
+Inverse-propensity weights and the erasure of popularity directions apply to the targets of any.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from dsrm_agents.dsrm.erasure import Affine, erase
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.data.dataset import Interactions, TrainingData
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
-from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.catalogue import spectral_embedding
 
-MODES = ("debiased", "literal")
-PROPENSITY_POWER = 0.5  # exponent of the inverse propensity
+SOURCES = ("unbiased", "history", "clean", "identity")
+FOLDS = 2  # of users, in cross-fitting
+LEAST_KEPT = 0.5  # smallest share of a history that is observed
+MOST_KEPT = 0.95  # largest share where the rest is the target
 PROPENSITY_CLIP = 10.0  # largest weight of a row over the median row's
-POPULARITY_PULL = 0.5  # exponent of popularity in the corruption's keep probability
-LEAST_KEPT = 0.2  # smallest share of a history in a corrupted view
-RIDGE = 1.0  # of the regression on popularity, in rows
+SMOOTHING = 5.0  # rows' worth of the overall mean in an item's or user's mean response
+PRIOR_ROWS = 20.0  # rows' worth of no preference in a target made of few unbiased rows
+
+TOO_SMALL = "No train user has both a condition and a target: the log is too small."
 
 FloatArray = NDArray[np.float32]
+Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
+class TargetConfig:
+    """How pairs are built.
+
+    Attributes:
+        source: One of :data:`SOURCES`; ``None`` for ``"unbiased"`` where the dataset has such rows
+            and ``"history"`` elsewhere.
+        propensity_power: Exponent of the inverse propensity by which logged rows count in
+            targets; 0 for none, 1 for full correction of an item's exposure.
+        erased: Directions of popularity that are erased from the targets.
+        popularity_pull: Exponent of popularity in the chance that a logged row is kept in the
+            condition; 0 thins all rows alike.
+        inserted: Popular rows that the user never had, as a share of the rows of the condition.
+        flipped: Share of the condition's answers that are turned to their opposite.
+        views: Pairs of each user, with different parts of the history.
+    """
+
+    source: str | None = None
+    propensity_power: float = 0.0
+    erased: int = 0
+    popularity_pull: float = 0.0
+    inserted: float = 0.0
+    flipped: float = 0.0
+    views: int = 8
+
+    def __post_init__(self) -> None:
+        if self.source is not None:
+            check_choice("source", self.source, SOURCES)
+        for name, least in (("erased", 0), ("views", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        for name in ("propensity_power", "popularity_pull", "inserted"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not 0 <= self.flipped <= 1:
+            raise ConfigError(f"flipped must lie in [0, 1], got {self.flipped}.")
+
+
+@dataclass(frozen=True, eq=False)
 class Pairs:
     """Training pairs in the encoder's units.
 
     Attributes:
-        observed: (n, d) float32, the condition.
-        target: (n, d) float32.
+        observed: (n, d) float32, what an agent would see.
+        target: (n, d) float32, what it should see.
+        popularity: (n,) float32, mean log popularity of the items behind ``observed``.
+        weight: (n,) float32, what a pair counts, one on average.
+        user: (n,) int64, whose pair it is, as a position among the train users.
     """
 
     observed: FloatArray
     target: FloatArray
+    popularity: FloatArray
+    weight: FloatArray
+    user: NDArray[np.int64]
+
+
+class Histories:
+    """The train users' logged rows, and the states that parts of them give.
+
+    Args:
+        data: Only ``train_log`` and ``randomised`` are read.
+        encoder: Encodes histories as the environment does.
+    """
+
+    def __init__(self, data: TrainingData, encoder: PreferenceEncoder) -> None:
+        self.encoder, self.users = encoder, data.train_users
+        self.log = data.train_log
+        self.rows = _positions(self.users, data.n_users)[self.log.users]
+        self.n, self.n_items = len(self.users), data.n_all_items
+        self.exposures = np.bincount(self.log.items, minlength=self.n_items)
+
+    def states(
+        self, weight: NDArray[np.floating], embeddings: tuple[NDArray[np.floating], ...] = ()
+    ) -> FloatArray:
+        """(n, d) states of histories whose rows have these weights.
+
+        Args:
+            weight: (n_rows,), zero for rows that are left out.
+            embeddings: Item embeddings to pool instead of the environment's: the k-th for the
+                users of fold k.
+        """
+        matrix = self._matrix(weight)
+        total, mass = self.encoder.pool(matrix)
+        for fold, embedding in enumerate(embeddings):
+            mine = np.arange(self.n) % len(embeddings) == fold
+            total[mine] = matrix[mine] @ embedding
+        return self.encoder.encode(total, mass)
+
+    def mass(self, weight: NDArray[np.floating] | NDArray[np.bool_]) -> FloatArray:
+        """(n,) float32: total weight of each history."""
+        return np.bincount(self.rows, weights=weight, minlength=self.n).astype(np.float32)
+
+    def popularity(self, kept: NDArray[np.bool_]) -> FloatArray:
+        """(n,) float32: mean log popularity of the kept rows' items, zero without any."""
+        total = self.mass(np.log1p(self.exposures)[self.log.items] * kept)
+        return np.asarray(total / np.maximum(self.mass(kept), np.float32(1.0)))
+
+    def inverse_propensity(self, power: float) -> Vector:
+        """(n_rows,) weights that undo exposure, relative to the median row's and clipped."""
+        exposures = self.exposures[self.log.items]
+        weight = (np.median(exposures) / exposures) ** power
+        return np.asarray(np.minimum(weight, PROPENSITY_CLIP))
+
+    def thinned(
+        self, least: float, most: float, pull: float, rng: np.random.Generator
+    ) -> NDArray[np.bool_]:
+        """(n_rows,) bool: a random part of every history, of a share of its own."""
+        share = rng.uniform(least, most, self.n)[self.rows]
+        exposures = self.exposures[self.log.items]
+        chance = (exposures / exposures.max()) ** pull
+        return np.asarray(rng.random(len(self.rows)) < share * chance / chance.mean())
+
+    def _matrix(self, weight: NDArray[np.floating]) -> csr_matrix:
+        cells = (np.asarray(weight, dtype=np.float32), (self.rows, self.log.items))
+        return csr_matrix(cells, shape=(self.n, self.n_items))
 
 
 def build_pairs(
     data: TrainingData,
-    catalogue: Catalogue,
     encoder: PreferenceEncoder,
-    mode: str,
-    views: int,
-    rng: np.random.Generator,
+    config: TargetConfig | None = None,
+    seed: int = 0,
 ) -> Pairs:
-    """Builds ``views`` pairs for every train user.
+    """Builds up to ``views`` pairs for every train user.
 
     Args:
-        data: Only ``train_log`` is read.
-        catalogue: Source of exposures.
+        data: Only ``train_log`` and ``randomised`` are read.
         encoder: Encodes histories as the environment does.
-        mode: ``"debiased"``, or ``"literal"`` for target = condition, as eq. 7 prints it.
-        views: Corrupted views of each history; the first is the whole history.
-        rng: Source of the corruption.
+        config: How; ``None`` for the defaults.
+        seed: Same seed, same pairs.
 
     Returns:
-        ``views * n_train_users`` pairs.
+        The pairs; users whose condition or target would rest on nothing are left out.
 
     Raises:
-        ConfigError: Unknown mode.
+        ConfigError: The source needs rows that the dataset does not have.
     """
-    check_choice("mode", mode, MODES)
-    log, users = data.train_log, data.train_users
-    row_of_user = np.full(data.n_users, -1)
-    row_of_user[users] = np.arange(len(users))
-    rows, shape = row_of_user[log.users], (len(users), data.n_all_items)
-    exposures = np.bincount(log.items, minlength=shape[1])[log.items]  # (n_rows,), at least 1
-
-    def states(weights: NDArray[np.floating]) -> FloatArray:
-        matrix = csr_matrix((weights.astype(np.float32), (rows, log.items)), shape=shape)
-        return encoder.encode(*encoder.pool(matrix))
-
-    keep_pull = (exposures / exposures.max()) ** POPULARITY_PULL
-    observed = [states(log.response)]
-    for _ in range(views - 1):
-        share = rng.uniform(LEAST_KEPT, 1.0, len(users))[rows]
-        kept = rng.random(len(log)) < np.minimum(1.0, share * keep_pull / keep_pull.mean())
-        observed.append(states(log.response * kept))
-    conditions = np.concatenate(observed)
-    if mode == "literal":
-        return Pairs(conditions, conditions)
-
-    propensity = np.median(exposures) / exposures
-    weight = np.minimum(propensity**PROPENSITY_POWER, PROPENSITY_CLIP)
-    target = states(log.response * weight)
-    seen = csr_matrix((np.ones(len(log)), (rows, log.items)), shape=shape)
-    target = erase_linearly(target, mean_log_popularity(seen))
-    return Pairs(conditions, np.tile(target, (views, 1)))
+    config = config or TargetConfig()
+    histories, rng = Histories(data, encoder), np.random.default_rng(seed)
+    if not histories.log.response.any():
+        raise ConfigError(TOO_SMALL)
+    source = config.source or ("history" if data.randomised is None else "unbiased")
+    if source == "unbiased":
+        if data.randomised is None:
+            raise ConfigError(
+                'source="unbiased" needs rows of train users that are free of exposure bias; this '
+                'dataset has none. Use source="history", or dataset.with_unbiased_users(n).'
+            )
+        views = _unbiased(histories, data.randomised, data.n_users, config, rng)
+    elif source == "history":
+        views = _other_part(histories, config, rng)
+    else:
+        views = _same_history(histories, config, rng, clean=source == "clean")
+    pairs = _stacked(list(views))
+    if config.erased:
+        removed: Affine = erase(pairs.target, pairs.popularity, config.erased)
+        pairs = Pairs(
+            pairs.observed, removed(pairs.target), pairs.popularity, pairs.weight, pairs.user
+        )
+    return pairs
 
 
-def mean_log_popularity(seen: csr_matrix) -> NDArray[np.float64]:
-    """Mean log exposure of each user's items.
+def _other_part(
+    histories: Histories, config: TargetConfig, rng: np.random.Generator
+) -> Iterator[Pairs]:
+    embeddings = cross_fitted_embeddings(histories)
+    response = histories.log.response
+    weight = response * histories.inverse_propensity(config.propensity_power)
+    for _ in range(config.views):
+        kept = histories.thinned(LEAST_KEPT, MOST_KEPT, config.popularity_pull, rng)
+        target = histories.states(weight * ~kept, embeddings)
+        told = histories.mass(~kept) * (histories.mass(response * ~kept) > 0)
+        yield _view(histories, config, rng, kept, target, told)
+
+
+def _unbiased(
+    histories: Histories,
+    table: Interactions,
+    n_users: int,
+    config: TargetConfig,
+    rng: np.random.Generator,
+) -> Iterator[Pairs]:
+    rows = _positions(histories.users, n_users)[table.users]
+    items, response = table.items[rows >= 0], table.response[rows >= 0].astype(np.float64)
+    rows = rows[rows >= 0]
+    residual = response - _means(items, response, histories.n_items)[items]
+    residual += response.mean() - _means(rows, response, histories.n)[rows]
+    matrix = csr_matrix((residual, (rows, items)), shape=(histories.n, histories.n_items))
+    told = np.bincount(rows, minlength=histories.n).astype(np.float32)
+    encoder = histories.encoder
+    target = np.asarray(matrix @ encoder.embedding) / (told[:, None] + PRIOR_ROWS) / encoder.scale
+    for view in range(config.views):
+        kept = histories.thinned(LEAST_KEPT, 1.0, config.popularity_pull, rng)
+        kept |= view == 0  # one view is the whole history
+        yield _view(histories, config, rng, kept, target.astype(np.float32), told)
+
+
+def _same_history(
+    histories: Histories, config: TargetConfig, rng: np.random.Generator, *, clean: bool
+) -> Iterator[Pairs]:
+    response = histories.log.response
+    weight = response * histories.inverse_propensity(config.propensity_power)
+    whole, told = histories.states(weight), np.ones(histories.n, dtype=np.float32)
+    for view in range(config.views):
+        kept = histories.thinned(LEAST_KEPT, 1.0, config.popularity_pull, rng)
+        kept |= view == 0
+        pairs = _view(histories, config, rng, kept, whole, told)
+        if not clean:
+            pairs = Pairs(
+                pairs.observed, pairs.observed, pairs.popularity, pairs.weight, pairs.user
+            )
+        yield pairs
+
+
+def _view(
+    histories: Histories,
+    config: TargetConfig,
+    rng: np.random.Generator,
+    kept: NDArray[np.bool_],
+    target: FloatArray,
+    told: FloatArray,
+) -> Pairs:
+    """Pairs of one view: conditions from the kept rows, for users whose target tells something."""
+    response = histories.log.response
+    if config.flipped:
+        flip = rng.random(len(response)) < config.flipped
+        response = np.where(flip, np.float32(1.0) - np.minimum(response, 1.0), response)
+    if config.inserted:
+        observed, mass = _with_hits(histories, response * kept, config.inserted, rng)
+    else:
+        observed, mass = histories.states(response * kept), histories.mass(response * kept)
+    users = np.flatnonzero((mass > 0) & (told > 0))
+    return Pairs(
+        observed[users], target[users], histories.popularity(kept)[users], told[users], users
+    )
+
+
+def _with_hits(
+    histories: Histories, weight: FloatArray, inserted: float, rng: np.random.Generator
+) -> tuple[FloatArray, FloatArray]:
+    """States and masses of histories with liked rows inserted, drawn by popularity alone."""
+    count = rng.poisson(inserted * histories.mass(weight > 0))
+    rows = np.repeat(np.arange(histories.n), count)
+    chance = histories.exposures / histories.exposures.sum()
+    items = rng.choice(histories.n_items, size=len(rows), p=chance)
+    cells = (
+        np.concatenate([weight, np.ones(len(rows), dtype=np.float32)]),
+        (np.concatenate([histories.rows, rows]), np.concatenate([histories.log.items, items])),
+    )
+    matrix = csr_matrix(cells, shape=(histories.n, histories.n_items))
+    total, mass = histories.encoder.pool(matrix)
+    return histories.encoder.encode(total, mass), mass
+
+
+def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
+    """Item embeddings in the environment's coordinates that were fitted without some users.
+
+    For each fold of users the spectral embedding is made again from the other users' rows and laid
+    over the environment's by least squares, items counting by their rows. Coordinates that the
+    others do not confirm come out near zero: those were chance.
 
     Args:
-        seen: (n, n_items) sparse, one where a user saw an item.
+        histories: User k belongs to fold k modulo :data:`FOLDS`.
 
     Returns:
-        (n,) float64, zero for users who saw nothing.
+        For each fold (n_items, d) float64, fitted without its users.
     """
-    log_exposures = np.log1p(np.asarray(seen.sum(axis=0)).ravel())
-    counts = np.asarray(seen.sum(axis=1)).ravel()
-    total = np.asarray(seen @ log_exposures).ravel()
-    return np.asarray(total / np.maximum(counts, 1.0), dtype=np.float64)
+    log, n_items = histories.log, histories.n_items
+    found = []
+    for fold in range(FOLDS):
+        others = histories.rows % FOLDS != fold
+        items, response = log.items[others], log.response[others]
+        vectors = spectral_embedding(
+            histories.rows[others].astype(np.int32), items, response, (histories.n, n_items)
+        )
+        mean = _means(items, response.astype(np.float64), n_items)
+        design = np.column_stack([np.ones(n_items), mean, vectors])
+        weight = np.sqrt(np.bincount(items, minlength=n_items))[:, None]
+        own = histories.encoder.embedding.astype(np.float64)
+        found.append(design @ np.linalg.lstsq(design * weight, own * weight, rcond=1e-6)[0])
+    return tuple(found)
 
 
-def erase_linearly(states: FloatArray, label: NDArray[np.float64]) -> FloatArray:
-    """Removes from states the one direction along which they predict a label.
+def _means(groups: NDArray[np.integer], response: Vector, n: int) -> Vector:
+    """(n,) mean response of each group, smoothed towards the overall mean."""
+    total = np.bincount(groups, weights=response, minlength=n)
+    overall = response.mean() if len(response) else 0.0
+    return np.asarray(
+        (total + SMOOTHING * overall) / (np.bincount(groups, minlength=n) + SMOOTHING)
+    )
 
-    With ``y_hat`` the ridge prediction of the label, every coordinate loses its regression on
-    ``y_hat``. Unlike a projection along the slope, this leaves nothing that a linear probe could
-    find even where coordinates are correlated (least-squares concept erasure, Belrose et al.
-    2023, for a scalar label).
 
-    Args:
-        states: (n, d).
-        label: (n,).
+def _positions(users: NDArray[np.integer], n_users: int) -> NDArray[np.int64]:
+    """(n_users,): each user's place in ``users``, -1 for others."""
+    place = np.full(n_users, -1, dtype=np.int64)
+    place[users] = np.arange(len(users))
+    return place
 
-    Returns:
-        (n, d) float32 with the same means.
-    """
-    centred = states - states.mean(axis=0)
-    gram = centred.T @ centred + RIDGE * np.eye(states.shape[1])
-    predicted = centred @ np.linalg.solve(gram, centred.T @ (label - label.mean()))
-    energy = float(predicted @ predicted)
-    if energy == 0.0:
-        return states
-    loading = centred.T @ predicted / energy
-    return np.asarray(states - np.outer(predicted, loading), dtype=np.float32)
+
+def _stacked(views: list[Pairs]) -> Pairs:
+    parts = [
+        np.concatenate([getattr(view, name) for view in views])
+        for name in ("observed", "target", "popularity", "weight", "user")
+    ]
+    observed, target, popularity, weight, user = parts
+    if not len(user):
+        raise ConfigError(TOO_SMALL)
+    return Pairs(observed, target, popularity, weight / weight.mean(), user)

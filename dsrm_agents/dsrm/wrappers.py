@@ -1,7 +1,8 @@
-"""DSRM worn as an observation wrapper: three shells over one ``denoise()``."""
+"""A purifier worn as an observation wrapper: three shells over one ``denoise()``."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -10,37 +11,44 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.dsrm.purifier import DSRM
+from dsrm_agents.dsrm.fit import load_purifier
+from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym.envs.shared import rows_of
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
-class Purifier:
+class ObservationPurifier:
     """Replaces the preference part of observations and leaves the rest alone.
 
     Args:
-        dsrm: The fitted module.
+        purifier: DSRM or anything else with its ``denoise``; or the file that one was saved to.
         preference_slice: Which part of the state vector is the preference.
         fingerprint: Of the environment's dataset.
 
     Raises:
-        CheckpointError: The module was fitted on another dataset.
+        CheckpointError: The purifier cannot be read, or was fitted on another dataset.
     """
 
-    def __init__(self, dsrm: DSRM, preference_slice: slice, fingerprint: str) -> None:
-        if dsrm.config.fingerprint != fingerprint:
+    def __init__(
+        self, purifier: Purifier | str | Path, preference_slice: slice, fingerprint: str
+    ) -> None:
+        if isinstance(purifier, (str, Path)):
+            purifier = load_purifier(purifier)
+        if purifier.fingerprint != fingerprint:
             raise CheckpointError(
-                f"This DSRM was fitted on dataset {dsrm.config.fingerprint!r}, the environment "
-                f"runs on {fingerprint!r}: fit it again with fit_dsrm(dataset)."
+                f"This purifier was fitted on dataset {purifier.fingerprint!r}, the environment "
+                f"runs on {fingerprint!r}: fit it again with fit_purifier(name, dataset)."
             )
-        self.dsrm = dsrm
+        self.purifier = purifier
         self.preference_slice = preference_slice
 
     def batch(self, observation: Any) -> Any:
         """Purifies (N, ...) observations, vectors or dicts, into new arrays."""
         state = observation["state"] if isinstance(observation, dict) else observation
         purified = np.array(state, dtype=np.float32)
-        purified[:, self.preference_slice] = self.dsrm.denoise(purified[:, self.preference_slice])
+        purified[:, self.preference_slice] = self.purifier.denoise(
+            purified[:, self.preference_slice]
+        )
         return {**observation, "state": purified} if isinstance(observation, dict) else purified
 
     def each(self, observations: list[Any]) -> list[Any]:
@@ -61,13 +69,15 @@ class PurifyObservation(gym.ObservationWrapper):
 
     Args:
         env: One of ours, wrapped or not.
-        dsrm: The fitted module.
+        purifier: A fitted purifier, or the file that one was saved to.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], dsrm: DSRM) -> None:
+    def __init__(self, env: gym.Env[Any, Any], purifier: Purifier | str | Path) -> None:
         super().__init__(env)
         inner: Any = env.unwrapped
-        self.purifier = Purifier(dsrm, inner.preference_slice, inner.dataset_fingerprint)
+        self.purifier = ObservationPurifier(
+            purifier, inner.preference_slice, inner.dataset_fingerprint
+        )
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
@@ -79,18 +89,20 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
 
     Args:
         env: A vector environment of ours.
-        dsrm: The fitted module.
+        purifier: A fitted purifier, or the file that one was saved to.
 
     Raises:
         ConfigError: The environment does not give access to its attributes.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], dsrm: DSRM) -> None:
+    def __init__(self, env: VectorEnv[Any, Any, Any], purifier: Purifier | str | Path) -> None:
         super().__init__(env)
         get = getattr(env.unwrapped, "get_attr", None)
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
-        self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset_fingerprint")[0])
+        self.purifier = ObservationPurifier(
+            purifier, get("preference_slice")[0], get("dataset_fingerprint")[0]
+        )
 
     def reset(
         self,
@@ -120,13 +132,15 @@ class PurifyVecEnv(VecEnvWrapper):
 
     Args:
         venv: A vectorised environment of ours.
-        dsrm: The fitted module.
+        purifier: A fitted purifier, or the file that one was saved to.
     """
 
-    def __init__(self, venv: VecEnv, dsrm: DSRM) -> None:
+    def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
         super().__init__(venv)
         get = venv.get_attr
-        self.purifier = Purifier(dsrm, get("preference_slice")[0], get("dataset_fingerprint")[0])
+        self.purifier = ObservationPurifier(
+            purifier, get("preference_slice")[0], get("dataset_fingerprint")[0]
+        )
 
     def reset(self) -> VecEnvObs:
         """Purified first observations."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
@@ -314,8 +314,8 @@ class Dataset:
         train_users: (n_train,) int32, users whose sessions and rows train models. They are all
             other users; where there are none, they are the test users themselves and the
             split is by cell.
-        randomised: Rows of users who are no test users, of items that were drawn uniformly: free of
-            exposure bias, and free to learn from. ``None`` where there are none.
+        randomised: Rows of users who are no test users, of items that were drawn uniformly, or of
+            all items: free of exposure bias, and free to learn from. ``None`` where there are none.
         user_features: What is known of the users; no fields where nothing is.
         item_features: What is known of all items, log-only ones included.
         show_counts: (n_all_items,) int64, how often the platform showed each item; ``None`` where
@@ -427,6 +427,34 @@ class Dataset:
             item_features=kept(self.item_features),
             show_counts=None if self.show_counts is None else self.show_counts[:n],
         )
+
+    def with_unbiased_users(self, n_users: int, seed: int = 0) -> Dataset:
+        """The dataset with some test users as train users, their test rows free to learn from.
+
+        What a fully observed user (KuaiRec's small matrix) answers is free of exposure bias; with
+        some of those users given up as test users, :attr:`randomised` holds their answers and
+        models of the undistorted preference can be learned.
+
+        Args:
+            n_users: How many test users are given up, at least 1 and not all.
+            seed: Seed of the draw.
+
+        Raises:
+            ConfigError: ``n_users`` is out of range.
+        """
+        if not 1 <= n_users < len(self.test_users):
+            raise ConfigError(
+                f"n_users must lie in [1, {len(self.test_users)}), the number of test users; got "
+                f"{n_users}."
+            )
+        drawn = np.random.default_rng(seed).choice(self.test_users, n_users, replace=False)
+        given_up = np.isin(self.test.users, drawn)
+        unbiased = self.test.take(given_up)
+        if self.randomised is not None:
+            columns = zip(self.randomised.columns.values(), unbiased.columns.values(), strict=True)
+            unbiased = type(unbiased)(*(np.concatenate(pair) for pair in columns))
+            unbiased = unbiased.take(np.argsort(unbiased.users, kind="stable"))
+        return replace(self, test=self.test.take(~given_up), randomised=unbiased)
 
     @property
     def behaviours(self) -> tuple[str, ...]:

@@ -93,7 +93,7 @@ def build_catalogue(data: TrainingData, model: FactorModel) -> Catalogue:
     """
     log = data.train_log
     n_all = data.n_all_items
-    spectral = _spectral(log.users, log.items, log.response, (data.n_users, n_all))
+    spectral = spectral_embedding(log.users, log.items, log.response, (data.n_users, n_all))
     embedding = np.zeros((n_all, EMBEDDING_DIM))
     embedding[:, 0] = model.item_effect[0]
     embedding[:, 1 : 1 + spectral.shape[1]] = spectral
@@ -107,10 +107,21 @@ def build_catalogue(data: TrainingData, model: FactorModel) -> Catalogue:
     return Catalogue(embedding.astype(np.float32), exposures.astype(np.int64))
 
 
-def _spectral(
+def spectral_embedding(
     users: NDArray[np.int32], items: NDArray[np.int32], weight: FloatArray, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Leading right singular vectors, by falling singular value and with a fixed sign."""
+    """Leading right singular vectors of the degree-normalised matrix of logged responses.
+
+    Args:
+        users: (n_rows,) positions.
+        items: (n_rows,) positions.
+        weight: (n_rows,) float32 responses.
+        shape: Number of users and of items.
+
+    Returns:
+        (n_items, k) by falling singular value and with a fixed sign; k is less than
+        ``EMBEDDING_DIM - 1`` where the matrix is too small.
+    """
     matrix = csr_matrix((weight.astype(np.float64), (users, items)), shape=shape)
     matrix = matrix[np.flatnonzero(np.bincount(users, minlength=shape[0]))]
     user_degree, item_degree = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))

@@ -1,125 +1,132 @@
+"""DSRM, its student and its controls: what they learn, and that they are kept and found again."""
+
 from __future__ import annotations
 
-import gymnasium as gym
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from scipy.sparse import csr_matrix
-from stable_baselines3 import PPO
+from safetensors.torch import save_file
 
-from dsrm_agents import (
-    DSRM,
-    PurifyObservation,
-    PurifyVecEnv,
-    PurifyVectorObservation,
-    fit_dsrm,
-    make_vec_env,
-)
-from dsrm_agents.dsrm.diffusion import GaussianDiffusion, cosine_alpha_bar
-from dsrm_agents.dsrm.targets import build_pairs, erase_linearly, mean_log_popularity
+from dsrm_agents import DSRM, Student, distil, fit_dsrm, fit_purifier, load_purifier
+from dsrm_agents.dsrm.fit import KINDS, PURIFIERS
+from dsrm_agents.dsrm.objective import LossConfig, Objective, partners_of
+from dsrm_agents.dsrm.probes import probe, probe_data
+from dsrm_agents.dsrm.purifier import FORMAT
+from dsrm_agents.dsrm.targets import build_pairs
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import CheckpointError, ConfigError
-from kuaisim_gym.simulator import load_catalogue
 
 
 @pytest.fixture(scope="module")
 def dsrm(small) -> DSRM:
-    return fit_dsrm(small, updates=300, seed=1)
+    return fit_dsrm(small, updates=30, seed=1)
 
 
-def cosine(a: np.ndarray, b: np.ndarray) -> float:
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    return float(np.mean((a * b).sum(axis=1) / norms))
+@pytest.fixture(scope="module")
+def states() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
 
 
-@pytest.mark.parametrize("steps", [1, 5, 20, 500])
-def test_the_schedule_runs_from_clean_to_noise(steps: int) -> None:
-    alpha_bar = cosine_alpha_bar(steps)
-    assert alpha_bar.shape == (steps + 1,)
-    assert alpha_bar[0] == 1
-    assert alpha_bar[-1] <= 1e-3
-    assert (alpha_bar[1:] <= alpha_bar[:-1]).all()
+@pytest.fixture(scope="module")
+def measured(world) -> dict[str, dict[str, float]]:
+    """Purifiers of the full world, as found on users that none of them was fitted on."""
+    data = probe_data(world)
+    teacher = fit_dsrm(world, seed=0)
+    fitted = {
+        "identity": fit_purifier("identity", world),
+        "linear": fit_purifier("linear", world),
+        "dsrm": teacher,
+        "student": distil(teacher, world),
+        "oracle-regression": fit_purifier("oracle-regression", world),
+    }
+    return {name: probe(purifier.denoise, data) for name, purifier in fitted.items()}
 
 
-def test_q_sample_has_the_moments_of_eq_2() -> None:
-    diffusion = GaussianDiffusion(20)
-    noise = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0))
-    x0 = torch.tensor([[2.0, -1.0]]).expand(100_000, 2)
-    for k in (0, 7, 20):
-        noised = diffusion.q_sample(x0, torch.full((100_000,), k), noise)
-        alpha_bar = diffusion.alpha_bar[k]
-        torch.testing.assert_close(noised.mean(0), alpha_bar.sqrt() * x0[0], atol=0.02, rtol=0)
-        torch.testing.assert_close(noised.var(0), (1 - alpha_bar).expand(2), atol=0.02, rtol=0)
+def test_dsrm_removes_popularity_and_comes_nearer_to_the_true_preference(measured) -> None:
+    raw, purified, bound = (measured[name] for name in ("identity", "dsrm", "oracle-regression"))
+    assert raw["leakage_r2"] > 0.6
+    assert purified["leakage_r2"] < 0.25 * raw["leakage_r2"]
+    assert purified["leakage_mlp"] < 0.25 * raw["leakage_mlp"]
+    gain = (purified["cosine"] - raw["cosine"]) / (bound["cosine"] - raw["cosine"])
+    assert gain > 0.5
+    assert purified["recall20_longtail"] > raw["recall20_longtail"] + 0.01
+    assert purified["interest_accuracy"] > raw["interest_accuracy"]
+    assert purified["effective_rank"] > 0.7 * bound["effective_rank"]
+    assert purified["discriminability"] > raw["discriminability"]
 
 
-class Knows:
-    """A denoiser that knows the clean state, and answers as the prediction demands."""
-
-    def __init__(self, diffusion: GaussianDiffusion, x0: torch.Tensor) -> None:
-        self.diffusion, self.x0 = diffusion, x0
-
-    def encode(self, condition: torch.Tensor) -> torch.Tensor:
-        return condition
-
-    def __call__(self, x: torch.Tensor, step: torch.Tensor, encoded: torch.Tensor) -> torch.Tensor:
-        if self.diffusion.prediction == "x0":
-            return self.x0
-        alpha_bar = self.diffusion.alpha_bar[step][:, None]
-        return (x - alpha_bar.sqrt() * self.x0) / (1 - alpha_bar).sqrt()
+def test_erasing_popularity_alone_brings_nobody_nearer(measured) -> None:
+    assert measured["linear"]["leakage_r2"] < 0.1
+    assert measured["linear"]["cosine"] < measured["identity"]["cosine"] + 0.05
 
 
-@pytest.mark.parametrize("prediction", ["x0", "noise"])
-@pytest.mark.parametrize("steps", [1, 20])
-def test_a_perfect_denoiser_recovers_the_clean_state(prediction: str, steps: int) -> None:
-    diffusion = GaussianDiffusion(steps, prediction)
-    x0, start = torch.randn(5, 3), torch.randn(5, 3)
-    found = diffusion.ddim(Knows(diffusion, x0), start, x0)
-    torch.testing.assert_close(found, x0, atol=1e-3, rtol=1e-3)
+def test_the_student_loses_little_of_the_gain(measured) -> None:
+    raw, teacher, student = (measured[n]["cosine"] for n in ("identity", "dsrm", "student"))
+    assert student > raw + 0.9 * (teacher - raw)
+    assert measured["student"]["leakage_r2"] < 0.25 * measured["identity"]["leakage_r2"]
 
 
-def test_literal_pairs_are_the_identity_and_debiased_ones_carry_less_popularity(world) -> None:
-    catalogue, encoder = load_catalogue(world), preference_encoder(world)
-    rng = np.random.default_rng(0)
-    literal = build_pairs(world.training, catalogue, encoder, "literal", 2, rng)
-    np.testing.assert_array_equal(literal.observed, literal.target)
-    debiased = build_pairs(world.training, catalogue, encoder, "debiased", 1, rng)
-    log = world.log
-    seen = csr_matrix(
-        (np.ones(len(log)), (log.users, log.items)), shape=(world.n_users, world.n_items)
+def test_the_literal_mode_is_the_identity(world) -> None:
+    found = probe(fit_dsrm(world, "literal").denoise, probe_data(world))
+    assert found["cosine_to_input"] > 0.98
+    assert found["identity_r2"] > 0.95
+    assert found["leakage_r2"] > 0.6
+
+
+def test_unbiased_rows_teach_the_true_preference(rand_world) -> None:
+    data = probe_data(rand_world)
+    raw, purified = (
+        probe(fit_purifier(name, rand_world).denoise, data) for name in ("identity", "dsrm")
     )
-    popularity = mean_log_popularity(seen)[world.train_users]
-    assert explained(debiased.target, popularity) < 0.1 * explained(debiased.observed, popularity)
+    assert purified["cosine"] > raw["cosine"] + 0.1
+    assert purified["leakage_r2"] < 0.25 * raw["leakage_r2"]
 
 
-def explained(states: np.ndarray, label: np.ndarray) -> float:
-    """Share of the label's variance that a linear map of the states explains."""
-    design = np.column_stack([states, np.ones(len(states))])
-    residual = label - design @ np.linalg.lstsq(design, label, rcond=None)[0]
-    return float(1 - residual.var() / label.var())
+def test_the_teacher_of_full_users_can_be_given_up_test_users(world) -> None:
+    given = world.with_unbiased_users(700)
+    data = probe_data(given)
+    raw, purified = (probe(fit_purifier(n, given).denoise, data) for n in ("identity", "dsrm"))
+    assert purified["cosine"] > raw["cosine"] + 0.1
 
 
-def test_purifying_unseen_users_removes_popularity_and_keeps_preference(world) -> None:
-    encoder, users = preference_encoder(world), world.test_users
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_every_purifier_is_fitted_kept_and_found_again(small, states, tmp_path, name) -> None:
+    purifier = fit_purifier(name, small, seed=2, **brief(name))
+    purified = purifier.denoise(states)
+    assert purified.shape == states.shape
+    assert purified.dtype == np.float32
+    assert np.abs(purified).max() <= 10
+    again = fit_purifier(name, small, seed=2, **brief(name)).denoise(states)
+    np.testing.assert_array_equal(purified, again)
+    alone = np.concatenate([purifier.denoise(state[None]) for state in states])
+    np.testing.assert_allclose(purified, alone, atol=1e-4)
+    path = tmp_path / "purifier.safetensors"
+    purifier.save(path)
+    for loaded in (load_purifier(path), type(purifier).load(path)):
+        assert type(loaded) is KINDS[purifier.kind]
+        assert loaded.config == purifier.config
+        assert loaded.digest == purifier.digest
+        np.testing.assert_array_equal(loaded.denoise(states), purified)
+
+
+def brief(name: str) -> dict[str, int]:
+    return {} if name in ("identity", "linear") else {"updates": 5}
+
+
+def test_the_identity_changes_nothing(small, states) -> None:
+    np.testing.assert_allclose(fit_purifier("identity", small).denoise(states), states, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["dsrm", "mlp", "vae"])
+def test_agents_meet_states_of_the_size_they_know(small, name) -> None:
+    encoder, users = preference_encoder(small), small.train_users
     raw = encoder.encode(encoder.history_sum[users], encoder.history_weight[users])
-    purified = fit_dsrm(world, seed=0).denoise(raw)
-    log = world.log
-    seen = csr_matrix(
-        (np.ones(len(log)), (log.users, log.items)), shape=(world.n_users, world.n_items)
-    )
-    popularity = mean_log_popularity(seen)[users]
-    assert explained(raw, popularity) > 0.7
-    assert explained(purified, popularity) < 0.25 * explained(raw, popularity)
-    preference = world.truth.preference[users]
-    kept = np.mean([explained(purified, column) for column in preference.T])
-    before = np.mean([explained(raw, column) for column in preference.T])
-    assert kept > before - 0.03
-
-
-def test_the_literal_mode_is_close_to_the_identity(world) -> None:
-    encoder, users = preference_encoder(world), world.test_users
-    raw = encoder.encode(encoder.history_sum[users], encoder.history_weight[users])
-    assert cosine(fit_dsrm(world, "literal", updates=1500).denoise(raw), raw) > 0.9
+    purified = fit_purifier(name, small, updates=200).denoise(raw)
+    assert np.square(purified).mean() == pytest.approx(raw.var(axis=0).mean(), rel=0.05)
+    np.testing.assert_allclose(purified.mean(axis=0), 0, atol=0.05)
 
 
 def test_only_train_users_are_read(small, with_watch_ratios) -> None:
@@ -132,176 +139,165 @@ def test_only_train_users_are_read(small, with_watch_ratios) -> None:
         torch.testing.assert_close(tensor, two.state_dict()[name], rtol=0, atol=0)
 
 
-def test_same_seed_same_weights_and_no_global_seeding(small) -> None:
-    state = torch.get_rng_state()
-    one, two = fit_dsrm(small, updates=20, seed=4), fit_dsrm(small, updates=20, seed=4)
-    assert torch.equal(state, torch.get_rng_state())
-    states = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
-    np.testing.assert_array_equal(one.denoise(states), two.denoise(states))
-    assert np.any(one.denoise(states) != fit_dsrm(small, updates=20, seed=5).denoise(states))
+def test_no_global_seeding(small, states) -> None:
+    before = torch.get_rng_state()
+    one = fit_dsrm(small, updates=20, seed=4).denoise(states)
+    assert torch.equal(before, torch.get_rng_state())
+    assert np.any(one != fit_dsrm(small, updates=20, seed=5).denoise(states))
 
 
-def test_denoising_is_a_function_of_the_state(dsrm) -> None:
-    states = np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
-    together = dsrm.denoise(states)
-    np.testing.assert_array_equal(together, dsrm.denoise(states))
-    alone = np.concatenate([dsrm.denoise(state[None]) for state in states])
-    np.testing.assert_allclose(together, alone, atol=1e-4)
+@pytest.mark.parametrize("name", ["dsrm", "student", "vae"])
+def test_an_interrupted_fit_resumes_to_the_same_weights(small, tmp_path, monkeypatch, name) -> None:
+    options = {"updates": 300}
+    whole = fit_purifier(name, small, **options)
+    calls = 0
+    kind = KINDS["dsrm" if name == "student" else name]
+    owner, method = (Student, "end") if name == "student" else (kind, "loss")
+    original = getattr(owner, method)
+
+    def failing(self, *arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 260:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(owner, method, failing)
+    with pytest.raises(KeyboardInterrupt):
+        fit_purifier(name, small, checkpoint=tmp_path / "progress", **options)
+    assert (tmp_path / "progress").is_file()
+    calls = 1000
+    resumed = fit_purifier(name, small, checkpoint=tmp_path / "progress", **options)
+    assert resumed.digest == whole.digest
+    with pytest.raises(CheckpointError, match="another fit"):
+        fit_purifier(name, small, seed=1, checkpoint=tmp_path / "progress", **options)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        {"cosine": 0.5},
+        {"independence": 0.5},
+        {"independence": 0.5, "measure": "adversarial"},
+        {"contrastive": 0.1},
+    ],
+)
+def test_every_loss_term_counts(small, states, losses) -> None:
+    plain = fit_dsrm(small, updates=20).denoise(states)
+    assert np.any(plain != fit_dsrm(small, updates=20, **losses).denoise(states))
+
+
+def test_a_pair_counts_by_its_weight(small) -> None:
+    pairs = build_pairs(small.training, preference_encoder(small))
+    purifier = fit_purifier("mlp", small, updates=1)
+    rows = torch.arange(64)
+    nothing = dataclasses.replace(pairs, weight=pairs.weight * 0)
+    assert Objective(purifier, nothing, LossConfig())(rows).item() == 0
+    assert Objective(purifier, pairs, LossConfig())(rows).item() > 0
+
+
+def test_partners_are_other_rows_of_the_same_user() -> None:
+    user = np.array([3, 1, 3, 2, 1, 3])
+    partner = partners_of(user)
+    np.testing.assert_array_equal(user[partner], user)
+    assert (partner != np.arange(6))[user != 2].all()
+    assert partner[3] == 3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"diffusion_steps": 5},
+        {"prediction": "x0"},
+        {"prediction": "noise"},
+        {"start": "state"},
+        {"start": "state", "start_step": 7},
+        {"guidance": 1.0},
+        {"condition_dropout": 0.0},
+        {"blind": 0},
+        {"blind": 3},
+    ],
+)
+def test_every_option_of_the_diffusion_works(small, dsrm, states, tmp_path, options) -> None:
+    other = fit_dsrm(small, updates=30, seed=1, **options)
+    assert np.any(other.denoise(states) != dsrm.denoise(states))
+    other.save(tmp_path / "x")
+    np.testing.assert_array_equal(DSRM.load(tmp_path / "x").denoise(states), other.denoise(states))
+
+
+def test_drawn_states_scatter_and_served_ones_do_not(dsrm, states) -> None:
+    observed = torch.from_numpy(states)
+    with torch.inference_mode():
+        for eta in (0.0, 1.0):
+            one, same, other = (
+                dsrm.draw(observed, eta=eta, generator=torch.Generator().manual_seed(seed))
+                for seed in (1, 1, 2)
+            )
+            assert torch.equal(one, same)
+            assert (one - other).abs().mean() > 0.1
+    np.testing.assert_array_equal(dsrm.denoise(states), dsrm.denoise(states))
+
+
+def test_bad_states_are_refused(dsrm, states) -> None:
     with pytest.raises(ConfigError, match=r"\(N, 32\)"):
         dsrm.denoise(states[:, :5])
     with pytest.raises(ConfigError, match="finite"):
         dsrm.denoise(np.full((1, 32), np.nan, np.float32))
 
 
-@pytest.mark.parametrize("observation", ["state", "dict"])
-def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
-    n, options = 3, {"dataset": small, "observation_type": observation, "max_len": 6}
-    raw = make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options)
-    sb3 = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options), dsrm)
-    singles = [PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), dsrm) for _ in range(n)]
-    vector = PurifyVectorObservation(
-        SyncVectorEnv([lambda: gym.make("KuaiRec-Fair-v0", **options)] * n), dsrm
-    )
-
-    def state(seen) -> np.ndarray:
-        return seen["state"] if isinstance(seen, dict) else seen
-
-    unpurified, seen = state(raw.reset()), state(sb3.reset())
-    assert np.abs(unpurified[:, :32] - seen[:, :32]).max() > 0.01
-    np.testing.assert_array_equal(unpurified[:, 32:], seen[:, 32:])
-    np.testing.assert_allclose(seen, state(vector.reset(seed=8)[0]), atol=1e-4)
-    for slot, env in enumerate(singles):
-        np.testing.assert_allclose(seen[slot], state(env.reset(seed=8 + slot)[0]), atol=1e-4)
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        actions = rng.uniform(-1, 1, (n, 33)).astype(np.float32)
-        raw.step(actions)
-        seen, _, dones, infos = sb3.step(actions)
-        batch = state(vector.step(actions)[0])
-        for slot, env in enumerate(singles):
-            own = state(env.step(actions[slot])[0])
-            now = infos[slot]["terminal_observation"] if dones[slot] else None
-            shown = state(seen)[slot] if now is None else state(now)
-            np.testing.assert_allclose(shown, own, atol=1e-4)
-            np.testing.assert_allclose(batch[slot], own, atol=1e-4)
-        if dones.any():
-            break
-
-
-def test_terminal_observations_are_purified(small, dsrm) -> None:
-    options = {"dataset": small, "max_len": 4}
-    raw = make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options)
-    worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options), dsrm)
-    raw.reset()
-    worn.reset()
-    actions = np.zeros((2, 33), dtype=np.float32)
-    for _ in range(4):
-        _, _, dones, plain = raw.step(actions)
-        _, _, _, infos = worn.step(actions)
-        for slot in np.flatnonzero(dones):
-            last = plain[slot]["terminal_observation"]
-            expected = dsrm.denoise(last[None, :32])[0]
-            np.testing.assert_allclose(
-                infos[slot]["terminal_observation"][:32], expected, atol=1e-5
-            )
-    assert dones.any()
-
-
-@pytest.mark.parametrize("observation", ["state", "dict"])
-@pytest.mark.parametrize("mode", list(AutoresetMode))
-def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, observation) -> None:
-    n, options = 4, {"dataset": small, "observation_type": observation, "max_len": 5}
-    raw, plain = (
-        gym.make_vec("KuaiRec-Fair-v0", num_envs=n, autoreset_mode=mode, **options)
-        for _ in range(2)
-    )
-    worn = PurifyVectorObservation(plain, dsrm)
-
-    def check(seen, own) -> None:
-        if isinstance(seen, dict):
-            np.testing.assert_array_equal(seen["exposed"], own["exposed"])
-            seen, own = seen["state"], own["state"]
-        seen, own = np.atleast_2d(seen), np.atleast_2d(own)
-        np.testing.assert_array_equal(seen[:, 32:], own[:, 32:])
-        np.testing.assert_allclose(seen[:, :32], dsrm.denoise(own[:, :32]), atol=1e-4)
-
-    check(worn.reset(seed=3)[0], raw.reset(seed=3)[0])
-    raw.action_space.seed(0)
-    ends = 0
-    for _ in range(12):
-        actions = raw.action_space.sample()
-        seen, *told, infos = worn.step(actions)
-        own, *expected, plain_infos = raw.step(actions)
-        check(seen, own)
-        for one, other in zip(told, expected, strict=True):
-            np.testing.assert_array_equal(one, other)
-        over = told[1] | told[2]
-        ends += over.sum()
-        if mode is AutoresetMode.SAME_STEP and over.any():
-            np.testing.assert_array_equal(infos["_final_obs"], over)
-            for slot in range(n):
-                if over[slot]:
-                    check(infos["final_obs"][slot], plain_infos["final_obs"][slot])
-                else:
-                    assert infos["final_obs"][slot] is None
-        if mode is AutoresetMode.DISABLED and over.any():
-            check(
-                worn.reset(options={"reset_mask": over})[0],
-                raw.reset(options={"reset_mask": over})[0],
-            )
-    assert ends >= n
-
-
-def test_any_agent_can_wear_it(small, dsrm) -> None:
-    env = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 4, dataset=small), dsrm)
-    PPO("MlpPolicy", env, n_steps=16, batch_size=32, device="cpu").learn(64)
-
-
-def test_checkpoints_survive_and_damage_is_reported(small, dsrm, tmp_path) -> None:
+def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
     path = tmp_path / "dsrm.safetensors"
     dsrm.save(path)
-    states = np.random.default_rng(0).normal(size=(5, 32)).astype(np.float32)
-    loaded = DSRM.load(path)
-    assert loaded.config == dsrm.config
-    np.testing.assert_array_equal(loaded.denoise(states), dsrm.denoise(states))
-    with pytest.raises(CheckpointError, match="no DSRM checkpoint at"):
+    with pytest.raises(CheckpointError, match="no purifier checkpoint at"):
         DSRM.load(tmp_path / "missing")
     (tmp_path / "torn").write_bytes(path.read_bytes()[:500])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
-        DSRM.load(tmp_path / "torn")
-    from safetensors.torch import save_file
-
+        load_purifier(tmp_path / "torn")
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="is not a DSRM checkpoint"):
-        DSRM.load(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="is not a purifier checkpoint"):
+        load_purifier(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="kind 'dsrm', expected 'student'"):
+        Student.load(path)
+    config = json.dumps({"dim": 32})
+    for kind, message in (("foreign", "unknown kind"), ("dsrm", "damaged")):
+        metadata = {"format": FORMAT, "kind": kind, "config": config}
+        save_file({"x": torch.zeros(1)}, tmp_path / "bad", metadata)
+        with pytest.raises(CheckpointError, match=message):
+            load_purifier(tmp_path / "bad")
 
 
-def test_a_checkpoint_of_another_dataset_is_refused(world, dsrm) -> None:
-    with pytest.raises(CheckpointError, match="fit it again"):
-        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=world), dsrm)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "debias"}, "Did you mean 'debiased'"),
+        ({"diffusion_steps": 0}, "diffusion_steps"),
+        ({"prediction": "y"}, "prediction"),
+        ({"start": "nois"}, "Did you mean 'noise'"),
+        ({"start_step": 3}, "start_step"),
+        ({"start": "state", "start_step": 21}, "start_step"),
+        ({"condition_dropout": 1.0}, "condition_dropout"),
+        ({"guidance": 1.0, "condition_dropout": 0.0}, "guidance"),
+        ({"updates": -5}, "updates"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"seed": -1}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"blind": -1}, "blind"),
+        ({"blind": 32}, "directions"),
+        ({"hidden": 0}, "hidden"),
+        ({"cosine": -1.0}, "cosine"),
+        ({"measure": "hsci"}, "Did you mean 'hsic'"),
+        ({"veiws": 3}, "Did you mean 'views'"),
+        ({"dim": 5}, "dim"),
+    ],
+)
+def test_impossible_options_are_refused(small, options, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit_dsrm(small, **options)
 
 
-def test_unknown_options_are_refused(small) -> None:
-    with pytest.raises(ConfigError, match="Did you mean 'debiased'"):
-        fit_dsrm(small, "debias")
-    with pytest.raises(ConfigError, match="diffusion_steps"):
-        fit_dsrm(small, diffusion_steps=0)
-    with pytest.raises(ConfigError, match="prediction"):
-        fit_dsrm(small, prediction="v")
-    for options in ({"updates": -5}, {"batch_size": 0}, {"learning_rate": -1.0}, {"seed": -1}):
-        with pytest.raises(ConfigError, match=next(iter(options))):
-            fit_dsrm(small, **options)
-
-
-def test_erasure_leaves_a_linear_probe_nothing_and_the_rest_as_it_was() -> None:
-    rng = np.random.default_rng(0)
-    mixing = rng.normal(size=(6, 6))
-    causes = rng.normal(size=(2000, 6))
-    states = (causes @ mixing).astype(np.float32)
-    label = causes[:, 0] + 0.1 * rng.normal(size=2000)
-    erased = erase_linearly(states, label)
-    assert explained(states, label) > 0.95
-    assert explained(erased, label) < 0.001
-    for other in causes.T[1:]:
-        assert explained(erased, other) > 0.95
-    np.testing.assert_array_equal(erase_linearly(states, np.ones(2000)), states)
+def test_unknown_purifiers_and_missing_truths_are_refused(small) -> None:
+    with pytest.raises(ConfigError, match="Did you mean 'linear'"):
+        fit_purifier("liner", small)
+    with pytest.raises(ConfigError, match="synthetic world"):
+        fit_purifier("oracle-regression", dataclasses.replace(small, truth=None))

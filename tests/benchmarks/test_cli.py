@@ -32,11 +32,11 @@ def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch)
     if LEARNERS.get(agent) is not None and LEARNERS[agent].purify:
         from benchmarks import registry
 
-        brief = registry.fit_dsrm
+        brief = registry.fit_purifier
         monkeypatch.setattr(
             registry,
-            "fit_dsrm",
-            lambda dataset, mode, **options: brief(dataset, mode, updates=5, **options),
+            "fit_purifier",
+            lambda name, dataset, **options: brief(name, dataset, updates=5, **options),
         )
     result = run(tmp_path, agent)
     assert result.keys() == KEYS

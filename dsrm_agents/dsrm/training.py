@@ -1,0 +1,190 @@
+"""The training loop of every purifier: averaged weights, and fits that resume to the same ones."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import CheckpointError, ConfigError
+
+FORMAT = "dsrm-training-1"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long and how fast.
+
+    Attributes:
+        updates: Gradient steps.
+        batch_size: Pairs a step.
+        learning_rate: Of AdamW, at the start; it falls to zero along a half cosine.
+        weight_decay: Of AdamW. Targets are far noisier than images: without a strong pull to
+            simple maps the network learns their noise.
+        ema: Decay of the exponential average of the weights, which is what is kept.
+    """
+
+    updates: int = 1500
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1.0
+    ema: float = 0.995
+
+    def __post_init__(self) -> None:
+        for name in ("updates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}.")
+        if not self.weight_decay >= 0:
+            raise ConfigError(f"weight_decay must be at least 0, got {self.weight_decay}.")
+        if not 0 <= self.ema < 1:
+            raise ConfigError(f"ema must lie in [0, 1), got {self.ema}.")
+
+
+def train(
+    objective: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    n_rows: int,
+    config: TrainConfig,
+    *,
+    identity: str = "",
+    checkpoint: str | Path | None = None,
+    every: int = 250,
+    progress: str | None = None,
+) -> None:
+    """Minimises a loss over random batches and leaves the averaged weights in the module.
+
+    Draws from torch's global generator; callers fork it.
+
+    Args:
+        objective: Everything that is trained.
+        loss: (B,) int64 row numbers to a scalar.
+        n_rows: Rows to draw from.
+        config: How long and how fast.
+        identity: What this fit is of; a checkpoint of something else is refused.
+        checkpoint: File in which progress is kept, so that an interrupted fit goes on where it was
+            and ends with the weights of one that was never interrupted; a finished one returns at
+            once.
+        every: Updates between checkpoints.
+        progress: Label of a progress bar; ``None`` for none.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another fit.
+    """
+    parameters = list(objective.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    state = _Progress(objective, optimizer, json.dumps([identity, asdict(config)]))
+    if checkpoint is not None and Path(checkpoint).is_file():
+        state.load(Path(checkpoint))
+    with tqdm(
+        total=config.updates,
+        initial=state.done,
+        desc=progress,
+        unit="update",
+        disable=progress is None,
+    ) as bar:
+        while state.done < config.updates:
+            rate = 0.5 * (1.0 + math.cos(math.pi * state.done / config.updates))
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * rate
+            value = loss(torch.randint(n_rows, (config.batch_size,)))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            state.average(config.ema)
+            bar.update()
+            due = state.done % every == 0 or state.done == config.updates
+            if checkpoint is not None and due:
+                state.save(Path(checkpoint))
+    state.finish()
+
+
+class _Progress:
+    """All that a fit needs to go on: weights, their average, the optimiser and randomness.
+
+    Args:
+        objective: Everything that is trained.
+        optimizer: AdamW over its parameters.
+        identity: What this fit is of.
+    """
+
+    def __init__(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, identity: str
+    ) -> None:
+        self.objective, self.optimizer, self.identity = objective, optimizer, identity
+        self.done = 0
+        self.parameters = dict(objective.named_parameters())
+        self.averaged = {name: value.detach().clone() for name, value in self.parameters.items()}
+
+    def average(self, decay: float) -> None:
+        """Counts an update and takes its weights into the average."""
+        self.done += 1
+        # The first updates are averaged plainly: the random start should not linger.
+        decay = min(decay, 1.0 - 1.0 / self.done)
+        with torch.no_grad():
+            torch._foreach_lerp_(
+                list(self.averaged.values()), list(self.parameters.values()), 1.0 - decay
+            )
+
+    def finish(self) -> None:
+        """Puts the averaged weights into the module."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(self.averaged[name])
+
+    def save(self, path: Path) -> None:
+        """Writes everything, whole or not at all."""
+        tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
+        for name, value in self.parameters.items():
+            tensors[f"weight.{name}"] = value.detach()
+            tensors[f"average.{name}"] = self.averaged[name]
+            for moment in ("exp_avg", "exp_avg_sq"):
+                tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment]
+        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
+        metadata = {"format": FORMAT, "fit": self.identity, "done": str(self.done)}
+        write_atomically(path, save(tensors, metadata))
+
+    def load(self, path: Path) -> None:
+        """Takes up what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: It is damaged or of another fit.
+        """
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata: dict[str, Any] = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        if metadata.get("format") != FORMAT or metadata.get("fit") != self.identity:
+            raise CheckpointError(
+                f"{path} holds the progress of another fit: expected {self.identity}, got "
+                f"{metadata.get('fit')}. Remove it, or name another file."
+            )
+        try:
+            self.done = int(metadata["done"])
+            with torch.no_grad():
+                for name, value in self.parameters.items():
+                    value.copy_(tensors[f"weight.{name}"])
+                    self.averaged[name].copy_(tensors[f"average.{name}"])
+                    self.optimizer.state[value] = {
+                        "step": torch.tensor(float(self.done)),
+                        "exp_avg": tensors[f"exp_avg.{name}"],
+                        "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+                    }
+            torch.set_rng_state(tensors["random"])
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -1,0 +1,163 @@
+"""Purifiers worn as observation wrappers, in every shell."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from stable_baselines3 import DQN, PPO, SAC
+
+from dsrm_agents import (
+    DSRM,
+    PurifyObservation,
+    PurifyVecEnv,
+    PurifyVectorObservation,
+    fit_dsrm,
+    make_vec_env,
+)
+from kuaisim_gym.errors import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def dsrm(small) -> DSRM:
+    return fit_dsrm(small, updates=30, seed=1)
+
+
+@pytest.mark.parametrize("observation", ["state", "dict"])
+def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
+    n, options = 3, {"dataset": small, "observation_type": observation, "max_len": 6}
+    raw = make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options)
+    sb3 = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options), dsrm)
+    singles = [PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), dsrm) for _ in range(n)]
+    vector = PurifyVectorObservation(
+        SyncVectorEnv([lambda: gym.make("KuaiRec-Fair-v0", **options)] * n), dsrm
+    )
+
+    def state(seen) -> np.ndarray:
+        return seen["state"] if isinstance(seen, dict) else seen
+
+    unpurified, seen = state(raw.reset()), state(sb3.reset())
+    assert np.abs(unpurified[:, :32] - seen[:, :32]).max() > 0.01
+    np.testing.assert_array_equal(unpurified[:, 32:], seen[:, 32:])
+    np.testing.assert_allclose(seen, state(vector.reset(seed=8)[0]), atol=1e-4)
+    for slot, env in enumerate(singles):
+        np.testing.assert_allclose(seen[slot], state(env.reset(seed=8 + slot)[0]), atol=1e-4)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        actions = rng.uniform(-1, 1, (n, 33)).astype(np.float32)
+        raw.step(actions)
+        seen, _, dones, infos = sb3.step(actions)
+        batch = state(vector.step(actions)[0])
+        for slot, env in enumerate(singles):
+            own = state(env.step(actions[slot])[0])
+            now = infos[slot]["terminal_observation"] if dones[slot] else None
+            shown = state(seen)[slot] if now is None else state(now)
+            np.testing.assert_allclose(shown, own, atol=1e-4)
+            np.testing.assert_allclose(batch[slot], own, atol=1e-4)
+        if dones.any():
+            break
+
+
+def test_terminal_observations_are_purified(small, dsrm) -> None:
+    options = {"dataset": small, "max_len": 4}
+    raw = make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options)
+    worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options), dsrm)
+    raw.reset()
+    worn.reset()
+    actions = np.zeros((2, 33), dtype=np.float32)
+    for _ in range(4):
+        _, _, dones, plain = raw.step(actions)
+        _, _, _, infos = worn.step(actions)
+        for slot in np.flatnonzero(dones):
+            last = plain[slot]["terminal_observation"]
+            expected = dsrm.denoise(last[None, :32])[0]
+            np.testing.assert_allclose(
+                infos[slot]["terminal_observation"][:32], expected, atol=1e-5
+            )
+    assert dones.any()
+
+
+@pytest.mark.parametrize("observation", ["state", "dict"])
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, observation) -> None:
+    n, options = 4, {"dataset": small, "observation_type": observation, "max_len": 5}
+    raw, plain = (
+        gym.make_vec("KuaiRec-Fair-v0", num_envs=n, autoreset_mode=mode, **options)
+        for _ in range(2)
+    )
+    worn = PurifyVectorObservation(plain, dsrm)
+
+    def check(seen, own) -> None:
+        if isinstance(seen, dict):
+            np.testing.assert_array_equal(seen["exposed"], own["exposed"])
+            seen, own = seen["state"], own["state"]
+        seen, own = np.atleast_2d(seen), np.atleast_2d(own)
+        np.testing.assert_array_equal(seen[:, 32:], own[:, 32:])
+        np.testing.assert_allclose(seen[:, :32], dsrm.denoise(own[:, :32]), atol=1e-4)
+
+    check(worn.reset(seed=3)[0], raw.reset(seed=3)[0])
+    raw.action_space.seed(0)
+    ends = 0
+    for _ in range(12):
+        actions = raw.action_space.sample()
+        seen, *told, infos = worn.step(actions)
+        own, *expected, plain_infos = raw.step(actions)
+        check(seen, own)
+        for one, other in zip(told, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+        over = told[1] | told[2]
+        ends += over.sum()
+        if mode is AutoresetMode.SAME_STEP and over.any():
+            np.testing.assert_array_equal(infos["_final_obs"], over)
+            for slot in range(n):
+                if over[slot]:
+                    check(infos["final_obs"][slot], plain_infos["final_obs"][slot])
+                else:
+                    assert infos["final_obs"][slot] is None
+        if mode is AutoresetMode.DISABLED and over.any():
+            check(
+                worn.reset(options={"reset_mask": over})[0],
+                raw.reset(options={"reset_mask": over})[0],
+            )
+    assert ends >= n
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "action"), [(PPO, "continuous"), (SAC, "continuous"), (DQN, "discrete")]
+)
+def test_agents_wear_a_saved_purifier_with_one_line(
+    small, dsrm, tmp_path, algorithm, action
+) -> None:
+    file = tmp_path / "dsrm.safetensors"
+    dsrm.save(file)
+    options = {"dataset": small, "action_type": action}
+    shells = [
+        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 4, **options), file),
+        PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), str(file)),
+    ]
+    for env in shells:
+        brief = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 8}
+        agent = algorithm("MlpPolicy", env, device="cpu", **brief).learn(40)
+        agent.predict(np.zeros(env.observation_space.shape, np.float32))
+    batch = PurifyVectorObservation(gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options), file)
+    assert batch.reset(seed=0)[0].shape == (3, *env.observation_space.shape)
+
+
+def test_anything_with_denoise_plugs_in(small) -> None:
+    class Halving:
+        fingerprint = small.fingerprint
+
+        def denoise(self, states: np.ndarray) -> np.ndarray:
+            return states / 2
+
+    raw = make_vec_env("KuaiRec-Fair-v0", 3, seed=2, dataset=small)
+    worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, seed=2, dataset=small), Halving())
+    plain, halved = raw.reset(), worn.reset()
+    np.testing.assert_array_equal(halved[:, :32], plain[:, :32] / 2)
+    np.testing.assert_array_equal(halved[:, 32:], plain[:, 32:])
+
+
+def test_a_purifier_of_another_dataset_is_refused(world, dsrm) -> None:
+    with pytest.raises(CheckpointError, match="fit it again"):
+        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=world), dsrm)
