@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets``."""
+"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets|purify``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import datasets
 from benchmarks.plots import plot_all
+from benchmarks.purify import report, study
 from benchmarks.registry import AGENTS, task_of
 from benchmarks.results import read_results
 from benchmarks.run import Run, run
@@ -74,6 +75,25 @@ def _parser() -> argparse.ArgumentParser:
     facts.add_argument("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS)
     facts.add_argument("--out", type=Path, required=True, help="folder of the JSON and PNG files")
 
+    states = commands.add_parser("purify", help="what purifiers remove and keep: worlds x seeds")
+    states.add_argument("--envs", nargs="+", choices=study.ENVS, help="default: what there is")
+    states.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
+    states.add_argument("--purifiers", nargs="+", choices=study.STUDIED, help="default: what fits")
+    states.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
+    states.add_argument(
+        "--events",
+        type=_count,
+        nargs="+",
+        default=[],
+        metavar="N",
+        help="synthetic KuaiRec worlds with N logged rows a user instead of the usual ones",
+    )
+    states.add_argument("--updates", type=_count, help="gradient steps a fit; default: as tuned")
+    states.add_argument("--jobs", type=_count, default=2, help="worlds side by side")
+    where = states.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="folder of the result files")
+    where.add_argument("--table", type=Path, metavar="DIR", help="only print the tables of DIR")
+
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -99,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "datasets":
             torch.set_num_threads(1)
             _datasets(options.dataset, tuple(options.models), options.out)
+        elif options.command == "purify":
+            _purify(options)
         elif options.command == "table":
             print(markdown(read_results(options.folder)))
         else:
@@ -129,6 +151,20 @@ def _datasets(sources: list[str], models: tuple[str, ...], out: Path) -> None:
     for description in descriptions:
         print(datasets.write_description(out, description))
     print(datasets.plot(loaded, out))
+
+
+def _purify(options: argparse.Namespace) -> None:
+    if options.table is None:
+        worlds = study.plan(
+            options.envs,
+            options.seeds,
+            options.purifiers,
+            dataset=options.dataset,
+            events=options.events,
+            updates=options.updates,
+        )
+        study.run_all(worlds, options.out, options.jobs)
+    print(report.markdown(report.read_studies(options.table or options.out)))
 
 
 def _demo(smoke: bool, jobs: int, out: Path) -> None:

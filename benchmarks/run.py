@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
 from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
@@ -23,13 +25,14 @@ from benchmarks.results import (
     versions,
     write_result,
 )
-from dsrm_agents import make_vec_env
+from dsrm_agents import KuaiVecEnv, Purifier, make_vec_env
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS, metrics
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.shared import Agent
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -189,36 +192,69 @@ def _play(
     spec: Run, dataset: Dataset, progress: bool
 ) -> tuple[Sessions, Catalogue, dict[str, Any], dict[str, Any]]:
     """Test sessions, the catalogue, and the ``train`` and ``eval`` blocks of the result."""
-    shared: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len}
-    train_seed = spec.seed * SEED_RANGE
-    test_seed = train_seed + SEED_RANGE // 2
-    test = {"n_envs": min(spec.sessions, SLOTS), "split": "test", "seed": test_seed}
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
     if spec.agent in REFERENCES:
-        env = make_vec_env(spec.env, **test, **shared, action_type="slate")
+        env = evaluation_env(*world, {"action_type": "slate"})
         agent: Any = make_reference(spec.agent, env.batch)
-        worn, train = env, {"episodes": 0, "steps": 0, "seconds": 0.0, "curve": []}
+        worn: VecEnv = env
+        train: dict[str, Any] = {"episodes": 0, "steps": 0, "seconds": 0.0, "curve": []}
     else:
-        learner, options = LEARNERS[spec.agent], hyperparams(spec.agent)
+        learner = LEARNERS[spec.agent]
         started = time.perf_counter()
         purifier = learner.purifier(dataset, spec.seed, progress)
-        n_envs = options.pop("n_envs")
-        env = make_vec_env(spec.env, n_envs, "train", **shared, **learner.options)
-        agent = learner.build(learner.wear(env, purifier), options, spec.seed)
-        env.seed(train_seed)  # after SB3 has seeded it with the agent's own seed
-        agent.set_logger(Logger(folder=None, output_formats=[]))
-        record = TrainingRecord(spec.episodes, progress)
-        rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
-        agent.learn(total_timesteps=rounds * n_envs * env.batch.longest, callback=record)
-        train = {
-            "episodes": len(record.finished),
-            "steps": int(agent.num_timesteps),
-            "seconds": time.perf_counter() - started,
-            "curve": record.curve,
-        }
-        env = make_vec_env(spec.env, **test, **shared, **learner.options)
+        agent, train = train_agent(spec, dataset, purifier, progress)
+        train["seconds"] = time.perf_counter() - started  # the purifier's fit included
+        env = evaluation_env(*world, learner.options)
         worn = learner.wear(env, purifier)
+    sessions, evaluation = play(agent, worn, spec.sessions)
+    return sessions, env.catalogue, train, evaluation
+
+
+def train_agent(
+    spec: Run, dataset: Dataset, purifier: Purifier | None, progress: bool
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """Trains a learner behind a purifier, or on the raw state.
+
+    Args:
+        spec: What to run; its agent is a learner.
+        dataset: The data.
+        purifier: A fitted one, whatever the registry says of the agent, or ``None``.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The trained agent and the ``train`` block of the result.
+    """
+    learner, options = LEARNERS[spec.agent], hyperparams(spec.agent)
+    started = time.perf_counter()
+    n_envs = options.pop("n_envs")
+    given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
+    env = make_vec_env(spec.env, n_envs, "train", **given)
+    agent = learner.build(learner.wear(env, purifier), options, spec.seed)
+    env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
+    agent.set_logger(Logger(folder=None, output_formats=[]))
+    record = TrainingRecord(spec.episodes, progress)
+    rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
+    agent.learn(total_timesteps=rounds * n_envs * env.batch.longest, callback=record)
+    return agent, {
+        "episodes": len(record.finished),
+        "steps": int(agent.num_timesteps),
+        "seconds": time.perf_counter() - started,
+        "curve": record.curve,
+    }
+
+
+def evaluation_env(
+    env: str, dataset: Dataset, max_len: int, seed: int, sessions: int, options: dict[str, str]
+) -> KuaiVecEnv:
+    """The test sessions of a run's seed: the same for all agents, with the options they need."""
+    given: dict[str, Any] = {"dataset": dataset, "max_len": max_len, **options}
+    slots, first = min(sessions, SLOTS), seed * SEED_RANGE + SEED_RANGE // 2
+    return make_vec_env(env, slots, "test", first, **given)
+
+
+def play(agent: Agent, env: VecEnv, sessions: int) -> tuple[Sessions, dict[str, Any]]:
+    """Finished test sessions and the ``eval`` block of the result."""
     started = time.perf_counter()
     with torch.no_grad():
-        sessions = evaluate(agent, worn, spec.sessions)
-    evaluation = {"sessions": spec.sessions, "seconds": time.perf_counter() - started}
-    return sessions, env.catalogue, train, evaluation
+        finished = evaluate(agent, env, sessions)
+    return finished, {"sessions": sessions, "seconds": time.perf_counter() - started}

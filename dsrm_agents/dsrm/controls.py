@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig
+from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
 from kuaisim_gym.errors import ConfigError
 
 
@@ -17,13 +17,9 @@ class Identity(FittedPurifier):
 
     kind = "identity"
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: there is nothing to learn."""
-        raise NotImplementedError
-
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
-        return observed
+        return states
 
 
 class LinearErasure(FittedPurifier):
@@ -31,16 +27,12 @@ class LinearErasure(FittedPurifier):
 
     kind = "linear"
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: there is nothing to learn."""
-        raise NotImplementedError
-
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
         return condition
 
 
-class Regression(FittedPurifier):
+class Regression(TrainedPurifier):
     """A network of DSRM's size that regresses targets on conditions: does diffusion itself help?
 
     Args:
@@ -54,11 +46,11 @@ class Regression(FittedPurifier):
         self.network = _mlp(config.dim, *[config.hidden] * config.layers, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: squared errors."""
+        """See :class:`TrainedPurifier`: squared errors."""
         clean = self.network(condition)
         return (clean - target).square().mean(dim=1), clean
 
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
         return torch.as_tensor(self.network(condition))
 
@@ -96,7 +88,7 @@ class AutoencoderConfig(PurifierConfig):
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
 
-class DenoisingAutoencoder(FittedPurifier):
+class DenoisingAutoencoder(TrainedPurifier):
     """Through a narrow layer, from conditions with noise on them (Vincent et al. 2008).
 
     Args:
@@ -114,17 +106,17 @@ class DenoisingAutoencoder(FittedPurifier):
         self.decoder = _mlp(config.latent, *wide, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: squared errors under noise."""
+        """See :class:`TrainedPurifier`: squared errors under noise."""
         noisy = condition + self.config.noise * torch.randn_like(condition)
         clean = self.decoder(self.encoder(noisy))
         return (clean - target).square().mean(dim=1), clean
 
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
         return torch.as_tensor(self.decoder(self.encoder(condition)))
 
 
-class VariationalAutoencoder(FittedPurifier):
+class VariationalAutoencoder(TrainedPurifier):
     """Through a Gaussian code of little information (Kingma and Welling 2014).
 
     Args:
@@ -142,7 +134,7 @@ class VariationalAutoencoder(FittedPurifier):
         self.decoder = _mlp(config.latent, *wide, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: the negative evidence lower bound of the target."""
+        """See :class:`TrainedPurifier`: the negative evidence lower bound of the target."""
         mean, log_variance = self.encoder(condition).chunk(2, dim=1)
         code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
         clean = self.decoder(code)
@@ -150,7 +142,7 @@ class VariationalAutoencoder(FittedPurifier):
         loss = (clean - target).square().mean(dim=1)
         return loss + self.config.beta * divergence / self.config.dim, clean
 
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`: from the code's mean."""
         return torch.as_tensor(self.decoder(self.encoder(condition)[:, : self.config.latent]))
 

@@ -13,18 +13,17 @@ from torch.nn.functional import silu
 from kuaisim_gym.errors import ConfigError
 
 
-def sinusoidal(step: Tensor, dim: int) -> Tensor:
+def sinusoidal(step: Tensor, rates: Tensor) -> Tensor:
     """Sinusoidal embedding of diffusion steps.
 
     Args:
         step: (n,) int64.
-        dim: Even.
+        rates: (m,) angular frequencies.
 
     Returns:
-        (n, dim) float32.
+        (n, 2 m) float32.
     """
-    rates = torch.exp(-math.log(10_000.0) * torch.arange(dim // 2, device=step.device) / (dim // 2))
-    angles = step[:, None].float() * rates
+    angles = step[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
@@ -85,6 +84,8 @@ class MLPDenoiser(nn.Module):
         ConfigError: ``time_dim`` is not even and positive.
     """
 
+    rates: Tensor
+
     def __init__(
         self,
         dim: int,
@@ -97,7 +98,10 @@ class MLPDenoiser(nn.Module):
         super().__init__()
         if time_dim < 2 or time_dim % 2:
             raise ConfigError(f"time_dim must be even and at least 2, got {time_dim}.")
-        self.time_dim, self.depth = time_dim, layers + 1
+        self.depth = layers + 1
+        half = time_dim // 2
+        rates = torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
+        self.register_buffer("rates", rates, persistent=False)
         width = hidden * self.depth
         self.condition = nn.Linear(dim if condition_dim is None else condition_dim, width)
         self.time = nn.Linear(time_dim, width)
@@ -111,7 +115,7 @@ class MLPDenoiser(nn.Module):
 
     def embed(self, step: Tensor) -> Tensor:
         """(n,) int64 steps to their (n, h (L + 1)) shifts."""
-        return torch.as_tensor(self.time(sinusoidal(step, self.time_dim)))
+        return torch.as_tensor(self.time(sinusoidal(step, self.rates)))
 
     def forward(self, x: Tensor, step: Tensor, encoded: Tensor) -> Tensor:
         """(B, d) noised states, (B,) or (1,) steps and encoded conditions to (B, d)."""

@@ -28,6 +28,7 @@ from dsrm_agents.dsrm.purifier import (
     MODES,
     FittedPurifier,
     PurifierConfig,
+    TrainedPurifier,
     read_checkpoint,
 )
 from dsrm_agents.dsrm.student import DISTILLATION, Student, distil
@@ -162,7 +163,7 @@ def fit_purifier(
         states, popularity = _logged_states(dataset)
         if kind == "linear":
             purifier.read(erase(states, popularity, recipe.purifier.blind))
-        elif kind != "identity":
+        elif isinstance(purifier, TrainedPurifier):
             purifier.read(whiten_blindly(states, popularity, recipe.purifier.blind))
             pairs = build_pairs(dataset.training, preference_encoder(dataset), recipe.targets, seed)
             if kind == "oracle-regression":

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrm_agents.dsrm.losses import Adversary, cosine_loss, hsic, info_nce
-from dsrm_agents.dsrm.purifier import FittedPurifier
+from dsrm_agents.dsrm.purifier import TrainedPurifier
 from dsrm_agents.dsrm.targets import Pairs
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
@@ -51,7 +51,7 @@ class Objective(nn.Module):
         losses: Terms beside the squared error.
     """
 
-    def __init__(self, purifier: FittedPurifier, pairs: Pairs, losses: LossConfig) -> None:
+    def __init__(self, purifier: TrainedPurifier, pairs: Pairs, losses: LossConfig) -> None:
         super().__init__()
         self.purifier, self.losses = purifier, losses
         self.condition = purifier.condition(torch.from_numpy(pairs.observed))

@@ -118,20 +118,8 @@ class FittedPurifier(nn.Module, ABC):
         return digest.hexdigest()
 
     @abstractmethod
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Training loss.
-
-        Args:
-            condition: (B, d) as :meth:`condition` makes them.
-            target: (B, d) clean states in the purifier's units.
-
-        Returns:
-            (B,) losses and the (B, d) clean states that the purifier would give.
-        """
-
-    @abstractmethod
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
-        """(B, d) conditions, and the observed states in the purifier's units, to clean states."""
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        """(B, d) conditions, and the observed states they come from, to clean states."""
 
     def read(self, whitening: Affine) -> None:
         """Takes the map from observed states to conditions."""
@@ -154,7 +142,7 @@ class FittedPurifier(nn.Module, ABC):
         the raw state's. One factor for all coordinates leaves directions and ranks as they are.
         """
         with torch.inference_mode():
-            clean = self.clean(self.condition(states), self.in_units(states))
+            clean = self.clean(self.condition(states), states)
         centre = clean.mean(dim=0)
         spread = (clean - centre).square().mean().sqrt()
         wanted = (states - states.mean(dim=0)).square().mean().sqrt()
@@ -167,7 +155,7 @@ class FittedPurifier(nn.Module, ABC):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, d) observed states to purified ones, in the encoder's units."""
-        clean = self.clean(self.condition(states), self.in_units(states))
+        clean = self.clean(self.condition(states), states)
         purified = torch.addcmul(self.output_centre, clean, self.output_scale)
         return purified.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
 
@@ -238,6 +226,22 @@ class FittedPurifier(nn.Module, ABC):
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{path} is a damaged purifier checkpoint: {error}") from error
         return purifier.eval()
+
+
+class TrainedPurifier(FittedPurifier):
+    """A purifier that is fitted by descending a loss on pairs."""
+
+    @abstractmethod
+    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Training loss.
+
+        Args:
+            condition: (B, d) as :meth:`condition` makes them.
+            target: (B, d) clean states in the purifier's units.
+
+        Returns:
+            (B,) losses and the (B, d) clean states that the purifier would give.
+        """
 
 
 def read_checkpoint(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -323,21 +327,14 @@ class DiffusionPurifier(FittedPurifier):
         self.denoiser = MLPDenoiser(config.dim, hidden=config.hidden, layers=config.layers)
         self.start = config.start_step or config.diffusion_steps
 
-    def begin(self, observed: Tensor) -> Tensor:
-        """Where the reverse process begins, at step ``start``: its noise at zero.
-
-        Args:
-            observed: (B, d) observed states in the purifier's units.
-
-        Returns:
-            (B, d).
-        """
+    def begin(self, states: Tensor) -> Tensor:
+        """Where the reverse process of (B, d) observed states begins: its noise at zero."""
         if self.config.start == "state":
-            return self.diffusion.signal[self.start] * observed
-        return torch.zeros_like(observed)
+            return self.diffusion.signal[self.start] * self.in_units(states)
+        return torch.zeros_like(states)
 
 
-class DSRM(DiffusionPurifier):
+class DSRM(DiffusionPurifier, TrainedPurifier):
     """Denoising state representation module (Pi_theta of section 4.2).
 
     The reverse process is deterministic and starts with its noise at zero, so that the same
@@ -351,17 +348,17 @@ class DSRM(DiffusionPurifier):
     kind = "dsrm"
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: errors of the prediction at random steps (eq. 7)."""
+        """See :class:`TrainedPurifier`: errors of the prediction at random steps (eq. 7)."""
         encoded = self.denoiser.encode(condition)
         if self.config.condition_dropout:
             encoded = drop_conditions(encoded, self.config.condition_dropout)
         return self.diffusion.training_loss(self.denoiser, target, encoded)
 
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
         return self.diffusion.sample(
             self.denoiser,
-            self.begin(observed),
+            self.begin(states),
             self.denoiser.encode(condition),
             start=self.start,
             guidance=self.config.guidance,

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsrm_agents.dsrm.purifier import DSRM, DiffusionPurifier
+from dsrm_agents.dsrm.purifier import DSRM, DiffusionPurifier, DSRMConfig
 from dsrm_agents.dsrm.targets import TargetConfig, build_pairs
 from dsrm_agents.dsrm.training import TrainConfig, train
 from kuaisim_gym.data import Dataset
@@ -25,19 +25,22 @@ class Student(DiffusionPurifier):
 
     It has the teacher's network and starts from its weights; one evaluation at the start of the
     reverse process replaces K.
+
+    Args:
+        config: The teacher's.
     """
 
     kind = "student"
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`FittedPurifier`: from the served start to given ends."""
-        clean = self.clean(condition, target)
-        return (clean - target).square().mean(dim=1), clean
+    served: Tensor
 
-    def clean(self, condition: Tensor, observed: Tensor) -> Tensor:
+    def __init__(self, config: DSRMConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("served", torch.tensor([self.start]), persistent=False)
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """See :class:`FittedPurifier`."""
-        start = torch.tensor([self.start])
-        return self.end(self.begin(observed), start, self.denoiser.encode(condition))
+        return self.end(self.begin(states), self.served, self.denoiser.encode(condition))
 
     def end(self, x: Tensor, step: Tensor, encoded: Tensor) -> Tensor:
         """The ends of trajectories, each from a point on it.
@@ -91,18 +94,18 @@ def distil(
         torch.default_generator.manual_seed(seed)
         student = Student(teacher.config)
         student.load_state_dict(teacher.state_dict())
-        observed = torch.from_numpy(pairs.observed)
-        condition, observed = student.condition(observed), student.in_units(observed)
+        states = torch.from_numpy(pairs.observed)
+        condition = student.condition(states)
 
         def loss(rows: Tensor) -> Tensor:
-            x, step, end = _points(teacher, condition[rows], observed[rows])
+            x, step, end = _points(teacher, condition[rows], states[rows])
             found = student.end(x, step, student.denoiser.encode(condition[rows]))
             return (found - end).square().mean()
 
         train(
             student,
             loss,
-            len(observed),
+            len(states),
             training,
             identity=json.dumps(["student", seed, teacher.digest, asdict(training)]),
             checkpoint=checkpoint,
@@ -112,7 +115,7 @@ def distil(
 
 
 @torch.no_grad()
-def _points(teacher: DSRM, condition: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _points(teacher: DSRM, condition: Tensor, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Points on the teacher's trajectories, a row each: states, their steps and their ends.
 
     A share of the rows stands where serving begins; the others anywhere on trajectories from
@@ -120,7 +123,7 @@ def _points(teacher: DSRM, condition: Tensor, observed: Tensor) -> tuple[Tensor,
     """
     served = torch.rand(len(condition)) < SERVED
     size = torch.rand(len(condition)) * ~served
-    start = teacher.begin(observed)
+    start = teacher.begin(states)
     start = start + teacher.diffusion.spread[teacher.start] * size[:, None] * torch.randn_like(
         start
     )
