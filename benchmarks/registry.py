@@ -69,6 +69,7 @@ LEARNERS: dict[str, Learner] = {
     "a2c": Learner(_sb3(A2C, "MlpPolicy")),
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
     "ppo+dsrm": Learner(_sb3(PPO, "MlpPolicy"), purify="dsrm"),
+    "ppo+blank": Learner(_sb3(PPO, "MlpPolicy"), purify="blank"),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
     "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),

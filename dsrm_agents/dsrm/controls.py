@@ -22,6 +22,16 @@ class Identity(FittedPurifier):
         return states
 
 
+class Blank(FittedPurifier):
+    """No state at all: what an agent does with this, it does for everybody."""
+
+    kind = "blank"
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        """See :class:`FittedPurifier`."""
+        return torch.zeros_like(states)
+
+
 class LinearErasure(FittedPurifier):
     """The state without the directions along which it tells popularity, and else unchanged."""
 

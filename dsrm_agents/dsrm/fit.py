@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsrm_agents.dsrm.controls import (
+    Blank,
     DenoisingAutoencoder,
     Identity,
     LinearErasure,
@@ -47,6 +48,7 @@ KINDS: dict[str, type[FittedPurifier]] = {
     purifier.kind: purifier
     for purifier in (
         Identity,
+        Blank,
         LinearErasure,
         Regression,
         DenoisingAutoencoder,

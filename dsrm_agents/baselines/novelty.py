@@ -1,0 +1,148 @@
+"""A policy in the style of DNaIR: relevance plus novelty, where novelty counts by quality.
+
+It is the reward of DNaIR (Shi et al., TOIS 2024) used greedily, not DNaIR's deep Q-network:
+nothing is trained, so what it does with a raw and with a purified state differs by the state alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.engine import find_engine
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError
+
+BETA = 0.4  # DNaIR's weight of novelty
+GOOD = 0.5  # responses from here on speak for an item's quality
+
+FloatArray = NDArray[np.float32]
+
+
+class NoveltyPolicy:
+    """Shows the unexposed items of the highest relevance + beta * quality * novelty.
+
+    Relevance is the cosine of the observed preference and the item's embedding, standardised over
+    the catalogue so that it weighs the same whatever the states' size. The user, the simulator and
+    their answers are not looked at: behind a purifier, the policy sees what the purifier shows it.
+
+    Args:
+        item_embedding: (n_items, d) float32.
+        quality: (n_items,) in [0, 1], see :func:`item_quality`.
+        exposures: (n_items,) how often each item was shown.
+        slate_size: K.
+        preference: Which part of the observed state vector is the preference, d wide.
+        beta: Weight of novelty; 0 for relevance alone.
+
+    Raises:
+        ConfigError: ``beta`` is negative.
+    """
+
+    def __init__(
+        self,
+        item_embedding: FloatArray,
+        quality: NDArray[np.floating],
+        exposures: NDArray[np.integer],
+        slate_size: int,
+        preference: slice,
+        beta: float = BETA,
+    ) -> None:
+        if not beta >= 0:
+            raise ConfigError(f"beta must be at least 0, got {beta}.")
+        self.directions = _at_unit_length(item_embedding)
+        self.bonus: FloatArray = (beta * quality * item_novelty(exposures)).astype(np.float32)
+        self.slate_size = slate_size
+        self.preference = preference
+        self._top_items = find_engine().top_items
+
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Slates for a batch of observations.
+
+        Args:
+            observation: Of ``observation_type="dict"``, purified or not.
+            state: Not used.
+            episode_start: Not used.
+            deterministic: Not used: the policy draws nothing.
+
+        Returns:
+            (N, K) item positions, best first, and no hidden state.
+        """
+        scores = self.scores(observation["state"][:, self.preference])
+        exposed = observation["exposed"]
+        rows, places = np.nonzero(exposed >= 0)
+        scores[rows, exposed[rows, places]] = -np.inf
+        return self._top_items(scores, self.slate_size), None
+
+    def scores(self, preference: FloatArray) -> FloatArray:
+        """(N, d) preference states to (N, n_items) scores, whatever was exposed."""
+        cosine = _at_unit_length(preference) @ self.directions.T
+        centred = cosine - cosine.mean(axis=1, keepdims=True)
+        spread = cosine.std(axis=1, keepdims=True)
+        # A user without history sits at the origin, from where no item is nearer than another.
+        relevance = np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 0)
+        return np.asarray(relevance + self.bonus, dtype=np.float32)
+
+
+def item_quality(data: TrainingData) -> NDArray[np.float64]:
+    """(n_items,) share of good responses among an item's logged rows, with a Beta(1, 1) prior.
+
+    Args:
+        data: Only ``train_log`` is read. An item without rows has quality 1/2.
+    """
+    log = data.train_log
+    shown = np.bincount(log.items, minlength=data.n_all_items)
+    good = np.bincount(log.items, weights=log.response >= GOOD, minlength=data.n_all_items)
+    return ((good + 1.0) / (shown + 2.0))[: data.n_items]
+
+
+def item_novelty(exposures: NDArray[np.integer]) -> NDArray[np.float64]:
+    """(n_items,) ``1 / log10(popularity + 1.1)``, popularity being exposures scaled to [0, 1].
+
+    From 24.2 for the least to 3.1 for the most exposed item.
+    """
+    counted = exposures - exposures.min()
+    popularity = counted / max(int(counted.max()), 1)
+    return np.asarray(1.0 / np.log10(popularity + 1.1))
+
+
+def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
+    """The policy for the items of some sessions.
+
+    Args:
+        batch: Sessions with ``observation_type="dict"`` and slate actions.
+        beta: See :class:`NoveltyPolicy`.
+
+    Raises:
+        ConfigError: The sessions have other observations or actions.
+    """
+    kinds = (batch.encoder.observation_type, batch.action_type)
+    if kinds != ("dict", "slate"):
+        raise ConfigError(
+            'The policy needs observation_type="dict" and action_type="slate", got '
+            f"{kinds[0]!r} and {kinds[1]!r}."
+        )
+    catalogue = batch.catalogue
+    return NoveltyPolicy(
+        catalogue.item_embedding,
+        item_quality(batch.dataset.training),
+        catalogue.exposures,
+        batch.config.slate_size,
+        batch.encoder.preference_slice,
+        beta,
+    )
+
+
+def _at_unit_length(vectors: FloatArray) -> FloatArray:
+    """(n, d) float32; vectors of length zero stay what they are."""
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    return np.asarray(unit, dtype=np.float32)
