@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets|purify``."""
+"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets|purify|figures``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import datasets
+from benchmarks.figures import command as figures
 from benchmarks.plots import plot_all
 from benchmarks.purify import report, study
 from benchmarks.registry import AGENTS, task_of
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     where.add_argument("--out", type=Path, help="folder of the result files")
     where.add_argument("--table", type=Path, metavar="DIR", help="only print the tables of DIR")
 
+    drawn = commands.add_parser("figures", help="the paper's figures about purification")
+    figures.add_arguments(drawn)
+
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path, metavar="DIR")
@@ -121,6 +125,8 @@ def main(arguments: list[str] | None = None) -> int:
             _datasets(options.dataset, tuple(options.models), options.out)
         elif options.command == "purify":
             _purify(options)
+        elif options.command == "figures":
+            figures.main(options)
         elif options.command == "table":
             print(markdown(read_results(options.folder)))
         else:

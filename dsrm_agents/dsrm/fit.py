@@ -181,7 +181,7 @@ def fit_purifier(
                 progress=f"Purifier ({name})" if progress else None,
             )
             if name != "dsrm-literal":  # which ends in the encoder's units already
-                purifier.calibrate(torch.from_numpy(states))
+                purifier.calibrate(states, popularity)
             logger.info("Fitted %s on %d pairs of %s", name, len(pairs.user), dataset.name)
     return purifier.eval()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dsrm_agents.dsrm.denoiser import MLPDenoiser
 from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion, drop_conditions
-from dsrm_agents.dsrm.erasure import Affine
+from dsrm_agents.dsrm.erasure import Affine, erase
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -91,7 +91,7 @@ class FittedPurifier(nn.Module, ABC):
     input_centre: Tensor
     input_map: Tensor
     output_centre: Tensor
-    output_scale: Tensor
+    output_map: Tensor
     target_centre: Tensor
     target_scale: Tensor
 
@@ -100,8 +100,8 @@ class FittedPurifier(nn.Module, ABC):
         self.config = config
         for name in ("input_centre", "output_centre", "target_centre"):
             self.register_buffer(name, torch.zeros(config.dim))
-        self.register_buffer("input_map", torch.eye(config.dim))
-        self.register_buffer("output_scale", torch.ones(()))
+        for name in ("input_map", "output_map"):
+            self.register_buffer(name, torch.eye(config.dim))
         self.register_buffer("target_scale", torch.ones(()))
 
     @property
@@ -132,22 +132,28 @@ class FittedPurifier(nn.Module, ABC):
         spread = (target - self.target_centre).square().mean().sqrt()
         self.target_scale.copy_(spread if spread > 0 else torch.ones(()))
         self.output_centre.copy_(self.target_centre)
-        self.output_scale.copy_(self.target_scale)
+        self.output_map.copy_(self.target_scale * torch.eye(self.config.dim))
         return self.in_units(target)
 
-    def calibrate(self, states: Tensor) -> None:
-        """Rescales the output as a whole, so that (n, d) states of users keep their mean square.
+    def calibrate(self, states: FloatArray, popularity: NDArray[np.floating]) -> None:
+        """Makes the output as blind as the input, and gives it the input's size.
 
-        Targets are shrunken by what is uncertain in them; agents should meet inputs of the size of
-        the raw state's. One factor for all coordinates leaves directions and ranks as they are.
+        A network can bend what is left of popularity in its input back into a straight line, so
+        the directions along which its output tells it are erased again. Targets are shrunken by
+        what is uncertain in them; agents should meet inputs of the size of the raw state's. One
+        factor for all coordinates leaves directions and ranks as they are.
+
+        Args:
+            states: (n, d) observed states of users.
+            popularity: (n,) mean log popularity of their histories.
         """
+        observed = torch.from_numpy(states)
         with torch.inference_mode():
-            clean = self.clean(self.condition(states), states)
-        centre = clean.mean(dim=0)
-        spread = (clean - centre).square().mean().sqrt()
-        wanted = (states - states.mean(dim=0)).square().mean().sqrt()
-        self.output_scale.copy_(wanted / spread if spread > 0 else wanted)
-        self.output_centre.copy_(-self.output_scale * centre)
+            clean = self.clean(self.condition(observed), observed).numpy()
+        erased = erase(clean, popularity, self.config.blind)
+        size = np.sqrt(states.var(axis=0).mean() / max(erased(clean).var(axis=0).mean(), 1e-12))
+        self.output_map.copy_(torch.from_numpy(size * erased.matrix))
+        self.output_centre.copy_(torch.from_numpy(-size * erased.matrix @ erased.centre))
 
     def condition(self, states: Tensor) -> Tensor:
         """(B, d) observed states to conditions."""
@@ -155,9 +161,11 @@ class FittedPurifier(nn.Module, ABC):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, d) observed states to purified ones, in the encoder's units."""
-        clean = self.clean(self.condition(states), states)
-        purified = torch.addcmul(self.output_centre, clean, self.output_scale)
+        purified = self._in_encoder_units(self.clean(self.condition(states), states))
         return purified.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+
+    def _in_encoder_units(self, clean: Tensor) -> Tensor:
+        return torch.addmm(self.output_centre, clean, self.output_map.t())
 
     def in_units(self, states: Tensor) -> Tensor:
         """(B, d) states in the encoder's units to the purifier's own."""
@@ -179,7 +187,7 @@ class FittedPurifier(nn.Module, ABC):
             raise ConfigError(
                 f"Expected states of shape (N, {self.config.dim}), got {states.shape}."
             )
-        states = np.ascontiguousarray(states, dtype=np.float32)
+        states = np.require(states, np.float32, ["C", "W"])  # torch wants arrays it could write
         if not np.isfinite(states).all():
             raise ConfigError("Expected finite states, got NaN or infinity.")
         with torch.inference_mode():
@@ -386,4 +394,4 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
             guidance=self.config.guidance,
             generator=generator,
         )
-        return torch.addcmul(self.output_centre, clean, self.output_scale)
+        return self._in_encoder_units(clean)

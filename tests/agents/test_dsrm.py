@@ -76,6 +76,12 @@ def test_the_literal_mode_is_the_identity(world) -> None:
     assert found["leakage_r2"] > 0.6
 
 
+def test_the_literal_optimum_is_the_identity(rand_world) -> None:
+    """Predicting the clean state instead of the noise, which has the same optimum, gets there."""
+    literal = fit_dsrm(rand_world, "literal", prediction="x0")
+    assert probe(literal.denoise, probe_data(rand_world))["identity_r2"] > 0.98
+
+
 def test_unbiased_rows_teach_the_true_preference(rand_world) -> None:
     data = probe_data(rand_world)
     raw, purified = (

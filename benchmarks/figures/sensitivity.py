@@ -1,0 +1,142 @@
+"""Figure 6: how many diffusion steps DSRM needs, by probes and by what PPO learns behind it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.figures.drawing import means_and_halves
+from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, title
+from benchmarks.registry import LEARNERS
+from benchmarks.results import Result
+from benchmarks.run import Run, evaluation_env, play, train_agent
+from dsrm_agents import fit_purifier
+from dsrm_agents.dsrm.probes import Denoise, FloatArray, probe, probe_data
+from kuaisim_gym import metrics
+from kuaisim_gym.data import Dataset
+
+STEPS = (5, 10, 20, 30, 100, 500)
+AGENT = "ppo"
+EPISODES = 5000
+TIMINGS = 5  # of which the median counts
+POLICY_PANELS = {"len": "Len (steps)", "r_cum": r"$R_{cum}$", "ad": "AD (0 is balanced)"}
+PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popularity leakage $R^2$"}
+
+
+@dataclass(frozen=True)
+class SensitivityStudy:
+    """DSRM with a number of steps, and PPO behind it.
+
+    Attributes:
+        diffusion_steps: K.
+        seed: Of the purifier, of PPO and of its sessions.
+        episodes: Training sessions.
+        sessions: Test sessions.
+    """
+
+    kind: ClassVar[str] = "sensitivity"
+
+    diffusion_steps: int
+    seed: int
+    episodes: int = EPISODES
+    sessions: int = SESSIONS
+
+    @property
+    def name(self) -> str:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return f"K{self.diffusion_steps}_seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return {"policy": AGENT, **asdict(self)}
+
+    def make(self, dataset: Dataset) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        started = time.perf_counter()
+        purifier = fit_purifier(
+            "dsrm", dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
+        )
+        fit_seconds = time.perf_counter() - started
+        data = probe_data(dataset)  # the same users and folds for all K and seeds
+        spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
+        agent, train = train_agent(spec, dataset, purifier, progress=False)
+        learner = LEARNERS[AGENT]
+        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.options)
+        worn = learner.wear(env, purifier)
+        sessions, evaluation = play(agent, worn, self.sessions)
+        return {
+            "fit": {
+                "seconds": fit_seconds,
+                "states_per_second": states_per_second(purifier.denoise, data.states),
+            },
+            "probes": probe(purifier.denoise, data),
+            "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
+            "eval": evaluation,
+            "metrics": metrics.summarise(sessions, env.catalogue.popular),
+        }
+
+
+def studies(
+    steps: Iterable[int], seeds: Iterable[int], episodes: int, sessions: int
+) -> list[SensitivityStudy]:
+    """All that the figure needs, the slow ones first: processes then finish together."""
+    seeds = tuple(seeds)
+    return [
+        SensitivityStudy(number, seed, episodes, sessions)
+        for number in sorted(steps, reverse=True)
+        for seed in seeds
+    ]
+
+
+def states_per_second(denoise: Denoise, states: FloatArray) -> float:
+    """How fast a purifier is on a batch."""
+    states = states.copy()  # the purifier's own: it may write into it
+    denoise(states)
+    seconds = []
+    for _ in range(TIMINGS):
+        started = time.perf_counter()
+        denoise(states)
+        seconds.append(time.perf_counter() - started)
+    return len(states) / float(np.median(seconds))
+
+
+def draw(made: list[Result]) -> Figure:
+    """Over K: mean and 95 % interval over seeds."""
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    steps = sorted({one["diffusion_steps"] for one in made})
+    panels = figure.subplots(2, 2).ravel()
+    for axes, (metric, label) in zip(panels[:3], POLICY_PANELS.items(), strict=True):
+        _line(axes, steps, [_values(made, number, "metrics", metric) for number in steps])
+        axes.set_ylabel(label)
+    for metric, label in PROBE_LINES.items():
+        _line(
+            panels[3], steps, [_values(made, number, "probes", metric) for number in steps], label
+        )
+    panels[3].set_ylabel("probes of held-out users")
+    panels[3].legend(fontsize="small")
+    for axes in panels:
+        axes.set_xscale("log")
+        axes.set_xticks(steps, [str(number) for number in steps])
+        axes.minorticks_off()
+        axes.set_xlabel("diffusion steps K")
+        axes.grid(alpha=0.3)
+    seeds, episodes = len({one["seed"] for one in made}), made[0]["episodes"]
+    text = f"PPO behind DSRM, {episodes:,} training sessions, {seeds} seed(s)"
+    figure.suptitle(title("Figure 6", text), fontsize="medium")
+    return figure
+
+
+def _values(made: list[Result], steps: int, block: str, metric: str) -> list[float]:
+    return [one[block][metric] for one in made if one["diffusion_steps"] == steps]
+
+
+def _line(axes: Any, steps: list[int], groups: list[list[float]], label: str | None = None) -> None:
+    mean, half = means_and_halves(groups)
+    (line,) = axes.plot(steps, mean, marker="o", label=label)
+    axes.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.2)

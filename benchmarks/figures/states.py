@@ -1,0 +1,116 @@
+"""Figure 4: raw and purified states of held-out users, drawn by t-SNE.
+
+A t-SNE picture proves nothing by itself: it keeps neighbours and neither distances nor densities,
+and other seeds and perplexities give other pictures. The evidence is in the captions, where probes
+that were not fitted on the users they are judged on read the same states in all their dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.manifold import TSNE
+
+from benchmarks.figures.studies import PURIFIED, RAW, title
+from benchmarks.results import Result
+from dsrm_agents import fit_purifier
+from dsrm_agents.dsrm.probes import FloatArray, probe, probe_data
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.errors import ConfigError
+
+COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C9")  # of the most frequent categories
+PERPLEXITY = 30.0
+LABELS = {RAW: "raw states", PURIFIED: "states purified by DSRM"}
+
+
+@dataclass(frozen=True)
+class StatesStudy:
+    """Where t-SNE puts the probed users' raw and purified states, and what probes find in them.
+
+    Attributes:
+        seed: Of the purifier.
+    """
+
+    kind: ClassVar[str] = "states"
+
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return f"tsne_seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return asdict(self)
+
+    def make(self, dataset: Dataset) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        data = probe_data(dataset)
+        if data.causes is None:
+            raise ConfigError("Favourite categories are known in synthetic worlds only.")
+        denoise = {
+            RAW: _as_they_are,
+            PURIFIED: fit_purifier("dsrm", dataset, seed=self.seed).denoise,
+        }
+        return {
+            "popularity": np.round(data.popularity, 3).tolist(),
+            "interest": data.causes.interest.tolist(),
+            "places": {
+                name: _places(function(data.states.copy())) for name, function in denoise.items()
+            },
+            "probes": {name: probe(function, data) for name, function in denoise.items()},
+        }
+
+
+def _as_they_are(states: FloatArray) -> FloatArray:
+    return states
+
+
+def _places(states: FloatArray) -> list[list[float]]:
+    """(n, 2) of t-SNE, the same for the same states."""
+    most = (len(states) - 1) / 3  # beyond which neighbourhoods are no neighbourhoods
+    tsne = TSNE(perplexity=min(PERPLEXITY, most), init="pca", random_state=0)
+    places: list[list[float]] = np.round(tsne.fit_transform(states).astype(float), 2).tolist()
+    return places
+
+
+def draw(study: Result) -> Figure:
+    """Coloured by popularity above and by interest below, raw left and purified right."""
+    figure = Figure(figsize=(9, 8.4), layout="constrained")
+    grid = figure.subplots(2, 2)
+    interest = np.array(study["interest"])
+    frequent = np.argsort(-np.bincount(interest), kind="stable")[: len(COLOURS)]
+    for column, (state, label) in enumerate(LABELS.items()):
+        x, y = np.array(study["places"][state]).T
+        above, below = grid[:, column]
+        dots = above.scatter(x, y, c=study["popularity"], s=5, cmap="viridis")
+        others = ~np.isin(interest, frequent)
+        below.scatter(x[others], y[others], s=4, color="lightgrey", label="others")
+        for colour, category in zip(COLOURS, frequent, strict=False):
+            chosen = interest == category
+            below.scatter(x[chosen], y[chosen], s=5, color=colour, label=str(category))
+        probes = study["probes"][state]
+        above.set_title(label, fontsize="medium")
+        below.set_xlabel(
+            f"popularity leakage $R^2$ = {probes['leakage_r2']:.2f}\n"
+            f"interest accuracy = {probes['interest_accuracy']:.2f}"
+        )
+        for axes in (above, below):
+            axes.set_xticks([])
+            axes.set_yticks([])
+    figure.colorbar(
+        dots,
+        cax=above.inset_axes((1.02, 0.0, 0.05, 1.0)),
+        label="mean log popularity of the history",
+    )
+    below.legend(
+        title="favourite\ncategory", loc="center left", bbox_to_anchor=(1.02, 0.5), markerscale=2
+    )
+    users = f"t-SNE of {len(interest):,} held-out users"
+    figure.suptitle(title("Figure 4", users), fontsize="medium")
+    return figure

@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.purify import report, study
+from benchmarks.purify.report import markdown, read_studies
+from benchmarks.purify.study import ENVS, KUAIREC, ORACLE, STUDIED, World, plan, run_world
+from benchmarks.results import read_results
+from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+from dsrm_agents.dsrm.probes import probe, probe_data
+from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+from kuaisim_gym.errors import ConfigError, DataFormatError
+
+NEED_TRUTH = {"cosine", "interest_accuracy", "recall20", "recall20_longtail"}
+METRICS = NEED_TRUTH | {
+    "leakage_r2", "leakage_mlp", "leakage_floor", "effective_rank", "cosine_to_input",
+    "identity_r2", "discriminability", "response_r2", "n_users",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def small_worlds(small, small_rand, monkeypatch) -> None:
+    """Both worlds and those with other numbers of events, small; real data as they are."""
+    worlds = {"kuairec": small, "kuairand": small_rand}
+    load = study.load_dataset
+    monkeypatch.setattr(
+        study,
+        "load_dataset",
+        lambda name, path, seed: worlds[name] if path is None else load(name, path, seed),
+    )
+    sizes = {"n_users": 400, "n_test_users": 80, "n_items": 240, "n_categories": 6}
+    monkeypatch.setattr(
+        study,
+        "synthetic_kuairec",
+        lambda seed, config: synthetic_kuairec(seed, replace(config, **sizes)),
+    )
+
+
+def quick(env: str = KUAIREC, purifiers: tuple[str, ...] = STUDIED, **options: Any) -> World:
+    return World(env, 11, purifiers, updates=5, **options)
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def measured(results: list[Path]) -> dict[str, dict[str, float]]:
+    return {path.name: read(path)["metrics"] for path in results}
+
+
+def test_all_that_says_something_is_studied() -> None:
+    assert set(STUDIED) == set(PURIFIERS) - {"blank"}
+
+
+@pytest.mark.parametrize(
+    ("env", "names"), [(KUAIREC, STUDIED), (ENVS[1], ("identity", "dsrm", "student", ORACLE))]
+)
+def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_path: Path) -> None:
+    paths = run_world(quick(env, names), tmp_path)
+    assert [path.name for path in paths] == [f"{n}_{env}_synthetic_seed11.json" for n in names]
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    dataset = small if env == KUAIREC else small_rand
+    users_with_rows = len(np.unique(dataset.log.users))
+    for name, path in zip(names, paths, strict=True):
+        result = read(path)
+        assert result.keys() == report.KEYS
+        assert result["study"] == "purify"
+        assert (result["purifier"], result["env"], result["seed"]) == (name, env, 11)
+        assert result["dataset"] == {
+            "name": dataset.name,
+            "synthetic": True,
+            "fingerprint": dataset.fingerprint,
+            "split_by": "user",
+            "events_per_user": pytest.approx(len(dataset.log) / users_with_rows),
+        }
+        assert result["metrics"].keys() == METRICS
+        assert result["options"] == {"updates": 5}
+        assert result["events"] is None
+        assert result["fit_seconds"] >= 0
+        assert {"python", "numpy", "torch"} <= result["versions"].keys()
+    identity = read(paths[0])["metrics"]
+    assert identity["identity_r2"] == pytest.approx(1)
+    assert identity["cosine_to_input"] == pytest.approx(1)
+    student, teacher = (read(paths[names.index(name)]) for name in ("student", "dsrm"))
+    assert student["fit_seconds"] > teacher["fit_seconds"]  # what the teacher cost included
+    json.dumps([read(path) for path in paths], allow_nan=False)
+
+
+def test_results_are_those_of_the_purifiers(small, tmp_path: Path) -> None:
+    """The student's too, though its teacher is not fitted a second time."""
+    names = ("linear", "dsrm", "student")
+    paths = run_world(quick(purifiers=names), tmp_path)
+    data = probe_data(small)
+    for name, path in zip(names, paths, strict=True):
+        purifier = fit_purifier(name, small, seed=11, updates=5)
+        assert read(path)["metrics"] == probe(purifier.denoise, data)
+
+
+def brief_probe(denoise, data) -> dict[str, float]:
+    """Tells purifiers apart in no time."""
+    return {"mean": float(denoise(data.states.copy()).mean())}
+
+
+def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "probe", brief_probe)
+    world = quick(purifiers=("identity", "linear", "dsrm", "student", ORACLE))
+    whole = measured(run_world(world, tmp_path / "whole"))
+    assert len({tuple(metrics.values()) for metrics in whole.values()}) == 5
+    out, done = tmp_path / "killed", []
+
+    def probe_until_killed(denoise, data) -> dict[str, float]:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(denoise)
+        return brief_probe(denoise, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "probe", probe_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_world(world, out)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert len(before) == 3
+    # The teacher is fitted again, its result is not written again.
+    paths = run_world(world, out)
+    assert measured(paths) == whole
+    assert sorted(out.iterdir()) == sorted(paths)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_nothing_is_fitted_or_probed_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "probe", brief_probe)
+    world = quick(purifiers=("identity", "linear"))
+    paths = run_world(world, tmp_path)
+    for name in ("fit_purifier", "probe_data"):
+        monkeypatch.setattr(study, name, None)
+    assert run_world(world, tmp_path) == paths
+
+
+def test_results_of_other_data_or_settings_are_refused(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "probe", brief_probe)
+    world = quick(purifiers=("identity", "linear"))
+    path = run_world(world, tmp_path)[1]
+    with pytest.raises(ConfigError, match=r"wanted .*'updates': 6.* found .*5.*Remove it or"):
+        run_world(replace(world, updates=6), tmp_path)
+    path.write_text(json.dumps(read(path) | {"dataset": {}}))
+    with pytest.raises(ConfigError, match=r"linear_KuaiRec.*other data or settings.*fingerprint"):
+        run_world(world, tmp_path)
+    path.write_text('{"study": "datasets"}')
+    with pytest.raises(ConfigError, match="'purify'"):
+        run_world(world, tmp_path)
+    with pytest.raises(ConfigError, match="is a file"):
+        run_world(world, path)
+
+
+def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(study, "probe", brief_probe)
+    results = []
+    for events in (20, 40):
+        (path,) = run_world(quick(purifiers=("identity",), events=events), tmp_path)
+        assert path.name == f"identity_{KUAIREC}_synthetic_events{events}_seed11.json"
+        results.append(read(path))
+        assert results[-1]["events"] == events
+    one, two = (result["dataset"] for result in results)
+    assert one["fingerprint"] != two["fingerprint"]
+    assert one["events_per_user"] < 30 < two["events_per_user"] < 50
+
+
+def test_real_rows_have_no_truth_and_seeds_vary_the_fit(small, tmp_path: Path, capsys) -> None:
+    """The command itself, in processes, and once more where it is done already."""
+    small.write_csv(tmp_path / "data")
+    out = tmp_path / "out"
+    command = ["purify", "--dataset", str(tmp_path / "data"), "--seeds", "11", "15",
+               "--purifiers", "identity", "mlp", "--updates", "5", "--out", str(out)]  # fmt: skip
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert f"### {KUAIREC}, kuairec (real rows, " in text
+    assert "| identity | 2 | " in text
+    files = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    assert {path.name for path in files} == {
+        f"{name}_{KUAIREC}_real_seed{seed}.json"
+        for name in ("identity", "mlp")
+        for seed in (11, 15)
+    }
+    results = {path.name: read(path) for path in files}
+    assert all(one["metrics"].keys() == METRICS - NEED_TRUTH for one in results.values())
+    assert not any(one["dataset"]["synthetic"] for one in results.values())
+    first, second = (results[f"identity_{KUAIREC}_real_seed{seed}.json"] for seed in (11, 15))
+    assert first["metrics"] == second["metrics"]
+    first, second = (results[f"mlp_{KUAIREC}_real_seed{seed}.json"] for seed in (11, 15))
+    assert first["metrics"] != second["metrics"]
+    for world in plan(
+        None, [11, 15], ["identity", "mlp"], dataset=str(tmp_path / "data"), updates=5
+    ):
+        run_world(world, out)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == files
+    assert main(["purify", "--table", str(out)]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_a_study_is_planned() -> None:
+    worlds = plan(None, [11, 15])
+    assert [(world.env, world.seed) for world in worlds] == [(e, s) for e in ENVS for s in (11, 15)]
+    assert all(world.purifiers == STUDIED and world.options == {} for world in worlds)
+
+    worlds = plan(None, [11], events=[60, 120, 200])
+    assert [(world.env, world.events) for world in worlds] == [
+        (KUAIREC, 60),
+        (KUAIREC, None),  # the usual number: the usual world
+        (KUAIREC, 200),
+    ]
+    assert SyntheticConfig().events_per_user == 120
+    assert worlds[0].purifiers == ("identity", "linear", "mlp", "dsrm", ORACLE)
+
+    (world,) = plan(None, [11, 11], dataset="somewhere")  # the same world once
+    assert world.env == KUAIREC
+    assert world.purifiers == STUDIED[:-1]  # what needs the truth is left out
+    (world,) = plan([ENVS[1]], [11], ["mlp"], dataset="somewhere")
+    assert (world.env, world.purifiers) == (ENVS[1], ("mlp",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"envs": ENVS, "dataset": "here"}, "one dataset"),
+        ({"dataset": "here", "purifiers": [ORACLE]}, "true preferences"),
+        ({"dataset": "here", "events": [60]}, "synthetic world"),
+        ({"envs": [ENVS[1]], "events": [60]}, "synthetic world"),
+        ({"purifiers": ["dsmr"]}, "Did you mean 'dsrm'"),
+        ({"envs": ["KuaiRec-v0"]}, "Did you mean 'KuaiRec-Fair-v0'"),
+        ({"seeds": [-1]}, "at least 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(arguments, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(**{"envs": None, "seeds": [11], **arguments})
+
+
+def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
+    missing = ["--dataset", str(tmp_path / "no"), "--seeds", "11"]
+    assert main(["purify", *missing, "--out", str(tmp_path)]) == 2
+    assert "not there" in capsys.readouterr().err
+    assert main(["purify", "--table", str(tmp_path)]) == 2
+    assert "There are no results" in capsys.readouterr().err
+    for bad in ([], ["--out", "a", "--table", "b"], ["--out", "a", "--events", "0"]):
+        with pytest.raises(SystemExit):
+            main(["purify", *bad])
+
+
+# Tables, from results made by hand
+
+
+def result(purifier: str, seed: int, **changes: Any) -> dict[str, Any]:
+    metrics = {
+        "leakage_r2": 0.5, "leakage_mlp": 0.25, "leakage_floor": -0.01, "interest_accuracy": 0.4,
+        "cosine": 0.3, "recall20": 0.125, "recall20_longtail": 0.0625, "effective_rank": 10.0,
+        "cosine_to_input": 1.0, "identity_r2": 1.0, "discriminability": 0.75, "response_r2": 0.0123,
+        "n_users": 1411.0,
+    }  # fmt: skip
+    dataset = {
+        "name": "kuairec",
+        "synthetic": True,
+        "fingerprint": f"world{seed}",
+        "split_by": "user",
+        "events_per_user": 119.6,
+    }
+    made: dict[str, Any] = {
+        "study": "purify",
+        "purifier": purifier,
+        "env": KUAIREC,
+        "seed": seed,
+        "events": None,
+        "dataset": dataset,
+        "options": {},
+        "metrics": metrics,
+        "fit_seconds": 12.0,
+        "versions": {},
+        "commit": "unknown",
+    }
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            made[name] = made[name] | value
+        else:
+            made[name] = value
+    return made
+
+
+def with_cosines(**cosines: tuple[float, ...]) -> list[dict[str, Any]]:
+    """One result a purifier and seed, seeds in the order given."""
+    return [
+        result(purifier.replace("_", "-"), seed, metrics={"cosine": value})
+        for purifier, values in cosines.items()
+        for seed, value in zip((11, 15, 19), values, strict=False)
+    ]
+
+
+def cells(table: str, *start: str) -> list[str]:
+    """The one row that starts with these cells."""
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    (row,) = [row for row in rows if tuple(row[: len(start)]) == start]
+    return row
+
+
+def test_means_and_intervals_by_hand() -> None:
+    results = [
+        result("dsrm", 11, metrics={"leakage_r2": 0.1}, fit_seconds=10.0),
+        result("dsrm", 15, metrics={"leakage_r2": 0.2}, fit_seconds=20.0),
+        result("dsrm", 19, metrics={"leakage_r2": 0.3}, fit_seconds=30.0),
+    ]
+    table = markdown(results)
+    assert table.startswith(f"### {KUAIREC}, kuairec (SYNTHETIC worlds, one a seed)\n")
+    row = cells(table, "dsrm")
+    # Standard deviation 0.1, three values: 4.303 * 0.1 / sqrt(3) = 0.248.
+    assert row[1:3] == ["3", "0.200 ± 0.248"]
+    assert row[3:5] == ["0.250 ± 0.000", "0.300 ± 0.000"]
+    assert row[-1] == "20 ± 25"
+    header = cells(table, "purifier")
+    assert header[2:] == list(report.COLUMNS.values())
+    assert len(row) == len(header)
+    assert row[header.index("response R²")] == "0.0123 ± 0.0000"
+    assert row[header.index("effective rank")] == "10.0 ± 0.0"
+    assert row[header.index("share of attainable gain")] == ""  # to what bound?
+    assert "1,411 test users a seed. Leakage" in table
+    assert "shuffled labels is -0.010" in table
+
+
+def test_the_share_of_the_gain_is_that_of_each_seed() -> None:
+    results = with_cosines(
+        oracle_regression=(0.6, 0.8), dsrm=(0.4, 0.6), identity=(0.2, 0.4), linear=(0.1, 0.4)
+    )
+    table = markdown(results)
+    column = cells(table, "purifier").index("share of attainable gain")
+    # (0.2 / 0.4 + 0.2 / 0.4) / 2 for DSRM; for linear -0.25 and 0, t = 12.706:
+    # s.d. 0.17678, so 12.706 * 0.17678 / sqrt(2) = 1.588.
+    assert cells(table, "dsrm")[column] == "0.500 ± 0.000"
+    assert cells(table, "linear")[column] == "-0.125 ± 1.588"
+    assert cells(table, "identity")[column] == "0.000 ± 0.000"
+    assert cells(table, ORACLE)[column] == "1.000 ± 0.000"
+    names = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
+    assert names == ["| purifier", "| identity", "| linear", "| dsrm", f"| {ORACLE}"]
+
+
+def test_a_seed_without_a_bound_has_no_share() -> None:
+    results = with_cosines(identity=(0.2, 0.4), dsrm=(0.4, 0.5, 0.9), oracle_regression=(0.6,))
+    table = markdown(results)
+    row = cells(table, "dsrm")
+    assert row[1] == "3"
+    assert row[cells(table, "purifier").index("share of attainable gain")] == "0.500"
+
+
+def test_real_rows_leave_blanks() -> None:
+    real = {"synthetic": False, "fingerprint": "beef"}
+    results = [result(name, 11, dataset=real) for name in ("identity", "dsrm")]
+    for one in results:
+        for name in NEED_TRUTH:
+            del one["metrics"][name]
+    table = markdown(results)
+    assert "not held out" not in table
+    for one in results:
+        one["dataset"]["split_by"] = "cell"
+    assert "test users a seed, not held out: " in markdown(results)
+    assert table.startswith(f"### {KUAIREC}, kuairec (real rows, beef, the same for all seeds)\n")
+    assert "SYNTHETIC" not in table
+    assert "Share of" not in table
+    blank = dict(zip(cells(table, "purifier"), cells(table, "dsrm"), strict=True))
+    empty = {name for name, cell in blank.items() if not cell}
+    assert empty == {report.COLUMNS[name] for name in (*NEED_TRUTH, "share")}
+
+
+def test_events_have_a_table_of_their_own() -> None:
+    results = with_cosines(identity=(0.2,), dsrm=(0.4,), vae=(0.3,), oracle_regression=(0.6,))
+    for events, cosines in ((200, (0.3, 0.5, 0.7)), (60, (0.1, 0.2, 0.5))):
+        for name, value in zip(("identity", "dsrm", ORACLE), cosines, strict=True):
+            dataset = {"fingerprint": f"world{events}", "events_per_user": events + 0.2}
+            changes = {"metrics": {"cosine": value}, "events": events, "dataset": dataset}
+            results.append(result(name, 11, **changes))
+    text = markdown(results)
+    titles = [line for line in text.splitlines() if line.startswith("###")]
+    usual = f"### {KUAIREC}, kuairec (SYNTHETIC worlds, one a seed)"
+    assert titles == [
+        usual,
+        f"{usual}, 60 logged rows a user",
+        f"{usual}, 200 logged rows a user",
+        f"{usual}, by logged rows of a user",
+    ]
+    table = text[text.index(titles[-1]) :]
+    assert cells(table, "60", "dsrm") == ["60", "dsrm", "1", "0.200", "0.500", "0.250"]
+    assert cells(table, "120", "dsrm") == ["120", "dsrm", "1", "0.400", "0.500", "0.500"]
+    assert cells(table, "200", ORACLE)[-1] == "1.000"
+    rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
+    assert rows == ["| rows", *["| 60"] * 3, *["| 120"] * 3, *["| 200"] * 3]
+    assert "vae" not in table
+
+
+def test_settings_are_not_mixed() -> None:
+    tuned, brief = result("dsrm", 11), result("dsrm", 11, options={"updates": 5})
+    titles = [line for line in markdown([tuned, brief]).splitlines() if line.startswith("###")]
+    assert len(titles) == 2
+    assert titles[1].endswith(", updates=5")
+    other = result("identity", 11, dataset={"fingerprint": "another"})
+    with pytest.raises(DataFormatError, match="different worlds, world11 and another"):
+        markdown([tuned, other])
+
+
+def test_reading_takes_this_study_alone(tmp_path: Path) -> None:
+    one = result("dsrm", 11)
+    (tmp_path / "one.json").write_text(json.dumps(one))
+    (tmp_path / "other.json").write_text('{"study": "datasets"}')
+    assert read_studies(tmp_path) == [one]
+    with pytest.raises(DataFormatError, match="There are no results"):
+        read_results(tmp_path)  # of runs
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / "one.json").write_text(json.dumps(one))
+    with pytest.raises(DataFormatError, match="the same purifier, world and seed"):
+        read_studies(tmp_path)
+    del one["metrics"]
+    (tmp_path / "again" / "one.json").write_text(json.dumps(one))
+    with pytest.raises(DataFormatError, match="lacks"):
+        read_studies(tmp_path)
