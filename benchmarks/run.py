@@ -244,12 +244,18 @@ def train_agent(
 
 
 def evaluation_env(
-    env: str, dataset: Dataset, max_len: int, seed: int, sessions: int, options: dict[str, str]
+    env: str,
+    dataset: Dataset,
+    max_len: int,
+    seed: int,
+    sessions: int,
+    options: dict[str, str],
+    split: str = "test",
 ) -> KuaiVecEnv:
-    """The test sessions of a run's seed: the same for all agents, with the options they need."""
+    """The evaluation sessions of a seed: the same for all agents, with the options they need."""
     given: dict[str, Any] = {"dataset": dataset, "max_len": max_len, **options}
     slots, first = min(sessions, SLOTS), seed * SEED_RANGE + SEED_RANGE // 2
-    return make_vec_env(env, slots, "test", first, **given)
+    return make_vec_env(env, slots, split, first, **given)
 
 
 def play(agent: Agent, env: VecEnv, sessions: int) -> tuple[Sessions, dict[str, Any]]:

@@ -1,13 +1,15 @@
 """Figure 3: what the same policy is worth on raw and on purified states.
 
-Two policies: the DNaIR-style one, which is not trained, so that the state is all that differs; and
-PPO, trained on either state, from the result files of its ordinary runs.
+Three policies: the DNaIR-style one, which is not trained, so that the state is all that differs;
+one that ranks by quality and similarity with a quota, whose single number is chosen on the train
+simulator; and PPO, trained on each state, from the result files of its ordinary runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +22,7 @@ from benchmarks.results import Result, world_of
 from benchmarks.run import evaluation_env, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.novelty import make_novelty
+from dsrm_agents.baselines.similarity import SimilarityPolicy
 from kuaisim_gym import metrics
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
@@ -27,9 +30,17 @@ from kuaisim_gym.errors import ConfigError
 # DNaIR's own weight of novelty; and of (0, .05, .1, .2, .4, .8) the one with the longest sessions
 # on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm"}  # agents of the registry by state
+PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents of the registry by state
+ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+# Each with and without purification, and without the state's popularity or anything in it.
+STATES = (RAW, "linear", PURIFIED, "blank")
 PANELS = {"len": "Len (steps)", "r_each": r"$R_{each}$", "ad": "AD (0 is balanced)"}
-LABELS = {RAW: "raw state", PURIFIED: "purified by DSRM"}
+LABELS = {
+    RAW: "raw state",
+    "linear": "popularity erased",
+    PURIFIED: "purified by DSRM",
+    "blank": "no state",
+}
 
 Bars = dict[str, dict[str, list[dict[str, float]]]]  # metrics of each seed by policy and state
 
@@ -72,14 +83,59 @@ class NoveltyStudy:
         return {"eval": evaluation, "metrics": found}
 
 
-def studies(seeds: Iterable[int], sessions: int) -> list[NoveltyStudy]:
+@dataclass(frozen=True)
+class SimilarityStudy:
+    """Quality and similarity with a quota, on one state.
+
+    The weight of similarity is the one of :data:`ALPHAS` with the longest sessions on the train
+    simulator, with this state.
+
+    Attributes:
+        state: ``"raw"``, or the name of a purifier.
+        seed: Of the purifier and of the sessions.
+        sessions: Test sessions, and train sessions for each weight.
+    """
+
+    kind: ClassVar[str] = "policies"
+
+    state: str
+    seed: int
+    sessions: int = SESSIONS
+
+    @property
+    def name(self) -> str:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return f"similarity+quota_{self.state}_seed{self.seed}"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return {"policy": "similarity+quota", **asdict(self)}
+
+    def make(self, dataset: Dataset) -> dict[str, Any]:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        purifier = None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+
+        def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
+            env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES, split)
+            policy = SimilarityPolicy(env.batch, alpha)
+            sessions, evaluation = play(policy, Learner.wear(env, purifier), self.sessions)
+            return metrics.summarise(sessions, env.catalogue.popular), evaluation
+
+        chosen = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
+        alpha = max(chosen, key=chosen.__getitem__)
+        found, evaluation = played(alpha, "test")
+        train = {"len_by_alpha": {f"{key:g}": value for key, value in chosen.items()}}
+        return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": found}
+
+
+def studies(seeds: Iterable[int], sessions: int) -> list[NoveltyStudy | SimilarityStudy]:
     """All that the figure needs beside the results of PPO."""
-    return [
-        NoveltyStudy(state, beta, seed, sessions)
-        for seed in seeds
-        for beta in BETAS
-        for state in (RAW, PURIFIED)
-    ]
+    found: list[NoveltyStudy | SimilarityStudy] = []
+    for seed, state in product(seeds, STATES):
+        found += [NoveltyStudy(state, beta, seed, sessions) for beta in BETAS]
+        found.append(SimilarityStudy(state, seed, sessions))
+    return found
 
 
 def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -> list[Result]:
@@ -110,10 +166,20 @@ def bars(made: list[Result], learned: list[Result]) -> Bars:
     """Sorts the studies and PPO's results into the figure's bars."""
     found: Bars = {
         f"DNaIR-style\n$\\beta$ = {beta:g}": {
-            state: [one["metrics"] for one in made if (one["beta"], one["state"]) == (beta, state)]
-            for state in LABELS
+            state: [
+                one["metrics"] for one in made if (one.get("beta"), one["state"]) == (beta, state)
+            ]
+            for state in STATES
         }
         for beta in BETAS
+    }
+    found["quality + similarity,\nquota"] = {
+        state: [
+            one["metrics"]
+            for one in made
+            if (one["policy"], one["state"]) == ("similarity+quota", state)
+        ]
+        for state in STATES
     }
     found["PPO"] = {
         state: [one["metrics"] for one in learned if one["agent"] == agent]
@@ -123,18 +189,26 @@ def bars(made: list[Result], learned: list[Result]) -> Bars:
 
 
 def draw(groups: Bars) -> Figure:
-    """Raw beside purified, mean and 95 % interval over seeds."""
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    places, width = np.arange(len(groups)), 0.38
+    """Every policy on every state, mean and 95 % interval over seeds."""
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    width = 0.8 / len(LABELS)
     for axes, (metric, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-        for side, (state, legend) in zip((-0.5, 0.5), LABELS.items(), strict=True):
-            values = [[one[metric] for one in group[state]] for group in groups.values()]
+        for side, (state, legend) in enumerate(LABELS.items()):
+            places = [place for place, group in enumerate(groups.values()) if group.get(state)]
+            values = [
+                [one[metric] for one in group[state]]
+                for group in groups.values()
+                if group.get(state)
+            ]
+            if not values:
+                continue
             mean, half = means_and_halves(values)
-            axes.bar(places + side * width, mean, width, yerr=half, capsize=3, label=legend)
-        axes.set_xticks(places, groups, fontsize="small")
+            shifted = np.array(places) + (side - (len(LABELS) - 1) / 2) * width
+            axes.bar(shifted, mean, width, yerr=half, capsize=2, label=legend)
+        axes.set_xticks(range(len(groups)), groups, fontsize="x-small")
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.suptitle(title("Figure 3", "one policy, two states"), fontsize="medium")
+    axes.legend(fontsize="x-small")
+    figure.suptitle(title("Figure 3", "one policy, several states"), fontsize="medium")
     return figure

@@ -46,19 +46,31 @@ class ReferencePolicy:
         deterministic: bool = True,
     ) -> tuple[NDArray[np.int64], None]:
         """Slates, (N, K) item positions; the observation is not looked at."""
-        batch, k = self.batch, self.batch.config.slate_size
-        scores = np.where(batch.core.state.exposed, -np.inf, self.score(batch)).astype(np.float32)
-        top_items = batch.core.engine.top_items
-        if not self.quota:
-            return top_items(scores, k), None
-        popular = batch.catalogue.popular
-        shares = ((popular, k // 2), (~popular, k - k // 2))
-        halves = [
-            np.flatnonzero(group)[top_items(scores[:, group], count)]
-            for group, count in shares
-            if count
-        ]
-        return np.concatenate(halves, axis=1), None
+        return best_slates(self.batch, self.score(self.batch), self.quota), None
+
+
+def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray[np.int64]:
+    """The best unexposed items of every session.
+
+    Args:
+        batch: N sessions.
+        scores: (N, n_items) float32.
+        quota: Whether half of every slate must be popular.
+
+    Returns:
+        (N, K) item positions; with a quota the popular ones first.
+    """
+    k, top_items = batch.config.slate_size, batch.core.engine.top_items
+    scores = np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
+    if not quota:
+        return np.asarray(top_items(scores, k))
+    popular = batch.catalogue.popular
+    halves = [
+        np.flatnonzero(group)[top_items(scores[:, group], count)]
+        for group, count in ((popular, k // 2), (~popular, k - k // 2))
+        if count
+    ]
+    return np.concatenate(halves, axis=1)
 
 
 def _random(batch: SessionBatch) -> FloatArray:

@@ -83,28 +83,36 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
             )  # fmt: skip
     for number, result in enumerate(learned[:-1]):
         (tmp_path / f"{number}.json").write_text(json.dumps(result))
-    with pytest.raises(ConfigError, match=r"lacks results.*: ppo\+dsrm seed 2\. Make them"):
+    with pytest.raises(ConfigError, match=r"lacks results.*: ppo\+blank seed 2\. Make them"):
         draw(tmp_path, "--only", "3")
     assert not (tmp_path / "figures").exists()  # refused before any work
-    (tmp_path / "3.json").write_text(json.dumps(learned[-1]))
+    (tmp_path / "last.json").write_text(json.dumps(learned[-1]))
     (figure,) = draw(tmp_path, "--only", "3")
     assert figure.name == "figure3.png"
     assert is_small_png(figure)
     made = found(tmp_path, "policies")
-    assert len(made) == len(policies.BETAS) * 2 * 2
+    assert len(made) == (len(policies.BETAS) + 1) * len(policies.STATES) * 2
+    own = {"dnair-style": {"beta"}, "similarity+quota": {"alpha", "train"}}
     for one in made.values():
-        assert one.keys() == HEADER | {
-            "policy", "state", "beta", "seed", "sessions", "eval", "metrics",
+        assert one.keys() == HEADER | own[one["policy"]] | {
+            "policy", "state", "seed", "sessions", "eval", "metrics",
         }  # fmt: skip
         assert one["dataset"]["synthetic"] is True
         assert {"len", "r_each", "r_cum", "ad", "slate_ad", "longtail_share"} <= one[
             "metrics"
         ].keys()
     groups = policies.bars(list(made.values()), learned)
-    assert len(groups) == len(policies.BETAS) + 1
+    assert len(groups) == len(policies.BETAS) + 2
     assert all(len(seeds) == 2 for group in groups.values() for seeds in group.values())
     assert "SYNTHETIC" in policies.draw(groups).get_suptitle()
     assert len(read_results(tmp_path)) == len(learned)  # studies are no rows of the tables
+
+
+def test_the_weight_of_similarity_is_chosen_on_the_train_simulator(tiny, small) -> None:
+    found = policies.SimilarityStudy("raw", seed=1, sessions=10).make(small)
+    lengths = found["train"]["len_by_alpha"]
+    assert list(lengths) == [f"{alpha:g}" for alpha in policies.ALPHAS]
+    assert lengths[f"{found['alpha']:g}"] == max(lengths.values())
 
 
 def test_figure_4_has_the_probes_in_its_captions(tiny, small, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Quality and similarity with a quota: what a state is worth to a policy that learns one number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrm_agents.baselines.reference import best_slates
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError
+
+
+class SimilarityPolicy:
+    """Shows the unexposed items of the highest ``quality + alpha <preference, embedding>``.
+
+    Half of every slate is popular, as in *quality+quota*, which this is at ``alpha = 0``. The
+    preference is what the observation says it is: behind a purifier, the purified one. Column 0 of
+    the embedding is the item's quality, the others are compared with the preference; the inner
+    product is divided by the square root of their number.
+
+    Args:
+        batch: Sessions with ``observation_type="dict"`` and slate actions.
+        alpha: Weight of similarity.
+
+    Raises:
+        ConfigError: ``alpha`` is negative, or the sessions have other observations or actions.
+    """
+
+    def __init__(self, batch: SessionBatch, alpha: float) -> None:
+        if not alpha >= 0:
+            raise ConfigError(f"alpha must be at least 0, got {alpha}.")
+        kinds = (batch.encoder.observation_type, batch.action_type)
+        if kinds != ("dict", "slate"):
+            raise ConfigError(
+                'The policy needs observation_type="dict" and action_type="slate", got '
+                f"{kinds[0]!r} and {kinds[1]!r}."
+            )
+        self.batch = batch
+        embedding = batch.catalogue.item_embedding
+        self.quality = embedding[:, 0]
+        self.directions = np.float32(alpha) * embedding[:, 1:].T / np.sqrt(embedding.shape[1] - 1)
+        self.preference = batch.encoder.preference_slice
+
+    def predict(
+        self,
+        observation: dict[str, NDArray[Any]],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Slates, (N, K) item positions, for a batch of observations."""
+        preference = observation["state"][:, self.preference]
+        scores = self.quality + preference[:, 1:] @ self.directions
+        return best_slates(self.batch, np.asarray(scores, dtype=np.float32), quota=True), None
