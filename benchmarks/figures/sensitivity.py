@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, title
@@ -16,7 +17,7 @@ from benchmarks.registry import LEARNERS
 from benchmarks.results import Result
 from benchmarks.run import Run, evaluation_env, play, train_agent
 from dsrm_agents import fit_purifier
-from dsrm_agents.dsrm.probes import Denoise, FloatArray, probe, probe_data
+from dsrm_agents.dsrm.probes import Denoise, probe, probe_data
 from kuaisim_gym import metrics
 from kuaisim_gym.data import Dataset
 
@@ -94,7 +95,7 @@ def studies(
     ]
 
 
-def states_per_second(denoise: Denoise, states: FloatArray) -> float:
+def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
     """How fast a purifier is on a batch."""
     states = states.copy()  # the purifier's own: it may write into it
     denoise(states)

@@ -12,12 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
 from benchmarks.figures.studies import PURIFIED, RAW, title
 from benchmarks.results import Result
 from dsrm_agents import fit_purifier
-from dsrm_agents.dsrm.probes import FloatArray, probe, probe_data
+from dsrm_agents.dsrm.probes import probe, probe_data
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
@@ -67,11 +68,11 @@ class StatesStudy:
         }
 
 
-def _as_they_are(states: FloatArray) -> FloatArray:
+def _as_they_are(states: NDArray[np.float32]) -> NDArray[np.float32]:
     return states
 
 
-def _places(states: FloatArray) -> list[list[float]]:
+def _places(states: NDArray[np.float32]) -> list[list[float]]:
     """(n, 2) of t-SNE, the same for the same states."""
     most = (len(states) - 1) / 3  # beyond which neighbourhoods are no neighbourhoods
     tsne = TSNE(perplexity=min(PERPLEXITY, most), init="pca", random_state=0)

@@ -23,7 +23,7 @@ from dsrm_agents.dsrm.controls import (
 )
 from dsrm_agents.dsrm.erasure import erase, whiten_blindly
 from dsrm_agents.dsrm.objective import LossConfig, Objective
-from dsrm_agents.dsrm.probes import true_preference
+from dsrm_agents.dsrm.truth import true_preference
 from dsrm_agents.dsrm.purifier import (
     DSRM,
     MODES,

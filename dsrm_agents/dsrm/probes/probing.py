@@ -1,0 +1,317 @@
+"""What purifiers of a dataset are measured by, and all measurements of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from dsrm_agents.dsrm.probes.measures import (
+    FOLDS,
+    States,
+    cosine,
+    discriminability,
+    effective_rank,
+    identity_check,
+    interest_accuracy,
+    leakage_floor,
+    popularity_leakage,
+    recall_at_k,
+    response_r2,
+)
+from dsrm_agents.dsrm.truth import true_preference
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.simulator import load_catalogue
+
+MOST_USERS = 1_500  # probed
+MOST_REFERENCE = 2_000  # train users who say where the centre is
+MOST_ROWS = 200_000  # held-out answers
+ITEM_PRIOR = 5.0  # rows of the mean answer that every item's mean is drawn to
+
+FloatArray = NDArray[np.float32]
+Denoise = Callable[[FloatArray], FloatArray]
+
+
+def history_popularity(dataset: Dataset) -> NDArray[np.float64]:
+    """How popular the items are that each user was shown: the label of the leakage probes.
+
+    Args:
+        dataset: Only ``training`` is read. An item's popularity is counted in the rows of the train
+            users alone; the other users' rows say what they were shown.
+
+    Returns:
+        (n_users,) float64, mean ``log(1 + count)`` over a user's logged rows, NaN for users without
+        rows.
+    """
+    data = dataset.training
+    popularity = np.log1p(np.bincount(data.train_log.items, minlength=data.n_all_items))
+    shown = np.bincount(data.log.users, minlength=data.n_users)
+    total = np.bincount(data.log.users, weights=popularity[data.log.items], minlength=data.n_users)
+    return np.where(shown > 0, total / np.maximum(shown, 1), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers of the probed users that no purifier and no embedding has seen.
+
+    Attributes:
+        users: (r,) int64, rows of ``ProbeData.states``.
+        items: (r,) int32, positions.
+        responses: (r,) float32 in [0, 1].
+        item_mean: (n_items,) float64, smoothed mean answers of the train log.
+    """
+
+    users: NDArray[np.int64]
+    items: NDArray[np.int32]
+    responses: FloatArray
+    item_mean: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Causes:
+    """What a synthetic world knows of the probed users.
+
+    Attributes:
+        preference: (n, d) float32, see :func:`true_preference`; counted from the origin.
+        interest: (n,) int32, favourite categories.
+        relevance: (n, n_items) float32, true relevance of every item.
+    """
+
+    preference: FloatArray
+    interest: NDArray[np.int32]
+    relevance: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeData:
+    """All that purifiers are measured by, made once for a dataset; see :func:`probe_data`.
+
+    Attributes:
+        seed: Of every split and network.
+        users: (n,) int32 positions of the probed users, ascending.
+        states: (n, d) float32, their raw states.
+        popularity: (n,) float64, see :func:`history_popularity`.
+        reference: (m, d) float32, raw states of train users; the mean of what becomes of them is
+            what purified states are counted from.
+        halves: (2, h, d) float32, raw states of the two halves of a history, of those probed users
+            who have both.
+        item_embedding: (n_items, d) float32.
+        tail: Positions of the items outside the popular group.
+        answers: Held-out answers, ``None`` where the probed users have too few.
+        causes: ``None`` for real data.
+    """
+
+    seed: int
+    users: NDArray[np.int32]
+    states: FloatArray
+    popularity: NDArray[np.float64]
+    reference: FloatArray
+    halves: FloatArray
+    item_embedding: FloatArray
+    tail: NDArray[np.int64]
+    answers: Answers | None
+    causes: Causes | None
+
+    def __post_init__(self) -> None:
+        for part in (self, self.answers, self.causes):
+            for array in () if part is None else vars(part).values():
+                if isinstance(array, np.ndarray):
+                    array.setflags(write=False)  # shared by all purifiers that are compared
+
+
+def probe_data(
+    dataset: Dataset, *, users: NDArray[np.integer] | None = None, seed: int = 0
+) -> ProbeData:
+    """Gathers what purifiers of a dataset are measured by.
+
+    Test rows are read for :class:`Answers` alone, the truth of a synthetic world for
+    :class:`Causes` alone; all else comes from ``dataset.training``.
+
+    Args:
+        dataset: Synthetic or real.
+        users: Positions of the users to probe; a sample of at most 1,500 test users if ``None``.
+            They need a response in the log, without which there is no state. Where
+            ``dataset.split_by`` is ``"cell"``, purifiers were fitted on logged rows of these users
+            too.
+        seed: Of the samples, of the halves, and of what :func:`probe` draws later.
+
+    Returns:
+        The same data for the same dataset, users and seed.
+
+    Raises:
+        ConfigError: Fewer users than folds, or one without any response in the log.
+    """
+    rng = np.random.default_rng(seed)
+    encoder, catalogue = preference_encoder(dataset), load_catalogue(dataset)
+    placed = np.flatnonzero(encoder.history_weight > 0)
+    if users is None:
+        users = _sample(np.intersect1d(dataset.test_users, placed), MOST_USERS, rng)
+    probed: NDArray[np.int32] = np.unique(users).astype(np.int32)
+    if not np.isin(probed, placed).all():
+        raise ConfigError("Probed users must have a response in the log; some given have none.")
+    if len(probed) < FOLDS:
+        raise ConfigError(f"Probes need at least {FOLDS} users, got {len(probed)}.")
+    reference = _sample(dataset.train_users, MOST_REFERENCE, rng)
+
+    def raw(who: NDArray[np.integer]) -> FloatArray:
+        return encoder.encode(encoder.history_sum[who], encoder.history_weight[who])
+
+    return ProbeData(
+        seed=seed,
+        users=probed,
+        states=raw(probed),
+        popularity=history_popularity(dataset)[probed],
+        reference=raw(reference),
+        halves=_halves(dataset, encoder, probed, rng),
+        item_embedding=catalogue.item_embedding,
+        tail=np.flatnonzero(~catalogue.popular),
+        answers=_answers(dataset, probed, rng),
+        causes=_causes(dataset, encoder, probed, reference),
+    )
+
+
+def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
+    """Measures a purifier.
+
+    Args:
+        denoise: (n, d) float32 raw states to (n, d) float32 purified ones, such as
+            :meth:`~dsrm_agents.dsrm.purifier.DSRM.denoise`.
+        data: What to measure by; see :func:`probe_data`.
+
+    Returns:
+        By name: ``leakage_r2``, ``leakage_mlp`` and ``leakage_floor`` of popularity; ``cosine`` to
+        the true preference; ``recall20`` and, among the long tail, ``recall20_longtail``;
+        ``interest_accuracy``; ``effective_rank``; ``discriminability``; ``cosine_to_input`` and
+        ``identity_r2``; ``response_r2``; and ``n_users``. What the data cannot tell is absent: what
+        needs the truth on real data, ``response_r2`` without held-out answers, and
+        ``discriminability`` without two users who have two halves of a history.
+
+    Raises:
+        ConfigError: What comes back has another shape or is not finite.
+    """
+    purified = _applied(denoise, data.states)
+    centre = _applied(denoise, data.reference).mean(axis=0, dtype=np.float64)
+    identity = identity_check(data.states, purified)
+    found = {
+        "leakage_r2": popularity_leakage(purified, data.popularity, seed=data.seed),
+        "leakage_mlp": popularity_leakage(purified, data.popularity, "mlp", seed=data.seed),
+        "leakage_floor": leakage_floor(purified, data.popularity, seed=data.seed),
+        "effective_rank": effective_rank(purified),
+        "cosine_to_input": identity["cosine_to_input"],
+        "identity_r2": identity["r2"],
+        "n_users": float(len(data.users)),
+    }
+    if data.halves.shape[1] > 1:
+        found["discriminability"] = discriminability(*(_applied(denoise, h) for h in data.halves))
+    if data.answers is not None:
+        found["response_r2"] = response_r2(
+            purified,
+            data.answers.users,
+            data.answers.items,
+            data.answers.responses,
+            data.answers.item_mean,
+            data.item_embedding,
+            centre,
+            seed=data.seed,
+        )
+    if data.causes is not None:
+        found |= _against_causes(purified, centre, data, data.causes)
+    return found
+
+
+def _against_causes(
+    purified: FloatArray, centre: States, data: ProbeData, causes: Causes
+) -> dict[str, float]:
+    """The measurements that need the truth."""
+    origin = np.zeros(purified.shape[1])  # true preferences are excesses already
+    ranked = (purified, data.item_embedding, causes.relevance)
+    return {
+        "interest_accuracy": interest_accuracy(purified, causes.interest, seed=data.seed),
+        "cosine": cosine(purified, causes.preference, centre, origin),
+        "recall20": recall_at_k(*ranked, centre=centre),
+        "recall20_longtail": recall_at_k(*ranked, items=data.tail, centre=centre),
+    }
+
+
+def _applied(denoise: Denoise, states: FloatArray) -> FloatArray:
+    """What a purifier makes of (n, d) states.
+
+    Raises:
+        ConfigError: It has another shape or is not finite.
+    """
+    purified = np.asarray(denoise(states.copy()))  # the purifier's own: it may write into it
+    if purified.shape != states.shape or not np.isfinite(purified).all():
+        raise ConfigError(
+            f"A purifier must return finite states of shape {states.shape}, got "
+            f"{purified.shape}{'' if purified.shape != states.shape else ', not all finite'}."
+        )
+    return purified
+
+
+def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """At most ``most`` of the users, ascending."""
+    return np.sort(rng.choice(users, min(most, len(users)), replace=False))
+
+
+def _halves(
+    dataset: Dataset, encoder: PreferenceEncoder, users: NDArray[np.int32], rng: np.random.Generator
+) -> FloatArray:
+    """(2, h, d) states of random halves of the logged rows of each user who has both.
+
+    A half without any response has no state; users with one, and so all users with a single row,
+    are left out.
+    """
+    log = dataset.log.of_users(users, dataset.n_users)
+    rows = np.searchsorted(users, log.users)
+    shuffled = np.lexsort((rng.random(len(log)), rows))
+    in_first = np.empty(len(log), dtype=bool)
+    in_first[shuffled] = (np.arange(len(log)) - log.starts(dataset.n_users)[log.users]) % 2 == 0
+    shape = (len(users), len(encoder.embedding))
+    pooled = [
+        encoder.pool(csr_matrix((log.response * chosen, (rows, log.items)), shape=shape))
+        for chosen in (in_first, ~in_first)
+    ]
+    both = np.logical_and(*(weight > 0 for _, weight in pooled))
+    return np.stack([encoder.encode(total[both], weight[both]) for total, weight in pooled])
+
+
+def _answers(
+    dataset: Dataset, users: NDArray[np.int32], rng: np.random.Generator
+) -> Answers | None:
+    """A sample of the users' test rows; ``None`` where fewer users than folds have some."""
+    test = dataset.test.of_users(users, dataset.n_users)
+    if len(test) > MOST_ROWS:
+        test = test.take(np.sort(rng.choice(len(test), MOST_ROWS, replace=False)))
+    if len(test.distinct_users) < FOLDS:
+        return None
+    log, n_all = dataset.train_log, len(dataset.item_ids)
+    total = np.bincount(log.items, weights=log.response, minlength=n_all)
+    count = np.bincount(log.items, minlength=n_all)
+    overall = log.response.mean(dtype=np.float64)
+    item_mean = (total + ITEM_PRIOR * overall) / (count + ITEM_PRIOR)
+    return Answers(
+        np.searchsorted(users, test.users), test.items, test.response, item_mean[: dataset.n_items]
+    )
+
+
+def _causes(
+    dataset: Dataset,
+    encoder: PreferenceEncoder,
+    users: NDArray[np.int32],
+    reference: NDArray[np.int32],
+) -> Causes | None:
+    """What a synthetic world knows of the users; ``None`` for real data."""
+    truth = dataset.truth
+    if truth is None:
+        return None
+    return Causes(
+        true_preference(dataset, users, encoder, reference),
+        truth.interest[users],
+        truth.preference[users] @ truth.item_vectors.T,
+    )
