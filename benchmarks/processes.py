@@ -16,14 +16,17 @@ Task = TypeVar("Task")
 def side_by_side(
     function: Callable[..., Any], tasks: Sequence[Task], *rest: Any, jobs: int, threads: int = 1
 ) -> Iterator[Task]:
-    """Calls a function on every task, and yields each task when it is done; a failure ends all.
+    """Calls a function on every task, and yields each task when it is done.
+
+    After a failure no further task is begun; those that run are waited for.
 
     Args:
         function: Called as ``function(task, *rest)``; all of it must survive pickling.
         tasks: In the order in which they are begun.
         *rest: Further arguments.
         jobs: Processes at a time.
-        threads: Threads of torch and of NumPy's linear algebra in each.
+        threads: Threads of torch in each, and of NumPy's linear algebra where the environment
+            (``OMP_NUM_THREADS`` and its like) does not say otherwise.
 
     Yields:
         The tasks, as they end.

@@ -29,6 +29,18 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     return value
 
 
+def check_whole(name: str, value: object, least: int) -> int:
+    """Returns ``value`` as an int when it is a whole number of at least ``least``.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:  # type: ignore[operator]
+        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}.")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
 @dataclass(frozen=True)
 class SessionConfig:
     """The rules of one session.
@@ -73,9 +85,7 @@ class SessionConfig:
             ("window", self.exposure_window, 1),
             ("max_steps", self.step_limit, 1),
         ):
-            whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not whole or value < lowest:
-                raise ConfigError(f"{name} must be an integer of at least {lowest}, got {value!r}.")
+            check_whole(name, value, lowest)
         if self.exposure_window > self.longest * self.slate_size:
             raise ConfigError(
                 f"window must be at most the {self.longest * self.slate_size} exposures of the "

@@ -39,7 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, nargs="+", default=list(sensitivity.STEPS), metavar="K",
         help="diffusion steps, Figure 6",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=2, help="processes side by side")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=2,
+        choices=range(1, 65),
+        metavar="N",
+        help="processes side by side",
+    )
 
 
 def main(options: argparse.Namespace) -> None:

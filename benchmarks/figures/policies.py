@@ -2,7 +2,8 @@
 
 Three policies: the DNaIR-style one, which is not trained, so that the state is all that differs;
 one that ranks by quality and similarity with a quota, whose single number is chosen on the train
-simulator; and PPO, trained on each state, from the result files of its ordinary runs.
+simulator; and PPO, trained on each state, from the result files of its ordinary runs. All of it on
+world 0, as those are: the world on which the purifiers' defaults were chosen.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from benchmarks.run import evaluation_env, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.similarity import SimilarityPolicy
+from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym import metrics
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
@@ -64,6 +66,11 @@ class NoveltyStudy:
     sessions: int = SESSIONS
 
     @property
+    def world_seed(self) -> int:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return 0
+
+    @property
     def name(self) -> str:
         """See :class:`~benchmarks.figures.studies.Study`."""
         return f"dnair-style_beta{self.beta:g}_{self.state}_seed{self.seed}"
@@ -103,6 +110,11 @@ class SimilarityStudy:
     sessions: int = SESSIONS
 
     @property
+    def world_seed(self) -> int:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return 0
+
+    @property
     def name(self) -> str:
         """See :class:`~benchmarks.figures.studies.Study`."""
         return f"similarity+quota_{self.state}_seed{self.seed}"
@@ -115,18 +127,36 @@ class SimilarityStudy:
     def make(self, dataset: Dataset) -> dict[str, Any]:
         """See :class:`~benchmarks.figures.studies.Study`."""
         purifier = None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+        return by_similarity(dataset, purifier, self.seed, self.sessions)
 
-        def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
-            env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES, split)
-            policy = SimilarityPolicy(env.batch, alpha)
-            sessions, evaluation = play(policy, Learner.wear(env, purifier), self.sessions)
-            return metrics.summarise(sessions, env.catalogue.popular), evaluation
 
-        chosen = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
-        alpha = max(chosen, key=chosen.__getitem__)
-        found, evaluation = played(alpha, "test")
-        train = {"len_by_alpha": {f"{key:g}": value for key, value in chosen.items()}}
-        return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": found}
+def by_similarity(
+    dataset: Dataset, purifier: Purifier | None, seed: int, sessions: int
+) -> dict[str, Any]:
+    """What a state is worth to :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy`.
+
+    Args:
+        dataset: The world.
+        purifier: What the policy's state goes through; ``None`` for the raw state.
+        seed: Of the sessions.
+        sessions: Test sessions, and train sessions for each weight.
+
+    Returns:
+        ``alpha``, the weight of similarity that is best on the train simulator, its ``metrics`` on
+        the test simulator, and the blocks ``train`` and ``eval``.
+    """
+
+    def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
+        env = evaluation_env(ENV, dataset, MAX_LEN, seed, sessions, SLATES, split)
+        policy = SimilarityPolicy(env.batch, alpha)
+        finished, evaluation = play(policy, Learner.wear(env, purifier), sessions)
+        return metrics.summarise(finished, env.catalogue.popular), evaluation
+
+    lengths = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
+    alpha = max(lengths, key=lengths.__getitem__)
+    found, evaluation = played(alpha, "test")
+    train = {"len_by_alpha": {f"{key:g}": value for key, value in lengths.items()}}
+    return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": found}
 
 
 def studies(seeds: Iterable[int], sessions: int) -> list[NoveltyStudy | SimilarityStudy]:
@@ -210,5 +240,7 @@ def draw(groups: Bars) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="x-small")
-    figure.suptitle(title("Figure 3", "one policy, several states"), fontsize="medium")
+    figure.suptitle(
+        title("Figure 3", "one policy, several states; intervals over fits"), fontsize="medium"
+    )
     return figure

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.figures.drawing import means_and_halves
+from benchmarks.figures.policies import by_similarity
 from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, title
 from benchmarks.registry import LEARNERS
 from benchmarks.results import Result
@@ -26,6 +27,7 @@ AGENT = "ppo"
 EPISODES = 5000
 TIMINGS = 5  # of which the median counts
 POLICY_PANELS = {"len": "Len (steps)", "r_cum": r"$R_{cum}$", "ad": "AD (0 is balanced)"}
+BLOCKS = {"metrics": "PPO", "similarity": "quality + similarity, quota"}
 PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popularity leakage $R^2$"}
 
 
@@ -35,7 +37,7 @@ class SensitivityStudy:
 
     Attributes:
         diffusion_steps: K.
-        seed: Of the purifier, of PPO and of its sessions.
+        seed: Of the world, of the purifier, of PPO and of the sessions.
         episodes: Training sessions.
         sessions: Test sessions.
     """
@@ -46,6 +48,11 @@ class SensitivityStudy:
     seed: int
     episodes: int = EPISODES
     sessions: int = SESSIONS
+
+    @property
+    def world_seed(self) -> int:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return self.seed
 
     @property
     def name(self) -> str:
@@ -64,7 +71,7 @@ class SensitivityStudy:
             "dsrm", dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
         )
         fit_seconds = time.perf_counter() - started
-        data = probe_data(dataset)  # the same users and folds for all K and seeds
+        data = probe_data(dataset)  # the same users and folds for all K
         spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
         agent, train = train_agent(spec, dataset, purifier, progress=False)
         learner = LEARNERS[AGENT]
@@ -80,6 +87,7 @@ class SensitivityStudy:
             "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
             "eval": evaluation,
             "metrics": metrics.summarise(sessions, env.catalogue.popular),
+            "similarity": by_similarity(dataset, purifier, self.seed, self.sessions)["metrics"],
         }
 
 
@@ -113,14 +121,16 @@ def draw(made: list[Result]) -> Figure:
     steps = sorted({one["diffusion_steps"] for one in made})
     panels = figure.subplots(2, 2).ravel()
     for axes, (metric, label) in zip(panels[:3], POLICY_PANELS.items(), strict=True):
-        _line(axes, steps, [_values(made, number, "metrics", metric) for number in steps])
+        for block, name in BLOCKS.items():
+            _line(axes, steps, [_values(made, number, block, metric) for number in steps], name)
         axes.set_ylabel(label)
     for metric, label in PROBE_LINES.items():
         _line(
             panels[3], steps, [_values(made, number, "probes", metric) for number in steps], label
         )
     panels[3].set_ylabel("probes of held-out users")
-    panels[3].legend(fontsize="small")
+    for axes in (panels[0], panels[3]):
+        axes.legend(fontsize="small")
     for axes in panels:
         axes.set_xscale("log")
         axes.set_xticks(steps, [str(number) for number in steps])
@@ -128,7 +138,7 @@ def draw(made: list[Result]) -> Figure:
         axes.set_xlabel("diffusion steps K")
         axes.grid(alpha=0.3)
     seeds, episodes = len({one["seed"] for one in made}), made[0]["episodes"]
-    text = f"PPO behind DSRM, {episodes:,} training sessions, {seeds} seed(s)"
+    text = f"{seeds} world(s), PPO trained for {episodes:,} sessions"
     figure.suptitle(title("Figure 6", text), fontsize="medium")
     return figure
 

@@ -32,12 +32,17 @@ class StatesStudy:
     """Where t-SNE puts the probed users' raw and purified states, and what probes find in them.
 
     Attributes:
-        seed: Of the purifier.
+        seed: Of the world and of the purifier.
     """
 
     kind: ClassVar[str] = "states"
 
     seed: int
+
+    @property
+    def world_seed(self) -> int:
+        """See :class:`~benchmarks.figures.studies.Study`."""
+        return self.seed
 
     @property
     def name(self) -> str:

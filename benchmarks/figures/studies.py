@@ -30,6 +30,11 @@ class Study(Protocol):
     kind: ClassVar[str]
 
     @property
+    def world_seed(self) -> int:
+        """Of the synthetic world that it is made in."""
+        ...
+
+    @property
     def name(self) -> str:
         """What tells it from the other studies of its kind, fit for a file's name."""
         ...
@@ -44,9 +49,9 @@ class Study(Protocol):
         ...
 
 
-def world(name: str = "kuairec") -> Dataset:
+def world(name: str = "kuairec", seed: int = 0) -> Dataset:
     """A synthetic world, by default that of ``ENV``: one object for all in this process."""
-    return shared_dataset(name, None, 0)
+    return shared_dataset(name, None, seed)
 
 
 def title(figure: str, text: str) -> str:
@@ -68,7 +73,8 @@ def finish_all(studies: Sequence[Study], out: Path, jobs: int) -> list[Result]:
     Raises:
         ConfigError: A file holds the study of other settings.
     """
-    world()  # built once, before processes need it
+    for seed in sorted({study.world_seed for study in studies}):
+        world(seed=seed)  # built once, before processes need it
     with tqdm(total=len(studies), desc="Studies", unit="study") as bar:
         if jobs == 1:
             torch.set_num_threads(1)
@@ -87,7 +93,7 @@ def finish(study: Study, out: Path) -> None:
     Raises:
         ConfigError: The file that is there holds the study of other settings.
     """
-    dataset, path = world(), _path(study, out)
+    dataset, path = world(seed=study.world_seed), _path(study, out)
     header: Result = {
         "study": study.kind,
         "env": ENV,

@@ -32,6 +32,9 @@ COLUMNS = {
     "response_r2": "response R²",
     SECONDS: "fit s",
 }
+FLOOR_MLP = "leakage_mlp_floor"
+DSRM, COMPARED = "dsrm", ("identity", "linear", "ridge", "mlp")
+PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
 EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)
 _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
 
@@ -134,21 +137,42 @@ def _table(kind: Kind, rows: Rows) -> str:
         cells = [_cell(rows, purifier, column) for column in COLUMNS]
         lines.append("| " + " | ".join([purifier, str(len(runs)), *cells]) + " |")
     every = [result["metrics"] for runs in rows.values() for result in runs.values()]
-    floor = np.mean([metrics["leakage_floor"] for metrics in every])
+    ridge, mlp = (
+        np.mean([metrics[name] for metrics in every]) for name in ("leakage_floor", FLOOR_MLP)
+    )
     users = ", ".join(f"{n:,.0f}" for n in sorted({metrics["n_users"] for metrics in every}))
     held_out = ""
     if _dataset(rows)["split_by"] == "cell":
         held_out = ", not held out: the data are split by cell, and purifiers were fitted on them"
     note = (
         f"± is a 95 % interval over seeds; {users} test users a seed{held_out}. Leakage of "
-        f"shuffled labels is {floor:.3f}."
+        f"shuffled labels is {ridge:.3f} (ridge) and {mlp:.3f} (MLP)."
     )
     if not kind.real_data:
         note += (
             " Share of attainable gain: what of the cosine between the identity and "
             f"{ORACLE}, which reads the truth, a purifier gains."
         )
-    return "\n".join([*lines, "", note, ""])
+    differences = [
+        _difference(rows, DSRM, other) for other in COMPARED if {DSRM, other} <= rows.keys()
+    ]
+    return "\n".join([*lines, "", note, "", *differences, ""])
+
+
+def _difference(rows: Rows, purifier: str, other: str) -> str:
+    """One purifier less another in the same worlds: what worlds have in common cancels."""
+    seeds = rows[purifier].keys() & rows[other].keys()
+    found = []
+    for name in PAIRED:
+        values = [
+            rows[purifier][seed]["metrics"][name] - rows[other][seed]["metrics"][name]
+            for seed in sorted(seeds)
+            if name in rows[purifier][seed]["metrics"]
+        ]
+        if values:
+            mean, half = mean_and_ci95(values)
+            found.append(f"{COLUMNS[name]} {mean:+.3f} ± {half:.3f}")
+    return f"* {purifier} less {other}, world by world: {', '.join(found)}."
 
 
 def _events_table(study: dict[Kind, Rows]) -> str:

@@ -35,9 +35,9 @@ KUAIREC = "KuaiRec-Fair-v0"
 ENVS = (KUAIREC, "KuaiRand-Fair-v0")
 ORACLE = "oracle-regression"
 STUDIED = (
-    "identity", "linear", "mlp", "dae", "vae", "dsrm", "dsrm-literal", "student", ORACLE,
+    "identity", "linear", "ridge", "mlp", "dae", "vae", "dsrm", "dsrm-literal", "student", ORACLE,
 )  # fmt: skip
-STUDIED_WITH_EVENTS = ("identity", "linear", "mlp", "dsrm", ORACLE)
+STUDIED_WITH_EVENTS = ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ def run_world(world: World, out: Path) -> list[Path]:
             result = headers[name] | {
                 "metrics": probe(purifier.denoise, data),
                 "fit_seconds": seconds,
-                "versions": versions(),
+                "versions": versions(("numpy", "scipy", "scikit-learn", "torch")),
                 "commit": commit(),
             }
             text = json.dumps(result, indent=1, allow_nan=False) + "\n"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
 
 
@@ -42,6 +43,57 @@ class LinearErasure(FittedPurifier):
         return condition
 
 
+@dataclass(frozen=True)
+class RidgeConfig(PurifierConfig):
+    """A :class:`PurifierConfig` with what ridge regression adds.
+
+    Attributes:
+        penalty: Of the squared weights, in pairs.
+    """
+
+    penalty: float = 30.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.penalty > 0:
+            raise ConfigError(f"penalty must be positive, got {self.penalty}.")
+
+
+class RidgeRegression(FittedPurifier):
+    """Linear regression on the same pairs, in closed form: does a network help?
+
+    Args:
+        config: Sizes.
+    """
+
+    kind = "ridge"
+    config_class = RidgeConfig
+    config: RidgeConfig
+
+    slope: Tensor
+
+    def __init__(self, config: RidgeConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("slope", torch.zeros(config.dim, config.dim))
+
+    def solve(self, condition: Tensor, target: Tensor, weight: Tensor) -> None:
+        """Fits (n, d) conditions to (n, d) targets with (n,) weights."""
+        weighted = (condition * weight[:, None]).t()
+        gram = weighted @ condition + self.config.penalty * torch.eye(self.config.dim)
+        self.slope.copy_(torch.linalg.solve(gram, weighted @ target))
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        """See :class:`FittedPurifier`."""
+        return condition @ self.slope
+
+
+@dataclass(frozen=True)
+class RegressionConfig(PurifierConfig):
+    """A :class:`PurifierConfig` that gives a plain network as many weights as DSRM's."""
+
+    hidden: int = 176
+
+
 class Regression(TrainedPurifier):
     """A network of DSRM's size that regresses targets on conditions: does diffusion itself help?
 
@@ -50,6 +102,7 @@ class Regression(TrainedPurifier):
     """
 
     kind = "mlp"
+    config_class = RegressionConfig
 
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__(config)
@@ -76,26 +129,52 @@ class OracleRegression(Regression):
 
 @dataclass(frozen=True)
 class AutoencoderConfig(PurifierConfig):
-    """A :class:`PurifierConfig` with what autoencoders add.
+    """A :class:`PurifierConfig` with what autoencoders add; the network is of DSRM's size.
 
     Attributes:
+        layers: Hidden layers of the encoder, and of the decoder.
         latent: Width of the narrowest layer.
-        noise: Standard deviation of the Gaussian noise on (whitened) conditions when training a
-            denoising autoencoder.
-        beta: Weight of the Kullback-Leibler term of a variational autoencoder, per coordinate.
     """
 
+    hidden: int = 440
+    layers: int = 1
     latent: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("latent", self.latent, 1)
+
+
+@dataclass(frozen=True)
+class DAEConfig(AutoencoderConfig):
+    """Of a denoising autoencoder.
+
+    Attributes:
+        noise: Standard deviation of the Gaussian noise on (whitened) conditions in training.
+    """
+
     noise: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.noise >= 0:
+            raise ConfigError(f"noise must be at least 0, got {self.noise}.")
+
+
+@dataclass(frozen=True)
+class VAEConfig(AutoencoderConfig):
+    """Of a variational autoencoder.
+
+    Attributes:
+        beta: Weight of the Kullback-Leibler term, per coordinate.
+    """
+
     beta: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.latent < 1:
-            raise ConfigError(f"latent must be at least 1, got {self.latent}.")
-        for name in ("noise", "beta"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
+        if not self.beta >= 0:
+            raise ConfigError(f"beta must be at least 0, got {self.beta}.")
 
 
 class DenoisingAutoencoder(TrainedPurifier):
@@ -106,12 +185,12 @@ class DenoisingAutoencoder(TrainedPurifier):
     """
 
     kind = "dae"
-    config_class = AutoencoderConfig
-    config: AutoencoderConfig
+    config_class = DAEConfig
+    config: DAEConfig
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: DAEConfig) -> None:
         super().__init__(config)
-        wide = [config.hidden] * max(1, config.layers // 2)
+        wide = [config.hidden] * config.layers
         self.encoder = _mlp(config.dim, *wide, config.latent)
         self.decoder = _mlp(config.latent, *wide, config.dim)
 
@@ -134,12 +213,12 @@ class VariationalAutoencoder(TrainedPurifier):
     """
 
     kind = "vae"
-    config_class = AutoencoderConfig
-    config: AutoencoderConfig
+    config_class = VAEConfig
+    config: VAEConfig
 
-    def __init__(self, config: AutoencoderConfig) -> None:
+    def __init__(self, config: VAEConfig) -> None:
         super().__init__(config)
-        wide = [config.hidden] * max(1, config.layers // 2)
+        wide = [config.hidden] * config.layers
         self.encoder = _mlp(config.dim, *wide, 2 * config.latent)
         self.decoder = _mlp(config.latent, *wide, config.dim)
 

@@ -38,69 +38,51 @@ def whiten(states: NDArray[np.floating]) -> Affine:
     return Affine(centre, np.asarray(np.linalg.inv(root), dtype=np.float64))
 
 
-def whiten_blindly(
-    states: NDArray[np.floating],
-    label: NDArray[np.floating],
-    directions: int = 1,
-    seed: int = 0,
-) -> Affine:
-    """Whitens, and leaves out the directions along which states tell a label.
+def whiten_blindly(states: NDArray[np.floating], labels: NDArray[np.floating]) -> Affine:
+    """Whitens, and leaves out the directions along which states tell labels.
 
     In whitened coordinates the only direction with a linear relation to a scalar label is its
     covariance with the states; without it no linear reader finds the label in the sample
-    (least-squares concept erasure, Belrose et al. 2023). What is computed from such states alone
-    cannot bring it back linearly. More directions are found one after the other, each on a random
-    half of the rows and orthogonal to those before (in the manner of INLP, Ravfogel et al. 2020):
-    what one sample missed of the label, another may show.
+    (least-squares concept erasure, Belrose et al. 2023). Further labels are taken in turn, each by
+    the direction that those before have left of it (as INLP does with one label, Ravfogel et al.
+    2020, whose projections need to be repeated because they do not whiten).
 
     Args:
         states: (n, d).
-        label: (n,).
-        directions: How many to leave out, from 0 to d - 1.
-        seed: Of the halves.
+        labels: (n,) or (n, m), m less than d.
 
     Returns:
-        The map; its output has rank d - directions.
+        The map; its output has rank d - m.
 
     Raises:
-        ConfigError: Too many directions.
+        ConfigError: As many labels as coordinates, or more.
     """
     n, dim = states.shape
-    if not 0 <= directions < dim:
-        raise ConfigError(f"directions must lie in [0, {dim}), got {directions}.")
+    labels = labels.reshape(n, -1)
+    if labels.shape[1] >= dim:
+        raise ConfigError(f"{labels.shape[1]} directions are too many for {dim} coordinates.")
     plain = whiten(states)
-    white, centred = plain(states).astype(np.float64), label - label.mean()
-    rng = np.random.default_rng(seed)
+    covariances = plain(states).astype(np.float64).T @ (labels - labels.mean(axis=0)) / n
     kept = np.eye(dim)  # projection on what is left
-    rows = np.arange(n)
-    for _ in range(directions):
-        found = kept @ (white[rows].T @ centred[rows])
+    for covariance, spread in zip(covariances.T, labels.std(axis=0), strict=True):
+        found = kept @ covariance
         length = np.linalg.norm(found)
-        if length <= 1e-9 * n:
-            break  # nothing is left to be told
-        kept -= np.outer(found, found) / length**2
-        rows = rng.permutation(n)[: max(1, n // 2)]
+        if length > 1e-6 * spread:  # else there is nothing left to be told
+            kept -= np.outer(found, found) / length**2
     return Affine(plain.centre, kept @ plain.matrix)
 
 
-def erase(
-    states: NDArray[np.floating],
-    label: NDArray[np.floating],
-    directions: int = 1,
-    seed: int = 0,
-) -> Affine:
-    """Removes the directions along which states tell a label, and changes as little else as it can.
+def erase(states: NDArray[np.floating], labels: NDArray[np.floating]) -> Affine:
+    """Removes the directions along which states tell labels, and changes as little else as it can.
 
     Args:
         states: (n, d).
-        label: (n,).
-        directions: See :func:`whiten_blindly`.
-        seed: See the same function.
+        labels: (n,) or (n, m), see :func:`whiten_blindly`.
 
     Returns:
         The map, in the states' own coordinates but for their mean, which becomes zero.
     """
-    blind = whiten_blindly(states, label, directions, seed)
+    blind = whiten_blindly(states, labels)
     return Affine(blind.centre, _moments(states)[1] @ blind.matrix)
 
 

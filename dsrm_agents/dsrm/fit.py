@@ -12,67 +12,42 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrm_agents.dsrm.controls import (
-    Blank,
-    DenoisingAutoencoder,
-    Identity,
-    LinearErasure,
-    OracleRegression,
-    Regression,
-    VariationalAutoencoder,
-)
+from dsrm_agents.dsrm.controls import LinearErasure, OracleRegression, RidgeRegression
 from dsrm_agents.dsrm.erasure import erase, whiten_blindly
+from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.objective import LossConfig, Objective
-from dsrm_agents.dsrm.truth import true_preference
-from dsrm_agents.dsrm.purifier import (
-    DSRM,
-    MODES,
-    FittedPurifier,
-    PurifierConfig,
-    TrainedPurifier,
-    read_checkpoint,
-)
+from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier, PurifierConfig, TrainedPurifier
 from dsrm_agents.dsrm.student import DISTILLATION, Student, distil
 from dsrm_agents.dsrm.targets import Histories, Pairs, TargetConfig, build_pairs
 from dsrm_agents.dsrm.training import TrainConfig, train
-from kuaisim_gym.config import check_choice
+from dsrm_agents.dsrm.truth import true_preference
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
-from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
+from kuaisim_gym.errors import unknown_option
 
-_Group = TypeVar("_Group", PurifierConfig, TargetConfig, TrainConfig, LossConfig)
-
-logger = logging.getLogger(__name__)
-
-KINDS: dict[str, type[FittedPurifier]] = {
-    purifier.kind: purifier
-    for purifier in (
-        Identity,
-        Blank,
-        LinearErasure,
-        Regression,
-        DenoisingAutoencoder,
-        VariationalAutoencoder,
-        DSRM,
-        Student,
-        OracleRegression,
-    )
-}
-# What is fitted under a name, with what differs from the defaults. The literal mode has clean
-# targets, so nothing is to be gained by pulling its weights to zero.
-_LITERAL = {
-    "mode": "literal",
+MODES = ("debiased", "literal")
+# Eq. 7 as printed. Its targets hold no noise, so nothing is gained by pulling weights to zero.
+LITERAL = {
     "prediction": "noise",
     "source": "identity",
     "blind": 0,
     "weight_decay": 1e-4,
     "updates": 3000,
 }
+# What is fitted under a name: its kind, and what differs from the defaults.
 PURIFIERS: dict[str, tuple[str, dict[str, Any]]] = {
     **{kind: (kind, {}) for kind in KINDS},
-    "oracle-regression": ("oracle-regression", {"source": "identity", "blind": 0}),
-    "dsrm-literal": ("dsrm", _LITERAL),
+    "oracle-regression": (
+        "oracle-regression",
+        {"source": "identity", "blind": 0, "weight_decay": 0.1},  # its targets hold no noise
+    ),
+    "dsrm-literal": ("dsrm", LITERAL),
 }
+
+_Group = TypeVar("_Group", PurifierConfig, TargetConfig, TrainConfig, LossConfig)
+
+logger = logging.getLogger(__name__)
 
 
 def fit_dsrm(
@@ -129,8 +104,9 @@ def fit_purifier(
             with the weights of one that was never interrupted.
         progress: Whether to show a progress bar.
         **options: Fields of :class:`~dsrm_agents.dsrm.targets.TargetConfig`,
-            :class:`~dsrm_agents.dsrm.training.TrainConfig`, :class:`LossConfig` and the purifier's
-            own configuration.
+            :class:`~dsrm_agents.dsrm.training.TrainConfig`,
+            :class:`~dsrm_agents.dsrm.objective.LossConfig` and the purifier's own configuration,
+            as far as they concern it. A student's are its teacher's; ``updates`` holds for both.
 
     Returns:
         The fitted purifier, with averaged weights, in evaluation mode.
@@ -141,67 +117,69 @@ def fit_purifier(
         CheckpointError: The checkpoint is damaged or of another fit.
     """
     kind, changes = PURIFIERS[check_choice("purifier", name, tuple(PURIFIERS))]
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ConfigError(f"seed must be an integer of at least 0, got {seed!r}.")
+    seed = check_whole("seed", seed, 0)
     if kind == "student":
-        first = None if checkpoint is None else f"{checkpoint}.teacher"
-        teacher = fit_dsrm(dataset, seed=seed, checkpoint=first, progress=progress, **options)
-        training = replace(DISTILLATION, updates=options.get("updates", DISTILLATION.updates))
-        return distil(
-            teacher,
-            dataset,
-            training=training,
-            seed=seed,
-            checkpoint=checkpoint,
-            progress=progress,
-        )
-    recipe = _Recipe.of(kind, dataset, changes | options)
-    if kind == "oracle-regression" and dataset.truth is None:
-        raise ConfigError("Only a synthetic world knows the true preferences to regress on.")
+        return _fit_student(dataset, seed, checkpoint, progress, options)
+    recipe = _Recipe.of(KINDS[kind], dataset, changes | options)
     # Seeds torch inside the fork only; the caller's random state is as before afterwards.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         purifier = KINDS[kind](recipe.purifier)
-        states, popularity = _logged_states(dataset)
-        if kind == "linear":
-            purifier.read(erase(states, popularity, recipe.purifier.blind))
-        elif isinstance(purifier, TrainedPurifier):
-            purifier.read(whiten_blindly(states, popularity, recipe.purifier.blind))
-            pairs = build_pairs(dataset.training, preference_encoder(dataset), recipe.targets, seed)
-            if kind == "oracle-regression":
-                pairs = _to_the_truth(pairs, dataset)
-            objective = Objective(purifier, pairs, recipe.losses)
-            train(
-                objective,
-                objective,
-                len(pairs.user),
-                recipe.training,
+        if isinstance(purifier, LinearErasure):
+            states, popularity = _logged_states(dataset)
+            purifier.read(erase(states, popularity[:, : recipe.purifier.blind]))
+        elif isinstance(purifier, (RidgeRegression, TrainedPurifier)):
+            _fit_to_pairs(
+                purifier,
+                dataset,
+                recipe,
+                seed,
                 identity=json.dumps([name, seed, recipe.description]),
                 checkpoint=checkpoint,
                 progress=f"Purifier ({name})" if progress else None,
             )
-            if name != "dsrm-literal":  # which ends in the encoder's units already
-                purifier.calibrate(states, popularity)
-            logger.info("Fitted %s on %d pairs of %s", name, len(pairs.user), dataset.name)
     return purifier.eval()
 
 
-def load_purifier(path: str | Path) -> FittedPurifier:
-    """Reads a purifier of any kind.
+def _fit_to_pairs(
+    purifier: RidgeRegression | TrainedPurifier,
+    dataset: Dataset,
+    recipe: _Recipe,
+    seed: int,
+    **training: Any,
+) -> None:
+    states, popularity = _logged_states(dataset)
+    purifier.read(whiten_blindly(states, popularity[:, : recipe.purifier.blind]))
+    pairs = build_pairs(dataset.training, preference_encoder(dataset), recipe.targets, seed)
+    if isinstance(purifier, OracleRegression):
+        pairs = _to_the_truth(pairs, dataset)
+    target = purifier.scale_targets(torch.from_numpy(pairs.target))
+    if isinstance(purifier, RidgeRegression):
+        condition = purifier.condition(torch.from_numpy(pairs.observed))
+        purifier.solve(condition, target, torch.from_numpy(pairs.weight))
+    else:
+        objective = Objective(purifier, pairs, target, recipe.losses)
+        free = () if objective.adversary is None else objective.adversary.parameters()
+        rows = len(pairs.user)
+        train(objective, objective, rows, recipe.training, undecayed=free, **training)
+    if isinstance(purifier, OracleRegression) or recipe.targets.source != "identity":
+        purifier.calibrate(states, popularity)  # the identity ends in the encoder's units already
+    logger.info("Fitted %s on %d pairs of %s", purifier.kind, len(pairs.user), dataset.name)
 
-    Args:
-        path: What its ``save`` wrote.
 
-    Raises:
-        CheckpointError: The file is missing, damaged, or no purifier checkpoint.
-    """
-    metadata, tensors = read_checkpoint(path)
-    if metadata["kind"] not in KINDS:
-        raise CheckpointError(
-            f"{path} holds a purifier of unknown kind {metadata['kind']!r}; known: "
-            f"{', '.join(KINDS)}. Use its own class's load()."
-        )
-    return KINDS[metadata["kind"]].rebuild(path, metadata, tensors)
+def _fit_student(
+    dataset: Dataset,
+    seed: int,
+    checkpoint: str | Path | None,
+    progress: bool,
+    options: dict[str, Any],
+) -> Student:
+    first = None if checkpoint is None else f"{checkpoint}.teacher"
+    teacher = fit_dsrm(dataset, seed=seed, checkpoint=first, progress=progress, **options)
+    training = replace(DISTILLATION, updates=options.get("updates", DISTILLATION.updates))
+    return distil(
+        teacher, dataset, training=training, seed=seed, checkpoint=checkpoint, progress=progress
+    )
 
 
 @dataclass(frozen=True)
@@ -214,20 +192,24 @@ class _Recipe:
     losses: LossConfig
 
     @classmethod
-    def of(cls, kind: str, dataset: Dataset, options: dict[str, Any]) -> _Recipe:
+    def of(cls, kind: type[FittedPurifier], dataset: Dataset, options: dict[str, Any]) -> _Recipe:
         """Sorts flat options.
 
         Raises:
-            ConfigError: One is unknown or out of range.
+            ConfigError: One is unknown, out of range, or does not concern this kind.
         """
-        own = KINDS[kind].config_class
+        own = kind.config_class
         given = {"dim": preference_encoder(dataset).dim, "fingerprint": dataset.fingerprint}
-        groups = (own, TargetConfig, TrainConfig, LossConfig)
+        groups: tuple[type[Any], ...] = (own,)
+        if issubclass(kind, RidgeRegression):
+            groups = (own, TargetConfig)
+        elif issubclass(kind, TrainedPurifier):
+            groups = (own, TargetConfig, TrainConfig, LossConfig)
         known = [field.name for group in groups for field in fields(group)]
         for option in options:
             if option not in known or option in given:
                 names = [name for name in known if name not in given]
-                raise unknown_option("An option of the fit", option, names)
+                raise unknown_option(f"An option of {kind.kind}", option, names)
 
         def made(group: type[_Group]) -> _Group:
             names = [field.name for field in fields(group)]
@@ -243,17 +225,15 @@ class _Recipe:
 
 
 def _logged_states(dataset: Dataset) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(n, d) raw states and (n,) popularities of the train users' whole histories."""
+    """(n, d) raw states of the train users' whole histories, and statistics of popularity."""
     histories = Histories(dataset.training, preference_encoder(dataset))
-    response = histories.log.response
-    known = histories.mass(response) > 0
-    every = np.ones(len(response), dtype=bool)
-    return histories.states(response)[known], histories.popularity(every)[known]
+    known = histories.mass(histories.response) > 0
+    popularity = histories.popularity(np.ones(len(histories.response)))
+    return histories.states(histories.response)[known], popularity[known]
 
 
 def _to_the_truth(pairs: Pairs, dataset: Dataset) -> Pairs:
     """The same conditions with the users' true preferences as targets."""
     users = dataset.train_users
     truth = true_preference(dataset, users, preference_encoder(dataset), users)
-    target = np.asarray(truth[pairs.user], dtype=np.float32)
-    return Pairs(pairs.observed, target, pairs.popularity, pairs.weight, pairs.user)
+    return replace(pairs, target=truth[pairs.user])

@@ -75,20 +75,28 @@ def centred_kernel(x: Tensor) -> Tensor:
     return (kernel - rows - rows[:, None] + total) * off_diagonal
 
 
-def info_nce(anchors: Tensor, positives: Tensor, temperature: float = 0.1) -> Tensor:
+def info_nce(
+    anchors: Tensor, positives: Tensor, users: Tensor | None = None, temperature: float = 0.1
+) -> Tensor:
     """Contrastive loss that keeps users apart (van den Oord, Li and Vinyals 2018).
 
     Args:
-        anchors: (B, d) states, each of another user.
-        positives: (B, d) states of the same users from another part of their histories; every
-            other row of them is a negative.
+        anchors: (B, d) states.
+        positives: (B, d) states of the same users from another part of their histories; the other
+            rows are negatives.
+        users: (B,) int64, whose states they are: rows of the same user are no negatives of each
+            other. ``None`` where all are different.
         temperature: Of the cosines; above 0.
 
     Returns:
         Scalar of at least 0; ``log B`` where states tell nothing of their users.
     """
     cosines = normalize(anchors, dim=1) @ normalize(positives, dim=1).T
-    return cross_entropy(cosines / temperature, torch.arange(len(anchors), device=anchors.device))
+    rows = torch.arange(len(anchors), device=anchors.device)
+    if users is not None:
+        same = (users[:, None] == users) & (rows[:, None] != rows)
+        cosines = cosines.masked_fill(same, -torch.inf)
+    return cross_entropy(cosines / temperature, rows)
 
 
 class Adversary(nn.Module):

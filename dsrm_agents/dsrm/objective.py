@@ -46,18 +46,22 @@ class Objective(nn.Module):
     """The loss of a purifier on random pairs, with what else is trained for its sake.
 
     Args:
-        purifier: What is fitted; it takes scales from the pairs.
+        purifier: What is fitted.
         pairs: What to.
+        target: (n, d) their targets in the purifier's units.
         losses: Terms beside the squared error.
     """
 
-    def __init__(self, purifier: TrainedPurifier, pairs: Pairs, losses: LossConfig) -> None:
+    def __init__(
+        self, purifier: TrainedPurifier, pairs: Pairs, target: Tensor, losses: LossConfig
+    ) -> None:
         super().__init__()
         self.purifier, self.losses = purifier, losses
         self.condition = purifier.condition(torch.from_numpy(pairs.observed))
-        self.target = purifier.scale_targets(torch.from_numpy(pairs.target))
+        self.target = target
         self.weight = torch.from_numpy(pairs.weight)
-        self.popularity = torch.from_numpy(pairs.popularity)
+        self.popularity = torch.from_numpy(pairs.popularity[:, 0])
+        self.user = torch.from_numpy(pairs.user)
         self.partner = torch.from_numpy(partners_of(pairs.user))
         adversarial = losses.independence > 0 and losses.measure == "adversarial"
         self.adversary = Adversary(purifier.config.dim) if adversarial else None
@@ -76,7 +80,7 @@ class Objective(nn.Module):
         if self.losses.contrastive:
             other = self.partner[rows]
             _, positive = self.purifier.loss(self.condition[other], self.target[other])
-            total = total + self.losses.contrastive * info_nce(clean, positive)
+            total = total + self.losses.contrastive * info_nce(clean, positive, self.user[rows])
         return torch.as_tensor(total)
 
 

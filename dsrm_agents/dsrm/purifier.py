@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from dsrm_agents.dsrm.denoiser import MLPDenoiser
 from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion, drop_conditions
 from dsrm_agents.dsrm.erasure import Affine, erase
-from kuaisim_gym.config import check_choice
+from dsrm_agents.dsrm.popularity import STATISTICS
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
 
 FORMAT = "dsrm-purifier-1"
-MODES = ("debiased", "literal")
 STARTS = ("noise", "state")
 
 FloatArray = NDArray[np.float32]
@@ -51,7 +51,8 @@ class PurifierConfig:
     Attributes:
         dim: d, of the preference state.
         fingerprint: Of the dataset that it was fitted on.
-        blind: Directions of popularity that its input leaves out.
+        blind: How many statistics of popularity its input and output tell nothing of, of
+            :data:`~dsrm_agents.dsrm.popularity.STATISTICS`.
         hidden: Width of its network.
         layers: Hidden layers of its network.
     """
@@ -64,10 +65,9 @@ class PurifierConfig:
 
     def __post_init__(self) -> None:
         for name in ("dim", "hidden", "layers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.blind < 0:
-            raise ConfigError(f"blind must be at least 0, got {self.blind}.")
+            check_whole(name, getattr(self, name), 1)
+        if check_whole("blind", self.blind, 0) > len(STATISTICS):
+            raise ConfigError(f"blind must be at most {len(STATISTICS)}, got {self.blind}.")
 
 
 class FittedPurifier(nn.Module, ABC):
@@ -145,12 +145,12 @@ class FittedPurifier(nn.Module, ABC):
 
         Args:
             states: (n, d) observed states of users.
-            popularity: (n,) mean log popularity of their histories.
+            popularity: (n, 3) statistics of the popularity of their histories.
         """
         observed = torch.from_numpy(states)
         with torch.inference_mode():
             clean = self.clean(self.condition(observed), observed).numpy()
-        erased = erase(clean, popularity, self.config.blind)
+        erased = erase(clean, popularity[:, : self.config.blind])
         size = np.sqrt(states.var(axis=0).mean() / max(erased(clean).var(axis=0).mean(), 1e-12))
         self.output_map.copy_(torch.from_numpy(size * erased.matrix))
         self.output_centre.copy_(torch.from_numpy(-size * erased.matrix @ erased.centre))
@@ -279,18 +279,17 @@ class DSRMConfig(PurifierConfig):
     """A :class:`PurifierConfig` with what diffusion adds.
 
     Attributes:
-        mode: ``"debiased"``, or ``"literal"`` (eq. 7 as printed).
         prediction: ``"v"``, ``"x0"`` or ``"noise"`` (eq. 7).
         diffusion_steps: K of the diffusion.
         start: Where the reverse process begins: ``"noise"``, at pure noise of which the mean is
             taken; or ``"state"``, at the observed state as step ``start_step`` would have it,
-            its noise at the mean.
+            its noise at the mean. That state is not blind, so what it brings of popularity is
+            erased from the output alone.
         start_step: That step, in [1, K]; ``None`` for K.
         condition_dropout: Share of training rows that lose their condition.
         guidance: Weight of classifier-free guidance; 0 for none.
     """
 
-    mode: str = "debiased"
     prediction: str = "v"
     diffusion_steps: int = 20
     start: str = "noise"
@@ -300,11 +299,9 @@ class DSRMConfig(PurifierConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("mode", self.mode, MODES)
         check_choice("prediction", self.prediction, PREDICTIONS)
         check_choice("start", self.start, STARTS)
-        if self.diffusion_steps < 1:
-            raise ConfigError(f"diffusion_steps must be at least 1, got {self.diffusion_steps}.")
+        check_whole("diffusion_steps", self.diffusion_steps, 1)
         if self.start_step is not None and not 1 <= self.start_step <= self.diffusion_steps:
             raise ConfigError(
                 f"start_step must lie in [1, {self.diffusion_steps}], got {self.start_step}."
@@ -346,8 +343,8 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
     """Denoising state representation module (Pi_theta of section 4.2).
 
     The reverse process is deterministic and starts with its noise at zero, so that the same
-    observation always gives the same purified state: that of the likeliest trajectory rather than
-    of a random one, which would put the targets' noise into what agents see.
+    observation always gives the same purified state: close to the mean of what it might be (its
+    mean, were that Gaussian) rather than a draw, which would show agents the targets' noise.
 
     Args:
         config: Sizes and kinds.
@@ -375,7 +372,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
     def draw(
         self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws purified states from the model's distribution, instead of its likeliest one.
+        """Draws purified states from noise, instead of the one that is served.
 
         Args:
             states: (B, d) observed states.
@@ -383,7 +380,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
             generator: Of the noise; ``None`` for torch's own.
 
         Returns:
-            (B, d) purified states.
+            (B, d) purified states, which may lie outside the observation space.
         """
         noise = torch.randn(states.shape, generator=generator)
         clean = self.diffusion.sample(

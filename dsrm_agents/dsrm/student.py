@@ -12,8 +12,10 @@ from torch import Tensor
 from dsrm_agents.dsrm.purifier import DSRM, DiffusionPurifier, DSRMConfig
 from dsrm_agents.dsrm.targets import TargetConfig, build_pairs
 from dsrm_agents.dsrm.training import TrainConfig, train
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.errors import ConfigError
 
 SERVED = 0.5  # share of the training rows at the very start that is served
 # The teacher's answers hold no noise, so nothing pulls the weights to zero.
@@ -87,7 +89,14 @@ def distil(
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another fit.
+        ConfigError: The teacher was fitted on another dataset.
     """
+    if teacher.fingerprint != dataset.fingerprint:
+        raise ConfigError(
+            f"The teacher was fitted on dataset {teacher.fingerprint!r}, this is "
+            f"{dataset.fingerprint!r}: distil it on its own."
+        )
+    check_whole("seed", seed, 0)
     source = TargetConfig(source="identity")
     pairs = build_pairs(dataset.training, preference_encoder(dataset), source, seed)
     with torch.random.fork_rng(devices=[]):

@@ -17,8 +17,8 @@ regression of either on the condition is the same (Lehtinen et al. 2018).
     (:func:`cross_fitted_embeddings`): the environment's own have seen which items the train users
     met by chance, and would repeat it.
 ``"clean"``
-    The target is the state of the whole history, the condition that of a corrupted copy: niche
-    items lost, popular ones inserted, answers flipped.
+    The target is the state of the whole history, the condition that of a thinned copy, corrupted
+    further as the recipe says: niche items lost, popular ones inserted, answers flipped.
 ``"identity"``
     Target = condition, as eq. 7 prints it.
 
@@ -28,14 +28,16 @@ Inverse-propensity weights and the erasure of popularity directions apply to the
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from dsrm_agents.dsrm.erasure import Affine, erase
-from kuaisim_gym.config import check_choice
+from dsrm_agents.dsrm.erasure import erase
+from dsrm_agents.dsrm.popularity import STATISTICS, popularity_statistics
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import Interactions, TrainingData
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
@@ -63,8 +65,9 @@ class TargetConfig:
         source: One of :data:`SOURCES`; ``None`` for ``"unbiased"`` where the dataset has such rows
             and ``"history"`` elsewhere.
         propensity_power: Exponent of the inverse propensity by which logged rows count in
-            targets; 0 for none, 1 for full correction of an item's exposure.
-        erased: Directions of popularity that are erased from the targets.
+            targets made of them; 0 for none, 1 for full correction of an item's exposure.
+        erased: How many statistics of popularity are erased from the targets, of
+            :data:`~dsrm_agents.dsrm.popularity.STATISTICS`.
         popularity_pull: Exponent of popularity in the chance that a logged row is kept in the
             condition; 0 thins all rows alike.
         inserted: Popular rows that the user never had, as a share of the rows of the condition.
@@ -83,14 +86,16 @@ class TargetConfig:
     def __post_init__(self) -> None:
         if self.source is not None:
             check_choice("source", self.source, SOURCES)
-        for name, least in (("erased", 0), ("views", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        check_whole("views", self.views, 1)
+        if check_whole("erased", self.erased, 0) > len(STATISTICS):
+            raise ConfigError(f"erased must be at most {len(STATISTICS)}, got {self.erased}.")
         for name in ("propensity_power", "popularity_pull", "inserted"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be at least 0, got {getattr(self, name)}.")
         if not 0 <= self.flipped <= 1:
             raise ConfigError(f"flipped must lie in [0, 1], got {self.flipped}.")
+        if self.propensity_power and self.source in ("unbiased", "identity"):
+            raise ConfigError(f'propensity_power has no effect on source="{self.source}".')
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +105,7 @@ class Pairs:
     Attributes:
         observed: (n, d) float32, what an agent would see.
         target: (n, d) float32, what it should see.
-        popularity: (n,) float32, mean log popularity of the items behind ``observed``.
+        popularity: (n, 3) float32, statistics of the popularity of the items behind ``observed``.
         weight: (n,) float32, what a pair counts, one on average.
         user: (n,) int64, whose pair it is, as a position among the train users.
     """
@@ -122,10 +127,10 @@ class Histories:
 
     def __init__(self, data: TrainingData, encoder: PreferenceEncoder) -> None:
         self.encoder, self.users = encoder, data.train_users
-        self.log = data.train_log
-        self.rows = _positions(self.users, data.n_users)[self.log.users]
+        self.items, self.response = data.train_log.items, data.train_log.response
+        self.rows = _positions(self.users, data.n_users)[data.train_log.users]
         self.n, self.n_items = len(self.users), data.n_all_items
-        self.exposures = np.bincount(self.log.items, minlength=self.n_items)
+        self.exposures = np.bincount(self.items, minlength=self.n_items)
 
     def states(
         self, weight: NDArray[np.floating], embeddings: tuple[NDArray[np.floating], ...] = ()
@@ -148,14 +153,16 @@ class Histories:
         """(n,) float32: total weight of each history."""
         return np.bincount(self.rows, weights=weight, minlength=self.n).astype(np.float32)
 
-    def popularity(self, kept: NDArray[np.bool_]) -> FloatArray:
-        """(n,) float32: mean log popularity of the kept rows' items, zero without any."""
-        total = self.mass(np.log1p(self.exposures)[self.log.items] * kept)
-        return np.asarray(total / np.maximum(self.mass(kept), np.float32(1.0)))
+    def popularity(self, weight: NDArray[np.floating] | NDArray[np.bool_]) -> FloatArray:
+        """(n, 3) float32: statistics of the popularity of weighted rows, NaN without any."""
+        found = popularity_statistics(
+            self.rows, self.items, self.exposures, self.n, np.asarray(weight, dtype=np.float64)
+        )
+        return found.astype(np.float32)
 
     def inverse_propensity(self, power: float) -> Vector:
         """(n_rows,) weights that undo exposure, relative to the median row's and clipped."""
-        exposures = self.exposures[self.log.items]
+        exposures = self.exposures[self.items]
         weight = (np.median(exposures) / exposures) ** power
         return np.asarray(np.minimum(weight, PROPENSITY_CLIP))
 
@@ -164,12 +171,12 @@ class Histories:
     ) -> NDArray[np.bool_]:
         """(n_rows,) bool: a random part of every history, of a share of its own."""
         share = rng.uniform(least, most, self.n)[self.rows]
-        exposures = self.exposures[self.log.items]
+        exposures = self.exposures[self.items]
         chance = (exposures / exposures.max()) ** pull
         return np.asarray(rng.random(len(self.rows)) < share * chance / chance.mean())
 
     def _matrix(self, weight: NDArray[np.floating]) -> csr_matrix:
-        cells = (np.asarray(weight, dtype=np.float32), (self.rows, self.log.items))
+        cells = (np.asarray(weight, dtype=np.float32), (self.rows, self.items))
         return csr_matrix(cells, shape=(self.n, self.n_items))
 
 
@@ -195,7 +202,7 @@ def build_pairs(
     """
     config = config or TargetConfig()
     histories, rng = Histories(data, encoder), np.random.default_rng(seed)
-    if not histories.log.response.any():
+    if not histories.response.any():
         raise ConfigError(TOO_SMALL)
     source = config.source or ("history" if data.randomised is None else "unbiased")
     if source == "unbiased":
@@ -211,10 +218,8 @@ def build_pairs(
         views = _same_history(histories, config, rng, clean=source == "clean")
     pairs = _stacked(list(views))
     if config.erased:
-        removed: Affine = erase(pairs.target, pairs.popularity, config.erased)
-        pairs = Pairs(
-            pairs.observed, removed(pairs.target), pairs.popularity, pairs.weight, pairs.user
-        )
+        erased = erase(pairs.target, pairs.popularity[:, : config.erased])
+        pairs = replace(pairs, target=erased(pairs.target))
     return pairs
 
 
@@ -222,7 +227,7 @@ def _other_part(
     histories: Histories, config: TargetConfig, rng: np.random.Generator
 ) -> Iterator[Pairs]:
     embeddings = cross_fitted_embeddings(histories)
-    response = histories.log.response
+    response = histories.response
     weight = response * histories.inverse_propensity(config.propensity_power)
     for _ in range(config.views):
         kept = histories.thinned(LEAST_KEPT, MOST_KEPT, config.popularity_pull, rng)
@@ -241,11 +246,14 @@ def _unbiased(
     rows = _positions(histories.users, n_users)[table.users]
     items, response = table.items[rows >= 0], table.response[rows >= 0].astype(np.float64)
     rows = rows[rows >= 0]
+    if not len(rows):
+        raise ConfigError("None of the rows that are free of exposure bias is a train user's.")
     residual = response - _means(items, response, histories.n_items)[items]
     residual += response.mean() - _means(rows, response, histories.n)[rows]
     matrix = csr_matrix((residual, (rows, items)), shape=(histories.n, histories.n_items))
     told = np.bincount(rows, minlength=histories.n).astype(np.float32)
     encoder = histories.encoder
+    # The environment's own embedding: it was fitted on other rows than these, chance and all.
     target = np.asarray(matrix @ encoder.embedding) / (told[:, None] + PRIOR_ROWS) / encoder.scale
     for view in range(config.views):
         kept = histories.thinned(LEAST_KEPT, 1.0, config.popularity_pull, rng)
@@ -256,7 +264,7 @@ def _unbiased(
 def _same_history(
     histories: Histories, config: TargetConfig, rng: np.random.Generator, *, clean: bool
 ) -> Iterator[Pairs]:
-    response = histories.log.response
+    response = histories.response
     weight = response * histories.inverse_propensity(config.propensity_power)
     whole, told = histories.states(weight), np.ones(histories.n, dtype=np.float32)
     for view in range(config.views):
@@ -264,9 +272,7 @@ def _same_history(
         kept |= view == 0
         pairs = _view(histories, config, rng, kept, whole, told)
         if not clean:
-            pairs = Pairs(
-                pairs.observed, pairs.observed, pairs.popularity, pairs.weight, pairs.user
-            )
+            pairs = replace(pairs, target=pairs.observed)
         yield pairs
 
 
@@ -279,35 +285,35 @@ def _view(
     told: FloatArray,
 ) -> Pairs:
     """Pairs of one view: conditions from the kept rows, for users whose target tells something."""
-    response = histories.log.response
+    response = histories.response
     if config.flipped:
         flip = rng.random(len(response)) < config.flipped
         response = np.where(flip, np.float32(1.0) - np.minimum(response, 1.0), response)
+    seen = histories
     if config.inserted:
-        observed, mass = _with_hits(histories, response * kept, config.inserted, rng)
-    else:
-        observed, mass = histories.states(response * kept), histories.mass(response * kept)
-    users = np.flatnonzero((mass > 0) & (told > 0))
-    return Pairs(
-        observed[users], target[users], histories.popularity(kept)[users], told[users], users
-    )
+        seen, response, kept = _with_hits(histories, response, kept, config.inserted, rng)
+    observed, popularity = seen.states(response * kept), seen.popularity(kept)
+    users = np.flatnonzero((seen.mass(response * kept) > 0) & (told > 0))
+    return Pairs(observed[users], target[users], popularity[users], told[users], users)
 
 
 def _with_hits(
-    histories: Histories, weight: FloatArray, inserted: float, rng: np.random.Generator
-) -> tuple[FloatArray, FloatArray]:
-    """States and masses of histories with liked rows inserted, drawn by popularity alone."""
-    count = rng.poisson(inserted * histories.mass(weight > 0))
+    histories: Histories,
+    response: FloatArray,
+    kept: NDArray[np.bool_],
+    inserted: float,
+    rng: np.random.Generator,
+) -> tuple[Histories, FloatArray, NDArray[np.bool_]]:
+    """Histories with liked rows inserted, drawn by popularity alone; answers; what is kept."""
+    count = rng.poisson(inserted * histories.mass(kept))
     rows = np.repeat(np.arange(histories.n), count)
     chance = histories.exposures / histories.exposures.sum()
-    items = rng.choice(histories.n_items, size=len(rows), p=chance)
-    cells = (
-        np.concatenate([weight, np.ones(len(rows), dtype=np.float32)]),
-        (np.concatenate([histories.rows, rows]), np.concatenate([histories.log.items, items])),
-    )
-    matrix = csr_matrix(cells, shape=(histories.n, histories.n_items))
-    total, mass = histories.encoder.pool(matrix)
-    return histories.encoder.encode(total, mass), mass
+    hits = rng.choice(histories.n_items, size=len(rows), p=chance)
+    seen = copy(histories)
+    seen.rows = np.concatenate([histories.rows, rows])
+    seen.items = np.concatenate([histories.items, hits])
+    liked = np.ones(len(rows), dtype=np.float32)
+    return seen, np.concatenate([response, liked]), np.concatenate([kept, liked > 0])
 
 
 def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
@@ -323,11 +329,11 @@ def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
     Returns:
         For each fold (n_items, d) float64, fitted without its users.
     """
-    log, n_items = histories.log, histories.n_items
+    n_items = histories.n_items
     found = []
     for fold in range(FOLDS):
         others = histories.rows % FOLDS != fold
-        items, response = log.items[others], log.response[others]
+        items, response = histories.items[others], histories.response[others]
         vectors = spectral_embedding(
             histories.rows[others].astype(np.int32), items, response, (histories.n, n_items)
         )

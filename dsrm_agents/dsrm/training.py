@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
@@ -42,8 +43,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("updates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}.")
+            check_whole(name, getattr(self, name), 1)
         if not self.learning_rate > 0:
             raise ConfigError(f"learning_rate must be positive, got {self.learning_rate}.")
         if not self.weight_decay >= 0:
@@ -58,6 +58,7 @@ def train(
     n_rows: int,
     config: TrainConfig,
     *,
+    undecayed: Iterable[nn.Parameter] = (),
     identity: str = "",
     checkpoint: str | Path | None = None,
     every: int = 250,
@@ -72,6 +73,7 @@ def train(
         loss: (B,) int64 row numbers to a scalar.
         n_rows: Rows to draw from.
         config: How long and how fast.
+        undecayed: Parameters without weight decay.
         identity: What this fit is of; a checkpoint of something else is refused.
         checkpoint: File in which progress is kept, so that an interrupted fit goes on where it was
             and ends with the weights of one that was never interrupted; a finished one returns at
@@ -81,11 +83,16 @@ def train(
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another fit.
+        ConfigError: The loss is no longer finite, or the checkpoint is a folder.
     """
-    parameters = list(objective.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
-    )
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        raise ConfigError(f"The checkpoint {checkpoint} is a folder; name a file.")
+    free = set(undecayed)
+    groups: list[dict[str, Any]] = [
+        {"params": [one for one in objective.parameters() if one not in free]},
+        {"params": [one for one in objective.parameters() if one in free], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
     state = _Progress(objective, optimizer, json.dumps([identity, asdict(config)]))
     if checkpoint is not None and Path(checkpoint).is_file():
         state.load(Path(checkpoint))
@@ -102,6 +109,11 @@ def train(
                 group["lr"] = config.learning_rate * rate
             value = loss(torch.randint(n_rows, (config.batch_size,)))
             optimizer.zero_grad()
+            if not torch.isfinite(value):
+                raise ConfigError(
+                    f"The loss is {value.item()} after {state.done} updates: lower learning_rate "
+                    f"(now {config.learning_rate})."
+                )
             value.backward()
             optimizer.step()
             state.average(config.ema)

@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.dsrm.fit import load_purifier
+from dsrm_agents.dsrm.kinds import load_purifier
 from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym.envs.shared import rows_of
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -46,9 +46,14 @@ class ObservationPurifier:
         """Purifies (N, ...) observations, vectors or dicts, into new arrays."""
         state = observation["state"] if isinstance(observation, dict) else observation
         purified = np.array(state, dtype=np.float32)
-        purified[:, self.preference_slice] = self.purifier.denoise(
-            purified[:, self.preference_slice]
-        )
+        observed = purified[:, self.preference_slice]
+        clean = self.purifier.denoise(observed)
+        if clean.shape != observed.shape or not np.isfinite(clean).all():
+            raise ConfigError(
+                f"A purifier must return finite states of shape {observed.shape}, got "
+                f"{clean.shape}{'' if clean.shape != observed.shape else ', not all finite'}."
+            )
+        purified[:, self.preference_slice] = clean
         return {**observation, "state": purified} if isinstance(observation, dict) else purified
 
     def each(self, observations: list[Any]) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 IntArray = NDArray[np.int32]
@@ -433,18 +434,26 @@ class Dataset:
 
         What a fully observed user (KuaiRec's small matrix) answers is free of exposure bias; with
         some of those users given up as test users, :attr:`randomised` holds their answers and
-        models of the undistorted preference can be learned.
+        models of the undistorted preference can be learned. It is a dataset of its own: build the
+        environments from it, too.
 
         Args:
             n_users: How many test users are given up, at least 1 and not all.
             seed: Seed of the draw.
 
         Raises:
-            ConfigError: ``n_users`` is out of range.
+            ConfigError: ``n_users`` is out of range, or the dataset has test users alone, so that
+                those given up would be the only ones left to learn from.
         """
-        if not 1 <= n_users < len(self.test_users):
+        if self.split_by == "cell":
             raise ConfigError(
-                f"n_users must lie in [1, {len(self.test_users)}), the number of test users; got "
+                f"{self.name} is split by cell: all its users are test users, and giving some up "
+                "would leave the others' logs unread."
+            )
+        check_whole("seed", seed, 0)
+        if check_whole("n_users", n_users, 1) >= len(self.test_users):
+            raise ConfigError(
+                f"n_users must be less than {len(self.test_users)}, the number of test users; got "
                 f"{n_users}."
             )
         drawn = np.random.default_rng(seed).choice(self.test_users, n_users, replace=False)

@@ -128,9 +128,9 @@ def test_an_embedding_is_fitted_without_its_fold(small) -> None:
     histories = Histories(small.training, preference_encoder(small))
     changed = Histories(small.training, preference_encoder(small))
     mine = changed.rows % targets.FOLDS == 0
-    items = changed.log.items.copy()
+    items = changed.items.copy()
     items[mine] = np.random.default_rng(0).permutation(items[mine])
-    changed.log = dataclasses.replace(changed.log, items=items)
+    changed.items = items
     one, two = cross_fitted_embeddings(histories), cross_fitted_embeddings(changed)
     np.testing.assert_array_equal(one[0], two[0])
     assert np.abs(one[1] - two[1]).max() > 1e-3
@@ -139,12 +139,12 @@ def test_an_embedding_is_fitted_without_its_fold(small) -> None:
 
 def test_inverse_propensities_lift_the_niche(small) -> None:
     histories = Histories(small.training, preference_encoder(small))
-    exposures = histories.exposures[histories.log.items]
+    exposures = histories.exposures[histories.items]
     weight = histories.inverse_propensity(1.0)
     np.testing.assert_allclose(weight, np.minimum(np.median(exposures) / exposures, 10.0))
     np.testing.assert_array_equal(histories.inverse_propensity(0.0), 1.0)
     plain, lifted = (pairs_of(small, source="clean", propensity_power=p, views=1) for p in (0, 1))
-    popularity = plain.popularity
+    popularity = plain.popularity[:, 0]
     assert explained(lifted.target, popularity) < explained(plain.target, popularity)
     np.testing.assert_array_equal(plain.observed, lifted.observed)
 
@@ -152,8 +152,11 @@ def test_inverse_propensities_lift_the_niche(small) -> None:
 def test_erased_targets_say_nothing_of_popularity(small) -> None:
     plain = pairs_of(small, source="clean")
     erased = pairs_of(small, source="clean", erased=1)
-    assert explained(plain.target, plain.popularity) > 0.3
-    assert explained(erased.target, erased.popularity) < 0.05
+    assert explained(plain.target, plain.popularity[:, 0]) > 0.3
+    assert explained(erased.target, erased.popularity[:, 0]) < 0.05
+    thrice = pairs_of(small, source="clean", erased=3)
+    for label in thrice.popularity.T:
+        assert explained(thrice.target, label) < 0.05
 
 
 def test_corruption_is_structured(small) -> None:
@@ -162,7 +165,10 @@ def test_corruption_is_structured(small) -> None:
     hits = pairs_of(small, source="clean", views=6, inserted=0.5)
     flipped = pairs_of(small, source="clean", views=6, flipped=0.3)
     later = slice(len(small.train_users), None)  # the first view is thinned by nothing
-    assert pulled.popularity[later].mean() > plain.popularity[later].mean() + 0.1
+    assert pulled.popularity[later, 0].mean() > plain.popularity[later, 0].mean() + 0.1
+    # Drawn as the platform draws, for everybody alike: histories become more like each other.
+    assert hits.popularity[later, 0].std() < 0.9 * plain.popularity[later, 0].std()
+    np.testing.assert_array_equal(flipped.popularity, plain.popularity)
     for other in (hits, flipped):
         assert np.abs(other.observed - plain.observed).mean() > 0.05
         np.testing.assert_array_equal(
@@ -192,6 +198,9 @@ def test_pairs_depend_on_the_seed_alone(small) -> None:
         ({"source": "histroy"}, "Did you mean 'history'"),
         ({"views": 0}, "views"),
         ({"erased": -1}, "erased"),
+        ({"erased": 4}, "erased must be at most 3"),
+        ({"views": 2.5}, "views must be an integer"),
+        ({"source": "identity", "propensity_power": 0.5}, "no effect"),
         ({"propensity_power": -0.5}, "propensity_power"),
         ({"inserted": float("nan")}, "inserted"),
         ({"flipped": 1.5}, "flipped"),
@@ -220,9 +229,24 @@ def test_test_users_can_be_given_up_for_unbiased_rows(small) -> None:
     assert given.fingerprint != small.fingerprint
     pairs = pairs_of(given, views=1)
     assert set(given.train_users[pairs.user]) == set(moved)
-    for wrong in (0, len(small.test_users)):
+    for wrong in (0, len(small.test_users), 2.5):
         with pytest.raises(ConfigError, match="n_users"):
             small.with_unbiased_users(wrong)
+    with pytest.raises(ConfigError, match="seed"):
+        small.with_unbiased_users(5, seed=-1)
+
+
+def test_no_user_is_given_up_where_all_are_test_users(real) -> None:
+    with pytest.raises(ConfigError, match="split by cell"):
+        real.with_unbiased_users(20)
+
+
+def test_unbiased_rows_of_nobody_known_are_refused(small_rand) -> None:
+    data = small_rand.training
+    strangers = data.randomised.take(~np.isin(data.randomised.users, data.train_users[:50]))
+    alone = dataclasses.replace(data, train_users=data.train_users[:50], randomised=strangers)
+    with pytest.raises(ConfigError, match="train user's"):
+        build_pairs(alone, preference_encoder(small_rand), TargetConfig("unbiased"))
 
 
 def test_unbiased_rows_are_added_to_those_there(small_rand) -> None:

@@ -20,7 +20,8 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 
 NEED_TRUTH = {"cosine", "interest_accuracy", "recall20", "recall20_longtail"}
 METRICS = NEED_TRUTH | {
-    "leakage_r2", "leakage_mlp", "leakage_floor", "effective_rank", "cosine_to_input",
+    "leakage_r2", "leakage_mlp", "leakage_floor", "leakage_mlp_floor", "effective_rank",
+    "cosine_to_input",
     "identity_r2", "discriminability", "response_r2", "n_users",
 }  # fmt: skip
 
@@ -258,7 +259,8 @@ def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
 
 def result(purifier: str, seed: int, **changes: Any) -> dict[str, Any]:
     metrics = {
-        "leakage_r2": 0.5, "leakage_mlp": 0.25, "leakage_floor": -0.01, "interest_accuracy": 0.4,
+        "leakage_r2": 0.5, "leakage_mlp": 0.25, "leakage_floor": -0.01,
+        "leakage_mlp_floor": -0.02, "interest_accuracy": 0.4,
         "cosine": 0.3, "recall20": 0.125, "recall20_longtail": 0.0625, "effective_rank": 10.0,
         "cosine_to_input": 1.0, "identity_r2": 1.0, "discriminability": 0.75, "response_r2": 0.0123,
         "n_users": 1411.0,
@@ -327,7 +329,15 @@ def test_means_and_intervals_by_hand() -> None:
     assert row[header.index("effective rank")] == "10.0 ± 0.0"
     assert row[header.index("share of attainable gain")] == ""  # to what bound?
     assert "1,411 test users a seed. Leakage" in table
-    assert "shuffled labels is -0.010" in table
+    assert "shuffled labels is -0.010 (ridge) and -0.020 (MLP)" in table
+
+
+def test_differences_are_taken_world_by_world() -> None:
+    table = markdown(with_cosines(dsrm=(0.5, 0.7), identity=(0.3, 0.4)))
+    # Differences 0.2 and 0.3: standard deviation 0.0707, 12.706 * 0.0707 / sqrt(2) = 0.635.
+    assert "* dsrm less identity, world by world: leakage R² (MLP) +0.000 ± 0.000, " in table
+    assert "cosine +0.250 ± 0.635" in table
+    assert "less mlp" not in table
 
 
 def test_the_share_of_the_gain_is_that_of_each_seed() -> None:

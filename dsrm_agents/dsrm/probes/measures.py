@@ -61,15 +61,17 @@ def popularity_leakage(
 def leakage_floor(
     states: States,
     label: NDArray[np.floating],
+    probe: str = "ridge",
     folds: int = FOLDS,
     seed: int = 0,
     shuffles: int = SHUFFLES,
 ) -> float:
-    """What :func:`popularity_leakage` finds by ridge where there is nothing to find.
+    """What :func:`popularity_leakage` finds where there is nothing to find.
 
     Args:
         states: (n, d).
         label: (n,), shuffled among the users before each measurement.
+        probe: ``"ridge"`` or ``"mlp"``.
         folds: Parts that the users are split into.
         seed: Of the split and of the shuffles.
         shuffles: Measurements to average.
@@ -84,7 +86,7 @@ def leakage_floor(
     known = np.isfinite(label)
     states, label = states[known], label[known]
     found = [
-        popularity_leakage(states, rng.permutation(label), "ridge", folds, seed)
+        popularity_leakage(states, rng.permutation(label), probe, folds, seed)
         for _ in range(shuffles)
     ]
     return float(np.mean(found))

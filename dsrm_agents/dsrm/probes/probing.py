@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from dsrm_agents.dsrm.popularity import popularity_statistics
 from dsrm_agents.dsrm.probes.measures import (
     FOLDS,
     States,
@@ -50,10 +51,9 @@ def history_popularity(dataset: Dataset) -> NDArray[np.float64]:
         rows.
     """
     data = dataset.training
-    popularity = np.log1p(np.bincount(data.train_log.items, minlength=data.n_all_items))
-    shown = np.bincount(data.log.users, minlength=data.n_users)
-    total = np.bincount(data.log.users, weights=popularity[data.log.items], minlength=data.n_users)
-    return np.where(shown > 0, total / np.maximum(shown, 1), np.nan)
+    exposures = np.bincount(data.train_log.items, minlength=data.n_all_items)
+    found = popularity_statistics(data.log.users, data.log.items, exposures, data.n_users)
+    return found[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,12 +185,13 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
         data: What to measure by; see :func:`probe_data`.
 
     Returns:
-        By name: ``leakage_r2``, ``leakage_mlp`` and ``leakage_floor`` of popularity; ``cosine`` to
-        the true preference; ``recall20`` and, among the long tail, ``recall20_longtail``;
-        ``interest_accuracy``; ``effective_rank``; ``discriminability``; ``cosine_to_input`` and
-        ``identity_r2``; ``response_r2``; and ``n_users``. What the data cannot tell is absent: what
-        needs the truth on real data, ``response_r2`` without held-out answers, and
-        ``discriminability`` without two users who have two halves of a history.
+        By name: ``leakage_r2`` and ``leakage_mlp`` of popularity, with ``leakage_floor`` and
+        ``leakage_mlp_floor``; ``cosine`` to the true preference; ``recall20`` and, among the long
+        tail, ``recall20_longtail``; ``interest_accuracy``; ``effective_rank``;
+        ``discriminability``; ``cosine_to_input`` and ``identity_r2``; ``response_r2``; and
+        ``n_users``. What the data cannot tell is absent: what needs the truth on real data,
+        ``response_r2`` without held-out answers, and ``discriminability`` without two users who
+        have two halves of a history.
 
     Raises:
         ConfigError: What comes back has another shape or is not finite.
@@ -202,6 +203,7 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
         "leakage_r2": popularity_leakage(purified, data.popularity, seed=data.seed),
         "leakage_mlp": popularity_leakage(purified, data.popularity, "mlp", seed=data.seed),
         "leakage_floor": leakage_floor(purified, data.popularity, seed=data.seed),
+        "leakage_mlp_floor": leakage_floor(purified, data.popularity, "mlp", seed=data.seed),
         "effective_rank": effective_rank(purified),
         "cosine_to_input": identity["cosine_to_input"],
         "identity_r2": identity["r2"],
