@@ -62,6 +62,21 @@ def small_rand():
 
 
 @pytest.fixture(scope="session")
+def quick_fit():
+    """As ``fit_purifier``, with five updates where there are any."""
+    from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+    from dsrm_agents.dsrm.kinds import KINDS
+    from dsrm_agents.dsrm.purifier import TrainedPurifier
+    from dsrm_agents.dsrm.student import Student
+
+    def fit(name, dataset, **options):
+        learns = issubclass(KINDS[PURIFIERS[name][0]], (TrainedPurifier, Student))
+        return fit_purifier(name, dataset, **({"updates": 5} if learns else {}), **options)
+
+    return fit
+
+
+@pytest.fixture(scope="session")
 def real_folder() -> Path:
     """Real KuaiRec rows."""
     default = Path(__file__).parents[2] / "shared" / "data"

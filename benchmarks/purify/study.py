@@ -19,9 +19,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
 from benchmarks.results import Result, commit, read_result, versions
-from dsrm_agents.dsrm.fit import fit_purifier
+from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.probes import probe, probe_data
-from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier
+from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier, TrainedPurifier
 from dsrm_agents.dsrm.student import DISTILLATION, distil
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import check_choice
@@ -219,7 +220,9 @@ class _Fits:
 
     def _fit(self, name: str) -> FittedPurifier:
         if name != "student":
-            return fit_purifier(name, self.dataset, seed=self.world.seed, **self.world.options)
+            trained = issubclass(KINDS[PURIFIERS[name][0]], TrainedPurifier)
+            options = self.world.options if trained else {}
+            return fit_purifier(name, self.dataset, seed=self.world.seed, **options)
         teacher, _ = self.get("dsrm")
         assert isinstance(teacher, DSRM)
         training = replace(DISTILLATION, **self.world.options)

@@ -16,7 +16,7 @@ from dsrm_agents import (
     fit_dsrm,
     make_vec_env,
 )
-from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,22 @@ def test_anything_with_denoise_plugs_in(small) -> None:
     plain, halved = raw.reset(), worn.reset()
     np.testing.assert_array_equal(halved[:, :32], plain[:, :32] / 2)
     np.testing.assert_array_equal(halved[:, 32:], plain[:, 32:])
+
+
+def test_what_a_plugged_in_purifier_returns_is_checked(small) -> None:
+    class Wrong:
+        fingerprint = small.fingerprint
+
+        def __init__(self, give) -> None:
+            self.denoise = give
+
+    for give, message in (
+        (lambda states: states[:, :1], r"got \(3, 1\)"),
+        (lambda states: states * np.float32(np.nan), "not all finite"),
+    ):
+        worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, dataset=small), Wrong(give))
+        with pytest.raises(ConfigError, match=message):
+            worn.reset()
 
 
 def test_a_purifier_of_another_dataset_is_refused(world, dsrm) -> None:

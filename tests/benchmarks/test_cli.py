@@ -28,15 +28,14 @@ def test_every_learner_has_hyperparameters() -> None:
 
 
 @pytest.mark.parametrize("agent", AGENTS)
-def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch) -> None:
+def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch, quick_fit) -> None:
     if LEARNERS.get(agent) is not None and LEARNERS[agent].purify:
         from benchmarks import registry
 
-        brief = registry.fit_purifier
         monkeypatch.setattr(
             registry,
             "fit_purifier",
-            lambda name, dataset, **options: brief(name, dataset, updates=5, **options),
+            lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
         )
     result = run(tmp_path, agent)
     assert result.keys() == KEYS

@@ -18,17 +18,12 @@ HEADER = {"study", "env", "max_len", "dataset", "versions", "commit"}
 
 
 @pytest.fixture
-def tiny(small, small_rand, monkeypatch) -> None:
+def tiny(small, small_rand, quick_fit, monkeypatch) -> None:
     """Small worlds instead of the full ones, and fits of a few updates."""
     worlds = {"kuairec": small, "kuairand": small_rand}
     monkeypatch.setattr(studies, "shared_dataset", lambda name, path, seed: worlds[name])
     for module in (policies, states, sensitivity):
-        brief = module.fit_purifier
-        monkeypatch.setattr(
-            module,
-            "fit_purifier",
-            lambda *arguments, brief=brief, **options: brief(*arguments, updates=5, **options),
-        )
+        monkeypatch.setattr(module, "fit_purifier", quick_fit)
 
 
 def draw(folder: Path, *arguments: str) -> list[Path]:
@@ -142,7 +137,7 @@ def test_figure_6_goes_on_where_it_stopped(tiny, tmp_path: Path) -> None:
     for one in made.values():
         assert one.keys() == HEADER | {
             "policy", "diffusion_steps", "seed", "episodes", "sessions", "fit", "probes", "train",
-            "eval", "metrics",
+            "eval", "metrics", "similarity",
         }  # fmt: skip
         assert one["fit"].keys() == {"seconds", "states_per_second"}
         assert {"cosine", "leakage_r2"} <= one["probes"].keys()
@@ -205,6 +200,10 @@ class Quick:
     @property
     def name(self) -> str:
         return str(self.seed)
+
+    @property
+    def world_seed(self) -> int:
+        return 0
 
     @property
     def settings(self) -> dict[str, Any]:

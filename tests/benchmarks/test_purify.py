@@ -13,7 +13,7 @@ from benchmarks.purify import report, study
 from benchmarks.purify.report import markdown, read_studies
 from benchmarks.purify.study import ENVS, KUAIREC, ORACLE, STUDIED, World, plan, run_world
 from benchmarks.results import read_results
-from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+from dsrm_agents.dsrm.fit import PURIFIERS
 from dsrm_agents.dsrm.probes import probe, probe_data
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError, DataFormatError
@@ -94,13 +94,13 @@ def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_
     json.dumps([read(path) for path in paths], allow_nan=False)
 
 
-def test_results_are_those_of_the_purifiers(small, tmp_path: Path) -> None:
+def test_results_are_those_of_the_purifiers(small, quick_fit, tmp_path: Path) -> None:
     """The student's too, though its teacher is not fitted a second time."""
     names = ("linear", "dsrm", "student")
     paths = run_world(quick(purifiers=names), tmp_path)
     data = probe_data(small)
     for name, path in zip(names, paths, strict=True):
-        purifier = fit_purifier(name, small, seed=11, updates=5)
+        purifier = quick_fit(name, small, seed=11)
         assert read(path)["metrics"] == probe(purifier.denoise, data)
 
 
@@ -217,7 +217,7 @@ def test_a_study_is_planned() -> None:
         (KUAIREC, 200),
     ]
     assert SyntheticConfig().events_per_user == 120
-    assert worlds[0].purifiers == ("identity", "linear", "mlp", "dsrm", ORACLE)
+    assert worlds[0].purifiers == ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
 
     (world,) = plan(None, [11, 11], dataset="somewhere")  # the same world once
     assert world.env == KUAIREC
