@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.speed environments|sequential|memory|plot``."""
+"""Command line: ``python -m benchmarks.speed environments|sequential|memory|purifiers|plot``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--steps", type=int, default=10, help="steps in a timing")
     command.add_argument("--repeats", type=int, default=5, help="timings")
     command.add_argument("--threads", type=int, default=1, help="of torch")
+
+    command = commands.add_parser("purifiers", help="states a second, and the cost in training")
+    command.add_argument("--repeats", type=int, default=5, help="timings; the median counts")
+    command.add_argument("--episodes", type=int, default=4000, help="training sessions clocked")
+    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
+    )
 
     command = commands.add_parser("plot", help="draw the growth curves as PNG")
     command.add_argument("folder", type=Path, metavar="DIR", help="where environments.json lies")

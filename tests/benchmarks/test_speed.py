@@ -42,6 +42,19 @@ def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys
     assert "There are no results" in capsys.readouterr().err
 
 
+def test_purifiers_are_timed(tmp_path: Path) -> None:
+    assert main(["purifiers", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    study = json.loads((tmp_path / "purifiers.json").read_text())
+    assert study.keys() == {*ABOUT, "repeats", "denoising", "training"}
+    timed = {(row["purifier"], row["batch"]) for row in study["denoising"]}
+    assert timed == {(name, n) for name in ("dsrm", "student", "mlp") for n in (1024, 64, 1)}
+    for row in study["denoising"]:
+        assert row["ms_a_call"] == pytest.approx(1e3 * row["batch"] / row["per_second"])
+    (row,) = study["training"]
+    added = row["fit_s"] + row["denoising_s_of_20000"]
+    assert row["overhead"] == pytest.approx(added / row["all_else_s_of_20000"])
+
+
 def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> None:
     study = quick(tmp_path, "memory")
     assert study.keys() == {*ABOUT, "sessions", "growth"}
