@@ -177,22 +177,34 @@ class VAEConfig(AutoencoderConfig):
             raise ConfigError(f"beta must be at least 0, got {self.beta}.")
 
 
-class DenoisingAutoencoder(TrainedPurifier):
-    """Through a narrow layer, from conditions with noise on them (Vincent et al. 2008).
+class Autoencoder(TrainedPurifier):
+    """An encoder to a narrow code and a decoder.
 
     Args:
         config: Sizes.
+        outputs: What the encoder says of every coordinate of the code.
     """
+
+    config_class = AutoencoderConfig
+    config: AutoencoderConfig
+
+    def __init__(self, config: AutoencoderConfig, outputs: int = 1) -> None:
+        super().__init__(config)
+        wide = [config.hidden] * config.layers
+        self.encoder = _mlp(config.dim, *wide, outputs * config.latent)
+        self.decoder = _mlp(config.latent, *wide, config.dim)
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        """See :class:`FittedPurifier`: by the code, or its mean."""
+        return torch.as_tensor(self.decoder(self.encoder(condition)[:, : self.config.latent]))
+
+
+class DenoisingAutoencoder(Autoencoder):
+    """Through a narrow layer, from conditions with noise on them (Vincent et al. 2008)."""
 
     kind = "dae"
     config_class = DAEConfig
     config: DAEConfig
-
-    def __init__(self, config: DAEConfig) -> None:
-        super().__init__(config)
-        wide = [config.hidden] * config.layers
-        self.encoder = _mlp(config.dim, *wide, config.latent)
-        self.decoder = _mlp(config.latent, *wide, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`TrainedPurifier`: squared errors under noise."""
@@ -200,12 +212,8 @@ class DenoisingAutoencoder(TrainedPurifier):
         clean = self.decoder(self.encoder(noisy))
         return (clean - target).square().mean(dim=1), clean
 
-    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
-        return torch.as_tensor(self.decoder(self.encoder(condition)))
 
-
-class VariationalAutoencoder(TrainedPurifier):
+class VariationalAutoencoder(Autoencoder):
     """Through a Gaussian code of little information (Kingma and Welling 2014).
 
     Args:
@@ -217,10 +225,7 @@ class VariationalAutoencoder(TrainedPurifier):
     config: VAEConfig
 
     def __init__(self, config: VAEConfig) -> None:
-        super().__init__(config)
-        wide = [config.hidden] * config.layers
-        self.encoder = _mlp(config.dim, *wide, 2 * config.latent)
-        self.decoder = _mlp(config.latent, *wide, config.dim)
+        super().__init__(config, outputs=2)
 
     def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`TrainedPurifier`: the negative evidence lower bound of the target."""
@@ -230,10 +235,6 @@ class VariationalAutoencoder(TrainedPurifier):
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
         loss = (clean - target).square().mean(dim=1)
         return loss + self.config.beta * divergence / self.config.dim, clean
-
-    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`: from the code's mean."""
-        return torch.as_tensor(self.decoder(self.encoder(condition)[:, : self.config.latent]))
 
 
 def _mlp(*sizes: int) -> nn.Sequential:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from dsrm_agents.dsrm.kinds import load_purifier
 from dsrm_agents.dsrm.purifier import Purifier
-from kuaisim_gym.envs.shared import rows_of
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
@@ -42,31 +42,39 @@ class ObservationPurifier:
         self.purifier = purifier
         self.preference_slice = preference_slice
 
-    def batch(self, observation: Any) -> Any:
-        """Purifies (N, ...) observations, vectors or dicts, into new arrays."""
-        state = observation["state"] if isinstance(observation, dict) else observation
-        purified = np.array(state, dtype=np.float32)
-        observed = purified[:, self.preference_slice]
+    def __call__(self, observations: Any, last: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
+        """Purifies observations in one pass, into new arrays.
+
+        Args:
+            observations: (N, ...) vectors or dicts.
+            last: Others without a batch axis, such as those that ended sessions.
+
+        Returns:
+            Both, purified.
+
+        Raises:
+            ConfigError: The purifier returned something else than a finite state for each.
+        """
+        states = np.concatenate([_state(observations), *(_state(one)[None] for one in last)])
+        observed = states[:, self.preference_slice]
         clean = self.purifier.denoise(observed)
         if clean.shape != observed.shape or not np.isfinite(clean).all():
             raise ConfigError(
                 f"A purifier must return finite states of shape {observed.shape}, got "
                 f"{clean.shape}{'' if clean.shape != observed.shape else ', not all finite'}."
             )
-        purified[:, self.preference_slice] = clean
-        return {**observation, "state": purified} if isinstance(observation, dict) else purified
+        states[:, self.preference_slice] = clean
+        n = len(states) - len(last)
+        others = [_with(one, state) for one, state in zip(last, states[n:], strict=True)]
+        return _with(observations, states[:n]), others
 
-    def each(self, observations: list[Any]) -> list[Any]:
-        """Purifies observations without a batch axis, all in one pass."""
-        if not observations:
-            return []
-        parts: Any
-        if isinstance(observations[0], dict):
-            names = observations[0].keys()
-            parts = {name: np.stack([one[name] for one in observations]) for name in names}
-        else:
-            parts = np.stack(observations)
-        return rows_of(self.batch(parts), np.arange(len(observations)))
+
+def _state(observation: Any) -> Any:
+    return observation["state"] if isinstance(observation, dict) else observation
+
+
+def _with(observation: Any, state: Any) -> Any:
+    return {**observation, "state": state} if isinstance(observation, dict) else state
 
 
 class PurifyObservation(gym.ObservationWrapper):
@@ -86,7 +94,8 @@ class PurifyObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
-        return self.purifier.each([observation])[0]
+        batch = _with(observation, _state(observation)[None])
+        return _with(observation, _state(self.purifier(batch)[0])[0])
 
 
 class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -117,19 +126,20 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     ) -> tuple[Any, dict[str, Any]]:
         """Purified first observations."""
         observations, infos = self.env.reset(seed=seed, options=options)
-        return self.purifier.batch(observations), infos
+        return self.purifier(observations)[0], infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Purifies the observations, and those that ended sessions leave in the infos."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        final = infos.get("final_obs", [])
+        slots = np.flatnonzero(infos.get("_final_obs", []))
+        observations, purified = self.purifier(observations, [final[slot] for slot in slots])
         if "final_obs" in infos:
-            slots = np.flatnonzero(infos["_final_obs"])
-            purified = self.purifier.each([infos["final_obs"][slot] for slot in slots])
-            last = np.full(len(infos["final_obs"]), None, dtype=object)
+            last = np.full(len(final), None, dtype=object)
             for slot, one in zip(slots, purified, strict=True):
                 last[slot] = one
             infos = {**infos, "final_obs": last}
-        return self.purifier.batch(observations), rewards, terminations, truncations, infos
+        return observations, rewards, terminations, truncations, infos
 
 
 class PurifyVecEnv(VecEnvWrapper):
@@ -149,13 +159,14 @@ class PurifyVecEnv(VecEnvWrapper):
 
     def reset(self) -> VecEnvObs:
         """Purified first observations."""
-        return self.purifier.batch(self.venv.reset())  # type: ignore[no-any-return]
+        return self.purifier(self.venv.reset())[0]  # type: ignore[no-any-return]
 
     def step_wait(self) -> VecEnvStepReturn:
         """Purifies the observations, and those that ended sessions hide in their infos."""
         observations, rewards, dones, infos = self.venv.step_wait()
         slots = np.flatnonzero(dones)
-        last = self.purifier.each([infos[slot]["terminal_observation"] for slot in slots])
+        ended = [infos[slot]["terminal_observation"] for slot in slots]
+        observations, last = self.purifier(observations, ended)
         for slot, one in zip(slots, last, strict=True):
             infos[slot]["terminal_observation"] = one
-        return self.purifier.batch(observations), rewards, dones, infos
+        return observations, rewards, dones, infos
