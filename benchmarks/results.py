@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 METRICS = (
     "len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage",
@@ -63,6 +63,27 @@ def read_result(path: Path) -> Result:
     if "agent" in result and missing:
         raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
     return result
+
+
+def already_there(path: Path, header: Result) -> bool:
+    """Whether the result of a study, with this header, is there already.
+
+    Raises:
+        ConfigError: What is there is the result of other data or settings.
+    """
+    if not path.exists():
+        return False
+    there = read_result(path)
+    found = {name: there.get(name) for name in header}
+    different = [name for name in header if found[name] != header[name]]
+    if different:
+        wanted = {name: header[name] for name in different}
+        found = {name: found[name] for name in different}
+        raise ConfigError(
+            f"{path} holds the result of other data or settings: wanted {wanted}, found {found}. "
+            "Remove it or choose another folder."
+        )
+    return True
 
 
 def read_results(folder: Path) -> list[Result]:

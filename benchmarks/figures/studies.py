@@ -11,11 +11,10 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
-from benchmarks.results import Result, commit, read_result, versions
+from benchmarks.results import Result, already_there, commit, read_result, versions
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.envs.assembly import shared_dataset
-from kuaisim_gym.errors import ConfigError
 
 ENV = "KuaiRec-Fair-v0"
 MAX_LEN = 30
@@ -105,14 +104,7 @@ def finish(study: Study, out: Path) -> None:
         },
         **study.settings,
     }
-    if path.exists():
-        found = read_result(path)
-        for name, wanted in header.items():
-            if found.get(name) != wanted:
-                raise ConfigError(
-                    f"{path} holds another study: wanted {name} {wanted!r}, found "
-                    f"{found.get(name)!r}. Remove it or choose another folder."
-                )
+    if already_there(path, header):
         return
     result = header | study.make(dataset) | {"versions": versions(), "commit": commit()}
     # A line for each key: thousands of coordinates need no line each.

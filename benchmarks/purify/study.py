@@ -18,7 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
-from benchmarks.results import Result, commit, read_result, versions
+from benchmarks.results import Result, already_there, commit, versions
 from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
 from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.probes import probe, probe_data
@@ -172,7 +172,7 @@ def run_world(world: World, out: Path) -> list[Path]:
     dataset = world.load()
     headers = {name: world.header(name, dataset) for name in world.purifiers}
     paths = {name: result_path(out, header) for name, header in headers.items()}
-    missing = [name for name in paths if not _is_there(paths[name], headers[name])]
+    missing = [name for name in paths if not already_there(paths[name], headers[name])]
     if missing:
         data = probe_data(dataset)
         fits = _Fits(world, dataset)
@@ -227,24 +227,3 @@ class _Fits:
         assert isinstance(teacher, DSRM)
         training = replace(DISTILLATION, **self.world.options)
         return distil(teacher, self.dataset, training=training, seed=self.world.seed)
-
-
-def _is_there(path: Path, header: Result) -> bool:
-    """Whether the result is there already.
-
-    Raises:
-        ConfigError: What is there is the result of other data or settings.
-    """
-    if not path.exists():
-        return False
-    there = read_result(path)
-    found = {name: there.get(name) for name in header}
-    different = [name for name in header if found[name] != header[name]]
-    if different:
-        wanted = {name: header[name] for name in different}
-        found = {name: found[name] for name in different}
-        raise ConfigError(
-            f"{path} holds the result of other data or settings: wanted {wanted}, found {found}. "
-            "Remove it or choose another folder."
-        )
-    return True

@@ -154,7 +154,7 @@ def test_figure_6_goes_on_where_it_stopped(tiny, tmp_path: Path) -> None:
     assert [path for path in times if times[path] != again[path]] == [gone]
     old, new = json.loads(before), read_result(gone)
     assert (old["metrics"], old["probes"]) == (new["metrics"], new["probes"])
-    with pytest.raises(ConfigError, match="wanted episodes 30, found 20"):
+    with pytest.raises(ConfigError, match="wanted {'episodes': 30}, found {'episodes': 20}"):
         draw(tmp_path, *arguments, "--episodes", "30")
     assert "SYNTHETIC" in sensitivity.draw(list(made.values())).get_suptitle()
 
@@ -166,7 +166,7 @@ def test_a_study_of_another_world_is_refused(tiny, tmp_path: Path) -> None:
     other = read_result(path)
     other["dataset"]["fingerprint"] = "0" * 16
     path.write_text(json.dumps(other))
-    with pytest.raises(ConfigError, match="holds another study: wanted dataset"):
+    with pytest.raises(ConfigError, match="other data or settings: wanted {'dataset'"):
         studies.finish(study, tmp_path)
 
 
