@@ -40,3 +40,13 @@ def test_an_example_runs(number: int, tmp_path: Path, request) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+def test_its_tables_are_those_of_the_results() -> None:
+    from benchmarks.purify import report
+    from benchmarks.results import read_results
+    from benchmarks.tables import markdown
+
+    results = Path(__file__).parents[1] / "benchmarks" / "results"
+    assert markdown(read_results(results)).strip() in README
+    assert report.markdown(report.read_studies(results / "purify")).strip() in README
