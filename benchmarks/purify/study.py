@@ -19,10 +19,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
 from benchmarks.results import Result, already_there, commit, versions
+from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
 from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.probes import probe, probe_data
-from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier, TrainedPurifier
+from dsrm_agents.dsrm.purifier import FittedPurifier, TrainedPurifier
 from dsrm_agents.dsrm.student import DISTILLATION, distil
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import check_choice

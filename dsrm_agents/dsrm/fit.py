@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from dsrm_agents.dsrm.controls import LinearErasure, OracleRegression, RidgeRegression
+from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.erasure import erase, whiten_blindly
 from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.objective import LossConfig, Objective
-from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier, PurifierConfig, TrainedPurifier
+from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
 from dsrm_agents.dsrm.student import DISTILLATION, Student, distil
 from dsrm_agents.dsrm.targets import Histories, Pairs, TargetConfig, build_pairs
 from dsrm_agents.dsrm.training import TrainConfig, train

@@ -14,7 +14,8 @@ from dsrm_agents.dsrm.controls import (
     RidgeRegression,
     VariationalAutoencoder,
 )
-from dsrm_agents.dsrm.purifier import DSRM, FittedPurifier, read_checkpoint
+from dsrm_agents.dsrm.dsrm import DSRM
+from dsrm_agents.dsrm.purifier import FittedPurifier, read_checkpoint
 from dsrm_agents.dsrm.student import Student
 from kuaisim_gym.errors import CheckpointError
 

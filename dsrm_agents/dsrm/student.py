@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dsrm_agents.dsrm.purifier import DSRM, DiffusionPurifier, DSRMConfig
+from dsrm_agents.dsrm.dsrm import DSRM, DiffusionPurifier, DSRMConfig
 from dsrm_agents.dsrm.targets import TargetConfig, build_pairs
 from dsrm_agents.dsrm.training import TrainConfig, train
 from kuaisim_gym.config import check_whole

@@ -29,8 +29,8 @@ from hypothesis import strategies as st
 
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import Rules, SessionState
-from kuaisim_gym.simulator.core import SLACK
 from kuaisim_gym.errors import ConfigError, ResetNeededError
+from kuaisim_gym.simulator.core import SLACK
 
 N = 3
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {

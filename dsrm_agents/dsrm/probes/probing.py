@@ -181,7 +181,7 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
 
     Args:
         denoise: (n, d) float32 raw states to (n, d) float32 purified ones, such as
-            :meth:`~dsrm_agents.dsrm.purifier.DSRM.denoise`.
+            :meth:`~dsrm_agents.dsrm.purifier.FittedPurifier.denoise`.
         data: What to measure by; see :func:`probe_data`.
 
     Returns:
