@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="synthetic KuaiRec worlds with N logged rows a user instead of the usual ones",
     )
+    states.add_argument("--propensity", type=float, help="power of inverse propensities in targets")
     states.add_argument("--updates", type=_count, help="gradient steps a fit; default: as tuned")
     states.add_argument("--jobs", type=_count, default=2, help="worlds side by side")
     where = states.add_mutually_exclusive_group(required=True)
@@ -168,6 +169,7 @@ def _purify(options: argparse.Namespace) -> None:
             dataset=options.dataset,
             events=options.events,
             updates=options.updates,
+            propensity=options.propensity,
         )
         study.run_all(worlds, options.out, options.jobs)
     print(report.markdown(report.read_studies(options.table or options.out)))

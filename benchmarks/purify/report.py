@@ -79,7 +79,7 @@ def read_studies(folder: Path) -> list[Result]:
 
 
 def markdown(results: list[Result]) -> str:
-    """All tables: one for each kind of worlds, and one over the numbers of events.
+    """All tables: one for each kind of worlds, and a short one over the numbers of events.
 
     Args:
         results: Of the study; see :func:`read_studies`.
@@ -94,7 +94,8 @@ def markdown(results: list[Result]) -> str:
     tables = []
     for kind, rows in sorted(kinds.items()):
         _check_one_world_a_seed(rows)
-        tables.append(_table(kind, rows))
+        if not kind.events:
+            tables.append(_table(kind, rows))
     studies: dict[Kind, dict[Kind, Rows]] = defaultdict(dict)
     for kind, rows in sorted(kinds.items()):
         studies[kind._replace(events=0)][kind] = rows

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
 from benchmarks.results import Result, already_there, commit, versions
+from dsrm_agents.dsrm.controls import RidgeRegression
 from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
 from dsrm_agents.dsrm.kinds import KINDS
@@ -53,6 +54,7 @@ class World:
         dataset: Folder of real data, or ``None`` for the synthetic world.
         events: Mean logged rows of a user in the synthetic KuaiRec, or ``None`` for the usual.
         updates: Gradient steps of each fit, or ``None`` for the purifier's own.
+        propensity: Power of the inverse propensities in targets made of logged rows, or ``None``.
     """
 
     env: str
@@ -61,6 +63,7 @@ class World:
     dataset: str | None = None
     events: int | None = None
     updates: int | None = None
+    propensity: float | None = None
 
     def __post_init__(self) -> None:
         check_choice("env", self.env, ENVS)
@@ -82,7 +85,16 @@ class World:
     @property
     def options(self) -> dict[str, Any]:
         """Options of the fits that differ from the defaults."""
-        return {} if self.updates is None else {"updates": self.updates}
+        given = {"updates": self.updates, "propensity_power": self.propensity}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def options_of(self, purifier: str) -> dict[str, Any]:
+        """Those of them that concern a purifier."""
+        kind = KINDS[PURIFIERS[purifier][0]]
+        learns = issubclass(kind, TrainedPurifier)
+        on_rows = purifier not in (ORACLE, "dsrm-literal") and (learns or kind is RidgeRegression)
+        concerned = {"updates": learns, "propensity_power": on_rows}
+        return {name: value for name, value in self.options.items() if concerned[name]}
 
     def load(self) -> Dataset:
         """Reads or makes the data."""
@@ -117,6 +129,7 @@ def plan(
     dataset: str | None = None,
     events: Sequence[int] = (),
     updates: int | None = None,
+    propensity: float | None = None,
 ) -> list[World]:
     """Every world of a study.
 
@@ -127,6 +140,7 @@ def plan(
         dataset: Folder of real data, or ``None`` for the synthetic worlds.
         events: Mean logged rows of a user, a world each; none for the usual world.
         updates: See :class:`World`.
+        propensity: See the same class.
 
     Raises:
         ConfigError: They do not go together.
@@ -141,7 +155,7 @@ def plan(
         usual = tuple(name for name in usual if name != ORACLE)
     wanted = tuple(dict.fromkeys(purifiers or usual))
     worlds = [
-        World(env, seed, wanted, dataset, number, updates)
+        World(env, seed, wanted, dataset, number, updates, propensity)
         for number, env, seed in product(numbers or [None], names, seeds)
     ]
     return list(dict.fromkeys(worlds))
@@ -221,10 +235,9 @@ class _Fits:
 
     def _fit(self, name: str) -> FittedPurifier:
         if name != "student":
-            trained = issubclass(KINDS[PURIFIERS[name][0]], TrainedPurifier)
-            options = self.world.options if trained else {}
+            options = self.world.options_of(name)
             return fit_purifier(name, self.dataset, seed=self.world.seed, **options)
         teacher, _ = self.get("dsrm")
         assert isinstance(teacher, DSRM)
-        training = replace(DISTILLATION, **self.world.options)
+        training = replace(DISTILLATION, updates=self.world.updates or DISTILLATION.updates)
         return distil(teacher, self.dataset, training=training, seed=self.world.seed)

@@ -160,6 +160,20 @@ def test_results_of_other_data_or_settings_are_refused(tmp_path: Path, monkeypat
         run_world(world, path)
 
 
+def test_options_reach_the_purifiers_that_they_concern() -> None:
+    world = World(KUAIREC, 11, updates=5, propensity=0.5)
+    both = {"updates": 5, "propensity_power": 0.5}
+    assert world.options == both
+    for name, options in (
+        ("dsrm", both),
+        ("ridge", {"propensity_power": 0.5}),
+        ("linear", {}),
+        (ORACLE, {"updates": 5}),
+        ("dsrm-literal", {"updates": 5}),
+    ):
+        assert world.options_of(name) == options
+
+
 def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(study, "probe", brief_probe)
     results = []
@@ -395,8 +409,6 @@ def test_events_have_a_table_of_their_own() -> None:
     usual = f"### {KUAIREC}, kuairec (SYNTHETIC worlds, one a seed)"
     assert titles == [
         usual,
-        f"{usual}, 60 logged rows a user",
-        f"{usual}, 200 logged rows a user",
         f"{usual}, by logged rows of a user",
     ]
     table = text[text.index(titles[-1]) :]
