@@ -203,7 +203,7 @@ def bars(made: list[Result], learned: list[Result]) -> Bars:
         }
         for beta in BETAS
     }
-    found["quality + similarity,\nquota"] = {
+    found["quality +\nsimilarity,\nquota"] = {
         state: [
             one["metrics"]
             for one in made

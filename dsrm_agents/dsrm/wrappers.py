@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 
 from dsrm_agents.dsrm.kinds import load_purifier
 from dsrm_agents.dsrm.purifier import Purifier
-from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 
 
 class ObservationPurifier:
@@ -22,16 +22,23 @@ class ObservationPurifier:
 
     Args:
         purifier: DSRM or anything else with its ``denoise``; or the file that one was saved to.
-        preference_slice: Which part of the state vector is the preference.
-        fingerprint: Of the environment's dataset.
+        attribute: Gives an attribute of the environment by name.
 
     Raises:
         CheckpointError: The purifier cannot be read, or was fitted on another dataset.
+        ConfigError: The environment is none of ours.
     """
 
-    def __init__(
-        self, purifier: Purifier | str | Path, preference_slice: slice, fingerprint: str
-    ) -> None:
+    def __init__(self, purifier: Purifier | str | Path, attribute: Callable[[str], Any]) -> None:
+        try:
+            self.preference_slice: slice = attribute("preference_slice")
+            fingerprint = attribute("dataset_fingerprint")
+        except KuaiSimError:
+            raise  # it has no preference, and says so itself
+        except AttributeError as error:
+            raise ConfigError(
+                f"Purifiers are for environments of kuaisim_gym; this one says: {error}"
+            ) from error
         if isinstance(purifier, (str, Path)):
             purifier = load_purifier(purifier)
         if purifier.fingerprint != fingerprint:
@@ -40,7 +47,6 @@ class ObservationPurifier:
                 f"runs on {fingerprint!r}: fit it again with fit_purifier(name, dataset)."
             )
         self.purifier = purifier
-        self.preference_slice = preference_slice
 
     def __call__(self, observations: Any, last: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
         """Purifies observations in one pass, into new arrays.
@@ -88,9 +94,7 @@ class PurifyObservation(gym.ObservationWrapper):
     def __init__(self, env: gym.Env[Any, Any], purifier: Purifier | str | Path) -> None:
         super().__init__(env)
         inner: Any = env.unwrapped
-        self.purifier = ObservationPurifier(
-            purifier, inner.preference_slice, inner.dataset_fingerprint
-        )
+        self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name))
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
@@ -114,9 +118,7 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         get = getattr(env.unwrapped, "get_attr", None)
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
-        self.purifier = ObservationPurifier(
-            purifier, get("preference_slice")[0], get("dataset_fingerprint")[0]
-        )
+        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
 
     def reset(
         self,
@@ -153,9 +155,7 @@ class PurifyVecEnv(VecEnvWrapper):
     def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
         super().__init__(venv)
         get = venv.get_attr
-        self.purifier = ObservationPurifier(
-            purifier, get("preference_slice")[0], get("dataset_fingerprint")[0]
-        )
+        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
 
     def reset(self) -> VecEnvObs:
         """Purified first observations."""

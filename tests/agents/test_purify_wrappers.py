@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from stable_baselines3 import DQN, PPO, SAC
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dsrm_agents import (
     DSRM,
@@ -172,6 +173,13 @@ def test_what_a_plugged_in_purifier_returns_is_checked(small) -> None:
         worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, dataset=small), Wrong(give))
         with pytest.raises(ConfigError, match=message):
             worn.reset()
+
+
+def test_foreign_environments_are_refused(dsrm) -> None:
+    with pytest.raises(ConfigError, match="environments of kuaisim_gym"):
+        PurifyObservation(gym.make("CartPole-v1"), dsrm)
+    with pytest.raises(ConfigError, match="environments of kuaisim_gym"):
+        PurifyVecEnv(DummyVecEnv([lambda: gym.make("CartPole-v1")]), dsrm)
 
 
 def test_a_purifier_of_another_dataset_is_refused(world, dsrm) -> None:
