@@ -28,6 +28,7 @@ NEED_TRUTH = {"interest_accuracy", "cosine", "recall20", "recall20_longtail"}
 ALWAYS = {
     "leakage_r2",
     "leakage_mlp",
+    "leakage_mlp_floor",
     "leakage_floor",
     "effective_rank",
     "discriminability",
