@@ -35,10 +35,9 @@ def check_whole(name: str, value: object, least: int) -> int:
     Raises:
         ConfigError: It is not.
     """
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:  # type: ignore[operator]
-        raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}.")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+        return int(value)
+    raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine.reference import mean_embedding, preference
 from kuaisim_gym.engine.types import StepResult
@@ -221,8 +221,7 @@ class History:
     """
 
     def __init__(self, data: TrainingData, n_behaviours: int, n_sessions: int, length: int) -> None:
-        if isinstance(length, bool) or not isinstance(length, (int, np.integer)) or length < 1:
-            raise ConfigError(f"history_len must be an integer of at least 1, got {length!r}.")
+        check_whole("history_len", length, 1)
         self.log = data.log
         self._starts = data.log.starts(data.n_users)
         self._n_items = data.n_all_items

@@ -24,6 +24,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 import kuaisim_gym
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.envs.shared import Agent, wants_masks
@@ -108,9 +109,7 @@ def logged_episodes(
         ConfigError: A number is out of range, or a user is no train user.
     """
     for name, value in (("max_len", max_len), ("window", window)):
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or value < 1:
-            raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}.")
+        check_whole(name, value, 1)
     chosen = dataset.train_users if users is None else np.asarray(users)
     strangers = np.setdiff1d(chosen, dataset.train_users)
     if len(strangers):

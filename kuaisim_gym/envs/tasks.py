@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, each_session
 from kuaisim_gym.randomness import RETURN_STREAM
 from kuaisim_gym.rendering import SessionView
@@ -71,11 +70,8 @@ class RetentionBatch(SessionBatch):
     def __init__(
         self, n_sessions: int, name: str = "kuairand", *, n_visits: int = 6, **options: Any
     ) -> None:
-        whole = isinstance(n_visits, (int, np.integer)) and not isinstance(n_visits, bool)
-        if not whole or n_visits < 1:
-            raise ConfigError(f"n_visits must be an integer of at least 1, got {n_visits!r}.")
+        self.n_visits = check_whole("n_visits", n_visits, 1)
         super().__init__(n_sessions, name, **options)
-        self.n_visits = int(n_visits)
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.config import SessionConfig, check_whole
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import (
     IMBALANCE,
@@ -68,11 +68,7 @@ class SessionCore:
         engine: Engine | None = None,
         vectors: FloatArray | None = None,
     ) -> None:
-        whole = isinstance(n_sessions, (int, np.integer)) and not isinstance(n_sessions, bool)
-        if not whole or n_sessions < 1:
-            raise ConfigError(
-                f"The number of sessions must be an integer of at least 1, got {n_sessions!r}."
-            )
+        check_whole("The number of sessions", n_sessions, 1)
         if config.slate_size > len(popular):
             raise ConfigError(
                 f"slate_size must be at most the catalogue's {len(popular)} items, "

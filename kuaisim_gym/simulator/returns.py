@@ -16,6 +16,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError
 
@@ -88,9 +89,7 @@ class ReturnModel:
                 raise ConfigError(f"{name} must be a finite number, got {value!r}.")
         if self.influence < 0:
             raise ConfigError(f"influence must be at least 0, got {self.influence!r}.")
-        whole = isinstance(self.max_days, (int, np.integer)) and not isinstance(self.max_days, bool)
-        if not whole or self.max_days < 1:
-            raise ConfigError(f"max_days must be an integer of at least 1, got {self.max_days!r}.")
+        check_whole("max_days", self.max_days, 1)
 
     @classmethod
     def of(cls, data: TrainingData) -> Self:
