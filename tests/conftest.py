@@ -62,15 +62,21 @@ def small_rand():
 
 
 @pytest.fixture(scope="session")
+def dsrm(small):
+    """DSRM of the small world, barely fitted."""
+    from dsrm_agents import fit_dsrm
+
+    return fit_dsrm(small, updates=30, seed=1)
+
+
+@pytest.fixture(scope="session")
 def quick_fit():
     """As ``fit_purifier``, with five updates where there are any."""
-    from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+    from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier, options_of
     from dsrm_agents.dsrm.kinds import KINDS
-    from dsrm_agents.dsrm.purifier import TrainedPurifier
-    from dsrm_agents.dsrm.student import Student
 
     def fit(name, dataset, **options):
-        learns = issubclass(KINDS[PURIFIERS[name][0]], (TrainedPurifier, Student))
+        learns = "updates" in options_of(KINDS[PURIFIERS[name][0]])
         return fit_purifier(name, dataset, **({"updates": 5} if learns else {}), **options)
 
     return fit

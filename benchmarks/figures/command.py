@@ -71,7 +71,7 @@ def figure2(options: argparse.Namespace) -> Path:
 
 
 def figure3(options: argparse.Namespace) -> Path:
-    """Raw beside purified states, of two policies."""
+    """Raw beside purified states, of three policies."""
     learned = policies.ppo_results(read_results(options.results), studies.world(), options.seeds)
     wanted = policies.studies(options.seeds, options.sessions)
     made = finish_all(wanted, _folder(options), options.jobs)

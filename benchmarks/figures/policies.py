@@ -47,8 +47,22 @@ LABELS = {
 Bars = dict[str, dict[str, list[dict[str, float]]]]  # metrics of each seed by policy and state
 
 
+class PolicyStudy:
+    """What the studies of one policy on one state share."""
+
+    kind: ClassVar[str] = "policies"
+    world_seed: ClassVar[int] = 0
+
+    state: str
+    seed: int
+
+    def purifier(self, dataset: Dataset) -> Purifier | None:
+        """Fits what the state goes through, if it is not raw."""
+        return None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+
+
 @dataclass(frozen=True)
-class NoveltyStudy:
+class NoveltyStudy(PolicyStudy):
     """The DNaIR-style policy on one state.
 
     Attributes:
@@ -58,17 +72,10 @@ class NoveltyStudy:
         sessions: Test sessions.
     """
 
-    kind: ClassVar[str] = "policies"
-
     state: str
     beta: float
     seed: int
     sessions: int = SESSIONS
-
-    @property
-    def world_seed(self) -> int:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return 0
 
     @property
     def name(self) -> str:
@@ -82,7 +89,7 @@ class NoveltyStudy:
 
     def make(self, dataset: Dataset) -> dict[str, Any]:
         """See :class:`~benchmarks.figures.studies.Study`."""
-        purifier = None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+        purifier = self.purifier(dataset)
         env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES)
         policy = make_novelty(env.batch, self.beta)
         sessions, evaluation = play(policy, Learner.wear(env, purifier), self.sessions)
@@ -91,7 +98,7 @@ class NoveltyStudy:
 
 
 @dataclass(frozen=True)
-class SimilarityStudy:
+class SimilarityStudy(PolicyStudy):
     """Quality and similarity with a quota, on one state.
 
     The weight of similarity is the one of :data:`ALPHAS` with the longest sessions on the train
@@ -103,16 +110,9 @@ class SimilarityStudy:
         sessions: Test sessions, and train sessions for each weight.
     """
 
-    kind: ClassVar[str] = "policies"
-
     state: str
     seed: int
     sessions: int = SESSIONS
-
-    @property
-    def world_seed(self) -> int:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return 0
 
     @property
     def name(self) -> str:
@@ -126,7 +126,7 @@ class SimilarityStudy:
 
     def make(self, dataset: Dataset) -> dict[str, Any]:
         """See :class:`~benchmarks.figures.studies.Study`."""
-        purifier = None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+        purifier = self.purifier(dataset)
         return by_similarity(dataset, purifier, self.seed, self.sessions)
 
 

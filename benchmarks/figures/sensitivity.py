@@ -18,7 +18,8 @@ from benchmarks.registry import LEARNERS
 from benchmarks.results import Result
 from benchmarks.run import Run, evaluation_env, play, train_agent
 from dsrm_agents import fit_purifier
-from dsrm_agents.dsrm.probes import Denoise, probe, probe_data
+from dsrm_agents.dsrm.probes import probe, probe_data
+from dsrm_agents.dsrm.purifier import Denoise
 from kuaisim_gym import metrics
 from kuaisim_gym.data import Dataset
 
@@ -66,13 +67,13 @@ class SensitivityStudy:
 
     def make(self, dataset: Dataset) -> dict[str, Any]:
         """See :class:`~benchmarks.figures.studies.Study`."""
+        spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
         started = time.perf_counter()
         purifier = fit_purifier(
             "dsrm", dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
         )
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
-        spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
         agent, train = train_agent(spec, dataset, purifier, progress=False)
         learner = LEARNERS[AGENT]
         env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.options)

@@ -19,12 +19,11 @@ from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
 from benchmarks.results import Result, already_there, commit, versions
-from dsrm_agents.dsrm.controls import RidgeRegression
 from dsrm_agents.dsrm.dsrm import DSRM
-from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier
+from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier, options_of
 from dsrm_agents.dsrm.kinds import KINDS
 from dsrm_agents.dsrm.probes import probe, probe_data
-from dsrm_agents.dsrm.purifier import FittedPurifier, TrainedPurifier
+from dsrm_agents.dsrm.purifier import FittedPurifier
 from dsrm_agents.dsrm.student import DISTILLATION, distil
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import check_choice
@@ -90,11 +89,11 @@ class World:
 
     def options_of(self, purifier: str) -> dict[str, Any]:
         """Those of them that concern a purifier."""
-        kind = KINDS[PURIFIERS[purifier][0]]
-        learns = issubclass(kind, TrainedPurifier)
-        on_rows = purifier not in (ORACLE, "dsrm-literal") and (learns or kind is RidgeRegression)
-        concerned = {"updates": learns, "propensity_power": on_rows}
-        return {name: value for name, value in self.options.items() if concerned[name]}
+        kind, changes = PURIFIERS[purifier]
+        known = set(options_of(KINDS[kind]))
+        if changes.get("source") == "identity":
+            known.discard("propensity_power")  # its targets are made of no rows
+        return {name: value for name, value in self.options.items() if name in known}
 
     def load(self) -> Dataset:
         """Reads or makes the data."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.baselines.slates import check_picks_items
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -124,12 +125,7 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
     Raises:
         ConfigError: The sessions have other observations or actions.
     """
-    kinds = (batch.encoder.observation_type, batch.action_type)
-    if kinds != ("dict", "slate"):
-        raise ConfigError(
-            'The policy needs observation_type="dict" and action_type="slate", got '
-            f"{kinds[0]!r} and {kinds[1]!r}."
-        )
+    check_picks_items(batch)
     catalogue = batch.catalogue
     return NoveltyPolicy(
         catalogue.item_embedding,

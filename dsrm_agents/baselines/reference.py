@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.baselines.slates import best_slates
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
@@ -47,30 +48,6 @@ class ReferencePolicy:
     ) -> tuple[NDArray[np.int64], None]:
         """Slates, (N, K) item positions; the observation is not looked at."""
         return best_slates(self.batch, self.score(self.batch), self.quota), None
-
-
-def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray[np.int64]:
-    """The best unexposed items of every session.
-
-    Args:
-        batch: N sessions.
-        scores: (N, n_items) float32.
-        quota: Whether half of every slate must be popular.
-
-    Returns:
-        (N, K) item positions; with a quota the popular ones first.
-    """
-    k, top_items = batch.config.slate_size, batch.core.engine.top_items
-    scores = np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
-    if not quota:
-        return np.asarray(top_items(scores, k))
-    popular = batch.catalogue.popular
-    halves = [
-        np.flatnonzero(group)[top_items(scores[:, group], count)]
-        for group, count in ((popular, k // 2), (~popular, k - k // 2))
-        if count
-    ]
-    return np.concatenate(halves, axis=1)
 
 
 def _random(batch: SessionBatch) -> FloatArray:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.baselines.reference import best_slates
+from dsrm_agents.baselines.slates import best_slates, check_picks_items
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
@@ -31,12 +31,7 @@ class SimilarityPolicy:
     def __init__(self, batch: SessionBatch, alpha: float) -> None:
         if not alpha >= 0:
             raise ConfigError(f"alpha must be at least 0, got {alpha}.")
-        kinds = (batch.encoder.observation_type, batch.action_type)
-        if kinds != ("dict", "slate"):
-            raise ConfigError(
-                'The policy needs observation_type="dict" and action_type="slate", got '
-                f"{kinds[0]!r} and {kinds[1]!r}."
-            )
+        check_picks_items(batch)
         self.batch = batch
         embedding = batch.catalogue.item_embedding
         self.quality = embedding[:, 0]

@@ -183,6 +183,17 @@ def _fit_student(
     )
 
 
+def options_of(kind: type[FittedPurifier]) -> tuple[str, ...]:
+    """Names of the options of :func:`fit_purifier` that concern a kind of purifier."""
+    groups: tuple[type[Any], ...] = (kind.config_class,)
+    if issubclass(kind, RidgeRegression):
+        groups += (TargetConfig,)
+    elif issubclass(kind, (TrainedPurifier, Student)):  # a student's are its teacher's
+        groups += (TargetConfig, TrainConfig, LossConfig)
+    names = [field.name for group in groups for field in fields(group)]
+    return tuple(name for name in names if name not in ("dim", "fingerprint"))
+
+
 @dataclass(frozen=True)
 class _Recipe:
     """All options of a fit, sorted."""
@@ -199,25 +210,18 @@ class _Recipe:
         Raises:
             ConfigError: One is unknown, out of range, or does not concern this kind.
         """
-        own = kind.config_class
         given = {"dim": preference_encoder(dataset).dim, "fingerprint": dataset.fingerprint}
-        groups: tuple[type[Any], ...] = (own,)
-        if issubclass(kind, RidgeRegression):
-            groups = (own, TargetConfig)
-        elif issubclass(kind, TrainedPurifier):
-            groups = (own, TargetConfig, TrainConfig, LossConfig)
-        known = [field.name for group in groups for field in fields(group)]
+        known = options_of(kind)
         for option in options:
-            if option not in known or option in given:
-                names = [name for name in known if name not in given]
-                raise unknown_option(f"An option of {kind.kind}", option, names)
+            if option not in known:
+                raise unknown_option(f"An option of {kind.kind}", option, known)
 
         def made(group: type[_Group]) -> _Group:
             names = [field.name for field in fields(group)]
             return group(**{name: every[name] for name in names if name in every})
 
         every: dict[str, Any] = given | options
-        return cls(made(own), made(TargetConfig), made(TrainConfig), made(LossConfig))
+        return cls(made(kind.config_class), made(TargetConfig), made(TrainConfig), made(LossConfig))
 
     @property
     def description(self) -> dict[str, Any]:

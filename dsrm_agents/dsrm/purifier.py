@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -12,11 +13,11 @@ from typing import ClassVar, Protocol, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from dsrm_agents.dsrm.erasure import Affine, erase
+from dsrm_agents.dsrm.files import read_safetensors
 from dsrm_agents.dsrm.popularity import STATISTICS
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
@@ -26,6 +27,9 @@ from kuaisim_gym.observation import PREFERENCE_BOUND
 FORMAT = "dsrm-purifier-1"
 
 FloatArray = NDArray[np.float32]
+
+
+Denoise = Callable[[FloatArray], FloatArray]
 
 
 class Purifier(Protocol):
@@ -39,6 +43,21 @@ class Purifier(Protocol):
     def denoise(self, states: FloatArray) -> FloatArray:
         """(N, d) float32 preference states to purified ones, within the observation space."""
         ...
+
+
+def purify(denoise: Denoise, states: FloatArray) -> FloatArray:
+    """What somebody's purifier makes of (n, d) states, held to what purifiers promise.
+
+    Raises:
+        ConfigError: It returns another shape, or something that is not finite.
+    """
+    clean = np.asarray(denoise(states))
+    if clean.shape != states.shape or not np.isfinite(clean).all():
+        raise ConfigError(
+            f"A purifier must return finite states of shape {states.shape}, got "
+            f"{clean.shape}{'' if clean.shape != states.shape else ', not all finite'}."
+        )
+    return clean
 
 
 @dataclass(frozen=True)
@@ -257,12 +276,7 @@ def read_checkpoint(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]
     """
     if not Path(path).is_file():
         raise CheckpointError(f"There is no purifier checkpoint at {path}.")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+    metadata, tensors = read_safetensors(path)
     if metadata.get("format") != FORMAT or "kind" not in metadata:
         raise CheckpointError(
             f"{path} is not a purifier checkpoint of this version: expected format {FORMAT!r}, "

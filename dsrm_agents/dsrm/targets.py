@@ -121,7 +121,7 @@ class Histories:
     """The train users' logged rows, and the states that parts of them give.
 
     Args:
-        data: Only ``train_log`` and ``randomised`` are read.
+        data: Only ``train_log`` is read.
         encoder: Encodes histories as the environment does.
     """
 
@@ -248,8 +248,8 @@ def _unbiased(
     rows = rows[rows >= 0]
     if not len(rows):
         raise ConfigError("None of the rows that are free of exposure bias is a train user's.")
-    residual = response - _means(items, response, histories.n_items)[items]
-    residual += response.mean() - _means(rows, response, histories.n)[rows]
+    residual = response - smoothed_means(items, response, histories.n_items)[items]
+    residual += response.mean() - smoothed_means(rows, response, histories.n)[rows]
     matrix = csr_matrix((residual, (rows, items)), shape=(histories.n, histories.n_items))
     told = np.bincount(rows, minlength=histories.n).astype(np.float32)
     encoder = histories.encoder
@@ -337,7 +337,7 @@ def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
         vectors = spectral_embedding(
             histories.rows[others].astype(np.int32), items, response, (histories.n, n_items)
         )
-        mean = _means(items, response.astype(np.float64), n_items)
+        mean = smoothed_means(items, response.astype(np.float64), n_items)
         design = np.column_stack([np.ones(n_items), mean, vectors])
         weight = np.sqrt(np.bincount(items, minlength=n_items))[:, None]
         own = histories.encoder.embedding.astype(np.float64)
@@ -345,7 +345,7 @@ def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
     return tuple(found)
 
 
-def _means(groups: NDArray[np.integer], response: Vector, n: int) -> Vector:
+def smoothed_means(groups: NDArray[np.integer], response: Vector, n: int) -> Vector:
     """(n,) mean response of each group, smoothed towards the overall mean."""
     total = np.bincount(groups, weights=response, minlength=n)
     overall = response.mean() if len(response) else 0.0

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dsrm_agents.dsrm.files import read_safetensors
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -136,7 +136,7 @@ class _Progress:
     def __init__(
         self, objective: nn.Module, optimizer: torch.optim.Optimizer, identity: str
     ) -> None:
-        self.objective, self.optimizer, self.identity = objective, optimizer, identity
+        self.optimizer, self.identity = optimizer, identity
         self.done = 0
         self.parameters = dict(objective.named_parameters())
         self.averaged = {name: value.detach().clone() for name, value in self.parameters.items()}
@@ -175,12 +175,7 @@ class _Progress:
         Raises:
             CheckpointError: It is damaged or of another fit.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata: dict[str, Any] = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
+        metadata, tensors = read_safetensors(path)
         if metadata.get("format") != FORMAT or metadata.get("fit") != self.identity:
             raise CheckpointError(
                 f"{path} holds the progress of another fit: expected {self.identity}, got "

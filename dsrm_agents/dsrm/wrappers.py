@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from dsrm_agents.dsrm.kinds import load_purifier
-from dsrm_agents.dsrm.purifier import Purifier
+from dsrm_agents.dsrm.purifier import Purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 
 
@@ -62,14 +62,8 @@ class ObservationPurifier:
             ConfigError: The purifier returned something else than a finite state for each.
         """
         states = np.concatenate([_state(observations), *(_state(one)[None] for one in last)])
-        observed = states[:, self.preference_slice]
-        clean = self.purifier.denoise(observed)
-        if clean.shape != observed.shape or not np.isfinite(clean).all():
-            raise ConfigError(
-                f"A purifier must return finite states of shape {observed.shape}, got "
-                f"{clean.shape}{'' if clean.shape != observed.shape else ', not all finite'}."
-            )
-        states[:, self.preference_slice] = clean
+        preference = states[:, self.preference_slice]
+        preference[:] = purify(self.purifier.denoise, preference)
         n = len(states) - len(last)
         others = [_with(one, state) for one, state in zip(last, states[n:], strict=True)]
         return _with(observations, states[:n]), others
@@ -98,8 +92,8 @@ class PurifyObservation(gym.ObservationWrapper):
 
     def observation(self, observation: Any) -> Any:
         """Purifies one observation."""
-        batch = _with(observation, _state(observation)[None])
-        return _with(observation, _state(self.purifier(batch)[0])[0])
+        batch = _state(observation)[None]
+        return _with(observation, self.purifier(batch)[0][0])
 
 
 class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
@@ -135,10 +129,10 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         final = infos.get("final_obs", [])
         slots = np.flatnonzero(infos.get("_final_obs", []))
-        observations, purified = self.purifier(observations, [final[slot] for slot in slots])
+        observations, ended = self.purifier(observations, [final[slot] for slot in slots])
         if "final_obs" in infos:
             last = np.full(len(final), None, dtype=object)
-            for slot, one in zip(slots, purified, strict=True):
+            for slot, one in zip(slots, ended, strict=True):
                 last[slot] = one
             infos = {**infos, "final_obs": last}
         return observations, rewards, terminations, truncations, infos

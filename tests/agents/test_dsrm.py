@@ -27,11 +27,6 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
 @pytest.fixture(scope="module")
-def dsrm(small) -> DSRM:
-    return fit_dsrm(small, updates=30, seed=1)
-
-
-@pytest.fixture(scope="module")
 def states() -> np.ndarray:
     return np.random.default_rng(0).normal(size=(64, 32)).astype(np.float32)
 
@@ -114,13 +109,15 @@ def test_the_teacher_of_full_users_can_be_given_up_test_users(world) -> None:
 
 
 @pytest.mark.parametrize("name", PURIFIERS)
-def test_every_purifier_is_fitted_kept_and_found_again(small, states, tmp_path, name) -> None:
-    purifier = fit_purifier(name, small, seed=2, **brief(name))
+def test_every_purifier_is_fitted_kept_and_found_again(
+    small, states, quick_fit, tmp_path, name
+) -> None:
+    purifier = quick_fit(name, small, seed=2)
     purified = purifier.denoise(states)
     assert purified.shape == states.shape
     assert purified.dtype == np.float32
     assert np.abs(purified).max() <= 10
-    again = fit_purifier(name, small, seed=2, **brief(name)).denoise(states)
+    again = quick_fit(name, small, seed=2).denoise(states)
     np.testing.assert_array_equal(purified, again)
     alone = np.concatenate([purifier.denoise(state[None]) for state in states])
     np.testing.assert_allclose(purified, alone, atol=1e-4)
@@ -131,10 +128,6 @@ def test_every_purifier_is_fitted_kept_and_found_again(small, states, tmp_path, 
         assert loaded.config == purifier.config
         assert loaded.digest == purifier.digest
         np.testing.assert_array_equal(loaded.denoise(states), purified)
-
-
-def brief(name: str) -> dict[str, int]:
-    return {} if name in ("identity", "blank", "linear", "ridge") else {"updates": 5}
 
 
 def test_the_identity_changes_nothing(small, states) -> None:

@@ -10,19 +10,12 @@ from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dsrm_agents import (
-    DSRM,
     PurifyObservation,
     PurifyVecEnv,
     PurifyVectorObservation,
-    fit_dsrm,
     make_vec_env,
 )
 from kuaisim_gym.errors import CheckpointError, ConfigError
-
-
-@pytest.fixture(scope="module")
-def dsrm(small) -> DSRM:
-    return fit_dsrm(small, updates=30, seed=1)
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])

@@ -20,11 +20,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize, VecVideoRecorder
 
 from dsrm_agents import (
-    DSRM,
     HistoryExtractor,
     PurifyVecEnv,
     evaluate,
-    fit_dsrm,
     make_vec_env,
 )
 from kuaisim_gym.envs.offline import collect_episodes
@@ -78,11 +76,6 @@ REFUSED = [(one, actions) for one in TABLE for actions in ACTIONS if actions not
 def named(*row: Any) -> Any:
     names = [part if isinstance(part, str) else part.__name__ for part in row]
     return pytest.param(*row, id="-".join(names))
-
-
-@pytest.fixture(scope="module")
-def dsrm(small) -> DSRM:
-    return fit_dsrm(small, updates=1)
 
 
 @pytest.fixture

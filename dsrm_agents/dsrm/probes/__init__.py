@@ -24,7 +24,6 @@ from dsrm_agents.dsrm.probes.measures import (
     response_r2,
 )
 from dsrm_agents.dsrm.probes.probing import (
-    Denoise,
     ProbeData,
     history_popularity,
     probe,
@@ -33,7 +32,6 @@ from dsrm_agents.dsrm.probes.probing import (
 from dsrm_agents.dsrm.truth import true_preference
 
 __all__ = [
-    "Denoise",
     "ProbeData",
     "cosine",
     "discriminability",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,8 @@ from dsrm_agents.dsrm.probes.measures import (
     recall_at_k,
     response_r2,
 )
+from dsrm_agents.dsrm.purifier import Denoise, purify
+from dsrm_agents.dsrm.targets import smoothed_means
 from dsrm_agents.dsrm.truth import true_preference
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
@@ -33,10 +34,8 @@ from kuaisim_gym.simulator import load_catalogue
 MOST_USERS = 1_500  # probed
 MOST_REFERENCE = 2_000  # train users who say where the centre is
 MOST_ROWS = 200_000  # held-out answers
-ITEM_PRIOR = 5.0  # rows of the mean answer that every item's mean is drawn to
 
 FloatArray = NDArray[np.float32]
-Denoise = Callable[[FloatArray], FloatArray]
 
 
 def history_popularity(dataset: Dataset) -> NDArray[np.float64]:
@@ -242,18 +241,7 @@ def _against_causes(
 
 
 def _applied(denoise: Denoise, states: FloatArray) -> FloatArray:
-    """What a purifier makes of (n, d) states.
-
-    Raises:
-        ConfigError: It has another shape or is not finite.
-    """
-    purified = np.asarray(denoise(states.copy()))  # the purifier's own: it may write into it
-    if purified.shape != states.shape or not np.isfinite(purified).all():
-        raise ConfigError(
-            f"A purifier must return finite states of shape {states.shape}, got "
-            f"{purified.shape}{'' if purified.shape != states.shape else ', not all finite'}."
-        )
-    return purified
+    return purify(denoise, states.copy())  # the purifier's own: it may write into it
 
 
 def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -293,10 +281,7 @@ def _answers(
     if len(test.distinct_users) < FOLDS:
         return None
     log, n_all = dataset.train_log, len(dataset.item_ids)
-    total = np.bincount(log.items, weights=log.response, minlength=n_all)
-    count = np.bincount(log.items, minlength=n_all)
-    overall = log.response.mean(dtype=np.float64)
-    item_mean = (total + ITEM_PRIOR * overall) / (count + ITEM_PRIOR)
+    item_mean = smoothed_means(log.items, log.response.astype(np.float64), n_all)
     return Answers(
         np.searchsorted(users, test.users), test.items, test.response, item_mean[: dataset.n_items]
     )

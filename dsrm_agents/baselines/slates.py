@@ -1,0 +1,49 @@
+"""What policies share that pick items by a score."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError
+
+FloatArray = NDArray[np.float32]
+
+
+def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray[np.int64]:
+    """The best unexposed items of every session.
+
+    Args:
+        batch: N sessions.
+        scores: (N, n_items) float32.
+        quota: Whether half of every slate must be popular.
+
+    Returns:
+        (N, K) item positions; with a quota the popular ones first.
+    """
+    k, top_items = batch.config.slate_size, batch.core.engine.top_items
+    scores = np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
+    if not quota:
+        return np.asarray(top_items(scores, k))
+    popular = batch.catalogue.popular
+    halves = [
+        np.flatnonzero(group)[top_items(scores[:, group], count)]
+        for group, count in ((popular, k // 2), (~popular, k - k // 2))
+        if count
+    ]
+    return np.concatenate(halves, axis=1)
+
+
+def check_picks_items(batch: SessionBatch) -> None:
+    """Checks that sessions show a policy its state and take items from it.
+
+    Raises:
+        ConfigError: They have other observations or actions.
+    """
+    kinds = (batch.encoder.observation_type, batch.action_type)
+    if kinds != ("dict", "slate"):
+        raise ConfigError(
+            'The policy needs observation_type="dict" and action_type="slate", got '
+            f"{kinds[0]!r} and {kinds[1]!r}."
+        )
