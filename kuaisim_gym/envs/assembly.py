@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset, load_dataset
@@ -31,6 +31,7 @@ from kuaisim_gym.simulator.core import SessionCore
 _OPTIONS = (
     "dataset",
     "split",
+    "users",
     "dataset_seed",
     "response_model",
     "calibration",
@@ -51,6 +52,9 @@ class SessionBatch:
         dataset: A loaded dataset, a folder of published files, or ``None`` for the synthetic
             world.
         split: ``"train"`` or ``"test"``: which simulator answers, and whose sessions they are.
+        users: Positions of some of the split's users, whose sessions alone are played, in any
+            order; ``None`` for all of them. It changes nothing else: the simulator, the catalogue
+            and the preference encoder are the split's.
         dataset_seed: Seed of the synthetic world.
         response_model: See :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: See the same function.
@@ -76,6 +80,7 @@ class SessionBatch:
         *,
         dataset: Dataset | str | Path | None = None,
         split: str = "train",
+        users: ArrayLike | None = None,
         dataset_seed: int = 0,
         response_model: str = "factor",
         calibration: str | None = None,
@@ -100,7 +105,7 @@ class SessionBatch:
         self.core = SessionCore(
             self.simulator.model,
             self.catalogue.popular,
-            self.simulator.users,
+            _arriving(users, self.simulator),
             self.config,
             n_sessions,
             find_engine(engine),
@@ -260,6 +265,35 @@ def check_seed(seed: object) -> int:
     if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**63:
         return int(seed)
     raise ConfigError(f"A seed must be an integer in [0, 2**63), got {seed!r}.")
+
+
+def _arriving(users: ArrayLike | None, simulator: Simulator) -> NDArray[np.int32]:
+    """(n,) int32, ascending: the positions of the users whose sessions are played.
+
+    Raises:
+        ConfigError: They are no distinct users of the split, or there are none.
+    """
+    if users is None:
+        return simulator.users
+    try:
+        chosen = np.asarray(users)
+    except ValueError as error:
+        raise ConfigError(f"users must be an array of positions of users: {error}") from error
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or not chosen.size:
+        raise ConfigError(
+            "users must be a one-dimensional array of at least one integer, the positions of "
+            f"users, got shape {chosen.shape} of {chosen.dtype}; give None for all users."
+        )
+    distinct, times = np.unique(chosen, return_counts=True)
+    if len(distinct) < len(chosen):
+        raise ConfigError(f"users must be distinct, got {distinct[times > 1][0]} more than once.")
+    strangers = distinct[~np.isin(distinct, simulator.users)]
+    if strangers.size:
+        raise ConfigError(
+            f"users must be positions of users of the {simulator.split} split, one of its "
+            f"{len(simulator.users)}; {strangers[0]} is none."
+        )
+    return distinct.astype(np.int32)
 
 
 @lru_cache(maxsize=2)

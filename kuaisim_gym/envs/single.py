@@ -86,7 +86,8 @@ class KuaiEnv(BatchView, gym.Env):
     whether it was ``"penalised"``.
 
     ## Starting State
-    A user drawn uniformly from the split, with temper ``max_len`` and the logged history.
+    A user drawn uniformly from the split, or from ``users``, with temper ``max_len`` and the logged
+    history.
     ``info`` holds the ``"user_id"`` and the ``"dataset"``, which says whether it is synthetic.
 
     ## Episode End
@@ -103,6 +104,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``dataset`` | None | a loaded dataset, a folder of the published files, or None: synthetic |
     | ``dataset_seed`` | 0 | of the synthetic world |
     | ``split`` | "train" | who arrives and who answers: "train" or "test" |
+    | ``users`` | None | positions of those of its users who arrive; None: all |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |

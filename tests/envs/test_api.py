@@ -450,6 +450,67 @@ def test_the_split_decides_who_arrives(small) -> None:
         assert split == "test" or not arrived & test
 
 
+@pytest.mark.parametrize("env_id", ["KuaiRec-Fair-v0", "KuaiRand-Retention-v0"])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sessions_are_those_of_the_users_asked_for(env_id, split, worlds) -> None:
+    """In every shell, and after every kind of reset."""
+    dataset = worlds[env_id]
+    some = (dataset.train_users if split == "train" else dataset.test_users)[5:8]
+    ids = {int(user) for user in dataset.user_ids[some]}
+    options = {"dataset": dataset, "split": split, "users": some.tolist(), "max_len": 2}
+    env = gym.make(env_id, **options)
+    assert {env.reset(seed=seed)[1]["user_id"] for seed in range(30)} == ids
+    vector = gym.make_vec(env_id, num_envs=30, **options)
+    sb3 = make_vec_env(env_id, n_envs=30, seed=3, **options)
+    infos, arrived, restarted = vector.reset(seed=3)[1], set(), set()
+    sb3.reset()
+    arrived.update(infos["user_id"].tolist(), (info["user_id"] for info in sb3.reset_infos))
+    for _ in range(20):
+        action = vector.action_space.sample()
+        infos = vector.step(action)[4]
+        sb3.step(action)
+        restarted.update(infos["user_id"][infos["_user_id"]].tolist() if "user_id" in infos else ())
+        restarted.update(info["user_id"] for info in sb3.reset_infos)
+    assert arrived == restarted == ids
+
+
+def test_users_are_a_set(small) -> None:
+    """All of the split's, in whatever order, are what there is without the option."""
+    sessions = [
+        play(gym.make("KuaiRec-Fair-v0", dataset=small, **options), 40, seed=4)
+        for options in ({}, {"users": small.train_users[::-1]}, {"users": small.train_users[:9]})
+    ]
+    for a, b in zip(*sessions[:2], strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.any(a != b) for a, b in zip(sessions[0], sessions[2], strict=False))
+
+
+@pytest.mark.parametrize(
+    ("users", "message"),
+    [
+        ([], "at least one integer"),
+        (5, r"one-dimensional array .* got shape \(\)"),
+        ([[1, 2]], r"got shape \(1, 2\)"),
+        ([[1], [2, 3]], "users must be an array of positions of users"),
+        ([1.0], "of float64"),
+        ([True], "of bool"),
+        (["1"], "positions of users, got shape"),
+        ("stranger", "users of the train split, one of its"),
+        ("twice", "distinct, got .* more than once"),
+        ([-1], "-1 is none"),
+        (np.array([2**63], dtype=np.uint64), "9223372036854775808 is none"),
+    ],
+)
+def test_users_who_are_none_of_the_split_s_are_refused(users, message, small) -> None:
+    if users == "stranger":
+        users = [*small.train_users[:2], small.test_users[0]]
+    elif users == "twice":
+        users = small.train_users[[0, 1, 0]]
+    for make in (gym.make, gym.make_vec, make_vec_env):
+        with pytest.raises(ConfigError, match=message):
+            make("KuaiRec-Fair-v0", dataset=small, users=users)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
