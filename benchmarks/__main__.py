@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run|suite|demo|table|plot|datasets|purify|figures``."""
+"""Command line: ``python -m benchmarks run|suite|tune|demo|table|plot|datasets|purify|figures``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import datasets
+from benchmarks import datasets, tuning
 from benchmarks.figures import command as figures
 from benchmarks.plots import plot_all
 from benchmarks.purify import report, study
 from benchmarks.registry import AGENTS, task_of
-from benchmarks.results import read_results
+from benchmarks.results import read_result, read_results
 from benchmarks.run import Run, run
 from benchmarks.suite import expand, run_all
 from benchmarks.tables import markdown
@@ -59,6 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     many.add_argument("--max-len", type=int, nargs="+", help="default: 30, or what the task has")
     many.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
     many.add_argument("--jobs", type=_count, default=2, help="processes side by side")
+
+    search = commands.add_parser(
+        "tune", parents=[shared], help="search an agent's hyper-parameters on the train simulator"
+    )
+    search.add_argument("agent", metavar="AGENT", choices=tuple(tuning.SPACES))
+    search.add_argument("--max-len", type=int, help="default: 30")
+    search.add_argument("--trials", type=_count, default=20, help="those already there included")
+    search.add_argument("--seed", type=int, default=0)
 
     demo = commands.add_parser("demo", help="every agent once on the synthetic world, small")
     demo.add_argument("--smoke", action="store_true", help="just enough to see that it runs")
@@ -109,9 +117,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command in ("run", "suite") and options.max_len is None:
+        if options.command in ("run", "suite", "tune") and options.max_len is None:
             usual = TASKS[task_of(options.env)].defaults.get("max_len", SessionConfig.max_len)
-            options.max_len = usual if options.command == "run" else [usual]
+            options.max_len = [usual] if options.command == "suite" else usual
         if options.command == "run":
             torch.set_num_threads(options.threads)
             print(run(_base(options, options.agent, options.max_len, options.seed), options.out))
@@ -119,6 +127,11 @@ def main(arguments: list[str] | None = None) -> int:
             base = _base(options, options.agents[0], options.max_len[0], options.seeds[0])
             runs = expand(base, options.agents, options.max_len, options.seeds)
             run_all(runs, options.out, options.jobs, options.threads)
+        elif options.command == "tune":
+            torch.set_num_threads(options.threads)
+            spec = _base(options, options.agent, options.max_len, options.seed)
+            path = tuning.tune(spec, options.trials, options.out)
+            print(tuning.markdown(read_result(path)), path, sep="\n\n")
         elif options.command == "demo":
             _demo(options.smoke, options.jobs, options.out)
         elif options.command == "datasets":

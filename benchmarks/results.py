@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def read_result(path: Path) -> Result:
     if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
         raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
     missing = KEYS - result.keys()
-    if "agent" in result and missing:
+    if "study" not in result and missing:
         raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
     return result
 
@@ -73,7 +73,16 @@ def already_there(path: Path, header: Result) -> bool:
     """
     if not path.exists():
         return False
-    there = read_result(path)
+    check_same(path, header, read_result(path))
+    return True
+
+
+def check_same(path: Path, header: Result, there: Mapping[str, Any]) -> None:
+    """Refuses to take what a file holds for the study that has this header.
+
+    Raises:
+        ConfigError: What is there is the result of other data or settings.
+    """
     found = {name: there.get(name) for name in header}
     different = [name for name in header if found[name] != header[name]]
     if different:
@@ -83,7 +92,6 @@ def already_there(path: Path, header: Result) -> bool:
             f"{path} holds the result of other data or settings: wanted {wanted}, found {found}. "
             "Remove it or choose another folder."
         )
-    return True
 
 
 def read_results(folder: Path) -> list[Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -211,7 +213,12 @@ def _play(
 
 
 def train_agent(
-    spec: Run, dataset: Dataset, purifier: Purifier | None, progress: bool
+    spec: Run,
+    dataset: Dataset,
+    purifier: Purifier | None,
+    progress: bool,
+    users: NDArray[np.int32] | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """Trains a learner behind a purifier, or on the raw state.
 
@@ -220,15 +227,17 @@ def train_agent(
         dataset: The data.
         purifier: A fitted one, whatever the registry says of the agent, or ``None``.
         progress: Whether to show a progress bar.
+        users: Positions of the train users to train on, all if ``None``.
+        overrides: Hyper-parameters that stand before those of ``hyperparams.yml``.
 
     Returns:
         The trained agent and the ``train`` block of the result.
     """
-    learner, options = LEARNERS[spec.agent], hyperparams(spec.agent)
+    learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
     started = time.perf_counter()
     n_envs = options.pop("n_envs")
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
-    env = make_vec_env(spec.env, n_envs, "train", **given)
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
     agent = learner.build(learner.wear(env, purifier), options, spec.seed)
     env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     agent.set_logger(Logger(folder=None, output_formats=[]))
@@ -251,15 +260,16 @@ def evaluation_env(
     sessions: int,
     options: dict[str, str],
     split: str = "test",
+    users: NDArray[np.int32] | None = None,
 ) -> KuaiVecEnv:
     """The evaluation sessions of a seed: the same for all agents, with the options they need."""
     given: dict[str, Any] = {"dataset": dataset, "max_len": max_len, **options}
     slots, first = min(sessions, SLOTS), seed * SEED_RANGE + SEED_RANGE // 2
-    return make_vec_env(env, slots, split, first, **given)
+    return make_vec_env(env, slots, split, first, users=users, **given)
 
 
 def play(agent: Agent, env: VecEnv, sessions: int) -> tuple[Sessions, dict[str, Any]]:
-    """Finished test sessions and the ``eval`` block of the result."""
+    """Finished sessions and the ``eval`` block of the result."""
     started = time.perf_counter()
     with torch.no_grad():
         finished = evaluate(agent, env, sessions)

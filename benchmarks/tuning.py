@@ -1,0 +1,305 @@
+"""Searches an agent's hyper-parameters, on the train simulator alone, with Optuna.
+
+A fifth of the train users is held out. A trial trains on the others and is worth the mean length
+of the sessions that it then plays, without exploring, with the users held out. The first trial has
+the settings of ``hyperparams.yml``, so that the best is never worse than they are.
+
+Trials are kept in Optuna's journal beside the result file. What is drawn depends on the seed and on
+the finished trials alone: a study that was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import yaml
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from tqdm.auto import tqdm
+
+from benchmarks.registry import LEARNERS, hyperparams, task_of
+from benchmarks.results import (
+    Result,
+    already_there,
+    check_same,
+    commit,
+    read_result,
+    versions,
+)
+from benchmarks.run import Run, evaluation_env, play, train_agent
+from dsrm_agents import Purifier
+from kuaisim_gym import ENVIRONMENTS
+from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.errors import ConfigError
+
+STUDY = "tune"
+ENVS = tuple(env for env in ENVIRONMENTS if task_of(env) == "session")
+HELD_OUT_SHARE = 0.2  # of the train users
+SHOWN = 10  # trials in the table
+VERSIONS = ("numpy", "torch", "gymnasium", "stable-baselines3", "optuna")
+
+Space = dict[str, BaseDistribution]  # what a study varies, by the names of hyperparams.yml
+
+
+def _log(low: float, high: float) -> BaseDistribution:
+    return FloatDistribution(low, high, log=True)
+
+
+def _one_of(*choices: float) -> BaseDistribution:
+    return CategoricalDistribution(choices)
+
+
+_A2C: Space = {
+    "learning_rate": _log(3e-4, 1e-2),
+    "n_steps": _one_of(8, 16, 32),
+    "gamma": _one_of(0.9, 0.95, 0.99),
+    "gae_lambda": _one_of(0.9, 0.95, 1.0),
+    "ent_coef": _log(1e-6, 1e-2),
+}
+_PPO: Space = {
+    "learning_rate": _log(1e-4, 3e-3),
+    "n_epochs": _one_of(3, 5, 10),
+    "batch_size": _one_of(256, 512, 1024),
+    "gamma": _one_of(0.9, 0.95, 0.99),
+    "ent_coef": _log(1e-6, 1e-2),
+}
+_TD3: Space = {
+    "learning_rate": _log(1e-4, 3e-3),
+    "batch_size": _one_of(128, 256, 512),
+    "gamma": _one_of(0.9, 0.95, 0.99),
+    "noise_std": _log(0.03, 0.3),
+}
+_HRL: Space = {
+    "learning_rate": _log(3e-4, 1e-2),
+    "n_epochs": _one_of(1, 2, 3),
+    "clip_range": _one_of(0.1, 0.2, 0.3),
+    "manager_gamma": _one_of(0.9, 0.95, 0.99),
+    "fairness_coef": _log(0.3, 5.0),
+}
+SPACES: dict[str, Space] = {
+    "a2c": _A2C,
+    "ppo": _PPO,
+    "ppo+dsrm": _PPO,
+    "ppo+blank": _PPO,
+    "td3": _TD3,
+    "hrl": _HRL,
+    "dsrm-hrl": _HRL,
+}
+
+
+def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
+    """Searches until the study has so many trials; those that are there already count.
+
+    Args:
+        spec: The agent and its world; ``episodes`` and ``sessions`` are those of one trial, the
+            seed is that of the held-out users, of training and of the search.
+        trials: Finished trials in all.
+        out: Folder of the result file and of the journal.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The result file, which every trial brings up to date.
+
+    Raises:
+        ConfigError: The agent has no space, all sessions of the environment have one length,
+            ``out`` is a file, or it holds a study of other data or settings.
+    """
+    check_choice("agent", spec.agent, SPACES)
+    check_choice("env", spec.env, ENVS)
+    check_whole("trials", trials, 1)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The results' folder {out} is a file.")
+    dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
+    header = _header(spec, dataset)
+    path = study_path(out, header)
+    known = len(read_result(path)["trials"]) if already_there(path, header) else 0
+    if known >= trials:
+        return path
+    study = _open(path.with_suffix(".journal"), header)
+    if len(_finished(study)) < known:
+        raise ConfigError(
+            f"{path} holds {known} trials, of which its journal {path.stem}.journal lacks some: "
+            f"put the journal back, ask for at most {known} trials, or choose another folder."
+        )
+    purifier = LEARNERS[spec.agent].purifier(dataset, spec.seed, progress)
+    users = split_users(dataset, spec.seed)
+    with tqdm(total=trials, desc="Trials", unit="trial", disable=not progress) as bar:
+        while True:
+            finished = _finished(study)
+            if finished:
+                _write(path, header, finished)
+            bar.update(len(finished) - bar.n)
+            if len(finished) >= trials:
+                return path
+            trial = _ask(study, spec)
+            study.tell(trial, session_length(spec, dataset, purifier, users, _params(trial)))
+
+
+def split_users(dataset: Dataset, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Positions of the train users to train on, and of those held out: int32, no user in both."""
+    users = np.random.default_rng(seed).permutation(dataset.train_users)
+    held_out = max(1, round(HELD_OUT_SHARE * len(users)))
+    return users[held_out:], users[:held_out]
+
+
+def session_length(
+    spec: Run,
+    dataset: Dataset,
+    purifier: Purifier | None,
+    users: tuple[NDArray[np.int32], NDArray[np.int32]],
+    params: Mapping[str, Any],
+) -> float:
+    """What hyper-parameters are worth.
+
+    Args:
+        spec: See :func:`tune`.
+        dataset: The data.
+        purifier: What the agent's observations go through.
+        users: Positions of the users to train on, and of those to play with afterwards.
+        params: What stands before ``hyperparams.yml``.
+
+    Returns:
+        The mean length of the sessions played, in steps.
+    """
+    training, held_out = users
+    learner = LEARNERS[spec.agent]
+    agent, _ = train_agent(spec, dataset, purifier, False, users=training, overrides=params)
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.options)
+    env = evaluation_env(*world, split="train", users=held_out)
+    sessions, _ = play(agent, learner.wear(env, purifier), spec.sessions)
+    return float(sessions.length.mean())
+
+
+def study_path(out: Path, header: Result) -> Path:
+    """Where a study's result lies: one file an agent, environment, kind of data and length."""
+    world = "synthetic" if header["dataset"]["synthetic"] else "real"
+    name = f"{STUDY}_{header['agent']}_{header['env']}_{world}_T{header['max_len']}"
+    return out / f"{name}.json"
+
+
+def markdown(result: Result) -> str:
+    """A study's trials, best first, and the best settings as a block for ``hyperparams.yml``."""
+    names = tuple(result["space"])
+    best = sorted(result["trials"], key=lambda trial: -trial["value"])[:SHOWN]
+    rows = [("trial", *names, "Len", "s"), ("--:",) * (len(names) + 3)]
+    for trial in best:
+        values = (f"{trial['params'][name]:.4g}" for name in names)
+        rows.append((str(trial["number"]), *values, f"{trial['value']:.3f}",
+                     f"{trial['seconds']:.0f}"))  # fmt: skip
+    block = {result["agent"]: result["fixed"] | result["best"]["params"]}
+    return "\n".join([
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+        f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings of "
+        "hyperparams.yml. Len: of held-out train users, on the train simulator.",
+        "",
+        "```yaml",
+        yaml.safe_dump(block, sort_keys=False).strip(),
+        "```",
+    ])  # fmt: skip
+
+
+def _header(spec: Run, dataset: Dataset) -> Result:
+    """The part of the result that is known beforehand and tells the study from all others."""
+    space = SPACES[spec.agent]
+    present = hyperparams(spec.agent)
+    return {
+        "study": STUDY,
+        "agent": spec.agent,
+        "env": spec.env,
+        "max_len": spec.max_len,
+        "dataset": {
+            "name": dataset.name,
+            "synthetic": dataset.synthetic,
+            "fingerprint": dataset.fingerprint,
+        },
+        "settings": {"episodes": spec.episodes, "sessions": spec.sessions, "seed": spec.seed},
+        "space": {name: _describe(distribution) for name, distribution in space.items()},
+        "fixed": {name: value for name, value in present.items() if name not in space},
+    }
+
+
+def _describe(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"one of {', '.join(map(str, distribution.choices))}"
+    assert isinstance(distribution, FloatDistribution)
+    return f"{distribution.low:g} to {distribution.high:g}, log-uniform"
+
+
+def _open(journal: Path, header: Result) -> optuna.Study:
+    """The study that a journal keeps; what it left unfinished counts as failed."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    storage = JournalStorage(JournalFileBackend(str(journal)))
+    study = optuna.create_study(
+        study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True
+    )
+    there = study.user_attrs.get("header")
+    if there is None:
+        study.set_user_attr("header", header)
+    else:
+        check_same(journal, header, there)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+    return study
+
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    return study.get_trials(states=(TrialState.COMPLETE,))
+
+
+def _ask(study: optuna.Study, spec: Run) -> optuna.Trial:
+    """Begins the next trial, the first with the present settings."""
+    space, finished = SPACES[spec.agent], len(_finished(study))
+    if not finished and not study.get_trials(states=(TrialState.WAITING,)):
+        present = {name: hyperparams(spec.agent)[name] for name in space}
+        # A setting may lie outside the space, as no entropy bonus does: it is played as it is, and
+        # the sampler is told the nearest that it knows.
+        known = {name: _nearest(space[name], value) for name, value in present.items()}
+        study.enqueue_trial(known, user_attrs={"params": present})
+    # A generator a trial: a study that goes on does not know where an older one was.
+    seed = int(np.random.SeedSequence([spec.seed, finished]).generate_state(1)[0])
+    study.sampler = optuna.samplers.TPESampler(seed=seed)
+    return study.ask(space)
+
+
+def _nearest(distribution: BaseDistribution, value: float) -> float:
+    if isinstance(distribution, CategoricalDistribution):
+        choices: Any = distribution.choices  # numbers, as everything in the spaces is
+        return float(min(choices, key=lambda choice: abs(choice - value)))
+    assert isinstance(distribution, FloatDistribution)
+    return min(max(value, distribution.low), distribution.high)
+
+
+def _params(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
+    """What a trial was played with: what was drawn, or the present settings."""
+    params: dict[str, Any] = trial.user_attrs.get("params", trial.params)
+    return params
+
+
+def _write(path: Path, header: Result, finished: list[FrozenTrial]) -> None:
+    trials: list[dict[str, Any]] = []
+    for number, trial in enumerate(finished):  # not Optuna's number, which counts the killed ones
+        assert trial.duration is not None
+        seconds = trial.duration.total_seconds()
+        one = {"number": number, "params": _params(trial), "value": trial.value, "seconds": seconds}
+        trials.append(one)
+    best = max(trials, key=lambda trial: trial["value"])  # the first of equals
+    result = header | {
+        "trials": trials,
+        "best": {"params": best["params"], "value": best["value"]},
+        "versions": versions(VERSIONS),
+        "commit": commit(),
+    }
+    write_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from optuna.distributions import FloatDistribution
+
+from benchmarks import run as running
+from benchmarks import tuning
+from benchmarks.__main__ import main
+from benchmarks.registry import LEARNERS, Learner, hyperparams
+from benchmarks.results import read_results
+from benchmarks.run import Run
+from benchmarks.tuning import SPACES, split_users, study_path, tune
+from kuaisim_gym.errors import ConfigError, DataFormatError
+
+SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
+
+
+@pytest.fixture(autouse=True)
+def small_world(small, monkeypatch) -> None:
+    """The synthetic world, small; others by their path."""
+    load = tuning.shared_dataset
+    monkeypatch.setattr(
+        tuning,
+        "shared_dataset",
+        lambda name, path, seed: small if path is None else load(name, path, seed),
+    )
+
+
+@pytest.fixture
+def guess(monkeypatch) -> list[dict[str, Any]]:
+    """Trials that train nothing and are worth a function of what they were played with."""
+    played: list[dict[str, Any]] = []
+
+    def worth(spec, dataset, purifier, users, params) -> float:
+        played.append(dict(params))
+        return 10.0 - abs(np.log10(params["learning_rate"]) + 2.2) + params["gamma"]
+
+    monkeypatch.setattr(tuning, "session_length", worth)
+    return played
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())
+
+
+def trials(path: Path) -> list[tuple[int, dict[str, Any], float]]:
+    return [(one["number"], one["params"], one["value"]) for one in read(path)["trials"]]
+
+
+def test_every_learner_has_a_space_and_a_setting_for_all_of_it() -> None:
+    assert SPACES.keys() == LEARNERS.keys()
+    for agent, space in SPACES.items():
+        assert space.keys() <= hyperparams(agent).keys()
+
+
+def test_the_held_out_fifth_is_of_the_train_users(small) -> None:
+    training, held_out = split_users(small, 0)
+    assert len(held_out) == round(len(small.train_users) / 5)
+    assert not set(training) & set(held_out)
+    assert sorted([*training, *held_out]) == small.train_users.tolist()
+    assert set(split_users(small, 1)[1]) != set(held_out)
+
+
+def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypatch) -> None:
+    """It trains on some users, is measured on others, and what it varies reaches the agent."""
+    made, built = [], []
+    make, learner = running.make_vec_env, LEARNERS["a2c"]
+
+    def recorded(*arguments: Any, **options: Any) -> Any:
+        made.append(make(*arguments, **options))
+        return made[-1]
+
+    def build(env, options, seed) -> Any:
+        built.append(options)
+        return learner.build(env, options, seed)
+
+    monkeypatch.setattr(running, "make_vec_env", recorded)
+    monkeypatch.setitem(LEARNERS, "a2c", Learner(build))
+    path = tune(replace(SPEC, max_len=20), 2, tmp_path, progress=False)
+    assert len(made) == 4
+    assert {env.batch.simulator.split for env in made} == {"train"}
+    training, held_out = split_users(small, SPEC.seed)
+    for env, users in zip(made, (training, held_out) * 2, strict=True):
+        np.testing.assert_array_equal(env.batch.core.session_users, np.sort(users))
+        assert np.isin(env.batch.core.state.users, users).all()
+    for options, trial in zip(built, read(path)["trials"], strict=True):
+        rest = {name: value for name, value in hyperparams("a2c").items() if name != "n_envs"}
+        assert options == rest | trial["params"]
+    assert len({value for _, _, value in trials(path)}) == 2  # so many sessions tell them apart
+
+
+def test_the_first_trial_has_the_present_settings(guess, tmp_path: Path, monkeypatch) -> None:
+    """Also where they lie outside the space, as no entropy bonus does."""
+    settings = hyperparams("a2c") | {"ent_coef": 0.0}
+    monkeypatch.setattr(tuning, "hyperparams", lambda agent: settings)
+    result = read(tune(SPEC, 4, tmp_path, progress=False))
+    present = {name: settings[name] for name in SPACES["a2c"]}
+    assert result["trials"][0]["params"] == guess[0] == present
+    assert guess == [trial["params"] for trial in result["trials"]]
+    for params in guess[1:]:
+        for name, distribution in SPACES["a2c"].items():
+            if isinstance(distribution, FloatDistribution):
+                assert distribution.low <= params[name] <= distribution.high
+            else:
+                assert params[name] in distribution.choices
+    assert result["best"]["value"] >= result["trials"][0]["value"]
+
+
+def test_the_result_says_what_was_done(guess, small, tmp_path: Path) -> None:
+    path = tune(SPEC, 3, tmp_path, progress=False)
+    assert path.name == "tune_a2c_KuaiRec-Fair-v0_synthetic_T6.json"
+    assert sorted(file.name for file in tmp_path.iterdir()) == [f"{path.stem}.journal", path.name]
+    result = read(path)
+    assert result.keys() == {
+        "study", "agent", "env", "max_len", "dataset", "settings", "space", "fixed", "trials",
+        "best", "versions", "commit",
+    }  # fmt: skip
+    assert (result["study"], result["agent"], result["max_len"]) == ("tune", "a2c", 6)
+    assert result["dataset"] == {
+        "name": "kuairec", "synthetic": True, "fingerprint": small.fingerprint
+    }  # fmt: skip
+    assert result["settings"] == {"episodes": 300, "sessions": 40, "seed": 0}
+    assert result["space"]["learning_rate"] == "0.0003 to 0.01, log-uniform"
+    assert result["space"]["n_steps"] == "one of 8, 16, 32"
+    assert result["fixed"] | result["best"]["params"] == (
+        hyperparams("a2c") | result["best"]["params"]
+    )
+    assert not result["fixed"].keys() & result["space"].keys()
+    assert [trial["number"] for trial in result["trials"]] == [0, 1, 2]
+    assert all(trial["seconds"] >= 0 for trial in result["trials"])
+    best = max(result["trials"], key=lambda trial: trial["value"])
+    assert result["best"] == {name: best[name] for name in ("params", "value")}
+    assert "optuna" in result["versions"]
+    with pytest.raises(DataFormatError, match="There are no results"):  # it is a study
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("killed_at", [0, 3, 12])
+def test_a_killed_study_goes_on_where_it_was(guess, killed_at, tmp_path: Path, monkeypatch) -> None:
+    """Killed in its first trial, among the random ones, and where the model decides."""
+    whole = trials(tune(SPEC, 15, tmp_path / "whole", progress=False))
+    assert len({params["learning_rate"] for _, params, _ in whole}) == 15
+    worth, out, begun = tuning.session_length, tmp_path / "killed", []
+
+    def until_killed(*arguments: Any) -> float:
+        if len(begun) == killed_at:
+            raise KeyboardInterrupt
+        begun.append(arguments)
+        return worth(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "session_length", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            tune(SPEC, 15, out, progress=False)
+    for file in out.glob("*.json"):
+        assert trials(file) == whole[:killed_at]
+    guess.clear()
+    assert trials(tune(SPEC, 15, out, progress=False)) == whole
+    assert len(guess) == 15 - killed_at
+
+
+def test_a_finished_study_is_not_repeated_but_can_be_prolonged(guess, tmp_path: Path) -> None:
+    path = tune(SPEC, 2, tmp_path, progress=False)
+    before = path.read_bytes()
+    assert tune(SPEC, 2, tmp_path, progress=False) == path
+    assert path.read_bytes() == before
+    assert trials(tune(SPEC, 3, tmp_path, progress=False))[:2] == trials(path)[:2]
+    assert len(guess) == 3
+    path.with_suffix(".journal").unlink()
+    assert tune(SPEC, 3, tmp_path, progress=False) == path
+    with pytest.raises(ConfigError, match="put the journal back"):
+        tune(SPEC, 4, tmp_path, progress=False)
+    assert len(trials(path)) == 3
+
+
+@pytest.mark.parametrize("left", ["journal", "json"])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"episodes": 301}, {"sessions": 41}, "data"])
+def test_another_study_is_refused(guess, left, change, tmp_path: Path, monkeypatch) -> None:
+    """Whichever of its files is left."""
+    from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+
+    path = tune(SPEC, 1, tmp_path, progress=False)
+    (path if left == "journal" else path.with_suffix(".journal")).unlink()
+    spec = SPEC
+    if change == "data":
+        other = synthetic_kuairec(
+            5, SyntheticConfig(n_users=100, n_test_users=20, n_items=120, events_per_user=20)
+        )
+        monkeypatch.setattr(tuning, "shared_dataset", lambda *_: other)
+    else:
+        spec = replace(SPEC, **change)
+    with pytest.raises(ConfigError, match="holds the result of other data or settings"):
+        tune(spec, 1, tmp_path, progress=False)
+    assert len(guess) == 1
+
+
+def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch) -> None:
+    """And are worn in training and in the sessions that count."""
+    from benchmarks import registry
+
+    fitted, worn = [], []
+    wear = Learner.wear
+
+    def fit(name, dataset, progress, **options) -> Any:
+        fitted.append(quick_fit(name, dataset, **options))
+        return fitted[-1]
+
+    def recorded(env, purifier) -> Any:
+        worn.append(purifier)
+        return wear(env, purifier)
+
+    monkeypatch.setattr(registry, "fit_purifier", fit)
+    monkeypatch.setattr(Learner, "wear", staticmethod(recorded))
+    spec = Run("dsrm-hrl", max_len=3, seed=0, episodes=1, sessions=4)
+    tune(spec, 2, tmp_path, progress=False)
+    assert len(fitted) == 1
+    assert worn == fitted * 4
+
+
+def test_the_command_prints_the_trials_and_a_block_for_the_settings(
+    guess, tmp_path: Path, capsys
+) -> None:
+    command = ["tune", "a2c", "--episodes", "20", "--sessions", "10", "--max-len", "5",
+               "--trials", "12", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    result = read(next(tmp_path.glob("*.json")))
+    assert result["settings"] == {"episodes": 20, "sessions": 10, "seed": 0}
+    rows = [line for line in printed.splitlines() if line.startswith("|")][2:]
+    lengths = [float(row.split("|")[-3]) for row in rows]
+    assert len(rows) == 10
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == pytest.approx(result["best"]["value"], abs=1e-3)
+    block = yaml.safe_load(printed.split("```yaml\n")[1].split("```")[0])
+    assert block == {"a2c": hyperparams("a2c") | result["best"]["params"]}
+    assert study_path(tmp_path, result).name in printed
+
+
+def test_the_command_tunes_an_agent_on_real_rows(real_folder: Path, tmp_path: Path, capsys) -> None:
+    command = ["tune", "a2c", "--dataset", str(real_folder), "--max-len", "5", "--trials", "2",
+               "--episodes", "20", "--sessions", "10", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    result = read(tmp_path / "tune_a2c_KuaiRec-Fair-v0_real_T5.json")
+    assert result["dataset"]["synthetic"] is False
+    assert all(1 <= trial["value"] <= 5 for trial in result["trials"])
+
+
+def test_what_cannot_be_tuned_is_refused(tmp_path: Path, capsys) -> None:
+    command = ["tune", "a2c", "--out", str(tmp_path)]
+    assert main([*command, "--env", "KuaiRand-Retention-v0"]) == 2  # sessions of one length
+    assert "env must be one of" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="agent must be one of"):
+        tune(Run("random"), 1, tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        tune(SPEC, 1, tmp_path / "file")
+    for bad in (["--trials", "0"], ["--seed", "x"]):
+        with pytest.raises(SystemExit):
+            main([*command, *bad])
