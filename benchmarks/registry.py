@@ -17,10 +17,12 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, fit_purifier
 from dsrm_agents.baselines.reference import REFERENCES
+from dsrm_agents.baselines.scorer import ScorerVecEnv
 from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
+SCORED = {"action_type": "slate"}  # a ScorerVecEnv makes the slates
 SLATES = {"observation_type": "dict", "action_type": "slate"}
 
 
@@ -33,11 +35,14 @@ class Learner:
         options: Options of the environment that it needs.
         purify: Name of the purifier that its observations go through, or ``None`` for the raw
             state.
+        quota: Whether the slates of its scorer are feasible ones, ``None`` where it is no scorer of
+            ours; such agents have a ``fairness_coef`` of their own.
     """
 
     build: Callable[[VecEnv, dict[str, Any], int], BaseAlgorithm]
     options: dict[str, str] = field(default_factory=dict)
     purify: str | None = None
+    quota: bool | None = None
 
     def purifier(self, dataset: Dataset, seed: int, progress: bool) -> Purifier | None:
         """Fits the agent's purifier, if it wears one."""
@@ -45,10 +50,10 @@ class Learner:
             return None
         return fit_purifier(self.purify, dataset, seed=seed, progress=progress)
 
-    @staticmethod
-    def wear(env: VecEnv, purifier: Purifier | None) -> VecEnv:
-        """The environment behind the purifier, if there is one."""
-        return env if purifier is None else PurifyVecEnv(env, purifier)
+    def wear(self, env: VecEnv, purifier: Purifier | None, fairness_coef: float = 0.0) -> VecEnv:
+        """The environment as the agent meets it: behind its purifier and its scorer."""
+        worn = env if purifier is None else PurifyVecEnv(env, purifier)
+        return worn if self.quota is None else ScorerVecEnv(worn, self.quota, fairness_coef)
 
 
 def _sb3(algorithm: type[BaseAlgorithm], policy: str) -> Callable[..., BaseAlgorithm]:
@@ -70,6 +75,9 @@ LEARNERS: dict[str, Learner] = {
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
     "ppo+dsrm": Learner(_sb3(PPO, "MlpPolicy"), purify="dsrm"),
     "ppo+blank": Learner(_sb3(PPO, "MlpPolicy"), purify="blank"),
+    "ppo+quota": Learner(_sb3(PPO, "MlpPolicy"), SCORED, quota=True),
+    "flat": Learner(_sb3(PPO, "MlpPolicy"), SCORED, purify="dsrm", quota=False),
+    "flat+quota": Learner(_sb3(PPO, "MlpPolicy"), SCORED, purify="dsrm", quota=True),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
     "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),

@@ -236,9 +236,10 @@ def train_agent(
     learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
     started = time.perf_counter()
     n_envs = options.pop("n_envs")
+    rewarded = {} if learner.quota is None else {"fairness_coef": options.pop("fairness_coef")}
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
-    agent = learner.build(learner.wear(env, purifier), options, spec.seed)
+    agent = learner.build(learner.wear(env, purifier, **rewarded), options, spec.seed)
     env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     agent.set_logger(Logger(folder=None, output_formats=[]))
     record = TrainingRecord(spec.episodes, progress)

@@ -100,9 +100,10 @@ class ObservationEncoder:
         data: Source of the logged histories.
         encoder: Encodes preference states.
         core: The sessions.
-        observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"`` and the
-            session's item positions, -1 padded, under ``"exposed"``; or ``"history"``, the user's
-            last events under ``"items"`` and ``"responses"``, and the context.
+        observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"``, the
+            session's item positions, -1 padded, under ``"exposed"`` and how they were answered,
+            0 padded, under ``"responses"``; or ``"history"``, the user's last events under
+            ``"items"`` and ``"responses"``, and the context.
         history_len: H, events in a history; 50 if ``None``.
         extra: Names of further context columns.
 
@@ -165,7 +166,8 @@ class ObservationEncoder:
             return state
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, len(self.core.popular) - 1, (room,), dtype=np.int32)
-        return spaces.Dict({"state": state, "exposed": exposed})
+        responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
+        return spaces.Dict({"state": state, "exposed": exposed, "responses": responses})
 
     def reset(self, slots: NDArray[np.bool_]) -> None:
         """Starts from the logged history of the users who have just arrived in ``slots``."""
@@ -203,8 +205,9 @@ class ObservationEncoder:
             return {**self._history.observe(), "context": state[:, self.context_slice]}
         if self.observation_type == "state":
             return state
-        exposed = core.state.slates.reshape(core.n_sessions, -1).copy()
-        return {"state": state, "exposed": exposed}
+        shown = {"exposed": core.state.slates, "responses": core.state.responses}
+        flat = {name: part.reshape(core.n_sessions, -1).copy() for name, part in shown.items()}
+        return {"state": state, **flat}
 
 
 class History:

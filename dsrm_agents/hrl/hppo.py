@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from torch import Tensor
-from torch.nn import functional
 
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
-from dsrm_agents.hrl.policies import HierarchicalPolicy, slate_size_of
+from dsrm_agents.common.fairness import Fairness, FairnessWeight
+from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
 from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -29,26 +30,33 @@ PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device"
 class HierarchicalPPO(PPO):
     """Trains :class:`HierarchicalPolicy`; saves, loads and predicts as any SB3 algorithm.
 
-    The worker is rewarded by r_t, the manager by ``r_t + fairness_coef * Fair(L_t)`` (eq. 4)
-    with ``Fair = -|2p - 1|``, p the slate's popular share: the negative Gini of one slate of
-    distinct items is constant, so the group imbalance that abandonment acts on is used instead.
+    The worker is rewarded by r_t, the manager by ``r_t + lambda * Fair(L_t)`` (eq. 4), with
+    Fair as in :class:`~dsrm_agents.common.fairness.Fairness`. A slate's reward is the mean of its
+    items' responses, so each draw is credited with its own response instead of the mean: the
+    same expected gradient, but for the little that a draw takes from the later ones, with a
+    fraction of the noise.
 
     Args:
         policy: ``"HierarchicalPolicy"`` or a subclass.
-        env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such
-            as :func:`dsrm_agents.make_vec_env` makes, purified or not.
+        env: An environment with ``observation_type="dict"`` and ``action_type="slate"`` (for the
+            Gaussian worker ``"continuous"``), such as :func:`dsrm_agents.make_vec_env` makes,
+            purified or not.
         learning_rate: The worker's.
         n_steps: Steps a session slot makes per rollout.
         batch_size: Minibatch size.
         n_epochs: Passes over a rollout.
         gamma: The worker's discount; 0, the default, is the immediate engagement of 4.3.2.
-        manager_gamma: The manager's discount.
+        manager_gamma: The manager's discount, a step.
         gae_lambda: GAE's lambda, both levels.
-        clip_range: PPO's clip, both levels.
-        ent_coef: Entropy bonus of the slate's first draw.
+        clip_range: PPO's clip, both levels; of the worker for every draw.
+        ent_coef: Entropy bonus of the worker: of a slate's first draw.
         vf_coef: Weight of both value losses.
         max_grad_norm: Clip of the gradient's norm, for each level by itself.
+        fairness: Fair of eq. 4: ``"ad"``, ``"gini"`` or ``"longtail"``.
         fairness_coef: lambda of eq. 4.
+        fairness_target: If given, lambda is a Lagrange multiplier that holds the mean of Fair at
+            least there; ``fairness_coef`` is where it starts.
+        multiplier_step: Of the multiplier, a rollout.
         policy_kwargs: For the policy; ``catalogue`` is taken from the environment.
         **kwargs: Passed on to PPO, see ``PASSED_ON``.
 
@@ -77,7 +85,10 @@ class HierarchicalPPO(PPO):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
+        fairness: str = "ad",
         fairness_coef: float = 2.0,
+        fairness_target: float | None = None,
+        multiplier_step: float = 0.5,
         policy_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
         **kwargs: Any,
@@ -86,7 +97,8 @@ class HierarchicalPPO(PPO):
             if option not in PASSED_ON:
                 raise unknown_option("An option of HierarchicalPPO", option, PASSED_ON)
         self.manager_gamma = manager_gamma
-        self.fairness_coef = fairness_coef
+        self.fairness = fairness
+        self.weight = FairnessWeight(fairness_coef, fairness_target, multiplier_step)
         super().__init__(
             policy,
             env,
@@ -102,7 +114,6 @@ class HierarchicalPPO(PPO):
             max_grad_norm=max_grad_norm,
             policy_kwargs=dict(policy_kwargs or {}),  # the catalogue is added to our own copy
             rollout_buffer_class=HierarchicalRolloutBuffer,
-            rollout_buffer_kwargs={"manager_gamma": manager_gamma},
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
@@ -137,14 +148,15 @@ class HierarchicalPPO(PPO):
 
     def _setup_model(self) -> None:
         self._take_catalogue()
-        slate_size_of(self.observation_space, self.action_space)
+        worker = self.policy_kwargs.get("worker", "constrained")
+        check_spaces(self.observation_space, self.action_space, worker)
+        n_draws = int(np.prod(self.action_space.shape or ()))
+        self.rollout_buffer_kwargs = {"manager_gamma": self.manager_gamma, "n_draws": n_draws}
+        self.fair = Fairness(self.fairness, self.policy_kwargs["catalogue"])
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
-
-    def fairness(self, slates: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Fair(L_t) of eq. 4: (N, K) items to (N,) numbers in [-1, 0], 0 for a balanced slate."""
-        popular = self.policy.catalogue.popular[slates].mean(axis=1)
-        return np.asarray(-np.abs(2.0 * popular - 1.0), dtype=np.float32)
+        self._held: Tensor | None = None
+        self._age: NDArray[np.int64] = np.zeros(self.n_envs, dtype=np.int64)
 
     def collect_rollouts(
         self,
@@ -159,39 +171,50 @@ class HierarchicalPPO(PPO):
             False if the callback asked to stop.
         """
         assert isinstance(rollout_buffer, HierarchicalRolloutBuffer)
-        assert self._last_obs is not None
-        assert self._last_episode_starts is not None
         self.policy.set_training_mode(False)
         rollout_buffer.reset()
         callback.on_rollout_start()
         dones = np.zeros(env.num_envs, dtype=bool)
+        steps = Steps()
         for _ in range(n_rollout_steps):
+            assert isinstance(self._last_obs, dict)
+            assert self._last_episode_starts is not None
+            self._age[self._last_episode_starts.astype(bool)] = 0
+            due = self._age % self.policy.decision_period == 0
             with torch.no_grad():
-                decision = self.policy.decide(self._observed())
-            slates = decision.slates.cpu().numpy()
-            new_obs, reward, dones, infos = env.step(slates)
+                decision = self.policy.decide(
+                    self._observed(), self._held, torch.as_tensor(due, device=self.device)
+                )
+            new_obs, reward, dones, infos = env.step(decision.actions.cpu().numpy())
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            manager_reward = reward + self.fairness_coef * self.fairness(slates)
-            rewards = np.stack([manager_reward, reward], axis=1)
-            rewards += self._value_at_cap(dones, infos)
+            slates, responses = _shown(self._last_obs, new_obs, dones, infos)
+            fair = self.fair(slates, self._last_obs["exposed"])
+            rewards = np.stack([reward + self.weight.value * fair, reward], axis=1)
+            credit = np.zeros_like(rewards[:, :1])
+            if decision.draws.shape[1] == slates.shape[1]:
+                credit = responses - reward[:, None]
+            steps.add(self.policy.catalogue.popular[slates], fair, rewards, infos)
             rollout_buffer.add_decision(
-                self._last_obs,  # type: ignore[arg-type]
-                slates,
-                decision.control,
-                rewards,
+                self._last_obs,
+                decision,
+                due,
+                rewards + self._value_at_cap(dones, infos),
+                credit,
                 self._last_episode_starts,
-                decision.values,
-                decision.log_prob,
             )
+            self._held = decision.control
+            self._age += 1
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
         with torch.no_grad():
             last_values = self.policy.level_values(self._observed())
         rollout_buffer.compute_returns_and_advantage(last_values, dones)
+        steps.record(self.logger, self.weight.value)
+        self.weight.update(steps.mean_fair)
         callback.on_rollout_end()
         return True
 
@@ -218,38 +241,60 @@ class HierarchicalPPO(PPO):
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         clip = float(self.clip_range(self._current_progress_remaining))  # type: ignore[operator]
-        losses: list[list[float]] = []
+        history: list[Tensor] = []
         for _ in range(self.n_epochs):
             for batch in self.rollout_buffer.minibatches(self.batch_size, self._rng):
-                policy_loss, value_loss, entropy = self._losses(batch, clip)
-                loss = policy_loss.sum() + self.vf_coef * value_loss.sum()
-                loss -= self.ent_coef * entropy
+                losses = self._losses(batch, clip)
                 self.policy.optimizer.zero_grad()
-                loss.backward()
+                losses.total(self.vf_coef, self.ent_coef).backward()
                 for group in self.policy.optimizer.param_groups:
                     torch.nn.utils.clip_grad_norm_(group["params"], self.max_grad_norm)
                 self.policy.optimizer.step()
-                losses.append([*policy_loss.tolist(), *value_loss.tolist(), entropy.item()])
+                history.append(losses.detached())
             self._n_updates += 1
-        names = ("policy_loss", "value_loss")
-        columns = [f"train/{level}_{name}" for name in names for level in ("manager", "worker")]
-        columns.append("train/worker_entropy")
-        for column, value in zip(columns, np.mean(losses, axis=0), strict=True):
-            self.logger.record(column, float(value))
+        self._log_update(torch.stack(history).mean(0).tolist(), batch)
 
-    def _losses(self, batch: HierarchicalSamples, clip: float) -> tuple[Tensor, Tensor, Tensor]:
-        """(2,) clipped surrogates and (2,) value errors, [manager, worker]; mean slate entropy."""
-        now = self.policy.evaluate_decision(
-            batch.observations, batch.control, batch.slates, slate_entropy=self.ent_coef != 0.0
+    def _losses(self, batch: HierarchicalSamples, clip: float) -> Losses:
+        """PPO's clipped surrogates and value errors, the manager's where it decided."""
+        now = self.policy.evaluate_decision(batch.observations, batch.control, batch.draws)
+        entropy = torch.zeros(())
+        if self.ent_coef != 0.0:
+            entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
+        decided = batch.decided / batch.decided.sum().clamp(min=1.0)
+        everywhere = torch.full_like(batch.credit, 1.0 / batch.credit.numel())
+        manager, manager_kl = clipped_surrogate(
+            now.control_log_prob, batch.old_control_log_prob, batch.advantages[:, 0], decided, clip
         )
-        advantages = batch.advantages
-        if len(advantages) > 1:
-            advantages = (advantages - advantages.mean(0)) / (advantages.std(0) + 1e-8)
-        ratio = torch.exp(now.log_prob - batch.old_log_prob)
-        clipped = torch.clamp(ratio, 1.0 - clip, 1.0 + clip)
-        surrogate = torch.minimum(ratio * advantages, clipped * advantages).mean(0)
-        value_loss = functional.mse_loss(now.values, batch.returns, reduction="none").mean(0)
-        return -surrogate, value_loss, now.entropy.mean()
+        worker, worker_kl = clipped_surrogate(
+            now.draw_log_prob,
+            batch.old_draw_log_prob,
+            batch.advantages[:, 1:] + batch.credit,
+            everywhere,
+            clip,
+        )
+        error = (now.values - batch.returns).square()
+        values = torch.stack([(error[:, 0] * decided).sum(), error[:, 1].mean()])
+        return Losses(
+            torch.stack([manager, worker]), values, torch.stack([manager_kl, worker_kl]), entropy
+        )
+
+    def _log_update(self, losses: list[float], batch: HierarchicalSamples) -> None:
+        columns = [
+            f"train/{level}_{name}"
+            for name in ("policy_loss", "value_loss", "approx_kl")
+            for level in ("manager", "worker")
+        ]
+        for column, value in zip(columns, losses, strict=True):
+            self.logger.record(column, value)
+        with torch.no_grad():
+            entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
+        self.logger.record("train/worker_entropy", float(entropy))
+        self.logger.record("train/manager_entropy", self.policy.manager_entropy())
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for level, name in enumerate(("manager", "worker")):
+            self.logger.record(
+                f"rollout/{name}_value", float(self.rollout_buffer.values[..., level].mean())
+            )
 
     def _update_learning_rate(self, optimizers: Any) -> None:
         """Sets every group's rate to the schedule's, times the group's scale."""
@@ -257,3 +302,104 @@ class HierarchicalPPO(PPO):
         self.logger.record("train/learning_rate", rate)
         for group in optimizers.param_groups:
             group["lr"] = rate * self.policy.lr_scales[group["name"]]
+
+
+class Losses(NamedTuple):
+    """Of a minibatch; columns of two are [manager, worker].
+
+    Attributes:
+        policy: (2,) negative clipped surrogates.
+        value: (2,) squared errors.
+        kl: (2,) approximate divergences from the policy that acted.
+        entropy: () of the worker, 0 where it earns no bonus.
+    """
+
+    policy: Tensor
+    value: Tensor
+    kl: Tensor
+    entropy: Tensor
+
+    def total(self, vf_coef: float, ent_coef: float) -> Tensor:
+        """() what is minimised; no term has gradients in two levels."""
+        return self.policy.sum() + vf_coef * self.value.sum() - ent_coef * self.entropy
+
+    def detached(self) -> Tensor:
+        """(6,) all but the entropy."""
+        return torch.cat([self.policy, self.value, self.kl]).detach()
+
+
+def clipped_surrogate(
+    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weight: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """PPO's loss over weighted draws, and their approximate KL divergence.
+
+    Args:
+        log_prob: (B,) or (B, m).
+        old_log_prob: The same shape.
+        advantages: Broadcastable to it; standardised here, under the weights.
+        weight: The same shape as ``log_prob``, summing to one, or to zero where nothing counts.
+        clip: PPO's clip range.
+
+    Returns:
+        () the loss and () the divergence (Schulman's estimator, never negative).
+    """
+    advantages = advantages.expand_as(weight)
+    centred = advantages - (weight * advantages).sum()
+    spread = (weight * centred.square()).sum().sqrt()
+    standard = centred / (spread + 1e-8)
+    log_ratio = log_prob - old_log_prob
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
+    surrogate = torch.minimum(ratio * standard, clipped * standard)
+    return -(weight * surrogate).sum(), (weight * (ratio - 1.0 - log_ratio)).sum()
+
+
+class Steps:
+    """What a rollout's steps were like, for the logger."""
+
+    def __init__(self) -> None:
+        self._rows: list[list[float]] = []
+        self._q: list[float] = []
+
+    def add(
+        self,
+        popular: NDArray[np.bool_],
+        fair: NDArray[np.float32],
+        rewards: NDArray[np.float32],
+        infos: list[dict[str, Any]],
+    ) -> None:
+        """Adds one step of all sessions."""
+        self._rows.append([popular.mean(), fair.mean(), *rewards.mean(axis=0)])
+        self._q += [info["session"]["q"] for info in infos if "session" in info]
+
+    @property
+    def mean_fair(self) -> float:
+        """Mean of Fair."""
+        return float(np.mean(self._rows, axis=0)[1])
+
+    def record(self, logger: Logger, weight: float) -> None:
+        """Writes the means; ``weight`` is lambda."""
+        names = ("popular_share", "fairness", "manager_reward", "worker_reward")
+        for name, value in zip(names, np.mean(self._rows, axis=0), strict=True):
+            logger.record(f"rollout/{name}", float(value))
+        logger.record("rollout/multiplier", weight)
+        if self._q:
+            logger.record("rollout/q", float(np.mean(self._q)))
+
+
+def _shown(
+    before: dict[str, NDArray[Any]],
+    after: Any,
+    dones: NDArray[np.bool_],
+    infos: list[dict[str, Any]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What the last step showed, (N, K) items and (N, K) responses, from the observations."""
+    exposed, responses = after["exposed"].copy(), after["responses"].copy()
+    for slot in np.flatnonzero(dones):
+        last = infos[slot]["terminal_observation"]
+        exposed[slot], responses[slot] = last["exposed"], last["responses"]
+    start = (before["exposed"] >= 0).sum(axis=1)
+    size = int((exposed[0] >= 0).sum() - start[0])
+    places = start[:, None] + np.arange(size)
+    rows = np.arange(len(places))[:, None]
+    return exposed[rows, places].astype(np.int64), responses[rows, places]

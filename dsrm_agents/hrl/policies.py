@@ -7,89 +7,84 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.hrl.distributions import (
-    MASKED,
-    SlateBounds,
-    feasible_bounds,
-    first_draw_entropy,
-    sample_slate,
-    slate_log_prob,
-)
-from kuaisim_gym.config import check_choice
+from dsrm_agents.hrl.workers import WORKERS, Items, QueryWorker, Request, SlateWorker, Worker
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-WORKERS = ("constrained", "unconstrained")
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
 ACCURACY_RANGE = (0.5, 1.5)
 # Spread of the manager's Gaussian, fixed: a learned one shrinks once every slate is balanced, and
 # with it the signal that pulls the demand back when it drifts, until a run collapses.
 EXPLORATION = 0.5
-START_SHARPNESS = 8.0  # of the cosine at the start; learned from there
 
 
 class Decision(NamedTuple):
     """One joint decision of both levels.
 
     Attributes:
-        slates: (N, K) int64 item positions.
-        control: (N, 2) float32, the manager's draw before squashing.
-        log_prob: (N, 2) float32, of [control, slate].
+        actions: (N, ...) for the environment.
+        control: (N, 2) float32, the manager's draw before squashing, new or held.
+        draws: (N, m), what the worker drew: K item positions, or a scorer.
+        control_log_prob: (N,) float32.
+        draw_log_prob: (N, m) float32; an action's is the sum.
         values: (N, 2) float32, of [manager, worker].
     """
 
-    slates: Tensor
+    actions: Tensor
     control: Tensor
-    log_prob: Tensor
+    draws: Tensor
+    control_log_prob: Tensor
+    draw_log_prob: Tensor
     values: Tensor
 
 
 class Evaluation(NamedTuple):
-    """What PPO asks about a past decision; columns of two are [manager, worker].
+    """What PPO asks about a past decision.
 
     Attributes:
-        log_prob: (N, 2) float32.
-        values: (N, 2) float32.
-        entropy: (N,) float32, of the slate's first draw.
+        control_log_prob: (N,) float32.
+        draw_log_prob: (N, m) float32.
+        values: (N, 2) float32, of [manager, worker].
     """
 
-    log_prob: Tensor
+    control_log_prob: Tensor
+    draw_log_prob: Tensor
     values: Tensor
-    entropy: Tensor
 
 
 class HierarchicalPolicy(ActorCriticPolicy):
-    """A manager sets z = [w_acc, w_fair]; a worker draws the slate under it.
+    """A manager sets z = [w_acc, w_fair]; a worker acts under it.
 
-    The manager is Gaussian before squashing: w_acc in ``ACCURACY_RANGE``, w_fair in (0, 1).
-    The worker scores ``psi_i = w_acc * Sim(s, e_i) - w_fair * log pop_i`` (eq. 6) with Sim a
-    sharpened cosine of learned projections of the state and of the item, and log pop
-    standardised. ``worker="constrained"`` (default) draws from the slates whose balance is at
-    least w_fair, the constraint of eq. 5; ``"unconstrained"`` keeps eq. 6 alone.
-
-    Deviations from the paper: the cosine has learned projections (eq. 6 leaves the worker
-    without parameters although section 4.4 optimises it), and w_fair also is the constraint's
-    level (eq. 5 compares a number with the vector z).
+    The manager is Gaussian before squashing: w_acc in ``ACCURACY_RANGE``, w_fair in (0, 1), both
+    bounded, because w_fair < 0 would reward popularity and w_acc = 0 would ignore the user. It
+    decides every ``decision_period`` steps of a session, and z holds in between. The workers are
+    described in :mod:`dsrm_agents.hrl.workers`.
 
     Args:
         observation_space: Dict with ``"state"`` and ``"exposed"``.
-        action_space: MultiDiscrete, one item position a slot.
+        action_space: MultiDiscrete, one item position a slot; for the Gaussian worker the Box of
+            ``action_type="continuous"``.
         lr_schedule: Learning rate; the manager and both critics use it scaled.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
-        worker: ``"constrained"`` or ``"unconstrained"``.
+        worker: ``"constrained"`` draws slates whose balance is at least w_fair;
+            ``"unconstrained"`` keeps eq. 6 alone; ``"gaussian"`` draws the environment's scorer.
+        decision_period: c, steps between two decisions of the manager.
+        item_features: (n_items, f) float, by which the worker knows the items in place of the
+            catalogue's embedding (:func:`dsrm_agents.hrl.features.item_features` makes them).
         hidden: Width of the two hidden layers of the manager and of each critic.
         manager_lr_scale: Manager's learning rate over the worker's.
         critic_lr_scale: Critics' learning rate over the worker's.
 
     Raises:
-        ConfigError: The spaces are not those of ``observation_type="dict"`` and
-            ``action_type="slate"``, or an option is unknown.
+        ConfigError: The spaces are not those that the worker needs, or an option is unknown.
     """
 
     def __init__(
@@ -99,14 +94,18 @@ class HierarchicalPolicy(ActorCriticPolicy):
         lr_schedule: Schedule,
         catalogue: Catalogue,
         worker: str = "constrained",
+        decision_period: int = 1,
+        item_features: NDArray[np.floating] | None = None,
         hidden: int = 64,
         manager_lr_scale: float = 1.0,
         critic_lr_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self.slate_size = slate_size_of(observation_space, action_space)
-        self.worker = check_choice("worker", worker, WORKERS)
+        self.kind = check_choice("worker", worker, WORKERS)
+        check_spaces(observation_space, action_space, worker)
+        self.decision_period = check_whole("decision_period", decision_period, 1)
         self.catalogue = catalogue
+        self.item_features = item_features
         self.hidden = hidden
         self.lr_scales = {"manager": manager_lr_scale, "critic": critic_lr_scale, "worker": 1.0}
         kwargs.setdefault("features_extractor_class", FlattenExtractor)
@@ -116,37 +115,19 @@ class HierarchicalPolicy(ActorCriticPolicy):
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         assert isinstance(self.observation_space, spaces.Dict)
         state_dim = int(np.prod(self.observation_space["state"].shape or ()))
-        items = np.column_stack([self.catalogue.item_embedding, self.catalogue.log_popularity])
-        popular = self.catalogue.popular
-        # Scores have a column an item, popular items first, as the slate distribution wants.
-        item_of_column = np.argsort(~popular, kind="stable")
-        self.items: Tensor
-        self.item_of_column: Tensor
-        self.column_of_item: Tensor
-        self.register_buffer("items", torch.as_tensor(items[item_of_column], dtype=torch.float32))
-        self.register_buffer("item_of_column", torch.as_tensor(item_of_column))
-        self.register_buffer("column_of_item", torch.as_tensor(np.argsort(item_of_column)))
-        # NaN leaves the demand to the manager; a buffer, so that it is saved with the weights.
-        self.fairness_demand: Tensor
-        self.register_buffer("fairness_demand", torch.tensor(torch.nan))
-        self.n_popular = int(popular.sum())
-        key_dim = self.items.shape[1]
+        items = Items(self.catalogue, self.item_features)
+        self.worker: Worker
+        if isinstance(self.action_space, spaces.MultiDiscrete):
+            slate_size = len(self.action_space.nvec)
+            self.worker = SlateWorker(items, state_dim, slate_size, self.kind == "constrained")
+        else:
+            self.worker = QueryWorker(items, state_dim)
         self.manager = _mlp(state_dim, self.hidden, 2)
-        self.query = nn.Linear(state_dim + 2, key_dim)
-        self.key = nn.Linear(key_dim, key_dim, bias=False)
-        self.log_sharpness = nn.Parameter(torch.tensor(START_SHARPNESS).log())
         self.manager_critic = _mlp(state_dim, self.hidden, 1)
         self.worker_critic = _mlp(state_dim, self.hidden, 1)
-        with torch.no_grad():
-            # Start at eq. 6 as printed: Sim is the cosine of preference and embedding.
-            self.key.weight.copy_(torch.eye(key_dim))
-            self.query.weight.zero_()
-            shared = min(key_dim - 1, state_dim)
-            self.query.weight[:shared, :shared] = torch.eye(shared)
-            self.query.bias.zero_()
         groups = {
             "manager": list(self.manager.parameters()),
-            "worker": [*self.query.parameters(), *self.key.parameters(), self.log_sharpness],
+            "worker": [one for one in self.worker.parameters() if one.requires_grad],
             "critic": [*self.manager_critic.parameters(), *self.worker_critic.parameters()],
         }
         rate = lr_schedule(1)
@@ -158,60 +139,95 @@ class HierarchicalPolicy(ActorCriticPolicy):
             **self.optimizer_kwargs,
         )
 
-    def set_fairness(self, demand: float | None) -> None:
-        """Fixes the fairness demand w_fair, or gives it back to the manager.
+    def set_fairness(self, longtail_share: float | None) -> None:
+        """Turns the dial: every session is kept at a share of long-tail items, without training.
+
+        The worker still ranks by what it learned; how many popular items a slate holds is no longer
+        the manager's choice. A share that a slate cannot express is met over the slates.
 
         Args:
-            demand: In [0, 1]; ``None`` for the manager's own choice.
+            longtail_share: In [0, 1], 0.5 being balanced; ``None`` gives the choice back.
 
         Raises:
-            ConfigError: Outside [0, 1].
+            ConfigError: Outside [0, 1], or the worker's slates cannot be bounded.
         """
-        if demand is not None and not 0.0 <= demand <= 1.0:
-            raise ConfigError(f"The fairness demand must lie in [0, 1] or be None, got {demand}.")
-        self.fairness_demand.fill_(torch.nan if demand is None else demand)
+        if longtail_share is not None and not 0.0 <= longtail_share <= 1.0:
+            raise ConfigError(
+                f"The long-tail share must lie in [0, 1] or be None, got {longtail_share}."
+            )
+        if self.kind != "constrained":
+            raise ConfigError(
+                f"The fairness of a worker of kind {self.kind!r} cannot be set: its slates are "
+                'not bounded. Train with worker="constrained".'
+            )
+        self.longtail_share.fill_(torch.nan if longtail_share is None else longtail_share)
 
-    def decide(self, obs: PyTorchObs, deterministic: bool = False) -> Decision:
-        """Draws, or takes the best of, both levels."""
+    @property
+    def longtail_share(self) -> Tensor:
+        """() float32: the share that :meth:`set_fairness` set, NaN for none."""
+        assert isinstance(self.worker, SlateWorker)
+        return self.worker.longtail_share
+
+    def decide(
+        self,
+        obs: PyTorchObs,
+        held: Tensor | None = None,
+        due: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> Decision:
+        """Draws, or takes the best of, both levels.
+
+        Args:
+            obs: Observations of N sessions.
+            held: (N, 2) the manager's last draws; ``None`` where all are due.
+            due: (N,) bool, where the manager decides anew.
+            deterministic: Whether to take the best instead of drawing.
+
+        Returns:
+            The decision.
+        """
         state, exposed = _parts(obs)
-        policy = self._manager_distribution(state)
-        control = policy.mean if deterministic else policy.sample()
-        scores, bounds = self._worker(state, exposed, control)
-        columns = sample_slate(scores, self.n_popular, bounds, self.slate_size, deterministic)
-        log_slate = slate_log_prob(scores, columns, self.n_popular, bounds)
-        log_prob = torch.stack([policy.log_prob(control).sum(1), log_slate], dim=1)
-        return Decision(self.item_of_column[columns], control, log_prob, self._values(state))
+        manager = self._manager_distribution(state)
+        control = manager.mean if deterministic else manager.sample()
+        if held is not None and due is not None:
+            control = torch.where(due[:, None], control, held)
+        request = self._request(state, exposed, control)
+        draws, log_prob = self.worker.act(request, deterministic)
+        return Decision(
+            actions=self.worker.action(request, draws),
+            control=control,
+            draws=draws,
+            control_log_prob=manager.log_prob(control).sum(1),
+            draw_log_prob=log_prob,
+            values=self._values(state),
+        )
 
-    def evaluate_decision(
-        self, obs: PyTorchObs, control: Tensor, slates: Tensor, slate_entropy: bool = True
-    ) -> Evaluation:
-        """Log-probabilities, values and entropy of past decisions.
+    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, draws: Tensor) -> Evaluation:
+        """Log-probabilities and values of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
 
         Args:
             obs: Observations of N sessions.
             control: (N, 2) the manager's draws.
-            slates: (N, K) int64.
-            slate_entropy: Whether to compute the worker's entropy, a pass over all items; zero
-                is returned otherwise.
+            draws: (N, m) the worker's.
 
         Returns:
             The evaluation.
         """
         state, exposed = _parts(obs)
-        policy = self._manager_distribution(state)
-        scores, bounds = self._worker(state, exposed, control)
-        log_slate = slate_log_prob(scores, self.column_of_item[slates], self.n_popular, bounds)
-        if slate_entropy:
-            entropy = first_draw_entropy(scores)
-        else:
-            entropy = torch.zeros_like(log_slate)
-        return Evaluation(
-            torch.stack([policy.log_prob(control).sum(1), log_slate], dim=1),
-            self._values(state),
-            entropy,
-        )
+        log_prob = self.worker.log_prob(self._request(state, exposed, control), draws)
+        manager = self._manager_distribution(state).log_prob(control).sum(1)
+        return Evaluation(manager, log_prob, self._values(state))
+
+    def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
+        """(N,) float32, in nats; for slates of the first draw, a pass over all items."""
+        state, exposed = _parts(obs)
+        return self.worker.entropy(self._request(state, exposed, control))
+
+    def manager_entropy(self) -> float:
+        """Entropy of the manager's draw, in nats; constant, as its spread is."""
+        return float(2.0 * Normal(0.0, EXPLORATION).entropy())
 
     def level_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 2) float32: values of [manager, worker]."""
@@ -228,26 +244,77 @@ class HierarchicalPolicy(ActorCriticPolicy):
         """
         low, high = ACCURACY_RANGE
         squashed = torch.sigmoid(control)
-        accuracy, fairness = low + (high - low) * squashed[:, 0], squashed[:, 1]
-        free = torch.isnan(self.fairness_demand)
-        return accuracy, torch.where(free, fairness, self.fairness_demand)
+        return low + (high - low) * squashed[:, 0], squashed[:, 1]
+
+    def score_items(self, obs: PyTorchObs, described: Tensor, log_popularity: Tensor) -> Tensor:
+        """Scores of eq. 6 for any items, those that the catalogue does not know included.
+
+        Args:
+            obs: Observations of N sessions.
+            described: (m, f) float32, as the item tower reads items: their features, or their
+                embedding if there are none.
+            log_popularity: (m,) float32, standardised as the catalogue's is.
+
+        Returns:
+            (N, m) float32, under the z that the manager would choose.
+        """
+        state, exposed = _parts(obs)
+        request = self._request(state, exposed, self._manager_distribution(state).mean)
+        return self.worker.scorer(request) @ self.worker.items.keys(described, log_popularity).T
 
     # The Stable-Baselines3 contract.
 
+    def predict(
+        self,
+        observation: NDArray[Any] | dict[str, NDArray[Any]],
+        state: tuple[NDArray[Any], ...] | None = None,
+        episode_start: NDArray[Any] | None = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[Any], tuple[NDArray[Any], ...] | None]:
+        """Actions for one or N observations.
+
+        Args:
+            observation: As the environment gives it.
+            state: What the last call returned; ``None`` at the start, or always where the manager
+                decides at every step. It holds the manager's (N, 2) draws and how many steps ago
+                each was made.
+            episode_start: (N,) bool, whether a session has just begun.
+            deterministic: Whether to take the best action instead of drawing.
+
+        Returns:
+            The actions, and the state for the next call.
+        """
+        if self.decision_period == 1:
+            return super().predict(observation, state, episode_start, deterministic)
+        self.set_training_mode(False)
+        obs, vectorised = self.obs_to_tensor(observation)
+        n = len(_parts(obs)[0])
+        held, age = (np.zeros((n, 2), np.float32), np.zeros(n, int)) if state is None else state
+        if episode_start is not None:
+            age = np.where(episode_start, 0, age)
+        due = torch.as_tensor(age % self.decision_period == 0, device=self.device)
+        with torch.no_grad():
+            decision = self.decide(
+                obs, torch.as_tensor(held, device=self.device), due, deterministic
+            )
+        actions = decision.actions.cpu().numpy()
+        kept = (decision.control.cpu().numpy(), age + 1)
+        return (actions if vectorised else actions[0]), kept
+
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Slates (N, K), worker values (N, 1) and worker log-probabilities (N,)."""
-        decision = self.decide(obs, deterministic)
-        return decision.slates, decision.values[:, 1:], decision.log_prob[:, 1]
+        """Actions (N, ...), worker values (N, 1) and the actions' log-probabilities (N,)."""
+        decision = self.decide(obs, deterministic=deterministic)
+        return decision.actions, decision.values[:, 1:], decision.draw_log_prob.sum(1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.decide(observation, deterministic).slates
+        return self.decide(observation, deterministic=deterministic).actions
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 1) float32: the worker's values."""
         return self.level_values(obs)[:, 1:]
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> Any:
-        """Refused: a slate's probability needs the manager's draw, which is not in the action.
+        """Refused: an action's probability needs the manager's draw, which is not in the action.
 
         Raises:
             ConfigError: Always.
@@ -259,7 +326,9 @@ class HierarchicalPolicy(ActorCriticPolicy):
         kept = ("observation_space", "action_space", "lr_schedule", "optimizer_class")
         return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
             "catalogue": self.catalogue,
-            "worker": self.worker,
+            "worker": self.kind,
+            "decision_period": self.decision_period,
+            "item_features": self.item_features,
             "hidden": self.hidden,
             "manager_lr_scale": self.lr_scales["manager"],
             "critic_lr_scale": self.lr_scales["critic"],
@@ -271,44 +340,25 @@ class HierarchicalPolicy(ActorCriticPolicy):
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
 
-    def _worker(
-        self, state: Tensor, exposed: Tensor, control: Tensor
-    ) -> tuple[Tensor, SlateBounds]:
-        """(N, n_items) scores of eq. 6, ``MASKED`` where exposed, and the feasible set."""
-        accuracy, fairness = self.weights(control)
-        query = self.query(torch.cat([state, accuracy[:, None], fairness[:, None]], dim=1))
-        key = self.key(self.items)
-        cosine = nn.functional.normalize(query, dim=1) @ nn.functional.normalize(key, dim=1).T
-        sharpness = self.log_sharpness.exp() * accuracy
-        scores = sharpness[:, None] * cosine - fairness[:, None] * self.items[:, -1]
-
-        n_items, n_popular = len(self.items), self.n_popular
-        shown = torch.zeros(len(state), n_items + 1, dtype=torch.bool, device=state.device)
-        # The padding, -1, lands in an extra column that is cut off.
-        shown.scatter_(1, torch.where(exposed < 0, n_items, self.column_of_item[exposed]), True)
-        shown = shown[:, :n_items]
-        popular_left = n_popular - shown[:, :n_popular].sum(1)
-        tail_left = n_items - n_popular - shown[:, n_popular:].sum(1)
-        demand = fairness if self.worker == "constrained" else torch.zeros_like(fairness)
-        bounds = feasible_bounds(demand, self.slate_size, popular_left, tail_left)
-        return scores.masked_fill(shown, MASKED), bounds
+    def _request(self, state: Tensor, exposed: Tensor, control: Tensor) -> Request:
+        return Request(state, exposed, *self.weights(control))
 
 
-def slate_size_of(observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> int:
-    """K, of spaces that the policy can work with.
+def check_spaces(
+    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], worker: str
+) -> None:
+    """Checks that a worker can act in an environment.
 
     Raises:
-        ConfigError: They are not those of ``observation_type="dict"`` and
-            ``action_type="slate"``.
+        ConfigError: It needs other spaces.
     """
-    if not isinstance(observation_space, spaces.Dict) or not isinstance(
-        action_space, spaces.MultiDiscrete
-    ):
+    kind: type[spaces.Space[Any]] = spaces.Box if worker == "gaussian" else spaces.MultiDiscrete
+    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, kind):
+        wanted = "continuous" if worker == "gaussian" else "slate"
         raise ConfigError(
-            "HierarchicalPolicy needs observation_type='dict' and action_type='slate', got "
+            f"The {worker} worker needs observation_type='dict' and action_type={wanted!r}, got "
             f"{observation_space} and {action_space}."
         )
-    return len(action_space.nvec)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -64,6 +64,7 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | "state" | ``Box((36,), float32)`` | as above |
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
+    | "responses" | ``Box(0, 1, (max_len * K,), float32)`` | how they were answered, 0 padded |
 
     with less room where ``max_steps`` is below ``max_len``. Item positions are names, not
     quantities: they are for masking in policies that know it, not for a plain network.

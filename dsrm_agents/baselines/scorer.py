@@ -1,0 +1,79 @@
+"""Agents without a manager: a continuous scorer whose slates and rewards know of fairness.
+
+What the hierarchical agent has beside its hierarchy, feasible slates and a fairness reward, for any
+algorithm with continuous actions: the controls that decide what the hierarchy itself is worth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from dsrm_agents.baselines.slates import best_slates
+from dsrm_agents.common.fairness import Fairness
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError
+
+
+class ScorerVecEnv(VecEnvWrapper):
+    """Turns a linear scorer into slates, as ``action_type="continuous"`` does, but fairly.
+
+    An action scores an item by its inner product with [embedding, standardised log popularity]; the
+    best unexposed items are shown.
+
+    Args:
+        venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
+        quota: Whether half of every slate must be popular: the most balanced of the feasible sets
+            that a constrained worker draws from.
+        fairness_coef: lambda of ``r_t + lambda * Fair(L_t)``, what one level is rewarded by in
+            place of two.
+        fairness: Fair, see :class:`~dsrm_agents.common.fairness.Fairness`.
+
+    Raises:
+        ConfigError: The environment takes other actions.
+    """
+
+    def __init__(
+        self, venv: VecEnv, quota: bool, fairness_coef: float = 0.0, fairness: str = "ad"
+    ) -> None:
+        batch: SessionBatch = venv.get_attr("batch")[0]
+        if batch.action_type != "slate":
+            raise ConfigError(
+                f'A scorer needs action_type="slate" beneath it, got {batch.action_type!r}.'
+            )
+        catalogue = batch.catalogue
+        self.batch = batch
+        self.quota = quota
+        self.fairness_coef = fairness_coef
+        self.fair = Fairness(fairness, catalogue)
+        vectors = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
+        self._vectors: NDArray[np.float32] = vectors.astype(np.float32)
+        self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
+        super().__init__(
+            venv, action_space=spaces.Box(-1.0, 1.0, (vectors.shape[1],), dtype=np.float32)
+        )
+
+    def reset(self) -> VecEnvObs:
+        """First observations."""
+        return self.venv.reset()
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Ranks the items and shows the best."""
+        scores = np.asarray(actions, dtype=np.float32) @ self._vectors.T
+        slates = best_slates(self.batch, scores, self.quota)
+        if self.fairness_coef:
+            before = self.batch.core.state.slates.reshape(len(slates), -1)
+            self._fair_now = self.fair(slates, before)
+        self.venv.step_async(slates)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """Adds the fairness reward."""
+        observations, rewards, dones, infos = self.venv.step_wait()
+        if self.fairness_coef:
+            rewards = rewards + np.float32(self.fairness_coef) * self._fair_now
+        return observations, rewards, dones, infos

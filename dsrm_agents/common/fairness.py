@@ -1,0 +1,105 @@
+"""What the manager is paid for beside engagement: Fair(L_t) and its weight (eq. 4)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+FAIRNESS = ("ad", "gini", "longtail")
+
+FloatArray = NDArray[np.float32]
+
+
+class Fairness:
+    """Fair(L_t), a number a step.
+
+    * ``"ad"``: ``-|2p - 1|`` in [-1, 0], p the slate's popular share: the imbalance that
+      abandonment acts on.
+    * ``"longtail"``: ``1 - p`` in [0, 1].
+    * ``"gini"``: how much the step lowers the Gini coefficient of exposure over items. Taken of
+      a slate or a session alone the coefficient is a constant, because all items of a session
+      are distinct; here a session adds to what the platform showed before, the train log's
+      exposures scaled to the mass of one full session. Steps are differences of that potential,
+      so that they sum to what the whole session did, in units of steps.
+
+    Args:
+        measure: One of ``FAIRNESS``.
+        catalogue: The items.
+    """
+
+    def __init__(self, measure: str, catalogue: Catalogue) -> None:
+        self.measure = check_choice("fairness", measure, FAIRNESS)
+        self.popular = catalogue.popular
+        self.exposures = catalogue.exposures
+
+    def __call__(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
+        """Fair of one step.
+
+        Args:
+            slates: (N, K) items shown.
+            before: (N, room) items that the sessions had shown, -1 padded.
+
+        Returns:
+            (N,) float32.
+        """
+        if self.measure == "gini":
+            return self._gini_gain(slates, before)
+        popular = self.popular[slates].mean(axis=1)
+        if self.measure == "longtail":
+            return np.asarray(1.0 - popular, dtype=np.float32)
+        return np.asarray(-np.abs(2.0 * popular - 1.0), dtype=np.float32)
+
+    def _gini_gain(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
+        room = before.shape[1]
+        platform = self.exposures * (room / max(int(self.exposures.sum()), 1))
+        mass = np.tile(platform, (len(slates), 1))
+        rows, places = np.nonzero(before >= 0)
+        np.add.at(mass, (rows, before[rows, places]), 1.0)
+        earlier = gini(mass)
+        np.add.at(mass, (np.arange(len(slates))[:, None], slates), 1.0)
+        return np.asarray((earlier - gini(mass)) * (room // slates.shape[1]), dtype=np.float32)
+
+
+def gini(mass: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(N,) Gini coefficients, 0 for equal shares, of (N, n) masses that are not negative."""
+    n = mass.shape[1]
+    ordered = np.sort(mass, axis=1)
+    weighted = ordered @ np.arange(1, n + 1)
+    return np.asarray(2.0 * weighted / (n * ordered.sum(axis=1)) - (n + 1) / n)
+
+
+class FairnessWeight:
+    """lambda of eq. 4: a constant, or the Lagrange multiplier of ``E[Fair] >= target``.
+
+    With a target it takes steps of dual ascent, growing while fairness falls short and
+    shrinking, not below 0, while there is more than was asked for.
+
+    Args:
+        start: lambda, or where the multiplier starts.
+        target: Of the mean Fair; ``None`` for a constant.
+        step: Of the ascent, in lambda a unit of Fair a rollout.
+
+    Raises:
+        ConfigError: A number is negative or not finite.
+    """
+
+    def __init__(self, start: float, target: float | None, step: float) -> None:
+        for name, value in (("fairness_coef", start), ("multiplier_step", step)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number of at least 0, got {value}.")
+        if target is not None and not math.isfinite(target):
+            raise ConfigError(f"fairness_target must be a finite number or None, got {target}.")
+        self.value = start
+        self.target = target
+        self.step = step
+
+    def update(self, fairness: float) -> None:
+        """Takes one step after a rollout whose mean Fair is known."""
+        if self.target is not None:
+            self.value = max(0.0, self.value + self.step * (self.target - fairness))
