@@ -21,6 +21,7 @@ from kuaisim_gym.engine.types import StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
@@ -209,6 +210,21 @@ class ObservationEncoder:
         flat = {name: part.reshape(core.n_sessions, -1).copy() for name, part in shown.items()}
         return {"state": state, **flat}
 
+    def snapshot(self) -> Snapshot:
+        """Copies of all that the sessions have changed here, by name."""
+        history = {} if self._history is None else under("history", self._history.snapshot())
+        return {name: array.copy() for name, array in self._arrays().items()} | history
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes up what an encoder like this one gave as a snapshot."""
+        for name, array in self._arrays().items():
+            array[...] = snapshot[name]
+        if self._history is not None:
+            self._history.restore(within("history", snapshot))
+
+    def _arrays(self) -> Snapshot:
+        return {"total": self._total, "weight": self._weight, "extra": self.extra}
+
 
 class History:
     """The last events of N users: what was logged, then what the sessions add.
@@ -265,3 +281,12 @@ class History:
         """(N, H) int32 items and (N, H * B) float32 responses, oldest event first."""
         responses = self._responses.reshape(len(self._responses), -1)
         return {"items": self._items.copy(), "responses": responses.copy()}
+
+    def snapshot(self) -> Snapshot:
+        """Copies of the (N, H) int32 items and their (N, H, B) float32 responses."""
+        return {"items": self._items.copy(), "responses": self._responses.copy()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes up what histories like these gave as a snapshot."""
+        self._items[...] = snapshot["items"]
+        self._responses[...] = snapshot["responses"]

@@ -15,6 +15,7 @@ LAYERS = {
     "errors": 0,
     "metrics": 0,
     "randomness": 0,
+    "snapshots": 1,
     "config": 1,
     "rendering": 1,
     "engine": 2,

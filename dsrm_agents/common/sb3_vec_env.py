@@ -17,6 +17,7 @@ from kuaisim_gym.envs.assembly import SessionBatch, check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, rows_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.snapshots import Snapshot
 
 
 class KuaiVecEnv(BatchView, VecEnv):
@@ -91,6 +92,30 @@ class KuaiVecEnv(BatchView, VecEnv):
             self._arrive(done)
             observation = self.batch.observe()
         return observation, result.reward.astype(np.float32), done, infos
+
+    def observe(self) -> VecEnvObs:
+        """What all sessions show now, without a step; wrappers that keep no state have it too."""
+        return self.batch.observe()
+
+    def snapshot(self) -> Snapshot:
+        """The state of all sessions, see :meth:`SessionBatch.snapshot`.
+
+        Raises:
+            ResetNeededError: The environment was made or seeded, and not reset since.
+        """
+        if self._next_seed is not None:
+            raise ResetNeededError("A seed waits for the next reset: call reset() first.")
+        return self.batch.snapshot()
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes on where a snapshot was taken, whatever the seed; no reset is needed.
+
+        Raises:
+            ConfigError: It is of an environment with other options.
+        """
+        self.batch.restore(snapshot)
+        self._next_seed = self._actions = None
+        self._arrive(np.ones(self.num_envs, dtype=bool))
 
     def close(self) -> None:
         """Forgets what frames were drawn with."""

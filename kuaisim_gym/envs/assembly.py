@@ -27,6 +27,7 @@ from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceE
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
     "dataset",
@@ -120,6 +121,7 @@ class SessionBatch:
             self.extra_context,
         )
         self.actions = action_kind(action_type, self.core, self.catalogue, self.simulator)
+        self._calibration = calibration
         self._world = f"{self.dataset.name} ({'synthetic' if self.dataset.synthetic else 'real'})"
 
     @property
@@ -184,6 +186,48 @@ class SessionBatch:
     def observe(self) -> Observation:
         """Observations of all sessions."""
         return self.encoder.observe()
+
+    def snapshot(self) -> Snapshot:
+        """Copies of all that changes in the sessions, by name.
+
+        What action kinds keep is a function of that, and no part of it.
+
+        Returns:
+            Arrays, plain ones that can be kept in any file; see :mod:`kuaisim_gym.snapshots`.
+        """
+        return {
+            **of_settings(self._settings()),
+            **under("core", self.core.snapshot()),
+            **under("encoder", self.encoder.snapshot()),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Goes back to a snapshot: from there on, the same actions do the same.
+
+        Args:
+            snapshot: What :meth:`snapshot` gave, here or in a batch of the same options, in any
+                process and on any engine.
+
+        Raises:
+            ConfigError: It is of a batch with other options, or is none; nothing has changed then.
+        """
+        check_alike(self.snapshot(), snapshot)
+        self.core.restore(within("core", snapshot))
+        self.encoder.restore(within("encoder", snapshot))
+
+    def _settings(self) -> dict[str, Any]:
+        """Whatever decides how the sessions go on; engines do not."""
+        return {
+            "task": type(self).__name__,
+            "dataset": self.dataset.fingerprint,
+            "n_sessions": self.n_sessions,
+            "split": self.simulator.split,
+            "response_model": self.simulator.response_model,
+            "calibration": self._calibration,
+            "observation_type": self.encoder.observation_type,
+            "action_type": self.action_type,
+            **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
+        }
 
     def arrivals(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Who has just arrived in some slots, and in which world, for the reset info."""

@@ -17,6 +17,7 @@ from kuaisim_gym.metrics import Sessions, each_session
 from kuaisim_gym.randomness import RETURN_STREAM
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator.returns import ReturnModel
+from kuaisim_gym.snapshots import Snapshot, under, within
 
 
 class RequestBatch(SessionBatch):
@@ -101,6 +102,26 @@ class RetentionBatch(SessionBatch):
             self.core.reset(back, self.core.state.users[back])
         nobody = np.zeros_like(over)
         return result._replace(reward=reward, terminated=nobody, truncated=over)
+
+    def snapshot(self) -> Snapshot:
+        """See :class:`SessionBatch`; with the episodes' finished sessions."""
+        past = {name: array.copy() for name, array in self._past().items()}
+        return super().snapshot() | under("past", past)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """See :class:`SessionBatch`."""
+        super().restore(snapshot)
+        past = within("past", snapshot)
+        for name, array in self._past().items():
+            array[...] = past[name]
+
+    def _past(self) -> Snapshot:
+        return {"visit": self._visit} | {
+            field.name: getattr(self._visits, field.name) for field in fields(Sessions)
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        return {**super()._settings(), "n_visits": self.n_visits}
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """See :class:`SessionBatch`: an episode's requests together, and its returns."""

@@ -29,6 +29,7 @@ from kuaisim_gym.engine.types import (
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.response import ResponseModel
+from kuaisim_gym.snapshots import Snapshot, under, within
 
 # Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
 # little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
@@ -194,6 +195,17 @@ class SessionCore:
             seeds, episodes, np.ascontiguousarray(steps), 1, stream
         )
         return numbers[:, 0]
+
+    def snapshot(self) -> Snapshot:
+        """Copies of all that changes in sessions, by name."""
+        state = {name: array.copy() for name, array in self.state._asdict().items()}
+        return state | under("answers", self._answers.snapshot())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts the sessions where they were when a core like this one gave a snapshot."""
+        for name, array in self.state._asdict().items():
+            array[...] = snapshot[name]
+        self._answers.restore(within("answers", snapshot))
 
     def _checked(self, slates: NDArray[np.integer], slots: BoolArray) -> NDArray[np.int64]:
         """The slates as int64, if they can be shown."""

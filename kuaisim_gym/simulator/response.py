@@ -18,6 +18,7 @@ from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.snapshots import Snapshot
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
@@ -44,6 +45,14 @@ class SessionAnswers(Protocol):
 
     def observe(self, slates: Index, feedback: FloatArray) -> None:
         """Takes in how (N, K) items were answered: (N, K, B) float32 in [0, 1]."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Copies of all that is remembered, by name."""
+        ...
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Remembers what :meth:`snapshot` gave, of as many sessions with the same model."""
         ...
 
 
@@ -110,6 +119,14 @@ class MemorylessAnswers:
 
     def observe(self, slates: Index, feedback: FloatArray) -> None:
         """See :class:`SessionAnswers`: nothing to remember."""
+
+    def snapshot(self) -> Snapshot:
+        """See :class:`SessionAnswers`."""
+        return {"users": self.users.copy()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """See :class:`SessionAnswers`."""
+        self.users[...] = snapshot["users"]
 
 
 class MemorylessModel(ABC):

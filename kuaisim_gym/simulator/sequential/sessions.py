@@ -13,6 +13,7 @@ from torch.nn import functional
 from kuaisim_gym.errors import ResetNeededError
 from kuaisim_gym.simulator.sequential.network import Layer
 from kuaisim_gym.simulator.sequential.sequences import batches
+from kuaisim_gym.snapshots import Snapshot
 
 if TYPE_CHECKING:
     from kuaisim_gym.simulator.sequential.model import SequentialModel
@@ -117,6 +118,28 @@ class SequentialSessions:
         for chunk in events.split(_CHUNK, dim=1):
             state = self._append(chunk)
         self._scores = model.network.scores(state, model.users[self._users])
+
+    def snapshot(self) -> Snapshot:
+        """See :class:`~kuaisim_gym.simulator.response.SessionAnswers`."""
+        tensors = {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
+        return {**tensors, "begun": self._begun.copy(), "next": np.array(self._next)}
+
+    @torch.inference_mode()
+    def restore(self, snapshot: Snapshot) -> None:
+        """See :class:`~kuaisim_gym.simulator.response.SessionAnswers`."""
+        for name, tensor in self._tensors().items():
+            tensor.copy_(torch.from_numpy(snapshot[name]))
+        self._begun[...] = snapshot["begun"]
+        self._next = int(snapshot["next"])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "keys": self._keys,
+            "values": self._values,
+            "closed": self._closed,
+            "users": self._users,
+            "scores": self._scores,
+        }
 
     def _append(self, events: Tensor) -> Tensor:
         """Takes in (N, k, width) events, k at most ``_CHUNK``; the (N, width) state after them."""
