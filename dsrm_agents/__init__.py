@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
 from dsrm_agents.common.evaluation import evaluate
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
 from dsrm_agents.dsrm.dsrm import DSRM
@@ -27,10 +28,12 @@ __all__ = [
     "PurifyVecEnv",
     "PurifyVectorObservation",
     "Student",
+    "TrainingCheckpoint",
     "distil",
     "evaluate",
     "fit_dsrm",
     "fit_purifier",
     "load_purifier",
     "make_vec_env",
+    "resume",
 ]

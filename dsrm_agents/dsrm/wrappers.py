@@ -155,6 +155,11 @@ class PurifyVecEnv(VecEnvWrapper):
         """Purified first observations."""
         return self.purifier(self.venv.reset())[0]  # type: ignore[no-any-return]
 
+    def observe(self) -> VecEnvObs:
+        """What all sessions show now, purified; a purifier remembers nothing between steps."""
+        inner: Any = self.venv
+        return self.purifier(inner.observe())[0]  # type: ignore[no-any-return]
+
     def step_wait(self) -> VecEnvStepReturn:
         """Purifies the observations, and those that ended sessions hide in their infos."""
         observations, rewards, dones, infos = self.venv.step_wait()
