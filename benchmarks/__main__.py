@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument("--sessions", type=int, default=1000, help="evaluation sessions")
     shared.add_argument("--threads", type=_count, default=1, help="torch threads a process")
     shared.add_argument("--out", type=Path, required=True, help="folder of the result files")
+    shared.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="log training for TensorBoard there"
+    )
 
     one = commands.add_parser("run", parents=[shared], help="one agent, one seed")
     one.add_argument("--agent", required=True, choices=AGENTS)
@@ -122,11 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
             options.max_len = [usual] if options.command == "suite" else usual
         if options.command == "run":
             torch.set_num_threads(options.threads)
-            print(run(_base(options, options.agent, options.max_len, options.seed), options.out))
+            spec = _base(options, options.agent, options.max_len, options.seed)
+            print(run(spec, options.out, tensorboard=options.tensorboard))
         elif options.command == "suite":
             base = _base(options, options.agents[0], options.max_len[0], options.seeds[0])
             runs = expand(base, options.agents, options.max_len, options.seeds)
-            run_all(runs, options.out, options.jobs, options.threads)
+            run_all(runs, options.out, options.jobs, options.threads, options.tensorboard)
         elif options.command == "tune":
             torch.set_num_threads(options.threads)
             spec = _base(options, options.agent, options.max_len, options.seed)

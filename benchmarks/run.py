@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,8 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
-from tqdm.auto import tqdm
 
 from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
 from benchmarks.results import (
@@ -27,7 +28,8 @@ from benchmarks.results import (
     versions,
     write_result,
 )
-from dsrm_agents import KuaiVecEnv, Purifier, make_vec_env
+from benchmarks.training import TrainingRecord, agent_logger
+from dsrm_agents import KuaiVecEnv, Purifier, TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS, metrics
@@ -39,11 +41,13 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-CURVE_POINTS = 50
+CHECKPOINTS = 30  # of a run whose sessions are as long as can be; about 20 of most
 # A run's session slots are seeded from a range of its own: two seeds share no session, and all
 # agents of one seed meet the same users.
 SEED_RANGE = 1_000_000
 SLOTS = 1000  # evaluation sessions played side by side
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -79,53 +83,27 @@ class Run:
             )
 
 
-class TrainingRecord(BaseCallback):
-    """Counts finished sessions, keeps the learning curve, and stops at the last session.
-
-    Args:
-        episodes: Sessions to finish.
-        progress: Whether to show a progress bar.
-    """
-
-    def __init__(self, episodes: int, progress: bool) -> None:
-        super().__init__()
-        self.episodes = episodes
-        self.finished: list[dict[str, float]] = []
-        self.curve: list[dict[str, float]] = []
-        self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
-
-    def _on_step(self) -> bool:
-        ended = [info["session"] for info in self.locals["infos"] if "session" in info]
-        self.finished += ended
-        self._bar.update(len(ended))
-        every = max(1, self.episodes // CURVE_POINTS)
-        while len(self.finished) >= (len(self.curve) + 1) * every:
-            start = len(self.curve) * every
-            self.curve.append(self._point(start, start + every))
-        return len(self.finished) < self.episodes
-
-    def _on_training_end(self) -> None:
-        self._bar.close()
-
-    def _point(self, start: int, end: int) -> dict[str, float]:
-        block = self.finished[start:end]
-        means = {name: float(np.mean([one[name] for one in block])) for name in block[0]}
-        return {"episodes": end, "steps": self.num_timesteps, **means}
-
-
-def run(spec: Run, out: Path, progress: bool = True) -> Path:
+def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = None) -> Path:
     """Trains, evaluates and writes the result; does nothing if the same run's is there already.
+
+    While an agent trains, a checkpoint lies beside the result to be. A run that finds one goes on
+    from it, and ends with the result of a run that was never interrupted, training seconds apart.
+    Off-policy agents have none and start over.
 
     Args:
         spec: What to run.
         out: Folder of the result file.
         progress: Whether to show progress bars.
+        tensorboard: Folder in which training is logged for TensorBoard, in a folder of the
+            result's name; ``None`` for no log.
 
     Returns:
         The result file.
 
     Raises:
-        ConfigError: ``out`` is a file, or holds the result of a run with other settings.
+        ConfigError: ``out`` is a file, or holds the result or the checkpoint of a run with other
+            settings; or TensorBoard is not installed.
+        CheckpointError: The checkpoint is damaged, or of an agent made otherwise.
     """
     dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
     header: Result = {
@@ -140,12 +118,15 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
         },
     }
     path = result_path(out, header)
+    checkpoint = path.with_suffix(".checkpoint")
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The results' folder {out} is a file.")
     if path.exists():
         _check_same_run(path, spec, dataset)
+        checkpoint.unlink(missing_ok=True)  # of a run that ended between writing and this
         return path
-    sessions, catalogue, train, evaluation = _play(spec, dataset, progress)
+    log = None if tensorboard is None else tensorboard / path.stem
+    sessions, catalogue, train, evaluation = _play(spec, dataset, progress, checkpoint, log)
     measure = partial(summarise, task_of(spec.env), catalogue=catalogue)
     values = measure(sessions)
     rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
@@ -156,9 +137,11 @@ def run(spec: Run, out: Path, progress: bool = True) -> Path:
         "eval": evaluation,
         "metrics": values | {f"{name}_ci95": half for name, half in intervals.items()},
         "versions": versions(),
-        "commit": commit(),
+        "commit": ", ".join(dict.fromkeys([*train.pop("commits", []), commit()])),
     }
-    return write_result(out, result)
+    write_result(out, result)
+    checkpoint.unlink(missing_ok=True)
+    return path
 
 
 def summarise(task: str, sessions: Sessions, catalogue: Catalogue) -> dict[str, float]:
@@ -191,7 +174,7 @@ def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
 
 
 def _play(
-    spec: Run, dataset: Dataset, progress: bool
+    spec: Run, dataset: Dataset, progress: bool, checkpoint: Path, log: Path | None
 ) -> tuple[Sessions, Catalogue, dict[str, Any], dict[str, Any]]:
     """Test sessions, the catalogue, and the ``train`` and ``eval`` blocks of the result."""
     world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
@@ -204,8 +187,9 @@ def _play(
         learner = LEARNERS[spec.agent]
         started = time.perf_counter()
         purifier = learner.purifier(dataset, spec.seed, progress)
-        agent, train = train_agent(spec, dataset, purifier, progress)
-        train["seconds"] = time.perf_counter() - started  # the purifier's fit included
+        fit_seconds = time.perf_counter() - started
+        agent, train = train_agent(spec, dataset, purifier, progress, checkpoint, log)
+        train["seconds"] += fit_seconds  # once, however often the run was interrupted
         env = evaluation_env(*world, learner.options)
         worn = learner.wear(env, purifier)
     sessions, evaluation = play(agent, worn, spec.sessions)
@@ -219,6 +203,8 @@ def train_agent(
     progress: bool,
     users: NDArray[np.int32] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    log: Path | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """Trains a learner behind a purifier, or on the raw state.
 
@@ -229,28 +215,68 @@ def train_agent(
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
         overrides: Hyper-parameters that stand before those of ``hyperparams.yml``.
+        checkpoint: File in which progress is kept, and from which it goes on if it is there; for
+            on-policy agents alone.
+        log: Folder of TensorBoard's files; ``None`` for no log.
 
     Returns:
-        The trained agent and the ``train`` block of the result.
+        The trained agent and the ``train`` block of the result; with a checkpoint also under
+        ``"commits"`` the code that ran before.
+
+    Raises:
+        ConfigError: The checkpoint is of a run with other settings, or there is no TensorBoard.
+        CheckpointError: It is damaged, or of an agent made otherwise.
     """
     learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
-    started = time.perf_counter()
+    record = TrainingRecord(spec.episodes, progress)
     n_envs = options.pop("n_envs")
     rewarded = {} if learner.quota is None else {"fairness_coef": options.pop("fairness_coef")}
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
     agent = learner.build(learner.wear(env, purifier, **rewarded), options, spec.seed)
     env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
-    agent.set_logger(Logger(folder=None, output_formats=[]))
-    record = TrainingRecord(spec.episodes, progress)
     rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
-    agent.learn(total_timesteps=rounds * n_envs * env.batch.longest, callback=record)
+    total = rounds * n_envs * env.batch.longest
+    callbacks: list[BaseCallback] = [record]
+    commits: list[str] = []
+    if checkpoint is not None and isinstance(agent, OnPolicyAlgorithm):
+        settings = {"episodes": spec.episodes, "versions": versions()}
+        if checkpoint.exists():
+            commits = _go_on(checkpoint, agent, record, settings)
+        now = list(dict.fromkeys([*commits, commit()]))
+        callbacks.append(
+            TrainingCheckpoint(
+                checkpoint,
+                max(1, total // CHECKPOINTS),
+                lambda: {"settings": settings, "commits": now, "record": record.state()},
+            )
+        )
+    with closing(agent_logger(log)) as logged:
+        agent.set_logger(logged)
+        left = total - agent.num_timesteps
+        agent.learn(left, callbacks, reset_num_timesteps=agent.num_timesteps == 0)
+        logged.dump(agent.num_timesteps)  # what was recorded since the last rollout
     return agent, {
-        "episodes": len(record.finished),
+        "episodes": record.finished,
         "steps": int(agent.num_timesteps),
-        "seconds": time.perf_counter() - started,
+        "seconds": record.seconds,
         "curve": record.curve,
-    }
+    } | ({"commits": commits} if commits else {})
+
+
+def _go_on(
+    checkpoint: Path, agent: BaseAlgorithm, record: TrainingRecord, settings: dict[str, Any]
+) -> list[str]:
+    """Takes up a checkpoint of the same run; the commits of the code that ran before it."""
+    kept = resume(checkpoint, agent)
+    if kept["settings"] != settings:
+        raise ConfigError(
+            f"{checkpoint} holds the progress of another run: wanted {settings}, found "
+            f"{kept['settings']}. Remove it or choose another folder."
+        )
+    record.take_up(kept["record"])
+    logger.info("Going on from %s, after %d sessions.", checkpoint, record.finished)
+    return list(kept["commits"])
 
 
 def evaluation_env(

@@ -1,4 +1,7 @@
-"""Many runs, side by side in processes; finished ones are skipped, a failed one ends the rest."""
+"""Many runs, side by side in processes; finished ones are skipped, a failed one ends the rest.
+
+Those that were interrupted go on; see :func:`~benchmarks.run.run`.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,9 @@ def expand(
     ]
 
 
-def run_all(runs: list[Run], out: Path, jobs: int, threads: int) -> None:
+def run_all(
+    runs: list[Run], out: Path, jobs: int, threads: int, tensorboard: Path | None = None
+) -> None:
     """Runs them all in the order given, and shows one progress bar.
 
     Args:
@@ -33,8 +38,10 @@ def run_all(runs: list[Run], out: Path, jobs: int, threads: int) -> None:
         out: Folder of the result files.
         jobs: Processes at a time.
         threads: Threads of torch and of NumPy's linear algebra in each.
+        tensorboard: Folder of TensorBoard's logs, see :func:`~benchmarks.run.run`.
     """
     with tqdm(total=len(runs), desc="Runs", unit="run") as bar:
-        for done in side_by_side(run, runs, out, False, jobs=jobs, threads=threads):
+        shared = (out, False, tensorboard)
+        for done in side_by_side(run, runs, *shared, jobs=jobs, threads=threads):
             bar.set_postfix_str(done.agent)
             bar.update()

@@ -1,0 +1,95 @@
+"""What is kept of a training: finished sessions, the learning curve, the time, the log."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
+from tqdm.auto import tqdm
+
+from kuaisim_gym.errors import ConfigError
+
+CURVE_POINTS = 50
+
+
+class TrainingRecord(BaseCallback):
+    """Counts finished sessions, keeps the learning curve, and stops at the last session.
+
+    The curve goes to the agent's logger too.
+
+    Args:
+        episodes: Sessions to finish.
+        progress: Whether to show a progress bar.
+
+    Attributes:
+        finished: Sessions finished.
+        curve: Points of the learning curve: means over the sessions since the one before.
+    """
+
+    def __init__(self, episodes: int, progress: bool) -> None:
+        super().__init__()
+        self.episodes = episodes
+        self.finished = 0
+        self.curve: list[dict[str, float]] = []
+        self._latest: list[dict[str, float]] = []  # finished since the last point
+        self._seconds, self._started = 0.0, time.perf_counter()
+        self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
+
+    @property
+    def seconds(self) -> float:
+        """Since it was made, and up to the state that it took up."""
+        return self._seconds + time.perf_counter() - self._started
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as JSON knows it."""
+        return {
+            "finished": self.finished,
+            "curve": self.curve,
+            "latest": self._latest,
+            "seconds": self.seconds,
+        }
+
+    def take_up(self, state: dict[str, Any]) -> None:
+        """Goes on from what :meth:`state` gave."""
+        self.finished, self.curve = state["finished"], state["curve"]
+        self._latest, self._seconds = state["latest"], state["seconds"]
+        self._bar.update(self.finished)
+
+    def _on_step(self) -> bool:
+        ended = [info["session"] for info in self.locals["infos"] if "session" in info]
+        self.finished += len(ended)
+        self._latest += ended
+        self._bar.update(len(ended))
+        every = max(1, self.episodes // CURVE_POINTS)
+        while len(self._latest) >= every:
+            self._add_point(self._latest[:every])
+            del self._latest[:every]
+        return self.finished < self.episodes
+
+    def _on_training_end(self) -> None:
+        self._bar.close()
+
+    def _add_point(self, block: list[dict[str, float]]) -> None:
+        means = {name: float(np.mean([one[name] for one in block])) for name in block[0]}
+        for name, value in means.items():
+            self.logger.record(f"session/{name}", value)
+        episodes = (len(self.curve) + 1) * len(block)
+        self.curve.append({"episodes": episodes, "steps": self.num_timesteps, **means})
+
+
+def agent_logger(folder: Path | None) -> Logger:
+    """An agent's logger, which writes TensorBoard's files into a folder, or nothing at all.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
+    if folder is None:
+        return Logger(folder=None, output_formats=[])
+    if find_spec("tensorboard") is None:
+        raise ConfigError("A TensorBoard log needs TensorBoard: pip install tensorboard.")
+    return Logger(str(folder), [TensorBoardOutputFormat(str(folder))])
