@@ -12,7 +12,8 @@ one file, of tensors and plain values, which :func:`torch.load` reads without ru
 
 Kept are the weights and the optimiser; the steps and updates made; the sessions and what they last
 showed; the states of torch's and NumPy's global generators, and of every
-:class:`numpy.random.Generator` that is an attribute of the algorithm, its policy or its buffer.
+:class:`numpy.random.Generator` that is an attribute of the algorithm, its policy or its buffer; and
+what an algorithm with more to remember gives as ``training_state()``, tensors by name.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
+from torch import Tensor
 
 from dsrm_agents.common.identity import differences, identity_of
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv
@@ -42,6 +44,17 @@ FORMAT = "kuaisim-agent-training-1"
 
 # A purifier makes the same observation slightly otherwise in a batch of another size.
 _SAME = 1e-3
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An algorithm whose next rollout depends on more than weights, sessions and generators."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What it remembers, where a rollout begins."""
+
+    def set_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes it up again."""
 
 
 class TrainingCheckpoint(BaseCallback):
@@ -136,6 +149,8 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     model.num_timesteps, model._n_updates = content["num_timesteps"], content["n_updates"]
     model._last_obs = observations.get("", observations)
     model._last_episode_starts = content["episode_starts"].numpy()
+    if isinstance(model, Remembering):
+        model.set_training_state(content["remembered"])
     _set_random_states(model, content["random"])
     extra: dict[str, Any] = json.loads(content["extra"])
     return extra
@@ -174,6 +189,7 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
         "parameters": model.get_parameters(),
+        "remembered": model.training_state() if isinstance(model, Remembering) else {},
         "random": _random_states(model),
         "sessions": {name: torch.from_numpy(one) for name, one in env.snapshot().items()},
         "observations": {

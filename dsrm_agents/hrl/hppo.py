@@ -155,8 +155,19 @@ class HierarchicalPPO(PPO):
         self.fair = Fairness(self.fairness, self.policy_kwargs["catalogue"])
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
-        self._held: Tensor | None = None
-        self._age: NDArray[np.int64] = np.zeros(self.n_envs, dtype=np.int64)
+        # The manager's last draws, and how many steps ago each session's was made.
+        self._held = torch.zeros(self.n_envs, 2, device=self.device)
+        self._age = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the next rollout depends on beside weights, sessions and generators."""
+        multiplier = torch.tensor(self.weight.value, dtype=torch.float64)
+        return {"held": self._held, "age": self._age, "multiplier": multiplier}
+
+    def set_training_state(self, state: dict[str, Tensor]) -> None:
+        """Takes up what :meth:`training_state` gave."""
+        self._held, self._age = state["held"].to(self.device), state["age"].to(self.device)
+        self.weight.value = float(state["multiplier"])
 
     def collect_rollouts(
         self,
@@ -179,12 +190,10 @@ class HierarchicalPPO(PPO):
         for _ in range(n_rollout_steps):
             assert isinstance(self._last_obs, dict)
             assert self._last_episode_starts is not None
-            self._age[self._last_episode_starts.astype(bool)] = 0
+            self._age[torch.as_tensor(self._last_episode_starts, dtype=torch.bool)] = 0
             due = self._age % self.policy.decision_period == 0
             with torch.no_grad():
-                decision = self.policy.decide(
-                    self._observed(), self._held, torch.as_tensor(due, device=self.device)
-                )
+                decision = self.policy.decide(self._observed(), self._held, due)
             new_obs, reward, dones, infos = env.step(decision.actions.cpu().numpy())
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -201,7 +210,7 @@ class HierarchicalPPO(PPO):
             rollout_buffer.add_decision(
                 self._last_obs,
                 decision,
-                due,
+                due.cpu().numpy(),
                 rewards + self._value_at_cap(dones, infos),
                 credit,
                 self._last_episode_starts,
