@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, fit_purifier
 from dsrm_agents.baselines.reference import REFERENCES
 from dsrm_agents.baselines.scorer import ScorerVecEnv
+from dsrm_agents.common.quality import unbiased_quality
 from dsrm_agents.dsrm.purifier import Purifier
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
@@ -70,6 +71,20 @@ def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
     return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=noise, **options)
 
 
+def _hierarchical(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> HierarchicalPPO:
+    """The agent whose items are purified as its states are, where the data allow it."""
+    data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
+    quality = unbiased_quality(data, catalogue.item_embedding[:, 0])
+    return HierarchicalPPO(
+        "HierarchicalPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        policy_kwargs={"item_quality": quality},
+        **hyperparams,
+    )
+
+
 LEARNERS: dict[str, Learner] = {
     "a2c": Learner(_sb3(A2C, "MlpPolicy")),
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
@@ -80,7 +95,8 @@ LEARNERS: dict[str, Learner] = {
     "flat+quota": Learner(_sb3(PPO, "MlpPolicy"), SCORED, purify="dsrm", quota=True),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
-    "dsrm-hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),
+    "dsrm-hrl": Learner(_hierarchical, SLATES, purify="dsrm"),
+    "dsrm-hrl-logged": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
 

@@ -81,7 +81,7 @@ _TD3: Space = {
     "noise_std": _log(0.03, 0.3),
 }
 _HRL: Space = {
-    "learning_rate": _log(3e-4, 1e-2),
+    "learning_rate": _log(2e-4, 5e-3),
     "n_epochs": _one_of(1, 2, 3),
     "clip_range": _one_of(0.1, 0.2, 0.3),
     "manager_gamma": _one_of(0.9, 0.95, 0.99),
@@ -98,6 +98,7 @@ SPACES: dict[str, Space] = {
     "td3": _TD3,
     "hrl": _HRL,
     "dsrm-hrl": _HRL,
+    "dsrm-hrl-logged": _HRL,
 }
 
 

@@ -62,6 +62,10 @@ class ScorerVecEnv(VecEnvWrapper):
         """First observations."""
         return self.venv.reset()
 
+    def observe(self) -> VecEnvObs:
+        """The latest observations; nothing here remembers more than the sessions do."""
+        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
+
     def step_async(self, actions: NDArray[Any]) -> None:
         """Ranks the items and shows the best."""
         scores = np.asarray(actions, dtype=np.float32) @ self._vectors.T

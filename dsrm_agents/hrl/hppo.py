@@ -98,6 +98,9 @@ class HierarchicalPPO(PPO):
                 raise unknown_option("An option of HierarchicalPPO", option, PASSED_ON)
         self.manager_gamma = manager_gamma
         self.fairness = fairness
+        self.fairness_coef = fairness_coef
+        self.fairness_target = fairness_target
+        self.multiplier_step = multiplier_step
         self.weight = FairnessWeight(fairness_coef, fairness_target, multiplier_step)
         super().__init__(
             policy,

@@ -79,6 +79,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
         decision_period: c, steps between two decisions of the manager.
         item_features: (n_items, f) float, by which the worker knows the items in place of the
             catalogue's embedding (:func:`dsrm_agents.hrl.features.item_features` makes them).
+        item_quality: (n_items,) float in place of the item's logged effect, such as
+            :func:`dsrm_agents.common.quality.unbiased_quality` gives.
         hidden: Width of the two hidden layers of the manager and of each critic.
         manager_lr_scale: Manager's learning rate over the worker's.
         critic_lr_scale: Critics' learning rate over the worker's.
@@ -96,6 +98,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         worker: str = "constrained",
         decision_period: int = 1,
         item_features: NDArray[np.floating] | None = None,
+        item_quality: NDArray[np.floating] | None = None,
         hidden: int = 64,
         manager_lr_scale: float = 1.0,
         critic_lr_scale: float = 1.0,
@@ -106,6 +109,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         self.decision_period = check_whole("decision_period", decision_period, 1)
         self.catalogue = catalogue
         self.item_features = item_features
+        self.item_quality = item_quality
         self.hidden = hidden
         self.lr_scales = {"manager": manager_lr_scale, "critic": critic_lr_scale, "worker": 1.0}
         kwargs.setdefault("features_extractor_class", FlattenExtractor)
@@ -115,7 +119,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         assert isinstance(self.observation_space, spaces.Dict)
         state_dim = int(np.prod(self.observation_space["state"].shape or ()))
-        items = Items(self.catalogue, self.item_features)
+        items = Items(self.catalogue, self.item_features, self.item_quality)
         self.worker: Worker
         if isinstance(self.action_space, spaces.MultiDiscrete):
             slate_size = len(self.action_space.nvec)
@@ -329,6 +333,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
             "worker": self.kind,
             "decision_period": self.decision_period,
             "item_features": self.item_features,
+            "item_quality": self.item_quality,
             "hidden": self.hidden,
             "manager_lr_scale": self.lr_scales["manager"],
             "critic_lr_scale": self.lr_scales["critic"],

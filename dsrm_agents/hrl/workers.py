@@ -46,6 +46,8 @@ class Items(nn.Module):
             describe them by the catalogue's embedding. With features the projection starts at
             the linear map that predicts the embedding best, and items that were never logged
             have a place, too.
+        quality: (n_items,) float, which takes the place of the embedding's column 0, the item's
+            effect in the log; ``None`` to leave that.
 
     Attributes:
         described: (n_items, f or d) float32.
@@ -60,9 +62,21 @@ class Items(nn.Module):
     item_of_column: Tensor
     column_of_item: Tensor
 
-    def __init__(self, catalogue: Catalogue, features: NDArray[np.floating] | None) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        features: NDArray[np.floating] | None = None,
+        quality: NDArray[np.floating] | None = None,
+    ) -> None:
         super().__init__()
-        popular, embedding = catalogue.popular, catalogue.item_embedding
+        popular, embedding = catalogue.popular, catalogue.item_embedding.copy()
+        if quality is not None:
+            if quality.shape != popular.shape or not np.isfinite(quality).all():
+                raise ConfigError(
+                    f"item_quality must be ({len(popular)},) finite numbers, one for each item of "
+                    f"the catalogue; got an array of shape {quality.shape}."
+                )
+            embedding[:, 0] = quality
         if features is not None and (
             features.ndim != 2 or len(features) != len(popular) or not np.isfinite(features).all()
         ):
