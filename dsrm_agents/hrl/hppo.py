@@ -127,8 +127,13 @@ class HierarchicalPPO(PPO):
         Raises:
             CheckpointError: It shows other items than the policy was built for.
         """
+        before = self.env
         super().set_env(env, force_reset)
-        self._take_catalogue()
+        try:
+            self._take_catalogue()
+        except CheckpointError:
+            self.env = before
+            raise
 
     def _take_catalogue(self) -> None:
         """Takes the environment's catalogue, or checks that it is the policy's."""
@@ -207,7 +212,7 @@ class HierarchicalPPO(PPO):
             fair = self.fair(slates, self._last_obs["exposed"])
             rewards = np.stack([reward + self.weight.value * fair, reward], axis=1)
             credit = np.zeros_like(rewards[:, :1])
-            if decision.draws.shape[1] == slates.shape[1]:
+            if self.policy.draws_items:
                 credit = responses - reward[:, None]
             steps.add(self.policy.catalogue.popular[slates], fair, rewards, infos)
             rollout_buffer.add_decision(

@@ -143,6 +143,11 @@ class HierarchicalPolicy(ActorCriticPolicy):
             **self.optimizer_kwargs,
         )
 
+    @property
+    def draws_items(self) -> bool:
+        """Whether the worker draws a slate's items one by one, so that each has its response."""
+        return isinstance(self.worker, SlateWorker)
+
     def set_fairness(self, longtail_share: float | None) -> None:
         """Turns the dial: every session is kept at a share of long-tail items, without training.
 
