@@ -18,6 +18,7 @@ from benchmarks.results import read_result, read_results
 from benchmarks.run import Run, run
 from benchmarks.suite import expand, run_all
 from benchmarks.tables import markdown
+from dsrm_agents.baselines.reference import REFERENCES
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import RESPONSE_MODELS, SessionConfig
 from kuaisim_gym.data import DATASETS
@@ -25,7 +26,7 @@ from kuaisim_gym.envs.tasks import TASKS
 from kuaisim_gym.errors import KuaiSimError
 
 # The slow ones first: two processes then finish together.
-DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *AGENTS[:6])
+DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *REFERENCES)
 DEMO_EPISODES, SMOKE_EPISODES = 3000, 64
 
 

@@ -8,6 +8,7 @@ default window no step is ever penalised.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.randomness import POLICY_STREAM, uniform
-from kuaisim_gym.simulator import build_simulator
+from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.response import ResponseModel
 
 FloatArray = NDArray[np.float32]
+_MOST_USERS = 1000  # whose answers an item's mean is taken over
+
 ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
@@ -83,6 +86,20 @@ def _expected_oracle(batch: SessionBatch) -> FloatArray:
     return _answers(batch.simulator.expected, batch)
 
 
+def _expected_quality(batch: SessionBatch) -> FloatArray:
+    quality = _mean_answers(batch.simulator)
+    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
+
+
+@lru_cache(maxsize=2)
+def _mean_answers(simulator: Simulator) -> FloatArray:
+    """(n_items,) mean expected answer to each item, over at most a thousand of the users."""
+    users = simulator.users[:: -(-len(simulator.users) // _MOST_USERS)]
+    items = np.arange(simulator.dataset.n_items)
+    answers = simulator.expected.probability(users[:, None], items[None, :])
+    return np.asarray(answers.mean(axis=0), dtype=np.float32)
+
+
 def _realised_oracle(batch: SessionBatch) -> FloatArray:
     return _answers(batch.simulator.model, batch)
 
@@ -91,6 +108,7 @@ REFERENCES: dict[str, tuple[ScoreRule, bool]] = {
     "random": (_random, False),
     "popularity": (_popularity, False),
     "quality+quota": (_quality, True),
+    "expected-quality+quota": (_expected_quality, True),
     "train-oracle+quota": (_train_oracle, True),
     "expected-oracle+quota": (_expected_oracle, True),
     "realised-oracle+quota": (_realised_oracle, True),
@@ -105,7 +123,8 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
             simulator, or a catalogue with too few items in a group.
     """
     score, quota = REFERENCES[check_choice("reference", name, REFERENCES)]
-    if score in (_expected_oracle, _realised_oracle) and batch.simulator.split != "test":
+    knows_the_test = score in (_expected_quality, _expected_oracle, _realised_oracle)
+    if knows_the_test and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
     popular, half = int(batch.catalogue.popular.sum()), batch.config.slate_size // 2
     if quota and not half <= popular <= batch.catalogue.n_items - half - 1:

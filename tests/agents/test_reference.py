@@ -28,6 +28,8 @@ def test_the_rows_stand_in_their_order(source: str, request) -> None:
     assert rows["popularity"]["ad"] == 1.0
     assert rows["train-oracle+quota"]["len"] < rows["expected-oracle+quota"]["len"]
     assert rows["quality+quota"]["len"] < rows["expected-oracle+quota"]["len"]
+    assert rows["quality+quota"]["r_each"] < rows["expected-quality+quota"]["r_each"]
+    assert rows["expected-quality+quota"]["r_each"] < rows["expected-oracle+quota"]["r_each"]
     assert rows["expected-oracle+quota"]["r_each"] <= rows["realised-oracle+quota"]["r_each"]
 
 
