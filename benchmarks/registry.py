@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -71,6 +72,16 @@ def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
     return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=noise, **options)
 
 
+def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> PPO:
+    """PPO over scorers that starts, as the hierarchical worker does, at the ranking by quality."""
+    options = dict(hyperparams)
+    start = {"log_std_init": options.pop("log_std_init")}
+    agent = PPO("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=start, **options)
+    with torch.no_grad():
+        agent.policy.action_net.bias[0] = 0.5  # of the box: room to grow and to shrink
+    return agent
+
+
 def _hierarchical(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> HierarchicalPPO:
     """The agent whose items are purified as its states are, where the data allow it."""
     data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
@@ -90,9 +101,9 @@ LEARNERS: dict[str, Learner] = {
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
     "ppo+dsrm": Learner(_sb3(PPO, "MlpPolicy"), purify="dsrm"),
     "ppo+blank": Learner(_sb3(PPO, "MlpPolicy"), purify="blank"),
-    "ppo+quota": Learner(_sb3(PPO, "MlpPolicy"), SCORED, quota=True),
-    "flat": Learner(_sb3(PPO, "MlpPolicy"), SCORED, purify="dsrm", quota=False),
-    "flat+quota": Learner(_sb3(PPO, "MlpPolicy"), SCORED, purify="dsrm", quota=True),
+    "ppo+quota": Learner(_scorer, SCORED, quota=True),
+    "flat": Learner(_scorer, SCORED, purify="dsrm", quota=False),
+    "flat+quota": Learner(_scorer, SCORED, purify="dsrm", quota=True),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
     "dsrm-hrl": Learner(_hierarchical, SLATES, purify="dsrm"),

@@ -188,7 +188,9 @@ def _play(
         started = time.perf_counter()
         purifier = learner.purifier(dataset, spec.seed, progress)
         fit_seconds = time.perf_counter() - started
-        agent, train = train_agent(spec, dataset, purifier, progress, checkpoint, log)
+        agent, train = train_agent(
+            spec, dataset, purifier, progress, checkpoint=checkpoint, log=log
+        )
         train["seconds"] += fit_seconds  # once, however often the run was interrupted
         env = evaluation_env(*world, learner.options)
         worn = learner.wear(env, purifier)
@@ -201,6 +203,7 @@ def train_agent(
     dataset: Dataset,
     purifier: Purifier | None,
     progress: bool,
+    *,
     users: NDArray[np.int32] | None = None,
     overrides: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,

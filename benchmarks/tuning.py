@@ -74,6 +74,7 @@ _PPO: Space = {
     "gamma": _one_of(0.9, 0.95, 0.99),
     "ent_coef": _log(1e-6, 1e-2),
 }
+_SCORER: Space = {**_PPO, "log_std_init": FloatDistribution(-4.0, -1.0)}
 _TD3: Space = {
     "learning_rate": _log(1e-4, 3e-3),
     "batch_size": _one_of(128, 256, 512),
@@ -92,9 +93,9 @@ SPACES: dict[str, Space] = {
     "ppo": _PPO,
     "ppo+dsrm": _PPO,
     "ppo+blank": _PPO,
-    "ppo+quota": _PPO,
-    "flat": _PPO | {"fairness_coef": _log(0.3, 5.0)},
-    "flat+quota": _PPO,
+    "ppo+quota": _SCORER,
+    "flat": _SCORER | {"fairness_coef": _log(0.3, 5.0)},
+    "flat+quota": _SCORER,
     "td3": _TD3,
     "hrl": _HRL,
     "dsrm-hrl": _HRL,

@@ -6,6 +6,7 @@ but the protocol of their library.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property, lru_cache
@@ -222,6 +223,7 @@ class SessionBatch:
             "dataset": self.dataset.fingerprint,
             "n_sessions": self.n_sessions,
             "split": self.simulator.split,
+            "users": zlib.crc32(self.core.session_users.tobytes()),
             "response_model": self.simulator.response_model,
             "calibration": self._calibration,
             "observation_type": self.encoder.observation_type,

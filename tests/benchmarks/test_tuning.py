@@ -212,12 +212,12 @@ def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch
         fitted.append(quick_fit(name, dataset, **options))
         return fitted[-1]
 
-    def recorded(env, purifier) -> Any:
+    def recorded(learner, env, purifier, **rewarded) -> Any:
         worn.append(purifier)
-        return wear(env, purifier)
+        return wear(learner, env, purifier, **rewarded)
 
     monkeypatch.setattr(registry, "fit_purifier", fit)
-    monkeypatch.setattr(Learner, "wear", staticmethod(recorded))
+    monkeypatch.setattr(Learner, "wear", recorded)
     spec = Run("dsrm-hrl", max_len=3, seed=0, episodes=1, sessions=4)
     tune(spec, 2, tmp_path, progress=False)
     assert len(fitted) == 1
