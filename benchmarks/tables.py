@@ -13,7 +13,7 @@ from benchmarks.registry import AGENTS, LEARNERS, task_of
 from benchmarks.results import Result, World, world_of
 
 CEILING = "expected-oracle+quota"
-PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
+PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "flat": "FLAT", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
 _FAIR_COLUMNS = {
     "len": "Len",
     "r_each": "R_each",
@@ -69,6 +69,34 @@ def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
 def markdown(results: list[Result]) -> str:
     """All tables, one for each environment, dataset and session length."""
     return "\n".join(_table(world, agents) for world, agents in sorted(by_world(results).items()))
+
+
+def summary(results: list[Result]) -> str:
+    """One table of whole sessions with fairness: a row an agent, a column a world and a length."""
+    worlds = {
+        world: agents
+        for world, agents in sorted(by_world(results).items())
+        if task_of(world[0]) == "session"
+    }
+    titles = [
+        f"{env.removesuffix('-Fair-v0')} {'SYNTHETIC' if synthetic else 'real'}, T = {max_len}"
+        for env, synthetic, _, max_len in worlds
+    ]
+    lines = ["| Len, R_each | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(titles)]
+    for agent in AGENTS:
+        cells = [_len_and_reward(agents.get(agent, [])) for agents in worlds.values()]
+        if any(cells):
+            lines.append("| " + " | ".join([agent, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _len_and_reward(runs: list[Result]) -> str:
+    """Both with 95 % intervals over seeds; empty without runs."""
+    if not runs:
+        return ""
+    length, of_length = mean_and_ci95([one["metrics"]["len"] for one in runs])
+    reward, of_reward = mean_and_ci95([one["metrics"]["r_each"] for one in runs])
+    return f"{length:.2f} ± {of_length:.2f}, {reward:.3f} ± {of_reward:.3f}"
 
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:

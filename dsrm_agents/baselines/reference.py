@@ -1,4 +1,4 @@
-"""Reference rows: what chance, popularity, quality and three degrees of knowledge are worth.
+"""Reference rows: what chance, popularity, quality and degrees of knowledge are worth.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
 agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items: with even K and the
@@ -82,6 +82,12 @@ def _train_oracle(batch: SessionBatch) -> FloatArray:
     return _answers(build_simulator(batch.dataset, "train", kind).model, batch)
 
 
+def _truth(batch: SessionBatch) -> FloatArray:
+    assert batch.dataset.truth is not None
+    users, items = batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)
+    return batch.dataset.truth.expected(users, items[None, :])
+
+
 def _expected_oracle(batch: SessionBatch) -> FloatArray:
     return _answers(batch.simulator.expected, batch)
 
@@ -110,6 +116,7 @@ REFERENCES: dict[str, tuple[ScoreRule, bool]] = {
     "quality+quota": (_quality, True),
     "expected-quality+quota": (_expected_quality, True),
     "train-oracle+quota": (_train_oracle, True),
+    "truth+quota": (_truth, True),
     "expected-oracle+quota": (_expected_oracle, True),
     "realised-oracle+quota": (_realised_oracle, True),
 }
@@ -126,6 +133,10 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
     knows_the_test = score in (_expected_quality, _expected_oracle, _realised_oracle)
     if knows_the_test and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
+    if score is _truth and batch.dataset.truth is None:
+        raise ConfigError(
+            f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
+        )
     popular, half = int(batch.catalogue.popular.sum()), batch.config.slate_size // 2
     if quota and not half <= popular <= batch.catalogue.n_items - half - 1:
         raise ConfigError(
