@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
@@ -31,6 +32,15 @@ def world_of(result: Result) -> World:
     """What must agree for two results to be comparable."""
     dataset = result["dataset"]
     return result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"]
+
+
+def data_block(dataset: Dataset) -> dict[str, Any]:
+    """The ``dataset`` block of a result: what it was made with, and whether that is real."""
+    return {
+        "name": dataset.name,
+        "synthetic": dataset.synthetic,
+        "fingerprint": dataset.fingerprint,
+    }
 
 
 def result_path(out: Path, result: Result) -> Path:

@@ -31,6 +31,7 @@ from benchmarks.results import (
     already_there,
     check_same,
     commit,
+    data_block,
     read_result,
     versions,
 )
@@ -224,11 +225,7 @@ def _header(spec: Run, dataset: Dataset) -> Result:
         "agent": spec.agent,
         "env": spec.env,
         "max_len": spec.max_len,
-        "dataset": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-        },
+        "dataset": data_block(dataset),
         "settings": {"episodes": spec.episodes, "sessions": spec.sessions, "seed": spec.seed},
         "space": {name: _describe(distribution) for name, distribution in space.items()},
         "fixed": {name: value for name, value in present.items() if name not in space},

@@ -11,7 +11,7 @@ import torch
 from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
-from benchmarks.results import Result, already_there, commit, read_result, versions
+from benchmarks.results import Result, already_there, commit, data_block, read_result, versions
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.envs.assembly import shared_dataset
@@ -97,11 +97,7 @@ def finish(study: Study, out: Path) -> None:
         "study": study.kind,
         "env": ENV,
         "max_len": MAX_LEN,
-        "dataset": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-        },
+        "dataset": data_block(dataset),
         **study.settings,
     }
     if already_there(path, header):

@@ -18,7 +18,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
-from benchmarks.results import Result, already_there, commit, versions
+from benchmarks.results import Result, already_there, commit, data_block, versions
 from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier, options_of
 from dsrm_agents.dsrm.kinds import KINDS
@@ -110,9 +110,7 @@ class World:
             "seed": self.seed,
             "events": self.events,
             "dataset": {
-                "name": dataset.name,
-                "synthetic": dataset.synthetic,
-                "fingerprint": dataset.fingerprint,
+                **data_block(dataset),
                 "split_by": dataset.split_by,
                 "events_per_user": len(dataset.log) / len(dataset.log.distinct_users),
             },
