@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run|suite|tune|demo|table|plot|datasets|purify|figures``."""
+"""Command line: ``python -m benchmarks COMMAND``; ``--help`` names the commands."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import datasets, tuning
 from benchmarks.figures import command as figures
+from benchmarks.pareto import command as pareto
 from benchmarks.plots import plot_all
 from benchmarks.purify import report, study
 from benchmarks.registry import AGENTS, task_of
@@ -111,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
 
     drawn = commands.add_parser("figures", help="the paper's figures about purification")
     figures.add_arguments(drawn)
+    dial = commands.add_parser("pareto", help="one agent's fairness dial beside retrained agents")
+    pareto.add_arguments(dial)
 
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
         command = commands.add_parser(name, help=text)
@@ -147,6 +150,8 @@ def main(arguments: list[str] | None = None) -> int:
             _purify(options)
         elif options.command == "figures":
             figures.main(options)
+        elif options.command == "pareto":
+            pareto.main(options)
         elif options.command == "table":
             results = read_results(options.folder)
             print(summary(results), markdown(results), sep="\n\n")

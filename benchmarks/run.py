@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -208,6 +208,7 @@ def train_agent(
     overrides: Mapping[str, Any] | None = None,
     checkpoint: Path | None = None,
     log: Path | None = None,
+    prepare: Callable[[BaseAlgorithm], object] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """Trains a learner behind a purifier, or on the raw state.
 
@@ -221,6 +222,7 @@ def train_agent(
         checkpoint: File in which progress is kept, and from which it goes on if it is there; for
             on-policy agents alone.
         log: Folder of TensorBoard's files; ``None`` for no log.
+        prepare: Called with the agent before it learns.
 
     Returns:
         The trained agent and the ``train`` block of the result; with a checkpoint also under
@@ -237,6 +239,8 @@ def train_agent(
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
     agent = learner.build(learner.wear(env, purifier, **rewarded), options, spec.seed)
+    if prepare is not None:
+        prepare(agent)
     env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
     total = rounds * n_envs * env.batch.longest
