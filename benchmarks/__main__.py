@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import datasets, tuning
+from benchmarks import datasets, stability, tuning
 from benchmarks.figures import command as figures
 from benchmarks.pareto import command as pareto
 from benchmarks.plots import plot_all
@@ -114,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_arguments(drawn)
     dial = commands.add_parser("pareto", help="one agent's fairness dial beside retrained agents")
     pareto.add_arguments(dial)
+    curves = commands.add_parser("stability", help="how steadily agents learn, from run results")
+    stability.add_arguments(curves)
 
     for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
         command = commands.add_parser(name, help=text)
@@ -152,6 +154,8 @@ def main(arguments: list[str] | None = None) -> int:
             figures.main(options)
         elif options.command == "pareto":
             pareto.main(options)
+        elif options.command == "stability":
+            stability.main(options)
         elif options.command == "table":
             results = read_results(options.folder)
             print(summary(results), markdown(results), sep="\n\n")

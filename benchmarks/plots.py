@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,21 +50,34 @@ _WORTH = {
 
 
 def _curves(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
-    """Worth over training sessions: mean and range over seeds."""
+    """Worth over training sessions."""
     measure, label = _WORTH[task]
+    draw_curves(axes, agents, lambda point: point[measure])
+    axes.set_ylabel(f"{label}, training")
+
+
+def draw_curves(
+    axes: Any, agents: dict[str, list[Result]], measure: Callable[[dict[str, float]], float]
+) -> None:
+    """Learning curves: mean and range over seeds; agents that were not trained have none.
+
+    Args:
+        axes: Of Matplotlib.
+        agents: Results by agent.
+        measure: What is drawn of a point of a result's curve.
+    """
     for agent, runs in agents.items():
         curves = [one["train"]["curve"] for one in runs if one["train"]["curve"]]
         if not curves:
             continue
         points = min(len(curve) for curve in curves)
         episodes = [point["episodes"] for point in curves[0][:points]]
-        values = np.array([[point[measure] for point in curve[:points]] for curve in curves])
+        values = np.array([[measure(point) for point in curve[:points]] for curve in curves])
         (line,) = axes.plot(episodes, values.mean(axis=0), label=agent)
         axes.fill_between(
             episodes, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2
         )
     axes.set_xlabel("training sessions")
-    axes.set_ylabel(f"{label}, training")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize="small")
 
