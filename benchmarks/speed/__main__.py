@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks.speed environments|sequential|memory|purifiers|plot``."""
+"""Command line: ``python -m benchmarks.speed COMMAND``; ``--help`` names the commands."""
 
 from __future__ import annotations
 
@@ -34,6 +34,17 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("purifiers", help="states a second, and the cost in training")
     command.add_argument("--repeats", type=int, default=5, help="timings; the median counts")
     command.add_argument("--episodes", type=int, default=4000, help="training sessions clocked")
+    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
+    )
+
+    command = commands.add_parser("training", help="where a training second goes, agent by agent")
+    fair = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
+    command.add_argument("--env", nargs="+", default=fair[:1], choices=fair)
+    command.add_argument(
+        "--episodes", type=int, default=1000, help="sessions of full length in steps"
+    )
     command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"

@@ -55,7 +55,7 @@ def make(case: Case) -> Any:
         "action_type": case.actions,
         "engine": case.engine,
         "observation_type": case.observation,
-        "dataset": _world(ENVIRONMENTS[case.env]["name"], case.items),
+        "dataset": world(ENVIRONMENTS[case.env]["name"], case.items),
     }
     if case.shell == "single":
         return gym.make(case.env, **options)
@@ -100,7 +100,7 @@ def player(env: Any, actions: list[Any]) -> Callable[[int], int]:
 
 
 @lru_cache(maxsize=2)
-def _world(name: str, items: int | None) -> Dataset | None:
+def world(name: str, items: int | None) -> Dataset | None:
     """A world of 400 users, or ``None``, which stands for the one at full size."""
     if items is None:
         return None

@@ -46,7 +46,7 @@ def process_memory() -> dict[str, float]:
     return {name: int(fields[name].split()[0]) * 1.024e-3 for name in names}
 
 
-def report(name: str, tables: dict[str, list[Row]], out: Path | None, **options: int) -> None:
+def report(name: str, tables: dict[str, list[Row]], out: Path | None, **options: object) -> None:
     """Prints tables, and writes them as ``name.json`` into a folder, whole or not at all."""
     for title, rows in tables.items():
         print(markdown(title, rows))

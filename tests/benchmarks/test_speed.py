@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.__main__ import main as other_main
+from benchmarks.speed import training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -53,6 +55,46 @@ def test_purifiers_are_timed(tmp_path: Path) -> None:
     (row,) = study["training"]
     added = row["fit_s"] + row["denoising_s_of_20000"]
     assert row["overhead"] == pytest.approx(added / row["all_else_s_of_20000"])
+
+
+def test_a_training_second_is_divided_without_rest(tmp_path: Path) -> None:
+    assert main(["training", "--quick", "--episodes", "64", "--out", str(tmp_path)]) == 0
+    study = json.loads((tmp_path / "training.json").read_text())
+    assert study.keys() == {*ABOUT, "episodes", "datasets", "training", "parts"}
+    assert [one["synthetic"] for one in study["datasets"]] == [True]
+    costs = {row["agent"]: row for row in study["training"]}
+    assert tuple(costs) == training.AGENTS
+    assert len({row["steps"] for row in costs.values()}) == 1
+    assert costs["ppo"]["times_ppo"] == 1.0
+    for row in costs.values():
+        assert row["steps"] >= 64 * training.MAX_LEN
+        assert row["s_of_20000"] == pytest.approx(
+            row["fit_s"] + 20_000 * row["s"] / row["sessions"]
+        )
+    assert [row["part"] for row in study["parts"]] == list(training.PARTS)
+    for agent, cost in costs.items():
+        shares = {row["part"]: row[f"{agent}_share"] for row in study["parts"]}
+        assert sum(shares.values()) == pytest.approx(1)
+        # All of it was clocked: nothing that belongs to a part is left in the rest.
+        purified = agent == "dsrm-hrl"
+        assert (shares.pop(training.PURIFIER) > 0) == purified == (cost["fit_s"] > 0)
+        assert all(share > 0 for share in shares.values())
+    assert torch.Tensor.backward.__name__ == "backward"  # the clock is off again
+
+
+def test_a_clock_counts_every_second_once(monkeypatch) -> None:
+    now = iter([0.0, 1.0, 4.0, 5.0, 7.0, 10.0])
+    monkeypatch.setattr(training.time, "process_time", lambda: next(now))
+    clock = training.Clock()
+    inner = clock.around(lambda: None, "inner")
+
+    def work() -> str:
+        inner()
+        inner()
+        return "done"
+
+    assert clock.around(work, "outer")() == "done"
+    assert clock.seconds == {"inner": 3.0 + 2.0, "outer": 10.0 - 5.0}
 
 
 def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> None:
