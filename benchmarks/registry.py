@@ -28,6 +28,11 @@ SCORED = {"action_type": "slate"}  # a ScorerVecEnv makes the slates
 SLATES = {"observation_type": "dict", "action_type": "slate"}
 
 
+def behind(env: VecEnv, purifier: Purifier | None) -> VecEnv:
+    """The environment behind a purifier, if there is one."""
+    return env if purifier is None else PurifyVecEnv(env, purifier)
+
+
 @dataclass(frozen=True)
 class Learner:
     """An agent that is trained.
@@ -54,7 +59,7 @@ class Learner:
 
     def wear(self, env: VecEnv, purifier: Purifier | None, fairness_coef: float = 0.0) -> VecEnv:
         """The environment as the agent meets it: behind its purifier and its scorer."""
-        worn = env if purifier is None else PurifyVecEnv(env, purifier)
+        worn = behind(env, purifier)
         return worn if self.quota is None else ScorerVecEnv(worn, self.quota, fairness_coef)
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.studies import ENV, MAX_LEN, PURIFIED, RAW, SESSIONS, title
-from benchmarks.registry import SLATES, Learner
+from benchmarks.registry import SLATES, behind
 from benchmarks.results import Result, world_of
 from benchmarks.run import evaluation_env, play
 from dsrm_agents import fit_purifier
@@ -92,7 +92,7 @@ class NoveltyStudy(PolicyStudy):
         purifier = self.purifier(dataset)
         env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES)
         policy = make_novelty(env.batch, self.beta)
-        sessions, evaluation = play(policy, Learner.wear(env, purifier), self.sessions)
+        sessions, evaluation = play(policy, behind(env, purifier), self.sessions)
         found = metrics.summarise(sessions, env.catalogue.popular)
         return {"eval": evaluation, "metrics": found}
 
@@ -149,7 +149,7 @@ def by_similarity(
     def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
         env = evaluation_env(ENV, dataset, MAX_LEN, seed, sessions, SLATES, split)
         policy = SimilarityPolicy(env.batch, alpha)
-        finished, evaluation = play(policy, Learner.wear(env, purifier), sessions)
+        finished, evaluation = play(policy, behind(env, purifier), sessions)
         return metrics.summarise(finished, env.catalogue.popular), evaluation
 
     lengths = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
