@@ -45,9 +45,29 @@ def test_the_state_follows_the_session(batch, small) -> None:
     np.testing.assert_allclose(
         context["popular_share"], batch.catalogue.popular[slates].mean(axis=1)
     )
-    exposed = batch.observe()["exposed"]
-    np.testing.assert_array_equal(exposed[:, :4], slates)
-    assert (exposed[:, 4:] == -1).all()
+
+
+def test_what_was_shown_stands_beside_how_it_was_answered(batch) -> None:
+    # Slate after slate, -1 and 0 where there was none yet.
+    room = batch.config.longest * 4
+    rng = np.random.default_rng(0)
+    shown, answers = np.full((4, room), -1), np.zeros((4, room), dtype=np.float32)
+    for step in range(3):
+        place = slice(4 * step, 4 * step + 4)
+        shown[:, place] = rng.permutation(batch.catalogue.n_items)[:16].reshape(4, 4)
+        answers[:, place] = batch.step(shown[:, place]).responses
+        seen = batch.observe()
+        np.testing.assert_array_equal(seen["exposed"], shown)
+        np.testing.assert_array_equal(seen["responses"], answers)
+        assert (seen["exposed"].dtype, seen["responses"].dtype) == (np.int32, np.float32)
+    assert 0 < answers.mean(axis=1).min()
+    gone = np.arange(4) == 2
+    batch.reset(gone)
+    seen = batch.observe()
+    assert (seen["exposed"][2] == -1).all()
+    assert (seen["responses"][2] == 0).all()
+    for name, expected in (("exposed", shown), ("responses", answers)):
+        np.testing.assert_array_equal(seen[name][~gone], expected[~gone])
 
 
 def test_observations_are_of_their_space_and_not_shared(batch) -> None:
