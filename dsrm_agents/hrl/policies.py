@@ -86,7 +86,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
         critic_lr_scale: Critics' learning rate over the worker's.
 
     Raises:
-        ConfigError: The spaces are not those that the worker needs, or an option is unknown.
+        ConfigError: The spaces are not those that the worker needs, or an option is unknown, or
+            the Gaussian worker was given features.
     """
 
     def __init__(
@@ -106,6 +107,11 @@ class HierarchicalPolicy(ActorCriticPolicy):
     ) -> None:
         self.kind = check_choice("worker", worker, WORKERS)
         check_spaces(observation_space, action_space, worker)
+        if worker == "gaussian" and item_features is not None:
+            raise ConfigError(
+                "item_features are for workers that draw slates: what a gaussian worker draws is "
+                "applied by the environment, to the catalogue's embedding."
+            )
         self.decision_period = check_whole("decision_period", decision_period, 1)
         self.catalogue = catalogue
         self.item_features = item_features
