@@ -17,9 +17,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
-from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
+from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
+from dsrm_agents.hrl.workers import SlateWorker
 from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
 from kuaisim_gym.simulator.catalogue import Catalogue
 

@@ -1,38 +1,73 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 
 from dsrm_agents import HierarchicalPolicy, HierarchicalPPO, evaluate, make_vec_env
+from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.hrl.buffers import level_advantages
+from dsrm_agents.hrl.distributions import SlateDistribution
+from dsrm_agents.hrl.features import item_features
+from dsrm_agents.hrl.hppo import _shown
+from dsrm_agents.hrl.policies import _parts
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise
 
 SLATES = {"observation_type": "dict", "action_type": "slate"}
+SCORERS = {"observation_type": "dict", "action_type": "continuous"}
+WORKERS = ("constrained", "unconstrained", "gaussian")
 
 
-def train_env(small, n: int = 16, seed: int = 0, **options):
-    return make_vec_env("KuaiRec-Fair-v0", n, "train", seed, dataset=small, **SLATES, **options)
+def train_env(small, n: int = 16, seed: int = 0, env_id: str = "KuaiRec-Fair-v0", **options):
+    return make_vec_env(env_id, n, "train", seed, dataset=small, **(SLATES | options))
 
 
-def agent(small, seed: int = 0, **options) -> HierarchicalPPO:
-    defaults = {"n_steps": 16, "batch_size": 128, "gamma": 0.0, "learning_rate": 3e-3}
+def agent(small, seed: int = 0, env=None, worker: str = "constrained", **options):
+    env = train_env(small, **(SCORERS if worker == "gaussian" else {})) if env is None else env
+    defaults = {"n_steps": 16, "batch_size": 128, "learning_rate": 3e-3}
+    policy = {"worker": worker} | options.pop("policy_kwargs", {})
     return HierarchicalPPO(
-        "HierarchicalPolicy", train_env(small), seed=seed, device="cpu", **(defaults | options)
+        "HierarchicalPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        policy_kwargs=policy,
+        **(defaults | options),
     )
+
+
+def tensors(observation) -> dict[str, torch.Tensor]:
+    return {name: torch.as_tensor(part) for name, part in observation.items()}
+
+
+def request_of(policy: HierarchicalPolicy, observation):
+    """What the manager's mean asks of the worker."""
+    state, exposed = _parts(tensors(observation))
+    return policy._request(state, exposed, policy.manager(state))
+
+
+# Advantages
 
 
 def test_advantages_against_a_hand_computation() -> None:
     # One slot, three steps; the second step is the last of its session.
     rewards = np.array([[[1.0, 2.0]], [[0.0, 4.0]], [[3.0, 0.0]]], np.float32)
     values = np.array([[[0.5, 1.0]], [[1.0, 0.0]], [[2.0, 2.0]]], np.float32)
-    starts = np.array([[1.0], [0.0], [1.0]], np.float32)
-    gammas = np.array([0.5, 1.0], np.float32)
     found = level_advantages(
-        rewards, values, starts, np.array([[4.0, 6.0]], np.float32), np.array([False]), gammas, 0.5
+        rewards,
+        values,
+        np.array([[1.0], [0.0], [1.0]], np.float32),
+        np.ones_like(rewards),
+        np.array([[4.0, 6.0]], np.float32),
+        np.array([False]),
+        np.array([0.5, 1.0], np.float32),
+        0.5,
     )
     # Manager: d2 = 3 + .5*4 - 2 = 3; d1 = 0 - 1 = -1 (end); d0 = 1 + .5*1 - .5 = 1, + .25*(-1).
     np.testing.assert_allclose(found[:, 0, 0], [0.75, -1.0, 3.0])
@@ -40,19 +75,105 @@ def test_advantages_against_a_hand_computation() -> None:
     np.testing.assert_allclose(found[:, 0, 1], [3.0, 4.0, 4.0])
 
 
-def test_no_gradient_crosses_levels(small) -> None:
-    model = agent(small)
+def test_advantages_of_a_manager_that_decides_every_second_step() -> None:
+    # One slot, seven steps: a session of three, then one of three and its next one's first.
+    # The manager decides at 0, 2 | 3, 5 | 6; gamma 1/2, lambda 1/2.
+    rewards = np.array([4.0, 8.0, 1.0, 2.0, 4.0, 6.0, 3.0], np.float32)
+    values = np.array([2.0, 99.0, 4.0, 1.0, 99.0, 2.0, 5.0], np.float32)
+    decided = np.array([1, 0, 1, 1, 0, 1, 1], np.float32)
+    starts = np.array([1, 0, 0, 1, 0, 0, 1], np.float32)
+    found = level_advantages(
+        rewards[:, None, None],
+        values[:, None, None],
+        starts[:, None],
+        decided[:, None, None],
+        np.array([[8.0]], np.float32),
+        np.array([False]),
+        np.array([0.5], np.float32),
+        0.5,
+    )[:, 0, 0]
+    expected = {
+        6: 3 + 4 - 5,  # the rollout's end cuts the stretch: the critic goes on
+        5: 6 - 2,  # the session ends within the stretch
+        # 2 + 4/2 + (V(5) + lambda * A(5)) / 4 - V(3)
+        3: 2 + 2 + (2 + 2) / 4 - 1,
+        2: 1 - 4,
+        0: 4 + 4 + (4 - 1.5) / 4 - 2,
+    }
+    assert {step: found[step] for step in expected} == pytest.approx(expected)
+
+
+def random_rollout(rng: np.random.Generator, steps: int = 12, n: int = 5):
+    shape = (steps, n, 2)
+    rewards, values = rng.normal(size=(2, *shape)).astype(np.float32)
+    starts = (rng.random((steps, n)) < 0.3).astype(np.float32)
+    last_values = rng.normal(size=(n, 2)).astype(np.float32)
+    return rewards, values, starts, last_values, rng.random(n) < 0.5
+
+
+def test_where_all_is_decided_it_is_sb3_s_estimate(small) -> None:
+    rewards, values, starts, last_values, dones = random_rollout(np.random.default_rng(0))
+    gammas = np.array([0.9, 0.6], np.float32)
+    decided = np.ones_like(rewards)
+    found = level_advantages(rewards, values, starts, decided, last_values, dones, gammas, 0.7)
+    env = train_env(small, observation_type="state")
+    for level, gamma in enumerate(gammas):
+        buffer = RolloutBuffer(
+            12, env.observation_space, env.action_space, "cpu", 0.7, float(gamma), 5
+        )
+        buffer.rewards, buffer.values = rewards[..., level], values[..., level]
+        buffer.episode_starts = starts
+        buffer.compute_returns_and_advantage(torch.as_tensor(last_values[:, level]), dones)
+        np.testing.assert_allclose(found[..., level], buffer.advantages, atol=1e-5)
+
+
+def test_a_stretch_counts_as_one_step_of_its_summed_rewards() -> None:
+    # Three steps a stretch, no session ends: GAE of four steps with gamma^3.
+    rng, gamma = np.random.default_rng(1), np.float32(0.8)
+    rewards, values, _, last_values, _ = random_rollout(rng)
+    decided = np.zeros_like(rewards)
+    decided[::3] = 1
+    rest = (np.array([0.8, 0.8], np.float32), 0.7)
+    found = level_advantages(
+        rewards,
+        values,
+        np.zeros((12, 5), np.float32),
+        decided,
+        last_values,
+        np.zeros(5, bool),
+        *rest,
+    )
+    summed = sum(gamma**k * rewards[k::3] for k in range(3))
+    expected = level_advantages(
+        summed,
+        values[::3],
+        np.zeros((4, 5), np.float32),
+        np.ones_like(summed),
+        last_values,
+        np.zeros(5, bool),
+        np.array([gamma**3, gamma**3], np.float32),
+        0.7,
+    )
+    np.testing.assert_allclose(found[::3], expected, atol=1e-5)
+
+
+# Two levels
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_no_gradient_crosses_levels(small, worker: str) -> None:
+    model = agent(small, worker=worker)
     model.learn(256)
     batch = next(model.rollout_buffer.minibatches(64, np.random.default_rng(0)))
     policy = model.policy
     groups = {group["name"]: group["params"] for group in policy.optimizer.param_groups}
-    everything = {id(parameter) for parameter in policy.parameters()}
-    assert everything == {id(one) for group in groups.values() for one in group}
-    policy_loss, value_loss, _ = model._losses(batch, 0.2)
+    learned = {id(parameter) for parameter in policy.parameters() if parameter.requires_grad}
+    assert learned == {id(one) for group in groups.values() for one in group}
+    losses = model._losses(batch, 0.2)
     for loss, own in (
-        (policy_loss[0], ["manager"]),
-        (policy_loss[1], ["worker"]),
-        (value_loss.sum(), ["critic"]),
+        (losses.policy[0], ["manager"]),
+        (losses.policy[1], ["worker"]),
+        (losses.value.sum(), ["critic"]),
     ):
         policy.optimizer.zero_grad()
         loss.backward(retain_graph=True)
@@ -64,59 +185,91 @@ def test_no_gradient_crosses_levels(small) -> None:
         assert moved == own
 
 
-def test_re_evaluation_reproduces_the_rollout_s_probabilities(small) -> None:
-    model = agent(small, learning_rate=0.0)
+@pytest.mark.parametrize("period", [1, 3])
+@pytest.mark.parametrize("worker", WORKERS)
+def test_re_evaluation_reproduces_the_rollout_s_probabilities(
+    small, worker: str, period: int
+) -> None:
+    model = agent(
+        small, worker=worker, learning_rate=0.0, policy_kwargs={"decision_period": period}
+    )
     model.learn(256)
-    for batch in model.rollout_buffer.minibatches(64, np.random.default_rng(0)):
+    buffer = model.rollout_buffer
+    values = torch.as_tensor((buffer.returns - buffer.advantages).reshape(-1, 2))
+    assert len(torch.unique(values)) > 100
+    for batch in buffer.minibatches(64, np.random.default_rng(0)):
         with torch.no_grad():
-            again = model.policy.evaluate_decision(batch.observations, batch.control, batch.slates)
-        torch.testing.assert_close(again.log_prob, batch.old_log_prob, atol=1e-3, rtol=1e-4)
-        torch.testing.assert_close(again.values, batch.old_values, atol=1e-5, rtol=1e-4)
+            again = model.policy.evaluate_decision(batch.observations, batch.control, batch.draws)
+        torch.testing.assert_close(
+            again.draw_log_prob, batch.old_draw_log_prob, atol=1e-3, rtol=1e-4
+        )
+        decided = batch.decided > 0
+        torch.testing.assert_close(
+            again.control_log_prob[decided], batch.old_control_log_prob[decided]
+        )
+        torch.testing.assert_close(
+            again.values, batch.returns - batch.advantages, atol=1e-5, rtol=1e-4
+        )
+
+
+def blank(model: HierarchicalPPO) -> HierarchicalPPO:
+    """The agent, knowing nothing of its items."""
+    with torch.no_grad():
+        model.policy.worker.query.weight.zero_()
+        model.policy.worker.query.bias.zero_()
+    return model
+
+
+def played(model: HierarchicalPPO, small) -> dict[str, float]:
+    test = train_env(small, n=200, seed=77, max_len=9)
+    return summarise(evaluate(model, test, 200), test.catalogue.popular)
 
 
 def test_it_learns_quality_and_balance(small) -> None:
-    model = HierarchicalPPO(
-        "HierarchicalPolicy",
-        train_env(small, max_len=9),
-        n_steps=16,
-        batch_size=128,
-        gamma=0.0,
-        learning_rate=3e-3,
-        fairness_coef=2.0,
-        policy_kwargs={"manager_lr_scale": 3.0},
-        seed=0,
-        device="cpu",
+    model = blank(
+        agent(small, env=train_env(small, max_len=9), policy_kwargs={"manager_lr_scale": 3.0})
     )
-    test = train_env(small, n=200, seed=77, max_len=9)
-    before = summarise(evaluate(model, test, 200), test.catalogue.popular)
-    model.learn(16_000)
-    test.seed(77)
-    after = summarise(evaluate(model, test, 200), test.catalogue.popular)
+    before = played(model, small)
+    model.learn(8192)
+    after = played(model, small)
     assert after["r_each"] > before["r_each"] + 0.05
     assert before["q"] > 0.3
     assert after["q"] <= 0.05
-    assert after["len"] > before["len"]
+    assert after["len"] > before["len"] + 2
 
 
-def test_training_twice_gives_the_same_agent(small) -> None:
-    one, two = agent(small, seed=5).learn(768), agent(small, seed=5).learn(768)
+@pytest.mark.parametrize("worker", ["constrained", "unconstrained"])
+def test_it_starts_from_what_the_log_knows_of_quality(small, worker: str) -> None:
+    new, ignorant = (agent(small, env=train_env(small, max_len=9), worker=worker) for _ in "ab")
+    known, unknown = played(new, small), played(blank(ignorant), small)
+    assert known["r_each"] > unknown["r_each"] + 0.1
+
+
+@pytest.mark.parametrize("worker", WORKERS)
+def test_training_twice_gives_the_same_agent(small, worker: str) -> None:
+    one, two = (agent(small, seed=5, worker=worker).learn(768) for _ in range(2))
     for a, b in zip(one.policy.parameters(), two.policy.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
 
-def test_saved_and_loaded_it_predicts_and_continues(small, tmp_path) -> None:
-    model = agent(small)
+@pytest.mark.parametrize("worker", WORKERS)
+def test_saved_and_loaded_it_predicts_and_continues(small, tmp_path, worker: str) -> None:
+    options = SCORERS if worker == "gaussian" else SLATES
+    period = {"decision_period": 2}
+    model = agent(small, worker=worker, fairness_target=0.9, policy_kwargs=period)
     model.learn(256)
     model.save(tmp_path / "agent")
-    observation = train_env(small, seed=9).reset()
+    observation = train_env(small, seed=9, **options).reset()
     before, _ = model.predict(observation, deterministic=True)
-    loaded = HierarchicalPPO.load(tmp_path / "agent", env=train_env(small))
+    loaded = HierarchicalPPO.load(tmp_path / "agent", env=train_env(small, **options))
     np.testing.assert_array_equal(before, loaded.predict(observation, deterministic=True)[0])
     assert loaded.manager_gamma == model.manager_gamma
+    assert loaded.weight.value == model.weight.value != 2.0  # the multiplier goes on
     loaded.learn(256, reset_num_timesteps=False)
     assert loaded.num_timesteps == 512
     model.policy.save(tmp_path / "policy")
     policy = HierarchicalPolicy.load(tmp_path / "policy")
+    assert (policy.kind, policy.decision_period) == (worker, 2)
     np.testing.assert_array_equal(before, policy.predict(observation, deterministic=True)[0])
 
 
@@ -135,44 +288,513 @@ def test_predictions_are_slates_of_distinct_unexposed_items(small) -> None:
     assert one.shape == (10,)
 
 
-@pytest.mark.parametrize(("demand", "allowed"), [(1.0, {5}), (0.75, {4, 5, 6})])
-def test_the_fairness_demand_can_be_set_after_training(small, tmp_path, demand, allowed) -> None:
-    model = agent(small)
-    model.policy.set_fairness(demand)
-    observation = train_env(small, n=32).reset()
-    popular = train_env(small).catalogue.popular
-    for _ in range(5):
-        counts = popular[model.predict(observation)[0]].sum(axis=1)
-        assert set(counts.tolist()) <= allowed
-    model.save(tmp_path / "agent")
-    loaded = HierarchicalPPO.load(tmp_path / "agent").policy
-    assert float(loaded.fairness_demand) == pytest.approx(demand)
-    model.policy.set_fairness(None)
-    assert model.policy.weights(torch.zeros(1, 2))[1].item() == 0.5
-    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
-        model.policy.set_fairness(1.5)
-
-
 def test_the_unconstrained_worker_is_bound_by_nothing(small) -> None:
-    model = agent(small, policy_kwargs={"worker": "unconstrained"})
-    model.policy.set_fairness(1.0)
+    model = agent(small, worker="unconstrained")
+    with torch.no_grad():
+        model.policy.manager[-1].bias[1] = 10.0  # w_fair is 1
     observation = train_env(small, n=64).reset()
-    counts = train_env(small).catalogue.popular[model.predict(observation)[0]].sum(axis=1)
+    popular = train_env(small).catalogue.popular
+    counts = popular[model.predict(observation)[0]].sum(axis=1)
     assert len(set(counts.tolist())) > 1
+    model = agent(small)
+    with torch.no_grad():
+        model.policy.manager[-1].bias[1] = 10.0
+    assert (popular[model.predict(observation, deterministic=True)[0]].sum(axis=1) == 5).all()
 
 
 def test_a_step_cap_is_bootstrapped(small) -> None:
     env = train_env(small, max_steps=3)
-    model = HierarchicalPPO(
-        "HierarchicalPolicy", env, n_steps=6, seed=0, learning_rate=0.0, device="cpu"
-    )
+    model = agent(small, env=env, n_steps=6, batch_size=96, learning_rate=0.0)
     with torch.no_grad():
         model.policy.manager_critic[-1].bias.fill_(10.0)
     model.learn(16 * 6)
     rewards = model.rollout_buffer.rewards
     # Steps 3 and 6 end by the cap: their manager reward holds gamma * V on top.
-    assert rewards[[2, 5], :, 0].min() > 8.0
+    assert rewards[[2, 5], :, 0].min() > 7.0
     assert rewards[[0, 1, 3, 4], :, 0].max() <= 1.0
+
+
+# Decision periods
+
+
+def test_z_is_held_for_as_many_steps_as_were_asked_for(small) -> None:
+    # Sessions of max_len 7 end after 3 to 7 steps, so that some stretches are cut.
+    model = agent(
+        small, env=train_env(small, max_len=7), n_steps=24, policy_kwargs={"decision_period": 5}
+    )
+    model.learn(16 * 24 * 2)  # the second rollout begins within sessions
+    buffer = model.rollout_buffer
+    starts = buffer.episode_starts
+    assert 0 < starts[0].sum() < 16
+    known = starts.cumsum(axis=0) > 0  # whose session's start lies in this rollout
+    age = np.zeros_like(starts)
+    for step in range(1, 24):
+        age[step] = np.where(starts[step], 0, age[step - 1] + 1)
+    np.testing.assert_array_equal(buffer.decided[known], (age % 5 == 0)[known])
+    changed = (np.diff(buffer.control, axis=0) != 0).all(axis=2)
+    np.testing.assert_array_equal(changed, buffer.decided[1:] > 0)
+    lengths = np.diff(np.flatnonzero(starts[:, 0]))
+    assert 0 < buffer.decided.mean() < 0.6
+    assert lengths.min() > 1
+
+
+def test_a_session_s_z_goes_on_over_rollouts(small) -> None:
+    model = agent(
+        small,
+        env=train_env(small, env_id="KuaiRec-v0", step_cost="request", max_len=20),
+        n_steps=3,
+        batch_size=48,
+        policy_kwargs={"decision_period": 5},
+    )
+    control, decided = [], []
+    for rollout in range(1, 5):
+        model.learn(16 * 3, reset_num_timesteps=rollout == 1)
+        control.append(model.rollout_buffer.control.copy())
+        decided.append(model.rollout_buffer.decided.copy())
+    expected = np.arange(12) % 5 == 0
+    np.testing.assert_array_equal(
+        np.concatenate(decided), np.repeat(expected[:, None], 16, axis=1)
+    )
+    changed = (np.diff(np.concatenate(control), axis=0) != 0).all(axis=2)
+    np.testing.assert_array_equal(changed, np.repeat(expected[1:, None], 16, axis=1))
+
+
+def test_the_manager_learns_where_it_decided_alone(small) -> None:
+    model = agent(small, policy_kwargs={"decision_period": 4}, vf_coef=1.0)
+    model.learn(256)
+    batch = next(model.rollout_buffer.minibatches(256, np.random.default_rng(0)))
+    held = batch.decided == 0
+    assert held.any()
+    expected = model._losses(batch, 0.2)
+    advantages, returns = batch.advantages.clone(), batch.returns.clone()
+    advantages[held, 0] += 1e3
+    returns[held, 0] += 1e3
+    elsewhere = batch._replace(
+        advantages=advantages,
+        returns=returns,
+        old_control_log_prob=batch.old_control_log_prob - held.float(),
+    )
+    found = model._losses(elsewhere, 0.2)
+    torch.testing.assert_close(found.detached(), expected.detached())
+
+
+@pytest.mark.parametrize("worker", ["constrained", "gaussian"])
+def test_a_period_of_one_is_the_default(small, worker: str) -> None:
+    plain, given = (
+        agent(small, worker=worker, policy_kwargs=options).learn(512)
+        for options in ({}, {"decision_period": 1})
+    )
+    assert (given.rollout_buffer.decided == 1).all()
+    for a, b in zip(plain.policy.parameters(), given.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    observation = given.env.reset()
+    assert given.predict(observation)[1] is None
+
+
+@pytest.mark.parametrize("period", [0, -1, 2.0, True])
+def test_impossible_periods_are_refused(small, period) -> None:
+    with pytest.raises(ConfigError, match="decision_period must be an integer of at least 1"):
+        agent(small, policy_kwargs={"decision_period": period})
+
+
+def test_predict_holds_z_as_training_does(small) -> None:
+    model = agent(small, policy_kwargs={"decision_period": 3})
+    env = train_env(small, n=4, seed=3)
+    observation, state = env.reset(), None
+    starts, held = np.ones(4, dtype=bool), []
+    new = []
+    for step in range(8):
+        if step == 4:
+            starts = np.array([False, True, False, False])  # a new session in slot 1
+        _, state = model.predict(observation, state, starts)
+        held.append(state[0].copy())
+        new.append((held[-1] != held[-2]).all(axis=1) if step else np.ones(4, bool))
+        starts = np.zeros(4, dtype=bool)
+    expected = np.zeros((8, 4), dtype=bool)
+    expected[[0, 3, 6]] = True
+    expected[:, 1] = [1, 0, 0, 1, 1, 0, 0, 1]
+    np.testing.assert_array_equal(new, expected)
+    np.testing.assert_array_equal(state[1], [8, 4, 8, 8])
+
+
+def test_a_single_observation_holds_z_too(small) -> None:
+    model = agent(small, policy_kwargs={"decision_period": 3})
+    observation = {name: part[0] for name, part in train_env(small).reset().items()}
+    state, held = None, []
+    for _ in range(5):
+        slate, state = model.predict(observation, state, np.zeros(1, dtype=bool))
+        assert slate.shape == (10,)
+        held.append(state[0][0].tolist())
+    assert held[0] == held[1] == held[2] != held[3] == held[4]
+
+
+def test_held_weights_bind_the_slates(small) -> None:
+    model = agent(small, policy_kwargs={"decision_period": 2})
+    env = train_env(small)
+    observation = env.reset()
+    wants = np.zeros((16, 2), dtype=np.float32)
+    wants[:8, 1] = 10.0  # balance, from the last step; the others are asked again
+    state = (wants, np.where(np.arange(16) < 8, 1, 2))
+    slates, (control, _) = model.predict(observation, state, np.zeros(16, dtype=bool), True)
+    assert (env.catalogue.popular[slates[:8]].sum(axis=1) == 5).all()
+    assert (env.catalogue.popular[slates[8:]].sum(axis=1) != 5).any()
+    np.testing.assert_array_equal(control[:8], wants[:8])
+    assert np.abs(control[8:]).max() < 1.0
+
+
+def test_sessions_are_evaluated_with_held_weights(small) -> None:
+    model = agent(
+        small, env=train_env(small, max_len=6), policy_kwargs={"decision_period": 4}
+    )
+    periods = []
+    decide = model.policy.decide
+
+    def spied(obs, held=None, due=None, deterministic=False):
+        periods.append(due.numpy().copy())
+        return decide(obs, held, due, deterministic)
+
+    model.policy.decide = spied
+    sessions = evaluate(model, train_env(small, n=8, seed=4, max_len=6), 16)
+    assert len(sessions) == 16
+    assert periods[0].all()
+    # As often as every slot's sessions ask: at their first step and every fourth after it.
+    asked = np.stack(periods).sum(axis=0)
+    for slot in range(8):
+        two = sessions.length[2 * slot : 2 * slot + 2]
+        due = [step for length in two for step in range(length)]
+        first = np.stack(periods)[: len(due), slot]
+        np.testing.assert_array_equal(first, np.array(due) % 4 == 0)
+    assert asked.min() >= 2
+
+
+# Rewards and credit
+
+
+@pytest.mark.parametrize("worker", ["constrained", "gaussian"])
+@pytest.mark.parametrize("measure", ["ad", "longtail", "gini"])
+def test_the_manager_is_paid_for_fairness_and_the_worker_is_not(
+    small, measure: str, worker: str
+) -> None:
+    model = agent(small, worker=worker, fairness=measure, fairness_coef=3.0)
+    model.learn(256)
+    buffer = model.rollout_buffer
+    extra = (buffer.rewards[..., 0] - buffer.rewards[..., 1]) / 3.0
+    fair = Fairness(measure, model.policy.catalogue)
+    exposed = buffer.observations["exposed"]
+    for step in range(15):
+        # What the next observation has more, where it is of the same session.
+        same = buffer.episode_starts[step + 1] == 0
+        before, after = exposed[step][same], exposed[step + 1][same]
+        slates = after[(before < 0) & (after >= 0)].reshape(-1, 10)
+        np.testing.assert_allclose(extra[step][same], fair(slates, before), atol=1e-5)
+    assert np.abs(extra).max() > 0.01
+
+
+def test_what_was_shown_is_read_off_the_observations(small) -> None:
+    env = train_env(small, n=6, seed=2, max_len=4, slate_size=3, window=3)
+    observation, rng, ends = env.reset(), np.random.default_rng(0), 0
+    state = env.batch.core.state
+    for _ in range(12):
+        slates = rng.permuted(np.tile(np.arange(240), (6, 1)), axis=1)[:, :3]
+        after, rewards, dones, infos = env.step(slates)
+        answers = state.responses[np.arange(6), state.steps - 1]
+        for slot in np.flatnonzero(dones):
+            record = infos[slot]["record"]
+            answers[slot] = record.responses[0, record.length[0] - 1]
+        shown, responses = _shown(observation, after, rewards, dones, infos)
+        np.testing.assert_array_equal(shown, slates)
+        np.testing.assert_array_equal(responses, answers)
+        np.testing.assert_allclose(responses.mean(axis=1), rewards, atol=1e-6)
+        observation, ends = after, ends + dones.sum()
+    assert ends >= 6
+
+
+def test_every_draw_is_credited_with_its_own_response(small) -> None:
+    model = agent(small)
+    model.learn(256)
+    buffer = model.rollout_buffer
+    assert buffer.credit.shape == (16, 16, 10)
+    assert np.abs(buffer.credit).max() > 0.3
+    np.testing.assert_allclose(buffer.credit.sum(axis=2), 0, atol=1e-5)
+    responses = buffer.credit + buffer.rewards[..., 1:]
+    for step in range(15):
+        same = buffer.episode_starts[step + 1] == 0
+        before = buffer.observations["exposed"][step][same]
+        after = buffer.observations["exposed"][step + 1][same]
+        latest = (before < 0) & (after >= 0)
+        seen = buffer.observations["responses"][step + 1][same][latest].reshape(-1, 10)
+        np.testing.assert_array_equal(buffer.draws[step][same], after[latest].reshape(-1, 10))
+        np.testing.assert_allclose(responses[step][same], seen, atol=1e-6)
+
+
+def test_the_worker_s_loss_weighs_draws_by_advantage_and_credit(small) -> None:
+    model = agent(small)
+    model.learn(256)
+    batch = next(model.rollout_buffer.minibatches(64, np.random.default_rng(0)))
+    now = model.policy.evaluate_decision(batch.observations, batch.control, batch.draws)
+    advantages = batch.advantages[:, 1:] + batch.credit
+    standard = (advantages - advantages.mean()) / advantages.std(correction=0)
+    ratio = (now.draw_log_prob - batch.old_draw_log_prob).exp()
+    expected = -torch.minimum(ratio * standard, ratio.clamp(0.8, 1.2) * standard).mean()
+    torch.testing.assert_close(model._losses(batch, 0.2).policy[1], expected)
+
+
+def test_a_gaussian_worker_gets_no_credit_by_draw(small) -> None:
+    # As many slots as a scorer has coordinates: they still are no draws of it.
+    env = train_env(small, max_len=4, slate_size=33, window=10, **SCORERS)
+    model = agent(small, env=env, worker="gaussian")
+    model.learn(256)
+    assert model.rollout_buffer.credit.shape == (16, 16, 33)
+    assert (model.rollout_buffer.credit == 0).all()
+
+
+def test_tasks_whose_reward_is_no_mean_response_are_refused(small_rand) -> None:
+    env = train_env(small_rand, env_id="KuaiRand-Retention-v0")
+    with pytest.raises(ConfigError, match="mean response of the slate"):
+        agent(small_rand, env=env).learn(256)
+    agent(small_rand, env=train_env(small_rand, env_id="KuaiRand-Request-v0")).learn(256)
+
+
+def test_all_that_happened_is_logged(small) -> None:
+    model = agent(small, env=train_env(small, max_len=5), fairness_coef=1.5)
+    model.learn(256, log_interval=None)
+    logged, buffer = model.logger.name_to_value, model.rollout_buffer
+    levels = ("manager", "worker")
+    names = ("policy_loss", "value_loss", "approx_kl", "entropy")
+    for name in [f"train/{level}_{name}" for level in levels for name in names]:
+        assert np.isfinite(logged[name]), name
+    popular = model.policy.catalogue.popular[buffer.draws]
+    assert logged["rollout/popular_share"] == pytest.approx(popular.mean())
+    imbalance = np.abs(2 * popular.mean(axis=2) - 1)
+    assert logged["rollout/fairness"] == pytest.approx(-imbalance.mean(), abs=1e-6)
+    for column, level in enumerate(levels):
+        reward, value = (part[..., column].mean() for part in (buffer.rewards, buffer.values))
+        assert logged[f"rollout/{level}_reward"] == pytest.approx(reward, abs=1e-5)
+        assert logged[f"rollout/{level}_value"] == pytest.approx(value, abs=1e-6)
+    assert logged["rollout/multiplier"] == 1.5
+    assert 0 < logged["rollout/q"] <= 1
+    assert 0 < logged["train/worker_entropy"] < np.log(240)
+    assert logged["train/manager_entropy"] == pytest.approx(np.log(2 * np.pi * np.e * 0.25))
+
+
+# The Gaussian worker
+
+
+def test_a_gaussian_worker_draws_scorers_in_the_box(small) -> None:
+    model = agent(small, worker="gaussian")
+    before = [one.clone() for one in model.policy.worker.parameters()]
+    model.learn(512)
+    after = model.policy.worker.parameters()
+    moved = [bool((a != b).any()) for a, b in zip(before, after, strict=True)]
+    names = [name for name, _ in model.policy.worker.named_parameters()]
+    assert [name for name, one in zip(names, moved, strict=True) if not one] == [
+        "items.projection.weight"
+    ]
+    actions, _ = model.predict(model.env.reset())
+    assert actions.shape == (16, 33)
+    np.testing.assert_allclose(np.abs(actions).max(axis=1), 1.0)
+    assert all(model.action_space.contains(action) for action in actions)
+
+
+def test_the_environment_ranks_a_gaussian_worker_s_items_by_equation_6(small) -> None:
+    env = train_env(small, seed=5, **SCORERS)
+    model = agent(small, worker="gaussian").learn(256)
+    policy, catalogue = model.policy, env.catalogue
+    observation = env.reset()
+    actions, _ = policy.predict(observation, deterministic=True)
+    embedding = torch.tensor(catalogue.item_embedding)
+    popularity = torch.tensor(catalogue.log_popularity)
+    scores = policy.score_items(tensors(observation), embedding, popularity)
+    expected = scores.topk(10, dim=1).indices
+    # By hand: psi = w_acc * <q, e> * sharpness - w_fair * log pop.
+    request = request_of(policy, observation)
+    accuracy, fairness = request.accuracy[:, None], request.fairness[:, None]
+    query = policy.worker.query(torch.cat([request.state, accuracy, fairness], dim=1))
+    similarity = query @ embedding.T
+    sharpness = policy.worker.log_sharpness.exp()
+    torch.testing.assert_close(
+        scores, accuracy * sharpness * similarity - fairness * popularity, atol=1e-4, rtol=1e-4
+    )
+    env.step(actions)
+    np.testing.assert_array_equal(env.batch.core.state.slates[:, 0], expected)
+
+
+# The dial
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_the_dial_sets_every_session_s_long_tail_share(small, trained: bool) -> None:
+    # Of 48 popular items, so that sessions of at most 5 slates have enough for each share.
+    model = agent(small, env=train_env(small, max_len=5))
+    if trained:
+        model.learn(512)
+    shares = []
+    for target in (0.1, 0.3, 0.5, 0.55, 0.75, 0.9):
+        model.policy.set_fairness(target)
+        test = train_env(small, n=32, seed=7, env_id="KuaiRec-v0", max_len=5)
+        sessions = evaluate(model, test, 64)
+        assert sessions.length.min() >= 3
+        shares.append(summarise(sessions, test.catalogue.popular)["longtail_share"])
+        assert shares[-1] == pytest.approx(target, abs=0.02)
+        popular = test.catalogue.popular[sessions.slates] & (sessions.slates >= 0)
+        missed = popular.sum(axis=(1, 2)) - (1 - target) * sessions.length * 10
+        assert np.abs(missed).max() <= 0.501
+    assert shares == sorted(shares)
+
+
+def test_drawn_slates_keep_to_the_dial_as_well(small) -> None:
+    model = agent(small)
+    model.policy.set_fairness(0.7)
+    env = train_env(small, n=8)
+    slates, _ = model.predict(env.reset())
+    assert (env.catalogue.popular[slates].sum(axis=1) == 3).all()
+
+
+def test_the_dial_is_saved_and_can_be_given_back(small, tmp_path) -> None:
+    model = agent(small)
+    env = train_env(small, n=32)
+    observation = env.reset()
+    free, _ = model.predict(observation, deterministic=True)
+    model.policy.set_fairness(0.2)
+    dialled, _ = model.predict(observation, deterministic=True)
+    assert (env.catalogue.popular[dialled].sum(axis=1) == 8).all()
+    model.save(tmp_path / "agent")
+    model.policy.save(tmp_path / "policy")
+    for loaded in (
+        HierarchicalPPO.load(tmp_path / "agent").policy,
+        HierarchicalPolicy.load(tmp_path / "policy"),
+    ):
+        assert float(loaded.longtail_share) == pytest.approx(0.2)
+        np.testing.assert_array_equal(loaded.predict(observation, deterministic=True)[0], dialled)
+    model.policy.set_fairness(None)
+    np.testing.assert_array_equal(model.predict(observation, deterministic=True)[0], free)
+    assert not (env.catalogue.popular[free].sum(axis=1) == 8).all()
+
+
+@pytest.mark.parametrize("share", [-0.01, 1.5, np.nan])
+def test_shares_outside_the_unit_interval_are_refused(small, share: float) -> None:
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        agent(small).policy.set_fairness(share)
+
+
+@pytest.mark.parametrize("worker", ["unconstrained", "gaussian"])
+def test_the_fairness_of_unbounded_slates_cannot_be_set(small, worker: str) -> None:
+    policy = agent(small, worker=worker).policy
+    with pytest.raises(ConfigError, match=f'{worker}.*Train with worker="constrained"'):
+        policy.set_fairness(0.5)
+
+
+# Item towers
+
+
+def described(policy: HierarchicalPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the worker knows of the catalogue's items, in the catalogue's order."""
+    items = policy.worker.items
+    return items.described[items.column_of_item], items.log_popularity[items.column_of_item]
+
+
+def test_scores_by_the_embedding_are_those_that_slates_are_drawn_by(small) -> None:
+    policy = agent(small).learn(256).policy
+    observation = train_env(small, n=4).reset()
+    worker = policy.worker
+    distribution: SlateDistribution = worker.distribution(request_of(policy, observation))
+    expected = (distribution.query @ distribution.key.T)[:, worker.items.column_of_item]
+    found = policy.score_items(tensors(observation), *described(policy))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    with torch.no_grad():
+        policy.manager[-1].bias[1] = -20.0  # nothing is demanded
+        best = policy.score_items(tensors(observation), *described(policy)).topk(10, dim=1).indices
+    slates, _ = policy.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(slates, best)
+
+
+def test_item_features_are_columns_for_values_and_numbers(small, small_rand) -> None:
+    features = item_features(small)
+    codes = small.item_features.codes["category"]
+    n_values = len(small.item_features.values["category"])
+    assert features.shape == (240, n_values)  # one for each but the missing value, and the ones
+    for item in (0, 17, 239):
+        expected = np.zeros(n_values)
+        expected[[code - 1 for code in codes[item] if code > 0]] = 1
+        expected[-1] = 1
+        np.testing.assert_array_equal(features[item], expected)
+    numbers = small_rand.item_features.numbers["video_duration"]
+    standard = item_features(small_rand)[:, -2]
+    known = np.isfinite(numbers)
+    expected = (numbers - numbers[known].mean()) / numbers[known].std()
+    np.testing.assert_allclose(standard[known], expected[known], atol=1e-5)
+    assert (standard[~known] == 0).all()
+
+
+def test_a_dataset_without_item_features_has_no_matrix(small) -> None:
+    nothing = dataclasses.replace(small.item_features, codes={}, values={}, numbers={})
+    with pytest.raises(ConfigError, match="leave item_features out"):
+        item_features(dataclasses.replace(small, item_features=nothing))
+
+
+@pytest.mark.parametrize("source", ["small", "small_rand"])
+def test_a_tower_of_features_starts_near_the_embedding_s_scores(source: str, request) -> None:
+    dataset = request.getfixturevalue(source)
+    env = train_env(dataset, n=8, env_id="KuaiRec-v0" if source == "small" else "KuaiRand-v0")
+    observation = tensors(env.reset())
+
+    def scores(features: np.ndarray | None) -> np.ndarray:
+        policy = agent(dataset, env=env, policy_kwargs={"item_features": features}).policy
+        with torch.no_grad():
+            policy.manager[-1].weight.zero_()  # the same z for all
+            return policy.score_items(observation, *described(policy)).numpy()
+
+    expected, features = scores(None), item_features(dataset)
+    found = scores(features)
+    alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(expected, found, strict=True)]
+    assert min(alike) > 0.25  # a category and a duration do not tell more
+    # What is left is what no linear map of the features could have told.
+    popularity = env.catalogue.log_popularity[:, None]
+    rest = expected - found
+    assert np.abs(rest @ features).max() < 1e-2 < np.abs(expected @ features).max()
+    assert np.abs(rest @ popularity).max() > 1e-2
+    # With a row of its own for every item, that is nothing.
+    np.testing.assert_allclose(scores(np.eye(len(popularity))), expected, atol=1e-3)
+
+
+def test_a_tower_learns_and_scores_items_that_were_never_logged(small, tmp_path) -> None:
+    features = item_features(small)
+    model = agent(small, policy_kwargs={"item_features": features})
+    start = model.policy.worker.items.projection.weight.clone()
+    model.learn(256)
+    assert (model.policy.worker.items.projection.weight != start).any()
+    observation = tensors(train_env(small, n=3).reset())
+    new = torch.as_tensor(np.stack([features[5], 0.5 * (features[5] + features[9])]))
+    popularity = described(model.policy)[1][5].expand(2)
+    scores = model.policy.score_items(observation, new, popularity)
+    known = model.policy.score_items(observation, *described(model.policy))
+    torch.testing.assert_close(scores[:, 0], known[:, 5])
+    assert scores.shape == (3, 2)
+    assert (scores[:, 0] != scores[:, 1]).all()
+    model.save(tmp_path / "agent")
+    loaded = HierarchicalPPO.load(tmp_path / "agent").policy
+    torch.testing.assert_close(loaded.score_items(observation, new, popularity), scores)
+
+
+@pytest.mark.parametrize("bad", ["rows", "dimensions", "numbers"])
+def test_features_that_do_not_fit_the_items_are_refused(small, bad: str) -> None:
+    features = item_features(small).copy()
+    if bad == "rows":
+        features = features[:-1]
+    elif bad == "dimensions":
+        features = features[:, 0]
+    else:
+        features[3, 0] = np.nan
+    with pytest.raises(ConfigError, match=r"item_features must be \(240, f\) finite numbers"):
+        agent(small, policy_kwargs={"item_features": features})
+
+
+def test_a_gaussian_worker_has_no_use_for_item_features(small) -> None:
+    with pytest.raises(ConfigError, match="item_features.*gaussian"):
+        agent(small, worker="gaussian", policy_kwargs={"item_features": item_features(small)})
+
+
+# What is refused
 
 
 def test_observations_of_another_length_are_refused(small) -> None:
@@ -182,13 +804,21 @@ def test_observations_of_another_length_are_refused(small) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"observation_type": "dict"}, {"action_type": "slate"}],
+    ("worker", "options"),
+    [
+        ("constrained", {}),
+        ("constrained", {"observation_type": "dict"}),
+        ("unconstrained", {"action_type": "slate"}),
+        ("gaussian", SLATES),
+        ("gaussian", {}),
+    ],
 )
-def test_the_wrong_spaces_are_refused(small, options) -> None:
+def test_the_wrong_spaces_are_refused(small, worker: str, options: dict[str, str]) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, **options)
-    with pytest.raises(ConfigError, match="observation_type='dict' and action_type='slate'"):
-        HierarchicalPPO("HierarchicalPolicy", env)
+    kind = "continuous" if worker == "gaussian" else "slate"
+    expected = f"The {worker} worker needs observation_type='dict' and action_type='{kind}'"
+    with pytest.raises(ConfigError, match=expected):
+        agent(small, env=env, worker=worker)
 
 
 def test_a_checkpoint_of_other_items_is_refused(small, tmp_path) -> None:
@@ -208,22 +838,18 @@ def test_options_without_a_meaning_here_are_refused(small, option: str) -> None:
         agent(small, **{option: 0.1})
 
 
-def test_the_fairness_term_is_the_slate_s_imbalance(small) -> None:
-    model = agent(small)
-    popular = np.flatnonzero(model.policy.catalogue.popular)[:10]
-    tail = np.flatnonzero(~model.policy.catalogue.popular)[:10]
-    slates = np.stack([popular, tail, np.r_[popular[:5], tail[:5]], np.r_[popular[:4], tail[:6]]])
-    np.testing.assert_allclose(model.fairness(slates), [-1.0, -1.0, 0.0, -0.2], atol=1e-6)
-
-
-def test_the_manager_is_paid_for_fairness_and_the_worker_is_not(small) -> None:
-    model = agent(small, fairness_coef=3.0)
-    model.learn(256)
-    buffer = model.rollout_buffer
-    fairness = model.fairness(buffer.actions.reshape(-1, 10).astype(int)).reshape(16, 16)
-    np.testing.assert_allclose(
-        buffer.rewards[..., 0], buffer.rewards[..., 1] + 3.0 * fairness, atol=1e-5
-    )
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"fairness": "jain"}, "fairness must be one of"),
+        ({"fairness_coef": -1.0}, "fairness_coef must be a finite number"),
+        ({"fairness_target": np.nan}, "fairness_target must be a finite number"),
+        ({"multiplier_step": np.inf}, "multiplier_step must be a finite number"),
+    ],
+)
+def test_impossible_fairness_is_refused(small, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        agent(small, **options)
 
 
 def test_foreign_environments_and_trainers_are_refused(small) -> None:
@@ -236,4 +862,9 @@ def test_foreign_environments_and_trainers_are_refused(small) -> None:
     with pytest.raises(ConfigError, match="train it with HierarchicalPPO"):
         flat.learn(32)
     with pytest.raises(ConfigError, match="worker must be one of"):
-        agent(small, policy_kwargs={"worker": "free"})
+        agent(small, worker="free")
+
+
+def test_a_flat_sample_of_the_buffer_is_refused(small) -> None:
+    with pytest.raises(TypeError, match="minibatches"):
+        agent(small).rollout_buffer.get(4)
