@@ -62,7 +62,8 @@ class HierarchicalPPO(PPO):
         **kwargs: Passed on to PPO, see ``PASSED_ON``.
 
     Raises:
-        ConfigError: The environment has no catalogue or the wrong spaces, or an option is unknown.
+        ConfigError: The environment has no catalogue or the wrong spaces, or an option is unknown;
+            when learning, its reward is not the mean response of the slate.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -209,7 +210,7 @@ class HierarchicalPPO(PPO):
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            slates, responses = _shown(self._last_obs, new_obs, dones, infos)
+            slates, responses = _shown(self._last_obs, new_obs, reward, dones, infos)
             fair = self.fair(slates, self._last_obs["exposed"])
             rewards = np.stack([reward + self.weight.value * fair, reward], axis=1)
             credit = np.zeros_like(rewards[:, :1])
@@ -408,10 +409,15 @@ class Steps:
 def _shown(
     before: dict[str, NDArray[Any]],
     after: Any,
+    rewards: NDArray[np.float32],
     dones: NDArray[np.bool_],
     infos: list[dict[str, Any]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What the last step showed, (N, K) items and (N, K) responses, from the observations."""
+    """What the last step showed, (N, K) items and (N, K) responses, from the observations.
+
+    Raises:
+        ConfigError: The (N,) rewards are not the slates' mean responses.
+    """
     exposed, responses = after["exposed"].copy(), after["responses"].copy()
     for slot in np.flatnonzero(dones):
         last = infos[slot]["terminal_observation"]
@@ -420,4 +426,11 @@ def _shown(
     size = int((exposed[0] >= 0).sum() - start[0])
     places = start[:, None] + np.arange(size)
     rows = np.arange(len(places))[:, None]
-    return exposed[rows, places].astype(np.int64), responses[rows, places]
+    slates, answers = exposed[rows, places].astype(np.int64), responses[rows, places]
+    if size < 1 or not np.allclose(answers.mean(axis=1), rewards, atol=1e-4):
+        raise ConfigError(
+            "HierarchicalPPO needs a reward that is the mean response of the slate, and episodes "
+            "that are one session, to credit items with their own responses. The rewards of this "
+            "environment differ, as those of KuaiRand-Retention-v0 do, or were changed on the way."
+        )
+    return slates, answers
