@@ -8,7 +8,13 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 
-from dsrm_agents import HierarchicalPolicy, HierarchicalPPO, evaluate, make_vec_env
+from dsrm_agents import (
+    HierarchicalPolicy,
+    HierarchicalPPO,
+    PurifyVecEnv,
+    evaluate,
+    make_vec_env,
+)
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.hrl.buffers import level_advantages
 from dsrm_agents.hrl.distributions import SlateDistribution
@@ -352,9 +358,7 @@ def test_a_session_s_z_goes_on_over_rollouts(small) -> None:
         control.append(model.rollout_buffer.control.copy())
         decided.append(model.rollout_buffer.decided.copy())
     expected = np.arange(12) % 5 == 0
-    np.testing.assert_array_equal(
-        np.concatenate(decided), np.repeat(expected[:, None], 16, axis=1)
-    )
+    np.testing.assert_array_equal(np.concatenate(decided), np.repeat(expected[:, None], 16, axis=1))
     changed = (np.diff(np.concatenate(control), axis=0) != 0).all(axis=2)
     np.testing.assert_array_equal(changed, np.repeat(expected[1:, None], 16, axis=1))
 
@@ -443,9 +447,7 @@ def test_held_weights_bind_the_slates(small) -> None:
 
 
 def test_sessions_are_evaluated_with_held_weights(small) -> None:
-    model = agent(
-        small, env=train_env(small, max_len=6), policy_kwargs={"decision_period": 4}
-    )
+    model = agent(small, env=train_env(small, max_len=6), policy_kwargs={"decision_period": 4})
     periods = []
     decide = model.policy.decide
 
@@ -575,6 +577,15 @@ def test_all_that_happened_is_logged(small) -> None:
     assert 0 < logged["rollout/q"] <= 1
     assert 0 < logged["train/worker_entropy"] < np.log(240)
     assert logged["train/manager_entropy"] == pytest.approx(np.log(2 * np.pi * np.e * 0.25))
+
+
+def test_it_trains_behind_a_purifier(small, dsrm) -> None:
+    model = agent(small, env=PurifyVecEnv(train_env(small), dsrm)).learn(256)
+    states = model.rollout_buffer.observations["state"]
+    np.testing.assert_allclose(
+        states[0, :, :32], dsrm.denoise(train_env(small).reset()["state"][:, :32]), atol=1e-5
+    )
+    np.testing.assert_allclose(model.rollout_buffer.credit.sum(axis=2), 0, atol=1e-5)
 
 
 # The Gaussian worker
@@ -814,7 +825,7 @@ def test_observations_of_another_length_are_refused(small) -> None:
     ],
 )
 def test_the_wrong_spaces_are_refused(small, worker: str, options: dict[str, str]) -> None:
-    env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, **options)
+    env = make_vec_env("KuaiRec-Fair-v0", 16, dataset=small, **options)
     kind = "continuous" if worker == "gaussian" else "slate"
     expected = f"The {worker} worker needs observation_type='dict' and action_type='{kind}'"
     with pytest.raises(ConfigError, match=expected):
