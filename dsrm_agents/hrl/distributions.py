@@ -20,7 +20,7 @@ from torch import Tensor
 
 # Stands for minus infinity: its weight is exactly zero in float32, its gradient never NaN.
 MASKED = -1e9
-_LEAST_WEIGHT = 1e-36  # of an item that may be shown, beside the best one's 1
+_LEAST_MASS = 1e-30  # of what a slate leaves, beside the 1 of the group's best: float32's last
 
 
 class SlateBounds(NamedTuple):
@@ -125,21 +125,34 @@ class SlateDistribution:
         self.bounds = bounds
         self.slate_size = slate_size
 
-    def sample(self) -> Tensor:
-        """Draws slates.
+    def sample(self) -> tuple[Tensor, Tensor]:
+        """Draws slates, without gradients.
 
         Returns:
-            (N, K) int64 columns, in order of choice.
+            (N, K) int64 columns, in order of choice, and what :meth:`log_prob` says of them.
         """
         with torch.no_grad():
-            weight, _ = _weights(self._scores(), (slice(None),))
-            weight = weight.clamp_(min=_LEAST_WEIGHT).scatter_(1, self.hidden, 0.0)
-            return self._first_to_ring(_exponential(weight).div_(weight))
+            weight, top = _weights(self._scores(), self._groups)
+            clocks = _exponential(weight).div_(weight)
+            ahead = (top.amax(1, keepdim=True) - top).exp_()
+            for index, group in enumerate(self._groups):
+                clocks[:, group].mul_(ahead[:, index : index + 1])
+            slates, times = self._first_to_ring(clocks)
+            rest = _masses(weight.scatter_(1, slates, 0.0), self._groups)
+            if bool(times.isinf().any()) or float(rest.min()) < _LEAST_MASS:
+                return self._sample_by_logarithms()
+            return slates, self._log_prob(slates, top + rest.log())
+
+    def _sample_by_logarithms(self) -> tuple[Tensor, Tensor]:
+        """The same where scores lie so far apart that weights underflow, at twice the cost."""
+        scores = self._scores()
+        slates, _ = self._first_to_ring(_exponential(scores).log_().sub_(scores))
+        return slates, self.log_prob(slates)
 
     def best(self) -> Tensor:
         """(N, K) int64 columns of the best feasible slates, in order of score."""
         with torch.no_grad():
-            return self._first_to_ring(self._scores().neg_())
+            return self._first_to_ring(self._scores().neg_())[0]
 
     def log_prob(self, slates: Tensor) -> Tensor:
         """Exact log-probability of every draw; a slate's is their sum.
@@ -150,12 +163,16 @@ class SlateDistribution:
         Returns:
             (N, K) float32, in nats.
         """
-        chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
-        is_popular = slates < self.n_popular
         hidden = torch.cat([self.hidden, slates], dim=1)
         never_drawn: Tensor = _GroupMass.apply(  # type: ignore[no-untyped-call]
-            self.query, self.key, hidden, self.n_popular
+            self.query, self.key, hidden, self._groups
         )
+        return self._log_prob(slates, never_drawn)
+
+    def _log_prob(self, slates: Tensor, never_drawn: Tensor) -> Tensor:
+        """(N, K), given (N, 2) the log of the weight of each group's items that are not drawn."""
+        chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
+        is_popular = slates < self.n_popular
         log_mass = torch.stack(
             [
                 _log_mass_while_drawing(never_drawn[:, :1], chosen, is_popular),
@@ -181,11 +198,16 @@ class SlateDistribution:
         log_prob = torch.log_softmax(scores.scatter(1, self.hidden, MASKED), dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
+    @property
+    def _groups(self) -> tuple[slice, slice]:
+        """Columns of the popular items, and of the others."""
+        return slice(None, self.n_popular), slice(self.n_popular, None)
+
     def _scores(self) -> Tensor:
         return (self.query @ self.key.T).scatter_(1, self.hidden, MASKED)
 
-    def _first_to_ring(self, clocks: Tensor) -> Tensor:
-        """(N, K) columns of the lowest (N, n_items) clocks that the bounds allow, in order."""
+    def _first_to_ring(self, clocks: Tensor) -> tuple[Tensor, Tensor]:
+        """The lowest of (N, n_items) clocks that the bounds allow: (N, K) columns and times."""
         ranks = torch.arange(self.slate_size, device=clocks.device)
         values, columns = [], []
         for start, end, quota in (
@@ -197,8 +219,8 @@ class SlateDistribution:
             within_quota = ranks[:size] < quota[:, None]
             values.append(soonest.masked_fill(~within_quota, torch.inf))
             columns.append(place + start)
-        chosen = torch.cat(values, dim=1).topk(self.slate_size, dim=1, largest=False).indices
-        return torch.cat(columns, dim=1).gather(1, chosen)
+        times, chosen = torch.cat(values, dim=1).topk(self.slate_size, dim=1, largest=False)
+        return torch.cat(columns, dim=1).gather(1, chosen), times
 
 
 class _GroupMass(torch.autograd.Function):
@@ -209,13 +231,13 @@ class _GroupMass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, hidden: Tensor, n_popular: int) -> Tensor:
-        """(N, d), (n_items, d), (N, h) and the popular items' number to (N, 2)."""
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, hidden: Tensor, groups: tuple[slice, slice]
+    ) -> Tensor:
+        """(N, d), (n_items, d), (N, h) and the groups' columns to (N, 2)."""
         scores = (query @ key.T).scatter_(1, hidden, MASKED)
-        groups = (slice(None, n_popular), slice(n_popular, None))
         weight, top = _weights(scores, groups)
-        mass = torch.stack([weight[:, group].sum(1) for group in groups], dim=1)
-        mass = mass.clamp_(min=torch.finfo(mass.dtype).tiny)
+        mass = _masses(weight, groups)
         ctx.save_for_backward(query, key, weight, mass)
         ctx.groups = groups
         return top + mass.log()
@@ -246,6 +268,12 @@ def _weights(scores: Tensor, groups: tuple[slice, ...]) -> tuple[Tensor, Tensor]
     for index, group in enumerate(groups):
         scores[:, group].sub_(top[:, index : index + 1])
     return scores.exp_(), top
+
+
+def _masses(weight: Tensor, groups: tuple[slice, ...]) -> Tensor:
+    """(N, len(groups)) total weights, not quite 0 where a group has nothing to show."""
+    masses = torch.stack([weight[:, group].sum(1) for group in groups], dim=1)
+    return masses.clamp_(min=torch.finfo(masses.dtype).tiny)
 
 
 def _amax(scores: Tensor) -> Tensor:

@@ -20,7 +20,6 @@ from torch import Tensor
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
-from dsrm_agents.hrl.workers import SlateWorker
 from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
 from kuaisim_gym.simulator.catalogue import Catalogue
 

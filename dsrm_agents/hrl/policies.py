@@ -87,7 +87,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
 
     Raises:
         ConfigError: The spaces are not those that the worker needs, or an option is unknown, or
-            the Gaussian worker was given features.
+            the Gaussian worker was given features or qualities.
     """
 
     def __init__(
@@ -107,10 +107,10 @@ class HierarchicalPolicy(ActorCriticPolicy):
     ) -> None:
         self.kind = check_choice("worker", worker, WORKERS)
         check_spaces(observation_space, action_space, worker)
-        if worker == "gaussian" and item_features is not None:
+        if worker == "gaussian" and not (item_features is None and item_quality is None):
             raise ConfigError(
-                "item_features are for workers that draw slates: what a gaussian worker draws is "
-                "applied by the environment, to the catalogue's embedding."
+                "item_features and item_quality are for workers that draw slates: what a gaussian "
+                "worker draws is applied by the environment, to the catalogue's embedding."
             )
         self.decision_period = check_whole("decision_period", decision_period, 1)
         self.catalogue = catalogue

@@ -227,8 +227,12 @@ class SlateWorker(Worker):
     def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
         """See :class:`Worker`; m is K."""
         slates = self.distribution(request)
-        columns = slates.best() if deterministic else slates.sample()
-        return self.items.item_of_column[columns], slates.log_prob(columns)
+        if deterministic:
+            columns = slates.best()
+            log_prob = slates.log_prob(columns)
+        else:
+            columns, log_prob = slates.sample()
+        return self.items.item_of_column[columns], log_prob
 
     def log_prob(self, request: Request, draws: Tensor) -> Tensor:
         """See :class:`Worker`."""

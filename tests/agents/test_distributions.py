@@ -78,7 +78,7 @@ def test_hidden_items_have_exactly_no_probability(hidden: tuple[int, ...]) -> No
     scores[:, [1, 5]] = 40.0  # e^40 times the weight of the others: any share would be seen
     attractive = of_scores(scores, 1, 2, hidden)
     assert torch.equal(attractive.log_prob(slates), log_prob)
-    assert not torch.isin(attractive.sample(), torch.tensor([1, 5])).any()
+    assert not torch.isin(attractive.sample()[0], torch.tensor([1, 5])).any()
     assert not torch.isin(attractive.best(), torch.tensor([1, 5])).any()
 
 
@@ -98,7 +98,7 @@ def test_samples_have_the_stated_probability(
     n = 200_000
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        drawn = of_scores(some_scores(n=n), least, most, hidden).sample()
+        drawn = of_scores(some_scores(n=n), least, most, hidden).sample()[0]
     slates = all_slates(least, most, hidden)
     stated = of_scores(some_scores(n=len(slates)), least, most, hidden).log_prob(slates)
     base = torch.tensor([36, 6, 1])
@@ -144,7 +144,7 @@ def crowd(least: int = 1, most: int = 3) -> tuple[SlateDistribution, Tensor]:
     hidden = torch.stack([torch.randperm(30, generator=rng)[:6] for _ in range(4)])
     bounds = SlateBounds(torch.full((4,), least), torch.full((4,), most))
     slates = SlateDistribution(query, key, hidden, 10, bounds, 4)
-    return slates, slates.sample()
+    return slates, slates.sample()[0]
 
 
 def slow_log_prob(slates: SlateDistribution, drawn: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ def test_a_whole_group_may_be_hidden(hidden: tuple[int, ...], popular: int) -> N
         assert float(log_prob.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
         (gradient,) = torch.autograd.grad(log_prob.sum(), scores)
         assert gradient.isfinite().all()
-        for drawn in (one.sample(), one.best()):
+        for drawn in (one.sample()[0], one.best()):
             assert set(drawn.flatten().tolist()) == set(range(N_ITEMS)) - set(hidden)
             assert all(len(set(slate)) == K for slate in drawn.tolist())
 
@@ -218,7 +218,7 @@ def test_very_large_scores_stay_finite(least: int, most: int) -> None:
     scores = torch.tensor(list(itertools.product([-1e3, 1e3], repeat=N_ITEMS)))
     scores.requires_grad_()
     slates = of_scores(scores, least, most)
-    for drawn in (slates.sample(), slates.best()):
+    for drawn in (slates.sample()[0], slates.best()):
         assert all(len(set(slate)) == K for slate in drawn.tolist())
         popular = (drawn < N_POPULAR).sum(dim=1)
         assert ((least <= popular) & (popular <= most)).all()
@@ -234,13 +234,13 @@ def test_sampling_is_reproducible_under_torch_s_seed() -> None:
     slates = of_scores(some_scores(n=500))
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        first, second = slates.sample(), slates.sample()
+        first, second = slates.sample()[0], slates.sample()[0]
         torch.manual_seed(7)
-        assert torch.equal(slates.sample(), first)
-        assert torch.equal(slates.sample(), second)
+        assert torch.equal(slates.sample()[0], first)
+        assert torch.equal(slates.sample()[0], second)
         assert not torch.equal(first, second)
         torch.manual_seed(8)
-        assert not torch.equal(slates.sample(), first)
+        assert not torch.equal(slates.sample()[0], first)
 
 
 def test_entropy_is_that_of_the_first_draw() -> None:
@@ -347,3 +347,15 @@ def test_what_a_group_lacked_is_made_up_for() -> None:
     past = (torch.tensor([0]), torch.tensor([4]))
     found = target_bounds(torch.tensor(0.5), 4, *past, torch.tensor([9]), torch.tensor([9]))
     assert (int(found.least), int(found.most)) == (4, 4)
+
+
+@pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
+def test_a_sample_comes_with_its_own_log_probability(spread: float) -> None:
+    # At the widest spread weights underflow, and logarithms take over.
+    scores = spread * some_scores(n=200)
+    slates = of_scores(scores, 1, 2)
+    drawn, log_prob = slates.sample()
+    torch.testing.assert_close(log_prob, slates.log_prob(drawn), atol=1e-4 * spread, rtol=1e-4)
+    assert all(len(set(slate)) == K for slate in drawn.tolist())
+    popular = (drawn < N_POPULAR).sum(1)
+    assert ((popular >= 1) & (popular <= 2)).all()
