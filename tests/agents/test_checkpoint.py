@@ -235,7 +235,7 @@ def test_another_algorithm_s_and_dataset_s_are_refused(small, checkpointed) -> N
         resume(checkpointed("ppo"), make("ppo", other))
     with pytest.raises(CheckpointError, match="catalogue"):
         resume(checkpointed("hrl"), make("hrl", other))
-    with pytest.raises(CheckpointError, match="fairness_coef is 5.0 here and was 2.0"):
+    with pytest.raises(CheckpointError, match="fairness_coef is 5.0 here and was 3.5"):
         resume(checkpointed("hrl"), make("hrl", small, fairness_coef=5.0))
     with pytest.raises(CheckpointError, match="manager_lr_scale"):
         policy = {"manager_lr_scale": 2.0}
