@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks import datasets, stability, tuning
+from benchmarks import report as all_tables
 from benchmarks.figures import command as figures
 from benchmarks.pareto import command as pareto
 from benchmarks.plots import plot_all
@@ -117,7 +118,11 @@ def _parser() -> argparse.ArgumentParser:
     curves = commands.add_parser("stability", help="how steadily agents learn, from run results")
     stability.add_arguments(curves)
 
-    for name, text in (("table", "print the tables"), ("plot", "write the figures as PNG")):
+    for name, text in (
+        ("table", "print the tables"),
+        ("plot", "write the figures as PNG"),
+        ("report", "write all tables into DIR/README.md"),
+    ):
         command = commands.add_parser(name, help=text)
         command.add_argument("folder", type=Path, metavar="DIR")
     return parser
@@ -159,6 +164,8 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.command == "table":
             results = read_results(options.folder)
             print(summary(results), markdown(results), sep="\n\n")
+        elif options.command == "report":
+            print(all_tables.write(options.folder))
         else:
             print(*plot_all(read_results(options.folder), options.folder), sep="\n")
     except KuaiSimError as error:

@@ -13,6 +13,8 @@ from benchmarks.registry import AGENTS, LEARNERS, task_of
 from benchmarks.results import Result, World, world_of
 
 CEILING = "expected-oracle+quota"
+OURS = "dsrm-hrl"
+CONTROLS = ("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "dsrm-hrl-logged")
 PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "flat": "FLAT", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
 _FAIR_COLUMNS = {
     "len": "Len",
@@ -135,7 +137,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
             cells.append(trained)
         lines.append("| " + " | ".join(cells) + " |")
     sessions = first["eval"]["sessions"]
-    lines += ["", *(_verdict(lengths) if task == "session" else [])]
+    lines += ["", *([*_verdict(lengths), *_paired(agents)] if task == "session" else [])]
     note = (
         f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
         "test sessions a seed."
@@ -161,6 +163,23 @@ def _verdict(lengths: dict[str, float]) -> list[str]:
     ]
     sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"
     return [", ".join([sentence, *shares]) + ".", ""]
+
+
+def _paired(agents: dict[str, list[Result]]) -> list[str]:
+    """The hierarchical agent against its controls: all agents of a seed meet the same users."""
+    lines = []
+    ours = {one["seed"]: one["metrics"] for one in agents.get(OURS, [])}
+    for control in CONTROLS:
+        theirs = {one["seed"]: one["metrics"] for one in agents.get(control, [])}
+        seeds = sorted(ours.keys() & theirs.keys())
+        if len(seeds) < 2:
+            continue
+        differences = []
+        for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4)):
+            mean, half = mean_and_ci95([ours[seed][name] - theirs[seed][name] for seed in seeds])
+            differences.append(f"{label} {mean:+.{digits}f} ± {half:.{digits}f}")
+        lines.append(f"* {OURS} less {control}, seed by seed: {', '.join(differences)}.")
+    return [*lines, ""] if lines else []
 
 
 def _published(dataset: str, max_len: int) -> dict[str, str]:
