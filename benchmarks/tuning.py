@@ -207,8 +207,8 @@ def markdown(result: Result) -> str:
     return "\n".join([
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
-        f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings of "
-        "hyperparams.yml. Len: of held-out train users, on the train simulator.",
+        f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings that "
+        "hyperparams.yml had. Len: of held-out train users, on the train simulator.",
         "",
         "```yaml",
         yaml.safe_dump(block, sort_keys=False).strip(),
