@@ -212,9 +212,9 @@ def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch
         fitted.append(quick_fit(name, dataset, **options))
         return fitted[-1]
 
-    def recorded(learner, env, purifier, **rewarded) -> Any:
+    def recorded(learner, env, purifier, **options) -> Any:
         worn.append(purifier)
-        return wear(learner, env, purifier, **rewarded)
+        return wear(learner, env, purifier, **options)
 
     monkeypatch.setattr(registry, "fit_purifier", fit)
     monkeypatch.setattr(Learner, "wear", recorded)
@@ -222,6 +222,31 @@ def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch
     tune(spec, 2, tmp_path, progress=False)
     assert len(fitted) == 1
     assert worn == fitted * 4
+
+
+def test_a_scorer_is_rewarded_for_fairness_in_training_alone(
+    small, tmp_path: Path, monkeypatch, quick_fit
+) -> None:
+    from benchmarks import registry
+
+    made = []
+
+    def fit(name, dataset, progress, **options) -> Any:
+        return quick_fit(name, dataset, **options)
+
+    class Recorded(registry.ScorerVecEnv):
+        def __init__(self, *arguments: Any) -> None:
+            made.append(arguments[1:])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr(registry, "fit_purifier", fit)
+    monkeypatch.setattr(registry, "ScorerVecEnv", Recorded)
+    spec = Run("flat", max_len=3, seed=0, episodes=1, sessions=4)
+    found = trials(tune(spec, 2, tmp_path, progress=False))
+    coefficients = [params["fairness_coef"] for _, params, _ in found]
+    assert coefficients[0] == hyperparams("flat")["fairness_coef"] != coefficients[1]
+    expected = [coefficients[0], 0.0, coefficients[1], 0.0]
+    assert made == [(False, coefficient) for coefficient in expected]
 
 
 def test_the_command_prints_the_trials_and_a_block_for_the_settings(
