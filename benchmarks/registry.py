@@ -78,7 +78,10 @@ def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
 
 
 def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> PPO:
-    """PPO over scorers that starts, as the hierarchical worker does, at the ranking by quality."""
+    """PPO over scorers that starts at the ranking by quality, where the hierarchical worker starts.
+
+    But for a little similarity: a scorer that answers to the state has none before it has learned.
+    """
     options = dict(hyperparams)
     start = {"log_std_init": options.pop("log_std_init")}
     agent = PPO("MlpPolicy", env, seed=seed, device="cpu", policy_kwargs=start, **options)

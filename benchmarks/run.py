@@ -23,6 +23,7 @@ from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
 from benchmarks.results import (
     Result,
     commit,
+    data_block,
     read_result,
     result_path,
     versions,
@@ -111,11 +112,7 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
         "env": spec.env,
         "max_len": spec.max_len,
         "seed": spec.seed,
-        "dataset": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-        },
+        "dataset": data_block(dataset),
     }
     path = result_path(out, header)
     checkpoint = path.with_suffix(".checkpoint")

@@ -1,8 +1,9 @@
 """Searches an agent's hyper-parameters, on the train simulator alone, with Optuna.
 
 A fifth of the train users is held out. A trial trains on the others and is worth the mean length
-of the sessions that it then plays, without exploring, with the users held out. The first trial has
-the settings of ``hyperparams.yml``, so that the best is never worse than they are.
+of the sessions that it then plays, without exploring, with the users held out. A purifier is fitted
+once, on the logs of all train users. The first trial has the settings of ``hyperparams.yml``, so
+that the best is never worse than they are.
 
 Trials are kept in Optuna's journal beside the result file. What is drawn depends on the seed and on
 the finished trials alone: a study that was killed goes on as if it had not been.
@@ -236,7 +237,8 @@ def _describe(distribution: BaseDistribution) -> str:
     if isinstance(distribution, CategoricalDistribution):
         return f"one of {', '.join(map(str, distribution.choices))}"
     assert isinstance(distribution, FloatDistribution)
-    return f"{distribution.low:g} to {distribution.high:g}, log-uniform"
+    kind = "log-uniform" if distribution.log else "uniform"
+    return f"{distribution.low:g} to {distribution.high:g}, {kind}"
 
 
 def _open(journal: Path, header: Result) -> optuna.Study:

@@ -140,7 +140,7 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
     parts = {part: clock.seconds[part] for part in PARTS[:-1]}
     return {
         "steps": model.num_timesteps - before,
-        "sessions": len(record.finished),
+        "sessions": record.finished,
         "fit_s": fit_seconds,
         "s": seconds,
         "parts": parts | {REST: seconds - sum(parts.values())},

@@ -35,7 +35,7 @@ class ScorerVecEnv(VecEnvWrapper):
         fairness: Fair, see :class:`~dsrm_agents.common.fairness.Fairness`.
 
     Raises:
-        ConfigError: The environment takes other actions.
+        ConfigError: The environment takes other actions, or has too few items for the quota.
     """
 
     def __init__(
@@ -47,6 +47,14 @@ class ScorerVecEnv(VecEnvWrapper):
                 f'A scorer needs action_type="slate" beneath it, got {batch.action_type!r}.'
             )
         catalogue = batch.catalogue
+        most = batch.longest * -(-batch.config.slate_size // 2)
+        popular = int(catalogue.popular.sum())
+        if quota and most > min(popular, catalogue.n_items - popular):
+            raise ConfigError(
+                f"A quota of half a slate can take {most} items of each group in one session, but "
+                f"the groups have {popular} and {catalogue.n_items - popular}: shorten sessions "
+                "(max_len) or slates, or leave the quota out."
+            )
         self.batch = batch
         self.quota = quota
         self.fairness_coef = fairness_coef
@@ -57,6 +65,15 @@ class ScorerVecEnv(VecEnvWrapper):
         super().__init__(
             venv, action_space=spaces.Box(-1.0, 1.0, (vectors.shape[1],), dtype=np.float32)
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, for checkpoints to compare."""
+        return {
+            "quota": self.quota,
+            "fairness_coef": self.fairness_coef,
+            "fairness": self.fair.measure,
+        }
 
     def reset(self) -> VecEnvObs:
         """First observations."""

@@ -38,6 +38,20 @@ class Fairness:
         self.popular = catalogue.popular
         self.exposures = catalogue.exposures
 
+    def check_target(self, target: float | None) -> None:
+        """Checks that Fair can be held at a target.
+
+        Raises:
+            ConfigError: It lies outside the range of the measure.
+        """
+        ranges = {"ad": (-1.0, 0.0), "longtail": (0.0, 1.0)}
+        low, high = ranges.get(self.measure, (-math.inf, math.inf))
+        if target is not None and not low <= target <= high:
+            raise ConfigError(
+                f"Fair of {self.measure!r} lies in [{low:g}, {high:g}], got fairness_target="
+                f"{target}. An AD of at most x is the target -x."
+            )
+
     def __call__(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
         """Fair of one step.
 

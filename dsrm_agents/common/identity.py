@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Iterable, Mapping
@@ -41,7 +42,7 @@ def identity_of(model: BaseAlgorithm, generators: Iterable[str] = ()) -> str:
     }
     wrappers, env = [], model.env
     while isinstance(env, VecEnvWrapper):
-        wrappers.append(type(env).__name__)
+        wrappers.append(_wrapper(env))
         env = env.venv
     shapes = {
         f"policy.{name}": list(value.shape) for name, value in model.policy.state_dict().items()
@@ -68,8 +69,17 @@ def differences(here: str, there: str) -> str:
     )
 
 
+def _wrapper(env: VecEnvWrapper) -> Any:
+    """A wrapper's class, with what it says of its settings if it has any."""
+    name, settings = type(env).__name__, getattr(type(env), "settings", None)
+    return name if settings is None else [name, _plain(env.settings)]
+
+
 def _plain(value: Any) -> Any:
     """A value as JSON knows it."""
+    if isinstance(value, np.ndarray):
+        content = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data, digest_size=8)
+        return f"{value.dtype}{list(value.shape)} {content.hexdigest()}"
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):

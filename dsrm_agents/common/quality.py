@@ -27,12 +27,14 @@ def unbiased_quality(
 
     Returns:
         (n_items,) float32, standardised over the catalogue; ``None`` where there are no randomised
-        rows.
+        rows of its items.
     """
     rows = data.randomised
     if rows is None:
         return None
     shown = rows.items < data.n_items
+    if not shown.any():
+        return None
     users, items = rows.users[shown], rows.items[shown]
     response = rows.response[shown].astype(np.float64)
     response -= response.mean()
@@ -48,8 +50,9 @@ def unbiased_quality(
     root = np.sqrt(count)
     weights = np.linalg.lstsq(line * root[:, None], mean * root, rcond=None)[0]
     prior = line @ weights
-    within = float(np.mean((response - mean[items]) ** 2))
-    apart = count @ (mean - prior) ** 2 - (np.count_nonzero(known) - line.shape[1]) * within
+    n_known = int(np.count_nonzero(known))
+    within = float(np.sum((response - mean[items]) ** 2) / max(len(response) - n_known, 1))
+    apart = count @ (mean - prior) ** 2 - (n_known - line.shape[1]) * within
     between = max(float(apart / count.sum()), 1e-12)
     quality = prior + (total - count * prior) / (count + within / between)
     spread = quality.std() or 1.0

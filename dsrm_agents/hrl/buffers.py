@@ -27,8 +27,8 @@ class HierarchicalSamples(NamedTuple):
         control: (B, 2) float32, the manager's draws.
         decided: (B,) float32, 1 where the manager decided, 0 where its z was held.
         old_control_log_prob: (B,) float32.
-        old_draw_log_prob: (B, m) float32.
-        credit: (B, m) float32, what each draw's own response adds to the worker's advantage.
+        old_draw_log_prob: (B, f) float32, of the choices behind the draws.
+        credit: (B, f) float32, what a draw's own response adds to the choice's advantage.
         advantages: (B, 2) float32.
         returns: (B, 2) float32.
     """
@@ -92,14 +92,21 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         *args: As for the base class.
         manager_gamma: Discount of the manager; ``gamma`` is the worker's.
         n_draws: m, draws that make an action.
+        n_choices: f, choices behind them.
         **kwargs: As for the base class.
     """
 
     def __init__(
-        self, *args: Any, manager_gamma: float = 0.99, n_draws: int = 1, **kwargs: Any
+        self,
+        *args: Any,
+        manager_gamma: float = 0.99,
+        n_draws: int = 1,
+        n_choices: int = 1,
+        **kwargs: Any,
     ) -> None:
         self.manager_gamma = manager_gamma
         self.n_draws = n_draws
+        self.n_choices = n_choices
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
@@ -109,7 +116,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         for name in ("rewards", "values", "advantages", "returns", "control"):
             setattr(self, name, np.zeros((*steps, 2), dtype=np.float32))
         for name in ("draw_log_prob", "credit"):
-            setattr(self, name, np.zeros((*steps, self.n_draws), dtype=np.float32))
+            setattr(self, name, np.zeros((*steps, self.n_choices), dtype=np.float32))
         whole = isinstance(self.action_space, spaces.MultiDiscrete)
         self.draws = np.zeros((*steps, self.n_draws), dtype=np.int64 if whole else np.float32)
         for name in ("control_log_prob", "decided"):

@@ -133,20 +133,23 @@ class SlateDistribution:
         """
         with torch.no_grad():
             weight, top = _weights(self._scores(), self._groups)
-            clocks = _exponential(weight).div_(weight)
+            noise = _exponential(weight)
+            clocks = noise / weight
             ahead = (top.amax(1, keepdim=True) - top).exp_()
             for index, group in enumerate(self._groups):
                 clocks[:, group].mul_(ahead[:, index : index + 1])
             slates, times = self._first_to_ring(clocks)
             rest = _masses(weight.scatter_(1, slates, 0.0), self._groups)
             if bool(times.isinf().any()) or float(rest.min()) < _LEAST_MASS:
-                return self._sample_by_logarithms()
+                return self._sample_by_logarithms(noise)
             return slates, self._log_prob(slates, top + rest.log())
 
-    def _sample_by_logarithms(self) -> tuple[Tensor, Tensor]:
-        """The same where scores lie so far apart that weights underflow, at twice the cost."""
-        scores = self._scores()
-        slates, _ = self._first_to_ring(_exponential(scores).log_().sub_(scores))
+    def _sample_by_logarithms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The same race where scores lie so far apart that weights underflow, at twice the cost.
+
+        The same noise, because whether it is needed depends on what was drawn.
+        """
+        slates, _ = self._first_to_ring(noise.log_().sub_(self._scores()))
         return slates, self.log_prob(slates)
 
     def best(self) -> Tensor:
@@ -155,13 +158,14 @@ class SlateDistribution:
             return self._first_to_ring(self._scores().neg_())[0]
 
     def log_prob(self, slates: Tensor) -> Tensor:
-        """Exact log-probability of every draw; a slate's is their sum.
+        """Exact log-probabilities of which group each draw came from, and which of its items.
 
         Args:
             slates: (N, K) int64 columns, drawn under the same bounds.
 
         Returns:
-            (N, K) float32, in nats.
+            (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice, then of the K
+            items given their groups. A slate's is the sum.
         """
         hidden = torch.cat([self.hidden, slates], dim=1)
         never_drawn: Tensor = _GroupMass.apply(  # type: ignore[no-untyped-call]
@@ -170,7 +174,7 @@ class SlateDistribution:
         return self._log_prob(slates, never_drawn)
 
     def _log_prob(self, slates: Tensor, never_drawn: Tensor) -> Tensor:
-        """(N, K), given (N, 2) the log of the weight of each group's items that are not drawn."""
+        """(N, 2K), given (N, 2) the log of the weight of each group's items that are not drawn."""
         chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
         is_popular = slates < self.n_popular
         log_mass = torch.stack(
@@ -190,7 +194,8 @@ class SlateDistribution:
             dim=-1,
         )
         allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-        return chosen - allowed
+        own = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
+        return torch.cat([own - allowed, chosen - own], dim=1)
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""

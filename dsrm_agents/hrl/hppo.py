@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
@@ -19,8 +18,10 @@ from torch import Tensor
 
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
+from dsrm_agents.hrl.losses import Losses, clipped_surrogate
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
-from kuaisim_gym.errors import CheckpointError, ConfigError, unknown_option
+from dsrm_agents.hrl.rollouts import Steps, check_mean_response, shown_slates, within_group_credit
+from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError, unknown_option
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.
@@ -32,9 +33,10 @@ class HierarchicalPPO(PPO):
 
     The worker is rewarded by r_t, the manager by ``r_t + lambda * Fair(L_t)`` (eq. 4), with
     Fair as in :class:`~dsrm_agents.common.fairness.Fairness`. A slate's reward is the mean of its
-    items' responses, so each draw is credited with its own response instead of the mean: the
-    same expected gradient, but for the little that a draw takes from the later ones, with a
-    fraction of the noise.
+    items' responses. Where the worker looks no further than that (``gamma=0``) and draws items,
+    the choice of an item among its group has for advantage the slate's, plus how much better the
+    item was answered than the slate's others of the group; the choice of the group has the
+    slate's alone, because bounds make one popular item more one fewer later.
 
     Args:
         policy: ``"HierarchicalPolicy"`` or a subclass.
@@ -102,7 +104,6 @@ class HierarchicalPPO(PPO):
         self.fairness_coef = fairness_coef
         self.fairness_target = fairness_target
         self.multiplier_step = multiplier_step
-        self.weight = FairnessWeight(fairness_coef, fairness_target, multiplier_step)
         super().__init__(
             policy,
             env,
@@ -132,7 +133,7 @@ class HierarchicalPPO(PPO):
         super().set_env(env, force_reset)
         try:
             self._take_catalogue()
-        except CheckpointError:
+        except KuaiSimError:
             self.env = before
             raise
 
@@ -160,8 +161,19 @@ class HierarchicalPPO(PPO):
         worker = self.policy_kwargs.get("worker", "constrained")
         check_spaces(self.observation_space, self.action_space, worker)
         n_draws = int(np.prod(self.action_space.shape or ()))
-        self.rollout_buffer_kwargs = {"manager_gamma": self.manager_gamma, "n_draws": n_draws}
+        # A drawn item is two choices: of its group, and of the item in it.
+        each = 1 if worker == "gaussian" else 2
+        self.rollout_buffer_kwargs = {
+            "manager_gamma": self.manager_gamma,
+            "n_draws": n_draws,
+            "n_choices": each * n_draws,
+        }
         self.fair = Fairness(self.fairness, self.policy_kwargs["catalogue"])
+        reached = getattr(self, "weight", None)  # by a loaded agent
+        self.weight = FairnessWeight(self.fairness_coef, self.fairness_target, self.multiplier_step)
+        self.fair.check_target(self.fairness_target)
+        if reached is not None and self.fairness_target is not None:
+            self.weight.value = reached.value
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
         # The manager's last draws, and how many steps ago each session's was made.
@@ -203,24 +215,27 @@ class HierarchicalPPO(PPO):
             due = self._age % self.policy.decision_period == 0
             with torch.no_grad():
                 decision = self.policy.decide(self._observed(), self._held, due)
-            new_obs, reward, dones, infos = env.step(decision.actions.cpu().numpy())
+            new_obs, rewards, dones, infos = env.step(decision.actions.cpu().numpy())
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
             if not callback.on_step():
                 return False
             self._update_info_buffer(infos, dones)
-            slates, responses = _shown(self._last_obs, new_obs, reward, dones, infos)
+            slates, responses = shown_slates(self._last_obs, new_obs, dones, infos)
             fair = self.fair(slates, self._last_obs["exposed"])
-            rewards = np.stack([reward + self.weight.value * fair, reward], axis=1)
-            credit = np.zeros_like(rewards[:, :1])
-            if self.policy.draws_items:
-                credit = responses - reward[:, None]
-            steps.add(self.policy.catalogue.popular[slates], fair, rewards, infos)
+            bonus = self.weight.value * (fair - (self.fairness_target or 0.0))
+            level_rewards = np.stack([rewards + bonus, rewards], axis=1)
+            credit = np.zeros(decision.draw_log_prob.shape, dtype=np.float32)
+            if self.policy.draws_items and self.gamma == 0.0:
+                check_mean_response(rewards, responses)
+                popular = self.policy.catalogue.popular[slates]
+                credit[:, -slates.shape[1] :] = within_group_credit(responses, popular)
+            steps.add(self.policy.catalogue.popular[slates], fair, level_rewards, infos)
             rollout_buffer.add_decision(
                 self._last_obs,
                 decision,
                 due.cpu().numpy(),
-                rewards + self._value_at_cap(dones, infos),
+                level_rewards + self._value_at_cap(dones, infos),
                 credit,
                 self._last_episode_starts,
             )
@@ -247,11 +262,13 @@ class HierarchicalPPO(PPO):
         """(N, 2) discounted values of sessions cut by a step cap; zero for all others."""
         bonus = np.zeros((len(dones), 2), dtype=np.float32)
         gammas = np.array([self.manager_gamma, self.gamma], dtype=np.float32)
-        for slot in np.flatnonzero(dones):
-            if infos[slot].get("TimeLimit.truncated", False):
-                last = self.policy.obs_to_tensor(infos[slot]["terminal_observation"])[0]
-                with torch.no_grad():
-                    bonus[slot] = gammas * self.policy.level_values(last)[0].cpu().numpy()
+        ended = [slot for slot in np.flatnonzero(dones) if infos[slot].get("TimeLimit.truncated")]
+        if ended:
+            last = [infos[slot]["terminal_observation"] for slot in ended]
+            stacked = {name: np.stack([one[name] for one in last]) for name in last[0]}
+            with torch.no_grad():
+                values = self.policy.level_values(obs_as_tensor(stacked, self.device))
+            bonus[ended] = gammas * values.cpu().numpy()
         return bonus
 
     def train(self) -> None:
@@ -320,116 +337,3 @@ class HierarchicalPPO(PPO):
         self.logger.record("train/learning_rate", rate)
         for group in optimizers.param_groups:
             group["lr"] = rate * self.policy.lr_scales[group["name"]]
-
-
-class Losses(NamedTuple):
-    """Of a minibatch; columns of two are [manager, worker].
-
-    Attributes:
-        policy: (2,) negative clipped surrogates.
-        value: (2,) squared errors.
-        kl: (2,) approximate divergences from the policy that acted.
-        entropy: () of the worker, 0 where it earns no bonus.
-    """
-
-    policy: Tensor
-    value: Tensor
-    kl: Tensor
-    entropy: Tensor
-
-    def total(self, vf_coef: float, ent_coef: float) -> Tensor:
-        """() what is minimised; no term has gradients in two levels."""
-        return self.policy.sum() + vf_coef * self.value.sum() - ent_coef * self.entropy
-
-    def detached(self) -> Tensor:
-        """(6,) all but the entropy."""
-        return torch.cat([self.policy, self.value, self.kl]).detach()
-
-
-def clipped_surrogate(
-    log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, weight: Tensor, clip: float
-) -> tuple[Tensor, Tensor]:
-    """PPO's loss over weighted draws, and their approximate KL divergence.
-
-    Args:
-        log_prob: (B,) or (B, m).
-        old_log_prob: The same shape.
-        advantages: Broadcastable to it; standardised here, under the weights.
-        weight: The same shape as ``log_prob``, summing to one, or to zero where nothing counts.
-        clip: PPO's clip range.
-
-    Returns:
-        () the loss and () the divergence (Schulman's estimator, never negative).
-    """
-    advantages = advantages.expand_as(weight)
-    centred = advantages - (weight * advantages).sum()
-    spread = (weight * centred.square()).sum().sqrt()
-    standard = centred / (spread + 1e-8)
-    log_ratio = log_prob - old_log_prob
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1.0 - clip, 1.0 + clip)
-    surrogate = torch.minimum(ratio * standard, clipped * standard)
-    return -(weight * surrogate).sum(), (weight * (ratio - 1.0 - log_ratio)).sum()
-
-
-class Steps:
-    """What a rollout's steps were like, for the logger."""
-
-    def __init__(self) -> None:
-        self._rows: list[list[float]] = []
-        self._q: list[float] = []
-
-    def add(
-        self,
-        popular: NDArray[np.bool_],
-        fair: NDArray[np.float32],
-        rewards: NDArray[np.float32],
-        infos: list[dict[str, Any]],
-    ) -> None:
-        """Adds one step of all sessions."""
-        self._rows.append([popular.mean(), fair.mean(), *rewards.mean(axis=0)])
-        self._q += [info["session"]["q"] for info in infos if "session" in info]
-
-    @property
-    def mean_fair(self) -> float:
-        """Mean of Fair."""
-        return float(np.mean(self._rows, axis=0)[1])
-
-    def record(self, logger: Logger, weight: float) -> None:
-        """Writes the means; ``weight`` is lambda."""
-        names = ("popular_share", "fairness", "manager_reward", "worker_reward")
-        for name, value in zip(names, np.mean(self._rows, axis=0), strict=True):
-            logger.record(f"rollout/{name}", float(value))
-        logger.record("rollout/multiplier", weight)
-        if self._q:
-            logger.record("rollout/q", float(np.mean(self._q)))
-
-
-def _shown(
-    before: dict[str, NDArray[Any]],
-    after: Any,
-    rewards: NDArray[np.float32],
-    dones: NDArray[np.bool_],
-    infos: list[dict[str, Any]],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What the last step showed, (N, K) items and (N, K) responses, from the observations.
-
-    Raises:
-        ConfigError: The (N,) rewards are not the slates' mean responses.
-    """
-    exposed, responses = after["exposed"].copy(), after["responses"].copy()
-    for slot in np.flatnonzero(dones):
-        last = infos[slot]["terminal_observation"]
-        exposed[slot], responses[slot] = last["exposed"], last["responses"]
-    start = (before["exposed"] >= 0).sum(axis=1)
-    size = int((exposed[0] >= 0).sum() - start[0])
-    places = start[:, None] + np.arange(size)
-    rows = np.arange(len(places))[:, None]
-    slates, answers = exposed[rows, places].astype(np.int64), responses[rows, places]
-    if size < 1 or not np.allclose(answers.mean(axis=1), rewards, atol=1e-4):
-        raise ConfigError(
-            "HierarchicalPPO needs a reward that is the mean response of the slate, and episodes "
-            "that are one session, to credit items with their own responses. The rewards of this "
-            "environment differ, as those of KuaiRand-Retention-v0 do, or were changed on the way."
-        )
-    return slates, answers

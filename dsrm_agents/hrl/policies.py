@@ -16,7 +16,7 @@ from torch.distributions import Normal
 
 from dsrm_agents.hrl.workers import WORKERS, Items, QueryWorker, Request, SlateWorker, Worker
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, unknown_option
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
@@ -24,6 +24,10 @@ ACCURACY_RANGE = (0.5, 1.5)
 # Spread of the manager's Gaussian, fixed: a learned one shrinks once every slate is balanced, and
 # with it the signal that pulls the demand back when it drifts, until a run collapses.
 EXPLORATION = 0.5
+
+
+# ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
+PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
 
 
 class Decision(NamedTuple):
@@ -34,7 +38,7 @@ class Decision(NamedTuple):
         control: (N, 2) float32, the manager's draw before squashing, new or held.
         draws: (N, m), what the worker drew: K item positions, or a scorer.
         control_log_prob: (N,) float32.
-        draw_log_prob: (N, m) float32; an action's is the sum.
+        draw_log_prob: (N, f) float32, of the choices behind the draws; an action's is the sum.
         values: (N, 2) float32, of [manager, worker].
     """
 
@@ -51,7 +55,7 @@ class Evaluation(NamedTuple):
 
     Attributes:
         control_log_prob: (N,) float32.
-        draw_log_prob: (N, m) float32.
+        draw_log_prob: (N, f) float32, of the choices behind the draws.
         values: (N, 2) float32, of [manager, worker].
     """
 
@@ -117,8 +121,16 @@ class HierarchicalPolicy(ActorCriticPolicy):
         self.item_features = item_features
         self.item_quality = item_quality
         self.hidden = hidden
-        self.lr_scales = {"manager": manager_lr_scale, "critic": critic_lr_scale, "worker": 1.0}
-        kwargs.setdefault("features_extractor_class", FlattenExtractor)
+        self.lr_scales = {
+            "manager": manager_lr_scale,
+            "worker": 1.0,
+            "manager_critic": critic_lr_scale,
+            "worker_critic": critic_lr_scale,
+        }
+        for option in kwargs:
+            if option not in PASSED_ON:
+                raise unknown_option("An option of HierarchicalPolicy", option, PASSED_ON)
+        kwargs["features_extractor_class"] = FlattenExtractor
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -138,7 +150,8 @@ class HierarchicalPolicy(ActorCriticPolicy):
         groups = {
             "manager": list(self.manager.parameters()),
             "worker": [one for one in self.worker.parameters() if one.requires_grad],
-            "critic": [*self.manager_critic.parameters(), *self.worker_critic.parameters()],
+            "manager_critic": list(self.manager_critic.parameters()),
+            "worker_critic": list(self.worker_critic.parameters()),
         }
         rate = lr_schedule(1)
         self.optimizer = self.optimizer_class(
@@ -261,21 +274,24 @@ class HierarchicalPolicy(ActorCriticPolicy):
         squashed = torch.sigmoid(control)
         return low + (high - low) * squashed[:, 0], squashed[:, 1]
 
-    def score_items(self, obs: PyTorchObs, described: Tensor, log_popularity: Tensor) -> Tensor:
+    def score_items(
+        self, obs: PyTorchObs, described: Tensor, exposures: NDArray[np.integer]
+    ) -> Tensor:
         """Scores of eq. 6 for any items, those that the catalogue does not know included.
 
         Args:
             obs: Observations of N sessions.
             described: (m, f) float32, as the item tower reads items: their features, or their
                 embedding if there are none.
-            log_popularity: (m,) float32, standardised as the catalogue's is.
+            exposures: (m,) how often the platform has shown each, 0 for new ones.
 
         Returns:
             (N, m) float32, under the z that the manager would choose.
         """
         state, exposed = _parts(obs)
         request = self._request(state, exposed, self._manager_distribution(state).mean)
-        return self.worker.scorer(request) @ self.worker.items.keys(described, log_popularity).T
+        popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
+        return self.worker.scorer(request) @ self.worker.items.keys(described, popularity).T
 
     # The Stable-Baselines3 contract.
 
@@ -347,7 +363,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
             "item_quality": self.item_quality,
             "hidden": self.hidden,
             "manager_lr_scale": self.lr_scales["manager"],
-            "critic_lr_scale": self.lr_scales["critic"],
+            "critic_lr_scale": self.lr_scales["worker_critic"],
         }
 
     def _manager_distribution(self, state: Tensor) -> Normal:

@@ -174,11 +174,11 @@ class Worker(nn.Module, ABC):
 
     @abstractmethod
     def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """(N, m) draws, or the best ones, and their (N, m) log-probabilities."""
+        """(N, m) draws, or the best ones, and what :meth:`log_prob` says of them."""
 
     @abstractmethod
     def log_prob(self, request: Request, draws: Tensor) -> Tensor:
-        """(N, m) log-probabilities, whose sum is an action's, of (N, m) draws."""
+        """(N, f) log-probabilities of the choices behind (N, m) draws; their sum is an action's."""
 
     @abstractmethod
     def entropy(self, request: Request) -> Tensor:
@@ -225,7 +225,7 @@ class SlateWorker(Worker):
         )
 
     def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """See :class:`Worker`; m is K."""
+        """See :class:`Worker`; m is K, f is 2K: a draw is a choice of a group and an item in it."""
         slates = self.distribution(request)
         if deterministic:
             columns = slates.best()

@@ -60,11 +60,15 @@ class Catalogue:
     @cached_property
     def log_popularity(self) -> FloatArray:
         """(n_items,) float32: standardised ``log(1 + exposures)``."""
-        values = np.log1p(self.exposures)
-        standardised = (values - values.mean()) / (values.std() or 1.0)
-        standardised = np.asarray(standardised, dtype=np.float32)
+        standardised = self.standardised_log(self.exposures)
         standardised.setflags(write=False)  # shared by all environments of the dataset
         return standardised
+
+    def standardised_log(self, exposures: NDArray[np.integer]) -> FloatArray:
+        """(m,) float32: ``log(1 + exposures)`` on the scale of :attr:`log_popularity`."""
+        values = np.log1p(self.exposures)
+        standardised = (np.log1p(exposures) - values.mean()) / (values.std() or 1.0)
+        return np.asarray(standardised, dtype=np.float32)
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:

@@ -61,7 +61,8 @@ def test_probabilities_of_the_feasible_slates_sum_to_one(least: int, most: int) 
 @pytest.mark.parametrize(("least", "most"), ALL_BOUNDS)
 def test_a_draw_is_conditional_on_the_draws_before(least: int, most: int) -> None:
     slates = all_slates(least, most)
-    draws = of_scores(some_scores(n=len(slates)), least, most).log_prob(slates)
+    choices = of_scores(some_scores(n=len(slates)), least, most).log_prob(slates)
+    draws = choices[:, :K] + choices[:, K:]  # of a group, and of an item in it
     probability = draws.sum(dim=1).exp()
     for length in range(1, K + 1):
         alike = (slates[:, None, :length] == slates[None, :, :length]).all(dim=2)
@@ -114,8 +115,8 @@ def test_without_bounds_it_is_plackett_luce() -> None:
         s[0] - s[[0, 1, 2, 3, 5]].logsumexp(0),
         s[2] - s[[1, 2, 3, 5]].logsumexp(0),
     ]
-    found = of_scores(s[None]).log_prob(torch.tensor([[4, 0, 2]]))
-    torch.testing.assert_close(found[0], torch.stack(expected))
+    found = of_scores(s[None]).log_prob(torch.tensor([[4, 0, 2]]))[0]
+    torch.testing.assert_close(found[:K] + found[K:], torch.stack(expected))
 
 
 def test_the_best_feasible_slate() -> None:
@@ -150,7 +151,7 @@ def crowd(least: int = 1, most: int = 3) -> tuple[SlateDistribution, Tensor]:
 def slow_log_prob(slates: SlateDistribution, drawn: Tensor) -> Tensor:
     """As ``slates.log_prob(drawn)``, by a mask of what is allowed at each draw."""
     scores = slates.query @ slates.key.T
-    rows = []
+    groups, members = [], []
     for row, items in enumerate(drawn.tolist()):
         left = torch.ones(scores.shape[1], dtype=torch.bool)
         left[slates.hidden[row]] = False
@@ -162,18 +163,23 @@ def slow_log_prob(slates: SlateDistribution, drawn: Tensor) -> Tensor:
             if draw - popular == slates.slate_size - slates.bounds.least[row]:
                 allowed[slates.n_popular :] = False
             assert allowed[item]
-            rows.append(scores[row, item] - scores[row, allowed].logsumexp(0))
+            among = torch.arange(scores.shape[1]) < slates.n_popular
+            among = allowed & (among if item < slates.n_popular else ~among)
+            own = scores[row, among].logsumexp(0)
+            groups.append(own - scores[row, allowed].logsumexp(0))
+            members.append(scores[row, item] - own)
             left[item] = False
             popular += item < slates.n_popular
-    return torch.stack(rows).reshape(drawn.shape)
+    parts = [torch.stack(part).reshape(drawn.shape) for part in (groups, members)]
+    return torch.cat(parts, dim=1)
 
 
 @pytest.mark.parametrize(("least", "most"), [(0, 4), (1, 3), (2, 2), (0, 0), (4, 4)])
 def test_values_and_gradients_are_those_of_a_slow_implementation(least: int, most: int) -> None:
     slates, drawn = crowd(least, most)
     inputs = [slates.query.requires_grad_(), slates.key.requires_grad_()]
-    weight = torch.randn(drawn.shape, dtype=torch.float64, generator=torch.Generator())
     fast, slow = slates.log_prob(drawn), slow_log_prob(slates, drawn)
+    weight = torch.randn(fast.shape, dtype=torch.float64, generator=torch.Generator())
     torch.testing.assert_close(fast, slow)
     for found, expected in zip(
         torch.autograd.grad((weight * fast).sum(), inputs),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -17,10 +18,10 @@ from dsrm_agents import (
 )
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.hrl.buffers import level_advantages
-from dsrm_agents.hrl.distributions import SlateDistribution
+from dsrm_agents.hrl.distributions import SlateBounds, SlateDistribution
 from dsrm_agents.hrl.features import item_features
-from dsrm_agents.hrl.hppo import _shown
 from dsrm_agents.hrl.policies import _parts
+from dsrm_agents.hrl.rollouts import check_mean_response, shown_slates, within_group_credit
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise
@@ -179,7 +180,8 @@ def test_no_gradient_crosses_levels(small, worker: str) -> None:
     for loss, own in (
         (losses.policy[0], ["manager"]),
         (losses.policy[1], ["worker"]),
-        (losses.value.sum(), ["critic"]),
+        (losses.value[0], ["manager_critic"]),
+        (losses.value[1], ["worker_critic"]),
     ):
         policy.optimizer.zero_grad()
         loss.backward(retain_graph=True)
@@ -262,7 +264,7 @@ def test_training_twice_gives_the_same_agent(small, worker: str) -> None:
 def test_saved_and_loaded_it_predicts_and_continues(small, tmp_path, worker: str) -> None:
     options = SCORERS if worker == "gaussian" else SLATES
     period = {"decision_period": 2}
-    model = agent(small, worker=worker, fairness_target=0.9, policy_kwargs=period)
+    model = agent(small, worker=worker, fairness_target=-0.01, policy_kwargs=period)
     model.learn(256)
     model.save(tmp_path / "agent")
     observation = train_env(small, seed=9, **options).reset()
@@ -270,7 +272,10 @@ def test_saved_and_loaded_it_predicts_and_continues(small, tmp_path, worker: str
     loaded = HierarchicalPPO.load(tmp_path / "agent", env=train_env(small, **options))
     np.testing.assert_array_equal(before, loaded.predict(observation, deterministic=True)[0])
     assert loaded.manager_gamma == model.manager_gamma
-    assert loaded.weight.value == model.weight.value != 2.0  # the multiplier goes on
+    # The multiplier goes on, unless another weight is asked for.
+    assert loaded.weight.value == model.weight.value != model.fairness_coef
+    constant = HierarchicalPPO.load(tmp_path / "agent", fairness_target=None, fairness_coef=7.0)
+    assert (constant.weight.value, constant.weight.target) == (7.0, None)
     loaded.learn(256, reset_num_timesteps=False)
     assert loaded.num_timesteps == 512
     model.policy.save(tmp_path / "policy")
@@ -503,7 +508,7 @@ def test_what_was_shown_is_read_off_the_observations(small) -> None:
         for slot in np.flatnonzero(dones):
             record = infos[slot]["record"]
             answers[slot] = record.responses[0, record.length[0] - 1]
-        shown, responses = _shown(observation, after, rewards, dones, infos)
+        shown, responses = shown_slates(observation, after, dones, infos)
         np.testing.assert_array_equal(shown, slates)
         np.testing.assert_array_equal(responses, answers)
         np.testing.assert_allclose(responses.mean(axis=1), rewards, atol=1e-6)
@@ -514,19 +519,73 @@ def test_what_was_shown_is_read_off_the_observations(small) -> None:
 def test_every_draw_is_credited_with_its_own_response(small) -> None:
     model = agent(small)
     model.learn(256)
-    buffer = model.rollout_buffer
-    assert buffer.credit.shape == (16, 16, 10)
+    buffer, popular = model.rollout_buffer, model.policy.catalogue.popular
+    assert buffer.credit.shape == (16, 16, 20)
     assert np.abs(buffer.credit).max() > 0.3
-    np.testing.assert_allclose(buffer.credit.sum(axis=2), 0, atol=1e-5)
-    responses = buffer.credit + buffer.rewards[..., 1:]
+    assert (buffer.credit[..., :10] == 0).all()  # choices of groups
     for step in range(15):
         same = buffer.episode_starts[step + 1] == 0
         before = buffer.observations["exposed"][step][same]
         after = buffer.observations["exposed"][step + 1][same]
         latest = (before < 0) & (after >= 0)
         seen = buffer.observations["responses"][step + 1][same][latest].reshape(-1, 10)
-        np.testing.assert_array_equal(buffer.draws[step][same], after[latest].reshape(-1, 10))
-        np.testing.assert_allclose(responses[step][same], seen, atol=1e-6)
+        slates = after[latest].reshape(-1, 10)
+        np.testing.assert_array_equal(buffer.draws[step][same], slates)
+        expected = within_group_credit(seen, popular[slates])
+        np.testing.assert_allclose(buffer.credit[step][same][:, 10:], expected, atol=1e-6)
+
+
+def test_credit_compares_with_the_others_of_the_group() -> None:
+    responses = np.array([[1.0, 0.0, 0.5, 0.5], [1.0, 0.2, 0.3, 0.1]], np.float32)
+    popular = np.array([[True, True, False, False], [True, False, False, False]])
+    found = within_group_credit(responses, popular)
+    np.testing.assert_allclose(found, [[0.5, -0.5, 0, 0], [0, 0, 0.1, -0.1]], atol=1e-6)
+
+
+def test_credit_moves_items_within_their_group_and_no_group() -> None:
+    # Two popular and two other items a slate, the popular ones always answered better.
+    scores = torch.tensor([[0.3, -0.2, 0.5, 0.1, 0.4, -0.3]], requires_grad=True)
+    answers = np.array([0.9, 0.8, 0.7, 0.1, 0.3, 0.1], np.float32)
+    slates = torch.tensor(
+        [slate for slate in itertools.permutations(range(6), 4) if sum(i < 3 for i in slate) == 2]
+    )
+    n = len(slates)
+    two = torch.full((n,), 2)
+    distribution = SlateDistribution(
+        scores.expand(n, -1), torch.eye(6), torch.empty(n, 0, dtype=torch.int64), 3,
+        SlateBounds(two, two), 4,
+    )  # fmt: skip
+    log_prob = distribution.log_prob(slates)
+    credit = torch.as_tensor(within_group_credit(answers[slates], (slates < 3).numpy()))
+    probability = log_prob.detach().sum(1).exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-5)
+    (probability[:, None] * log_prob[:, 4:] * credit).sum().backward()
+    gradient = scores.grad[0]
+    assert abs(float(gradient[:3].sum())) < 1e-6  # towards popular items as such
+    assert abs(float(gradient[3:].sum())) < 1e-6
+    assert gradient[0] > gradient[1] > gradient[2]
+    assert gradient[4] > 0 > max(gradient[3], gradient[5])
+
+
+def test_credit_is_for_workers_that_look_no_further_than_the_slate(small) -> None:
+    model = agent(small, gamma=0.9).learn(256)
+    assert (model.rollout_buffer.credit == 0).all()
+
+
+def test_a_target_is_what_the_manager_s_reward_is_measured_from(small) -> None:
+    model = agent(small, fairness_coef=2.0, fairness_target=-0.25, multiplier_step=0.0).learn(256)
+    buffer, popular = model.rollout_buffer, model.policy.catalogue.popular
+    imbalance = np.abs(2 * popular[buffer.draws].mean(axis=2) - 1)
+    expected = buffer.rewards[..., 1] + 2.0 * (0.25 - imbalance)
+    np.testing.assert_allclose(buffer.rewards[..., 0], expected, atol=1e-5)
+    with pytest.raises(ConfigError, match="An AD of at most x is the target -x"):
+        agent(small, fairness_target=0.1)
+
+
+@pytest.mark.parametrize("option", ["net_arch", "log_std_init", "colour"])
+def test_options_of_networks_that_are_not_there_are_refused(small, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"An option of HierarchicalPolicy.*{option}"):
+        agent(small, policy_kwargs={option: [3]})
 
 
 def test_the_worker_s_loss_weighs_draws_by_advantage_and_credit(small) -> None:
@@ -552,8 +611,10 @@ def test_a_gaussian_worker_gets_no_credit_by_draw(small) -> None:
 
 def test_tasks_whose_reward_is_no_mean_response_are_refused(small_rand) -> None:
     env = train_env(small_rand, env_id="KuaiRand-Retention-v0")
-    with pytest.raises(ConfigError, match="mean response of the slate"):
+    with pytest.raises(ConfigError, match="a reward that is their mean"):
         agent(small_rand, env=env).learn(256)
+    with pytest.raises(ConfigError, match="a reward that is their mean"):
+        check_mean_response(np.array([0.5], np.float32), np.array([[1.0, 0.5]], np.float32))
     agent(small_rand, env=train_env(small_rand, env_id="KuaiRand-Request-v0")).learn(256)
 
 
@@ -615,7 +676,7 @@ def test_the_environment_ranks_a_gaussian_worker_s_items_by_equation_6(small) ->
     actions, _ = policy.predict(observation, deterministic=True)
     embedding = torch.tensor(catalogue.item_embedding)
     popularity = torch.tensor(catalogue.log_popularity)
-    scores = policy.score_items(tensors(observation), embedding, popularity)
+    scores = policy.score_items(tensors(observation), embedding, catalogue.exposures)
     expected = scores.topk(10, dim=1).indices
     # By hand: psi = w_acc * <q, e> * sharpness - w_fair * log pop.
     request = request_of(policy, observation)
@@ -698,10 +759,10 @@ def test_the_fairness_of_unbounded_slates_cannot_be_set(small, worker: str) -> N
 # Item towers
 
 
-def described(policy: HierarchicalPolicy) -> tuple[torch.Tensor, torch.Tensor]:
+def described(policy: HierarchicalPolicy) -> tuple[torch.Tensor, np.ndarray]:
     """What the worker knows of the catalogue's items, in the catalogue's order."""
     items = policy.worker.items
-    return items.described[items.column_of_item], items.log_popularity[items.column_of_item]
+    return items.described[items.column_of_item], policy.catalogue.exposures
 
 
 def test_scores_by_the_embedding_are_those_that_slates_are_drawn_by(small) -> None:
@@ -776,15 +837,15 @@ def test_a_tower_learns_and_scores_items_that_were_never_logged(small, tmp_path)
     assert (model.policy.worker.items.projection.weight != start).any()
     observation = tensors(train_env(small, n=3).reset())
     new = torch.as_tensor(np.stack([features[5], 0.5 * (features[5] + features[9])]))
-    popularity = described(model.policy)[1][5].expand(2)
-    scores = model.policy.score_items(observation, new, popularity)
+    exposures = np.array([model.policy.catalogue.exposures[5], 0])
+    scores = model.policy.score_items(observation, new, exposures)
     known = model.policy.score_items(observation, *described(model.policy))
     torch.testing.assert_close(scores[:, 0], known[:, 5])
     assert scores.shape == (3, 2)
     assert (scores[:, 0] != scores[:, 1]).all()
     model.save(tmp_path / "agent")
     loaded = HierarchicalPPO.load(tmp_path / "agent").policy
-    torch.testing.assert_close(loaded.score_items(observation, new, popularity), scores)
+    torch.testing.assert_close(loaded.score_items(observation, new, exposures), scores)
 
 
 @pytest.mark.parametrize("bad", ["rows", "dimensions", "numbers"])
