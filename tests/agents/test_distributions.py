@@ -365,3 +365,18 @@ def test_a_sample_comes_with_its_own_log_probability(spread: float) -> None:
     assert all(len(set(slate)) == K for slate in drawn.tolist())
     popular = (drawn < N_POPULAR).sum(1)
     assert ((popular >= 1) & (popular <= 2)).all()
+
+
+def test_a_single_session_is_sampled_as_stated() -> None:
+    # With K = 1 the popular group is empty once its one item is drawn: logarithms take over then,
+    # and must not draw anew.
+    scores = torch.zeros(1, 3)
+    slates = SlateDistribution(
+        scores, torch.eye(3), torch.empty(1, 0, dtype=torch.int64), 1,
+        SlateBounds(torch.tensor([0]), torch.tensor([1])), 1,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.default_generator.manual_seed(0)
+        drawn = torch.cat([slates.sample()[0] for _ in range(4000)])
+    share = torch.bincount(drawn[:, 0], minlength=3) / 4000
+    torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
