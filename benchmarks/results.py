@@ -129,6 +129,30 @@ def read_results(folder: Path) -> list[Result]:
     return results
 
 
+def read_parts(folder: Path, study: str, keys: frozenset[str]) -> list[tuple[Path, Result]]:
+    """The results of one study under a folder, in a stable order; other files are left out.
+
+    Args:
+        folder: Searched with all below it.
+        study: Name of the study, and of the command that makes it.
+        keys: What each result must have.
+
+    Raises:
+        DataFormatError: There are none, or one is damaged.
+    """
+    parts = []
+    for path in sorted(folder.rglob("*.json")):
+        result = read_result(path)
+        if result.get("study") != study:
+            continue
+        if missing := keys - result.keys():
+            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+        parts.append((path, result))
+    if not parts:
+        raise DataFormatError(f"There are no results under {folder}; make some with `{study}`.")
+    return parts
+
+
 def versions(
     packages: Iterable[str] = ("numpy", "torch", "gymnasium", "stable-baselines3"),
 ) -> dict[str, str]:

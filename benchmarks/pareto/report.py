@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY
-from benchmarks.results import Result, World, read_result, world_of
+from benchmarks.results import Result, World, read_parts, world_of
 from benchmarks.tables import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
 
@@ -48,15 +48,8 @@ def read_studies(folder: Path) -> dict[World, Study]:
         DataFormatError: There are none, one is damaged or there twice, or they do not compare.
     """
     parts: dict[World, list[Result]] = defaultdict(list)
-    for path in sorted(folder.rglob("*.json")):
-        result = read_result(path)
-        if result.get("study") != STUDY:
-            continue
-        if missing := KEYS - result.keys():
-            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+    for _, result in read_parts(folder, STUDY, KEYS):
         parts[world_of(result)].append(result)
-    if not parts:
-        raise DataFormatError(f"There are no results under {folder}; make some with `pareto`.")
     return {world: _study(world, parts[world]) for world in sorted(parts)}
 
 

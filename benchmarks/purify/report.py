@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.purify.study import ORACLE, STUDIED, STUDY
-from benchmarks.results import Result, read_result
+from benchmarks.results import Result, read_parts
 from benchmarks.tables import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
 
@@ -59,12 +59,7 @@ def read_studies(folder: Path) -> list[Result]:
     """
     results: list[Result] = []
     seen: dict[tuple[object, ...], Path] = {}
-    for path in sorted(folder.rglob("*.json")):
-        result = read_result(path)
-        if result.get("study") != STUDY:
-            continue
-        if missing := KEYS - result.keys():
-            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+    for path, result in read_parts(folder, STUDY, KEYS):
         fit = (_kind(result), result["purifier"], result["seed"])
         if fit in seen:
             raise DataFormatError(
@@ -73,8 +68,6 @@ def read_studies(folder: Path) -> list[Result]:
             )
         seen[fit] = path
         results.append(result)
-    if not results:
-        raise DataFormatError(f"There are no results under {folder}; make some with `purify`.")
     return results
 
 

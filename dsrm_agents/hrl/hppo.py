@@ -222,15 +222,15 @@ class HierarchicalPPO(PPO):
                 return False
             self._update_info_buffer(infos, dones)
             slates, responses = shown_slates(self._last_obs, new_obs, dones, infos)
+            popular = self.policy.catalogue.popular[slates]
             fair = self.fair(slates, self._last_obs["exposed"])
             bonus = self.weight.value * (fair - (self.fairness_target or 0.0))
             level_rewards = np.stack([rewards + bonus, rewards], axis=1)
             credit = np.zeros(decision.draw_log_prob.shape, dtype=np.float32)
             if self.policy.draws_items and self.gamma == 0.0:
                 check_mean_response(rewards, responses)
-                popular = self.policy.catalogue.popular[slates]
                 credit[:, -slates.shape[1] :] = within_group_credit(responses, popular)
-            steps.add(self.policy.catalogue.popular[slates], fair, level_rewards, infos)
+            steps.add(popular, fair, level_rewards, infos)
             rollout_buffer.add_decision(
                 self._last_obs,
                 decision,
