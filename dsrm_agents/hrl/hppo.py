@@ -50,7 +50,7 @@ class HierarchicalPPO(PPO):
         gamma: The worker's discount; 0, the default, is the immediate engagement of 4.3.2.
         manager_gamma: The manager's discount, a step.
         gae_lambda: GAE's lambda, both levels.
-        clip_range: PPO's clip, both levels; of the worker for every draw.
+        clip_range: PPO's clip, both levels; of the worker for every choice.
         ent_coef: Entropy bonus of the worker: of a slate's first draw.
         vf_coef: Weight of both value losses.
         max_grad_norm: Clip of the gradient's norm, for each level by itself.

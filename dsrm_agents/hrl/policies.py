@@ -222,7 +222,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         request = self._request(state, exposed, control)
         draws, log_prob = self.worker.act(request, deterministic)
         return Decision(
-            actions=self.worker.action(request, draws),
+            actions=self.worker.action(draws),
             control=control,
             draws=draws,
             control_log_prob=manager.log_prob(control).sum(1),

@@ -185,7 +185,7 @@ class Worker(nn.Module, ABC):
         """(N,) entropy in nats."""
 
     @abstractmethod
-    def action(self, request: Request, draws: Tensor) -> Tensor:
+    def action(self, draws: Tensor) -> Tensor:
         """What the environment gets for (N, m) draws."""
 
 
@@ -242,7 +242,7 @@ class SlateWorker(Worker):
         """See :class:`Worker`: of the slate's first draw, without bounds."""
         return self.distribution(request).entropy()
 
-    def action(self, request: Request, draws: Tensor) -> Tensor:
+    def action(self, draws: Tensor) -> Tensor:
         """See :class:`Worker`: the slate itself."""
         return draws
 
@@ -298,6 +298,6 @@ class QueryWorker(Worker):
         entropy: Tensor = self.distribution(request).entropy()
         return entropy.sum(1)
 
-    def action(self, request: Request, draws: Tensor) -> Tensor:
+    def action(self, draws: Tensor) -> Tensor:
         """See :class:`Worker`: scaled into the box, which changes no ranking."""
         return draws / draws.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)
