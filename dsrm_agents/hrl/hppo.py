@@ -16,13 +16,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
+from dsrm_agents.common.catalogue import same_catalogue
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.losses import Losses, clipped_surrogate
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
 from dsrm_agents.hrl.rollouts import Steps, check_mean_response, shown_slates, within_group_credit
-from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError, unknown_option
-from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.errors import KuaiSimError, unknown_option
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
@@ -141,20 +141,8 @@ class HierarchicalPPO(PPO):
         """Takes the environment's catalogue, or checks that it is the policy's."""
         if self.env is None:
             return
-        try:
-            shown: Catalogue = self.env.get_attr("catalogue")[0]
-        except AttributeError as error:
-            raise ConfigError(
-                "HierarchicalPPO needs an environment with a `catalogue` attribute, such as "
-                f"KuaiRec-Fair-v0; {self.env} has none."
-            ) from error
-        known: Catalogue = self.policy_kwargs.setdefault("catalogue", shown)
-        if known.fingerprint != shown.fingerprint:
-            raise CheckpointError(
-                f"This agent was built for the items of catalogue {known.fingerprint!r}, the "
-                f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
-                "trained on, or train a new agent."
-            )
+        known = self.policy_kwargs.get("catalogue")
+        self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, "HierarchicalPPO")
 
     def _setup_model(self) -> None:
         self._take_catalogue()

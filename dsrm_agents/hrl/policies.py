@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
+from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
 from dsrm_agents.hrl.workers import WORKERS, Items, QueryWorker, Request, SlateWorker, Worker
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError, unknown_option
@@ -214,7 +215,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         Returns:
             The decision.
         """
-        state, exposed = _parts(obs)
+        state, exposed = state_and_exposed(obs)
         manager = self._manager_distribution(state)
         control = manager.mean if deterministic else manager.sample()
         if held is not None and due is not None:
@@ -243,14 +244,14 @@ class HierarchicalPolicy(ActorCriticPolicy):
         Returns:
             The evaluation.
         """
-        state, exposed = _parts(obs)
+        state, exposed = state_and_exposed(obs)
         log_prob = self.worker.log_prob(self._request(state, exposed, control), draws)
         manager = self._manager_distribution(state).log_prob(control).sum(1)
         return Evaluation(manager, log_prob, self._values(state))
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
         """(N,) float32, in nats; for slates of the first draw, a pass over all items."""
-        state, exposed = _parts(obs)
+        state, exposed = state_and_exposed(obs)
         return self.worker.entropy(self._request(state, exposed, control))
 
     def manager_entropy(self) -> float:
@@ -259,7 +260,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
 
     def level_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 2) float32: values of [manager, worker]."""
-        return self._values(_parts(obs)[0])
+        return self._values(state_and_exposed(obs)[0])
 
     def weights(self, control: Tensor) -> tuple[Tensor, Tensor]:
         """Squashes the manager's draw.
@@ -288,7 +289,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         Returns:
             (N, m) float32, under the z that the manager would choose.
         """
-        state, exposed = _parts(obs)
+        state, exposed = state_and_exposed(obs)
         request = self._request(state, exposed, self._manager_distribution(state).mean)
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(request) @ self.worker.items.keys(described, popularity).T
@@ -319,7 +320,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
             return super().predict(observation, state, episode_start, deterministic)
         self.set_training_mode(False)
         obs, vectorised = self.obs_to_tensor(observation)
-        n = len(_parts(obs)[0])
+        n = len(state_and_exposed(obs)[0])
         held, age = (np.zeros((n, 2), np.float32), np.zeros(n, int)) if state is None else state
         if episode_start is not None:
             age = np.where(episode_start, 0, age)
@@ -384,13 +385,8 @@ def check_spaces(
     Raises:
         ConfigError: It needs other spaces.
     """
-    kind: type[spaces.Space[Any]] = spaces.Box if worker == "gaussian" else spaces.MultiDiscrete
-    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, kind):
-        wanted = "continuous" if worker == "gaussian" else "slate"
-        raise ConfigError(
-            f"The {worker} worker needs observation_type='dict' and action_type={wanted!r}, got "
-            f"{observation_space} and {action_space}."
-        )
+    action_type = "continuous" if worker == "gaussian" else "slate"
+    check_item_spaces(f"The {worker} worker", observation_space, action_space, action_type)
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
@@ -406,16 +402,3 @@ def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     nn.init.orthogonal_(last.weight, gain=0.01)  # start near zero: neutral z, neutral values
     nn.init.zeros_(last.bias)
     return layers
-
-
-def _parts(obs: PyTorchObs) -> tuple[Tensor, Tensor]:
-    """The state (N, d) float32 and the exposed item positions (N, room) int64."""
-    assert isinstance(obs, dict)
-    state, exposed = obs["state"].float(), obs["exposed"].long()
-    if len(state) != len(exposed):
-        # SB3 reshapes parts to the policy's own space without asking whether they fit.
-        raise ConfigError(
-            "The observation's 'exposed' part has another room than the policy was built for: "
-            "use the max_len and slate_size that it was trained with."
-        )
-    return state, exposed

@@ -16,11 +16,11 @@ from dsrm_agents import (
     evaluate,
     make_vec_env,
 )
+from dsrm_agents.common.catalogue import state_and_exposed
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.hrl.buffers import level_advantages
 from dsrm_agents.hrl.distributions import SlateBounds, SlateDistribution
 from dsrm_agents.hrl.features import item_features
-from dsrm_agents.hrl.policies import _parts
 from dsrm_agents.hrl.rollouts import check_mean_response, shown_slates, within_group_credit
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -55,7 +55,7 @@ def tensors(observation) -> dict[str, torch.Tensor]:
 
 def request_of(policy: HierarchicalPolicy, observation):
     """What the manager's mean asks of the worker."""
-    state, exposed = _parts(tensors(observation))
+    state, exposed = state_and_exposed(tensors(observation))
     return policy._request(state, exposed, policy.manager(state))
 
 

@@ -1,0 +1,114 @@
+"""Policies that score every item and show the best unexposed ones, as SB3 policies."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import PyTorchObs
+from torch import Tensor, nn
+
+from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+
+class ItemNetwork(nn.Module):
+    """A number for every item: a network of the state, and a vector and an offset an item.
+
+    It is the usual network with an output an item, whose last layer starts at what is known of the
+    items, so that those that are alike start out alike. All outputs start near zero.
+
+    Args:
+        catalogue: The items.
+        state_dim: d, numbers in a state.
+        hidden: Width of the two hidden layers.
+    """
+
+    def __init__(self, catalogue: Catalogue, state_dim: int, hidden: int) -> None:
+        super().__init__()
+        known = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
+        self.vectors = nn.Parameter(torch.as_tensor(known / math.sqrt(known.shape[1])))
+        self.offsets = nn.Parameter(torch.zeros(len(known)))
+        self.query = nn.Sequential(
+            nn.Linear(state_dim, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, known.shape[1]),
+        )
+        last = self.query[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.orthogonal_(last.weight, gain=0.01)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """(n, d) states to (n, n_items)."""
+        return torch.addmm(self.offsets, self.query(state), self.vectors.T)
+
+
+class SlatePolicy(BasePolicy):
+    """Shows the K unexposed items of the highest score; a subclass says what the score is.
+
+    Args:
+        observation_space: That of ``observation_type="dict"``.
+        action_space: That of ``action_type="slate"``.
+        catalogue: The items, as the environment's ``catalogue`` attribute gives them.
+        **kwargs: Passed on to the base class.
+
+    Raises:
+        ConfigError: The spaces are others.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        catalogue: Catalogue,
+        **kwargs: Any,
+    ) -> None:
+        check_item_spaces(type(self).__name__, observation_space, action_space)
+        super().__init__(observation_space, action_space, **kwargs)
+        assert isinstance(observation_space, spaces.Dict)
+        assert isinstance(action_space, spaces.MultiDiscrete)
+        self.catalogue = catalogue
+        self.state_dim = int(np.prod(observation_space["state"].shape or ()))
+        self.slate_size = len(action_space.nvec)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {**super()._get_constructor_parameters(), "catalogue": self.catalogue}
+
+    @abstractmethod
+    def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
+        """Scores of all items.
+
+        Args:
+            state: (n, d) float32.
+            exposed: (n, room) int64 item positions, -1 padded.
+            deterministic: Whether to take the best instead of drawing.
+
+        Returns:
+            (n, n_items) float32; those of exposed items do not count.
+        """
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        state, exposed = state_and_exposed(observation)
+        scores = unexposed(self.scores(state, exposed, deterministic), exposed)
+        return scores.topk(self.slate_size, dim=1).indices
+
+
+def unexposed(scores: Tensor, exposed: Tensor) -> Tensor:
+    """(n, n_items) scores, minus infinity where an item was shown.
+
+    Args:
+        scores: (n, n_items) float32.
+        exposed: (n, room) int64 item positions, -1 padded.
+    """
+    n_items = scores.shape[1]
+    shown = torch.zeros(len(scores), n_items + 1, dtype=torch.bool, device=scores.device)
+    shown.scatter_(1, torch.where(exposed < 0, n_items, exposed), True)
+    return scores.masked_fill(shown[:, :-1], -torch.inf)

@@ -1,0 +1,83 @@
+"""What agents that pick items take from an environment: its catalogue, and their observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+
+def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogue:
+    """The environment's catalogue, if it is the one that an agent was built for.
+
+    Args:
+        env: The environment.
+        known: The agent's catalogue; ``None`` before it is built.
+        agent: What to call it in errors.
+
+    Raises:
+        ConfigError: The environment has no catalogue.
+        CheckpointError: It has another one.
+    """
+    try:
+        shown: Catalogue = env.get_attr("catalogue")[0]
+    except AttributeError as error:
+        raise ConfigError(
+            f"{agent} needs an environment with a `catalogue` attribute, such as "
+            f"KuaiRec-Fair-v0; {env} has none."
+        ) from error
+    if known is not None and known.fingerprint != shown.fingerprint:
+        raise CheckpointError(
+            f"This agent was built for the items of catalogue {known.fingerprint!r}, the "
+            f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
+            "trained on, or train a new agent."
+        )
+    return shown
+
+
+def check_item_spaces(
+    agent: str,
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+    action_type: str = "slate",
+) -> None:
+    """Checks that observations name the items shown, and that actions are of one kind.
+
+    Args:
+        agent: Who needs that, for the error.
+        observation_space: Must be that of ``observation_type="dict"``.
+        action_space: Must be that of ``action_type``.
+        action_type: ``"slate"`` or ``"continuous"``.
+
+    Raises:
+        ConfigError: The spaces are others.
+    """
+    kind: type[spaces.Space[Any]] = spaces.MultiDiscrete if action_type == "slate" else spaces.Box
+    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, kind):
+        raise ConfigError(
+            f"{agent} needs observation_type='dict' and action_type={action_type!r}, got "
+            f"{observation_space} and {action_space}."
+        )
+
+
+def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
+    """The state (N, d) float32 and the exposed item positions (N, room) int64, -1 padded.
+
+    Raises:
+        ConfigError: The session has another room than the policy was built for.
+    """
+    assert isinstance(observation, dict)
+    state, exposed = observation["state"].float(), observation["exposed"].long()
+    if len(state) != len(exposed):
+        # SB3 reshapes parts to the policy's own space without asking whether they fit.
+        raise ConfigError(
+            "The observation's 'exposed' part has another room than the policy was built for: "
+            "use the max_len and slate_size that it was trained with."
+        )
+    return state, exposed
