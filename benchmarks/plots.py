@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.registry import task_of
 from benchmarks.results import Result
-from benchmarks.tables import by_world, mean_and_ci95
+from benchmarks.statistics import mean_and_ci95
+from benchmarks.tables import by_world
 
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:

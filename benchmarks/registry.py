@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +26,20 @@ from kuaisim_gym.data import Dataset
 
 SCORED = {"action_type": "slate"}  # a ScorerVecEnv makes the slates
 SLATES = {"observation_type": "dict", "action_type": "slate"}
+FAIRLY = ("fairness_coef",)
+
+Options = Mapping[str, Any]
+Fit = Callable[[Dataset, int, bool], Any]
+Wear = Callable[[VecEnv, Any, Options, bool], VecEnv]
 
 
 def behind(env: VecEnv, purifier: Purifier | None) -> VecEnv:
     """The environment behind a purifier, if there is one."""
     return env if purifier is None else PurifyVecEnv(env, purifier)
+
+
+def _purified(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
+    return behind(env, fitted)
 
 
 @dataclass(frozen=True)
@@ -42,25 +51,41 @@ class Learner:
         options: Options of the environment that it needs.
         purify: Name of the purifier that its observations go through, or ``None`` for the raw
             state.
-        quota: Whether the slates of its scorer are feasible ones, ``None`` where it is no scorer of
-            ours; such agents have a ``fairness_coef`` of their own.
+        fit: What it fits to the log before it trains, where that is no purifier, of the data, a
+            seed, and whether to show progress.
+        wear: The environment as the agent meets it, of the bare one, what was fitted,
+            hyper-parameters, and whether it is for training.
+        worn: Which hyper-parameters are ``wear``'s; the others are ``build``'s.
+        offline: Whether it learns from the log, and plays no training sessions.
     """
 
     build: Callable[[VecEnv, dict[str, Any], int], BaseAlgorithm]
     options: dict[str, str] = field(default_factory=dict)
     purify: str | None = None
-    quota: bool | None = None
+    fit: Fit | None = None
+    wear: Wear = _purified
+    worn: tuple[str, ...] = ()
+    offline: bool = False
 
-    def purifier(self, dataset: Dataset, seed: int, progress: bool) -> Purifier | None:
-        """Fits the agent's purifier, if it wears one."""
+    def fitted(self, dataset: Dataset, seed: int, progress: bool) -> Any:
+        """Fits what the agent wears: a purifier, an encoder, a world model, or ``None``."""
+        if self.fit is not None:
+            return self.fit(dataset, seed, progress)
         if self.purify is None:
             return None
         return fit_purifier(self.purify, dataset, seed=seed, progress=progress)
 
-    def wear(self, env: VecEnv, purifier: Purifier | None, fairness_coef: float = 0.0) -> VecEnv:
-        """The environment as the agent meets it: behind its purifier and its scorer."""
-        worn = behind(env, purifier)
-        return worn if self.quota is None else ScorerVecEnv(worn, self.quota, fairness_coef)
+    def play_in(self, env: VecEnv, fitted: Any, options: Options) -> VecEnv:
+        """The environment as the trained agent meets it."""
+        return self.wear(env, fitted, options, False)
+
+
+def _scored(quota: bool) -> Wear:
+    def wear(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
+        coef = options["fairness_coef"] if training else 0.0
+        return ScorerVecEnv(behind(env, fitted), quota, coef)
+
+    return wear
 
 
 def _sb3(algorithm: type[BaseAlgorithm], policy: str) -> Callable[..., BaseAlgorithm]:
@@ -109,9 +134,9 @@ LEARNERS: dict[str, Learner] = {
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
     "ppo+dsrm": Learner(_sb3(PPO, "MlpPolicy"), purify="dsrm"),
     "ppo+blank": Learner(_sb3(PPO, "MlpPolicy"), purify="blank"),
-    "ppo+quota": Learner(_scorer, SCORED, quota=True),
-    "flat": Learner(_scorer, SCORED, purify="dsrm", quota=False),
-    "flat+quota": Learner(_scorer, SCORED, purify="dsrm", quota=True),
+    "ppo+quota": Learner(_scorer, SCORED, wear=_scored(quota=True), worn=FAIRLY),
+    "flat": Learner(_scorer, SCORED, "dsrm", wear=_scored(quota=False), worn=FAIRLY),
+    "flat+quota": Learner(_scorer, SCORED, "dsrm", wear=_scored(quota=True), worn=FAIRLY),
     "td3": Learner(_td3),
     "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
     "dsrm-hrl": Learner(_hierarchical, SLATES, purify="dsrm"),

@@ -30,7 +30,7 @@ from benchmarks.results import (
     write_result,
 )
 from benchmarks.training import TrainingRecord, agent_logger
-from dsrm_agents import KuaiVecEnv, Purifier, TrainingCheckpoint, make_vec_env, resume
+from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS, metrics
@@ -183,14 +183,12 @@ def _play(
     else:
         learner = LEARNERS[spec.agent]
         started = time.perf_counter()
-        purifier = learner.purifier(dataset, spec.seed, progress)
+        fitted = learner.fitted(dataset, spec.seed, progress)
         fit_seconds = time.perf_counter() - started
-        agent, train = train_agent(
-            spec, dataset, purifier, progress, checkpoint=checkpoint, log=log
-        )
+        agent, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
         train["seconds"] += fit_seconds  # once, however often the run was interrupted
         env = evaluation_env(*world, learner.options)
-        worn = learner.wear(env, purifier)
+        worn = learner.play_in(env, fitted, hyperparams(spec.agent))
     sessions, evaluation = play(agent, worn, spec.sessions)
     return sessions, env.catalogue, train, evaluation
 
@@ -198,7 +196,7 @@ def _play(
 def train_agent(
     spec: Run,
     dataset: Dataset,
-    purifier: Purifier | None,
+    fitted: Any,
     progress: bool,
     *,
     users: NDArray[np.int32] | None = None,
@@ -207,12 +205,13 @@ def train_agent(
     log: Path | None = None,
     prepare: Callable[[BaseAlgorithm], object] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
-    """Trains a learner behind a purifier, or on the raw state.
+    """Trains a learner behind what was fitted for it, or on the raw state.
 
     Args:
         spec: What to run; its agent is a learner.
         dataset: The data.
-        purifier: A fitted one, whatever the registry says of the agent, or ``None``.
+        fitted: What the agent wears: as its :meth:`Learner.fitted` gives it, or for an agent whose
+            states can be purified any purifier, or ``None``.
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
         overrides: Hyper-parameters that stand before those of ``hyperparams.yml``.
@@ -232,10 +231,10 @@ def train_agent(
     learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
     record = TrainingRecord(spec.episodes, progress)
     n_envs = options.pop("n_envs")
-    rewarded = {} if learner.quota is None else {"fairness_coef": options.pop("fairness_coef")}
+    worn = {name: options.pop(name) for name in learner.worn}
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
-    agent = learner.build(learner.wear(env, purifier, **rewarded), options, spec.seed)
+    agent = learner.build(learner.wear(env, fitted, worn, True), options, spec.seed)
     if prepare is not None:
         prepare(agent)
     env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed

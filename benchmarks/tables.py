@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
-from scipy.stats import t as student_t
 
+from benchmarks.paper import METHODS, published
 from benchmarks.registry import AGENTS, LEARNERS, task_of
 from benchmarks.results import Result, World, world_of
+from benchmarks.statistics import mean_and_ci95
 
 CEILING = "expected-oracle+quota"
 OURS = "dsrm-hrl"
 CONTROLS = ("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "dsrm-hrl-logged")
-PUBLISHED_NAMES = {"a2c": "A2C", "td3": "TD3", "flat": "FLAT", "hrl": "HRL", "dsrm-hrl": "DSRM-HRL"}
+_METHOD_OF = {agent: method for method, agent in METHODS.items()}
 _FAIR_COLUMNS = {
     "len": "Len",
     "r_each": "R_each",
@@ -49,14 +48,6 @@ COLUMNS = {
     },
 }
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
-
-
-def mean_and_ci95(values: list[float]) -> tuple[float, float]:
-    """Mean and half-width of Student's 95 % interval; NaN half-width for a single value."""
-    if len(values) < 2:
-        return float(np.mean(values)), float("nan")
-    error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    return float(np.mean(values)), float(student_t.ppf(0.975, len(values) - 1)) * float(error)
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
@@ -119,7 +110,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         for agent, runs in agents.items()
     }
     ceiling = lengths.get(CEILING)
-    published = _published(first["dataset"]["name"], max_len) if "-Fair-" in env else {}
+    theirs = published(first["dataset"]["name"], max_len) if "-Fair-" in env else {}
     for agent, runs in agents.items():
         cells = [agent, str(len(runs))]
         for name in columns:
@@ -132,7 +123,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         trained = f"{seconds:.0f}" if seconds else ""
         if task == "session":
             share = "" if ceiling is None else f"{lengths[agent] / ceiling:.3f}"
-            cells += [share, trained, published.get(PUBLISHED_NAMES.get(agent, ""), "")]
+            cells += [share, trained, theirs.get(_METHOD_OF.get(agent, ""), {}).get("len", "")]
         else:
             cells.append(trained)
         lines.append("| " + " | ".join(cells) + " |")
@@ -180,15 +171,3 @@ def _paired(agents: dict[str, list[Result]]) -> list[str]:
             differences.append(f"{label} {mean:+.{digits}f} ± {half:.{digits}f}")
         lines.append(f"* {OURS} less {control}, seed by seed: {', '.join(differences)}.")
     return [*lines, ""] if lines else []
-
-
-def _published(dataset: str, max_len: int) -> dict[str, str]:
-    """Published Len by method, as printed."""
-    path = Path(__file__).parent / "published.csv"
-    with path.open(encoding="utf-8", newline="") as file:
-        return {
-            row["method"]: f"{float(row['len_mean']):.2f} ± {float(row['len_std']):.2f}"
-            for row in csv.DictReader(file)
-            if row["dataset"].lower().removesuffix("-pure") == dataset
-            and int(row["max_len"]) == max_len
-        }

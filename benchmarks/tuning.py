@@ -37,7 +37,6 @@ from benchmarks.results import (
     versions,
 )
 from benchmarks.run import Run, evaluation_env, play, train_agent
-from dsrm_agents import Purifier
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
@@ -139,7 +138,7 @@ def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
             f"{path} holds {known} trials, of which its journal {path.stem}.journal lacks some: "
             f"put the journal back, ask for at most {known} trials, or choose another folder."
         )
-    purifier = LEARNERS[spec.agent].purifier(dataset, spec.seed, progress)
+    fitted = LEARNERS[spec.agent].fitted(dataset, spec.seed, progress)
     users = split_users(dataset, spec.seed)
     with tqdm(total=trials, desc="Trials", unit="trial", disable=not progress) as bar:
         while True:
@@ -150,7 +149,7 @@ def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
             if len(finished) >= trials:
                 return path
             trial = _ask(study, spec)
-            study.tell(trial, session_length(spec, dataset, purifier, users, _params(trial)))
+            study.tell(trial, session_length(spec, dataset, fitted, users, _params(trial)))
 
 
 def split_users(dataset: Dataset, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -163,7 +162,7 @@ def split_users(dataset: Dataset, seed: int) -> tuple[NDArray[np.int32], NDArray
 def session_length(
     spec: Run,
     dataset: Dataset,
-    purifier: Purifier | None,
+    fitted: Any,
     users: tuple[NDArray[np.int32], NDArray[np.int32]],
     params: Mapping[str, Any],
 ) -> float:
@@ -172,7 +171,7 @@ def session_length(
     Args:
         spec: See :func:`tune`.
         dataset: The data.
-        purifier: What the agent's observations go through.
+        fitted: What the agent wears, see :class:`~benchmarks.registry.Learner`.
         users: Positions of the users to train on, and of those to play with afterwards.
         params: What stands before ``hyperparams.yml``.
 
@@ -181,10 +180,11 @@ def session_length(
     """
     training, held_out = users
     learner = LEARNERS[spec.agent]
-    agent, _ = train_agent(spec, dataset, purifier, False, users=training, overrides=params)
+    agent, _ = train_agent(spec, dataset, fitted, False, users=training, overrides=params)
     world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.options)
     env = evaluation_env(*world, split="train", users=held_out)
-    sessions, _ = play(agent, learner.wear(env, purifier), spec.sessions)
+    options = hyperparams(spec.agent) | dict(params)
+    sessions, _ = play(agent, learner.play_in(env, fitted, options), spec.sessions)
     return float(sessions.length.mean())
 
 

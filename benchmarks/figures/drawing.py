@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.tables import mean_and_ci95
+from benchmarks.statistics import mean_and_ci95
 
 DPI = 110
 COLOURS = 256

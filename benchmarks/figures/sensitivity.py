@@ -77,7 +77,7 @@ class SensitivityStudy:
         agent, train = train_agent(spec, dataset, purifier, progress=False)
         learner = LEARNERS[AGENT]
         env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.options)
-        worn = learner.wear(env, purifier)
+        worn = learner.play_in(env, purifier, {})
         sessions, evaluation = play(agent, worn, self.sessions)
         return {
             "fit": {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY
 from benchmarks.results import Result, World, read_parts, world_of
-from benchmarks.tables import mean_and_ci95
+from benchmarks.statistics import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
 
 KEYS = frozenset(
@@ -169,9 +169,7 @@ def distance(study: Study, target: float) -> float:
 def differences(study: Study, target: float) -> list[float]:
     """R_each of the dial less that of the agent trained for the target, of each seed with both."""
     dial, retrained = study.points[DIAL][target], study.points[RETRAINED].get(target, {})
-    return [
-        dial[seed][WORTH] - retrained[seed][WORTH] for seed in sorted(dial.keys() & retrained)
-    ]
+    return [dial[seed][WORTH] - retrained[seed][WORTH] for seed in sorted(dial.keys() & retrained)]
 
 
 def _shares(study: Study, low: float, high: float) -> list[tuple[int, float, float]]:

@@ -160,7 +160,7 @@ def finish(part: Part, out: Path) -> None:
     """Trains and plays, and writes the result, whole or not at all."""
     dataset, spec = part.dataset(), part.run
     learner = LEARNERS[spec.agent]
-    purifier = learner.purifier(dataset, spec.seed, progress=False)
+    purifier = learner.fitted(dataset, spec.seed, progress=False)
     overrides = {"fairness_coef": part.settings[0]} if part.kind == FLAT else {}
     prepare = _turn(part.settings[0]) if part.kind == RETRAINED else None
     agent, train = train_agent(
@@ -170,7 +170,7 @@ def finish(part: Part, out: Path) -> None:
     def point(setting: float | None) -> dict[str, Any]:
         world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
         env = evaluation_env(*world, learner.options)
-        sessions, _ = play(agent, learner.wear(env, purifier), spec.sessions)
+        sessions, _ = play(agent, learner.play_in(env, purifier, {}), spec.sessions)
         measured = summarise(task_of(spec.env), sessions, env.catalogue)
         return {"setting": setting, "metrics": measured}
 

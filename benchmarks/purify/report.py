@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.purify.study import ORACLE, STUDIED, STUDY
 from benchmarks.results import Result, read_parts
-from benchmarks.tables import mean_and_ci95
+from benchmarks.statistics import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
 
 KEYS = frozenset(

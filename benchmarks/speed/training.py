@@ -125,7 +125,7 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
     n_envs = options.pop("n_envs")
     given: dict[str, Any] = {"dataset": dataset, "max_len": MAX_LEN, **learner.options}
     core = make_vec_env(env, n_envs, **given)
-    model = learner.build(learner.wear(core, purifier), options, SEED)
+    model = learner.build(learner.wear(core, purifier, {}, True), options, SEED)
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(WARM_UP * MAX_LEN * n_envs)
     before = model.num_timesteps

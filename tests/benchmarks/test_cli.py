@@ -11,7 +11,7 @@ from benchmarks.__main__ import main
 from benchmarks.registry import AGENTS, LEARNERS, hyperparams
 from benchmarks.results import KEYS, METRICS
 from benchmarks.run import SEED_RANGE, SLOTS
-from benchmarks.tables import mean_and_ci95
+from benchmarks.statistics import mean_and_ci95
 
 
 def run(out: Path, agent: str, *more: str) -> dict:

@@ -206,22 +206,22 @@ def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch
     from benchmarks import registry
 
     fitted, worn = [], []
-    wear = Learner.wear
+    learner = LEARNERS["dsrm-hrl"]
 
     def fit(name, dataset, progress, **options) -> Any:
         fitted.append(quick_fit(name, dataset, **options))
         return fitted[-1]
 
-    def recorded(learner, env, purifier, **options) -> Any:
-        worn.append(purifier)
-        return wear(learner, env, purifier, **options)
+    def recorded(env, purifier, options, training) -> Any:
+        worn.append((purifier, training))
+        return learner.wear(env, purifier, options, training)
 
     monkeypatch.setattr(registry, "fit_purifier", fit)
-    monkeypatch.setattr(Learner, "wear", recorded)
+    monkeypatch.setitem(LEARNERS, "dsrm-hrl", replace(learner, wear=recorded))
     spec = Run("dsrm-hrl", max_len=3, seed=0, episodes=1, sessions=4)
     tune(spec, 2, tmp_path, progress=False)
     assert len(fitted) == 1
-    assert worn == fitted * 4
+    assert worn == [(fitted[0], True), (fitted[0], False)] * 2
 
 
 def test_a_scorer_is_rewarded_for_fairness_in_training_alone(
