@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import datasets, stability, tuning
+from benchmarks import datasets, paper, stability, tuning
 from benchmarks import report as all_tables
 from benchmarks.figures import command as figures
 from benchmarks.pareto import command as pareto
@@ -25,7 +25,7 @@ from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import RESPONSE_MODELS, SessionConfig
 from kuaisim_gym.data import DATASETS
 from kuaisim_gym.envs.tasks import TASKS
-from kuaisim_gym.errors import KuaiSimError
+from kuaisim_gym.errors import ConfigError, KuaiSimError
 
 # The slow ones first: two processes then finish together.
 DEMO_AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *REFERENCES)
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument("--env", default="KuaiRec-Fair-v0", choices=tuple(ENVIRONMENTS))
+    shared.add_argument("--env", choices=tuple(ENVIRONMENTS), help=f"default: {Run.env}")
     shared.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
     shared.add_argument("--episodes", type=int, default=20_000, help="training sessions")
     shared.add_argument("--sessions", type=int, default=1000, help="evaluation sessions")
@@ -61,10 +61,15 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--seed", type=int, default=11)
 
     many = commands.add_parser("suite", parents=[shared], help="agents x lengths x seeds")
-    usual = [agent for agent in AGENTS if agent != "truth+quota"]  # which real data do not have
-    many.add_argument("--agents", nargs="+", default=usual, choices=AGENTS)
+    many.add_argument(
+        "--table",
+        type=int,
+        choices=tuple(paper.TABLES),
+        help="all runs of one of the paper's tables, on both synthetic worlds; then the table",
+    )
+    many.add_argument("--agents", nargs="+", choices=AGENTS, help="default: all")
     many.add_argument("--max-len", type=int, nargs="+", help="default: 30, or what the task has")
-    many.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
+    many.add_argument("--seeds", type=int, nargs="+", default=list(paper.SEEDS))
     many.add_argument("--jobs", type=_count, default=2, help="processes side by side")
 
     search = commands.add_parser(
@@ -132,17 +137,15 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command in ("run", "suite", "tune") and options.max_len is None:
-            usual = TASKS[task_of(options.env)].defaults.get("max_len", SessionConfig.max_len)
-            options.max_len = [usual] if options.command == "suite" else usual
+        if options.command in ("run", "tune"):
+            options.env = options.env or Run.env
+            options.max_len = options.max_len or _usual_max_len(options.env)
         if options.command == "run":
             torch.set_num_threads(options.threads)
             spec = _base(options, options.agent, options.max_len, options.seed)
             print(run(spec, options.out, tensorboard=options.tensorboard))
         elif options.command == "suite":
-            base = _base(options, options.agents[0], options.max_len[0], options.seeds[0])
-            runs = expand(base, options.agents, options.max_len, options.seeds)
-            run_all(runs, options.out, options.jobs, options.threads, options.tensorboard)
+            _suite(options)
         elif options.command == "tune":
             torch.set_num_threads(options.threads)
             spec = _base(options, options.agent, options.max_len, options.seed)
@@ -163,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
             stability.main(options)
         elif options.command == "table":
             results = read_results(options.folder)
-            print(summary(results), markdown(results), sep="\n\n")
+            print(paper.markdown(results), summary(results), markdown(results), sep="\n\n")
         elif options.command == "report":
             print(all_tables.write(options.folder))
         else:
@@ -172,6 +175,44 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _usual_max_len(env: str) -> int:
+    usual: int = TASKS[task_of(env)].defaults.get("max_len", SessionConfig.max_len)
+    return usual
+
+
+def _suite(options: argparse.Namespace) -> None:
+    if options.table is None:
+        # All but the row that real data do not have.
+        agents = options.agents or [agent for agent in AGENTS if agent != "truth+quota"]
+        envs = [options.env or Run.env]
+        lengths = options.max_len or [_usual_max_len(envs[0])]
+    else:
+        _refuse_beside_table(options)
+        agents, lengths = paper.agents_of(options.table), paper.MAX_LENS
+        envs = list(paper.ENVS.values())
+    runs = []
+    for env in envs:
+        options.env = env
+        base = _base(options, agents[0], lengths[0], options.seeds[0])
+        runs += expand(base, agents, lengths, options.seeds)
+    run_all(runs, options.out, options.jobs, options.threads, options.tensorboard)
+    if options.table is not None:
+        print(paper.markdown(read_results(options.out), (options.table,)))
+
+
+def _refuse_beside_table(options: argparse.Namespace) -> None:
+    """A table says what runs it consists of; seeds and sizes are anybody's choice."""
+    given = {
+        "--agents": options.agents,
+        "--env": options.env,
+        "--max-len": options.max_len,
+        "--dataset": options.dataset,
+    }
+    for name, value in given.items():
+        if value is not None:
+            raise ConfigError(f"--table {options.table} fixes {name}: leave that out.")
 
 
 def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -80,10 +80,15 @@ def _rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def markdown(results: list[Result]) -> str:
-    """Tables 2, 3 and 4 with our figures on the synthetic worlds beside the published ones."""
+def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> str:
+    """Some of the tables, and Table 4: ours on the synthetic worlds beside what was published.
+
+    Args:
+        results: Of runs, whatever else is among them.
+        tables: Keys of ``TABLES``; Table 4 always follows, of all methods that were run.
+    """
     runs = _synthetic(results)
-    parts = [_comparison(table, runs) for table in TABLES]
+    parts = [_comparison(table, runs) for table in tables]
     return "\n\n".join([*parts, _seconds(runs)])
 
 
@@ -140,6 +145,8 @@ def _seconds(runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
         "|---|" + "--:|" * (len(titles) + 1),
     ]
     for method, agent in METHODS.items():
+        if not any(runs.get((env, max_len, agent)) for env, max_len in worlds):
+            continue
         cells = [method]
         for env, max_len in worlds:
             taken = [one["train"]["seconds"] for one in runs.get((env, max_len, agent), [])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import stability, tuning
+from benchmarks import paper, stability, tuning
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
 from benchmarks.results import read_result, read_results
@@ -25,7 +25,7 @@ def write(folder: Path) -> Path:
 
 
 def report(folder: Path) -> str:
-    """Markdown of whatever is there: sessions, stability, the dial, purification, searches.
+    """Markdown of whatever is there: runs, stability, the dial, purification, searches.
 
     Raises:
         DataFormatError: There are no results of runs.
@@ -35,6 +35,8 @@ def report(folder: Path) -> str:
         INTRODUCTION,
         "## Whole sessions at a glance\n",
         summary(results) + "\n",
+        "## The paper's tables\n",
+        paper.markdown(results) + "\n",
         "## Agents\n",
         markdown(results),
         "## Stability\n",
