@@ -139,7 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command in ("run", "tune"):
             options.env = options.env or Run.env
-            options.max_len = options.max_len or _usual_max_len(options.env)
+            if options.max_len is None:
+                options.max_len = _usual_max_len(options.env)
         if options.command == "run":
             torch.set_num_threads(options.threads)
             spec = _base(options, options.agent, options.max_len, options.seed)

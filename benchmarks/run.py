@@ -29,7 +29,7 @@ from benchmarks.results import (
     versions,
     write_result,
 )
-from benchmarks.training import TrainingRecord, agent_logger
+from benchmarks.training import Seconds, TrainingRecord, agent_logger
 from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
@@ -179,14 +179,15 @@ def _play(
         env = evaluation_env(*world, {"action_type": "slate"})
         agent: Any = make_reference(spec.agent, env.batch)
         worn: VecEnv = env
-        train: dict[str, Any] = {"episodes": 0, "steps": 0, "seconds": 0.0, "curve": []}
+        train: dict[str, Any] = {"episodes": 0, "steps": 0, **_taken(Seconds()), "curve": []}
     else:
         learner = LEARNERS[spec.agent]
-        started = time.perf_counter()
+        began = Seconds.now()
         fitted = learner.fitted(dataset, spec.seed, progress)
-        fit_seconds = time.perf_counter() - started
+        fitting = Seconds.now() - began
         agent, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
-        train["seconds"] += fit_seconds  # once, however often the run was interrupted
+        for name, seconds in _taken(fitting).items():
+            train[name] += seconds  # once, however often the run was interrupted
         env = evaluation_env(*world, learner.options)
         worn = learner.play_in(env, fitted, hyperparams(spec.agent))
     sessions, evaluation = play(agent, worn, spec.sessions)
@@ -262,9 +263,14 @@ def train_agent(
     return agent, {
         "episodes": record.finished,
         "steps": int(agent.num_timesteps),
-        "seconds": record.seconds,
+        **_taken(record.seconds),
         "curve": record.curve,
     } | ({"commits": commits} if commits else {})
+
+
+def _taken(seconds: Seconds) -> dict[str, float]:
+    """The part of the ``train`` block that says how long it took."""
+    return {"seconds": seconds.wall, "processor_seconds": seconds.processor}
 
 
 def _go_on(

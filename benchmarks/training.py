@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,30 @@ from tqdm.auto import tqdm
 from kuaisim_gym.errors import ConfigError
 
 CURVE_POINTS = 50
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """What something takes.
+
+    Attributes:
+        wall: By the clock on the wall.
+        processor: Of this process, whatever runs beside it.
+    """
+
+    wall: float = 0.0
+    processor: float = 0.0
+
+    @classmethod
+    def now(cls) -> Seconds:
+        """Both clocks, which begin anywhere."""
+        return cls(time.perf_counter(), time.process_time())
+
+    def __add__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall + other.wall, self.processor + other.processor)
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.processor - other.processor)
 
 
 class TrainingRecord(BaseCallback):
@@ -37,13 +62,13 @@ class TrainingRecord(BaseCallback):
         self.finished = 0
         self.curve: list[dict[str, float]] = []
         self._latest: list[dict[str, float]] = []  # finished since the last point
-        self._seconds, self._started = 0.0, time.perf_counter()
+        self._before, self._began = Seconds(), Seconds.now()
         self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
 
     @property
-    def seconds(self) -> float:
+    def seconds(self) -> Seconds:
         """Since it was made, and up to the state that it took up."""
-        return self._seconds + time.perf_counter() - self._started
+        return self._before + Seconds.now() - self._began
 
     def state(self) -> dict[str, Any]:
         """All of it, as JSON knows it."""
@@ -51,13 +76,13 @@ class TrainingRecord(BaseCallback):
             "finished": self.finished,
             "curve": self.curve,
             "latest": self._latest,
-            "seconds": self.seconds,
+            "seconds": asdict(self.seconds),
         }
 
     def take_up(self, state: dict[str, Any]) -> None:
         """Goes on from what :meth:`state` gave."""
         self.finished, self.curve = state["finished"], state["curve"]
-        self._latest, self._seconds = state["latest"], state["seconds"]
+        self._latest, self._before = state["latest"], Seconds(**state["seconds"])
         self._bar.update(self.finished)
 
     def _on_step(self) -> bool:

@@ -41,7 +41,8 @@ def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch,
     assert result.keys() == KEYS
     assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
     assert result["dataset"]["synthetic"] is True
-    assert result["train"].keys() == {"episodes", "steps", "seconds", "curve"}
+    taken = {"seconds", "processor_seconds"}
+    assert result["train"].keys() == {"episodes", "steps", "curve"} | taken
     assert result["eval"]["sessions"] == 50
     assert result["metrics"].keys() == {*METRICS, *(f"{name}_ci95" for name in METRICS)}
     assert (result["train"]["episodes"] >= 20) == (agent in LEARNERS)
