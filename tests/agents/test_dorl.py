@@ -175,7 +175,7 @@ def test_the_world_is_otherwise_the_same(small, dorl) -> None:
     np.testing.assert_array_equal(env.reset(), plain.reset())
     for actions in np.random.default_rng(1).uniform(-1, 1, (8, N, 33)).astype(np.float32):
         seen, _, dones, infos = env.step(actions)
-        expected, rewards, other_dones, other_infos = plain.step(actions)
+        expected, _, other_dones, other_infos = plain.step(actions)
         np.testing.assert_array_equal(seen, expected)
         np.testing.assert_array_equal(env.observe(), expected)
         np.testing.assert_array_equal(dones, other_dones)
