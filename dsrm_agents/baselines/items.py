@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -49,6 +50,12 @@ class ItemNetwork(nn.Module):
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
         return torch.addmm(self.offsets, self.query(state), self.vectors.T)
+
+    def of(self, state: Tensor, items: Tensor) -> Tensor:
+        """(n, d) states to the (n, K) numbers of some items, (n, K) int64 positions."""
+        vectors = functional.embedding(items, self.vectors)
+        offsets = functional.embedding(items, self.offsets[:, None]).squeeze(2)
+        return offsets + torch.einsum("nkm,nm->nk", vectors, self.query(state))
 
 
 class SlatePolicy(BasePolicy):
