@@ -190,6 +190,17 @@ def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
     return torch.where(latest > 0, items, -1)
 
 
+def gated_novelty(data: TrainingData, exposures: NDArray[np.integer]) -> NDArray[np.float32]:
+    """(n_items,) float32 quality times novelty: what is rare is worth something if it is good.
+
+    Args:
+        data: Its train log gives qualities.
+        exposures: (n_items,) how often each item was shown.
+    """
+    worth = item_quality(data) * item_novelty(exposures)
+    return np.asarray(worth, dtype=np.float32)
+
+
 class DNaIR(SlateOffPolicyAlgorithm):
     """DNaIR; saves, loads and predicts as any SB3 algorithm.
 
@@ -261,8 +272,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         check_item_spaces("DNaIR", self.observation_space, self.action_space)
         assert isinstance(self.observation_space, spaces.Dict)
         data: TrainingData = self.env.get_attr("batch")[0].dataset.training
-        worth = item_quality(data) * item_novelty(catalogue.exposures)
-        self.gated_novelty = worth.astype(np.float32)
+        self.gated_novelty = gated_novelty(data, catalogue.exposures)
         room = self.observation_space["exposed"].shape or (0,)
         similar = check_whole("similar", self.policy_kwargs.get("similar", SIMILAR), 1)
         self.policy_kwargs["neighbours"] = neighbours(data, similar + room[0])

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.baselines.cooccurrence import neighbours
-from dsrm_agents.baselines.dnair import DNaIR, DNaIRPolicy, last_liked
+from dsrm_agents.baselines.dnair import DNaIR, DNaIRPolicy, gated_novelty, last_liked
 from dsrm_agents.baselines.slate_learning import SlateSamples
 from kuaisim_gym.data.dataset import WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -33,7 +33,7 @@ def agent(env, **options) -> DNaIR:
 
 
 def watched(small, users, items, ratios):
-    """Train data of a tiny log; of the users only 0 and 1, and more with a row, are train users."""
+    """The world with a tiny log instead, all of whose users are train users."""
     log = WatchLog(
         np.array(users, np.int32), np.array(items, np.int32), np.array(ratios, np.float32)
     )
@@ -121,25 +121,25 @@ def test_neighbours_are_those_of_the_dense_cosine(small) -> None:
 # Rewards and targets
 
 
-def test_the_worse_of_two_equally_rare_items_earns_less(small) -> None:
+def test_the_worse_of_two_equally_rare_items_is_worth_less(small) -> None:
     # Items 1 and 2 have two rows, item 3 has three; item 1 was liked, item 2 was not.
     users, items = [0, 0, 0, 1, 1, 1, 2], [1, 2, 3, 1, 2, 3, 3]
-    ratios = [0.9, 0.1, 0.9, 0.8, 0.2, 0.9, 0.9]
-    dataset = watched(small, users, items, ratios)
-    exposures = np.bincount(items, minlength=small.n_items)
-    dataset = dataclasses.replace(dataset, show_counts=exposures.astype(np.int64))
-    model = agent(sessions(dataset), beta=0.5)
-    slates, responses = torch.tensor([[1, 2, 3, 0]]), torch.tensor([[1.0, 1.0, 0.0, 0.3]])
-    rare, often, never = (1 / np.log10(p + 1.1) for p in (2 / 3, 1.0, 0.0))
-    expected = [
-        1 + 0.5 * 3 / 4 * rare,
-        1 + 0.5 * 1 / 4 * rare,
-        0 + 0.5 * 4 / 5 * often,
-        0.3 + 0.5 * 1 / 2 * never,
-    ]
-    found = model.rewards(slates, responses)[0]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found[0] > found[1]
+    data = watched(small, users, items, [0.9, 0.1, 0.9, 0.8, 0.2, 0.9, 0.9]).training
+    worth = gated_novelty(data, np.bincount(items, minlength=small.n_items))
+    assert worth.dtype == np.float32
+    never, rare, often = (1 / np.log10(p + 1.1) for p in (0.0, 2 / 3, 1.0))
+    expected = [1 / 2 * never, 3 / 4 * rare, 1 / 4 * rare, 4 / 5 * often]
+    np.testing.assert_allclose(worth[:4], expected, rtol=1e-6)
+    assert worth[1] > worth[2]
+
+
+def test_rewards_by_hand(small) -> None:
+    model = agent(sessions(small), beta=0.5)
+    exposures = model.policy.catalogue.exposures
+    np.testing.assert_array_equal(model.gated_novelty, gated_novelty(small.training, exposures))
+    model.gated_novelty = np.arange(small.n_items, dtype=np.float32)
+    found = model.rewards(torch.tensor([[4, 7], [0, 1]]), torch.tensor([[1.0, 0.0], [0.3, 1.0]]))
+    np.testing.assert_allclose(found, [[3.0, 3.5], [0.3, 1.5]])
 
 
 def test_targets_by_hand(small) -> None:
@@ -252,9 +252,9 @@ def learned(small) -> dict[float, DNaIR]:
             beta=beta,
             learning_rate=3e-3,
             learning_starts=1000,
-            batch_size=64,
+            batch_size=32,
             policy_kwargs={"similar": 60},
-        ).learn(12_000)
+        ).learn(8_000)
         for beta in (0.0, 0.4)
     }
 
