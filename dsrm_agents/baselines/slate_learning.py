@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
 from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue
-from kuaisim_gym.errors import KuaiSimError
+from kuaisim_gym.errors import ConfigError, KuaiSimError
 
 
 class SlateSamples(NamedTuple):
@@ -93,10 +93,20 @@ class SlateReplayBuffer(ReplayBuffer):
         done: NDArray[Any],
         infos: list[dict[str, Any]],
     ) -> None:
-        """Adds a step of every slot; observations are dicts, the next ones those before a reset."""
+        """Adds a step of every slot; observations are dicts, the next ones those before a reset.
+
+        Raises:
+            ConfigError: The next observations do not show the slates last.
+        """
         exposed, size = next_obs["exposed"], self.action_dim
-        ends = (exposed >= 0).sum(axis=1)  # the slate is what was shown last
-        places = ends[:, None] + np.arange(-size, 0)
+        ends = (exposed >= 0).sum(axis=1)
+        places = np.maximum(ends, size)[:, None] + np.arange(-size, 0)
+        if not np.array_equal(np.take_along_axis(exposed, places, axis=1), action):
+            raise ConfigError(
+                "A replay of slates reads the response to a slate from the observation after it, "
+                "but that does not show the slate last: use an environment that shows the slates "
+                "it is given, and whose episodes are single sessions."
+            )
         self.responses[self.pos] = np.take_along_axis(next_obs["responses"], places, axis=1)
         self.next_exposed[self.pos] = exposed
         super().add(obs["state"], next_obs["state"], action, reward, done, infos)
