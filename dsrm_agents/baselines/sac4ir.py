@@ -1,0 +1,303 @@
+"""SAC4IR: a soft actor-critic over items whose exposure is kept diverse."""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.type_aliases import GymEnv, Schedule
+from stable_baselines3.common.utils import polyak_update
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
+from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+
+class SAC4IRPolicy(SlatePolicy):
+    """A categorical actor over the unexposed items, and twin critics with their targets.
+
+    Slates are drawn item after item without replacement (Plackett-Luce), or hold the K most
+    probable items.
+
+    Args:
+        observation_space: That of ``observation_type="dict"``.
+        action_space: That of ``action_type="slate"``.
+        lr_schedule: Learning rate by remaining progress.
+        catalogue: The items.
+        hidden: Width of the hidden layers of every network.
+        **kwargs: Of SB3's ``BasePolicy``, such as ``optimizer_class``, Adam by default.
+
+    Raises:
+        ConfigError: The spaces are others.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        catalogue: Catalogue,
+        hidden: int = 128,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        self.hidden = hidden
+        actor, *critics = (ItemNetwork(catalogue, self.state_dim, hidden) for _ in range(3))
+        self.actor = actor
+        self.critics = nn.ModuleList(critics)
+        self.target_critics = deepcopy(self.critics).requires_grad_(False)
+        self.actor_optimizer, self.critic_optimizer = (
+            self.optimizer_class(part.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+            for part in (self.actor, self.critics)
+        )
+
+    def distribution(self, state: Tensor, exposed: Tensor) -> tuple[Tensor, Tensor]:
+        """The policy over items.
+
+        Args:
+            state: (n, d) float32.
+            exposed: (n, room) int64 item positions, -1 padded.
+
+        Returns:
+            (n, n_items) float32 probabilities, exactly 0 for exposed items; and their (n,) float32
+            entropies in nats.
+        """
+        logits = self.actor(state)
+        log_probs = unexposed(logits, exposed).log_softmax(dim=1)
+        probs = log_probs.exp()
+        # 0 log 0 = 0: an exposed item must not make its infinity times zero a NaN.
+        entropy = -torch.linalg.vecdot(probs, log_probs.clamp(min=torch.finfo().min))
+        return probs, entropy
+
+    def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
+        """Logits, with Gumbel noise in draws: their K best are then K draws without replacement."""
+        logits: Tensor = self.actor(state)
+        if deterministic:
+            return logits
+        return logits - torch.empty_like(logits).exponential_().log()
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return {
+            **super()._get_constructor_parameters(),
+            "lr_schedule": self._dummy_schedule,
+            "hidden": self.hidden,
+        }
+
+
+class SAC4IR(SlateOffPolicyAlgorithm):
+    """Trains :class:`SAC4IRPolicy`; saves, loads and predicts as any SB3 algorithm.
+
+    Soft actor-critic for debiased interactive recommendation, in its form for discrete actions
+    (Christodoulou, "Soft Actor-Critic for Discrete Action Settings", arXiv 1910.07207). Actions
+    are items, so that the entropy H which is held up is that of exposure:
+
+    * An item k of the slate is worth ``y_k = r_k + gamma (1 - d) V(s')`` with the soft value
+      ``V(s) = sum_a pi(a|s) min_j Q'_j(s, a) + alpha H(pi(.|s))`` over the unexposed items; both
+      critics learn it by least squares.
+    * ``r_k`` is the user's response plus ``novelty_coef * r_pop``, with :func:`rarity` for r_pop.
+    * The actor maximises ``sum_a pi(a|s) min_j Q_j(s, a) + alpha H(pi(.|s))``.
+    * ``log alpha`` descends ``log alpha * (H - H*)``: alpha falls while there is more entropy than
+      ``H* = target_entropy_ratio * log(number of unexposed items)``, and rises while less.
+
+    Deviations:
+
+    * Slates: the method picks one item at a time. Here the K items of a slate are K choices in
+      one state, drawn without replacement, each with its own response.
+    * r_pop is the popularity rank; the method's form leaves it open.
+    * The state is the environment's, without the method's attention over ten item ids; there is no
+      reward of co-occurrence with the last items, which the response stands for.
+    * The entropy's target excludes items that cannot be shown any more, and is a share below 1:
+      with all of ``log |A|`` nothing but uniform exposure meets it.
+    * alpha has a learning rate of its own: it has further to go than weights have.
+
+    Args:
+        policy: ``"SAC4IRPolicy"`` or a subclass.
+        env: See :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`.
+        learning_rate: Of the actor and of the critics.
+        ent_coef: alpha; ``"auto"`` learns it from 1, ``"auto_0.1"`` from 0.1.
+        ent_coef_lr: Learning rate of log alpha, constant.
+        target_entropy_ratio: Target of the entropy, as a share of the largest possible, in (0, 1).
+        novelty_coef: Weight of r_pop beside a response of at most 1.
+        **kwargs: Of the base class.
+
+    Raises:
+        ConfigError: An option is out of range, or the environment has no catalogue or the wrong
+            spaces.
+        CheckpointError: It shows other items than the agent was built for.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"SAC4IRPolicy": SAC4IRPolicy}
+    policy: SAC4IRPolicy
+
+    def __init__(
+        self,
+        policy: str | type[SAC4IRPolicy],
+        env: GymEnv | str,
+        learning_rate: float | Schedule = 1e-3,
+        ent_coef: str | float = "auto_0.1",
+        ent_coef_lr: float = 1e-2,
+        target_entropy_ratio: float = 0.6,
+        novelty_coef: float = 0.4,
+        **kwargs: Any,
+    ) -> None:
+        first_coefficient(ent_coef)
+        if not 0 < target_entropy_ratio < 1:
+            raise ConfigError(
+                "target_entropy_ratio must lie between 0, one item, and 1, all items alike, got "
+                f"{target_entropy_ratio}."
+            )
+        if not (math.isfinite(novelty_coef) and novelty_coef >= 0):
+            raise ConfigError(
+                f"novelty_coef must be a finite number of at least 0, got {novelty_coef}."
+            )
+        self.ent_coef = ent_coef
+        self.ent_coef_lr = ent_coef_lr
+        self.target_entropy_ratio = target_entropy_ratio
+        self.novelty_coef = novelty_coef
+        self.log_ent_coef: Tensor | None = None
+        self.ent_coef_optimizer: torch.optim.Optimizer | None = None
+        super().__init__(policy, env, learning_rate, **kwargs)
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        self.r_pop = torch.as_tensor(rarity(self.policy.catalogue.exposures), device=self.device)
+        start, learned = first_coefficient(self.ent_coef)
+        self.alpha = torch.tensor(start, device=self.device)
+        if learned:
+            self.log_ent_coef = self.alpha.log().requires_grad_(True)
+            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_lr)
+
+    def current_ent_coef(self) -> Tensor:
+        """alpha, a scalar."""
+        return self.alpha if self.log_ent_coef is None else self.log_ent_coef.detach().exp()
+
+    def target_entropy(self, exposed: Tensor) -> Tensor:
+        """H*, (n,) float32 nats, of (n, room) exposed item positions, -1 padded."""
+        left = self.policy.catalogue.n_items - (exposed >= 0).sum(dim=1)
+        return self.target_entropy_ratio * left.log()
+
+    def targets(self, batch: SlateSamples) -> Tensor:
+        """y, (n, K) float32: what the items of every slate are worth."""
+        policy = self.policy
+        with torch.no_grad():
+            probs, entropy = policy.distribution(batch.next_states, batch.next_exposed)
+            worst = torch.minimum(*(critic(batch.next_states) for critic in policy.target_critics))
+            soft_value = expectation(probs, worst) + self.current_ent_coef() * entropy
+            rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
+            return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Updates the critics, the actor, alpha and the targets.
+
+        Args:
+            gradient_steps: How often.
+            batch_size: Transitions an update.
+        """
+        self.policy.set_training_mode(True)
+        self._update_learning_rate([self.policy.actor_optimizer, self.policy.critic_optimizer])
+        assert self.replay_buffer is not None
+        figures = []
+        for _ in range(gradient_steps):
+            batch: Any = self.replay_buffer.sample(batch_size)
+            figures.append(self._update(batch))
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name in figures[0]:
+            mean = float(np.mean([one[name] for one in figures]))
+            self.logger.record(f"train/{name}", mean)
+
+    def _update(self, batch: SlateSamples) -> dict[str, float]:
+        policy, alpha = self.policy, self.current_ent_coef()
+        values = [critic(batch.states) for critic in policy.critics]
+        targets = self.targets(batch)
+        critic_loss = torch.stack(
+            [mse_loss(value.gather(1, batch.slates), targets) for value in values]
+        ).sum()
+        _descend(policy.critic_optimizer, critic_loss)
+
+        # The critics as they were before this update serve the actor too: they are the most
+        # expensive part, and a step of theirs is small.
+        worst = torch.minimum(*values).detach()
+        probs, entropy = policy.distribution(batch.states, batch.exposed)
+        actor_loss = -(expectation(probs, worst) + alpha * entropy).mean()
+        _descend(policy.actor_optimizer, actor_loss)
+
+        excess = (entropy.detach() - self.target_entropy(batch.exposed)).mean()
+        if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
+            _descend(self.ent_coef_optimizer, self.log_ent_coef * excess)
+        polyak_update(policy.critics.parameters(), policy.target_critics.parameters(), self.tau)
+        return {
+            "entropy": entropy.mean().item(),
+            "excess_entropy": excess.item(),
+            "ent_coef": alpha.item(),
+            "critic_loss": critic_loss.item(),
+            "actor_loss": actor_loss.item(),
+        }
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "r_pop", "alpha"]  # they follow from the rest
+
+    def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
+        modules = ["policy", "policy.actor_optimizer", "policy.critic_optimizer"]
+        if self.ent_coef_optimizer is None:
+            return modules, []
+        return [*modules, "ent_coef_optimizer"], ["log_ent_coef"]
+
+
+def rarity(exposures: NDArray[np.integer]) -> NDArray[np.float32]:
+    """r_pop: how unpopular items are, by rank.
+
+    Args:
+        exposures: (n_items,) how often each was shown.
+
+    Returns:
+        (n_items,) float32: 0 for the most exposed item, 1 for the least, evenly between; items
+        shown equally often share the mean of their ranks.
+    """
+    _, place, ties = np.unique(exposures, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(ties) - (ties + 1) / 2)[place]
+    return np.asarray(1.0 - rank / max(len(exposures) - 1, 1), dtype=np.float32)
+
+
+def first_coefficient(ent_coef: str | float) -> tuple[float, bool]:
+    """alpha to start with, and whether it is learned.
+
+    Args:
+        ent_coef: See :class:`SAC4IR`.
+
+    Raises:
+        ConfigError: It is none of the forms, or no number that alpha can be.
+    """
+    learned = isinstance(ent_coef, str)
+    start = str(ent_coef).removeprefix("auto_") if ent_coef != "auto" else "1"
+    try:
+        value = float(start)
+    except ValueError:
+        value = math.nan
+    named = not learned or ent_coef == "auto" or str(ent_coef).startswith("auto_")
+    if named and math.isfinite(value) and (value > 0 or (value == 0 and not learned)):
+        return value, learned
+    raise ConfigError(
+        'ent_coef must be "auto", "auto_0.1" with any positive number, or a number of at least 0, '
+        f"got {ent_coef!r}."
+    )
+
+
+def expectation(probs: Tensor, values: Tensor) -> Tensor:
+    """(n,) sums over the second dimension of (n, n_items) probabilities times values."""
+    return torch.linalg.vecdot(probs, values)
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
