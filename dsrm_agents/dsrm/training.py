@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dsrm_agents.dsrm.files import read_safetensors
+from dsrm_agents.common.files import read_safetensors
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError

@@ -1,0 +1,55 @@
+"""Users' events out of a log, as histories of the same length."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.data.dataset import Interactions
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float32]
+
+
+class LoggedEvents:
+    """A log whose rows are found by user; of the answers, the response alone.
+
+    Args:
+        log: Rows grouped by user, in the order of events.
+        n_users: Number of users of the dataset.
+
+    Attributes:
+        users: (n,) int32 positions.
+        items: (n,) int32 positions.
+        responses: (n,) float32 in [0, 1].
+        starts: (n_users + 1,) int64, see :meth:`Interactions.starts`.
+    """
+
+    def __init__(self, log: Interactions, n_users: int) -> None:
+        self.users, self.items, self.responses = log.users, log.items, log.response
+        self.starts = log.starts(n_users)
+
+    def before(self, rows: IntArray, users: NDArray[np.integer], length: int) -> History:
+        """The last events of users before some rows.
+
+        Args:
+            rows: (n,) row numbers, or one past a user's last.
+            users: (n,) whose rows they are.
+            length: H.
+
+        Returns:
+            (n, H) int64 items, oldest first and -1 where there is none, and (n, H) float32
+            responses, 0 there.
+        """
+        places = rows[:, None] + np.arange(-length, 0)
+        real = places >= self.starts[users][:, None]
+        places = np.where(real, places, 0)
+        items = np.where(real, self.items[places], -1).astype(np.int64)
+        return items, np.where(real, self.responses[places], np.float32(0.0))
+
+    def last(self, users: NDArray[np.integer], length: int) -> History:
+        """The last H events of (n,) users, as :meth:`before` gives them."""
+        return self.before(self.starts[users + 1], users, length)
+
+
+History = tuple[IntArray, FloatArray]

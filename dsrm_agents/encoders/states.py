@@ -1,0 +1,190 @@
+"""A fitted history encoder whose output takes the place of the preference state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.encoders.history import HistoryEncoder
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.observation import PREFERENCE_BOUND
+
+FORMAT = "state-encoder-1"
+CHUNK = 256  # histories encoded at a time, which keeps them in the processor's cache
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StateEncoderConfig:
+    """Everything needed to rebuild a state encoder before its weights are loaded.
+
+    Attributes:
+        fingerprint: Of the dataset that it was fitted on.
+        n_all_items: Number of items, those of the log alone included.
+        dim: d, of the item embedding and of the states.
+        kind: See :class:`~dsrm_agents.encoders.history.HistoryEncoder`.
+        history_len: H, events that it reads.
+        loss: What it was fitted by.
+    """
+
+    fingerprint: str
+    n_all_items: int
+    dim: int
+    kind: str
+    history_len: int
+    loss: str
+
+
+class StateEncoder(nn.Module):
+    """From a user's last events to a state in the space of the catalogue's item embedding.
+
+    A history encoder over frozen item embeddings, a linear head, and a standardisation: like the
+    preference state whose place it takes, a state has zero mean and unit spread over train users.
+
+    Args:
+        config: Sizes and kind.
+        item_embedding: (n_all_items, d) float32, the catalogue's; ``None`` where weights are loaded
+            afterwards.
+
+    Attributes:
+        history: The history encoder.
+        head: Its summary's map into the space of the items.
+        report: What was measured when it was fitted, by name; see
+            :func:`~dsrm_agents.encoders.pretrain.fit_encoder`.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, config: StateEncoderConfig, item_embedding: FloatArray | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.report: dict[str, float] = {}
+        if item_embedding is None:
+            item_embedding = np.zeros((config.n_all_items, config.dim), dtype=np.float32)
+        self.history = HistoryEncoder(
+            config.n_all_items,
+            n_behaviours=1,
+            kind=config.kind,
+            width=config.dim,
+            item_embedding=item_embedding,
+            freeze_items=True,
+        )
+        self.head = nn.Linear(config.dim, config.dim)
+        self.register_buffer("mean", torch.zeros(config.dim))
+        self.register_buffer("scale", torch.ones(config.dim))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the dataset that it was fitted on."""
+        return self.config.fingerprint
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that identify the weights."""
+        digest = hashlib.blake2b(digest_size=8)
+        for tensor in self.state_dict().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def summary(self, items: Tensor, responses: Tensor) -> Tensor:
+        """(n, H) int64 items and (n, H) float32 responses to the (n, d) input of the head."""
+        return torch.as_tensor(self.history(items, responses[:, :, None]))
+
+    def forward(self, items: Tensor, responses: Tensor) -> Tensor:
+        """States before standardisation: what is compared with item embeddings in training.
+
+        Args:
+            items: (n, H) int64 positions, oldest first, -1 where there is no event.
+            responses: (n, H) float32.
+
+        Returns:
+            (n, d) float32.
+        """
+        return torch.as_tensor(self.head(self.summary(items, responses)))
+
+    def standardise(self, items: NDArray[np.integer], responses: FloatArray) -> None:
+        """Takes mean and spread from the histories of the train users."""
+        states = self._raw(items, responses)
+        spread = states.std(dim=0, correction=0)
+        self.mean.copy_(states.mean(dim=0))
+        self.scale.copy_(torch.where(spread > 0, spread, torch.ones_like(spread)))
+
+    def encode(self, items: NDArray[np.integer], responses: FloatArray) -> FloatArray:
+        """Standardised states of histories.
+
+        Args:
+            items: (n, H) positions, oldest first, -1 where there is no event; of any H.
+            responses: (n, H) float32 in [0, 1]; not read where there is no event.
+
+        Returns:
+            (n, d) float32 in [-PREFERENCE_BOUND, PREFERENCE_BOUND].
+
+        Raises:
+            ConfigError: The arrays do not fit each other or the dataset.
+        """
+        if items.ndim != 2 or items.shape != responses.shape:
+            raise ConfigError(
+                f"Expected items and responses of one shape (n, H), got {items.shape} and "
+                f"{responses.shape}."
+            )
+        if items.size and not (-1 <= items.min() and items.max() < self.config.n_all_items):
+            raise ConfigError(
+                f"Items must be positions below {self.config.n_all_items}, or -1 for no event; got "
+                f"{items.min()} to {items.max()}."
+            )
+        states = (self._raw(items, responses) - self.mean) / self.scale
+        return np.asarray(states.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND).numpy())
+
+    def _raw(self, items: NDArray[np.integer], responses: FloatArray) -> Tensor:
+        """(n, d) states before standardisation, without gradient."""
+        events = torch.as_tensor(items, dtype=torch.int64).split(CHUNK)
+        answers = torch.as_tensor(responses, dtype=torch.float32).split(CHUNK)
+        with torch.inference_mode():
+            return torch.cat([self(*part) for part in zip(events, answers, strict=True)])
+
+    def save(self, path: str | Path) -> None:
+        """Writes weights, configuration and report to one safetensors file, whole or not at all."""
+        metadata = {
+            "format": FORMAT,
+            "config": json.dumps(asdict(self.config)),
+            "report": json.dumps(self.report),
+        }
+        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
+        write_atomically(Path(path), save(tensors, metadata))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or no state encoder.
+        """
+        metadata, tensors = read_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path} is no state encoder of this version: expected format {FORMAT!r}, got "
+                f"{metadata.get('format')!r}."
+            )
+        try:
+            settings: dict[str, Any] = json.loads(metadata["config"])
+            encoder = cls(StateEncoderConfig(**settings))
+            encoder.load_state_dict(tensors)
+            encoder.report = json.loads(metadata["report"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is a damaged state encoder: {error}") from error
+        return encoder.eval()
