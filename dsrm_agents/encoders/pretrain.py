@@ -138,14 +138,14 @@ def fit_encoder(
     if not learning_rate > 0:
         raise ConfigError(f"learning_rate must be positive, got {learning_rate}.")
     catalogue, data = load_catalogue(dataset), dataset.training
-    rng = np.random.default_rng(seed)
+    users, rng = data.train_users, np.random.default_rng(seed)
     examples = Examples(LoggedEvents(data.train_log, data.n_users), catalogue, history_len)
-    held_out = rng.choice(data.train_users, round(HELD_OUT * len(data.train_users)), replace=False)
+    held_out = rng.choice(users, round(HELD_OUT * len(users)), replace=False)
     rows, tested = examples.split(held_out)
     if loss == "bod":
         rows = rows[examples.positive[rows]]
     if not len(rows):
-        raise ConfigError("The train log has no user with two events, so nothing comes next.")
+        raise ConfigError("The train log is too short: no answer to learn from has events before.")
     config = StateEncoderConfig(
         dataset.fingerprint, data.n_all_items, catalogue.embedding.shape[1], kind, history_len, loss
     )
@@ -155,11 +155,10 @@ def fit_encoder(
         model = NextResponse(encoder, catalogue.embedding)
         objective = Bod(model) if loss == "bod" else _pointwise(model, loss, max(1, updates // 2))
     left_out = LeftOut(catalogue)
-    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad])
     bar = tqdm(range(updates), desc=f"Encoder ({loss})", unit="update", disable=not progress)
+    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad])
     for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / updates))
+        optimizer.param_groups[0]["lr"] = _half_cosine(learning_rate, step, updates)
         batch = examples.batch(rng.choice(rows, batch_size), rng)
         value, discount = objective(batch, step)
         optimizer.zero_grad()
@@ -168,11 +167,14 @@ def fit_encoder(
         if step >= updates - max(1, updates // 4):
             left_out.add(batch, discount)
     model.eval()
-    users = data.train_users
     encoder.standardise(*examples.events.last(users, history_len))
     tested = rng.choice(tested, min(TESTED, len(tested)), replace=False)
     encoder.report = held_out_quality(model, examples, tested) | left_out.shares()
     return encoder
+
+
+def _half_cosine(start: float, step: int, updates: int) -> float:
+    return start * 0.5 * (1.0 + math.cos(math.pi * step / updates))
 
 
 class Examples:

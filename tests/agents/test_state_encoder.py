@@ -248,5 +248,5 @@ def test_what_does_not_fit_is_refused(small, small_rand, encoder) -> None:
     log, test = solvable().log, solvable().test
     first = np.unique(log.users, return_index=True)[1]
     lonely = dataclasses.replace(solvable(), log=log.take(first), test=test)
-    with pytest.raises(ConfigError, match="nothing comes next"):
+    with pytest.raises(ConfigError, match="train log is too short"):
         fit_encoder(lonely, **BRIEF)
