@@ -21,7 +21,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def drop_rate(step: int, gradual_steps: int, largest: float = LARGEST_DROP_RATE) -> float:
-    """Schedule of T-CE (eq. 4): eps(t) = min(eps_max * t / T, eps_max).
+    """Schedule of T-CE: eps(t) = min(eps_max * t / T, eps_max).
 
     Args:
         step: t, updates made.
@@ -56,7 +56,7 @@ def trusted(logits: Tensor, labels: Tensor, rate: float) -> Tensor:
 
 
 def truncated_cross_entropy(logits: Tensor, labels: Tensor, rate: float) -> Tensor:
-    """T-CE (eq. 3): the mean loss of the rows that :func:`trusted` keeps.
+    """T-CE: the mean loss of the rows that :func:`trusted` keeps.
 
     Args:
         logits: (B,) float32.
@@ -70,7 +70,7 @@ def truncated_cross_entropy(logits: Tensor, labels: Tensor, rate: float) -> Tens
 
 
 def trust(logits: Tensor, labels: Tensor, beta: float = BETA) -> Tensor:
-    """Weights of R-CE (eq. 6): yhat**beta of positives, (1 - yhat)**beta of negatives.
+    """Weights of R-CE: yhat**beta of positives, (1 - yhat)**beta of negatives.
 
     Args:
         logits: (B,) float32.
@@ -84,7 +84,7 @@ def trust(logits: Tensor, labels: Tensor, beta: float = BETA) -> Tensor:
 
 
 def reweighted_cross_entropy(logits: Tensor, labels: Tensor, beta: float = BETA) -> Tensor:
-    """R-CE (eq. 5): the mean of losses times the weights of :func:`trust`.
+    """R-CE: the mean of losses times the weights of :func:`trust`.
 
     Args:
         logits: (B,) float32.
