@@ -17,16 +17,25 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, fit_purifier
+from dsrm_agents.baselines.bcq import BCQ
+from dsrm_agents.baselines.dnair import DNaIR
+from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
+from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
 from dsrm_agents.baselines.reference import REFERENCES
+from dsrm_agents.baselines.sac4ir import SAC4IR
 from dsrm_agents.baselines.scorer import ScorerVecEnv
 from dsrm_agents.common.quality import unbiased_quality
 from dsrm_agents.dsrm.purifier import Purifier
+from dsrm_agents.encoders.pretrain import fit_encoder
+from dsrm_agents.encoders.states import StateEncoder
+from dsrm_agents.encoders.wrapper import EncodedVecEnv
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
 SCORED = {"action_type": "slate"}  # a ScorerVecEnv makes the slates
 SLATES = {"observation_type": "dict", "action_type": "slate"}
 FAIRLY = ("fairness_coef",)
+ENCODER = "attention"  # of histories; a GRU predicts as well, and takes twice as long
 
 Options = Mapping[str, Any]
 Fit = Callable[[Dataset, int, bool], Any]
@@ -88,6 +97,27 @@ def _scored(quota: bool) -> Wear:
     return wear
 
 
+def _preferring(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
+    return PreferenceVecEnv(behind(env, fitted), None if training else options["preference"])
+
+
+def _penalised(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
+    if not training:
+        return env
+    return PenalisedVecEnv(env, fitted, options["uncertainty_coef"], options["entropy_coef"])
+
+
+def _encoder(loss: str) -> Fit:
+    def fit(dataset: Dataset, seed: int, progress: bool) -> StateEncoder:
+        return fit_encoder(dataset, loss, ENCODER, seed=seed, progress=progress)
+
+    return fit
+
+
+def _encoded(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
+    return EncodedVecEnv(env, fitted)
+
+
 def _sb3(algorithm: type[BaseAlgorithm], policy: str) -> Callable[..., BaseAlgorithm]:
     def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:
         return algorithm(policy, env, seed=seed, device="cpu", **hyperparams)
@@ -95,11 +125,22 @@ def _sb3(algorithm: type[BaseAlgorithm], policy: str) -> Callable[..., BaseAlgor
     return build
 
 
-def _td3(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> TD3:
+def _exploring(algorithm: type[TD3]) -> Callable[..., BaseAlgorithm]:
+    """A deterministic policy that explores with Gaussian noise."""
+
+    def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:
+        options = dict(hyperparams)
+        size = env.action_space.shape
+        noise = NormalActionNoise(np.zeros(size), np.full(size, options.pop("noise_std")))
+        return algorithm("MlpPolicy", env, seed=seed, device="cpu", action_noise=noise, **options)
+
+    return build
+
+
+def _dnair(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> DNaIR:
     options = dict(hyperparams)
-    size = env.action_space.shape
-    noise = NormalActionNoise(np.zeros(size), np.full(size, options.pop("noise_std")))
-    return TD3("MlpPolicy", env, seed=seed, device="cpu", action_noise=noise, **options)
+    generator = {"similar": options.pop("similar")}
+    return DNaIR("DNaIRPolicy", env, seed=seed, device="cpu", policy_kwargs=generator, **options)
 
 
 def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> PPO:
@@ -129,6 +170,8 @@ def _hierarchical(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> Hierar
     )
 
 
+_hrl = _sb3(HierarchicalPPO, "HierarchicalPolicy")
+
 LEARNERS: dict[str, Learner] = {
     "a2c": Learner(_sb3(A2C, "MlpPolicy")),
     "ppo": Learner(_sb3(PPO, "MlpPolicy")),
@@ -137,10 +180,24 @@ LEARNERS: dict[str, Learner] = {
     "ppo+quota": Learner(_scorer, SCORED, wear=_scored(quota=True), worn=FAIRLY),
     "flat": Learner(_scorer, SCORED, "dsrm", wear=_scored(quota=False), worn=FAIRLY),
     "flat+quota": Learner(_scorer, SCORED, "dsrm", wear=_scored(quota=True), worn=FAIRLY),
-    "td3": Learner(_td3),
-    "hrl": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES),
+    "td3": Learner(_exploring(TD3)),
+    "bcq": Learner(_sb3(BCQ, "BCQPolicy"), SLATES, offline=True),
+    "mofir": Learner(_exploring(MOFIR), wear=_preferring, worn=("preference",)),
+    "dorl": Learner(
+        _sb3(A2C, "MlpPolicy"),
+        fit=fit_dorl,
+        wear=_penalised,
+        worn=("uncertainty_coef", "entropy_coef"),
+    ),
+    "dnair": Learner(_dnair, SLATES),
+    "sac4ir": Learner(_sb3(SAC4IR, "SAC4IRPolicy"), SLATES),
+    "hrl": Learner(_hrl, SLATES),
+    "hrl+ce": Learner(_hrl, SLATES, fit=_encoder("ce"), wear=_encoded),
+    "hrl+rce": Learner(_hrl, SLATES, fit=_encoder("rce"), wear=_encoded),
+    "hrl+tce": Learner(_hrl, SLATES, fit=_encoder("tce"), wear=_encoded),
+    "hrl+bod": Learner(_hrl, SLATES, fit=_encoder("bod"), wear=_encoded),
     "dsrm-hrl": Learner(_hierarchical, SLATES, purify="dsrm"),
-    "dsrm-hrl-logged": Learner(_sb3(HierarchicalPPO, "HierarchicalPolicy"), SLATES, purify="dsrm"),
+    "dsrm-hrl-logged": Learner(_hrl, SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
 

@@ -261,7 +261,8 @@ def train_agent(
         agent.learn(left, callbacks, reset_num_timesteps=agent.num_timesteps == 0)
         logged.dump(agent.num_timesteps)  # what was recorded since the last rollout
     return agent, {
-        "episodes": record.finished,
+        # An offline agent plays none: it replays as many logged decisions as so many would hold.
+        "episodes": spec.episodes if learner.offline else record.finished,
         "steps": int(agent.num_timesteps),
         **_taken(record.seconds),
         "curve": record.curve,

@@ -82,6 +82,31 @@ _TD3: Space = {
     "gamma": _one_of(0.9, 0.95, 0.99),
     "noise_std": _log(0.03, 0.3),
 }
+_BCQ: Space = {
+    "learning_rate": _log(1e-4, 3e-3),
+    "gamma": _one_of(0.0, 0.5, 0.9),
+    "divergence_weight": _log(0.1, 1.0),
+}
+_MOFIR: Space = {
+    "learning_rate": _log(1e-4, 1e-3),
+    "gamma": _one_of(0.0, 0.5, 0.9),
+    "noise_std": _log(0.03, 0.3),
+    "action_l2": _log(0.1, 3.0),
+    "preference": FloatDistribution(0.0, 1.0),
+}
+_DORL: Space = _A2C | {"uncertainty_coef": _log(0.01, 1.0), "entropy_coef": _log(0.01, 10.0)}
+_DNAIR: Space = {
+    "learning_rate": _log(1e-4, 3e-3),
+    "gamma": _one_of(0.0, 0.5, 0.9),
+    "beta": _log(1e-3, 0.4),
+    "similar": _one_of(30, 100, 300, 1000),
+}
+_SAC4IR: Space = {
+    "learning_rate": _log(1e-4, 1e-3),
+    "gamma": _one_of(0.0, 0.5, 0.9),
+    "target_entropy_ratio": FloatDistribution(0.2, 0.9),
+    "novelty_coef": _log(1e-3, 0.5),
+}
 _HRL: Space = {
     "learning_rate": _log(2e-4, 5e-3),
     "n_epochs": _one_of(1, 2, 3),
@@ -98,7 +123,16 @@ SPACES: dict[str, Space] = {
     "flat": _SCORER | {"fairness_coef": _log(0.3, 5.0)},
     "flat+quota": _SCORER,
     "td3": _TD3,
+    "bcq": _BCQ,
+    "mofir": _MOFIR,
+    "dorl": _DORL,
+    "dnair": _DNAIR,
+    "sac4ir": _SAC4IR,
     "hrl": _HRL,
+    "hrl+ce": _HRL,
+    "hrl+rce": _HRL,
+    "hrl+tce": _HRL,
+    "hrl+bod": _HRL,
     "dsrm-hrl": _HRL,
     "dsrm-hrl-logged": _HRL,
 }

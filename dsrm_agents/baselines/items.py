@@ -22,7 +22,9 @@ class ItemNetwork(nn.Module):
     """A number for every item: a network of the state, and a vector and an offset an item.
 
     It is the usual network with an output an item, whose last layer starts at what is known of the
-    items, so that those that are alike start out alike. All outputs start near zero.
+    items, so that those that are alike start out alike. A part of the output is common to all items
+    (the dueling network of Wang et al., ICML 2016): without it, whenever values fall, items that no
+    slate has tried since keep their old ones and look best. All outputs start near zero.
 
     Args:
         catalogue: The items.
@@ -42,20 +44,23 @@ class ItemNetwork(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, known.shape[1]),
         )
-        last = self.query[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.orthogonal_(last.weight, gain=0.01)
-        nn.init.zeros_(last.bias)
+        self.level = nn.Sequential(nn.Linear(state_dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+        for last in (self.query[-1], self.level[-1]):
+            assert isinstance(last, nn.Linear)
+            nn.init.orthogonal_(last.weight, gain=0.01)
+            nn.init.zeros_(last.bias)
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
-        return torch.addmm(self.offsets, self.query(state), self.vectors.T)
+        apart = torch.addmm(self.offsets, self.query(state), self.vectors.T)
+        return torch.as_tensor(apart + self.level(state))
 
     def of(self, state: Tensor, items: Tensor) -> Tensor:
         """(n, d) states to the (n, K) numbers of some items, (n, K) int64 positions."""
         vectors = functional.embedding(items, self.vectors)
         offsets = functional.embedding(items, self.offsets[:, None]).squeeze(2)
-        return offsets + torch.einsum("nkm,nm->nk", vectors, self.query(state))
+        apart = offsets + torch.einsum("nkm,nm->nk", vectors, self.query(state))
+        return torch.as_tensor(apart + self.level(state))
 
 
 class SlatePolicy(BasePolicy):

@@ -207,7 +207,8 @@ class MOFIR(DDPG):
         y_w  = r + gamma (1 - d) Q'(s', mu'(s', w), w)
         L    = mean of (|y_w - Q(s, a, w)|^2 + |y_wj - Q(s, a, w_j)|^2) / 2
 
-    The actor ascends ``w^T Q(s, mu(s, w), w)``, averaged over both preferences too.
+    The actor ascends ``w^T Q(s, mu(s, w), w) - action_l2 * mean(mu^2)``, averaged over both
+    preferences too.
 
     A whole Pareto front from one training::
 
@@ -219,12 +220,16 @@ class MOFIR(DDPG):
 
     Deviations: the environment's linear scorer ranks items by their log popularity beside their
     embedding; rewards are means over the slate, so that both lie in [0, 1]; replay is uniform, not
-    diverse; the state is the environment's, not an encoder's that is learned along.
+    diverse; the state is the environment's, not an encoder's that is learned along; long actions
+    cost something (as in Andrychowicz et al., "Hindsight Experience Replay", NeurIPS 2017). The
+    length of a scorer changes no ranking, so nothing else keeps it from the corners of the box,
+    where the actor saturates and w has no say any more.
 
     Args:
         policy: ``"MlpPolicy"`` or a subclass of :class:`MOFIRPolicy`.
         env: A :class:`PreferenceVecEnv`, or another that ends observations with w and gives
             ``"reward_vector"`` in its infos.
+        action_l2: Weight of the mean square of an action's coordinates.
         **options: DDPG's; ``replay_buffer_class``, ``replay_buffer_kwargs``,
             ``optimize_memory_usage`` and ``n_steps`` are decided here.
 
@@ -239,9 +244,13 @@ class MOFIR(DDPG):
         self,
         policy: str | type[MOFIRPolicy],
         env: GymEnv | str,
+        action_l2: float = 1.0,
         _init_setup_model: bool = True,
         **options: Any,
     ) -> None:
+        if not action_l2 >= 0:
+            raise ConfigError(f"action_l2 must be at least 0, got {action_l2}.")
+        self.action_l2 = action_l2
         given = [option for option in _DECIDED if option in options]
         if given:
             raise ConfigError(f"MOFIR decides on {', '.join(given)} by itself: leave it out.")
@@ -273,7 +282,7 @@ class MOFIR(DDPG):
             samples = relabelled(self.replay_buffer.sample(batch_size))
             critic_loss = self._critic_loss(samples)
             _descend(self.critic.optimizer, critic_loss)
-            actor_loss = -self._utility(samples.observations).mean()
+            actor_loss = self._actor_loss(samples.observations)
             _descend(self.actor.optimizer, actor_loss)
             self._follow()
             losses.append((critic_loss.item(), actor_loss.item()))
@@ -293,10 +302,12 @@ class MOFIR(DDPG):
         values: Tensor = self.critic(samples.observations, samples.actions)[0]
         return (self.targets(samples) - values).square().sum(dim=1).mean()
 
-    def _utility(self, observations: Tensor) -> Tensor:
-        """(B,): what the actor's choices are worth to those who hold w, ``w^T Q``."""
-        values = self.critic.q1_forward(observations, self.actor(observations))
-        return (observations[:, -_N:] * values).sum(dim=1)
+    def _actor_loss(self, observations: Tensor) -> Tensor:
+        """What the actor's choices are not worth to those who hold w, and what they cost."""
+        actions = self.actor(observations)
+        values = self.critic.q1_forward(observations, actions)
+        worth = (observations[:, -_N:] * values).sum(dim=1)
+        return torch.as_tensor(self.action_l2 * actions.square().mean() - worth.mean())
 
     def _follow(self) -> None:
         """Moves the targets."""

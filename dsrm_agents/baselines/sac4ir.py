@@ -56,7 +56,11 @@ class SAC4IRPolicy(SlatePolicy):
         self.critics = nn.ModuleList(critics)
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer, self.critic_optimizer = (
-            self.optimizer_class(part.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+            self.optimizer_class(
+                part.parameters(),
+                lr=lr_schedule(1),  # type: ignore[call-arg]
+                **self.optimizer_kwargs,
+            )
             for part in (self.actor, self.critics)
         )
 
@@ -142,9 +146,9 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         self,
         policy: str | type[SAC4IRPolicy],
         env: GymEnv | str,
-        learning_rate: float | Schedule = 1e-3,
+        learning_rate: float | Schedule = 3e-4,
         ent_coef: str | float = "auto_0.1",
-        ent_coef_lr: float = 1e-2,
+        ent_coef_lr: float = 3e-3,
         target_entropy_ratio: float = 0.6,
         novelty_coef: float = 0.4,
         **kwargs: Any,
@@ -294,10 +298,10 @@ def first_coefficient(ent_coef: str | float) -> tuple[float, bool]:
 
 def expectation(probs: Tensor, values: Tensor) -> Tensor:
     """(n,) sums over the second dimension of (n, n_items) probabilities times values."""
-    return torch.linalg.vecdot(probs, values)
+    return torch.as_tensor(torch.linalg.vecdot(probs, values))
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()

@@ -42,7 +42,9 @@ POSITIVE = 0.5  # a response from here on is a positive answer
 HELD_OUT = 0.1  # of the train users
 TESTED = 20_000  # held-out rows at most
 ALIGNMENT, UNIFORMITY = 1.0, 0.5  # weights beside BPR in the inner level of BOD
-GENERATOR_RATE = 1e-3  # learning rate of BOD's outer level
+# Learning rate of BOD's outer level, a tenth of the published one: weights have no scale of their
+# own, and at that rate all of them sink towards zero within a fit of the full log.
+GENERATOR_RATE = 1e-4
 REDRAWS = 10  # of negatives that the user has met
 
 
@@ -260,12 +262,13 @@ class Bod:
 
     Args:
         model: theta; the item vectors are frozen.
+        rate: Learning rate of the outer level.
     """
 
-    def __init__(self, model: NextResponse) -> None:
+    def __init__(self, model: NextResponse, rate: float = GENERATOR_RATE) -> None:
         self.encoder, self.vectors = model.encoder, model.vectors
         self.generator = WeightGenerator(self.vectors.shape[1])
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), GENERATOR_RATE)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), rate)
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """The inner loss, and how much of each positive pair's weight is missing."""

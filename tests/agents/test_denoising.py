@@ -135,7 +135,7 @@ def test_bod_finds_planted_noise(seed) -> None:
     vectors, liked, noise = noisy_world(seed)
     torch.manual_seed(seed)
     model = Tiny(vectors[liked].mean(dim=1), vectors)
-    level = Bod(model)
+    level = Bod(model, rate=1e-3)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     users = torch.arange(len(liked)).repeat_interleave(liked.shape[1])
     items, labels = liked.flatten(), torch.ones(256)
