@@ -33,6 +33,7 @@ from benchmarks.training import Seconds, TrainingRecord, agent_logger
 from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
+from dsrm_agents.encoders.states import StateEncoder
 from kuaisim_gym import ENVIRONMENTS, metrics
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
@@ -188,6 +189,8 @@ def _play(
         agent, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
         for name, seconds in _taken(fitting).items():
             train[name] += seconds  # once, however often the run was interrupted
+        if isinstance(fitted, StateEncoder):
+            train["encoder"] = fitted.report
         env = evaluation_env(*world, learner.options)
         worn = learner.play_in(env, fitted, hyperparams(spec.agent))
     sessions, evaluation = play(agent, worn, spec.sessions)
@@ -235,10 +238,11 @@ def train_agent(
     worn = {name: options.pop(name) for name in learner.worn}
     given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
-    agent = learner.build(learner.wear(env, fitted, worn, True), options, spec.seed)
+    outfit = learner.wear(env, fitted, worn, True)
+    agent = learner.build(outfit, options, spec.seed)
     if prepare is not None:
         prepare(agent)
-    env.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
+    outfit.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
     total = rounds * n_envs * env.batch.longest
     callbacks: list[BaseCallback] = [record]
@@ -261,7 +265,7 @@ def train_agent(
         agent.learn(left, callbacks, reset_num_timesteps=agent.num_timesteps == 0)
         logged.dump(agent.num_timesteps)  # what was recorded since the last rollout
     return agent, {
-        # An offline agent plays none: it replays as many logged decisions as so many would hold.
+        # An offline agent plays none: it replays as many logged decisions as so many have steps.
         "episodes": spec.episodes if learner.offline else record.finished,
         "steps": int(agent.num_timesteps),
         **_taken(record.seconds),

@@ -58,12 +58,14 @@ def select(
 
     Args:
         results: As read from a folder.
-        wanted: Agents, in their order; ``None`` for those of :data:`AGENTS` that are there.
+        wanted: Agents, in their order; ``None`` for those of :data:`AGENTS` that are there. Who
+            plays no training sessions has no curve, and is left out.
 
     Raises:
         ConfigError: An agent that is wanted has no results.
         DataFormatError: There are no results to show.
     """
+    results = [one for one in results if one["train"]["curve"]]
     found = {
         world: {name: agents[name] for name in wanted or AGENTS if name in agents}
         for world, agents in sorted(by_world(results).items())

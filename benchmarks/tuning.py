@@ -84,12 +84,12 @@ _TD3: Space = {
 }
 _BCQ: Space = {
     "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.0, 0.5, 0.9),
+    "gamma": _one_of(0.5, 0.9, 0.99),
     "divergence_weight": _log(0.1, 1.0),
 }
 _MOFIR: Space = {
     "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.0, 0.5, 0.9),
+    "gamma": _one_of(0.9, 0.95, 0.99),
     "noise_std": _log(0.03, 0.3),
     "action_l2": _log(0.1, 3.0),
     "preference": FloatDistribution(0.0, 1.0),
@@ -97,13 +97,13 @@ _MOFIR: Space = {
 _DORL: Space = _A2C | {"uncertainty_coef": _log(0.01, 1.0), "entropy_coef": _log(0.01, 10.0)}
 _DNAIR: Space = {
     "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.0, 0.5, 0.9),
+    "gamma": _one_of(0.9, 0.95, 0.99),
     "beta": _log(1e-3, 0.4),
-    "similar": _one_of(30, 100, 300, 1000),
+    "similar": _one_of(100, 300, 1000),
 }
 _SAC4IR: Space = {
     "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.0, 0.5, 0.9),
+    "gamma": _one_of(0.9, 0.95, 0.99),
     "target_entropy_ratio": FloatDistribution(0.2, 0.9),
     "novelty_coef": _log(1e-3, 0.5),
 }

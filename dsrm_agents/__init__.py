@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dsrm_agents.baselines.bcq import BCQ, DiscreteBCQ
+from dsrm_agents.baselines.dnair import DNaIR
+from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
+from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
+from dsrm_agents.baselines.sac4ir import SAC4IR
 from dsrm_agents.baselines.scorer import ScorerVecEnv
 from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
 from dsrm_agents.common.evaluation import evaluate
@@ -15,27 +20,41 @@ from dsrm_agents.dsrm.student import Student, distil
 from dsrm_agents.dsrm.wrappers import PurifyObservation, PurifyVecEnv, PurifyVectorObservation
 from dsrm_agents.encoders.extractor import HistoryExtractor
 from dsrm_agents.encoders.history import HistoryEncoder
+from dsrm_agents.encoders.pretrain import fit_encoder
+from dsrm_agents.encoders.states import StateEncoder
+from dsrm_agents.encoders.wrapper import EncodedVecEnv
 from dsrm_agents.hrl.features import item_features
 from dsrm_agents.hrl.hppo import HierarchicalPPO
 from dsrm_agents.hrl.policies import HierarchicalPolicy
 
 __all__ = [
+    "BCQ",
     "DSRM",
+    "MOFIR",
+    "SAC4IR",
+    "DNaIR",
+    "DiscreteBCQ",
+    "EncodedVecEnv",
     "HierarchicalPPO",
     "HierarchicalPolicy",
     "HistoryEncoder",
     "HistoryExtractor",
     "KuaiVecEnv",
+    "PenalisedVecEnv",
+    "PreferenceVecEnv",
     "Purifier",
     "PurifyObservation",
     "PurifyVecEnv",
     "PurifyVectorObservation",
     "ScorerVecEnv",
+    "StateEncoder",
     "Student",
     "TrainingCheckpoint",
     "distil",
     "evaluate",
+    "fit_dorl",
     "fit_dsrm",
+    "fit_encoder",
     "fit_purifier",
     "item_features",
     "load_purifier",

@@ -67,6 +67,7 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
         catalogue: The items.
         threshold: tau; from 0, where all items are supported, to 1, where the likeliest alone is.
         hidden: Width of the networks' hidden layers.
+        **kwargs: Of SB3's ``BasePolicy``.
 
     Raises:
         ConfigError: The spaces are others, or ``threshold`` is out of range.
@@ -82,13 +83,19 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
         catalogue: Catalogue,
         threshold: float = 0.3,
         hidden: int = 128,
+        **kwargs: Any,
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold must lie in [0, 1], got {threshold}.")
-        super().__init__(observation_space, action_space, catalogue)
+        super().__init__(observation_space, action_space, catalogue, **kwargs)
         self.threshold = threshold
+        self.hidden = hidden
         self.imitation = ItemNetwork(catalogue, self.state_dim, hidden)
         self._build(ItemNetwork(catalogue, self.state_dim, hidden))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"threshold": self.threshold, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | own
 
     def prior(self) -> Tensor:
         """(n_items,): the logarithm of the items' shares of the log, up to a constant."""
@@ -245,6 +252,7 @@ class BCQPolicy(BatchConstrainedPolicy):
         n_candidates: n, actions generated for a state.
         phi: How far a coordinate may be perturbed.
         hidden: Width of the networks' hidden layers.
+        **kwargs: Of SB3's ``BasePolicy``.
 
     Attributes:
         vectors: (n_items, D) float32, the items as actions.
@@ -266,8 +274,10 @@ class BCQPolicy(BatchConstrainedPolicy):
         n_candidates: int = 100,
         phi: float = 0.05,
         hidden: int = 128,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, catalogue)
+        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        self.hidden = hidden
         known = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
         self.register_buffer("vectors", _at_length(torch.as_tensor(known)), persistent=False)
         self.phi = phi
@@ -276,6 +286,10 @@ class BCQPolicy(BatchConstrainedPolicy):
         n = check_whole("n_candidates", n_candidates, 1)
         # The same draws for all states: what is shown depends on nothing but the state.
         self.register_buffer("latents", torch.randn(n, self.vae.latent_dim).clamp(-CLIP, CLIP))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        own = {"n_candidates": len(self.latents), "phi": self.phi, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | own
 
     def generate(self, networks: TwinCritic, state: Tensor, latents: Tensor) -> Tensor:
         """(n, m, D): m perturbed actions for each of (n, d) states, of (n or 1, m, 2 D) latents.
@@ -337,11 +351,10 @@ class BCQ(OfflineAlgorithm):
     error plus half the Kullback-Leibler divergence, both as means.
 
     An action is an item's [embedding | log popularity], brought to length sqrt(D) so that a
-    coordinate is about one in size and no item is near to everything. A generated action stands
-    for the logged item nearest to it, in targets as in slates: critics only ever value vectors of
-    items, those that they learn from and those that are shown. A slate holds the K best of the
-    items that stand for n candidates; where they are fewer than K, the items next nearest to a
-    candidate follow, as further draws would have found them.
+    coordinate is about one in size and no item is near to everything. In slates a generated action
+    stands for the logged item nearest to it, and the critic is asked about that: it values what is
+    shown. A slate holds the K best of the items that stand for n candidates; where they are fewer
+    than K, the items next nearest to a candidate follow, as further draws would have found them.
 
     Deviations beside these: the candidates' latent draws are the same for all states unless
     ``deterministic`` is false; decoded actions are brought back to the items' length, where the
@@ -383,9 +396,8 @@ class BCQ(OfflineAlgorithm):
         """y, (n,)."""
         policy, following = self.policy, decisions.next_states
         actions = policy.generate(policy.target, following, self._latents(len(following), AHEAD))
-        nearest = policy.likeness(actions).argmax(dim=2)
         states = following[:, None].expand(-1, AHEAD, -1)
-        values = policy.target.values(states, policy.vectors[nearest])
+        values = policy.target.values(states, actions)
         low, high = values.amin(dim=0), values.amax(dim=0)
         value = (self.minimum_weight * low + (1 - self.minimum_weight) * high).amax(dim=1)
         return decisions.rewards + self.gamma * decisions.lasting * value

@@ -79,7 +79,7 @@ class SAC4IRPolicy(SlatePolicy):
         log_probs = unexposed(logits, exposed).log_softmax(dim=1)
         probs = log_probs.exp()
         # 0 log 0 = 0: an exposed item must not make its infinity times zero a NaN.
-        entropy = -torch.linalg.vecdot(probs, log_probs.clamp(min=torch.finfo().min))
+        entropy = -torch.linalg.vecdot(probs, log_probs.masked_fill(log_probs.isneginf(), 0.0))
         return probs, entropy
 
     def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:

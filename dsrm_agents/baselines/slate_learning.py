@@ -22,7 +22,7 @@ from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
 from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue
-from kuaisim_gym.errors import ConfigError, KuaiSimError
+from kuaisim_gym.errors import ConfigError
 
 
 class SlateSamples(NamedTuple):
@@ -216,14 +216,9 @@ class SlateOffPolicyAlgorithm(OffPolicyAlgorithm):
         Raises:
             CheckpointError: It shows other items than the agent was built for.
         """
-        before = self.env
-        super().set_env(env, force_reset)
-        assert self.env is not None
-        try:
-            same_catalogue(self.env, self.policy_kwargs["catalogue"], type(self).__name__)
-        except KuaiSimError:
-            self.env = before
-            raise
+        wrapped = self._wrap_env(env, self.verbose)
+        same_catalogue(wrapped, self.policy_kwargs["catalogue"], type(self).__name__)
+        super().set_env(wrapped, force_reset)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -42,9 +42,7 @@ POSITIVE = 0.5  # a response from here on is a positive answer
 HELD_OUT = 0.1  # of the train users
 TESTED = 20_000  # held-out rows at most
 ALIGNMENT, UNIFORMITY = 1.0, 0.5  # weights beside BPR in the inner level of BOD
-# Learning rate of BOD's outer level, a tenth of the published one: weights have no scale of their
-# own, and at that rate all of them sink towards zero within a fit of the full log.
-GENERATOR_RATE = 1e-4
+GENERATOR_RATE = 1e-3  # learning rate of BOD's outer level
 REDRAWS = 10  # of negatives that the user has met
 
 
@@ -97,7 +95,7 @@ def fit_encoder(
     kind: str = "gru",
     *,
     history_len: int = 50,
-    updates: int = 600,
+    updates: int = 2000,
     batch_size: int = 256,
     learning_rate: float = 3e-3,
     seed: int = 0,
@@ -127,7 +125,7 @@ def fit_encoder(
         the users, held out; BOD ranks, so its logits are not calibrated. And what the loss left out
         of the positives, over the last quarter of the updates: ``left_out``,
         ``left_out_popular`` and ``left_out_longtail``, the share dropped by T-CE, one less the
-        mean weight of R-CE and of BOD. BOD's weights have no scale of their own: compare groups.
+        mean weight of R-CE, and for BOD by how much a group's mean weight is below that of all.
 
     Raises:
         ConfigError: An option is impossible, or the log holds too little to learn from.
@@ -262,13 +260,12 @@ class Bod:
 
     Args:
         model: theta; the item vectors are frozen.
-        rate: Learning rate of the outer level.
     """
 
-    def __init__(self, model: NextResponse, rate: float = GENERATOR_RATE) -> None:
+    def __init__(self, model: NextResponse) -> None:
         self.encoder, self.vectors = model.encoder, model.vectors
         self.generator = WeightGenerator(self.vectors.shape[1])
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), rate)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), GENERATOR_RATE)
 
     def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
         """The inner loss, and how much of each positive pair's weight is missing."""
@@ -302,7 +299,14 @@ class Bod:
     def _weights(
         self, states: Tensor, positives: Tensor, negatives: Tensor
     ) -> tuple[Tensor, Tensor]:
-        return self.generator(states, positives), self.generator(states, negatives)
+        """Of both sorts of pairs, in units of the mean of the positive ones.
+
+        Without a unit the outer level lowers all weights together: the smaller the scores of BPR
+        are, the less its gradient depends on the pair.
+        """
+        liked, unseen = self.generator(states, positives), self.generator(states, negatives)
+        unit = liked.mean()
+        return liked / unit, unseen / unit
 
     def _losses(
         self,

@@ -132,6 +132,7 @@ def outputs(network, values: list[float], rest: float) -> None:
     """Makes an item network say the same of every state."""
     with torch.no_grad():
         network.vectors.zero_()
+        network.level[-1].weight.zero_()
         network.offsets.fill_(rest)
         network.offsets[:3] = torch.tensor(values)
 

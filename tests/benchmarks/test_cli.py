@@ -41,8 +41,9 @@ def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch,
     assert result.keys() == KEYS
     assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
     assert result["dataset"]["synthetic"] is True
+    own = {"encoder"} if agent in ("hrl+ce", "hrl+rce", "hrl+tce", "hrl+bod") else set()
     taken = {"seconds", "processor_seconds"}
-    assert result["train"].keys() == {"episodes", "steps", "curve"} | taken
+    assert result["train"].keys() == {"episodes", "steps", "curve"} | taken | own
     assert result["eval"]["sessions"] == 50
     assert result["metrics"].keys() == {*METRICS, *(f"{name}_ci95" for name in METRICS)}
     assert (result["train"]["episodes"] >= 20) == (agent in LEARNERS)

@@ -73,6 +73,19 @@ def test_training_seconds_stand_beside_the_published_ones() -> None:
     assert "| SAC4IR | 700* |" in paper.markdown(older, ())
 
 
+def test_what_losses_leave_out_is_said_by_group() -> None:
+    report = {"auc": 0.75, "left_out": 0.2, "left_out_popular": 0.1, "left_out_longtail": 0.3}
+    runs = [
+        result("hrl+tce", 1, 20.0, max_len=max_len, train={"seconds": 1.0, "encoder": report})
+        for max_len in (30, 50)  # one encoder, counted once
+    ]
+    runs.append(result("hrl+tce", 2, 20.0, train={"seconds": 1.0, "encoder": report}))
+    table = paper.markdown(runs, ())
+    row = "0.750 ± 0.000 | 0.200 ± 0.000 | 0.100 ± 0.000 | 0.300 ± 0.000"
+    assert f"| kuairec | hrl+tce | {row} |" in table
+    assert "hrl+bod" not in table
+
+
 @pytest.mark.parametrize(("table", "methods"), [(2, 8), (3, 6)])
 def test_a_table_is_a_suite_of_its_runs(
     table: int, methods: int, tmp_path: Path, monkeypatch, capsys
