@@ -24,6 +24,7 @@ from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
 from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue, state_and_exposed
+from dsrm_agents.common.descent import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError
@@ -289,9 +290,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
             batch: SlateSamples = self.replay_buffer.sample(batch_size)  # type: ignore[assignment]
             values = policy.q_net.of(batch.states, batch.slates)
             loss = functional.smooth_l1_loss(values, self.targets(batch))
-            policy.optimizer.zero_grad()
-            loss.backward()
-            policy.optimizer.step()
+            descend(policy.optimizer, loss)
             polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
             losses.append(loss.item())
         self._n_updates += gradient_steps

@@ -25,6 +25,7 @@ from scipy.special import entr
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.dataset import TrainingData
@@ -227,17 +228,8 @@ class PenalisedVecEnv(VecEnvWrapper):
     def step_wait(self) -> VecEnvStepReturn:
         """Puts DORL's reward in the place of the world's."""
         observations, _, dones, infos = self.venv.step_wait()
-        rewards = self._rewards(self._slates(dones, infos))
+        rewards = self._rewards(last_slates(self.batch, dones, infos))
         return observations, rewards, dones, infos
-
-    def _slates(self, dones: NDArray[np.bool_], infos: list[dict[str, Any]]) -> Items:
-        """(N, K) what was just shown, in the records where sessions have ended."""
-        state = self.batch.core.state
-        slates = state.slates[np.arange(self.num_envs), state.steps - 1]
-        for slot in np.flatnonzero(dones):
-            record = infos[slot]["record"]
-            slates[slot] = record.slates[0, record.length[0] - 1]
-        return slates
 
     def _rewards(self, slates: Items) -> FloatArray:
         """(N,) float32 of (N, K) slates."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from dsrm_agents.baselines.items import SlatePolicy
 from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue
+from dsrm_agents.common.descent import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.offline import Episode, logged_episodes
@@ -281,9 +282,7 @@ class OfflineAlgorithm(BaseAlgorithm):
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)
         self._update_learning_rate(self.optimizer)
         losses = self.losses(decisions)
-        self.optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        self.optimizer.step()
+        descend(self.optimizer, torch.stack(list(losses.values())).sum())
         polyak_update(self.policy.online.parameters(), self.policy.target.parameters(), self.tau)
         self._n_updates += 1
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")

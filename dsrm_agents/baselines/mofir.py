@@ -25,6 +25,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepR
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
+from dsrm_agents.baselines.slates import last_slates
+from dsrm_agents.common.descent import descend
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
@@ -77,7 +79,6 @@ class PreferenceVecEnv(VecEnvWrapper):
         self.preference = preference
         self._batch = batch
         self._w: FloatArray = np.zeros((venv.num_envs, _N), dtype=np.float32)
-        self._longtail_share: NDArray[np.float64] = np.zeros(venv.num_envs)
         self._reseed(0)
 
     def seed(self, seed: int | None = None) -> list[int | None]:
@@ -92,17 +93,11 @@ class PreferenceVecEnv(VecEnvWrapper):
         self._draw(range(self.num_envs))
         return self._with_w(observations)
 
-    def step_async(self, actions: NDArray[Any]) -> None:
-        """Notes how fair the slates will be."""
-        # Asked of the action, since a finished session is reset before its slate could be read.
-        slates = self._batch.actions.slates(np.asarray(actions))
-        self._longtail_share = 1.0 - self._batch.catalogue.popular[slates].mean(axis=1)
-        self.venv.step_async(actions)
-
     def step_wait(self) -> VecEnvStepReturn:
         """Adds the rewards, and w to the observations: the old one where they end a session."""
         observations, utility, dones, infos = self.venv.step_wait()
-        rewards = np.column_stack([utility, self._longtail_share]).astype(np.float32)
+        popular = self._batch.catalogue.popular[last_slates(self._batch, dones, infos)]
+        rewards = np.column_stack([utility, 1.0 - popular.mean(axis=1)]).astype(np.float32)
         for info, reward in zip(infos, rewards, strict=True):
             info["reward_vector"] = reward
         scalar = (self._w * rewards).sum(axis=1)
@@ -281,9 +276,9 @@ class MOFIR(DDPG):
             assert self.replay_buffer is not None
             samples = relabelled(self.replay_buffer.sample(batch_size))
             critic_loss = self._critic_loss(samples)
-            _descend(self.critic.optimizer, critic_loss)
+            descend(self.critic.optimizer, critic_loss)
             actor_loss = self._actor_loss(samples.observations)
-            _descend(self.actor.optimizer, actor_loss)
+            descend(self.actor.optimizer, actor_loss)
             self._follow()
             losses.append((critic_loss.item(), actor_loss.item()))
         self._n_updates += gradient_steps
@@ -342,9 +337,3 @@ def relabelled(samples: ReplayBufferSamples) -> ReplayBufferSamples:
         dones=samples.dones.repeat(2, 1),
         rewards=samples.rewards.repeat(2, 1),
     )
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()

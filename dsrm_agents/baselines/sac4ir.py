@@ -18,6 +18,7 @@ from torch.nn.functional import mse_loss
 
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
+from dsrm_agents.common.descent import descend
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -226,18 +227,18 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         critic_loss = torch.stack(
             [mse_loss(value.gather(1, batch.slates), targets) for value in values]
         ).sum()
-        _descend(policy.critic_optimizer, critic_loss)
+        descend(policy.critic_optimizer, critic_loss)
 
         # The critics as they were before this update serve the actor too: they are the most
         # expensive part, and a step of theirs is small.
         worst = torch.minimum(*values).detach()
         probs, entropy = policy.distribution(batch.states, batch.exposed)
         actor_loss = -(expectation(probs, worst) + alpha * entropy).mean()
-        _descend(policy.actor_optimizer, actor_loss)
+        descend(policy.actor_optimizer, actor_loss)
 
         excess = (entropy.detach() - self.target_entropy(batch.exposed)).mean()
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
-            _descend(self.ent_coef_optimizer, self.log_ent_coef * excess)
+            descend(self.ent_coef_optimizer, self.log_ent_coef * excess)
         polyak_update(policy.critics.parameters(), policy.target_critics.parameters(), self.tau)
         return {
             "entropy": entropy.mean().item(),
@@ -299,9 +300,3 @@ def first_coefficient(ent_coef: str | float) -> tuple[float, bool]:
 def expectation(probs: Tensor, values: Tensor) -> Tensor:
     """(n,) sums over the second dimension of (n, n_items) probabilities times values."""
     return torch.as_tensor(torch.linalg.vecdot(probs, values))
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -33,6 +35,27 @@ def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray
         if count
     ]
     return np.concatenate(halves, axis=1)
+
+
+def last_slates(
+    batch: SessionBatch, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
+) -> NDArray[np.int64]:
+    """What a step showed, also in sessions that ended with it.
+
+    Args:
+        batch: N sessions.
+        dones: (N,) bool, as the step returned them.
+        infos: Of the step; those of finished sessions hold their ``"record"``.
+
+    Returns:
+        (N, K) item positions, in the order shown.
+    """
+    state = batch.core.state
+    slates = state.slates[np.arange(len(dones)), state.steps - 1].astype(np.int64)
+    for slot in np.flatnonzero(dones):
+        record = infos[slot]["record"]
+        slates[slot] = record.slates[0, record.length[0] - 1]
+    return slates
 
 
 def check_picks_items(batch: SessionBatch) -> None:

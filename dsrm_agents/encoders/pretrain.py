@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from dsrm_agents.common.descent import descend
 from dsrm_agents.encoders.bod import (
     WeightGenerator,
     gradient_disagreement,
@@ -161,9 +162,7 @@ def fit_encoder(
         optimizer.param_groups[0]["lr"] = _half_cosine(learning_rate, step, updates)
         batch = examples.batch(rng.choice(rows, batch_size), rng)
         value, discount = objective(batch, step)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
+        descend(optimizer, value)
         if step >= updates - max(1, updates // 4):
             left_out.add(batch, discount)
     model.eval()

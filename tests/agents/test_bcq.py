@@ -212,17 +212,6 @@ def test_slates_stay_within_the_support_of_the_context(learned) -> None:
             assert set(slate[0, :2]) == set(GROUPS[which][10:])
 
 
-def test_critics_without_generated_actions_leave_the_support(learned) -> None:
-    if not isinstance(learned, BCQ):
-        pytest.skip("shown for the discrete agent by its threshold")
-    vectors = learned.policy.vectors
-    for which in (0, 1):
-        state = torch.as_tensor(context(which, len(vectors)))
-        with torch.no_grad():
-            value, _ = learned.policy.online.values(state, vectors)
-        assert not np.isin(value.topk(10).indices, GROUPS[which]).all()
-
-
 def test_without_the_constraint_the_same_values_leave_the_support(small, two_contexts) -> None:
     agent = make(DiscreteBCQ, sessions(small), threshold=0.0, learning_rate=3e-3, gamma=0.5)
     agent.transitions = two_contexts

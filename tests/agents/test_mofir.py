@@ -167,7 +167,8 @@ def tug() -> MOFIR:
     """Trained on the tug-of-war, with nothing in the scalar reward."""
     env = DummyVecEnv([TugOfWar] * 8)
     noise = NormalActionNoise(np.zeros(1), np.full(1, 0.3))
-    return MOFIR("MlpPolicy", env, action_noise=noise, **(OPTIONS | {"tau": 0.02})).learn(12_000)
+    options = OPTIONS | {"tau": 0.02, "action_l2": 0.0}  # actions have a length that counts
+    return MOFIR("MlpPolicy", env, action_noise=noise, **options).learn(12_000)
 
 
 def test_it_learns_the_best_action_of_every_preference(tug: MOFIR) -> None:
@@ -249,11 +250,14 @@ def test_targets_and_losses_against_a_hand_computation() -> None:
     assert agent._critic_loss(twice).item() == pytest.approx(loss, rel=1e-5)
     # w^T Q(s, mu(s, w), w), first with w = [.5, .5], last with w_j = [.25, .75].
     chosen = np.tanh([0.5, 0.25])
-    worth = agent._utility(twice.observations)
-    assert worth[0].item() == pytest.approx(0.5 * (1 + 2 * chosen[0]) + 0.5 * (5 - chosen[0]))
-    assert worth[-1].item() == pytest.approx(
-        0.25 * (3 + 2 * chosen[1]) + 0.75 * (7.5 - chosen[1]), rel=1e-5
-    )
+    first = 0.5 * (1 + 2 * chosen[0]) + 0.5 * (5 - chosen[0])
+    last = 0.25 * (3 + 2 * chosen[1]) + 0.75 * (7.5 - chosen[1])
+    for rows, action, worth in (
+        (slice(0, 1), chosen[0], first),
+        (slice(-1, None), chosen[1], last),
+    ):
+        loss = agent._actor_loss(twice.observations[rows]).item()
+        assert loss == pytest.approx(agent.action_l2 * action**2 - worth, rel=1e-5)
 
 
 def test_replay_keeps_the_vectors_with_their_transitions(small) -> None:

@@ -43,6 +43,7 @@ def tiny(logits, critics=None, size: int = 2) -> SAC4IRPolicy:
     networks = [policy.actor, *policy.target_critics]
     for network, numbers in zip(networks, [logits, *(critics or [])], strict=False):
         torch.nn.init.zeros_(network.vectors)
+        torch.nn.init.zeros_(network.level[-1].weight)
         with torch.no_grad():
             network.offsets.copy_(torch.tensor(numbers))
     return policy
@@ -215,6 +216,7 @@ def trained(small):
                 novelty_coef=novelty,
                 buffer_size=1600,  # of late, so that the replay's states are like fresh ones
                 learning_rate=2e-3,
+                ent_coef_lr=1e-2,
             )
             made[key] = model.learn(9600)
         return made[key]

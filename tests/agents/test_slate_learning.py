@@ -71,8 +71,12 @@ def test_an_item_network_by_hand() -> None:
     with torch.no_grad():
         network.query[-1].bias.copy_(torch.tensor([1.0, 2.0, 0.5]))
         network.offsets.copy_(torch.tensor([0.0, 10.0, -1.0]))
-    expected = known @ [1.0, 2.0, 0.5] + [0.0, 10.0, -1.0]
-    np.testing.assert_allclose(network(states).detach(), np.tile(expected, (6, 1)), rtol=1e-5)
+        level = network.level(states)  # common to all items, and the state's own
+    assert level.std() > 0
+    expected = known @ [1.0, 2.0, 0.5] + [0.0, 10.0, -1.0] + level.numpy()
+    np.testing.assert_allclose(network(states).detach(), expected, rtol=1e-5)
+    some = torch.tensor([[2, 0]] * 6)
+    np.testing.assert_allclose(network.of(states, some).detach(), expected[:, [2, 0]], rtol=1e-5)
 
 
 def test_exposed_items_have_no_score() -> None:
