@@ -15,7 +15,7 @@ from benchmarks.figures import command as figures
 from benchmarks.pareto import command as pareto
 from benchmarks.plots import plot_all
 from benchmarks.purify import report, study
-from benchmarks.registry import AGENTS, task_of
+from benchmarks.registry import AGENTS, agents_for, task_of
 from benchmarks.results import read_result, read_results
 from benchmarks.run import Run, run
 from benchmarks.suite import expand, run_all
@@ -24,6 +24,7 @@ from dsrm_agents.baselines.reference import REFERENCES
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import RESPONSE_MODELS, SessionConfig
 from kuaisim_gym.data import DATASETS
+from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.envs.tasks import TASKS
 from kuaisim_gym.errors import ConfigError, KuaiSimError
 
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=tuple(paper.TABLES),
         help="all runs of one of the paper's tables, on both synthetic worlds; then the table",
     )
-    many.add_argument("--agents", nargs="+", choices=AGENTS, help="default: all")
+    many.add_argument(
+        "--agents", nargs="+", choices=AGENTS, help="default: all that the data allow"
+    )
     many.add_argument("--max-len", type=int, nargs="+", help="default: 30, or what the task has")
     many.add_argument("--seeds", type=int, nargs="+", default=list(paper.SEEDS))
     many.add_argument("--jobs", type=_count, default=2, help="processes side by side")
@@ -185,9 +188,9 @@ def _usual_max_len(env: str) -> int:
 
 def _suite(options: argparse.Namespace) -> None:
     if options.table is None:
-        # All but the row that real data do not have.
-        agents = options.agents or [agent for agent in AGENTS if agent != "truth+quota"]
         envs = [options.env or Run.env]
+        dataset = shared_dataset(ENVIRONMENTS[envs[0]]["name"], options.dataset, 0)
+        agents = options.agents or agents_for(dataset)
         lengths = options.max_len or [_usual_max_len(envs[0])]
     else:
         _refuse_beside_table(options)

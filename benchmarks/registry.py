@@ -19,7 +19,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, fit_purifier
 from dsrm_agents.baselines.bcq import BCQ
 from dsrm_agents.baselines.dnair import DNaIR
-from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
+from dsrm_agents.baselines.dorl import PenalisedVecEnv, category_field, fit_dorl
 from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
 from dsrm_agents.baselines.reference import REFERENCES
 from dsrm_agents.baselines.sac4ir import SAC4IR
@@ -200,6 +200,14 @@ LEARNERS: dict[str, Learner] = {
     "dsrm-hrl-logged": Learner(_hrl, SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
+
+
+def agents_for(dataset: Dataset) -> list[str]:
+    """The agents that the data have enough for, but for *truth+quota*, which real data never do."""
+    without = {"truth+quota"}
+    if category_field(dataset.training) is None:
+        without.add("dorl")
+    return [agent for agent in AGENTS if agent not in without]
 
 
 def task_of(env: str) -> str:

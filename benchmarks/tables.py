@@ -13,7 +13,10 @@ from benchmarks.statistics import mean_and_ci95
 
 CEILING = "expected-oracle+quota"
 OURS = "dsrm-hrl"
-CONTROLS = ("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "dsrm-hrl-logged")
+CONTROLS = (
+    "quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+ce", "hrl+rce", "hrl+tce",
+    "hrl+bod", "dsrm-hrl-logged",
+)  # fmt: skip
 _METHOD_OF = {agent: method for method, agent in METHODS.items()}
 _FAIR_COLUMNS = {
     "len": "Len",

@@ -242,14 +242,19 @@ class PenalisedVecEnv(VecEnvWrapper):
         return np.asarray(np.maximum(rewards, 0.0).mean(axis=1), dtype=np.float32)
 
 
+def category_field(data: TrainingData) -> str | None:
+    """The item feature that holds categories, or ``None`` where no item has one."""
+    known = data.item_features.codes
+    return next((name for name in FIELDS if name in known and known[name].any()), None)
+
+
 def _category_codes(data: TrainingData) -> NDArray[np.int64]:
     """(n_all_items, width) int64 in [0, C), padded with -1; an item without any has the last.
 
     Raises:
         ConfigError: There are none.
     """
-    known = data.item_features.codes
-    field = next((name for name in FIELDS if name in known and known[name].any()), None)
+    known, field = data.item_features.codes, category_field(data)
     if field is None:
         raise ConfigError(
             "DORL counts which categories the logs show next, and these data say of no item what "

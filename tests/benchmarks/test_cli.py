@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.registry import AGENTS, LEARNERS, hyperparams
+from benchmarks.registry import AGENTS, LEARNERS, agents_for, hyperparams
 from benchmarks.results import KEYS, METRICS
-from benchmarks.run import SEED_RANGE, SLOTS
+from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
 from benchmarks.statistics import mean_and_ci95
 
 
@@ -202,3 +202,18 @@ def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) ->
         main(["suite", "--jobs", "0", "--out", str(tmp_path)])
     with pytest.raises(SystemExit):
         main(["run", "--agent", "dsrm", "--out", str(tmp_path)])
+
+
+def test_agents_that_the_data_have_nothing_for_are_left_out(world, real) -> None:
+    assert set(AGENTS) - set(agents_for(world)) == {"truth+quota"}
+    assert set(AGENTS) - set(agents_for(real)) == {"truth+quota", "dorl"}  # it has no categories
+
+
+def test_two_seeds_of_mofir_share_no_preferences(small) -> None:
+    drawn = []
+    for seed in (11, 15):
+        spec = Run("mofir", max_len=5, seed=seed, episodes=40, sessions=1)
+        agent, _ = train_agent(spec, small, None, progress=False)
+        drawn.append(set(agent.replay_buffer.observations[0, :, -2].tolist()))
+    assert len(drawn[0]) == len(drawn[1]) == hyperparams("mofir")["n_envs"]
+    assert not drawn[0] & drawn[1]

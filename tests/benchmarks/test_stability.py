@@ -109,6 +109,14 @@ def test_a_folder_without_such_agents_is_refused(tmp_path: Path, capsys) -> None
     assert "There are no results of dsrm-hrl, hrl" in capsys.readouterr().err
 
 
+def test_who_plays_no_training_sessions_has_no_curve_to_judge() -> None:
+    offline, online = result("bcq", 1, [5.0]), result("ppo", 1, [5.0, 5.0])
+    offline["train"]["curve"] = []
+    (agents,) = stability.select([offline, online]).values()
+    assert set(agents) == {"ppo"}
+    assert "bcq" not in stability.markdown(stability.select([offline, online]))
+
+
 def test_curves_have_the_range_over_seeds_as_bands() -> None:
     world = ("KuaiRec-Fair-v0", True, "0" * 16, 30)
     runs = [result("ppo", seed, [length, 10.0]) for seed, length in ((1, 4.0), (2, 8.0))]
