@@ -21,7 +21,7 @@ SMALLER = {
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -10,14 +10,13 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import polyak_update
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.items import SlatePolicy
-from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue
+from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
 from dsrm_agents.common.descent import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -147,7 +146,7 @@ class OfflinePolicy(SlatePolicy):
         self.target = deepcopy(online).requires_grad_(False)
 
 
-class OfflineAlgorithm(BaseAlgorithm):
+class OfflineAlgorithm(CatalogueAlgorithm):
     """Gradient steps on logged transitions; the environment gives spaces, items and log alone.
 
     It is reset where learning begins, as by any algorithm, and never stepped. The log is that of
@@ -169,7 +168,7 @@ class OfflineAlgorithm(BaseAlgorithm):
 
     Attributes:
         transitions: What is learned from; taken from the environment when learning begins, unless
-            it was set before. It is not saved.
+            it was set before, and kept when the environment changes. It is not saved.
 
     Raises:
         ConfigError: The environment has no catalogue, or other spaces.
@@ -206,11 +205,8 @@ class OfflineAlgorithm(BaseAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        name = type(self).__name__
-        check_item_spaces(name, self.observation_space, self.action_space)
-        if self.env is not None:
-            known = self.policy_kwargs.get("catalogue")
-            self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, name)
+        check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
+        self._take_catalogue()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
         self._rng = np.random.default_rng(self.seed)
@@ -219,16 +215,6 @@ class OfflineAlgorithm(BaseAlgorithm):
         self.policy = self.policy.to(self.device)
         learned = [one for one in self.policy.parameters() if one.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=self.lr_schedule(1.0))
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Changes the environment; transitions already taken from the one before are kept.
-
-        Raises:
-            CheckpointError: It shows other items than the agent was built for.
-        """
-        wrapped = self._wrap_env(env, self.verbose)
-        same_catalogue(wrapped, self.policy_kwargs["catalogue"], type(self).__name__)
-        super().set_env(wrapped, force_reset)
 
     def learn(
         self,

@@ -21,7 +21,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
-from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue
+from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
 from kuaisim_gym.errors import ConfigError
 
 
@@ -135,7 +135,7 @@ class SlateReplayBuffer(ReplayBuffer):
         )
 
 
-class SlateOffPolicyAlgorithm(OffPolicyAlgorithm):
+class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
     """What off-policy algorithms over items share; a subclass has ``train``.
 
     Args:
@@ -204,21 +204,9 @@ class SlateOffPolicyAlgorithm(OffPolicyAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        if self.env is not None:
-            known = self.policy_kwargs.get("catalogue")
-            self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, type(self).__name__)
+        self._take_catalogue()
         check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
         super()._setup_model()
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Changes the environment.
-
-        Raises:
-            CheckpointError: It shows other items than the agent was built for.
-        """
-        wrapped = self._wrap_env(env, self.verbose)
-        same_catalogue(wrapped, self.policy_kwargs["catalogue"], type(self).__name__)
-        super().set_env(wrapped, force_reset)
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

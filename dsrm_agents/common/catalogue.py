@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gymnasium import spaces
-from stable_baselines3.common.type_aliases import PyTorchObs
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
@@ -39,6 +40,30 @@ def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogu
             "trained on, or train a new agent."
         )
     return shown
+
+
+class CatalogueAlgorithm(BaseAlgorithm):
+    """Of Stable-Baselines3's algorithms, one whose policy is built for the items of a catalogue.
+
+    To be inherited from before the algorithm itself. ``policy_kwargs["catalogue"]`` is taken from
+    the environment, or is the one that a loaded agent was built for.
+    """
+
+    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
+        """Changes the environment.
+
+        Raises:
+            CheckpointError: It shows other items than the agent was built for.
+        """
+        wrapped = self._wrap_env(env, self.verbose)
+        same_catalogue(wrapped, self.policy_kwargs["catalogue"], type(self).__name__)
+        super().set_env(wrapped, force_reset)
+
+    def _take_catalogue(self) -> None:
+        """Before the policy is built: takes the environment's catalogue, or checks it."""
+        if self.env is not None:
+            known = self.policy_kwargs.get("catalogue")
+            self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, type(self).__name__)
 
 
 def check_item_spaces(

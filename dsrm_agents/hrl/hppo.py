@@ -16,19 +16,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
-from dsrm_agents.common.catalogue import same_catalogue
+from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.losses import Losses, clipped_surrogate
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
 from dsrm_agents.hrl.rollouts import Steps, check_mean_response, shown_slates, within_group_credit
-from kuaisim_gym.errors import KuaiSimError, unknown_option
+from kuaisim_gym.errors import unknown_option
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
 
 
-class HierarchicalPPO(PPO):
+class HierarchicalPPO(CatalogueAlgorithm, PPO):
     """Trains :class:`HierarchicalPolicy`; saves, loads and predicts as any SB3 algorithm.
 
     The worker is rewarded by r_t, the manager by ``r_t + lambda * Fair(L_t)`` (eq. 4), with
@@ -122,27 +122,6 @@ class HierarchicalPPO(PPO):
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
-
-    def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
-        """Changes the environment.
-
-        Raises:
-            CheckpointError: It shows other items than the policy was built for.
-        """
-        before = self.env
-        super().set_env(env, force_reset)
-        try:
-            self._take_catalogue()
-        except KuaiSimError:
-            self.env = before
-            raise
-
-    def _take_catalogue(self) -> None:
-        """Takes the environment's catalogue, or checks that it is the policy's."""
-        if self.env is None:
-            return
-        known = self.policy_kwargs.get("catalogue")
-        self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, "HierarchicalPPO")
 
     def _setup_model(self) -> None:
         self._take_catalogue()

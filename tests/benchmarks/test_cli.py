@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,16 +28,26 @@ def test_every_learner_has_hyperparameters() -> None:
         assert "n_envs" in hyperparams(agent)
 
 
-@pytest.mark.parametrize("agent", AGENTS)
-def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch, quick_fit) -> None:
-    if LEARNERS.get(agent) is not None and LEARNERS[agent].purify:
-        from benchmarks import registry
+@pytest.fixture
+def brief_fits(monkeypatch, quick_fit) -> None:
+    """What agents fit before they train takes a few updates."""
+    from benchmarks import registry
+    from dsrm_agents.baselines import dorl
 
-        monkeypatch.setattr(
-            registry,
-            "fit_purifier",
-            lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
-        )
+    fit_encoder, fit_world_model = registry.fit_encoder, dorl.fit_world_model
+    monkeypatch.setattr(
+        registry,
+        "fit_purifier",
+        lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
+    )
+    monkeypatch.setattr(registry, "fit_encoder", partial(fit_encoder, updates=5))
+    monkeypatch.setattr(dorl, "fit_world_model", partial(fit_world_model, members=1))
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_writes_the_promised_keys_and_obeys_the_law(
+    agent: str, tmp_path: Path, brief_fits
+) -> None:
     result = run(tmp_path, agent)
     assert result.keys() == KEYS
     assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
@@ -49,6 +60,8 @@ def test_a_run_writes_the_promised_keys(agent: str, tmp_path: Path, monkeypatch,
     assert (result["train"]["episodes"] >= 20) == (agent in LEARNERS)
     played = agent in LEARNERS and not LEARNERS[agent].offline
     assert bool(result["train"]["curve"]) == played
+    length, reward, q = (result["metrics"][name] for name in ("len", "r_each", "q"))
+    assert length == pytest.approx((30 - 1) / (2 - reward + q) + 0.5, abs=0.4)
 
 
 def test_the_same_command_runs_on_real_rows(real_folder: Path, tmp_path: Path) -> None:
