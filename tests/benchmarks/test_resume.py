@@ -111,7 +111,7 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
     with monkeypatch.context() as other:
         other.setattr(running, "hyperparams", lambda agent: dict(options))
         assert main([*arguments, "--episodes", "400"]) == 2
-        assert "gamma is 0.5 here and was 0.9" in capsys.readouterr().err
+        assert "gamma is 0.5 here and was 0.95" in capsys.readouterr().err
     (checkpoint,) = tmp_path.iterdir()
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert main([*arguments, "--episodes", "400"]) == 2
