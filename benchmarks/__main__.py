@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -140,45 +141,28 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        if options.command in ("run", "tune"):
-            options.env = options.env or Run.env
-            if options.max_len is None:
-                options.max_len = _usual_max_len(options.env)
-        if options.command == "run":
-            torch.set_num_threads(options.threads)
-            spec = _base(options, options.agent, options.max_len, options.seed)
-            print(run(spec, options.out, tensorboard=options.tensorboard))
-        elif options.command == "suite":
-            _suite(options)
-        elif options.command == "tune":
-            torch.set_num_threads(options.threads)
-            spec = _base(options, options.agent, options.max_len, options.seed)
-            path = tuning.tune(spec, options.trials, options.out)
-            print(tuning.markdown(read_result(path)), path, sep="\n\n")
-        elif options.command == "demo":
-            _demo(options.smoke, options.jobs, options.out)
-        elif options.command == "datasets":
-            torch.set_num_threads(1)
-            _datasets(options.dataset, tuple(options.models), options.out)
-        elif options.command == "purify":
-            _purify(options)
-        elif options.command == "figures":
-            figures.main(options)
-        elif options.command == "pareto":
-            pareto.main(options)
-        elif options.command == "stability":
-            stability.main(options)
-        elif options.command == "table":
-            results = read_results(options.folder)
-            print(paper.markdown(results), summary(results), markdown(results), sep="\n\n")
-        elif options.command == "report":
-            print(all_tables.write(options.folder))
-        else:
-            print(*plot_all(read_results(options.folder), options.folder), sep="\n")
+        COMMANDS[options.command](options)
     except KuaiSimError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    print(run(_one(options), options.out, tensorboard=options.tensorboard))
+
+
+def _tune(options: argparse.Namespace) -> None:
+    path = tuning.tune(_one(options), options.trials, options.out)
+    print(tuning.markdown(read_result(path)), path, sep="\n\n")
+
+
+def _one(options: argparse.Namespace) -> Run:
+    """The one run that the options of ``run`` and ``tune`` are about, in this process."""
+    torch.set_num_threads(options.threads)
+    env = options.env or Run.env
+    max_len = _usual_max_len(env) if options.max_len is None else options.max_len
+    return _base(options, env, options.agent, max_len, options.seed)
 
 
 def _usual_max_len(env: str) -> int:
@@ -198,8 +182,7 @@ def _suite(options: argparse.Namespace) -> None:
         envs = list(paper.ENVS.values())
     runs = []
     for env in envs:
-        options.env = env
-        base = _base(options, agents[0], lengths[0], options.seeds[0])
+        base = _base(options, env, agents[0], lengths[0], options.seeds[0])
         runs += expand(base, agents, lengths, options.seeds)
     run_all(runs, options.out, options.jobs, options.threads, options.tensorboard)
     if options.table is not None:
@@ -219,10 +202,10 @@ def _refuse_beside_table(options: argparse.Namespace) -> None:
             raise ConfigError(f"--table {options.table} fixes {name}: leave that out.")
 
 
-def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> Run:
+def _base(options: argparse.Namespace, env: str, agent: str, max_len: int, seed: int) -> Run:
     return Run(
         agent=agent,
-        env=options.env,
+        env=env,
         dataset=options.dataset,
         max_len=max_len,
         seed=seed,
@@ -231,14 +214,15 @@ def _base(options: argparse.Namespace, agent: str, max_len: int, seed: int) -> R
     )
 
 
-def _datasets(sources: list[str], models: tuple[str, ...], out: Path) -> None:
-    pairs = [source.partition("=") for source in sources or DATASETS]
+def _datasets(options: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    pairs = [source.partition("=") for source in options.dataset or DATASETS]
     loaded = [load_dataset(name, path if given else None) for name, given, path in pairs]
-    descriptions = [datasets.describe(dataset, models) for dataset in loaded]
+    descriptions = [datasets.describe(dataset, tuple(options.models)) for dataset in loaded]
     print(datasets.markdown(descriptions))
     for description in descriptions:
-        print(datasets.write_description(out, description))
-    print(datasets.plot(loaded, out))
+        print(datasets.write_description(options.out, description))
+    print(datasets.plot(loaded, options.out))
 
 
 def _purify(options: argparse.Namespace) -> None:
@@ -256,15 +240,46 @@ def _purify(options: argparse.Namespace) -> None:
     print(report.markdown(report.read_studies(options.table or options.out)))
 
 
-def _demo(smoke: bool, jobs: int, out: Path) -> None:
+def _demo(options: argparse.Namespace) -> None:
     load_dataset("kuairec")  # built once, before the processes need it
-    episodes, sessions = (SMOKE_EPISODES, 100) if smoke else (DEMO_EPISODES, 1000)
-    out = out / time.strftime("%Y-%m-%dT%H-%M-%S")  # a demo always runs, and overwrites nothing
+    episodes, sessions = (SMOKE_EPISODES, 100) if options.smoke else (DEMO_EPISODES, 1000)
+    # A demo always runs, and overwrites nothing.
+    out = options.out / time.strftime("%Y-%m-%dT%H-%M-%S")
     base = Run("random", episodes=episodes, sessions=sessions)
-    run_all(expand(base, DEMO_AGENTS, [base.max_len], [base.seed]), out, jobs, threads=1)
+    runs = expand(base, DEMO_AGENTS, [base.max_len], [base.seed])
+    run_all(runs, out, options.jobs, threads=1)
     results = read_results(out)
     print(markdown(results))
     print(*plot_all(results, out), sep="\n")
+
+
+def _table(options: argparse.Namespace) -> None:
+    results = read_results(options.folder)
+    print(paper.markdown(results), summary(results), markdown(results), sep="\n\n")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    print(*plot_all(read_results(options.folder), options.folder), sep="\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    print(all_tables.write(options.folder))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "run": _run,
+    "suite": _suite,
+    "tune": _tune,
+    "demo": _demo,
+    "datasets": _datasets,
+    "purify": _purify,
+    "figures": figures.main,
+    "pareto": pareto.main,
+    "stability": stability.main,
+    "table": _table,
+    "plot": _plot,
+    "report": _report,
+}
 
 
 if __name__ == "__main__":

@@ -77,6 +77,21 @@ def test_an_interrupted_run_ends_with_the_same_result(
     assert list(out.iterdir()) == [path]  # the checkpoint is gone
 
 
+@pytest.mark.parametrize("agent", ["mofir", "dnair", "sac4ir", "bcq"])
+def test_without_a_checkpoint_a_run_starts_over_to_the_same_result(
+    agent: str, tmp_path: Path, kill
+) -> None:
+    spec = Run(agent, max_len=8, episodes=600, sessions=20)
+    whole = result_of(run(spec, tmp_path / "whole", progress=False))
+    out = tmp_path / "parts"
+    kill(10)
+    with pytest.raises(Killed):
+        run(spec, out, progress=False)
+    assert not out.exists() or not list(out.iterdir())
+    kill(None)
+    assert result_of(run(spec, out, progress=False)) == whole
+
+
 def test_a_killed_process_leaves_what_another_goes_on_from(tmp_path: Path) -> None:
     arguments = ["run", "--agent", "a2c", "--episodes", "2000", "--sessions", "50", "--out"]
     whole, out = tmp_path / "whole", tmp_path / "parts"
