@@ -232,7 +232,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not. Its train log gives qualities
             and neighbours. Its reward is not looked at.
-        beta: Weight of novelty; 0 for relevance alone.
+        beta: Weight of novelty, the paper's by default; 0 for relevance alone.
         **kwargs: Of :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`. In
             ``policy_kwargs``: ``similar``, ``epsilon`` and ``hidden`` of :class:`DNaIRPolicy`.
 

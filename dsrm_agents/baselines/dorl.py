@@ -157,8 +157,8 @@ class PenalisedVecEnv(VecEnvWrapper):
     What differs from the paper. Sessions, states and their ends are the train simulator's, which
     is fitted on the same log; the world model answers for the reward alone. The released DORL has
     no uncertainty term, the paper has one. As in the code rewards are lowered by the least that
-    there can be and cut off at 0, where it matters: sessions are longer the better they go, so a
-    constant that every step pays outweighs what distinguishes items. The least entropy is exact;
+    there can be and cut off at 0. A constant that every step pays is no detail where sessions are
+    longer the better they go: it pays for length. The least entropy is exact;
     the least response is taken as 0 and the least penalty as none, which spares predicting all
     pairs. An item that the world does not answer, because it was shown before, has r = 0.
 
@@ -166,7 +166,7 @@ class PenalisedVecEnv(VecEnvWrapper):
         venv: Of :func:`dsrm_agents.make_vec_env`, wrapped or not.
         dorl: Fitted on the same dataset.
         uncertainty_coef: lambda_1, in units of reward over variance.
-        entropy_coef: lambda_2, in units of reward.
+        entropy_coef: lambda_2, in units of reward; the released code's by default.
 
     Raises:
         ConfigError: A coefficient is negative or not finite, or the task has no slates' rewards.

@@ -3,7 +3,8 @@
 A slate of K items is taken for K choices in one state, each with the response to its own item, and
 with what follows the slate in common: the decomposition that makes a value an item learnable
 (SlateQ, Ie et al., IJCAI 2019, without its model of which item a user picks, because here
-users answer every item).
+users answer every item). Values come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`,
+with a level common to all items: none of the methods built on this has such a network by itself.
 """
 
 from __future__ import annotations
