@@ -37,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights of the flat agents' fairness reward",
     )  # fmt: skip
     parser.add_argument(
+        "--preferences", type=float, nargs="*", default=list(study.PREFERENCES), metavar="W",
+        help="weights of utility at which MOFIR is played",
+    )  # fmt: skip
+    parser.add_argument(
         "--jobs", type=int, default=2, choices=range(1, 65), metavar="N",
         help="processes side by side",
     )  # fmt: skip
@@ -64,7 +68,8 @@ def main(options: argparse.Namespace) -> None:
         sessions=options.sessions,
     )
     retrained = options.targets if options.retrained_targets is None else options.retrained_targets
-    parts = study.plan(base, options.seeds, options.targets, retrained, options.penalties)
+    settings = (options.targets, retrained, options.penalties, options.preferences)
+    parts = study.plan(base, options.seeds, *settings)
     study.run_all(parts, options.out, options.jobs)
     studies = read_studies(options.out)
     print(markdown(studies))

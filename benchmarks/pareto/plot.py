@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.figures.drawing import means_and_halves, save
 from benchmarks.pareto.report import SHARE, Metrics, Study
-from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY
+from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY, SWEEP
 from benchmarks.results import World
 
 ACROSS = {SHARE: "long-tail share", "ad": "AD (0 is balanced)"}
@@ -44,7 +44,7 @@ def draw(study: Study) -> Figure:
 
 
 def _front(axes: Any, study: Study, across: str, up: str) -> None:
-    dial, retrained, flat = (study.points[kind] for kind in (DIAL, RETRAINED, FLAT))
+    dial, retrained, flat, sweep = (study.points[kind] for kind in (DIAL, RETRAINED, FLAT, SWEEP))
     drawn: list[tuple[str, list[Metrics], dict[str, Any]]] = [
         ("one agent, its dial turned", [dial[target] for target in study.settings(DIAL)],
          {"fmt": "o-", "color": "C0"}),
@@ -54,6 +54,8 @@ def _front(axes: Any, study: Study, across: str, up: str) -> None:
          {"fmt": "o", "color": "C1", "markerfacecolor": "none", "markersize": 9}),
         ("flat, by penalty", [flat[penalty] for penalty in study.settings(FLAT)],
          {"fmt": "x", "color": "C2"}),
+        ("MOFIR, by its weight of utility", [sweep[w] for w in study.settings(SWEEP)],
+         {"fmt": "s--", "color": "C4", "markersize": 4}),
     ]  # fmt: skip
     for label, groups, style in drawn:
         if groups:

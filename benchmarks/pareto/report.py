@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY
+from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY, SWEEP
 from benchmarks.results import Result, World, read_parts, world_of
 from benchmarks.statistics import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
@@ -62,7 +62,9 @@ def _study(world: World, parts: list[Result]) -> Study:
             f"Results of {title} differ in (training sessions, test sessions): {sorted(sizes)}. "
             "Give a folder that holds one of them."
         )
-    points: dict[str, dict[float | None, Metrics]] = {DIAL: {}, RETRAINED: {}, FLAT: {}}
+    points: dict[str, dict[float | None, Metrics]] = {
+        kind: {} for kind in (DIAL, RETRAINED, FLAT, SWEEP)
+    }
     for part in parts:
         for point in part["points"]:
             seeds = points[part["kind"]].setdefault(point["setting"], {})
@@ -86,8 +88,9 @@ def _tables(study: Study) -> str:
     lines = [f"### {study.title}", ""]
     if study.points[DIAL]:
         lines += [*_dial_table(study), "", verdict(study), ""]
-    if study.points[FLAT]:
-        lines += [*_flat_table(study), ""]
+    for kind, title in ((FLAT, "flat, penalty"), (SWEEP, "MOFIR, weight of utility")):
+        if study.points[kind]:
+            lines += [*_table(study, kind, title), ""]
     note = (
         f"± is a 95 % interval over seeds; {study.note}. Distance: the largest of a seed. "
         "Differences are paired by seed: the same test sessions."
@@ -112,13 +115,13 @@ def _dial_table(study: Study) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in rows]
 
 
-def _flat_table(study: Study) -> list[str]:
-    names = ["flat, penalty", "seeds", "long tail", *COLUMNS.values()]
+def _table(study: Study, kind: str, title: str) -> list[str]:
+    names = [title, "seeds", "long tail", *COLUMNS.values()]
     rows = [names, ["--:"] * len(names)]
-    for penalty in study.settings(FLAT):
-        seeds = study.points[FLAT][penalty]
+    for setting in study.settings(kind):
+        seeds = study.points[kind][setting]
         cells = [cell(seeds, SHARE), *(cell(seeds, name) for name in COLUMNS)]
-        rows.append([f"{penalty:g}", str(len(seeds)), *cells])
+        rows.append([f"{setting:g}", str(len(seeds)), *cells])
     return [f"| {' | '.join(row)} |" for row in rows]
 
 

@@ -1,9 +1,10 @@
 """Plays one trained agent at every setting of its dial, and agents trained for each setting.
 
-Three kinds of parts, each of which needs one training: ``dial`` trains the hierarchical agent once
+Four kinds of parts, each of which needs one training: ``dial`` trains the hierarchical agent once
 and plays it at every target; ``retrained`` trains it from scratch at a target and plays it there;
-``flat`` trains the agent without a manager with a weight of its fairness reward. All parts of a
-seed wear a purifier of the same fit and play the same test sessions.
+``flat`` trains the agent without a manager with a weight of its fairness reward; ``sweep`` trains
+MOFIR once and plays it at every preference. All parts of a seed play the same test sessions, and
+all but the last wear a purifier of the same fit.
 """
 
 from __future__ import annotations
@@ -31,11 +32,15 @@ from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 
 STUDY = "pareto"
-DIAL, RETRAINED, FLAT = "dial", "retrained", "flat"
-AGENTS = {DIAL: "dsrm-hrl", RETRAINED: "dsrm-hrl", FLAT: "flat"}  # of the registry, by kind
+DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"
+# Of the registry, by kind.
+AGENTS = {DIAL: "dsrm-hrl", RETRAINED: "dsrm-hrl", FLAT: "flat", SWEEP: "mofir"}
+ONCE = (DIAL, SWEEP)  # trained once, played at all settings
+NAMES = {DIAL: "target", RETRAINED: "target", FLAT: "penalty", SWEEP: "preference"}  # of settings
 ENVS = tuple(env for env in ENVIRONMENTS if task_of(env) == "session")
 TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 PENALTIES = (0.0, 0.5, 1.0, 2.0, 4.0)
+PREFERENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Part:
         kind: A key of :data:`AGENTS`.
         run: What to train and how much to play.
         settings: Long-tail shares, of which only the dial has several; of a flat agent, the weight
-            of its fairness reward.
+            of its fairness reward; of a sweep, MOFIR's weights of utility.
     """
 
     kind: str
@@ -59,7 +64,7 @@ class Part:
         for setting in self.settings:
             if not 0.0 <= setting <= most or math.isinf(setting):
                 raise ConfigError(
-                    f"A {'penalty' if self.kind == FLAT else 'target'} must be a number of at "
+                    f"A {NAMES[self.kind]} must be a number of at "
                     f"least 0{'' if self.kind == FLAT else ' and at most 1'}, got {setting}."
                 )
 
@@ -85,7 +90,7 @@ class Part:
     def path(self, out: Path) -> Path:
         """Where the result lies: one file a kind, setting, environment, data, length and seed."""
         world = "synthetic" if self.dataset().synthetic else "real"
-        name = self.kind if self.kind == DIAL else f"{self.kind}{self.settings[0]:g}"
+        name = self.kind if self.kind in ONCE else f"{self.kind}{self.settings[0]:g}"
         run = self.run
         return out / f"{STUDY}_{name}_{run.env}_{world}_T{run.max_len}_seed{run.seed}.json"
 
@@ -104,6 +109,7 @@ def plan(
     targets: Iterable[float],
     retrained: Iterable[float],
     penalties: Iterable[float],
+    preferences: Iterable[float] = (),
 ) -> list[Part]:
     """Every part of a study, the slow ones first: processes then finish together.
 
@@ -113,6 +119,7 @@ def plan(
         targets: Long-tail shares that the dial is set to.
         retrained: Those for which an agent is trained, too.
         penalties: Weights of the flat agents' fairness reward.
+        preferences: Weights of utility that MOFIR is asked to hold; none for no such agent.
 
     Raises:
         ConfigError: One of them makes no sense.
@@ -121,6 +128,7 @@ def plan(
         DIAL: [tuple(sorted(set(targets)))],
         RETRAINED: [(target,) for target in sorted(set(retrained))],
         FLAT: [(penalty,) for penalty in sorted(set(penalties))],
+        SWEEP: [swept] if (swept := tuple(sorted(set(preferences)))) else [],
     }
     numbers = tuple(dict.fromkeys(seeds))
     return [
@@ -160,17 +168,18 @@ def finish(part: Part, out: Path) -> None:
     """Trains and plays, and writes the result, whole or not at all."""
     dataset, spec = part.dataset(), part.run
     learner = LEARNERS[spec.agent]
-    purifier = learner.fitted(dataset, spec.seed, progress=False)
+    fitted = learner.fitted(dataset, spec.seed, progress=False)
     overrides = {"fairness_coef": part.settings[0]} if part.kind == FLAT else {}
     prepare = _turn(part.settings[0]) if part.kind == RETRAINED else None
     agent, train = train_agent(
-        spec, dataset, purifier, progress=False, overrides=overrides, prepare=prepare
+        spec, dataset, fitted, progress=False, overrides=overrides, prepare=prepare
     )
 
     def point(setting: float | None) -> dict[str, Any]:
         world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
         env = evaluation_env(*world, learner.options)
-        sessions, _ = play(agent, learner.play_in(env, purifier, {}), spec.sessions)
+        worn = learner.play_in(env, fitted, {"preference": setting})  # which MOFIR alone asks for
+        sessions, _ = play(agent, worn, spec.sessions)
         measured = summarise(task_of(spec.env), sessions, env.catalogue)
         return {"setting": setting, "metrics": measured}
 
@@ -180,7 +189,7 @@ def finish(part: Part, out: Path) -> None:
             _turn(target)(agent)
             points.append(point(target))
     else:
-        points.append(point(part.settings[0]))
+        points += [point(setting) for setting in part.settings]
     result = part.header() | {
         "points": points,
         "train": {name: train[name] for name in ("episodes", "steps", "seconds")},

@@ -71,12 +71,12 @@ def rows(text: str) -> dict[str, list[str]]:
 def test_every_training_is_a_part_and_none_is_made_twice(
     tiny, small, tmp_path: Path, capsys, monkeypatch
 ) -> None:
-    more = ("--retrained-targets", "0.8", "--penalties", "0", "2")
+    more = ("--retrained-targets", "0.8", "--penalties", "0", "2", "--preferences", "0.1", "0.9")
     assert pareto(tmp_path, *more) == 0
     printed = capsys.readouterr().out
     made = found(tmp_path)
     world = "KuaiRec-Fair-v0_synthetic_T12_seed3.json"
-    kinds = ("dial", "flat0", "flat2", "retrained0.8")
+    kinds = ("dial", "flat0", "flat2", "retrained0.8", "sweep")
     assert list(made) == [f"pareto_{kind}_{world}" for kind in kinds]
     for one in made.values():
         assert one.keys() == HEADER | {"points", "train", "versions", "commit"}
@@ -92,10 +92,13 @@ def test_every_training_is_a_part_and_none_is_made_twice(
     (retrained,) = made[f"pareto_retrained0.8_{world}"]["points"]
     assert retrained["setting"] == 0.8
     assert retrained["metrics"]["longtail_share"] == pytest.approx(0.8, abs=0.05)
+    sweep = {one["setting"]: one["metrics"] for one in made[f"pareto_sweep_{world}"]["points"]}
+    assert list(sweep) == [0.1, 0.9]
+    assert made[f"pareto_sweep_{world}"]["agent"] == "mofir"
     (png,) = tmp_path.glob("*.png")
     assert png.read_bytes().startswith(b"\x89PNG")
     assert str(png) in printed
-    assert rows(printed).keys() >= {"0.2", "0.8", "its own choice", "0", "2"}
+    assert rows(printed).keys() >= {"0.2", "0.8", "its own choice", "0", "2", "0.1", "0.9"}
 
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     gone = tmp_path / f"pareto_flat2_{world}"
@@ -132,7 +135,8 @@ def test_other_data_and_settings_are_refused_before_any_training(
 
 def test_settings_that_make_no_sense_are_refused(tmp_path: Path, capsys) -> None:
     for wrong in (["--targets", "1.2"], ["--retrained-targets", "-0.1"], ["--penalties", "-1"],
-                  ["--targets", "nan"], ["--penalties", "inf"], ["--sessions", "0"]):  # fmt: skip
+                  ["--preferences", "1.5"], ["--targets", "nan"], ["--penalties", "inf"],
+                  ["--sessions", "0"]):  # fmt: skip
         assert pareto(tmp_path, *wrong) == 2
         assert "must be" in capsys.readouterr().err
     for wrong in (["--env", "KuaiRand-Request-v0"], ["--table", str(tmp_path)]):
@@ -168,13 +172,14 @@ def test_an_agent_is_retrained_with_its_dial_turned(tiny, tmp_path: Path, monkey
 
 def test_a_plan_has_every_part_once_in_any_order() -> None:
     base = Run("dsrm-hrl")
-    parts = study.plan(base, [11, 15, 11], [0.8, 0.2, 0.8], [0.2], [1.0, 0.0])
-    assert parts == study.plan(base, [11, 15], [0.2, 0.8], [0.2, 0.2], [0.0, 1.0])
+    parts = study.plan(base, [11, 15, 11], [0.8, 0.2, 0.8], [0.2], [1.0, 0.0], [0.9, 0.1])
+    assert parts == study.plan(base, [11, 15], [0.2, 0.8], [0.2, 0.2], [0.0, 1.0], [0.1, 0.9])
     kinds = [(one.kind, one.settings, one.run.seed) for one in parts]
     assert kinds == [
         ("dial", (0.2, 0.8), 11), ("dial", (0.2, 0.8), 15),
         ("retrained", (0.2,), 11), ("retrained", (0.2,), 15),
         ("flat", (0.0,), 11), ("flat", (0.0,), 15), ("flat", (1.0,), 11), ("flat", (1.0,), 15),
+        ("sweep", (0.1, 0.9), 11), ("sweep", (0.1, 0.9), 15),
     ]  # fmt: skip
 
 
