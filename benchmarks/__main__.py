@@ -255,7 +255,8 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _table(options: argparse.Namespace) -> None:
     results = read_results(options.folder)
-    print(paper.markdown(results), summary(results), markdown(results), sep="\n\n")
+    parts = (paper.markdown(results), summary(results), markdown(results))
+    print(*filter(None, parts), sep="\n\n")
 
 
 def _plot(options: argparse.Namespace) -> None:

@@ -86,12 +86,14 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
 
     Args:
         results: Of runs, whatever else is among them.
-        tables: Keys of ``TABLES``; what the denoising losses leave out and Table 4 always follow,
-            of all methods that were run.
+        tables: Keys of ``TABLES``; what the denoising losses leave out and Table 4 always follow.
+
+    Returns:
+        Markdown of what there are runs of; empty where there are none.
     """
     runs = _synthetic(results)
-    parts = [_comparison(table, runs) for table in tables]
-    return "\n\n".join([*parts, _left_out(runs), _seconds(runs)])
+    parts = [*(_comparison(table, runs) for table in tables), _left_out(runs), _seconds(runs)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _synthetic(results: list[Result]) -> dict[tuple[str, int, str], list[Result]]:
@@ -104,6 +106,8 @@ def _synthetic(results: list[Result]) -> dict[tuple[str, int, str], list[Result]
 
 
 def _comparison(table: int, runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
+    if not _methods_run(runs, TABLES[table]):
+        return ""
     labels = [label for label, _ in _MEASURES.values()]
     columns = [part for label in labels for part in (label, "published")]
     lines = [
@@ -128,6 +132,14 @@ def _comparison(table: int, runs: Mapping[tuple[str, int, str], list[Result]]) -
         "data. Published: mean ± standard deviation, in the paper's own simulator, where R has "
         "another scale. Rows compare within a column, not across.",
     ])  # fmt: skip
+
+
+def _methods_run(
+    runs: Mapping[tuple[str, int, str], list[Result]], methods: Iterable[str]
+) -> list[str]:
+    """Those of some methods that have a run in one of the paper's worlds."""
+    worlds = [(env, max_len) for env in ENVS.values() for max_len in MAX_LENS]
+    return [name for name in methods if any((*world, METHODS[name]) in runs for world in worlds)]
 
 
 def _interval(runs: list[Result], name: str, digits: int) -> str:
@@ -160,6 +172,8 @@ def _left_out(runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
                 mean, half = mean_and_ci95([one[name] for one in reports.values()])
                 cells.append(f"{mean:.3f} ± {half:.3f}")
             lines.append("| " + " | ".join(cells) + " |")
+    if len(lines) == 4:
+        return ""
     return "\n".join([
         *lines,
         "",
@@ -179,12 +193,13 @@ def _seconds(runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
         "| method | " + " | ".join([*titles, "published (KuaiRec, T = 30)"]) + " |",
         "|---|" + "--:|" * (len(titles) + 1),
     ]
-    for method, agent in METHODS.items():
-        if not any(runs.get((env, max_len, agent)) for env, max_len in worlds):
-            continue
+    methods = _methods_run(runs, METHODS)
+    if not methods:
+        return ""
+    for method in methods:
         cells = [method]
         for env, max_len in worlds:
-            trains = [one["train"] for one in runs.get((env, max_len, agent), [])]
+            trains = [one["train"] for one in runs.get((env, max_len, METHODS[method]), [])]
             cells.append(_mean_seconds(trains))
         known = TRAINING_SECONDS.get(method)
         lines.append("| " + " | ".join([*cells, "" if known is None else f"{known:,}"]) + " |")

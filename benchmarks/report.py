@@ -7,7 +7,7 @@ from pathlib import Path
 from benchmarks import paper, stability, tuning
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
-from benchmarks.results import read_result, read_results
+from benchmarks.results import Result, read_result, read_results
 from benchmarks.tables import markdown, summary
 from kuaisim_gym.data.cache import write_atomically
 
@@ -35,8 +35,7 @@ def report(folder: Path) -> str:
         INTRODUCTION,
         "## Whole sessions at a glance\n",
         summary(results) + "\n",
-        "## The paper's tables\n",
-        paper.markdown(results) + "\n",
+        *_paper(results),
         "## Agents\n",
         markdown(results),
         "## Stability\n",
@@ -52,3 +51,8 @@ def report(folder: Path) -> str:
         parts.append("## Searches of hyper-parameters\n")
         parts += [tuning.markdown(read_result(path)) + "\n" for path in searches]
     return "\n".join(parts)
+
+
+def _paper(results: list[Result]) -> list[str]:
+    tables = paper.markdown(results)
+    return ["## The paper's tables\n", tables + "\n"] if tables else []

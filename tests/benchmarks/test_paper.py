@@ -67,6 +67,7 @@ def test_ours_stand_beside_the_published_figures() -> None:
 
 
 def test_training_seconds_stand_beside_the_published_ones() -> None:
+    assert paper.markdown([result("random", 2, 20.0), result("bcq", 1, 20.0, max_len=20)]) == ""
     table = paper.markdown([result("sac4ir", 2, 20.0)], ())
     assert "| SAC4IR | 200 |  |  |  | 6,755 |" in table
     older = [result("sac4ir", 2, 20.0), result("sac4ir", 3, 20.0, train={"seconds": 500.0})]
@@ -92,7 +93,7 @@ def test_a_table_is_a_suite_of_its_runs(
 ) -> None:
     asked = []
     monkeypatch.setattr(command_line, "run_all", lambda runs, *rest: asked.extend(runs))
-    monkeypatch.setattr(command_line, "read_results", lambda out: [result("hrl", 11, 20.0)])
+    monkeypatch.setattr(command_line, "read_results", lambda out: [result("dsrm-hrl", 11, 20.0)])
     assert main(["suite", "--table", str(table), "--jobs", "2", "--out", str(tmp_path)]) == 0
     assert len(set(asked)) == len(asked) == methods * 2 * 2 * 3
     assert {run.seed for run in asked} == {11, 15, 19}
