@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cycler import cycler
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
 from benchmarks.registry import task_of
@@ -31,15 +33,23 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
         world = "synthetic" if synthetic else "real"
         title = f"{env}, {world} data, max_len {max_len}"
         for name, draw in (("curves", _curves), ("plane", _plane)):
-            figure = Figure(figsize=(7, 4.5), layout="constrained")
+            figure = Figure(figsize=(9, 5.5), layout="constrained")
             axes = figure.subplots()
             draw(axes, agents, task_of(env))
+            name_agents(figure)
             axes.set_title(title)
             axes.grid(alpha=0.3)
             path = out / f"{name}_{env}_{world}-{fingerprint[:8]}_T{max_len}.png"
             figure.savefig(path, dpi=120)
             files.append(path)
     return files
+
+
+def name_agents(figure: Figure) -> None:
+    """Puts one legend beside all panels, where any number of agents has room."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    if handles:
+        figure.legend(handles, labels, loc="outside right center", fontsize="small")
 
 
 # What tells how good an agent is in each task: its name among the metrics, and in words.
@@ -67,6 +77,7 @@ def draw_curves(
         agents: Results by agent.
         measure: What is drawn of a point of a result's curve.
     """
+    axes.set_prop_cycle(_styles())
     for agent, runs in agents.items():
         curves = [one["train"]["curve"] for one in runs if one["train"]["curve"]]
         if not curves:
@@ -79,8 +90,11 @@ def draw_curves(
             episodes, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.2
         )
     axes.set_xlabel("training sessions")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+
+
+def _styles() -> Any:
+    """Ten colours, in one style of line after the other: forty agents look like no other."""
+    return cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=TABLEAU_COLORS.values())
 
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
@@ -90,7 +104,6 @@ def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
         ad = mean_and_ci95([one["metrics"]["ad"] for one in runs])[0]
         worth = mean_and_ci95([one["metrics"][measure] for one in runs])[0]
         marker = "os^vDP*X"[place % 8]
-        axes.scatter([ad], [worth], marker=marker, s=60, label=agent)
+        axes.scatter([ad], [worth], marker=marker, s=60, color=f"C{place}", label=agent)
     axes.set_xlabel("AD (0 is balanced)")
     axes.set_ylabel(f"{label}, test")
-    axes.legend(fontsize="small")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.plots import draw_curves
+from benchmarks.plots import draw_curves, name_agents
 from benchmarks.registry import LEARNERS, task_of
 from benchmarks.results import Result, World, read_results
 from benchmarks.tables import by_world
@@ -168,6 +168,7 @@ def draw(world: World, agents: dict[str, list[Result]]) -> Figure:
         draw_curves(axes, agents, measure)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
+    name_agents(figure)
     figure.suptitle(f"{_title(world)}; bands: range over seeds", fontsize="medium")
     return figure
 
