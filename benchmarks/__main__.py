@@ -173,8 +173,8 @@ def _usual_max_len(env: str) -> int:
 def _suite(options: argparse.Namespace) -> None:
     if options.table is None:
         envs = [options.env or Run.env]
-        dataset = shared_dataset(ENVIRONMENTS[envs[0]]["name"], options.dataset, 0)
-        agents = options.agents or agents_for(dataset)
+        name = ENVIRONMENTS[envs[0]]["name"]
+        agents = options.agents or agents_for(shared_dataset(name, options.dataset, 0))
         lengths = options.max_len or [_usual_max_len(envs[0])]
     else:
         _refuse_beside_table(options)

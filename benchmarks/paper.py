@@ -151,7 +151,8 @@ def _interval(runs: list[Result], name: str, digits: int) -> str:
 
 def _left_out(runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
     """What each denoising loss takes from the positives that it learns from, by group."""
-    lines = [
+    rows = []
+    header = [
         "### What denoising losses leave out of the positive answers, SYNTHETIC worlds",
         "",
         "| world | agent | AUC | all | popular | long tail |",
@@ -171,11 +172,12 @@ def _left_out(runs: Mapping[tuple[str, int, str], list[Result]]) -> str:
             for name in ("auc", "left_out", "left_out_popular", "left_out_longtail"):
                 mean, half = mean_and_ci95([one[name] for one in reports.values()])
                 cells.append(f"{mean:.3f} ± {half:.3f}")
-            lines.append("| " + " | ".join(cells) + " |")
-    if len(lines) == 4:
+            rows.append("| " + " | ".join(cells) + " |")
+    if not rows:
         return ""
     return "\n".join([
-        *lines,
+        *header,
+        *rows,
         "",
         "Mean ± 95 % interval over seeds. T-CE: the share dropped, of the last quarter of the "
         "updates; R-CE: one less the mean weight; BOD, whose weights have no scale of their own: "

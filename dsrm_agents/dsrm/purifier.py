@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dsrm_agents.dsrm.erasure import Affine, erase
-from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.common.files import digest_of, read_safetensors
 from dsrm_agents.dsrm.popularity import STATISTICS
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
@@ -128,10 +127,7 @@ class FittedPurifier(nn.Module, ABC):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that identify the weights."""
-        digest = hashlib.blake2b(digest_size=8)
-        for tensor in self.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self)
 
     @abstractmethod
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.common.files import digest_of, read_safetensors
 from dsrm_agents.encoders.history import HistoryEncoder
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -96,10 +95,7 @@ class StateEncoder(nn.Module):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that identify the weights."""
-        digest = hashlib.blake2b(digest_size=8)
-        for tensor in self.state_dict().values():
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of(self)
 
     def summary(self, items: Tensor, responses: Tensor) -> Tensor:
         """(n, H) int64 items and (n, H) float32 responses to the (n, d) input of the head."""

@@ -327,3 +327,17 @@ def test_wrong_options_are_refused(small, small_rand) -> None:
     assert agent.env is env
     with pytest.raises(ConfigError, match="train users"):
         make(DiscreteBCQ, sessions(small, "test")).learn(64)
+
+
+@pytest.mark.parametrize("kind", [BCQ, DiscreteBCQ])
+def test_a_policy_alone_is_the_same_after_loading(small, tmp_path, kind) -> None:
+    policy = make(kind, sessions(small)).policy
+    policy.save(tmp_path / "policy")
+    loaded = type(policy).load(tmp_path / "policy", device="cpu")
+    observation = sessions(small).reset()
+    for one in (policy, loaded):
+        one.set_training_mode(False)
+    np.testing.assert_array_equal(
+        loaded.predict(observation, deterministic=True)[0],
+        policy.predict(observation, deterministic=True)[0],
+    )
