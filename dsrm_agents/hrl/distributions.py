@@ -12,89 +12,15 @@ Columns are ordered by group, popular items first, so that a group is a view and
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Stands for minus infinity: its weight is exactly zero in float32, its gradient never NaN.
-MASKED = -1e9
+from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
+
 _LEAST_MASS = 1e-30  # of what a slate leaves, beside the 1 of the group's best: float32's last
-
-
-class SlateBounds(NamedTuple):
-    """Least and most popular items that a slate may hold.
-
-    Attributes:
-        least: (N,) int64.
-        most: (N,) int64, at least ``least``.
-    """
-
-    least: Tensor
-    most: Tensor
-
-
-def feasible_bounds(
-    fairness: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor
-) -> SlateBounds:
-    """The feasible fairness manifold: slates whose balance meets the manager's demand (eq. 5).
-
-    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. Where no count is
-    (odd K, high demand), the most balanced counts are. Where a group has too few items left,
-    the bounds give way.
-
-    Args:
-        fairness: (N,) demand in [0, 1]: 0 asks nothing, 1 asks for a balanced slate.
-        slate_size: K.
-        popular_left: (N,) int64 popular items that may still be shown.
-        tail_left: (N,) int64 other items that may still be shown.
-
-    Returns:
-        The bounds.
-    """
-    slack = (1.0 - fairness) * slate_size / 2.0
-    rounding = 1e-4  # a demand of exactly 0.8 admits 4 of 10
-    least = torch.ceil(slate_size / 2.0 - slack - rounding).clamp(max=slate_size // 2).long()
-    return _within_reach(least, slate_size - least, slate_size, popular_left, tail_left)
-
-
-def target_bounds(
-    longtail_share: Tensor,
-    slate_size: int,
-    popular_shown: Tensor,
-    shown: Tensor,
-    popular_left: Tensor,
-    tail_left: Tensor,
-) -> SlateBounds:
-    """The one popular count that brings a session's long-tail share nearest to a target.
-
-    What a slate's whole numbers cannot express, the next slates make up for.
-
-    Args:
-        longtail_share: () or (N,) target in [0, 1].
-        slate_size: K.
-        popular_shown: (N,) int64 popular items that the session has shown.
-        shown: (N,) int64 items that it has shown.
-        popular_left: (N,) int64 popular items that may still be shown.
-        tail_left: (N,) int64 other items that may still be shown.
-
-    Returns:
-        The bounds, equal unless a group has too few items left.
-    """
-    wanted = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
-    # A half is rounded up, but not for the rounding of 1 - 0.7.
-    count = torch.floor(wanted + 0.5 + 1e-4).clamp(0, slate_size).long()
-    return _within_reach(count, count, slate_size, popular_left, tail_left)
-
-
-def _within_reach(
-    least: Tensor, most: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor
-) -> SlateBounds:
-    """The bounds, loosened where a group has too few items left."""
-    least = torch.minimum(torch.maximum(least, slate_size - tail_left), popular_left)
-    most = torch.maximum(torch.minimum(most, popular_left), least)
-    return SlateBounds(least, most)
 
 
 class SlateDistribution:
@@ -176,26 +102,7 @@ class SlateDistribution:
     def _log_prob(self, slates: Tensor, never_drawn: Tensor) -> Tensor:
         """(N, 2K), given (N, 2) the log of the weight of each group's items that are not drawn."""
         chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
-        is_popular = slates < self.n_popular
-        log_mass = torch.stack(
-            [
-                _log_mass_while_drawing(never_drawn[:, :1], chosen, is_popular),
-                _log_mass_while_drawing(never_drawn[:, 1:], chosen, ~is_popular),
-            ],
-            dim=-1,
-        )  # (N, K, 2): of each group, before every draw
-        popular_drawn = torch.cumsum(is_popular.long(), dim=1) - is_popular.long()
-        tail_drawn = torch.arange(self.slate_size, device=slates.device) - popular_drawn
-        closed = torch.stack(
-            [
-                popular_drawn >= self.bounds.most[:, None],
-                tail_drawn >= (self.slate_size - self.bounds.least)[:, None],
-            ],
-            dim=-1,
-        )
-        allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-        own = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
-        return torch.cat([own - allowed, chosen - own], dim=1)
+        return choice_log_prob(chosen, never_drawn, slates < self.n_popular, self.bounds)
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""
@@ -213,19 +120,13 @@ class SlateDistribution:
 
     def _first_to_ring(self, clocks: Tensor) -> tuple[Tensor, Tensor]:
         """The lowest of (N, n_items) clocks that the bounds allow: (N, K) columns and times."""
-        ranks = torch.arange(self.slate_size, device=clocks.device)
-        values, columns = [], []
-        for start, end, quota in (
-            (0, self.n_popular, self.bounds.most),
-            (self.n_popular, clocks.shape[1], self.slate_size - self.bounds.least),
-        ):
-            size = min(self.slate_size, end - start)
-            soonest, place = clocks[:, start:end].topk(size, dim=1, largest=False)
-            within_quota = ranks[:size] < quota[:, None]
-            values.append(soonest.masked_fill(~within_quota, torch.inf))
-            columns.append(place + start)
-        times, chosen = torch.cat(values, dim=1).topk(self.slate_size, dim=1, largest=False)
-        return torch.cat(columns, dim=1).gather(1, chosen), times
+        soonest = [
+            clocks[:, group].topk(min(self.slate_size, clocks[:, group].shape[1]), largest=False)
+            for group in self._groups
+        ]
+        times = [values for values, _ in soonest]
+        columns = [soonest[0].indices, soonest[1].indices + self.n_popular]
+        return first_within_bounds(times, columns, self.bounds, self.slate_size)
 
 
 class _GroupMass(torch.autograd.Function):
@@ -296,20 +197,3 @@ def _exponential(like: Tensor) -> Tensor:
     rng = np.random.Generator(np.random.SFC64(seed))
     kind = np.float64 if like.dtype == torch.float64 else np.float32
     return torch.from_numpy(rng.standard_exponential(tuple(like.shape), kind)).to(like.device)
-
-
-def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -> Tensor:
-    """Log of a group's total weight before each draw.
-
-    Args:
-        never_drawn: (N, 1) log of the weight of the group's items that are not in the slate.
-        chosen: (N, K) scores of the drawn items, in order.
-        mine: (N, K) bool, whether a drawn item belongs to the group.
-
-    Returns:
-        (N, K).
-    """
-    later = chosen.masked_fill(~mine, MASKED)
-    # Before draw j the group still holds its undrawn items and those drawn from j on.
-    from_here = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
-    return torch.logaddexp(never_drawn.expand_as(from_here), from_here)

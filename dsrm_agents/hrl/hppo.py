@@ -18,10 +18,12 @@ from torch import Tensor
 
 from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
+from dsrm_agents.common.responses import check_mean_response, shown_slates
+from dsrm_agents.common.surrogate import clipped_surrogate
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
-from dsrm_agents.hrl.losses import Losses, clipped_surrogate
+from dsrm_agents.hrl.losses import Losses
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
-from dsrm_agents.hrl.rollouts import Steps, check_mean_response, shown_slates, within_group_credit
+from dsrm_agents.hrl.rollouts import Steps, within_group_credit
 from kuaisim_gym.errors import unknown_option
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.

@@ -21,12 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.hrl.distributions import (
-    SlateBounds,
-    SlateDistribution,
-    feasible_bounds,
-    target_bounds,
-)
+from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
+from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 

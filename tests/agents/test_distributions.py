@@ -11,12 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsrm_agents.hrl.distributions import (
-    SlateBounds,
-    SlateDistribution,
-    feasible_bounds,
-    target_bounds,
-)
+from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
+from dsrm_agents.hrl.distributions import SlateDistribution
 
 N_ITEMS, N_POPULAR, K = 6, 3, 3
 ALL_BOUNDS = [(least, most) for least in range(K + 1) for most in range(least, K + 1)]

@@ -16,12 +16,14 @@ from dsrm_agents import (
     evaluate,
     make_vec_env,
 )
+from dsrm_agents.common.bounds import SlateBounds
 from dsrm_agents.common.catalogue import state_and_exposed
 from dsrm_agents.common.fairness import Fairness
+from dsrm_agents.common.responses import check_mean_response, shown_slates
 from dsrm_agents.hrl.buffers import level_advantages
-from dsrm_agents.hrl.distributions import SlateBounds, SlateDistribution
+from dsrm_agents.hrl.distributions import SlateDistribution
 from dsrm_agents.hrl.features import item_features
-from dsrm_agents.hrl.rollouts import check_mean_response, shown_slates, within_group_credit
+from dsrm_agents.hrl.rollouts import within_group_credit
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise

@@ -1,0 +1,46 @@
+"""What single items were answered, for agents that credit them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.errors import ConfigError
+
+
+def shown_slates(
+    before: dict[str, NDArray[Any]],
+    after: Any,
+    dones: NDArray[np.bool_],
+    infos: list[dict[str, Any]],
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """What the last step showed, (N, K) items and (N, K) responses, from the observations."""
+    exposed, responses = after["exposed"].copy(), after["responses"].copy()
+    for slot in np.flatnonzero(dones):
+        last = infos[slot]["terminal_observation"]
+        exposed[slot], responses[slot] = last["exposed"], last["responses"]
+    start = (before["exposed"] >= 0).sum(axis=1)
+    size = int((exposed[0] >= 0).sum() - start[0])
+    places = start[:, None] + np.arange(size)
+    rows = np.arange(len(places))[:, None]
+    if size < 1:
+        raise ConfigError(
+            "Credit by item needs episodes that are one session: here the items shown were "
+            "forgotten in the middle of an episode, as between the visits of KuaiRand-Retention-v0."
+        )
+    return exposed[rows, places].astype(np.int64), responses[rows, places]
+
+
+def check_mean_response(rewards: NDArray[np.float32], responses: NDArray[np.float32]) -> None:
+    """Checks that (N,) rewards are the means of (N, K) responses.
+
+    Raises:
+        ConfigError: They are not.
+    """
+    if not np.allclose(responses.mean(axis=1), rewards, atol=1e-4):
+        raise ConfigError(
+            "Items are credited with their own responses, which needs a reward that is their mean; "
+            "the rewards of this environment differ, or were changed on the way."
+        )
