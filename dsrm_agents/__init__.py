@@ -26,15 +26,22 @@ from dsrm_agents.encoders.wrapper import EncodedVecEnv
 from dsrm_agents.hrl.features import item_features
 from dsrm_agents.hrl.hppo import HierarchicalPPO
 from dsrm_agents.hrl.policies import HierarchicalPolicy
+from dsrm_agents.hsrl.codebook import Codebook
+from dsrm_agents.hsrl.hsrl import HSRL
+from dsrm_agents.hsrl.policies import HSRLPolicy
+from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
 
 __all__ = [
     "BCQ",
     "DSRM",
+    "HSRL",
     "MOFIR",
     "SAC4IR",
+    "Codebook",
     "DNaIR",
     "DiscreteBCQ",
     "EncodedVecEnv",
+    "HSRLPolicy",
     "HierarchicalPPO",
     "HierarchicalPolicy",
     "HistoryEncoder",
@@ -47,6 +54,8 @@ __all__ = [
     "PurifyVecEnv",
     "PurifyVectorObservation",
     "ScorerVecEnv",
+    "SemanticActionWrapper",
+    "SemanticVecEnv",
     "StateEncoder",
     "Student",
     "TrainingCheckpoint",

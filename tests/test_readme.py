@@ -21,7 +21,7 @@ SMALLER = {
 
 
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))

@@ -9,7 +9,14 @@ from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize
 
-from dsrm_agents import HierarchicalPPO, PurifyVecEnv, TrainingCheckpoint, make_vec_env, resume
+from dsrm_agents import (
+    HSRL,
+    HierarchicalPPO,
+    PurifyVecEnv,
+    TrainingCheckpoint,
+    make_vec_env,
+    resume,
+)
 from dsrm_agents.common import checkpoint as module
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
@@ -24,7 +31,7 @@ def falling(left: float) -> float:
 
 
 def make(kind: str, dataset, purifier=None, env_options=None, **options):
-    slates = SLATES if kind == "hrl" else {}
+    slates = SLATES if kind in ("hrl", "hsrl") else {}
     given = {"dataset": dataset, "max_len": 6, **slates, **(env_options or {})}
     env = make_vec_env("KuaiRec-Fair-v0", N, seed=2, **given)
     worn = env if purifier is None else PurifyVecEnv(env, purifier)
@@ -33,6 +40,9 @@ def make(kind: str, dataset, purifier=None, env_options=None, **options):
         model = A2C("MlpPolicy", worn, **options)
     elif kind == "ppo":
         model = PPO("MlpPolicy", worn, batch_size=16, n_epochs=2, **options)
+    elif kind == "hsrl":
+        known = {"fairness": 0.5}
+        model = HSRL("HSRLPolicy", worn, batch_size=16, policy_kwargs=known, **options)
     else:
         model = HierarchicalPPO("HierarchicalPolicy", worn, batch_size=16, n_epochs=2, **options)
     return model
@@ -99,7 +109,7 @@ def whole(small, dsrm):
 
 
 @pytest.mark.parametrize("purified", [False, True], ids=["raw", "purified"])
-@pytest.mark.parametrize("kind", ["ppo", "a2c", "hrl"])
+@pytest.mark.parametrize("kind", ["ppo", "a2c", "hrl", "hsrl"])
 @pytest.mark.parametrize(
     "end",
     [
@@ -133,7 +143,7 @@ def test_the_end_makes_no_difference(small, dsrm, tmp_path, whole, end, kind, pu
     np.testing.assert_array_equal(killer.seen[:written] + again.seen, seen)
 
 
-@pytest.mark.parametrize("kind", ["ppo", "hrl"])
+@pytest.mark.parametrize("kind", ["ppo", "hrl", "hsrl"])
 def test_ends_may_be_many(small, tmp_path, whole, kind) -> None:
     path, first = tmp_path / "file", N * STEPS
     for rollout in (3, 2, 4, None):  # each part comes a little further

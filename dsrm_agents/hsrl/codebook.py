@@ -1,0 +1,352 @@
+"""Semantic ids: residual k-means over item embeddings, with buckets of equal size."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors.numpy import save
+
+from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.hsrl.balance import balanced_assignment
+from kuaisim_gym.config import check_whole
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
+
+FORMAT = "kuaisim-codebook-1"
+SWEEPS = 20  # of k-means, at most
+SAMPLE = 256  # items a code that codes are fitted to, at most; all are assigned
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Codes of L levels, and the id of every item.
+
+    An id is L tokens and a place in the bucket of those that share them, so that it names one item.
+
+    Deviations from the released code: it is a bucket's items that are spread evenly over the codes
+    of the next level, instead of the items as a whole, which bounds the buckets of all levels; and
+    items that share all tokens, which have equal probability there, are told apart by their place.
+
+    Attributes:
+        centroids: (L, V, d) float32.
+        tokens: (n_items, L) int64 in [0, V).
+    """
+
+    centroids: FloatArray
+    tokens: IntArray
+
+    def __post_init__(self) -> None:
+        for array in (self.centroids, self.tokens):
+            array.setflags(write=False)
+
+    @classmethod
+    def fit(
+        cls,
+        embedding: ArrayLike,
+        levels: int = 3,
+        codes: int | None = None,
+        tolerance: float = 0.5,
+        seed: int = 0,
+    ) -> Self:
+        """Balanced k-means of the embedding, then of what each level leaves of it.
+
+        Args:
+            embedding: (n_items, d), finite.
+            levels: L.
+            codes: V; by default the least for which every item can have tokens of its own.
+            tolerance: Of m items that share their tokens so far, a code of the next level takes
+                ``ceil((1 + tolerance) * m / V)`` at most. With 0 all items have tokens of their own
+                where V allows, but what they stand for is blurred: on KuaiRand the codes then
+                explain a third of what they do with the default.
+            seed: Same seed, same codebook.
+
+        Returns:
+            The codebook.
+
+        Raises:
+            ConfigError: An argument is out of range.
+        """
+        residual = _checked(embedding).copy()
+        n_items = len(residual)
+        check_whole("levels", levels, 1)
+        if codes is None:
+            codes = max(2, next(v for v in range(1, n_items + 1) if v**levels >= n_items))
+        check_whole("codes", codes, 2)
+        if codes**levels * n_items >= 2**63:
+            raise ConfigError(
+                f"{codes} codes on {levels} levels are more ids than can be numbered: take fewer."
+            )
+        if not 0.0 <= tolerance < np.inf:
+            raise ConfigError(f"tolerance must be a number of at least 0, got {tolerance}.")
+        rng = np.random.default_rng(seed)
+        bucket = np.zeros(n_items, dtype=np.int64)
+        tokens = np.empty((n_items, levels), dtype=np.int64)
+        centroids = np.empty((levels, codes, residual.shape[1]), dtype=np.float32)
+        for level in range(levels):
+            fitted = np.sort(rng.permutation(n_items)[: SAMPLE * codes])
+            centroids[level] = _fit_codes(residual[fitted], bucket[fitted], codes, tolerance, rng)
+            tokens[:, level] = _assign(residual, bucket, centroids[level], tolerance)
+            residual -= centroids[level][tokens[:, level]]
+            bucket = _ranked(bucket * codes + tokens[:, level])
+        return cls(centroids, tokens)
+
+    @property
+    def n_items(self) -> int:
+        """Number of items."""
+        return len(self.tokens)
+
+    @property
+    def levels(self) -> int:
+        """L, tokens of an id."""
+        return int(self.tokens.shape[1])
+
+    @property
+    def codes(self) -> int:
+        """V, codes of a level."""
+        return int(self.centroids.shape[1])
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many values each part of an id can have: V for a token, then places in a bucket."""
+        return (*([self.codes] * self.levels), self.bucket_size)
+
+    @cached_property
+    def bucket_size(self) -> int:
+        """Most items that share all tokens."""
+        return int(self.ids[:, -1].max()) + 1
+
+    @cached_property
+    def ids(self) -> IntArray:
+        """(n_items, L + 1) int64: tokens, and the place in the bucket by order of items."""
+        leaf = _leaf(self.tokens, self.codes)
+        order = np.argsort(leaf, kind="stable")
+        in_order = leaf[order]
+        start = np.searchsorted(in_order, in_order)
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order)) - start
+        ids = np.column_stack([self.tokens, place])
+        ids.setflags(write=False)
+        return ids
+
+    @cached_property
+    def _in_order(self) -> tuple[IntArray, IntArray]:
+        """Leaves in order, and the item of each."""
+        leaf = self._leaf_of(self.ids)
+        order = np.argsort(leaf)
+        return leaf[order], order
+
+    def items(self, ids: ArrayLike) -> IntArray:
+        """The items of ids: the inverse of :attr:`ids`.
+
+        Args:
+            ids: (m, L + 1) integers.
+
+        Returns:
+            (m,) int64 item positions.
+
+        Raises:
+            ConfigError: The array has another shape.
+            UnknownIdError: No item has such an id.
+        """
+        asked = np.asarray(ids)
+        if asked.ndim != 2 or asked.shape[1] != self.levels + 1 or asked.dtype.kind not in "iu":
+            raise ConfigError(
+                f"Expected ids as integers of shape (m, {self.levels + 1}), a token a level and "
+                f"the place in the bucket; got {asked.dtype} of shape {asked.shape}."
+            )
+        leaves, order = self._in_order
+        leaf = self._leaf_of(np.clip(asked, 0, np.array(self.widths) - 1))
+        at = np.minimum(np.searchsorted(leaves, leaf), len(leaves) - 1)
+        items = order[at]
+        wrong = np.flatnonzero((self.ids[items] != asked).any(axis=1))
+        if len(wrong):
+            raise UnknownIdError(f"No item has the semantic id {asked[wrong[0]].tolist()}.")
+        return items
+
+    def encode(self, embedding: ArrayLike) -> IntArray:
+        """Tokens of any embeddings, by the nearest code of each level.
+
+        For items that were fitted these may differ from theirs, which keep to the buckets' sizes.
+
+        Args:
+            embedding: (m, d), finite.
+
+        Returns:
+            (m, L) int64.
+
+        Raises:
+            ConfigError: The embedding is not finite or has another width.
+        """
+        residual = _checked(embedding).copy()
+        if residual.shape[1] != self.centroids.shape[2]:
+            raise ConfigError(
+                f"This codebook is of embeddings of width {self.centroids.shape[2]}, got "
+                f"{residual.shape[1]}."
+            )
+        tokens = np.empty((len(residual), self.levels), dtype=np.int64)
+        for level, centroids in enumerate(self.centroids):
+            tokens[:, level] = _cost(residual, centroids).argmin(axis=1)
+            residual -= centroids[tokens[:, level]]
+        return tokens
+
+    def extended(self, embedding: ArrayLike) -> Self:
+        """The codebook with further items after its own, whose ids stay as they are.
+
+        New items go to their nearest codes, whatever the buckets hold already. A policy is made for
+        the items that it was trained with.
+
+        Args:
+            embedding: (m, d), finite: of the new items.
+
+        Returns:
+            A codebook of ``n_items + m`` items.
+
+        Raises:
+            ConfigError: As for :meth:`encode`.
+        """
+        return type(self)(self.centroids, np.concatenate([self.tokens, self.encode(embedding)]))
+
+    def reconstruct(self) -> FloatArray:
+        """(n_items, d) float32: the sums of the items' codes."""
+        levels = range(self.levels)
+        return np.asarray(sum(self.centroids[level][self.tokens[:, level]] for level in levels))
+
+    def report(self, embedding: ArrayLike) -> dict[str, Any]:
+        """How good the codebook is for the embedding that it was fitted to.
+
+        Args:
+            embedding: (n_items, d).
+
+        Returns:
+            ``explained``, the share of the embedding's variance that the codes reconstruct;
+            ``balance``, a level each, the largest bucket over what an even spread would give the
+            buckets; ``collisions``, the share of items that share all tokens with another; and
+            ``bucket_size``.
+
+        Raises:
+            ConfigError: The embedding is of other items.
+        """
+        points = _checked(embedding)
+        if points.shape != (self.n_items, self.centroids.shape[2]):
+            raise ConfigError(
+                f"Expected the embedding of this codebook's items, of shape "
+                f"({self.n_items}, {self.centroids.shape[2]}); got {points.shape}."
+            )
+        error = np.square(points - self.reconstruct()).sum()
+        total = np.square(points - points.mean(axis=0)).sum()
+        balance = []
+        for level in range(1, self.levels + 1):
+            sizes = np.unique(_leaf(self.tokens[:, :level], self.codes), return_counts=True)[1]
+            balance.append(float(sizes.max() / max(1.0, self.n_items / self.codes**level)))
+        return {
+            "explained": float(1.0 - error / total) if total > 0 else 1.0,
+            "balance": balance,
+            "collisions": float(np.mean(sizes.repeat(sizes) > 1)),
+            "bucket_size": self.bucket_size,
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that identify the content."""
+        digest = hashlib.blake2b(digest_size=8)
+        for array in (self.centroids, self.tokens):
+            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Writes one safetensors file, whole or not at all."""
+        arrays: dict[str, NDArray[Any]] = {"centroids": self.centroids, "tokens": self.tokens}
+        write_atomically(Path(path), save(arrays, {"format": FORMAT}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads what :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or no codebook.
+        """
+        metadata, tensors = read_safetensors(path)
+        if metadata.get("format") != FORMAT or set(tensors) != {"centroids", "tokens"}:
+            raise CheckpointError(
+                f"{path} is no codebook of this version: expected format {FORMAT!r}, got "
+                f"{metadata.get('format')!r}."
+            )
+        centroids, tokens = tensors["centroids"].numpy(), tensors["tokens"].numpy()
+        fits = centroids.ndim == 3 and tokens.ndim == 2 and tokens.shape[1] == len(centroids)
+        if not fits or tokens.min() < 0 or tokens.max() >= centroids.shape[1]:
+            raise CheckpointError(f"{path} is a damaged codebook: its tokens do not fit its codes.")
+        return cls(centroids, tokens)
+
+    def _leaf_of(self, ids: IntArray) -> IntArray:
+        return np.asarray(_leaf(ids[:, :-1], self.codes) * self.bucket_size + ids[:, -1])
+
+
+def _fit_codes(
+    points: FloatArray,
+    bucket: IntArray,
+    codes: int,
+    tolerance: float,
+    rng: np.random.Generator,
+) -> FloatArray:
+    """(V, d) centroids of one level."""
+    bucket = _ranked(bucket)  # some buckets have no item in the sample
+    centroids = points[rng.choice(len(points), codes, replace=codes > len(points))]
+    for _ in range(SWEEPS):
+        code = _assign(points, bucket, centroids, tolerance)
+        size = np.bincount(code, minlength=codes)
+        total = [np.bincount(code, weights=column, minlength=codes) for column in points.T]
+        means = np.column_stack(total) / np.maximum(size, 1)[:, None]
+        moved = np.where(size[:, None] > 0, means, centroids).astype(np.float32)
+        if np.allclose(moved, centroids, atol=1e-6):
+            break
+        centroids = moved
+    return centroids
+
+
+def _assign(
+    points: FloatArray, bucket: IntArray, centroids: FloatArray, tolerance: float
+) -> IntArray:
+    size = np.bincount(bucket)
+    # A whole number that rounding made a little larger is still that number.
+    capacity = np.ceil((1.0 + tolerance) * size / len(centroids) - 1e-9).astype(np.int64)
+    return balanced_assignment(_cost(points, centroids), bucket, capacity)
+
+
+def _cost(points: FloatArray, centroids: FloatArray) -> FloatArray:
+    """(n, V) squared distances, less the points' own squared lengths."""
+    cost = points @ centroids.T
+    cost *= -2.0
+    cost += np.square(centroids).sum(axis=1)
+    return cost
+
+
+def _leaf(tokens: IntArray, codes: int) -> IntArray:
+    """(n,) numbers that name all tokens at once."""
+    leaf = np.zeros(len(tokens), dtype=np.int64)
+    for column in tokens.T:
+        leaf = leaf * codes + column
+    return leaf
+
+
+def _ranked(values: IntArray) -> IntArray:
+    """(n,) numbers to their ranks among the distinct ones."""
+    return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
+
+
+def _checked(embedding: ArrayLike) -> FloatArray:
+    points = np.asarray(embedding, dtype=np.float32)
+    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
+        raise ConfigError(
+            "An embedding must be finite numbers of shape (n_items, d), a row for each item; got "
+            f"shape {points.shape}."
+        )
+    return points

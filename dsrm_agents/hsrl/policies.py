@@ -1,0 +1,216 @@
+"""HSRL as a Stable-Baselines3 policy: slates over semantic ids, and a multi-level critic."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
+from torch import Tensor
+
+from dsrm_agents.common.bounds import SlateBounds, feasible_bounds
+from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from dsrm_agents.hsrl.codebook import Codebook
+from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
+from dsrm_agents.hsrl.slates import Paths, SemanticSlates
+from dsrm_agents.hsrl.trie import Shown, Trie
+from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.errors import ConfigError, unknown_option
+from kuaisim_gym.simulator.catalogue import Catalogue
+
+# Of the prior, in units of an item effect's spread: the hierarchical worker's start.
+SHARPNESS = 4.0
+# ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
+PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
+
+
+class Evaluation(NamedTuple):
+    """What is asked about past slates.
+
+    Attributes:
+        paths: How they were drawn.
+        values: (N, 1) float32, of the states.
+        token_values: (N, K, D) float32, of what was known before each token.
+    """
+
+    paths: Paths
+    values: Tensor
+    token_values: Tensor
+
+
+def known_of(catalogue: Catalogue) -> NDArray[np.float32]:
+    """(n_items, d + 1) float32: the items' embedding and log popularity, what ids are made from."""
+    return np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
+
+
+class HSRLPolicy(ActorCriticPolicy):
+    """Draws slates token by token (HPN) and values what is known before every token (MLC).
+
+    For SB3's PPO and A2C as they are, with ``policy_kwargs={"catalogue": env.catalogue, "codebook":
+    codebook}``, and for :class:`~dsrm_agents.hsrl.hsrl.HSRL`, which has a credit for every token.
+    Items that a session has shown are not shown again, also where they might be.
+
+    Deviations from the released code: the state is the environment's in place of a transformer's
+    over the history (wrap the environment for another); items start at a prior, because 20,000
+    sessions are few; and a slate's probability is that of drawing its items, not of the tokens.
+
+    Args:
+        observation_space: Dict with ``"state"`` and ``"exposed"``.
+        action_space: MultiDiscrete, one item position a slot.
+        lr_schedule: Learning rate.
+        catalogue: The items, as the environment's ``catalogue`` attribute gives them.
+        codebook: Their ids; fitted to :func:`known_of` them if ``None``, again whenever SB3's own
+            algorithms are loaded, which do not keep it.
+        fairness: Demand in [0, 1] on the balance of every slate, see
+            :func:`~dsrm_agents.common.bounds.feasible_bounds`; ids then begin with the popularity
+            group. ``None`` for none.
+        context: What later levels read, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
+        item_quality: (n_items,) float, from which the prior is made, in place of the items' logged
+            effects.
+        sharpness: Log weight of the prior a unit of quality; 0 draws all items alike at the start.
+        dim: Width of a context.
+        hidden: Width of the hidden layers of the state's encoder and of the critic.
+
+    Raises:
+        ConfigError: The spaces are others, the codebook is of other items, or an option is unknown
+            or out of range.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        catalogue: Catalogue,
+        codebook: Codebook | None = None,
+        fairness: float | None = None,
+        context: str = "sampled",
+        item_quality: NDArray[np.floating] | None = None,
+        sharpness: float = SHARPNESS,
+        dim: int = 32,
+        hidden: int = 64,
+        **kwargs: Any,
+    ) -> None:
+        check_item_spaces("HSRLPolicy", observation_space, action_space)
+        for option in kwargs:
+            if option not in PASSED_ON:
+                raise unknown_option("An option of HSRLPolicy", option, PASSED_ON)
+        if fairness is not None and not 0.0 <= fairness <= 1.0:
+            raise ConfigError(f"fairness must lie in [0, 1] or be None, got {fairness}.")
+        self.catalogue = catalogue
+        self.codebook = Codebook.fit(known_of(catalogue)) if codebook is None else codebook
+        if self.codebook.n_items != catalogue.n_items:
+            raise ConfigError(
+                f"The codebook has ids of {self.codebook.n_items} items, the catalogue has "
+                f"{catalogue.n_items}: fit one to this catalogue."
+            )
+        quality = np.zeros(catalogue.n_items) if item_quality is None else np.asarray(item_quality)
+        if quality.shape != (catalogue.n_items,) or not np.isfinite(quality).all():
+            raise ConfigError(
+                f"item_quality must be ({catalogue.n_items},) finite numbers, one for each item of "
+                f"the catalogue; got an array of shape {quality.shape}."
+            )
+        if not 0.0 <= sharpness < np.inf:
+            raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
+        self.fairness = fairness
+        self.context = check_choice("context", context, CONTEXTS)
+        self.item_quality = None if item_quality is None else quality
+        self.sharpness = sharpness
+        self.dim = check_whole("dim", dim, 1)
+        self.hidden = check_whole("hidden", hidden, 1)
+        kwargs["features_extractor_class"] = FlattenExtractor
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Makes the modules and the optimiser; replaces the base class's one head an action."""
+        assert isinstance(self.observation_space, spaces.Dict)
+        assert isinstance(self.action_space, spaces.MultiDiscrete)
+        self.slate_size = len(self.action_space.nvec)
+        state_dim = int(np.prod(self.observation_space["state"].shape or ()))
+        ids, widths = self.codebook.ids, self.codebook.widths
+        if self.fairness is not None:
+            ids, widths = np.column_stack([~self.catalogue.popular, ids]), (2, *widths)
+        quality = self.item_quality
+        if quality is None:
+            quality = self.catalogue.item_embedding[:, 0]
+        self.trie = Trie(ids, widths, self.sharpness * quality)
+        items = torch.as_tensor(known_of(self.catalogue))
+        self.network = TokenNetwork(widths, state_dim, items, self.context, self.dim, self.hidden)
+        self.critic = MultiLevelCritic(len(widths), self.dim, self.hidden)
+        self.optimizer = self.optimizer_class(
+            [{"params": list(self.parameters()), "lr": lr_schedule(1)}], **self.optimizer_kwargs
+        )
+
+    def slates(self, obs: PyTorchObs) -> SemanticSlates:
+        """The distribution of slates of N sessions."""
+        state, exposed = state_and_exposed(obs)
+        shown = self.trie.shown(exposed)
+        return SemanticSlates(
+            self.network,
+            self.trie,
+            self.network.encoder(state),
+            shown,
+            self.fairness is not None,
+            self._bounds(shown),
+            self.slate_size,
+        )
+
+    def evaluate_slates(self, obs: PyTorchObs, slates: Tensor) -> Evaluation:
+        """What :class:`Evaluation` says, of (N, K) slates."""
+        paths = self.slates(obs).paths(slates.long())
+        return Evaluation(paths, self.predict_values(obs), self.critic.at(paths.contexts))
+
+    # The Stable-Baselines3 contract.
+
+    def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Slates (N, K), values (N, 1) and the slates' log-probabilities (N,)."""
+        slates, log_prob = self.slates(obs).draw(deterministic)
+        return slates, self.predict_values(obs), log_prob
+
+    def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
+        return self.slates(observation).draw(deterministic)[0]
+
+    def predict_values(self, obs: PyTorchObs) -> Tensor:
+        """(N, 1) float32."""
+        state, _ = state_and_exposed(obs)
+        return torch.as_tensor(self.critic(self.network.state_contexts(state)))
+
+    def evaluate_actions(
+        self, obs: PyTorchObs, actions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Values (N, 1), log-probabilities (N,) and entropies of one draw (N,) of slates."""
+        paths = self.slates(obs).paths(actions.long())
+        entropy = paths.entropy.sum(dim=2).mean(dim=1)
+        return self.predict_values(obs), paths.log_prob.sum(dim=(1, 2)), entropy
+
+    def get_distribution(self, obs: PyTorchObs) -> Any:
+        """Refused: SB3's distributions are over independent parts of an action.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError("HSRLPolicy draws slates: ask slates(obs) for their distribution.")
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        kept = ("observation_space", "action_space", "lr_schedule", "optimizer_class")
+        own = (
+            "catalogue", "codebook", "fairness", "context", "item_quality", "sharpness", "dim",
+            "hidden",
+        )  # fmt: skip
+        return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
+            name: getattr(self, name) for name in own
+        }
+
+    def _bounds(self, shown: Shown) -> SlateBounds:
+        left, size = self.trie.count(shown), self.slate_size
+        if self.fairness is None:
+            most = torch.full_like(left[:, 0], size)
+            return SlateBounds(torch.zeros_like(most), most)
+        demand = torch.full((len(left),), self.fairness, device=left.device)
+        return feasible_bounds(demand, size, left[:, 0], left[:, 1])

@@ -1,0 +1,225 @@
+"""Slates of items that are drawn token by token."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
+from dsrm_agents.hsrl.network import TokenNetwork
+from dsrm_agents.hsrl.trie import Shown, Trie
+from kuaisim_gym.errors import ConfigError
+
+_LEAST = 1e-7  # of a group's probability that a slate leaves: float32's last
+# Prefixes that a search keeps, over the slate's size. With as many as that, it finds four of the
+# ten likeliest items of KuaiRec, with four times as many nearly all of their probability.
+BEAM = 4
+
+
+class Paths(NamedTuple):
+    """What the tokens of slates were drawn by.
+
+    Attributes:
+        log_prob: (N, K, D) float32, of every token given the slate's earlier items and its own
+            earlier tokens.
+        entropy: (N, K, D) float32, in nats, of the distributions that they were drawn from.
+        contexts: (N, K, D, dim) float32, what was known before each.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor
+    contexts: Tensor
+
+
+class SemanticSlates:
+    """Slates of N sessions, drawn item by item without replacement (Plackett-Luce).
+
+    An item's probability is the product of its tokens', and a token's is in proportion to
+    ``exp(logit)`` times the prior weight of what is left to show below it: a prefix with nothing
+    left has none. Where ids begin with the popularity group, bounds may close a group.
+
+    Args:
+        network: Gives the logits.
+        trie: The ids.
+        context: (N, dim) of the states.
+        shown: What the sessions may not show.
+        grouped: Whether the first part of an id is 0 for popular items and 1 for others.
+        bounds: How many popular items each slate may hold; all count as popular where ids are not
+            grouped.
+        slate_size: K.
+    """
+
+    def __init__(
+        self,
+        network: TokenNetwork,
+        trie: Trie,
+        context: Tensor,
+        shown: Shown,
+        grouped: bool,
+        bounds: SlateBounds,
+        slate_size: int,
+    ) -> None:
+        self.network = network
+        self.trie = trie
+        self.context = context
+        self.shown = shown
+        self.grouped = grouped
+        self.bounds = bounds
+        self.slate_size = slate_size
+
+    def draw(self, deterministic: bool = False) -> tuple[Tensor, Tensor]:
+        """Draws slates, or takes those of a beam search, without gradients.
+
+        Drawing is Gumbel-top-k along the tree (Kool et al., ICML 2019): a beam keeps the K prefixes
+        whose perturbed log-probabilities are highest, and these are the largest of all items below
+        them, so that the K best at the end are a sample without replacement.
+
+        Args:
+            deterministic: Whether to search instead of drawing.
+
+        Returns:
+            (N, K) int64 items in order of choice, and (N,) their log-probabilities.
+
+        Raises:
+            ConfigError: A session has too few items left.
+        """
+        with torch.no_grad():
+            item, log_prob, key = self._candidates(deterministic)
+            if not self.grouped:  # all count as popular
+                item, log_prob = (part.expand(-1, 2, -1) for part in (item, log_prob))
+                key = torch.cat([key, torch.full_like(key, MASKED)], dim=1)
+            arrival = torch.where(key > MASKED / 2, -key, torch.inf)
+            place = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
+            chosen, _ = first_within_bounds(
+                list(arrival.unbind(1)),
+                list(place.expand_as(item).unbind(1)),
+                self.bounds,
+                self.slate_size,
+            )
+            slates = item.flatten(1).gather(1, chosen)
+            if bool((slates == self.trie.n_items).any()):
+                raise ConfigError(
+                    f"Fewer than {self.slate_size} items are left that this session has not shown, "
+                    "and HSRL shows none twice: shorten sessions (max_len) or slates (slate_size)."
+                )
+            choices = self._choices(slates, log_prob.flatten(1).gather(1, chosen))
+            return slates, choices.sum(dim=1)
+
+    def _candidates(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, G, m) items of each group by falling key, their log-probabilities, and the keys."""
+        beam = self.slate_size * (BEAM if deterministic else 1)
+        log_prob, key, context, prefix = self._roots(deterministic)
+        for depth in range(int(self.grouped), len(self.trie.widths)):
+            of_token, logits = self._log_probs(depth, prefix, context)
+            width = of_token.shape[3]
+            below = log_prob[..., None] + of_token
+            keys = below if deterministic else _perturbed(below, key)
+            key, kept = keys.flatten(2).topk(min(beam, keys.shape[2] * width), dim=2)
+            parent, token = kept // width, kept % width
+            log_prob = below.flatten(2).gather(2, kept)
+            prefix = prefix.gather(2, parent) * width + token
+            if depth < len(self.trie.widths) - 1:
+                context, logits = (
+                    part.gather(2, parent[..., None].expand(-1, -1, -1, part.shape[3]))
+                    for part in (context, logits)
+                )
+                context = self.network.next_context(depth, context, logits, token)
+        return self.trie.item_at[prefix], log_prob, key
+
+    def paths(self, slates: Tensor) -> Paths:
+        """What slates were drawn by, with gradients.
+
+        Args:
+            slates: (N, K) int64 items, drawn under the same bounds.
+
+        Returns:
+            The paths; their log-probabilities sum to the slate's.
+        """
+        n, k = slates.shape
+        context = self.context[:, None].expand(-1, k, -1)
+        prefix = torch.zeros_like(slates)
+        log_prob, entropy, contexts = [], [], []
+        for depth, width in enumerate(self.trie.widths):
+            of_token, logits = self._log_probs(depth, prefix, context)
+            token = self.trie.token(depth, slates)
+            log_prob.append(of_token.gather(2, token[..., None]).squeeze(2))
+            entropy.append(-(of_token.exp() * of_token).sum(dim=2))
+            contexts.append(context)
+            prefix = prefix * width + token
+            if depth < len(self.trie.widths) - 1:
+                context = self.network.next_context(depth, context, logits, token)
+        tokens = torch.stack(log_prob, dim=2)
+        choices = self._choices(slates, tokens.sum(dim=2)).view(n, 2, k)
+        # The choice of the group stands for the first token, where that is the group; what earlier
+        # draws left of the group goes to the last token.
+        of_group = tokens[..., 0] if self.grouped else torch.zeros_like(tokens[..., 0])
+        left = choices[:, 1] - (tokens.sum(dim=2) - of_group)
+        first = choices[:, 0] if self.grouped else tokens[..., 0]
+        last = tokens[..., -1] + left
+        parts = [first, *tokens[..., 1:-1].unbind(2), last]
+        return Paths(torch.stack(parts, 2), torch.stack(entropy, 2), torch.stack(contexts, 2))
+
+    def _roots(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The beams' beginnings: log-probabilities, keys, contexts and prefixes, a group each."""
+        n = len(self.context)
+        context = self.context[:, None, None]
+        empty = torch.zeros(n, 1, 1, dtype=torch.int64, device=context.device)
+        if not self.grouped:
+            none = context.new_zeros(n, 1, 1)
+            return none, none, context, empty
+        of_group, logits = self._log_probs(0, empty, context)
+        log_prob = of_group.reshape(n, 2, 1)
+        key = log_prob if deterministic else log_prob + _gumbel(log_prob)
+        prefix = torch.arange(2, device=context.device).view(1, 2, 1).expand(n, -1, -1)
+        context, logits = (part.expand(-1, 2, -1, -1) for part in (context, logits))
+        return log_prob, key, self.network.next_context(0, context, logits, prefix), prefix
+
+    def _log_probs(self, depth: int, prefix: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, ..., V) log-probabilities of the tokens after prefixes, and their logits."""
+        items = None
+        if depth == len(self.trie.widths) - 1:
+            width = self.trie.widths[depth]
+            places = torch.arange(width, device=prefix.device)
+            items = self.trie.item_at[prefix[..., None] * width + places]
+        logits = self.network.logits(depth, context, items)
+        mass = self.trie.log_mass(depth, prefix, self.shown)
+        return torch.log_softmax(logits + mass, dim=-1), logits
+
+    def _choices(self, slates: Tensor, item_log_prob: Tensor) -> Tensor:
+        """See :func:`choice_log_prob`: (N, 2K) for items of known (N, K) log-probability."""
+        left = self.trie.count(self.shown)
+        if self.grouped:
+            popular = self.trie.token(0, slates) == 0
+            empty = torch.zeros(len(slates), 1, dtype=torch.int64, device=slates.device)
+            of_group = self._log_probs(0, empty, self.context[:, None])[0][:, 0]
+        else:
+            popular = torch.ones_like(slates, dtype=torch.bool)
+            left = nn.functional.pad(left.sum(1, keepdim=True), (0, 1))
+            of_group = item_log_prob.new_tensor([0.0, MASKED]).expand(len(slates), 2)
+        mine = torch.stack([popular, ~popular], dim=1)
+        within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~mine, MASKED)
+        rest = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # of the group's own probability
+        never = torch.where(left > mine.sum(2), of_group + rest.log(), MASKED)
+        return choice_log_prob(item_log_prob, never, popular, self.bounds)
+
+
+def _gumbel(like: Tensor) -> Tensor:
+    return -torch.empty_like(like).exponential_().log()
+
+
+def _perturbed(log_prob: Tensor, key: Tensor) -> Tensor:
+    """Gumbel-perturbed log-probabilities of tokens, the largest of a prefix being the prefix's own.
+
+    Args:
+        log_prob: (..., V) of the tokens.
+        key: (...,) perturbed log-probabilities of the prefixes.
+
+    Returns:
+        (..., V), by equation 12 of Kool et al. and the stable form in their appendix B.3.
+    """
+    free = log_prob + _gumbel(log_prob)
+    below = free - free.amax(dim=-1, keepdim=True)
+    gap = key[..., None] - free + torch.log(-torch.expm1(below))
+    return torch.as_tensor(key[..., None] - gap.clamp(min=0.0) - torch.log1p(torch.exp(-gap.abs())))

@@ -1,0 +1,157 @@
+"""The tree of ids: which tokens may follow a prefix, and how much lies below each.
+
+Leaves are numbered so that those below a prefix stand side by side. What a prefix holds is then a
+difference of two sums over all leaves before a place, and what a session has shown of it one of two
+places in a sorted list: a level costs O(V log room) a prefix, whatever the size of the catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dsrm_agents.common.bounds import MASKED
+from kuaisim_gym.errors import CheckpointError, ConfigError
+
+# Prior log weights are cut this far below the best one: what is left after the best have been shown
+# is a difference of sums in float64, and is right to a thousandth for a million items alike.
+LEAST_LOG_WEIGHT = -20.0
+MOST_LEAVES = 2**27  # 3 GB of tables
+
+
+class Shown(NamedTuple):
+    """Items that N sessions may not show.
+
+    Attributes:
+        leaves: (N, h) int64, in order; those after the last stand for no item.
+        weighed: (N, h + 1) float64, total weight of the first so many.
+    """
+
+    leaves: Tensor
+    weighed: Tensor
+
+
+class Trie(nn.Module):
+    """Ids of all items, and a prior weight for each.
+
+    Args:
+        ids: (n_items, D) int64, distinct.
+        widths: D numbers of values that the parts of an id can have.
+        log_weight: (n_items,) prior log weights.
+
+    Attributes:
+        leaf: (n_items + 1,) int64, the leaf of each item; the last stands for no item.
+        item_at: (n_leaves + 1,) int64, the item of each leaf, ``n_items`` where there is none.
+
+    Raises:
+        ConfigError: There are too many leaves for tables of them.
+    """
+
+    leaf: Tensor
+    item_at: Tensor
+    weight: Tensor
+    counted: Tensor
+    weighed: Tensor
+
+    def __init__(
+        self,
+        ids: NDArray[np.int64],
+        widths: tuple[int, ...],
+        log_weight: NDArray[np.floating],
+    ) -> None:
+        super().__init__()
+        self.widths = widths
+        self.n_items = len(ids)
+        self.n_leaves = math.prod(widths)
+        if self.n_leaves > MOST_LEAVES:
+            raise ConfigError(
+                f"Ids with {widths} values a part are {self.n_leaves:,} for {self.n_items:,} "
+                f"items, more than {MOST_LEAVES:,}: fit a codebook with fewer codes or less "
+                "tolerance."
+            )
+        # How many leaves lie below a prefix that ends with each part.
+        self.spans = tuple(math.prod(widths[depth + 1 :]) for depth in range(len(widths)))
+        leaf = np.append(ids @ np.array(self.spans, dtype=np.int64), self.n_leaves)
+        item_at = np.full(self.n_leaves + 1, self.n_items)
+        item_at[leaf[:-1]] = np.arange(self.n_items)
+        log_weight = log_weight.astype(np.float64)
+        weight = np.exp(np.maximum(log_weight - log_weight.max(), LEAST_LOG_WEIGHT))
+        weight = np.append(weight, 0.0)
+        self.register_buffer("leaf", torch.as_tensor(leaf))
+        for name, values in (
+            ("item_at", item_at),
+            ("weight", weight),
+            ("counted", np.append(0, np.cumsum(item_at[:-1] < self.n_items))),
+            ("weighed", np.append(0.0, np.cumsum(weight[item_at[:-1]]))),
+        ):
+            self.register_buffer(name, torch.as_tensor(values), persistent=False)
+        self.register_load_state_dict_pre_hook(_check_ids)  # type: ignore[no-untyped-call]
+
+    def shown(self, items: Tensor) -> Shown:
+        """What sessions may not show.
+
+        Args:
+            items: (N, h) int64 item positions, -1 for none; repeats do not matter.
+        """
+        items = torch.where(items < 0, self.n_items, items)
+        leaves, order = self.leaf[items].sort(dim=1)
+        weight = self.weight[items].gather(1, order)
+        again = (leaves[:, 1:] == leaves[:, :-1]) & (leaves[:, 1:] < self.n_leaves)
+        if bool(again.any()):
+            leaves[:, 1:][again] = self.n_leaves
+            leaves, order = leaves.sort(dim=1)
+            weight = weight.gather(1, order) * (leaves < self.n_leaves)
+        return Shown(leaves, nn.functional.pad(weight.cumsum(dim=1), (1, 0)))
+
+    def log_mass(self, depth: int, prefix: Tensor, shown: Shown) -> Tensor:
+        """Log of the prior weight below every token that can follow a prefix.
+
+        Args:
+            depth: Parts of the id that the prefixes have.
+            prefix: (N, ...) int64 numbers of prefixes, 0 of the empty one.
+            shown: Of N sessions.
+
+        Returns:
+            (N, ..., V) float32, ``MASKED`` where nothing is left to show.
+        """
+        edges = self._edges(depth, prefix)
+        flat = edges.flatten(1)
+        gone = torch.searchsorted(shown.leaves, flat)
+        count = (self.counted[flat] - gone).view_as(edges).diff(dim=-1)
+        weight = self.weighed[flat] - shown.weighed.gather(1, gone)
+        mass = weight.view_as(edges).diff(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
+        return torch.where(count > 0, mass.log().float(), MASKED)
+
+    def count(self, shown: Shown) -> Tensor:
+        """(N, V) int64: how many items are left below every first token."""
+        edges = self._edges(0, torch.zeros_like(shown.leaves[:, 0]))
+        return (self.counted[edges] - torch.searchsorted(shown.leaves, edges)).diff(dim=-1)
+
+    def _edges(self, depth: int, prefix: Tensor) -> Tensor:
+        """(N, ..., V + 1) leaves at which the tokens' shares of a prefix begin, and its end."""
+        width = self.widths[depth]
+        tokens = torch.arange(width + 1, device=prefix.device)
+        return (prefix[..., None] * width + tokens) * self.spans[depth]
+
+    def token(self, depth: int, items: Tensor) -> Tensor:
+        """Part ``depth`` of the ids of some items, of the same shape."""
+        return self.leaf[items] // self.spans[depth] % self.widths[depth]
+
+
+def _check_ids(trie: Trie, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Before a state is loaded: its ids must be those that the networks here are made for.
+
+    Raises:
+        CheckpointError: They are not.
+    """
+    saved = state_dict.get(f"{prefix}leaf")
+    if saved is not None and not torch.equal(saved.cpu(), trie.leaf.cpu()):
+        raise CheckpointError(
+            "This policy was trained with other ids of the items: make it with the codebook that "
+            'it had, policy_kwargs={"codebook": ...}.'
+        )

@@ -1,0 +1,192 @@
+"""Semantic ids as actions, for any algorithm that takes MultiDiscrete ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+
+from dsrm_agents.hsrl.codebook import Codebook
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError, InvalidActionError
+
+
+class SemanticAction:
+    """Turns L tokens into a slate: the items that share most of them, the best first.
+
+    Those that share all tokens stand before those that share all but the last, and so on; of
+    equals, the higher ranked one. So every choice of tokens has a slate of distinct items that were
+    not shown before, whatever its bucket holds.
+
+    Args:
+        batch: Of N sessions with ``action_type="slate"``.
+        codebook: Ids of the catalogue's items.
+        ranking: (n_items,) float by which items that share as many tokens are ranked, higher first;
+            their logged effect if ``None``.
+
+    Raises:
+        ConfigError: The environment takes other actions, or codebook or ranking are of other items.
+    """
+
+    def __init__(
+        self, batch: SessionBatch, codebook: Codebook, ranking: ArrayLike | None = None
+    ) -> None:
+        if batch.action_type != "slate":
+            raise ConfigError(
+                f'Semantic ids need action_type="slate" beneath them, got {batch.action_type!r}.'
+            )
+        catalogue = batch.catalogue
+        if codebook.n_items != catalogue.n_items:
+            raise ConfigError(
+                f"The codebook has ids of {codebook.n_items} items, the catalogue has "
+                f"{catalogue.n_items}: fit one to this catalogue."
+            )
+        ranked = catalogue.item_embedding[:, 0] if ranking is None else np.asarray(ranking, float)
+        if ranked.shape != (catalogue.n_items,) or not np.isfinite(ranked).all():
+            raise ConfigError(
+                f"ranking must be ({catalogue.n_items},) finite numbers, one for each item of the "
+                f"catalogue; got an array of shape {ranked.shape}."
+            )
+        self.batch = batch
+        self.codebook = codebook
+        self.ranking = ranked
+        self.space = spaces.MultiDiscrete([codebook.codes] * codebook.levels)
+        # Items in order of their tokens, then of rank: those with a common prefix side by side.
+        self._powers = codebook.codes ** np.arange(codebook.levels)[::-1]
+        leaf = codebook.tokens @ self._powers
+        self._order = np.lexsort((-ranked, leaf))
+        self._leaf = leaf[self._order]
+
+    def slates(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
+        """Slates of N sessions.
+
+        Args:
+            tokens: (N, L) integers in [0, V).
+
+        Returns:
+            (N, K) int64 item positions.
+
+        Raises:
+            InvalidActionError: The tokens are others.
+        """
+        core, codebook = self.batch.core, self.codebook
+        expected = (core.n_sessions, codebook.levels)
+        if tokens.dtype.kind not in "iu" or tokens.shape != expected:
+            raise InvalidActionError(
+                f"Semantic ids must be integers of shape {expected}, (sessions, levels), got "
+                f"{tokens.dtype} of shape {tokens.shape}."
+            )
+        outside = tokens[(tokens < 0) | (tokens >= codebook.codes)]
+        if len(outside):
+            raise InvalidActionError(
+                f"A token must lie in [0, {codebook.codes}), got {outside[0]}."
+            )
+        slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
+        for row, one in enumerate(tokens):
+            hidden = None if core.config.allow_repeats else core.state.exposed[row]
+            slates[row] = self._slate(one, slates.shape[1], hidden)
+        return slates
+
+    def _slate(
+        self, tokens: NDArray[Any], size: int, hidden: NDArray[np.bool_] | None
+    ) -> NDArray[np.int64]:
+        leaf, found = int(tokens @ self._powers), np.empty(0, dtype=np.int64)
+        inner = (int(np.searchsorted(self._leaf, leaf)),) * 2  # what longer prefixes have given
+        for span in (1, *self.codebook.codes ** np.arange(1, self.codebook.levels + 1)):
+            first = leaf // span * span
+            start, end = np.searchsorted(self._leaf, (first, first + span))
+            new = np.concatenate([self._order[start : inner[0]], self._order[inner[1] : end]])
+            if hidden is not None:
+                new = new[~hidden[new]]
+            best = new[np.argsort(-self.ranking[new], kind="stable")]
+            found = np.concatenate([found, best[: size - len(found)]])
+            if len(found) == size:
+                break
+            inner = (int(start), int(end))
+        else:
+            raise ConfigError(
+                f"Fewer than {size} items are left that this session has not shown: shorten "
+                "sessions (max_len) or slates (slate_size)."
+            )
+        return found
+
+
+class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
+    """Semantic ids as actions of a Gymnasium environment.
+
+    Args:
+        env: One of ours with ``action_type="slate"``, wrapped or not.
+        codebook: See :class:`SemanticAction`.
+        ranking: See the same class.
+
+    Raises:
+        ConfigError: See the same class.
+    """
+
+    def __init__(
+        self, env: gym.Env[Any, Any], codebook: Codebook, ranking: ArrayLike | None = None
+    ) -> None:
+        super().__init__(env)
+        batch = getattr(env.unwrapped, "batch", None)
+        if not isinstance(batch, SessionBatch):
+            raise ConfigError(f"Semantic ids are for environments of kuaisim_gym; got {env}.")
+        self.semantic = SemanticAction(batch, codebook, ranking)
+        self.action_space = self.semantic.space
+
+    def action(self, action: Any) -> NDArray[np.int64]:
+        """The (K,) slate of (L,) tokens."""
+        slates = self.semantic.slates(np.asarray(action)[None])
+        return np.asarray(slates[0])
+
+
+class SemanticVecEnv(VecEnvWrapper):
+    """Semantic ids as actions of a Stable-Baselines3 ``VecEnv``.
+
+    Args:
+        venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
+        codebook: See :class:`SemanticAction`.
+        ranking: See the same class.
+
+    Raises:
+        ConfigError: See the same class.
+    """
+
+    def __init__(self, venv: VecEnv, codebook: Codebook, ranking: ArrayLike | None = None) -> None:
+        try:
+            batch = venv.get_attr("batch")[0]
+        except AttributeError:
+            batch = None
+        if not isinstance(batch, SessionBatch) or batch.n_sessions != venv.num_envs:
+            raise ConfigError(
+                "SemanticVecEnv is for environments of dsrm_agents.make_vec_env, whose sessions "
+                f"are stepped together; got {venv}. Wrap others one by one in "
+                "SemanticActionWrapper."
+            )
+        self.semantic = SemanticAction(batch, codebook, ranking)
+        super().__init__(venv, action_space=self.semantic.space)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it was made with, for checkpoints to compare."""
+        return {"codebook": self.semantic.codebook, "ranking": self.semantic.ranking}
+
+    def reset(self) -> VecEnvObs:
+        """First observations."""
+        return self.venv.reset()
+
+    def observe(self) -> VecEnvObs:
+        """The latest observations; nothing here remembers more than the sessions do."""
+        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
+
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Looks the items up and shows them."""
+        self.venv.step_async(self.semantic.slates(actions))
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """What the sessions answer."""
+        return self.venv.step_wait()
