@@ -29,6 +29,9 @@ from dsrm_agents.dsrm.purifier import Purifier
 from dsrm_agents.encoders.pretrain import fit_encoder
 from dsrm_agents.encoders.states import StateEncoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
+from dsrm_agents.hsrl.codebook import Codebook
+from dsrm_agents.hsrl.hsrl import HSRL
+from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
@@ -170,6 +173,26 @@ def _hierarchical(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> Hierar
     )
 
 
+def _hsrl(**ablation: Any) -> Callable[..., BaseAlgorithm]:
+    """HSRL; purified where its quality is, and without what an ablation takes away."""
+
+    def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> HSRL:
+        options = dict(hyperparams)
+        data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
+        known = {"fairness": options.pop("fairness"), "context": options.pop("context")}
+        levels, codes = options.pop("levels"), options.pop("codes")
+        known["codebook"] = Codebook.fit(known_of(catalogue), levels, codes)
+        if isinstance(env, PurifyVecEnv):
+            known["item_quality"] = unbiased_quality(data, catalogue.item_embedding[:, 0])
+        policy = {name: ablation.get(name, value) for name, value in known.items()}
+        credit = {name: value for name, value in ablation.items() if name not in known}
+        return HSRL(
+            "HSRLPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **options, **credit
+        )
+
+    return build
+
+
 _hrl = _sb3(HierarchicalPPO, "HierarchicalPolicy")
 
 LEARNERS: dict[str, Learner] = {
@@ -198,6 +221,11 @@ LEARNERS: dict[str, Learner] = {
     "hrl+bod": Learner(_hrl, SLATES, fit=_encoder("bod"), wear=_encoded),
     "dsrm-hrl": Learner(_hierarchical, SLATES, purify="dsrm"),
     "dsrm-hrl-logged": Learner(_hrl, SLATES, purify="dsrm"),
+    "hsrl": Learner(_hsrl(), SLATES),
+    "hsrl-no-residual": Learner(_hsrl(context="state"), SLATES),
+    "hsrl-no-token-credit": Learner(_hsrl(token_credit=False), SLATES),
+    "hsrl+quota": Learner(_hsrl(), SLATES),
+    "hsrl+dsrm": Learner(_hsrl(), SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
 

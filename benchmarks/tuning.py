@@ -114,6 +114,13 @@ _HRL: Space = {
     "manager_gamma": _one_of(0.9, 0.95, 0.99),
     "fairness_coef": _log(0.3, 5.0),
 }
+_HSRL: Space = {
+    "learning_rate": _log(3e-4, 1e-2),
+    "n_epochs": _one_of(1, 2, 3),
+    "gamma": _one_of(0.5, 0.8, 0.9, 0.95),
+    "levels": _one_of(2, 3),
+    "codes": _one_of(16, 32),
+}
 SPACES: dict[str, Space] = {
     "a2c": _A2C,
     "ppo": _PPO,
@@ -135,6 +142,11 @@ SPACES: dict[str, Space] = {
     "hrl+bod": _HRL,
     "dsrm-hrl": _HRL,
     "dsrm-hrl-logged": _HRL,
+    "hsrl": _HSRL,
+    "hsrl-no-residual": _HSRL,
+    "hsrl-no-token-credit": _HSRL,
+    "hsrl+quota": _HSRL,
+    "hsrl+dsrm": _HSRL,
 }
 
 

@@ -50,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
     )
 
+    command = commands.add_parser("heads", help="a policy's action head as the catalogue grows")
+    command.add_argument("--repeats", type=int, default=7, help="timings; the median counts")
+    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
+    )
+
     command = commands.add_parser("plot", help="draw the growth curves as PNG")
     command.add_argument("folder", type=Path, metavar="DIR", help="where environments.json lies")
     return parser

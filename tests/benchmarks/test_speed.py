@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import training
+from benchmarks.speed import heads, training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -119,3 +119,17 @@ def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
     assert "environments.json is not there" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["environments", "--engine", "fortran"])
+
+
+def test_heads_are_timed_and_those_that_would_not_fit_are_left_out(tmp_path: Path) -> None:
+    assert main(["heads", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    study = json.loads((tmp_path / "heads.json").read_text())
+    assert study.keys() == {*ABOUT, "repeats", "heads"}
+    measured = {(row["head"], row["items"]): row for row in study["heads"]}
+    assert measured.keys() == {(head, n) for head in heads.HEADS for n in heads.QUICK}
+    for row in measured.values():
+        assert row["update_ms"] > 0 and row["draw_ms"] > 0 and row["parameters"] > 0
+    # Its parameters are of codes, not of items.
+    few, more = (measured["semantic", n]["parameters"] for n in heads.QUICK)
+    assert more < 1.1 * few
+    assert heads.measured(("independent", 1_000_000, 1))["update_ms"] == "needs 41 GB"
