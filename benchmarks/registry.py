@@ -31,7 +31,6 @@ from dsrm_agents.encoders.states import StateEncoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.hsrl import HSRL
-from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 
@@ -159,36 +158,35 @@ def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> PPO:
     return agent
 
 
+def _quality(env: VecEnv) -> Any:
+    """(n_items,) item qualities from randomised rows, where the data have them."""
+    data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
+    return unbiased_quality(data, catalogue.item_embedding[:, 0])
+
+
 def _hierarchical(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> HierarchicalPPO:
     """The agent whose items are purified as its states are, where the data allow it."""
-    data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
-    quality = unbiased_quality(data, catalogue.item_embedding[:, 0])
     return HierarchicalPPO(
         "HierarchicalPolicy",
         env,
         seed=seed,
         device="cpu",
-        policy_kwargs={"item_quality": quality},
+        policy_kwargs={"item_quality": _quality(env)},
         **hyperparams,
     )
 
 
-def _hsrl(**ablation: Any) -> Callable[..., BaseAlgorithm]:
-    """HSRL; purified where its quality is, and without what an ablation takes away."""
+def _hsrl(unbiased: bool = False, **changed: Any) -> Callable[..., BaseAlgorithm]:
+    """HSRL, its items purified as its states are, or with an option changed."""
 
     def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> HSRL:
-        options = dict(hyperparams)
-        data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
-        known = {"fairness": options.pop("fairness"), "context": options.pop("context")}
+        options = hyperparams | changed
+        known = {name: options.pop(name) for name in ("fairness", "context")}
         levels, codes = options.pop("levels"), options.pop("codes")
-        known["codebook"] = Codebook.fit(known_of(catalogue), levels, codes)
-        if isinstance(env, PurifyVecEnv):
-            known["item_quality"] = unbiased_quality(data, catalogue.item_embedding[:, 0])
-        policy = {name: ablation.get(name, value) for name, value in known.items()}
-        credit = {name: value for name, value in ablation.items() if name not in known}
-        return HSRL(
-            "HSRLPolicy", env, seed=seed, device="cpu", policy_kwargs=policy, **options, **credit
-        )
+        known["codebook"] = Codebook.fit(env.get_attr("catalogue")[0].known, levels, codes)
+        if unbiased:
+            known["item_quality"] = _quality(env)
+        return HSRL("HSRLPolicy", env, seed=seed, device="cpu", policy_kwargs=known, **options)
 
     return build
 
@@ -225,7 +223,7 @@ LEARNERS: dict[str, Learner] = {
     "hsrl-no-residual": Learner(_hsrl(context="state"), SLATES),
     "hsrl-no-token-credit": Learner(_hsrl(token_credit=False), SLATES),
     "hsrl+quota": Learner(_hsrl(), SLATES),
-    "hsrl+dsrm": Learner(_hsrl(), SLATES, purify="dsrm"),
+    "hsrl+dsrm": Learner(_hsrl(unbiased=True), SLATES, purify="dsrm"),
 }
 AGENTS: tuple[str, ...] = (*REFERENCES, *LEARNERS)
 

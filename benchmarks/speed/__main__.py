@@ -13,11 +13,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
-    shared = argparse.ArgumentParser(add_help=False)
+    written = argparse.ArgumentParser(add_help=False)
+    written.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
+    written.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
+    )
+    shared = argparse.ArgumentParser(add_help=False, parents=[written])
     shared.add_argument("--sessions", type=int, default=1024, help="sessions stepped together")
     shared.add_argument("--engine", default="auto", choices=("auto", "numba", "numpy"))
-    shared.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
-    shared.add_argument("--out", type=Path, metavar="DIR", help="folder of the JSON; default: none")
 
     command = commands.add_parser("environments", parents=[shared], help="user-steps a second")
     command.add_argument("--repeats", type=int, default=5, help="timings; the median counts")
@@ -31,31 +34,25 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--repeats", type=int, default=5, help="timings")
     command.add_argument("--threads", type=int, default=1, help="of torch")
 
-    command = commands.add_parser("purifiers", help="states a second, and the cost in training")
+    command = commands.add_parser(
+        "purifiers", parents=[written], help="states a second, and the cost in training"
+    )
     command.add_argument("--repeats", type=int, default=5, help="timings; the median counts")
     command.add_argument("--episodes", type=int, default=4000, help="training sessions clocked")
-    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
-    )
 
-    command = commands.add_parser("training", help="where a training second goes, agent by agent")
+    command = commands.add_parser(
+        "training", parents=[written], help="where a training second goes, agent by agent"
+    )
     fair = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
     command.add_argument("--env", nargs="+", default=fair[:1], choices=fair)
     command.add_argument(
         "--episodes", type=int, default=1000, help="sessions of full length in steps"
     )
-    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
-    )
 
-    command = commands.add_parser("heads", help="a policy's action head as the catalogue grows")
-    command.add_argument("--repeats", type=int, default=7, help="timings; the median counts")
-    command.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
-    command.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the JSON; default: none"
+    command = commands.add_parser(
+        "heads", parents=[written], help="a policy's action head as the catalogue grows"
     )
+    command.add_argument("--repeats", type=int, default=7, help="timings; the median counts")
 
     command = commands.add_parser("plot", help="draw the growth curves as PNG")
     command.add_argument("folder", type=Path, metavar="DIR", help="where environments.json lies")

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from benchmarks.speed.timing import Row, process_memory, report, timed
 from dsrm_agents import Codebook, HierarchicalPolicy, HSRLPolicy
-from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym.simulator.catalogue import EMBEDDING_DIM, Catalogue
 
 HEADS = ("independent", "plackett-luce", "semantic")
@@ -50,7 +49,7 @@ def measured(case: tuple[str, int, int]) -> Row:
         return row | {"update_ms": left_out, "draw_ms": "", "MB_added": "", "parameters": ""}
     torch.manual_seed(0)
     catalogue = _catalogue(n_items)
-    codebook = Codebook.fit(known_of(catalogue)) if head == "semantic" else None
+    codebook = Codebook.fit(catalogue.known) if head == "semantic" else None
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the fit's peak
     before = process_memory()["VmRSS"]
     policy = _policy(head, catalogue, codebook)

@@ -278,7 +278,7 @@ class BCQPolicy(BatchConstrainedPolicy):
     ) -> None:
         super().__init__(observation_space, action_space, catalogue, **kwargs)
         self.hidden = hidden
-        known = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
+        known = catalogue.known
         self.register_buffer("vectors", _at_length(torch.as_tensor(known)), persistent=False)
         self.phi = phi
         self.vae = ActionVAE(self.state_dim, known.shape[1], hidden)

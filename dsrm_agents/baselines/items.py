@@ -34,7 +34,7 @@ class ItemNetwork(nn.Module):
 
     def __init__(self, catalogue: Catalogue, state_dim: int, hidden: int) -> None:
         super().__init__()
-        known = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
+        known = catalogue.known
         self.vectors = nn.Parameter(torch.as_tensor(known / math.sqrt(known.shape[1])))
         self.offsets = nn.Parameter(torch.zeros(len(known)))
         self.query = nn.Sequential(

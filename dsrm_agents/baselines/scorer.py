@@ -59,11 +59,10 @@ class ScorerVecEnv(VecEnvWrapper):
         self.quota = quota
         self.fairness_coef = fairness_coef
         self.fair = Fairness(fairness, catalogue)
-        vectors = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
-        self._vectors: NDArray[np.float32] = vectors.astype(np.float32)
+        self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
         super().__init__(
-            venv, action_space=spaces.Box(-1.0, 1.0, (vectors.shape[1],), dtype=np.float32)
+            venv, action_space=spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
         )
 
     @property

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
@@ -64,6 +66,29 @@ class CatalogueAlgorithm(BaseAlgorithm):
         if self.env is not None:
             known = self.policy_kwargs.get("catalogue")
             self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, type(self).__name__)
+
+
+def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> NDArray[np.floating]:
+    """Checks that there is a number for each item.
+
+    Args:
+        name: What the user calls them, for the error.
+        values: Should be (n_items,) finite numbers.
+        catalogue: The items.
+
+    Returns:
+        The numbers as an array.
+
+    Raises:
+        ConfigError: They are others.
+    """
+    numbers = np.asarray(values)
+    if numbers.shape != (catalogue.n_items,) or not np.isfinite(numbers).all():
+        raise ConfigError(
+            f"{name} must be ({catalogue.n_items},) finite numbers, one for each item of the "
+            f"catalogue; got an array of shape {numbers.shape}."
+        )
+    return numbers
 
 
 def check_item_spaces(

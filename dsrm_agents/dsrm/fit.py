@@ -25,7 +25,6 @@ from dsrm_agents.dsrm.truth import true_preference
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
-from kuaisim_gym.errors import unknown_option
 
 MODES = ("debiased", "literal")
 # Eq. 7 as printed. Its targets hold no noise, so nothing is gained by pulling weights to zero.
@@ -213,8 +212,7 @@ class _Recipe:
         given = {"dim": preference_encoder(dataset).dim, "fingerprint": dataset.fingerprint}
         known = options_of(kind)
         for option in options:
-            if option not in known:
-                raise unknown_option(f"An option of {kind.kind}", option, known)
+            check_choice(f"An option of {kind.kind}", option, known)
 
         def made(group: type[_Group]) -> _Group:
             names = [field.name for field in fields(group)]

@@ -24,7 +24,7 @@ from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSampl
 from dsrm_agents.hrl.losses import Losses
 from dsrm_agents.hrl.policies import HierarchicalPolicy, check_spaces
 from dsrm_agents.hrl.rollouts import Steps, within_group_credit
-from kuaisim_gym.errors import unknown_option
+from kuaisim_gym.config import check_choice
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for two levels.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
@@ -99,8 +99,7 @@ class HierarchicalPPO(CatalogueAlgorithm, PPO):
         **kwargs: Any,
     ) -> None:
         for option in kwargs:
-            if option not in PASSED_ON:
-                raise unknown_option("An option of HierarchicalPPO", option, PASSED_ON)
+            check_choice("An option of HierarchicalPPO", option, PASSED_ON)
         self.manager_gamma = manager_gamma
         self.fairness = fairness
         self.fairness_coef = fairness_coef

@@ -17,7 +17,7 @@ from torch.distributions import Normal
 from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
 from dsrm_agents.hrl.workers import WORKERS, Items, QueryWorker, Request, SlateWorker, Worker
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.errors import ConfigError, unknown_option
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
@@ -129,8 +129,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
             "worker_critic": critic_lr_scale,
         }
         for option in kwargs:
-            if option not in PASSED_ON:
-                raise unknown_option("An option of HierarchicalPolicy", option, PASSED_ON)
+            check_choice("An option of HierarchicalPolicy", option, PASSED_ON)
         kwargs["features_extractor_class"] = FlattenExtractor
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 

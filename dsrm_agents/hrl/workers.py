@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
+from dsrm_agents.common.catalogue import check_item_numbers
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -67,12 +68,7 @@ class Items(nn.Module):
         super().__init__()
         popular, embedding = catalogue.popular, catalogue.item_embedding.copy()
         if quality is not None:
-            if quality.shape != popular.shape or not np.isfinite(quality).all():
-                raise ConfigError(
-                    f"item_quality must be ({len(popular)},) finite numbers, one for each item of "
-                    f"the catalogue; got an array of shape {quality.shape}."
-                )
-            embedding[:, 0] = quality
+            embedding[:, 0] = check_item_numbers("item_quality", quality, catalogue)
         if features is not None and (
             features.ndim != 2 or len(features) != len(popular) or not np.isfinite(features).all()
         ):

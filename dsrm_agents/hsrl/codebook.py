@@ -17,6 +17,7 @@ from dsrm_agents.hsrl.balance import balanced_assignment
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
+from kuaisim_gym.simulator.catalogue import Catalogue
 
 FORMAT = "kuaisim-codebook-1"
 SWEEPS = 20  # of k-means, at most
@@ -127,7 +128,7 @@ class Codebook:
     @cached_property
     def ids(self) -> IntArray:
         """(n_items, L + 1) int64: tokens, and the place in the bucket by order of items."""
-        leaf = _leaf(self.tokens, self.codes)
+        leaf = bucket_of(self.tokens, self.codes)
         order = np.argsort(leaf, kind="stable")
         in_order = leaf[order]
         start = np.searchsorted(in_order, in_order)
@@ -171,6 +172,18 @@ class Codebook:
         if len(wrong):
             raise UnknownIdError(f"No item has the semantic id {asked[wrong[0]].tolist()}.")
         return items
+
+    def check_catalogue(self, catalogue: Catalogue) -> None:
+        """Checks that there is an id for every item of a catalogue.
+
+        Raises:
+            ConfigError: There are more or fewer.
+        """
+        if self.n_items != catalogue.n_items:
+            raise ConfigError(
+                f"The codebook has ids of {self.n_items} items, the catalogue has "
+                f"{catalogue.n_items}: fit one to this catalogue."
+            )
 
     def encode(self, embedding: ArrayLike) -> IntArray:
         """Tokens of any embeddings, by the nearest code of each level.
@@ -245,7 +258,7 @@ class Codebook:
         total = np.square(points - points.mean(axis=0)).sum()
         balance = []
         for level in range(1, self.levels + 1):
-            sizes = np.unique(_leaf(self.tokens[:, :level], self.codes), return_counts=True)[1]
+            sizes = np.unique(bucket_of(self.tokens[:, :level], self.codes), return_counts=True)[1]
             balance.append(float(sizes.max() / max(1.0, self.n_items / self.codes**level)))
         return {
             "explained": float(1.0 - error / total) if total > 0 else 1.0,
@@ -287,7 +300,7 @@ class Codebook:
         return cls(centroids, tokens)
 
     def _leaf_of(self, ids: IntArray) -> IntArray:
-        return np.asarray(_leaf(ids[:, :-1], self.codes) * self.bucket_size + ids[:, -1])
+        return np.asarray(bucket_of(ids[:, :-1], self.codes) * self.bucket_size + ids[:, -1])
 
 
 def _fit_codes(
@@ -329,7 +342,7 @@ def _cost(points: FloatArray, centroids: FloatArray) -> FloatArray:
     return cost
 
 
-def _leaf(tokens: IntArray, codes: int) -> IntArray:
+def bucket_of(tokens: IntArray, codes: int) -> IntArray:
     """(n,) numbers that name all tokens at once."""
     leaf = np.zeros(len(tokens), dtype=np.int64)
     for column in tokens.T:

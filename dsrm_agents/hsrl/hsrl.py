@@ -18,8 +18,7 @@ from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from dsrm_agents.common.responses import check_mean_response, shown_slates
 from dsrm_agents.common.surrogate import clipped_surrogate
 from dsrm_agents.hsrl.policies import Evaluation, HSRLPolicy
-from kuaisim_gym.config import check_whole
-from kuaisim_gym.errors import unknown_option
+from kuaisim_gym.config import check_choice, check_whole
 
 # PPO's other options (target_kl, clip_range_vf, ...) are not for tokens.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
@@ -86,8 +85,7 @@ class HSRL(CatalogueAlgorithm, PPO):
         **kwargs: Any,
     ) -> None:
         for option in kwargs:
-            if option not in PASSED_ON:
-                raise unknown_option("An option of HSRL", option, PASSED_ON)
+            check_choice("An option of HSRL", option, PASSED_ON)
         self.token_credit = token_credit
         check_whole("n_epochs", n_epochs, 1)
         super().__init__(

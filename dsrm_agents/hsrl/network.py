@@ -89,12 +89,13 @@ class TokenNetwork(nn.Module):
 
     def expected_context(self, depth: int, context: Tensor, logits: Tensor) -> Tensor:
         """The context of the next level, whatever will be drawn; shapes as above."""
-        mean = torch.softmax(logits, dim=-1) @ self._embedding(depth)
+        embedding: Any = self.embeddings[depth]
+        mean = torch.softmax(logits, dim=-1) @ embedding.weight
         return self._residual(depth, context, mean)
 
-    def state_contexts(self, state: Tensor) -> list[Tensor]:
-        """Contexts (N, dim) of all levels that follow from the state alone."""
-        contexts = [self.encoder(state)]
+    def state_contexts(self, first: Tensor) -> list[Tensor]:
+        """Contexts (N, dim) of all levels that follow from the state alone, given the first."""
+        contexts = [first]
         for depth, head in enumerate(self.heads):
             context = contexts[-1]
             if self.context != "state":
@@ -104,9 +105,6 @@ class TokenNetwork(nn.Module):
 
     def _residual(self, depth: int, context: Tensor, embedding: Tensor) -> Tensor:
         return torch.as_tensor(self.norms[depth](context - embedding))
-
-    def _embedding(self, depth: int) -> Any:
-        return self.embeddings[depth].weight
 
 
 class MultiLevelCritic(nn.Module):

@@ -14,13 +14,13 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from dsrm_agents.common.bounds import SlateBounds, feasible_bounds
-from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from dsrm_agents.common.catalogue import check_item_numbers, check_item_spaces, state_and_exposed
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
 from dsrm_agents.hsrl.slates import Paths, SemanticSlates
 from dsrm_agents.hsrl.trie import Shown, Trie
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.errors import ConfigError, unknown_option
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Of the prior, in units of an item effect's spread: the hierarchical worker's start.
@@ -43,11 +43,6 @@ class Evaluation(NamedTuple):
     token_values: Tensor
 
 
-def known_of(catalogue: Catalogue) -> NDArray[np.float32]:
-    """(n_items, d + 1) float32: the items' embedding and log popularity, what ids are made from."""
-    return np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
-
-
 class HSRLPolicy(ActorCriticPolicy):
     """Draws slates token by token (HPN) and values what is known before every token (MLC).
 
@@ -64,7 +59,7 @@ class HSRLPolicy(ActorCriticPolicy):
         action_space: MultiDiscrete, one item position a slot.
         lr_schedule: Learning rate.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
-        codebook: Their ids; fitted to :func:`known_of` them if ``None``, again whenever SB3's own
+        codebook: Their ids; fitted to ``catalogue.known`` if ``None``, again whenever SB3's own
             algorithms are loaded, which do not keep it.
         fairness: Demand in [0, 1] on the balance of every slate, see
             :func:`~dsrm_agents.common.bounds.feasible_bounds`; ids then begin with the popularity
@@ -98,28 +93,19 @@ class HSRLPolicy(ActorCriticPolicy):
     ) -> None:
         check_item_spaces("HSRLPolicy", observation_space, action_space)
         for option in kwargs:
-            if option not in PASSED_ON:
-                raise unknown_option("An option of HSRLPolicy", option, PASSED_ON)
+            check_choice("An option of HSRLPolicy", option, PASSED_ON)
         if fairness is not None and not 0.0 <= fairness <= 1.0:
             raise ConfigError(f"fairness must lie in [0, 1] or be None, got {fairness}.")
         self.catalogue = catalogue
-        self.codebook = Codebook.fit(known_of(catalogue)) if codebook is None else codebook
-        if self.codebook.n_items != catalogue.n_items:
-            raise ConfigError(
-                f"The codebook has ids of {self.codebook.n_items} items, the catalogue has "
-                f"{catalogue.n_items}: fit one to this catalogue."
-            )
-        quality = np.zeros(catalogue.n_items) if item_quality is None else np.asarray(item_quality)
-        if quality.shape != (catalogue.n_items,) or not np.isfinite(quality).all():
-            raise ConfigError(
-                f"item_quality must be ({catalogue.n_items},) finite numbers, one for each item of "
-                f"the catalogue; got an array of shape {quality.shape}."
-            )
+        self.codebook = Codebook.fit(catalogue.known) if codebook is None else codebook
+        self.codebook.check_catalogue(catalogue)
+        if item_quality is not None:
+            item_quality = check_item_numbers("item_quality", item_quality, catalogue)
         if not 0.0 <= sharpness < np.inf:
             raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.fairness = fairness
         self.context = check_choice("context", context, CONTEXTS)
-        self.item_quality = None if item_quality is None else quality
+        self.item_quality = item_quality
         self.sharpness = sharpness
         self.dim = check_whole("dim", dim, 1)
         self.hidden = check_whole("hidden", hidden, 1)
@@ -139,7 +125,7 @@ class HSRLPolicy(ActorCriticPolicy):
         if quality is None:
             quality = self.catalogue.item_embedding[:, 0]
         self.trie = Trie(ids, widths, self.sharpness * quality)
-        items = torch.as_tensor(known_of(self.catalogue))
+        items = torch.as_tensor(self.catalogue.known)
         self.network = TokenNetwork(widths, state_dim, items, self.context, self.dim, self.hidden)
         self.critic = MultiLevelCritic(len(widths), self.dim, self.hidden)
         self.optimizer = self.optimizer_class(
@@ -162,15 +148,17 @@ class HSRLPolicy(ActorCriticPolicy):
 
     def evaluate_slates(self, obs: PyTorchObs, slates: Tensor) -> Evaluation:
         """What :class:`Evaluation` says, of (N, K) slates."""
-        paths = self.slates(obs).paths(slates.long())
-        return Evaluation(paths, self.predict_values(obs), self.critic.at(paths.contexts))
+        distribution = self.slates(obs)
+        paths = distribution.paths(slates.long())
+        return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
 
     # The Stable-Baselines3 contract.
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Slates (N, K), values (N, 1) and the slates' log-probabilities (N,)."""
-        slates, log_prob = self.slates(obs).draw(deterministic)
-        return slates, self.predict_values(obs), log_prob
+        distribution = self.slates(obs)
+        slates, log_prob = distribution.draw(deterministic)
+        return slates, self._values(distribution.context), log_prob
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         return self.slates(observation).draw(deterministic)[0]
@@ -178,15 +166,16 @@ class HSRLPolicy(ActorCriticPolicy):
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 1) float32."""
         state, _ = state_and_exposed(obs)
-        return torch.as_tensor(self.critic(self.network.state_contexts(state)))
+        return self._values(self.network.encoder(state))
 
     def evaluate_actions(
         self, obs: PyTorchObs, actions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (N, 1), log-probabilities (N,) and entropies of one draw (N,) of slates."""
-        paths = self.slates(obs).paths(actions.long())
+        distribution = self.slates(obs)
+        paths = distribution.paths(actions.long())
         entropy = paths.entropy.sum(dim=2).mean(dim=1)
-        return self.predict_values(obs), paths.log_prob.sum(dim=(1, 2)), entropy
+        return self._values(distribution.context), paths.log_prob.sum(dim=(1, 2)), entropy
 
     def get_distribution(self, obs: PyTorchObs) -> Any:
         """Refused: SB3's distributions are over independent parts of an action.
@@ -206,6 +195,10 @@ class HSRLPolicy(ActorCriticPolicy):
         return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
             name: getattr(self, name) for name in own
         }
+
+    def _values(self, context: Tensor) -> Tensor:
+        """(N, 1) values of states, of their (N, dim) first contexts."""
+        return torch.as_tensor(self.critic(self.network.state_contexts(context)))
 
     def _bounds(self, shown: Shown) -> SlateBounds:
         left, size = self.trie.count(shown), self.slate_size

@@ -11,7 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.hsrl.codebook import Codebook
+from dsrm_agents.common.catalogue import check_item_numbers
+from dsrm_agents.hsrl.codebook import Codebook, bucket_of
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 
@@ -41,26 +42,17 @@ class SemanticAction:
                 f'Semantic ids need action_type="slate" beneath them, got {batch.action_type!r}.'
             )
         catalogue = batch.catalogue
-        if codebook.n_items != catalogue.n_items:
-            raise ConfigError(
-                f"The codebook has ids of {codebook.n_items} items, the catalogue has "
-                f"{catalogue.n_items}: fit one to this catalogue."
-            )
-        ranked = catalogue.item_embedding[:, 0] if ranking is None else np.asarray(ranking, float)
-        if ranked.shape != (catalogue.n_items,) or not np.isfinite(ranked).all():
-            raise ConfigError(
-                f"ranking must be ({catalogue.n_items},) finite numbers, one for each item of the "
-                f"catalogue; got an array of shape {ranked.shape}."
-            )
+        codebook.check_catalogue(catalogue)
+        ranking = catalogue.item_embedding[:, 0] if ranking is None else ranking
+        ranked = check_item_numbers("ranking", ranking, catalogue)
         self.batch = batch
         self.codebook = codebook
         self.ranking = ranked
         self.space = spaces.MultiDiscrete([codebook.codes] * codebook.levels)
         # Items in order of their tokens, then of rank: those with a common prefix side by side.
-        self._powers = codebook.codes ** np.arange(codebook.levels)[::-1]
-        leaf = codebook.tokens @ self._powers
-        self._order = np.lexsort((-ranked, leaf))
-        self._leaf = leaf[self._order]
+        bucket = bucket_of(codebook.tokens, codebook.codes)
+        self._order = np.lexsort((-ranked, bucket))
+        self._bucket = bucket[self._order]
 
     def slates(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
         """Slates of N sessions.
@@ -87,19 +79,17 @@ class SemanticAction:
                 f"A token must lie in [0, {codebook.codes}), got {outside[0]}."
             )
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
-        for row, one in enumerate(tokens):
+        for row, bucket in enumerate(bucket_of(tokens, codebook.codes).tolist()):
             hidden = None if core.config.allow_repeats else core.state.exposed[row]
-            slates[row] = self._slate(one, slates.shape[1], hidden)
+            slates[row] = self._slate(bucket, slates.shape[1], hidden)
         return slates
 
-    def _slate(
-        self, tokens: NDArray[Any], size: int, hidden: NDArray[np.bool_] | None
-    ) -> NDArray[np.int64]:
-        leaf, found = int(tokens @ self._powers), np.empty(0, dtype=np.int64)
-        inner = (int(np.searchsorted(self._leaf, leaf)),) * 2  # what longer prefixes have given
+    def _slate(self, bucket: int, size: int, hidden: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        found = np.empty(0, dtype=np.int64)
+        inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # what longer prefixes have given
         for span in (1, *self.codebook.codes ** np.arange(1, self.codebook.levels + 1)):
-            first = leaf // span * span
-            start, end = np.searchsorted(self._leaf, (first, first + span))
+            first = bucket // span * span
+            start, end = np.searchsorted(self._bucket, (first, first + span))
             new = np.concatenate([self._order[start : inner[0]], self._order[inner[1] : end]])
             if hidden is not None:
                 new = new[~hidden[new]]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.coding import (
     USER_FIELDS,
     USER_FLAGS,
@@ -39,7 +40,7 @@ from kuaisim_gym.data.tables import (
     read_header,
     whole_groups,
 )
-from kuaisim_gym.errors import DataFormatError, unknown_option
+from kuaisim_gym.errors import DataFormatError
 
 VARIANTS = ("pure", "1k", "27k")
 STANDARD = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08")
@@ -419,8 +420,7 @@ def _entity_tables(
     known = {name for header in headers for name in header if name != key}
     if chosen is not None:
         for name in chosen:
-            if name not in known:
-                raise unknown_option("column", name, known)
+            check_choice("column", name, known)
     defaults = USER_FIELDS + USER_NUMBERS if key == "user_id" else ITEM_FIELDS + ITEM_NUMBERS
     texts = USER_FIELDS if key == "user_id" else _ITEM_TEXTS
     left = list(defaults if chosen is None else dict.fromkeys(chosen))

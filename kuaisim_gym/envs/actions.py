@@ -108,8 +108,7 @@ class ScorerAction:
 
     def __init__(self, core: SessionCore, catalogue: Catalogue) -> None:
         self.core = core
-        scored = np.column_stack([catalogue.item_embedding, catalogue.log_popularity])
-        self.ranker = Ranker(scored, core.engine)
+        self.ranker = Ranker(catalogue.known, core.engine)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:

@@ -49,6 +49,11 @@ class Catalogue:
         """(n_items, d) float32: the embedding of the catalogue's own items."""
         return self.embedding[: self.n_items]
 
+    @property
+    def known(self) -> FloatArray:
+        """(n_items, d + 1) float32: :attr:`item_embedding`, then :attr:`log_popularity`."""
+        return np.column_stack([self.item_embedding, self.log_popularity])
+
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content."""

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from dsrm_agents.hsrl.balance import balanced_assignment
 from dsrm_agents.hsrl.codebook import Codebook
-from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator import load_catalogue
 
@@ -66,7 +65,7 @@ def test_no_code_of_a_group_takes_more_than_it_has_room_for(n, codes, groups, se
 
 @pytest.mark.parametrize("name", ["world", "rand_world", "real"])
 def test_every_item_of_the_datasets_has_an_id_of_its_own(request, name: str) -> None:
-    known = known_of(load_catalogue(request.getfixturevalue(name)))
+    known = load_catalogue(request.getfixturevalue(name)).known
     codebook = Codebook.fit(known)
     assert np.array_equal(codebook.items(codebook.ids), np.arange(len(known)))
     assert (codebook.ids < codebook.widths).all()

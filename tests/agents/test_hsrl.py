@@ -12,7 +12,6 @@ from dsrm_agents import HSRL, Codebook, HSRLPolicy, PurifyVecEnv, evaluate, make
 from dsrm_agents.common.surrogate import clipped_surrogate
 from dsrm_agents.hsrl import hsrl as module
 from dsrm_agents.hsrl.network import CONTEXTS
-from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise
@@ -221,7 +220,7 @@ def test_the_weights_of_the_levels_are_trained(small) -> None:
 
 
 def test_saved_and_loaded_it_predicts_and_continues(small, tmp_path) -> None:
-    codebook = Codebook.fit(known_of(sessions(small, 1).catalogue), levels=2, codes=6, seed=4)
+    codebook = Codebook.fit(sessions(small, 1).catalogue.known, levels=2, codes=6, seed=4)
     own = {"codebook": codebook, "fairness": 0.6, "context": "expected"}
     model = agent(small, policy_kwargs=own).learn(256)
     model.save(tmp_path / "agent")
@@ -302,7 +301,7 @@ def test_callbacks_begin_once_and_see_every_step(small) -> None:
 
 
 def test_another_codebook_s_weights_are_refused(small, tmp_path) -> None:
-    known = known_of(sessions(small, 1).catalogue)
+    known = sessions(small, 1).catalogue.known
     one, two = (Codebook.fit(known, seed=seed) for seed in (0, 1))
     weights = agent(small, policy_kwargs={"codebook": one}).policy.state_dict()
     with pytest.raises(CheckpointError, match="trained with other ids"):

@@ -20,7 +20,6 @@ from dsrm_agents import (
     make_vec_env,
     resume,
 )
-from dsrm_agents.hsrl.policies import known_of
 from kuaisim_gym.errors import CheckpointError, ConfigError, InvalidActionError
 from kuaisim_gym.metrics import summarise
 
@@ -34,7 +33,7 @@ def sessions(small, n: int = N, **options):
 
 @pytest.fixture(scope="module")
 def codebook(small) -> Codebook:
-    return Codebook.fit(known_of(sessions(small, 1).catalogue), levels=2, codes=5)
+    return Codebook.fit(sessions(small, 1).catalogue.known, levels=2, codes=5)
 
 
 def some_tokens(steps: int, seed: int = 0) -> np.ndarray:
@@ -127,7 +126,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(small, codebook, 
     again.learn(6 * 8 * N - again.num_timesteps, reset_num_timesteps=False)
     for one, two in zip(whole.policy.parameters(), again.policy.parameters(), strict=True):
         assert torch.equal(one, two)
-    other = Codebook.fit(known_of(sessions(small, 1).catalogue), levels=2, codes=5, seed=1)
+    other = Codebook.fit(sessions(small, 1).catalogue.known, levels=2, codes=5, seed=1)
     with pytest.raises(CheckpointError, match="SemanticVecEnv"):
         resume(path, model(other))
 
