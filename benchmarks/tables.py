@@ -12,11 +12,15 @@ from benchmarks.results import Result, World, world_of
 from benchmarks.statistics import mean_and_ci95
 
 CEILING = "expected-oracle+quota"
-OURS = "dsrm-hrl"
-CONTROLS = (
-    "quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+ce", "hrl+rce", "hrl+tce",
-    "hrl+bod", "dsrm-hrl-logged",
-)  # fmt: skip
+CONTROLS = {
+    "dsrm-hrl": (
+        "quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+ce", "hrl+rce", "hrl+tce",
+        "hrl+bod", "dsrm-hrl-logged",
+    ),
+    "hsrl": ("ppo", "hsrl-no-residual", "hsrl-no-token-credit"),
+    "hsrl+quota": ("quality+quota", "ppo+quota", "hrl"),
+    "hsrl+dsrm": ("hsrl+quota", "dsrm-hrl"),
+}  # fmt: skip
 _METHOD_OF = {agent: method for method, agent in METHODS.items()}
 _FAIR_COLUMNS = {
     "len": "Len",
@@ -160,11 +164,13 @@ def _verdict(lengths: dict[str, float]) -> list[str]:
 
 
 def _paired(agents: dict[str, list[Result]]) -> list[str]:
-    """The hierarchical agent against its controls: all agents of a seed meet the same users."""
+    """Our agents against their controls: all agents of a seed meet the same users."""
+    metrics = {
+        agent: {one["seed"]: one["metrics"] for one in runs} for agent, runs in agents.items()
+    }
     lines = []
-    ours = {one["seed"]: one["metrics"] for one in agents.get(OURS, [])}
-    for control in CONTROLS:
-        theirs = {one["seed"]: one["metrics"] for one in agents.get(control, [])}
+    for agent, control in [(one, other) for one in CONTROLS for other in CONTROLS[one]]:
+        ours, theirs = metrics.get(agent, {}), metrics.get(control, {})
         seeds = sorted(ours.keys() & theirs.keys())
         if len(seeds) < 2:
             continue
@@ -172,5 +178,5 @@ def _paired(agents: dict[str, list[Result]]) -> list[str]:
         for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4)):
             mean, half = mean_and_ci95([ours[seed][name] - theirs[seed][name] for seed in seeds])
             differences.append(f"{label} {mean:+.{digits}f} ± {half:.{digits}f}")
-        lines.append(f"* {OURS} less {control}, seed by seed: {', '.join(differences)}.")
+        lines.append(f"* {agent} less {control}, seed by seed: {', '.join(differences)}.")
     return [*lines, ""] if lines else []
