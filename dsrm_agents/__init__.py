@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dsrm_agents.baselines.bcq import BCQ, DiscreteBCQ
+from dsrm_agents.baselines.bcq import BCQ
+from dsrm_agents.baselines.discrete_bcq import DiscreteBCQ
 from dsrm_agents.baselines.dnair import DNaIR
 from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
 from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv

@@ -15,14 +15,12 @@ from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dsrm_agents.baselines.items import ItemNetwork, unexposed
+from dsrm_agents.baselines.items import unexposed
 from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm, OfflinePolicy
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-# Rows that an item without rows counts for: no share of the log, but an order among such items.
-NEVER = 1e-30
 CLIP = 0.5  # of the latent draws that actions are generated from
 AHEAD = 10  # actions generated for a target
 AT_ONCE = 16  # sessions whose items are compared with generated actions at a time
@@ -56,135 +54,6 @@ class BatchConstrainedPolicy(OfflinePolicy):
         value, supported, likelihood = self.judge(state, exposed, deterministic)
         least = value.masked_fill(~supported, torch.inf).amin(dim=1, keepdim=True)
         return torch.where(supported, value, least + likelihood)
-
-
-class DiscreteBCQPolicy(BatchConstrainedPolicy):
-    """Q and the imitation G of the log; see :class:`DiscreteBCQ`.
-
-    Args:
-        observation_space: That of ``observation_type="dict"``.
-        action_space: That of ``action_type="slate"``.
-        catalogue: The items.
-        threshold: tau; from 0, where all items are supported, to 1, where the likeliest alone is.
-        hidden: Width of the networks' hidden layers.
-        **kwargs: Of SB3's ``BasePolicy``.
-
-    Raises:
-        ConfigError: The spaces are others, or ``threshold`` is out of range.
-    """
-
-    online: ItemNetwork
-    target: ItemNetwork
-
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        catalogue: Catalogue,
-        threshold: float = 0.3,
-        hidden: int = 128,
-        **kwargs: Any,
-    ) -> None:
-        if not 0 <= threshold <= 1:
-            raise ConfigError(f"threshold must lie in [0, 1], got {threshold}.")
-        super().__init__(observation_space, action_space, catalogue, **kwargs)
-        self.threshold = threshold
-        self.hidden = hidden
-        self.imitation = ItemNetwork(catalogue, self.state_dim, hidden)
-        self._build(ItemNetwork(catalogue, self.state_dim, hidden))
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"threshold": self.threshold, "hidden": self.hidden}
-        return super()._get_constructor_parameters() | own
-
-    def prior(self) -> Tensor:
-        """(n_items,): the logarithm of the items' shares of the log, up to a constant."""
-        return self.counts.clamp(min=NEVER).log()
-
-    def supported(self, likelihood: Tensor) -> tuple[Tensor, Tensor]:
-        """Which items are likely enough beside the likeliest, and log G / max G of all.
-
-        Args:
-            likelihood: (n, n_items), log G up to a constant a row.
-        """
-        ratio = likelihood - likelihood.amax(dim=1, keepdim=True)
-        least = math.log(self.threshold) if self.threshold else -math.inf
-        return ratio >= least, ratio
-
-    def judge(
-        self, state: Tensor, exposed: Tensor, deterministic: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See the base class; items shown before are no longer among the possible actions."""
-        likelihood = unexposed(self.imitation(state) + self.prior(), exposed)
-        return self.online(state), *self.supported(likelihood)
-
-
-class DiscreteBCQ(OfflineAlgorithm):
-    """Discrete BCQ (Fujimoto, Conti, Ghavamzadeh & Pineau, 2019) on the platform's log.
-
-    An imitation G(a | s) of the log says which items may be considered,
-    A(s) = {a : G(a | s) / max_a' G(a' | s) >= tau}, and Q is learned by double Q-learning over
-    those,
-
-        y = r + gamma Q'(s', argmax_{a in A(s')} Q(s', a)),
-
-    with the Huber loss, together with the cross-entropy of G and beta times its mean squared
-    logits. Without the constraint (tau = 0) it is double Q-learning; with tau = 1 it imitates.
-
-    Deviations: G is the items' share of the log times what its network makes of the state, so that
-    an item never logged has no probability and the penalty on logits draws G to those shares, not
-    to all items alike; A(s) is closed at tau, for tau = 1 to mean something; the target network
-    follows by Polyak averaging; a slate holds the K best unexposed items, where the decisions of
-    the log are of one item each; at s', any item may follow, since the log repeats items.
-
-    Args:
-        policy: ``"DiscreteBCQPolicy"``, or a class like it.
-        env: See :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
-        threshold: tau.
-        logit_penalty: beta.
-        policy_kwargs: For the policy: ``hidden``.
-        **kwargs: See the same class.
-
-    Raises:
-        ConfigError: An option is out of range, or the environment has no catalogue or other spaces.
-        CheckpointError: It shows other items than the agent was built for.
-    """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"DiscreteBCQPolicy": DiscreteBCQPolicy}
-    policy: DiscreteBCQPolicy
-
-    def __init__(
-        self,
-        policy: str | type[DiscreteBCQPolicy],
-        env: GymEnv | str | None,
-        threshold: float = 0.3,
-        logit_penalty: float = 0.01,
-        policy_kwargs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.logit_penalty = logit_penalty
-        policy_kwargs = {"threshold": threshold} | (policy_kwargs or {})
-        super().__init__(policy, env, policy_kwargs=policy_kwargs, **kwargs)
-
-    @torch.no_grad()
-    def targets(self, decisions: Decisions) -> Tensor:
-        """y, (n,)."""
-        policy, following = self.policy, decisions.next_states
-        supported, _ = policy.supported(policy.imitation(following) + policy.prior())
-        best = policy.online(following).masked_fill_(~supported, -torch.inf).argmax(dim=1)
-        value = policy.target.of(following, best[:, None]).squeeze(1)
-        return decisions.rewards + self.gamma * decisions.lasting * value
-
-    def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """See the base class."""
-        policy, items = self.policy, decisions.items
-        value = policy.online.of(decisions.states, items[:, None]).squeeze(1)
-        logits = policy.imitation(decisions.states)
-        return {
-            "value": F.smooth_l1_loss(value, self.targets(decisions)),
-            "imitation": F.cross_entropy(logits + policy.prior(), items),
-            "logit": self.logit_penalty * logits.square().mean(),
-        }
 
 
 class ActionVAE(nn.Module):
