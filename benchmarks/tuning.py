@@ -118,7 +118,6 @@ _HSRL: Space = {
     "learning_rate": _log(3e-4, 1e-2),
     "n_epochs": _one_of(1, 2, 3),
     "gamma": _one_of(0.5, 0.8, 0.9, 0.95),
-    "item_coef": _one_of(0.1, 0.3, 1.0),
     "levels": _one_of(2, 3),
     "codes": _one_of(16, 32),
 }

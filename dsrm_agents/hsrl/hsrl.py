@@ -19,7 +19,6 @@ from dsrm_agents.common.responses import check_mean_response, shown_slates
 from dsrm_agents.common.surrogate import clipped_surrogate
 from dsrm_agents.hsrl.policies import Evaluation, HSRLPolicy
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.errors import ConfigError
 
 # PPO's other options (target_kl, clip_range_vf, ...) are not for tokens.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
@@ -30,10 +29,10 @@ class HSRL(CatalogueAlgorithm, PPO):
     """Trains :class:`HSRLPolicy`; saves, loads and predicts as any SB3 algorithm.
 
     A slate's reward is the mean of its items' responses. A drawn item is credited with the slate's
-    return and, times ``item_coef``, how much better than that mean it was answered; and each of its
-    tokens with what that is above the critic's value of what was known before the token: a coarse
-    token with all that it led to, a fine one with what it added. A choice of the popularity group
-    has the slate's return alone, because bounds make one popular item more one fewer later.
+    return and how much better than that mean it was answered, and each of its tokens with what that
+    is above the critic's value of what was known before the token: a coarse token with all that it
+    led to, a fine one with what it added. A choice of the popularity group has the slate's return
+    alone, because bounds make one popular item more one fewer later.
 
     Deviations from the released code: on-policy, so that no importance ratio is missing; bootstraps
     where a session goes on, not where it ended (SB3's GAE); and the critic's values are a token's
@@ -54,16 +53,13 @@ class HSRL(CatalogueAlgorithm, PPO):
         ent_coef: Entropy bonus, of one draw.
         vf_coef: Weight of the value losses.
         max_grad_norm: Clip of the gradient's norm.
-        item_coef: Weight of an item's own answer. 1/K, an item's part in the reward, lets what a
-            slate does to the session count as much as it does; 1, as if the item were the slate,
-            learns tastes faster, and forgets the session, unless ``fairness`` takes care of it.
         token_credit: Whether tokens have baselines of their own.
         policy_kwargs: For the policy; ``catalogue`` is taken from the environment.
         **kwargs: Passed on to PPO, see ``PASSED_ON``.
 
     Raises:
-        ConfigError: The environment has no catalogue or the wrong spaces, or an option is unknown
-            or out of range; when learning, its reward is not the mean response of the slate.
+        ConfigError: The environment has no catalogue or the wrong spaces, or an option is unknown;
+            when learning, its reward is not the mean response of the slate.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"HSRLPolicy": HSRLPolicy}
@@ -83,7 +79,6 @@ class HSRL(CatalogueAlgorithm, PPO):
         ent_coef: float = 0.0,
         vf_coef: float = 0.5,
         max_grad_norm: float = 0.5,
-        item_coef: float = 0.1,
         token_credit: bool = True,
         policy_kwargs: dict[str, Any] | None = None,
         _init_setup_model: bool = True,
@@ -91,9 +86,6 @@ class HSRL(CatalogueAlgorithm, PPO):
     ) -> None:
         for option in kwargs:
             check_choice("An option of HSRL", option, PASSED_ON)
-        if not 0.0 <= item_coef < np.inf:
-            raise ConfigError(f"item_coef must be a finite number of at least 0, got {item_coef}.")
-        self.item_coef = item_coef
         self.token_credit = token_credit
         check_whole("n_epochs", n_epochs, 1)
         super().__init__(
@@ -168,7 +160,7 @@ class HSRL(CatalogueAlgorithm, PPO):
             "observations": {name: flat(part) for name, part in buffer.observations.items()},
             "slates": flat(buffer.actions).long(),
             "returns": flat(buffer.returns),
-            "credit": self.item_coef * (responses - responses.mean(dim=1, keepdim=True)),
+            "credit": responses - responses.mean(dim=1, keepdim=True),
         }
         with torch.no_grad():
             # The policy is still the one that drew them.

@@ -134,16 +134,14 @@ def test_re_evaluation_reproduces_the_rollout_s_probabilities(small, fairness, c
     train()
 
 
-@pytest.mark.parametrize("weight", [0.1, 1.0])
-def test_items_are_credited_with_their_own_answers(small, weight: float) -> None:
-    model = agent(small, gamma=0.0, gae_lambda=0.0, item_coef=weight)
+def test_items_are_credited_with_their_own_answers(small) -> None:
+    model = agent(small, gamma=0.0, gae_lambda=0.0)
     seen = []
     model.train = lambda: seen.append(model._rollout())
     model.learn(256)
     rollout, buffer = seen[0], model.rollout_buffer
     # Without a future a return is the reward, the mean of the answers; on top comes what differs.
-    answers = rollout["returns"][:, None] + rollout["credit"] / weight
-    answers = answers.view(16, 16, 10).numpy()
+    answers = (rollout["returns"][:, None] + rollout["credit"]).view(16, 16, 10).numpy()
     np.testing.assert_allclose(answers.mean(axis=2), buffer.rewards, atol=1e-5)
     # Where the session goes on, the next observation shows the answers.
     steps, slots = np.nonzero(buffer.episode_starts[1:] == 0)
@@ -322,9 +320,6 @@ def test_options_without_a_meaning_here_are_refused(small, option: str) -> None:
         agent(small, **{option: 0.1})
     with pytest.raises(ConfigError, match="n_epochs"):
         agent(small, n_epochs=0)
-    for weight in (-0.1, float("nan")):
-        with pytest.raises(ConfigError, match="item_coef"):
-            agent(small, item_coef=weight)
 
 
 def test_tasks_whose_items_or_rewards_are_others_are_refused(small_rand, small) -> None:
