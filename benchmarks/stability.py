@@ -12,10 +12,14 @@ from matplotlib.figure import Figure
 from benchmarks.plots import draw_curves, name_agents
 from benchmarks.registry import LEARNERS, task_of
 from benchmarks.results import Result, World, read_results
+from benchmarks.statistics import mean_and_ci95
 from benchmarks.tables import by_world
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-AGENTS = ("dsrm-hrl", "hrl", "flat", "flat+quota", "ppo", "ppo+quota")
+AGENTS = (
+    "dsrm-hrl", "hrl", "flat", "flat+quota", "ppo", "ppo+quota", "hsrl", "hsrl-no-residual",
+    "hsrl-no-token-credit", "hsrl+quota", "hsrl+dsrm",
+)  # fmt: skip
 TAIL = 5  # the last of so many parts of a curve is where training has settled
 REACHED = 0.95  # of the settled session length
 SPREADS = {
@@ -114,9 +118,14 @@ def spreads(runs: list[Result]) -> dict[str, float]:
     }
 
 
+def settled_length(curve: list[Point]) -> float:
+    """Mean length of the training sessions of a curve's last fifth, in steps."""
+    return float(np.mean([_length(point) for point in _tail(curve)]))
+
+
 def sessions_to_settle(curve: list[Point]) -> int:
     """Training sessions after which a curve first has 95 % of its settled session length."""
-    enough = REACHED * float(np.mean([_length(point) for point in _tail(curve)]))
+    enough = REACHED * settled_length(curve)
     return int(next(point["episodes"] for point in curve if _length(point) >= enough))
 
 
@@ -127,13 +136,17 @@ def markdown(worlds: dict[World, dict[str, list[Result]]]) -> str:
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:
     names = ["agent", "seeds", *(f"s.d. of {text}" for text in SPREADS.values()),
-             "sessions to 95 % of Len"]  # fmt: skip
+             "Len in training", "sessions to 95 % of it"]  # fmt: skip
     rows = [names, ["---", *["--:"] * (len(names) - 1)]]
     for agent, runs in agents.items():
         found = spreads(runs)
-        settled = [sessions_to_settle(run["train"]["curve"]) for run in runs]
+        curves = [run["train"]["curve"] for run in runs]
+        settled = [sessions_to_settle(curve) for curve in curves]
+        mean, half = mean_and_ci95([settled_length(curve) for curve in curves])
+        length = " ± ".join(_number(value, 2) for value in (mean, half) if not np.isnan(value))
         rows.append([
             agent, str(len(runs)), *(_number(found[name], _DIGITS[name]) for name in SPREADS),
+            length,
             f"{np.mean(settled):,.0f} ({min(settled):,} to {max(settled):,})",
         ])  # fmt: skip
     return "\n".join([
@@ -143,8 +156,8 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         "",
         "Over seeds: of the test sessions. Over time: of the last fifth of the training curve, "
         "mean over seeds; imbalance is |2p - 1| with p the popular share of a block of training "
-        "sessions. Sessions: after which the curve first has 95 % of its mean Len in the last "
-        "fifth, mean and range over seeds.",
+        "sessions. Len in training: of the last fifth, mean and 95 % interval over seeds; after so "
+        "many sessions the curve first has 95 % of it, mean and range over seeds.",
         "",
     ])  # fmt: skip
 
