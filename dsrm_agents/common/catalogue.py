@@ -77,12 +77,14 @@ def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> ND
         catalogue: The items.
 
     Returns:
-        The numbers as an array.
+        The numbers as an array of floats, of the precision given.
 
     Raises:
         ConfigError: They are others.
     """
     numbers = np.asarray(values)
+    if not np.issubdtype(numbers.dtype, np.floating):
+        numbers = numbers.astype(np.float64)  # unsigned counts could not be negated
     if numbers.shape != (catalogue.n_items,) or not np.isfinite(numbers).all():
         raise ConfigError(
             f"{name} must be ({catalogue.n_items},) finite numbers, one for each item of the "

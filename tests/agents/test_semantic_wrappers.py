@@ -61,6 +61,17 @@ def test_those_that_share_most_tokens_are_shown_best_first(small, codebook, rank
         env.step(tokens)
 
 
+@pytest.mark.parametrize("kind", [np.uint32, bool])
+def test_items_may_be_ranked_by_counts_and_flags(small, codebook, kind: type) -> None:
+    counts = np.random.default_rng(1).integers(4, size=240).astype(kind)
+    counted = SemanticVecEnv(sessions(small), codebook, counts)
+    expected = SemanticVecEnv(sessions(small), codebook, counts.astype(float))
+    for env in (counted, expected):
+        env.reset()
+    for tokens in some_tokens(3):
+        assert np.array_equal(counted.semantic.slates(tokens), expected.semantic.slates(tokens))
+
+
 def test_shown_items_may_come_again_where_repeats_are_allowed(small, codebook) -> None:
     env = SemanticVecEnv(sessions(small, allow_repeats=True), codebook)
     env.reset()
