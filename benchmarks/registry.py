@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from numpy.typing import NDArray
 from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import NormalActionNoise
@@ -158,7 +159,7 @@ def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> PPO:
     return agent
 
 
-def _quality(env: VecEnv) -> Any:
+def _quality(env: VecEnv) -> NDArray[np.floating]:
     """(n_items,) item qualities from randomised rows, where the data have them."""
     data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
     return unbiased_quality(data, catalogue.item_embedding[:, 0])

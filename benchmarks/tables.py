@@ -169,7 +169,7 @@ def _paired(agents: dict[str, list[Result]]) -> list[str]:
         agent: {one["seed"]: one["metrics"] for one in runs} for agent, runs in agents.items()
     }
     lines = []
-    for agent, control in [(one, other) for one in CONTROLS for other in CONTROLS[one]]:
+    for agent, control in [(one, other) for one, others in CONTROLS.items() for other in others]:
         ours, theirs = metrics.get(agent, {}), metrics.get(control, {})
         seeds = sorted(ours.keys() & theirs.keys())
         if len(seeds) < 2:

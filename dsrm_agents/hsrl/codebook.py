@@ -128,9 +128,9 @@ class Codebook:
     @cached_property
     def ids(self) -> IntArray:
         """(n_items, L + 1) int64: tokens, and the place in the bucket by order of items."""
-        leaf = bucket_of(self.tokens, self.codes)
-        order = np.argsort(leaf, kind="stable")
-        in_order = leaf[order]
+        bucket = bucket_of(self.tokens, self.codes)
+        order = np.argsort(bucket, kind="stable")
+        in_order = bucket[order]
         start = np.searchsorted(in_order, in_order)
         place = np.empty_like(order)
         place[order] = np.arange(len(order)) - start
@@ -343,11 +343,11 @@ def _cost(points: FloatArray, centroids: FloatArray) -> FloatArray:
 
 
 def bucket_of(tokens: IntArray, codes: int) -> IntArray:
-    """(n,) numbers that name all tokens at once."""
-    leaf = np.zeros(len(tokens), dtype=np.int64)
+    """(n,) numbers that name all of (n, L) tokens at once, those of a prefix side by side."""
+    bucket = np.zeros(len(tokens), dtype=np.int64)
     for column in tokens.T:
-        leaf = leaf * codes + column
-    return leaf
+        bucket = bucket * codes + column
+    return bucket
 
 
 def _ranked(values: IntArray) -> IntArray:

@@ -81,9 +81,8 @@ def test_a_table_and_a_figure_of_every_world(tmp_path: Path, capsys) -> None:
     tables = [line for line in printed.splitlines() if line.startswith("###")]
     assert ["SYNTHETIC" in line for line in tables] == [False, True]
     assert "| ppo | 2 | 0.000 | 0.0000 | 0.000 | 0.0000 | 10.00 ± 0.00 | 90 (90 to 90) |" in printed
-    assert (
-        "| dsrm-hrl | 1 |  |  | 0.000 | 0.0000 | 10.00 | 90" in printed
-    )  # one seed has no deviation
+    # One seed has no deviation.
+    assert "| dsrm-hrl | 1 |  |  | 0.000 | 0.0000 | 10.00 | 90" in printed
     assert "a2c" not in printed
     figures = [Path(line) for line in printed.splitlines() if line.endswith(".png")]
     assert [figure.name for figure in figures] == [
