@@ -23,14 +23,15 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-import kuaisim_gym
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.simulator import load_catalogue
+from kuaisim_gym.version import __version__
 
 Arrays = NDArray[Any] | dict[str, NDArray[Any]]
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
@@ -366,7 +367,7 @@ def write_minari(
         "description": (
             f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
         ),
-        "requirements": [f"kuaisim-gym=={kuaisim_gym.__version__}"],
+        "requirements": [f"kuaisim-gym=={__version__}"],
         "source": {
             "name": dataset.name,
             "synthetic": dataset.synthetic,
@@ -423,7 +424,7 @@ def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
     try:
         own = env.get_wrapper_attr("dataset")
     except AttributeError as error:
-        raise ConfigError(f"env must be one of {list(kuaisim_gym.ENVIRONMENTS)}.") from error
+        raise ConfigError(f"env must be one of {list(ENVIRONMENTS)}.") from error
     try:
         json.dumps(None if env.spec is None else env.spec.kwargs)
     except TypeError as error:
