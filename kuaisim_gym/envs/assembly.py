@@ -21,7 +21,7 @@ from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
-from kuaisim_gym.envs.actions import ACTION_TYPES, action_kind
+from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
 from kuaisim_gym.metrics import Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
@@ -61,11 +61,11 @@ class SessionBatch:
             order; ``None`` for all of them. It changes nothing else: the simulator, the catalogue
             and the preference encoder are the split's.
         dataset_seed: Seed of the synthetic world.
-        response_model: See :func:`~kuaisim_gym.simulator.build.build_simulator`.
-        calibration: See the same function.
-        observation_type: See :class:`~kuaisim_gym.observation.ObservationEncoder`.
-        history_len: See the same class.
-        action_type: One of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
+        calibration: As for the same function.
+        observation_type: As for :class:`~kuaisim_gym.observation.ObservationEncoder`.
+        history_len: As for the same class.
+        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
@@ -158,7 +158,8 @@ class SessionBatch:
             history_len,
             self.extra_context,
         )
-        self.actions = action_kind(action_type, self.core, self.catalogue, self.simulator)
+        kind = ACTION_TYPES[self.action_type]
+        self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
         self._world = f"{self.dataset.name} ({'synthetic' if self.dataset.synthetic else 'real'})"
 
@@ -215,10 +216,10 @@ class SessionBatch:
 
         Args:
             actions: (N, ...) one action a session, of :attr:`action_space`.
-            slots: (N,) bool, who acts, all if ``None``; see :meth:`SessionCore.step`.
+            slots: (N,) bool, the sessions that act, all if ``None``.
 
         Returns:
-            What happened.
+            The outcome of the step, as of :meth:`SessionCore.step`.
 
         Raises:
             InvalidActionError: An action is not of the action space.
