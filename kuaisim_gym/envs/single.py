@@ -6,7 +6,6 @@ from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
