@@ -131,8 +131,8 @@ class SessionBatch:
     ) -> None:
         for option in session_options:
             if option not in _SESSION_OPTIONS:
-                known = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
-                raise unknown_option("An environment option", option, known)
+                allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
+                raise unknown_option("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         self.config = SessionConfig(**{**self.defaults, **single, **session_options})

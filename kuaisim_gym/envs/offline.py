@@ -353,11 +353,7 @@ def write_minari(
             f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
         ),
         "requirements": [f"kuaisim-gym=={__version__}"],
-        "source": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-        },
+        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
     if author_email is not None:
         metadata["author_email"] = {author_email}

@@ -164,11 +164,11 @@ class RetentionBatch(SessionBatch, task="retention"):
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """Metrics of the episodes in some slots: all requests together, and the returns."""
         sessions = self.records(rows)
-        each = each_session(sessions, self.catalogue.popular)
-        length = each["len"].reshape(len(rows), self.n_visits)
+        metrics = each_session(sessions, self.catalogue.popular)
+        length = metrics["len"].reshape(len(rows), self.n_visits)
         requests = length.sum(axis=1)
         total, penalised, popular = (
-            (each[name].reshape(length.shape) * length).sum(axis=1)
+            (metrics[name].reshape(length.shape) * length).sum(axis=1)
             for name in ("r_each", "q", "popular_share")
         )
         assert sessions.return_day is not None
