@@ -72,3 +72,7 @@ __all__ = [
     "resume",
     "unbiased_quality",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

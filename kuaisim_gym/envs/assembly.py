@@ -79,7 +79,8 @@ class SessionBatch:
             :meth:`~kuaisim_gym.observation.ObservationEncoder.set_context`.
         slate_rewards: Whether a step's reward is about the slate that the step has shown.
         columns: Metrics of a result table, of those that :meth:`summarise` gives, and their titles.
-        headline: Metric that tells how good an agent is, of those in the final info, and in words.
+        headline: Metric by which agents are compared, of :meth:`finished` and :meth:`summarise`
+            alike, and its name in words.
 
     Raises:
         ConfigError: An unknown option or value.
