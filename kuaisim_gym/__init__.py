@@ -40,63 +40,32 @@ if TYPE_CHECKING:
     from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Imported when they are used: these modules load pandas and SciPy.
-_MODULES = {
-    "Catalogue": "simulator.catalogue",
-    "Dataset": "data",
-    "Episode": "envs.offline",
-    "KuaiEnv": "envs.single",
-    "KuaiRequestEnv": "envs.single",
-    "KuaiRetentionEnv": "envs.single",
-    "KuaiVectorEnv": "envs.vector",
-    "SessionBatch": "envs.assembly",
-    "Simulator": "simulator",
-    "build_simulator": "simulator",
-    "collect_episodes": "envs.offline",
-    "load_dataset": "data",
-    "logged_episodes": "envs.offline",
-    "write_minari": "envs.offline",
+_LAZY = {
+    "data": ("Dataset", "load_dataset"),
+    "envs.assembly": ("SessionBatch",),
+    "envs.offline": ("Episode", "collect_episodes", "logged_episodes", "write_minari"),
+    "envs.single": ("KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv"),
+    "envs.vector": ("KuaiVectorEnv",),
+    "simulator": ("Simulator", "build_simulator"),
+    "simulator.catalogue": ("Catalogue",),
 }
+_MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
+
 __all__ = [
-    "ENVIRONMENTS",
-    "Catalogue",
-    "CheckpointError",
-    "ConfigError",
-    "DataFormatError",
-    "Dataset",
-    "DatasetNotFoundError",
-    "DiskSpaceError",
-    "DownloadError",
-    "Episode",
-    "InvalidActionError",
-    "KuaiEnv",
-    "KuaiRequestEnv",
-    "KuaiRetentionEnv",
-    "KuaiSimError",
-    "KuaiVectorEnv",
-    "NoPreferenceError",
-    "ResetNeededError",
-    "SessionBatch",
-    "SessionConfig",
-    "Sessions",
-    "Simulator",
-    "UnknownIdError",
-    "__version__",
-    "build_simulator",
-    "collect_episodes",
-    "load_dataset",
-    "logged_episodes",
-    "register",
-    "summarise",
-    "summarise_requests",
-    "summarise_retention",
-    "write_minari",
-]
+    "ENVIRONMENTS", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError", "Dataset",
+    "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "InvalidActionError",
+    "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError", "KuaiVectorEnv",
+    "NoPreferenceError", "ResetNeededError", "SessionBatch", "SessionConfig", "Sessions",
+    "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
+    "load_dataset", "logged_episodes", "register", "summarise", "summarise_requests",
+    "summarise_retention", "write_minari",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -171,15 +171,6 @@ class ObservationEncoder:
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
         return spaces.Dict({"state": state, "exposed": exposed, "responses": responses})
 
-    def reset(self, slots: NDArray[np.bool_]) -> None:
-        """Starts from the logged history of the users who have just arrived in ``slots``."""
-        rows = np.flatnonzero(slots)
-        users = self.core.state.users[rows]
-        self._total[rows] = self.encoder.history_sum[users]
-        self._weight[rows] = self.encoder.history_weight[users]
-        if self._history is not None:
-            self._history.reset(rows, users)
-
     def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
         """Fills further context columns, by name, of some sessions.
 
@@ -194,13 +185,22 @@ class ObservationEncoder:
         for name, values in columns.items():
             self.extra[rows, names.index(check_choice("A context column", name, names))] = values
 
-    def update(self, slates: NDArray[np.int64], result: StepResult) -> None:
-        """Adds one step, (N, K) items and their responses, to the histories."""
+    def reset(self, slots: NDArray[np.bool_]) -> None:
+        """Starts from the logged history of the users who have just arrived in ``slots``."""
+        rows = np.flatnonzero(slots)
+        users = self.core.state.users[rows]
+        self._total[rows] = self.encoder.history_sum[users]
+        self._weight[rows] = self.encoder.history_weight[users]
+        if self._history is not None:
+            self._history.reset(rows, users)
+
+    def follow(self, slates: NDArray[np.int64], result: StepResult) -> None:
+        """Adds one step, (N, K) items and what they were answered, to the histories."""
         self.core.engine.follow(
             self._total, self._weight, self.encoder.embedding, slates, result.responses
         )
         if self._history is not None:
-            self._history.update(slates, result.feedback)
+            self._history.follow(slates, result.feedback)
 
     def observe(self) -> Observation:
         """The observations of all N sessions, freshly allocated."""
@@ -284,7 +284,7 @@ class History:
             responses[real, b] = events.behaviour(b)
         self._items[rows], self._responses[rows] = items, responses
 
-    def update(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
+    def follow(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
         """Appends (N, K) items and their (N, K, B) answers, oldest events falling out."""
         length = self._items.shape[1]
         items = np.concatenate([self._items, slates.astype(np.int32)], axis=1)

@@ -493,8 +493,9 @@ def _penalty_mark(label: str = "") -> Line2D:
     """Crosses, without positions as yet."""
     from matplotlib.lines import Line2D
 
-    cross = {"marker": "x", "markersize": 5, "markeredgewidth": 1.3}
-    return Line2D([], [], color=_RED, linestyle="none", label=label, **cross)  # type: ignore[arg-type]
+    mark = Line2D([], [], color=_RED, linestyle="none", label=label)
+    mark.set(marker="x", markersize=5, markeredgewidth=1.3)
+    return mark
 
 
 def _hex(colour: FloatArray) -> str:

@@ -153,8 +153,8 @@ class FusionAction(ActionKind, name="fusion"):
         predictor = build_simulator(simulator.dataset, "train").model
         if len(predictor.behaviours) < 2:
             raise ConfigError(
-                'action_type="fusion" weighs several behaviours, got data with one: '
-                f"{', '.join(predictor.behaviours)}. Use KuaiRand, or another action_type."
+                f'action_type="fusion" weighs several behaviours; {simulator.dataset.name} has '
+                "one. Use data with more, or another action_type."
             )
         super().__init__(core, catalogue, simulator)
         self.predictor = predictor

@@ -31,17 +31,9 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
-    "dataset",
-    "split",
-    "users",
-    "dataset_seed",
-    "response_model",
-    "calibration",
-    "observation_type",
-    "history_len",
-    "action_type",
-    "engine",
-)
+    "dataset", "split", "users", "dataset_seed", "response_model", "calibration",
+    "observation_type", "history_len", "action_type", "engine",
+)  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
@@ -93,25 +85,17 @@ class SessionBatch:
     extra_context: ClassVar[tuple[str, ...]] = ()
     slate_rewards: ClassVar[bool] = True
     columns: ClassVar[dict[str, str]] = {
-        "len": "Len",
-        "r_each": "R_each",
-        "r_cum": "R_cum",
-        "q": "q",
-        "ad": "AD",
-        "slate_ad": "slate AD",
-        "longtail_share": "long tail",
-        "gini": "Gini",
+        "len": "Len", "r_each": "R_each", "r_cum": "R_cum", "q": "q", "ad": "AD",
+        "slate_ad": "slate AD", "longtail_share": "long tail", "gini": "Gini",
         "coverage": "coverage",
-    }
+    }  # fmt: skip
     headline: ClassVar[tuple[str, str]] = ("len", "session length (steps)")
 
     def __init_subclass__(cls, *, task: str, **options: Any) -> None:
         super().__init_subclass__(**options)
-        registered = TASKS.setdefault(task, cls)
-        if (registered.__module__, registered.__qualname__) != (cls.__module__, cls.__qualname__):
-            raise ConfigError(f"Task {task!r} is {registered}: give {cls} another name.")
-        TASKS[task] = cls  # of a class defined again, as in a notebook, the latest
-        cls.task = task
+        if str(TASKS.get(task, cls)) != str(cls):  # a class defined again, in a notebook, is alike
+            raise ConfigError(f"Task {task!r} is {TASKS[task]}: give {cls} another name.")
+        cls.task, TASKS[task] = task, cls
 
     def __init__(
         self,
@@ -230,7 +214,7 @@ class SessionBatch:
         result = self.core.step(slates, slots)
         if slots is not None:
             slates = np.where(slots[:, None], slates, 0)
-        self.encoder.update(np.asarray(slates, dtype=np.int64), result)
+        self.encoder.follow(np.asarray(slates, dtype=np.int64), result)
         return result
 
     def observe(self) -> Observation:

@@ -316,7 +316,7 @@ def write_minari(
         episodes: At least one; an iterator is read once, an episode at a time.
         env: An environment of the episodes: its spaces, its dataset, and what
             ``recover_environment()`` makes again. Its options must be names, numbers and paths.
-        dataset: Source of the episodes; needed without ``env``, compared with its dataset otherwise.
+        dataset: Source of the episodes; needed without ``env``, compared with env's otherwise.
         observation_space: Needed without ``env``, refused with it.
         action_space: The same.
         description: Of the episodes.

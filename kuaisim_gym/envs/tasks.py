@@ -42,15 +42,10 @@ class RequestBatch(SessionBatch, task="request"):
         "reward_weights": {name: 1.0 for name in BehaviourLog.BEHAVIOURS if name != "is_hate"},
     }
     columns: ClassVar[dict[str, str]] = {
-        "list_reward": "list reward",
-        "list_reward_max": "max list reward",
-        "r_ndcg": "R-NDCG",
-        "r_mrr": "R-MRR",
-        "coverage": "coverage",
-        "ild": "ILD",
-        "slate_ad": "slate AD",
+        "list_reward": "list reward", "list_reward_max": "max list reward", "r_ndcg": "R-NDCG",
+        "r_mrr": "R-MRR", "coverage": "coverage", "ild": "ILD", "slate_ad": "slate AD",
         "longtail_share": "long tail",
-    }
+    }  # fmt: skip
     headline = ("r_each", "list reward")
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
@@ -92,13 +87,9 @@ class RetentionBatch(SessionBatch, task="retention"):
     extra_context = ("visit", "days_away")
     slate_rewards = False
     columns: ClassVar[dict[str, str]] = {
-        "return_time": "return time",
-        "retention": "retention",
-        "r_each": "R_each",
-        "slate_ad": "slate AD",
-        "longtail_share": "long tail",
-        "coverage": "coverage",
-    }
+        "return_time": "return time", "retention": "retention", "r_each": "R_each",
+        "slate_ad": "slate AD", "longtail_share": "long tail", "coverage": "coverage",
+    }  # fmt: skip
     headline = ("return_time", "return time (days)")
 
     def __init__(

@@ -534,7 +534,7 @@ def test_users_who_are_none_of_the_split_s_are_refused(users, message, small) ->
         ({"history_len": 5}, 'history_len is for observation_type="history" alone'),
         ({"observation_type": "history", "history_len": 0}, "integer of at least 1, got 0"),
         ({"action_type": "discrete", "slate_size": 3}, 'use "slate" for more'),
-        ({"action_type": "fusion"}, "Use KuaiRand"),
+        ({"action_type": "fusion"}, "kuairec has one. Use data with more"),
         ({"slate_size": 3328}, "at most the catalogue's 3327 items, got 3328"),
         ({"n_visits": 3}, "must be one of"),
     ],
