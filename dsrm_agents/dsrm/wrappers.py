@@ -12,8 +12,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.dsrm.kinds import load_purifier
-from dsrm_agents.dsrm.purifier import Purifier, purify
+from dsrm_agents.dsrm.purifier import Purifier, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 
 

@@ -29,7 +29,7 @@ from dsrm_agents.dsrm.probes.probing import (
     probe,
     probe_data,
 )
-from dsrm_agents.dsrm.truth import true_preference
+from dsrm_agents.dsrm.pairs import true_preference
 
 __all__ = [
     "ProbeData",

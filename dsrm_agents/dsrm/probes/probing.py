@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from dsrm_agents.dsrm.popularity import popularity_statistics
+from dsrm_agents.dsrm.erasure import popularity_statistics
 from dsrm_agents.dsrm.probes.measures import (
     FOLDS,
     States,
@@ -23,8 +23,7 @@ from dsrm_agents.dsrm.probes.measures import (
     response_r2,
 )
 from dsrm_agents.dsrm.purifier import Denoise, purify
-from dsrm_agents.dsrm.targets import smoothed_means
-from dsrm_agents.dsrm.truth import true_preference
+from dsrm_agents.dsrm.pairs import smoothed_means, true_preference
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
