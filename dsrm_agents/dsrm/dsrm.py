@@ -119,9 +119,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         """
         noise = torch.randn(states.shape, generator=generator)
         condition = self.condition(states)
-        clean = self.diffusion.sample(
-            self.denoiser, noise, condition, eta=eta, generator=generator
-        )
+        clean = self.diffusion.sample(self.denoiser, noise, condition, eta=eta, generator=generator)
         return self.in_encoder_units(clean)
 
     @torch.no_grad()

@@ -115,7 +115,9 @@ def recipe_of(name: str) -> Recipe:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError(f"The module of {module}:{name} cannot be imported: {error}") from error
+            raise ConfigError(
+                f"The module of {module}:{name} cannot be imported: {error}"
+            ) from error
     return PURIFIERS[check_choice("purifier", name, tuple(PURIFIERS))]
 
 

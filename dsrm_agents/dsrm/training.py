@@ -90,9 +90,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def train(
-    module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run: TrainRun
-) -> None:
+def train(module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run: TrainRun) -> None:
     """Minimises a loss over random batches and leaves the averaged weights in the module.
 
     Draws from torch's global generator; callers fork it.

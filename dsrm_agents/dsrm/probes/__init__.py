@@ -1,13 +1,13 @@
-"""What preference states still say: of popularity, of the user's taste, and of who the user is.
+"""Probes of preference states: traces of popularity, of the user's taste, and of who the user is.
 
 The paper's first claim (DSRM-HRL section 4.2) is that exposure writes popularity into the user
 state and that the reverse process removes it and keeps the taste. Each function measures one side
 of that on plain arrays; :func:`probe` applies all of them to a purifier, on users whom no purifier
-was fitted on. A purifier that leaves the input as it is, or that maps all users to one point, must
-be seen to do so, hence the probes for identity and for collapse.
+was fitted on. Further probes expose purifiers that leave the input as it is, or that map all users
+to one point.
 
-Probes that learn are judged on users whom they were not fitted on. What a synthetic world knows of
-its users, and the test rows, are read to measure and never to purify.
+Probes that learn are judged on users whom they were not fitted on. The truth of a synthetic world
+and the test rows are read to measure and never to purify.
 """
 
 from __future__ import annotations
