@@ -124,7 +124,8 @@ class Regression(TrainedPurifier):
         self.network = _mlp(config.dim, [config.hidden] * config.layers, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> Tensor:
-        return (self.network(condition) - target).square().mean(dim=1)
+        error: Tensor = self.network(condition) - target
+        return error.square().mean(dim=1)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         return torch.as_tensor(self.network(condition))
@@ -227,7 +228,8 @@ class DenoisingAutoencoder(Autoencoder):
 
     def loss(self, condition: Tensor, target: Tensor) -> Tensor:
         noisy = condition + self.config.noise * torch.randn_like(condition)
-        return (self.decoder(self.encoder(noisy)) - target).square().mean(dim=1)
+        error: Tensor = self.decoder(self.encoder(noisy)) - target
+        return error.square().mean(dim=1)
 
 
 class VariationalAutoencoder(Autoencoder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from dsrm_agents.dsrm.training import TrainConfig, TrainRun, seeded, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.tensors import TensorFile
 
 SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
 # The teacher's answers hold no noise, so nothing pulls the weights to zero.
@@ -58,20 +59,19 @@ class DiffusionPurifier(FittedPurifier):
         self.denoiser = MLPDenoiser(config.dim, hidden=config.hidden, layers=config.layers)
 
     @classmethod
-    def current_config(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        # Options of earlier versions, with the values at which they change nothing in serving.
+    def rebuilt(cls, file: TensorFile) -> Self:
+        config = json.loads(file.header["config"])
+        # Options of earlier versions: two that change serving unless neutral, two that do not.
         for option, neutral in (("guidance", 0.0), ("start", "noise")):
-            value = saved.pop(option, neutral)
+            value = config.pop(option, neutral)
             if value != neutral:
                 raise CheckpointError(
-                    f"This {cls.kind} was fitted with {option}={value!r}, an option that is gone: "
-                    f"fit it again with fit_purifier({cls.kind!r}, dataset)."
+                    f"{file.path} was fitted with {option}={value!r}, an option that is gone: fit "
+                    f"it again with fit_purifier({cls.kind!r}, dataset)."
                 )
-        return {
-            name: value
-            for name, value in saved.items()
-            if name not in ("start_step", "condition_dropout")
-        }
+        for option in ("start_step", "condition_dropout"):
+            config.pop(option, None)
+        return super().rebuilt(replace(file, header=file.header | {"config": json.dumps(config)}))
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):

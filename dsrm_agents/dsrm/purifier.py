@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import importlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from dsrm_agents.common.files import digest_of, read_safetensors
+from dsrm_agents.common.fitted import FittedModule
 from dsrm_agents.dsrm.erasure import STATISTICS, Affine, erase, whiten_blindly
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
-
-FORMAT = "dsrm-purifier-1"
+from kuaisim_gym.tensors import TensorFile, open_tensors
 
 FloatArray = NDArray[np.float32]
 Denoise = Callable[[FloatArray], FloatArray]
@@ -121,7 +117,7 @@ def recipe_of(name: str) -> Recipe:
     return PURIFIERS[check_choice("purifier", name, tuple(PURIFIERS))]
 
 
-class FittedPurifier(nn.Module, ABC):
+class FittedPurifier(FittedModule, ABC):
     """A purifier that has been fitted: condition in, clean state out, in units of its own.
 
     The condition is the observed state, whitened and with the directions left out along which it
@@ -146,9 +142,11 @@ class FittedPurifier(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    format = "dsrm-purifier-1"
+    content = "purifier"
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
-    option_groups: ClassVar[tuple[type[TargetConfig] | type[TrainConfig], ...]] = ()
+    option_groups: ClassVar[tuple[type[Any], ...]] = ()
 
     input_centre: Tensor
     input_map: Tensor
@@ -182,7 +180,7 @@ class FittedPurifier(nn.Module, ABC):
     @classmethod
     def options(cls) -> tuple[str, ...]:
         """Names of the options of ``fit_purifier`` that concern this class."""
-        groups: tuple[type[Any], ...] = (cls.config_class, *cls.option_groups)
+        groups = (cls.config_class, *cls.option_groups)
         names = [field.name for group in groups for field in fields(group)]
         return tuple(name for name in names if name not in ("dim", "fingerprint"))
 
@@ -200,25 +198,6 @@ class FittedPurifier(nn.Module, ABC):
             ConfigError: The dataset lacks the rows that are learned from.
             CheckpointError: The checkpoint is damaged or of another fit.
         """
-
-    @property
-    def fingerprint(self) -> str:
-        """Fingerprint of the dataset that it was fitted on."""
-        return self.config.fingerprint
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that identify the weights."""
-        return digest_of(self)
-
-    @classmethod
-    def current_config(cls, saved: dict[str, Any]) -> dict[str, Any]:
-        """Fields of the configuration class, from a checkpoint of this or an earlier version.
-
-        Raises:
-            CheckpointError: The checkpoint uses an option that is gone.
-        """
-        return saved
 
     @abstractmethod
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
@@ -294,52 +273,23 @@ class FittedPurifier(nn.Module, ABC):
             purified: Tensor = self(torch.from_numpy(states))
         return purified.numpy()
 
-    def save(self, path: str | Path) -> None:
-        """Writes weights and configuration to one safetensors file, whole or not at all."""
-        metadata = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "config": json.dumps(asdict(self.config)),
-        }
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_atomically(Path(path), save(tensors, metadata))
+    def header(self) -> dict[str, str]:
+        return super().header() | {"kind": self.kind}
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: The file is missing, damaged, or no checkpoint of this kind.
-        """
-        metadata, tensors = read_checkpoint(path)
-        if metadata["kind"] != cls.kind:
+    def rebuilt(cls, file: TensorFile) -> Self:
+        if file.header["kind"] != cls.kind:
             raise CheckpointError(
-                f"{path} holds a purifier of kind {metadata['kind']!r}, expected {cls.kind!r}; "
-                "load_purifier(path) loads any."
+                f"{file.path} holds a purifier of kind {file.header['kind']!r}, expected "
+                f"{cls.kind!r}; load_purifier(path) loads any."
             )
-        return cls.rebuild(path, metadata, tensors)
-
-    @classmethod
-    def rebuild(
-        cls, path: str | Path, metadata: dict[str, str], tensors: dict[str, Tensor]
-    ) -> Self:
-        """Makes a purifier of what :func:`read_checkpoint` found.
-
-        Raises:
-            CheckpointError: Configuration or weights do not fit.
-        """
-        try:
-            purifier = cls(cls.config_class(**cls.current_config(json.loads(metadata["config"]))))
-            purifier.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is a damaged purifier checkpoint: {error}") from error
-        return purifier.eval()
+        return super().rebuilt(file)
 
 
 class PairedPurifier(FittedPurifier):
     """A template for purifiers that learn targets from conditions."""
 
-    option_groups = (TargetConfig,)
+    option_groups: ClassVar[tuple[type[Any], ...]] = (TargetConfig,)
 
     def fit(self, examples: Examples, run: TrainRun) -> None:
         states, popularity = examples.logged
@@ -403,27 +353,11 @@ def load_purifier(path: str | Path) -> FittedPurifier:
     Raises:
         CheckpointError: The file is missing, damaged, or no purifier checkpoint.
     """
-    metadata, tensors = read_checkpoint(path)
-    if metadata["kind"] not in PURIFIERS:
-        raise CheckpointError(
-            f"{path} holds a purifier of unknown kind {metadata['kind']!r}; known: "
-            f"{', '.join(PURIFIERS)}. Import the module that defines it first."
-        )
-    return PURIFIERS[metadata["kind"]].purifier.rebuild(path, metadata, tensors)
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and weights of a purifier's file.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or no purifier checkpoint.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"There is no purifier checkpoint at {path}.")
-    metadata, tensors = read_safetensors(path)
-    if metadata.get("format") != FORMAT or "kind" not in metadata:
-        raise CheckpointError(
-            f"{path} is not a purifier checkpoint of this version: expected format {FORMAT!r}, "
-            f"got {metadata.get('format')!r}."
-        )
-    return metadata, tensors
+    with open_tensors(path, FittedPurifier.format, FittedPurifier.content) as file:
+        kind = file.header["kind"]
+        if kind not in PURIFIERS:
+            raise CheckpointError(
+                f"{path} holds a purifier of unknown kind {kind!r}; known: "
+                f"{', '.join(PURIFIERS)}. Import the module that defines it first."
+            )
+        return PURIFIERS[kind].purifier.rebuilt(file)

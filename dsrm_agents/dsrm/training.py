@@ -10,14 +10,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.common.fitted import arrays_of, tensors_of
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.tensors import open_tensors, save_tensors
 
 FORMAT = "dsrm-training-1"
 
@@ -116,27 +115,27 @@ def train(module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run:
         state.load(checkpoint)
     with tqdm(
         total=config.updates,
-        initial=state.done,
+        initial=state.updates,
         desc=run.progress,
         unit="update",
         disable=run.progress is None,
     ) as bar:
-        while state.done < config.updates:
-            rate = 0.5 * (1.0 + math.cos(math.pi * state.done / config.updates))
+        while state.updates < config.updates:
+            rate = 0.5 * (1.0 + math.cos(math.pi * state.updates / config.updates))
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             value = loss(torch.randint(n_rows, (config.batch_size,)))
             optimizer.zero_grad()
             if not torch.isfinite(value):
                 raise ConfigError(
-                    f"The loss is {value.item()} after {state.done} updates: lower learning_rate "
-                    f"(now {config.learning_rate})."
+                    f"The loss is {value.item()} after {state.updates} updates: lower "
+                    f"learning_rate (now {config.learning_rate})."
                 )
             value.backward()
             optimizer.step()
             state.average(config.ema)
             bar.update()
-            due = state.done % run.every == 0 or state.done == config.updates
+            due = state.updates % run.every == 0 or state.updates == config.updates
             if checkpoint is not None and due:
                 state.save(checkpoint)
     state.finish()
@@ -153,15 +152,15 @@ class _Progress:
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> None:
         self.optimizer, self.identity = optimizer, identity
-        self.done = 0
+        self.updates = 0
         self.parameters = dict(module.named_parameters())
         self.averaged = {name: value.detach().clone() for name, value in self.parameters.items()}
 
     def average(self, decay: float) -> None:
         """Counts an update and takes its weights into the average."""
-        self.done += 1
+        self.updates += 1
         # The first updates are averaged plainly: the random start should not linger.
-        decay = min(decay, 1.0 - 1.0 / self.done)
+        decay = min(decay, 1.0 - 1.0 / self.updates)
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.averaged.values()), list(self.parameters.values()), 1.0 - decay
@@ -177,13 +176,11 @@ class _Progress:
         """Writes everything, whole or not at all."""
         tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
         for name, value in self.parameters.items():
-            tensors[f"weight.{name}"] = value.detach()
+            tensors[f"weight.{name}"] = value
             tensors[f"average.{name}"] = self.averaged[name]
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment]
-        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-        metadata = {"format": FORMAT, "fit": self.identity, "done": str(self.done)}
-        write_atomically(path, save(tensors, metadata))
+        save_tensors(path, FORMAT, arrays_of(tensors), fit=self.identity, done=str(self.updates))
 
     def load(self, path: Path) -> None:
         """Takes up what :meth:`save` wrote.
@@ -191,23 +188,20 @@ class _Progress:
         Raises:
             CheckpointError: It is damaged or of another fit.
         """
-        metadata, tensors = read_safetensors(path)
-        if metadata.get("format") != FORMAT or metadata.get("fit") != self.identity:
-            raise CheckpointError(
-                f"{path} holds the progress of another fit: expected {self.identity}, got "
-                f"{metadata.get('fit')}. Remove it, or name another file."
-            )
-        try:
-            self.done = int(metadata["done"])
-            with torch.no_grad():
-                for name, value in self.parameters.items():
-                    value.copy_(tensors[f"weight.{name}"])
-                    self.averaged[name].copy_(tensors[f"average.{name}"])
-                    self.optimizer.state[value] = {
-                        "step": torch.tensor(float(self.done)),
-                        "exp_avg": tensors[f"exp_avg.{name}"],
-                        "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
-                    }
+        with open_tensors(path, FORMAT, "training checkpoint") as file, torch.no_grad():
+            if file.header["fit"] != self.identity:
+                raise CheckpointError(
+                    f"{path} holds the progress of another fit: expected {self.identity}, got "
+                    f"{file.header['fit']}. Remove it, or name another file."
+                )
+            tensors = tensors_of(file.arrays)
+            self.updates = int(file.header["done"])
+            for name, value in self.parameters.items():
+                value.copy_(tensors[f"weight.{name}"])
+                self.averaged[name].copy_(tensors[f"average.{name}"])
+                self.optimizer.state[value] = {
+                    "step": torch.tensor(float(self.updates)),
+                    "exp_avg": tensors[f"exp_avg.{name}"],
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+                }
             torch.set_rng_state(tensors["random"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error
