@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from kuaisim_gym.errors import ConfigError
+TIME_DIM = 32  # width of the sinusoidal step embedding
 
 
 def sinusoidal(step: Tensor, rates: Tensor) -> Tensor:
@@ -26,11 +26,6 @@ def sinusoidal(step: Tensor, rates: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def shifted_silu(x: Tensor, weight: Tensor, of_step: Tensor, of_condition: Tensor) -> Tensor:
-    """``silu(x weight + of_step + of_condition)``; addmm adds the step's shift at no cost."""
-    return silu(torch.addmm(of_step, x, weight).add_(of_condition), inplace=True)
-
-
 def residual_mlp(
     x: Tensor,
     weights: Sequence[Tensor],
@@ -38,7 +33,7 @@ def residual_mlp(
     of_step: Sequence[Tensor],
     of_condition: Sequence[Tensor],
 ) -> Tensor:
-    """The network's arithmetic.
+    """The network's arithmetic: ``silu(x weight + of_step + of_condition)`` in every layer.
 
     Args:
         x: (B, d) noised states.
@@ -51,11 +46,11 @@ def residual_mlp(
     Returns:
         (B, d).
     """
-    first, *others = zip(weights[:-1], of_step, of_condition, strict=True)
-    activation = shifted_silu(x, *first)
-    for layer in others:
-        activation = shifted_silu(activation, *layer).add_(activation)
-    return torch.addmm(bias, activation, weights[-1])
+    # addmm adds the step's shift at no cost.
+    x = silu(torch.addmm(of_step[0], x, weights[0]).add_(of_condition[0]), inplace=True)
+    for weight, step, condition in zip(weights[1:-1], of_step[1:], of_condition[1:], strict=True):
+        x = silu(torch.addmm(step, x, weight).add_(condition), inplace=True).add_(x)
+    return torch.addmm(bias, x, weights[-1])
 
 
 class MLPDenoiser(nn.Module):
@@ -65,49 +60,34 @@ class MLPDenoiser(nn.Module):
     a bias.
 
     Args:
-        dim: d, of states.
-        condition_dim: c, of conditions; ``None`` for d.
+        dim: d, of states and conditions.
         hidden: Width h of the layers.
         layers: Number L of residual layers.
-        time_dim: Width of the sinusoidal step embedding.
-
-    Raises:
-        ConfigError: ``time_dim`` is not even and positive.
     """
 
     rates: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        condition_dim: int | None = None,
-        *,
-        hidden: int = 96,
-        layers: int = 2,
-        time_dim: int = 32,
-    ) -> None:
+    def __init__(self, dim: int, *, hidden: int = 96, layers: int = 2) -> None:
         super().__init__()
-        if time_dim < 2 or time_dim % 2:
-            raise ConfigError(f"time_dim must be even and at least 2, got {time_dim}.")
         self.depth = layers + 1
-        half = time_dim // 2
+        half = TIME_DIM // 2
         rates = torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
         self.register_buffer("rates", rates, persistent=False)
         width = hidden * self.depth
-        self.condition = nn.Linear(dim if condition_dim is None else condition_dim, width)
-        self.time = nn.Linear(time_dim, width)
+        self.condition = nn.Linear(dim, width)
+        self.time = nn.Linear(TIME_DIM, width)
         self.enter = nn.Linear(dim, hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(layers))
         self.leave = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """(B, d) noised states, (B,) or (1,) int64 steps and (B, c) conditions to (B, d)."""
+        """(B, d) noised states, (B,) or (1,) int64 steps and (B, d) conditions to (B, d)."""
         of_step = self.time(sinusoidal(step, self.rates)).chunk(self.depth, dim=1)
         of_condition = self.condition(condition).chunk(self.depth, dim=1)
         return residual_mlp(x, self._weights(), self.leave.bias, of_step, of_condition)
 
     def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
-        """The network for (B, c) conditions, its shifts and weights looked up once for all steps.
+        """The network for (B, d) conditions, its shifts and weights looked up once for all steps.
 
         On a single state the look-ups would take as long as the arithmetic.
         """

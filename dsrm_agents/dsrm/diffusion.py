@@ -159,21 +159,7 @@ class GaussianDiffusion(nn.Module):
         eta: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Runs the reverse process down to step 0: the last state of :meth:`reverse`.
-
-        Args:
-            denoiser: The network.
-            x: (B, d) states at step K.
-            condition: (B, c) conditions.
-            eta: Share of DDPM's noise, in [0, 1].
-            generator: Of the noise; ``None`` for torch's global one.
-
-        Returns:
-            (B, d) clean states.
-
-        Raises:
-            ConfigError: ``eta`` is out of range.
-        """
+        """Clean states: the last ones of :meth:`reverse`, which has the same arguments."""
         walk = self.reverse(denoiser, x, condition, eta=eta, generator=generator)
         return deque(walk, maxlen=1).pop()
 

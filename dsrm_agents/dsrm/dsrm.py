@@ -87,15 +87,13 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
 
     kind = "dsrm"
     recipes = {
-        # Eq. 7 as printed. Its targets hold no noise, so nothing is gained by pulling weights to
-        # zero.
         "dsrm-literal": {
-            "prediction": "noise",
+            "prediction": "noise",  # eq. 7 as printed
             "source": "identity",
             "blind": 0,
-            "weight_decay": 1e-4,
+            "weight_decay": 1e-4,  # its targets hold no noise, so weights may grow
             "updates": 3000,
-        },
+        }
     }
 
     def loss(self, condition: Tensor, target: Tensor) -> Tensor:
@@ -166,9 +164,14 @@ class Student(DiffusionPurifier):
         self.register_buffer("last", torch.tensor([config.diffusion_steps]), persistent=False)
 
     def fit(self, examples: Examples, run: TrainRun) -> None:
+        before = replace(
+            run,
+            identity=f"teacher of {run.identity}",
+            checkpoint=None if run.checkpoint is None else f"{run.checkpoint}.teacher",
+        )
         with seeded(examples.seed):
             teacher = DSRM(self.config)
-            teacher.fit(examples, run.named("teacher"))
+            teacher.fit(examples, before)
         training = replace(DISTILLATION, updates=run.config.updates)
         self.imitate(teacher.eval(), examples.dataset, examples.seed, replace(run, config=training))
 

@@ -22,7 +22,6 @@ def popularity_statistics(
     items: NDArray[np.integer],
     exposures: NDArray[np.integer],
     n: int,
-    weight: NDArray[np.floating] | None = None,
 ) -> NDArray[np.float64]:
     """Statistics of the popularity of histories, the plainest first.
 
@@ -31,7 +30,6 @@ def popularity_statistics(
         items: (m,) positions.
         exposures: (n_items,) how often each item was shown to the users that are learned from.
         n: Number of histories.
-        weight: (m,) of the rows, such as 0 for those left out; all one if ``None``.
 
     Returns:
         (n, 3) float64, one column for each of :data:`STATISTICS`; NaN for empty histories. The
@@ -39,14 +37,12 @@ def popularity_statistics(
     """
     popularity = np.log1p(exposures)
     hit = exposures >= np.quantile(exposures, 1.0 - HITS)
-    weight = np.ones(len(rows)) if weight is None else weight
-    mass = np.bincount(rows, weights=weight, minlength=n)
     columns = [
-        np.bincount(rows, weights=weight * value[items], minlength=n)
+        np.bincount(rows, weights=value[items], minlength=n)
         for value in (popularity, hit, popularity**2)
     ]
     with np.errstate(invalid="ignore"):
-        return np.stack(columns, axis=1) / mass[:, None]
+        return np.stack(columns, axis=1) / np.bincount(rows, minlength=n)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

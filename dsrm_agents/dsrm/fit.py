@@ -22,25 +22,14 @@ Config = TypeVar("Config")
 logger = logging.getLogger(__name__)
 
 
-def fit_dsrm(
-    dataset: Dataset,
-    mode: str = "debiased",
-    *,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    progress: bool = False,
-    **options: Any,
-) -> DSRM:
+def fit_dsrm(dataset: Dataset, mode: str = "debiased", **options: Any) -> DSRM:
     """Fits DSRM; no row and no user of the test split takes part.
 
     Args:
         dataset: The data.
         mode: ``"debiased"`` (default), or ``"literal"`` (eq. 7 as printed: its optimum is the
             identity).
-        seed: Same seed, same weights.
-        checkpoint: See :func:`fit_purifier`.
-        progress: Whether to show a progress bar.
-        **options: See :func:`fit_purifier`.
+        **options: Further arguments of :func:`fit_purifier`.
 
     Returns:
         The fitted module, with averaged weights, in evaluation mode.
@@ -49,10 +38,7 @@ def fit_dsrm(
         ConfigError: An option is unknown or out of range.
         CheckpointError: The checkpoint is damaged or of another fit.
     """
-    name = MODES[check_choice("mode", mode, tuple(MODES))]
-    purifier = fit_purifier(
-        name, dataset, seed=seed, checkpoint=checkpoint, progress=progress, **options
-    )
+    purifier = fit_purifier(MODES[check_choice("mode", mode, tuple(MODES))], dataset, **options)
     assert isinstance(purifier, DSRM)
     return purifier
 

@@ -120,8 +120,8 @@ class Examples:
         """
         histories = Histories(self.dataset.training, self.encoder)
         has_state = histories.mass(histories.response) > 0
-        popularity = histories.popularity(np.ones(len(histories.response)))
-        return histories.states(histories.response)[has_state], popularity[has_state]
+        states, popularity = histories.states(histories.response), histories.popularity()
+        return states[has_state], popularity[has_state]
 
     @cached_property
     def pairs(self) -> Pairs:
@@ -180,9 +180,9 @@ class Histories:
         """(n,) float32: total weight of each history."""
         return np.bincount(self.rows, weights=weight, minlength=self.n).astype(np.float32)
 
-    def popularity(self, weight: NDArray[np.floating]) -> FloatArray:
-        """(n, 3) float32: statistics of the popularity of weighted rows, NaN without any."""
-        statistics = popularity_statistics(self.rows, self.items, self.exposures, self.n, weight)
+    def popularity(self) -> FloatArray:
+        """(n, 3) float32: statistics of the popularity of each history, NaN without rows."""
+        statistics = popularity_statistics(self.rows, self.items, self.exposures, self.n)
         return statistics.astype(np.float32)
 
     def inverse_propensity(self, power: float) -> Vector:

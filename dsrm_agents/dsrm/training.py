@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -70,15 +70,6 @@ class TrainRun:
     checkpoint: str | Path | None = None
     every: int = 250
     progress: str | None = None
-
-    def named(self, stage: str) -> TrainRun:
-        """A run of the same settings for another stage of the same fit, with its own file."""
-        return replace(
-            self,
-            identity=f"{stage} of {self.identity}",
-            checkpoint=None if self.checkpoint is None else f"{self.checkpoint}.{stage}",
-            progress=None if self.progress is None else f"{self.progress}, {stage}",
-        )
 
 
 @contextmanager

@@ -114,10 +114,7 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
 
     def reset(
-        self,
-        *,
-        seed: int | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         observations, infos = self.env.reset(seed=seed, options=options)
         return self.purifier(observations)[0], infos

@@ -194,8 +194,6 @@ def test_options_out_of_range_are_refused() -> None:
         GaussianDiffusion(0)
     with pytest.raises(ConfigError, match="prediction"):
         GaussianDiffusion(5, "velocity")
-    with pytest.raises(ConfigError, match="time_dim"):
-        MLPDenoiser(3, time_dim=5)
     diffusion, x = GaussianDiffusion(5), torch.zeros(1, 2)
     for eta in (-0.1, 1.1, math.nan):
         with pytest.raises(ConfigError, match="eta"):
@@ -205,9 +203,9 @@ def test_options_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_the_network_is_a_residual_mlp_shifted_by_step_and_condition(layers: int) -> None:
     """Its values and gradients, in place or not, are those of the formula written out."""
-    denoiser = MLPDenoiser(3, 5, hidden=8, layers=layers)
+    denoiser = MLPDenoiser(3, hidden=8, layers=layers)
     x, step = torch.randn(6, 3, requires_grad=True), torch.randint(1, 21, (6,))
-    condition = torch.randn(6, 5)
+    condition = torch.randn(6, 3)
     embedded = denoiser.time(sinusoidal(step, denoiser.rates))
     shifts = (denoiser.condition(condition) + embedded).chunk(layers + 1, dim=1)
     hidden = silu(denoiser.enter(x) + shifts[0])

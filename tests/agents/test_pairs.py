@@ -142,10 +142,12 @@ def test_inverse_propensities_lift_the_niche(small) -> None:
     weight = histories.inverse_propensity(1.0)
     np.testing.assert_allclose(weight, np.minimum(np.median(exposures) / exposures, 10.0))
     np.testing.assert_array_equal(histories.inverse_propensity(0.0), 1.0)
-    plain, lifted = (pairs_of(small, source="history", propensity_power=p) for p in (0, 1))
-    popularity = histories.popularity(np.ones(len(histories.items)))[plain.user, 0]
-    assert explained(lifted.target, popularity) < explained(plain.target, popularity)
-    np.testing.assert_array_equal(plain.observed, lifted.observed)
+    response, popularity = histories.response, histories.popularity()[:, 0]
+    plain, lifted = (histories.states(response * factor) for factor in (1.0, weight))
+    assert explained(lifted, popularity) < explained(plain, popularity)
+    without, with_power = (pairs_of(small, propensity_power=power) for power in (0.0, 1.0))
+    np.testing.assert_array_equal(without.observed, with_power.observed)
+    assert np.abs(without.target - with_power.target).mean() > 0.1
 
 
 def test_who_answered_nothing_has_no_pair(small, with_watch_ratios) -> None:

@@ -1,4 +1,12 @@
-"""Evaluation data for purifiers, and :func:`probe`, which applies every measure."""
+"""Probes of preference states: traces of popularity, of the user's taste, and of who the user is.
+
+The paper's first claim (DSRM-HRL section 4.2) is that exposure writes popularity into the user
+state and that the reverse process removes it and keeps the taste. :func:`probe` measures all sides
+of that (:mod:`~dsrm_agents.dsrm.measures`), on users whom no purifier was fitted on. Further
+measures expose purifiers that leave the input as it is, or that map all users to one point.
+
+The truth of a synthetic world and the test rows are read to measure and never to purify.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
+from dsrm_agents.dsrm import measures
 from dsrm_agents.dsrm.erasure import popularity_statistics
-from dsrm_agents.dsrm.probes.measures import (
-    FOLDS,
-    States,
-    cosine,
-    discriminability,
-    effective_rank,
-    identity_check,
-    interest_accuracy,
-    leakage_floor,
-    popularity_leakage,
-    recall_at_k,
-    response_r2,
-)
-from dsrm_agents.dsrm.purifier import Denoise, purify
 from dsrm_agents.dsrm.pairs import smoothed_means, true_preference
+from dsrm_agents.dsrm.purifier import Denoise, purify
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
@@ -151,9 +147,9 @@ def probe_data(
         users = _sample(np.intersect1d(dataset.test_users, with_state), MOST_USERS, rng)
     probed: NDArray[np.int32] = np.unique(users).astype(np.int32)
     if not np.isin(probed, with_state).all():
-        raise ConfigError("Probed users must have a response in the log; some of users have none.")
-    if len(probed) < FOLDS:
-        raise ConfigError(f"Probes need at least {FOLDS} users, got {len(probed)}.")
+        raise ConfigError("Probed users must have a response in the log; some of these have none.")
+    if len(probed) < measures.FOLDS:
+        raise ConfigError(f"Probes need at least {measures.FOLDS} users, got {len(probed)}.")
     reference = _sample(dataset.train_users, MOST_REFERENCE, rng)
 
     def raw(users: NDArray[np.integer]) -> FloatArray:
@@ -197,49 +193,40 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
     def purified_copy(states: FloatArray) -> FloatArray:
         return purify(denoise, states.copy())  # the purifier may write into its input
 
-    purified = purified_copy(data.states)
+    states = purified_copy(data.states)
     centre = purified_copy(data.reference).mean(axis=0, dtype=np.float64)
-    identity = identity_check(data.states, purified)
-    measures = {
-        "leakage_r2": popularity_leakage(purified, data.popularity, seed=data.seed),
-        "leakage_mlp": popularity_leakage(purified, data.popularity, "mlp", seed=data.seed),
-        "leakage_floor": leakage_floor(purified, data.popularity, seed=data.seed),
-        "leakage_mlp_floor": leakage_floor(purified, data.popularity, "mlp", seed=data.seed),
-        "effective_rank": effective_rank(purified),
+    label, seed = data.popularity, data.seed
+    identity = measures.identity_check(data.states, states)
+    results = {
+        "leakage_r2": measures.popularity_leakage(states, label, seed=seed),
+        "leakage_mlp": measures.popularity_leakage(states, label, "mlp", seed),
+        "leakage_floor": measures.leakage_floor(states, label, seed=seed),
+        "leakage_mlp_floor": measures.leakage_floor(states, label, "mlp", seed),
+        "effective_rank": measures.effective_rank(states),
         "cosine_to_input": identity["cosine_to_input"],
         "identity_r2": identity["r2"],
         "n_users": float(len(data.users)),
     }
     if data.halves.shape[1] > 1:
-        measures["discriminability"] = discriminability(*map(purified_copy, data.halves))
+        results["discriminability"] = measures.discriminability(*map(purified_copy, data.halves))
     if data.answers is not None:
-        measures["response_r2"] = response_r2(
-            purified,
-            data.answers.users,
-            data.answers.items,
-            data.answers.responses,
-            data.answers.item_mean,
-            data.item_embedding,
-            centre,
-            seed=data.seed,
+        results["response_r2"] = measures.response_r2(
+            states,
+            **vars(data.answers),
+            item_embedding=data.item_embedding,
+            centre=centre,
+            seed=seed,
         )
     if data.causes is not None:
-        measures |= _against_causes(purified, centre, data, data.causes)
-    return measures
-
-
-def _against_causes(
-    purified: FloatArray, centre: States, data: ProbeData, causes: Causes
-) -> dict[str, float]:
-    """The measures that need the truth."""
-    origin = np.zeros(purified.shape[1])  # true preferences are excesses already
-    ranked = (purified, data.item_embedding, causes.relevance)
-    return {
-        "interest_accuracy": interest_accuracy(purified, causes.interest, seed=data.seed),
-        "cosine": cosine(purified, causes.preference, centre, origin),
-        "recall20": recall_at_k(*ranked, centre=centre),
-        "recall20_longtail": recall_at_k(*ranked, items=data.tail, centre=centre),
-    }
+        origin = np.zeros(states.shape[1])  # true preferences are excesses already
+        ranked = (states, data.item_embedding, data.causes.relevance)
+        results |= {
+            "interest_accuracy": measures.interest_accuracy(states, data.causes.interest, seed),
+            "cosine": measures.cosine(states, data.causes.preference, centre, origin),
+            "recall20": measures.recall_at_k(*ranked, centre=centre),
+            "recall20_longtail": measures.recall_at_k(*ranked, items=data.tail, centre=centre),
+        }
+    return results
 
 
 def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -276,7 +263,7 @@ def _answers(
     test = dataset.test.of_users(users, dataset.n_users)
     if len(test) > MOST_ROWS:
         test = test.take(np.sort(rng.choice(len(test), MOST_ROWS, replace=False)))
-    if len(test.distinct_users) < FOLDS:
+    if len(test.distinct_users) < measures.FOLDS:
         return None
     log, n_all = dataset.train_log, len(dataset.item_ids)
     item_mean = smoothed_means(log.items, log.response.astype(np.float64), n_all)
