@@ -132,9 +132,9 @@ class Regression(TrainedPurifier):
 
 
 class OracleRegression(Regression):
-    """The same network, fitted to the true preferences of train users.
+    """Upper bound for tables only: the same network, fitted to true preferences.
 
-    An upper bound for tables only: true preferences exist in synthetic worlds alone.
+    They exist in synthetic worlds alone.
     """
 
     kind = "oracle-regression"
@@ -196,7 +196,7 @@ class VAEConfig(AutoencoderConfig):
 
 
 class Autoencoder(TrainedPurifier):
-    """A template: an encoder to a narrow code and a decoder.
+    """A template for autoencoders: an encoder to a narrow code, and a decoder.
 
     Args:
         config: Sizes.
@@ -220,7 +220,7 @@ class Autoencoder(TrainedPurifier):
 
 
 class DenoisingAutoencoder(Autoencoder):
-    """Through a narrow layer, from conditions with noise on them (Vincent et al. 2008)."""
+    """A denoising autoencoder, trained on conditions with added noise (Vincent et al. 2008)."""
 
     kind = "dae"
     config_class = DAEConfig
@@ -233,7 +233,7 @@ class DenoisingAutoencoder(Autoencoder):
 
 
 class VariationalAutoencoder(Autoencoder):
-    """Through a Gaussian code of little information (Kingma and Welling 2014)."""
+    """A variational autoencoder with a Gaussian code (Kingma and Welling 2014)."""
 
     kind = "vae"
     config_class = VAEConfig

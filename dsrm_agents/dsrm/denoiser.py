@@ -54,7 +54,7 @@ def residual_mlp(
 
 
 class MLPDenoiser(nn.Module):
-    """A residual MLP: see :class:`~dsrm_agents.dsrm.diffusion.Denoiser`.
+    """A residual MLP, the :class:`~dsrm_agents.dsrm.diffusion.Denoiser` of DSRM.
 
     Step and condition reach every layer as shifts of its input to the nonlinearity, in place of
     a bias.

@@ -66,8 +66,8 @@ class DiffusionPurifier(FittedPurifier):
             value = config.pop(option, neutral)
             if value != neutral:
                 raise CheckpointError(
-                    f"{file.path} was fitted with {option}={value!r}, an option that is gone: fit "
-                    f"it again with fit_purifier({cls.kind!r}, dataset)."
+                    f"{file.path} was fitted with {option}={value!r}, an option that no longer "
+                    f"exists: fit it again with fit_purifier({cls.kind!r}, dataset)."
                 )
         for option in ("start_step", "condition_dropout"):
             config.pop(option, None)

@@ -160,11 +160,14 @@ class FittedPurifier(FittedModule, ABC):
         if "kind" not in vars(cls):
             return  # a template
         for name, options in {cls.kind: {}, **vars(cls).get("recipes", {})}.items():
-            other = PURIFIERS.get(name, Recipe(cls, {})).purifier
-            if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            registered = PURIFIERS.get(name, Recipe(cls, {})).purifier
+            if (registered.__module__, registered.__qualname__) != (
+                cls.__module__,
+                cls.__qualname__,
+            ):
                 raise ConfigError(
-                    f"{cls.__qualname__} and {other.__module__}.{other.__qualname__} are both "
-                    f"named {name!r}: choose another kind."
+                    f"{cls.__qualname__} and {registered.__module__}.{registered.__qualname__} are "
+                    f"both named {name!r}: choose another kind."
                 )
             PURIFIERS[name] = Recipe(cls, options)
 

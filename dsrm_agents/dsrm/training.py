@@ -61,14 +61,14 @@ class TrainRun:
         checkpoint: File in which progress is kept, so that an interrupted fit goes on where it was
             and ends with the weights of one that was never interrupted; a finished one returns at
             once. ``None`` for no file.
-        every: Updates between checkpoints.
+        interval: Updates between checkpoints.
         progress: Label of a progress bar; ``None`` for none.
     """
 
     config: TrainConfig
     identity: str = ""
     checkpoint: str | Path | None = None
-    every: int = 250
+    interval: int = 250
     progress: str | None = None
 
 
@@ -126,7 +126,7 @@ def train(module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run:
             optimizer.step()
             state.average(config.ema)
             bar.update()
-            due = state.updates % run.every == 0 or state.updates == config.updates
+            due = state.updates % run.interval == 0 or state.updates == config.updates
             if checkpoint is not None and due:
                 state.save(checkpoint)
     state.finish()
@@ -158,13 +158,13 @@ class _Progress:
             )
 
     def finish(self) -> None:
-        """Puts the averaged weights into the module."""
+        """Copies the averaged weights into the module."""
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(self.averaged[name])
 
     def save(self, path: Path) -> None:
-        """Writes everything, whole or not at all."""
+        """Writes the state, completely or not at all."""
         tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
         for name, value in self.parameters.items():
             tensors[f"weight.{name}"] = value
@@ -174,7 +174,7 @@ class _Progress:
         save_tensors(path, FORMAT, arrays_of(tensors), fit=self.identity, done=str(self.updates))
 
     def load(self, path: Path) -> None:
-        """Takes up what :meth:`save` wrote.
+        """Restores the state that :meth:`save` wrote.
 
         Raises:
             CheckpointError: It is damaged or of another fit.

@@ -279,7 +279,7 @@ def test_folds_of_answers_hold_whole_users(rng) -> None:
     responses = rng.standard_normal(40)[users]
     zeros, ones = np.zeros(800, dtype=int), np.ones((1, 40))
     assert response_r2(states, users, zeros, responses, np.zeros(1), ones) <= 0.05
-    with pytest.raises(ConfigError, match="the number of users"):
+    with pytest.raises(ConfigError, match="at least 5 users"):
         response_r2(states, users[:80], zeros[:80], responses[:80], np.zeros(1), ones)
 
 

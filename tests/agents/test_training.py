@@ -52,13 +52,13 @@ def test_a_killed_fit_resumes_to_the_same_weights(tmp_path, killed_after: int) -
     whole = fit(Line())
     file = tmp_path / "progress"
     with pytest.raises(KeyboardInterrupt):
-        fit(Line(killed_after), checkpoint=file, every=3)
+        fit(Line(killed_after), checkpoint=file, interval=3)
     assert file.exists() == (killed_after >= 3)
     torch.manual_seed(99)  # the random state, too, comes from the file, once there is one
     resumed = Line()
     if killed_after < 3:
         torch.manual_seed(5)
-    train(resumed, resumed, 64, TrainRun(CONFIG, checkpoint=file, every=3))
+    train(resumed, resumed, 64, TrainRun(CONFIG, checkpoint=file, interval=3))
     for one, two in zip(weights(whole), weights(resumed), strict=True):
         assert torch.equal(one, two)
 
