@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     states = commands.add_parser("purify", help="what purifiers remove and keep: worlds x seeds")
     states.add_argument("--envs", nargs="+", choices=study.ENVS, help="default: what there is")
     states.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
-    states.add_argument("--purifiers", nargs="+", choices=study.STUDIED, help="default: what fits")
+    states.add_argument(
+        "--purifiers", nargs="+", help="names, or module:name of your own; default: what fits"
+    )
     states.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
     states.add_argument(
         "--events",

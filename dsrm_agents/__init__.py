@@ -13,11 +13,9 @@ from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
 from dsrm_agents.common.evaluation import evaluate
 from dsrm_agents.common.quality import unbiased_quality
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
-from dsrm_agents.dsrm.dsrm import DSRM
+from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
 from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier
-from dsrm_agents.dsrm.kinds import load_purifier
-from dsrm_agents.dsrm.purifier import Purifier
-from dsrm_agents.dsrm.student import Student, distil
+from dsrm_agents.dsrm.purifier import Purifier, load_purifier
 from dsrm_agents.dsrm.wrappers import PurifyObservation, PurifyVecEnv, PurifyVectorObservation
 from dsrm_agents.encoders.extractor import HistoryExtractor
 from dsrm_agents.encoders.history import HistoryEncoder

@@ -72,11 +72,11 @@ def dsrm(small):
 @pytest.fixture(scope="session")
 def quick_fit():
     """As ``fit_purifier``, with five updates where there are any."""
-    from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier, options_of
-    from dsrm_agents.dsrm.kinds import KINDS
+    from dsrm_agents import fit_purifier
+    from dsrm_agents.dsrm.purifier import recipe_of
 
     def fit(name, dataset, **options):
-        learns = "updates" in options_of(KINDS[PURIFIERS[name][0]])
+        learns = "updates" in recipe_of(name).purifier.options()
         return fit_purifier(name, dataset, **({"updates": 5} if learns else {}), **options)
 
     return fit

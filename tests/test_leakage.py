@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from dsrm_agents import fit_dsrm, make_vec_env
-from dsrm_agents.dsrm.targets import build_pairs
+from dsrm_agents.dsrm.pairs import build_pairs
 from kuaisim_gym.data.dataset import BehaviourLog, Dataset, TrainingData, WatchLog
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.observation import PreferenceEncoder

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.purify.study import ORACLE, STUDIED, STUDY
+from benchmarks.purify.study import ORACLE, STUDY, studied
 from benchmarks.results import Result, read_parts
 from benchmarks.statistics import mean_and_ci95
 from kuaisim_gym.errors import DataFormatError
@@ -81,7 +81,7 @@ def markdown(results: list[Result]) -> str:
         DataFormatError: One seed has results of two worlds.
     """
     kinds: dict[Kind, Rows] = defaultdict(lambda: defaultdict(dict))
-    order = {name: place for place, name in enumerate(STUDIED)}
+    order = {name: place for place, name in enumerate(studied())}
     for result in sorted(results, key=lambda one: order.get(one["purifier"], len(order))):
         kinds[_kind(result)][result["purifier"]][result["seed"]] = result
     tables = []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,10 @@ from tqdm.auto import tqdm
 
 from benchmarks.processes import side_by_side
 from benchmarks.results import Result, already_there, commit, data_block, versions
-from dsrm_agents.dsrm.dsrm import DSRM
-from dsrm_agents.dsrm.fit import PURIFIERS, fit_purifier, options_of
-from dsrm_agents.dsrm.kinds import KINDS
+from dsrm_agents.dsrm.dsrm import DISTILLATION, DSRM, distil
+from dsrm_agents.dsrm.fit import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
-from dsrm_agents.dsrm.purifier import FittedPurifier
-from dsrm_agents.dsrm.student import DISTILLATION, distil
+from dsrm_agents.dsrm.purifier import PURIFIERS, FittedPurifier, recipe_of
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
@@ -36,10 +34,12 @@ STUDY = "purify"
 KUAIREC = "KuaiRec-Fair-v0"
 ENVS = (KUAIREC, "KuaiRand-Fair-v0")
 ORACLE = "oracle-regression"
-STUDIED = (
-    "identity", "linear", "ridge", "mlp", "dae", "vae", "dsrm", "dsrm-literal", "student", ORACLE,
-)  # fmt: skip
 STUDIED_WITH_EVENTS = ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
+
+
+def studied() -> tuple[str, ...]:
+    """Names of all registered purifiers that say something of users, the upper bound last."""
+    return (*(name for name in PURIFIERS if name not in ("blank", ORACLE)), ORACLE)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class World:
 
     env: str
     seed: int
-    purifiers: tuple[str, ...] = STUDIED
+    purifiers: tuple[str, ...] = field(default_factory=studied)
     dataset: str | None = None
     events: int | None = None
     updates: int | None = None
@@ -69,7 +69,7 @@ class World:
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         for purifier in self.purifiers:
-            check_choice("purifier", purifier, STUDIED)
+            recipe_of(purifier)
         if self.events is not None and (self.dataset is not None or self.env != KUAIREC):
             raise ConfigError(
                 f"events can be chosen in the synthetic world of {KUAIREC} only, got "
@@ -89,11 +89,11 @@ class World:
 
     def options_of(self, purifier: str) -> dict[str, Any]:
         """Those of them that concern a purifier."""
-        kind, changes = PURIFIERS[purifier]
-        known = set(options_of(KINDS[kind]))
-        if changes.get("source") == "identity":
-            known.discard("propensity_power")  # its targets are made of no rows
-        return {name: value for name, value in self.options.items() if name in known}
+        recipe = recipe_of(purifier)
+        names = set(recipe.purifier.options())
+        if recipe.options.get("source") == "identity":
+            names.discard("propensity_power")  # its targets are made of no rows
+        return {name: value for name, value in self.options.items() if name in names}
 
     def load(self) -> Dataset:
         """Reads or makes the data."""
@@ -105,7 +105,7 @@ class World:
         """The part of a result that is known before the fit and tells it from all others."""
         return {
             "study": STUDY,
-            "purifier": purifier,
+            "purifier": purifier.rpartition(":")[2],
             "env": self.env,
             "seed": self.seed,
             "events": self.events,
@@ -147,7 +147,7 @@ def plan(
     names = tuple(envs or ((KUAIREC,) if dataset is not None or numbers else ENVS))
     if dataset is not None and len(names) > 1:
         raise ConfigError(f"{dataset} holds one dataset: give one environment, got {names}.")
-    usual: tuple[str, ...] = STUDIED_WITH_EVENTS if numbers else STUDIED
+    usual: tuple[str, ...] = STUDIED_WITH_EVENTS if numbers else studied()
     if dataset is not None:
         usual = tuple(name for name in usual if name != ORACLE)
     wanted = tuple(dict.fromkeys(purifiers or usual))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.run import Run, train_agent
 from benchmarks.speed.timing import Row, report, timed
 from dsrm_agents import DSRM, Purifier, distil, fit_dsrm, fit_purifier
-from dsrm_agents.dsrm.student import DISTILLATION
+from dsrm_agents.dsrm.dsrm import DISTILLATION
 from dsrm_agents.dsrm.training import TrainConfig
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset

@@ -1,14 +1,24 @@
-"""What DSRM is compared with: the same interface, pairs and blindness, without the diffusion."""
+"""Baselines of DSRM: the same interface, pairs and blindness, without the diffusion."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import ClassVar
 
 import torch
+from stable_baselines3.common.torch_layers import create_mlp
 from torch import Tensor, nn
 
-from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
+from dsrm_agents.dsrm.erasure import erase
+from dsrm_agents.dsrm.pairs import Examples
+from dsrm_agents.dsrm.purifier import (
+    FittedPurifier,
+    FloatArray,
+    PairedPurifier,
+    PurifierConfig,
+    TrainedPurifier,
+)
+from dsrm_agents.dsrm.training import TrainRun
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
 
@@ -18,37 +28,44 @@ class Identity(FittedPurifier):
 
     kind = "identity"
 
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        pass  # nothing to learn
+
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
         return states
 
 
-class Blank(FittedPurifier):
-    """No state at all: what an agent does with this, it does for everybody."""
+class ZeroState(FittedPurifier):
+    """Zeros in place of every state, so that an agent treats all users alike."""
 
     kind = "blank"
 
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        pass  # nothing to learn
+
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
         return torch.zeros_like(states)
 
 
 class LinearErasure(FittedPurifier):
-    """The state without the directions along which it tells popularity, and else unchanged."""
+    """The state without the directions along which it tells popularity, otherwise unchanged."""
 
     kind = "linear"
 
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        states, popularity = examples.logged
+        self.set_condition_map(erase(states, popularity[:, : self.config.blind]))
+
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
         return condition
 
 
 @dataclass(frozen=True)
 class RidgeConfig(PurifierConfig):
-    """A :class:`PurifierConfig` with what ridge regression adds.
+    """Configuration of ridge regression.
 
     Attributes:
-        penalty: Of the squared weights, in pairs.
+        penalty: Weight of the squared coefficients, in pairs.
     """
 
     penalty: float = 30.0
@@ -59,11 +76,11 @@ class RidgeConfig(PurifierConfig):
             raise ConfigError(f"penalty must be positive, got {self.penalty}.")
 
 
-class RidgeRegression(FittedPurifier):
+class RidgeRegression(PairedPurifier):
     """Linear regression on the same pairs, in closed form: does a network help?
 
     Args:
-        config: Sizes.
+        config: Sizes and penalty.
     """
 
     kind = "ridge"
@@ -76,20 +93,18 @@ class RidgeRegression(FittedPurifier):
         super().__init__(config)
         self.register_buffer("slope", torch.zeros(config.dim, config.dim))
 
-    def solve(self, condition: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Fits (n, d) conditions to (n, d) targets with (n,) weights."""
+    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
         weighted = (condition * weight[:, None]).t()
         gram = weighted @ condition + self.config.penalty * torch.eye(self.config.dim)
         self.slope.copy_(torch.linalg.solve(gram, weighted @ target))
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
         return condition @ self.slope
 
 
 @dataclass(frozen=True)
 class RegressionConfig(PurifierConfig):
-    """A :class:`PurifierConfig` that gives a plain network as many weights as DSRM's."""
+    """Configuration of a plain network, with as many weights as DSRM's by default."""
 
     hidden: int = 176
 
@@ -106,30 +121,33 @@ class Regression(TrainedPurifier):
 
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__(config)
-        self.network = _mlp(config.dim, *[config.hidden] * config.layers, config.dim)
+        self.network = _mlp(config.dim, [config.hidden] * config.layers, config.dim)
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`TrainedPurifier`: squared errors."""
-        clean = self.network(condition)
-        return (clean - target).square().mean(dim=1), clean
+    def loss(self, condition: Tensor, target: Tensor) -> Tensor:
+        error: Tensor = self.network(condition) - target
+        return error.square().mean(dim=1)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
         return torch.as_tensor(self.network(condition))
 
 
 class OracleRegression(Regression):
-    """The same network, fitted to the true preferences of train users: the upper bound.
+    """Upper bound for tables only: the same network, fitted to true preferences.
 
-    A row of tables and no method, for it reads what only a synthetic world knows.
+    They exist in synthetic worlds alone.
     """
 
     kind = "oracle-regression"
+    # Its targets hold no noise.
+    recipes = {kind: {"source": "identity", "blind": 0, "weight_decay": 0.1}}
+
+    def targets(self, examples: Examples) -> FloatArray:
+        return examples.true_preferences
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig(PurifierConfig):
-    """A :class:`PurifierConfig` with what autoencoders add; the network is of DSRM's size.
+    """Configuration of an autoencoder, with as many weights as DSRM's network by default.
 
     Attributes:
         layers: Hidden layers of the encoder, and of the decoder.
@@ -147,7 +165,7 @@ class AutoencoderConfig(PurifierConfig):
 
 @dataclass(frozen=True)
 class DAEConfig(AutoencoderConfig):
-    """Of a denoising autoencoder.
+    """Configuration of a denoising autoencoder.
 
     Attributes:
         noise: Standard deviation of the Gaussian noise on (whitened) conditions in training.
@@ -163,7 +181,7 @@ class DAEConfig(AutoencoderConfig):
 
 @dataclass(frozen=True)
 class VAEConfig(AutoencoderConfig):
-    """Of a variational autoencoder.
+    """Configuration of a variational autoencoder.
 
     Attributes:
         beta: Weight of the Kullback-Leibler term, per coordinate.
@@ -178,68 +196,59 @@ class VAEConfig(AutoencoderConfig):
 
 
 class Autoencoder(TrainedPurifier):
-    """An encoder to a narrow code and a decoder.
+    """A template for autoencoders: an encoder to a narrow code, and a decoder.
 
     Args:
         config: Sizes.
-        outputs: What the encoder says of every coordinate of the code.
+
+    Attributes:
+        code_parameters: Numbers that the encoder gives for each coordinate of the code.
     """
 
     config_class = AutoencoderConfig
+    code_parameters: ClassVar[int] = 1
     config: AutoencoderConfig
 
-    def __init__(self, config: AutoencoderConfig, outputs: int = 1) -> None:
+    def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
-        wide = [config.hidden] * config.layers
-        self.encoder = _mlp(config.dim, *wide, outputs * config.latent)
-        self.decoder = _mlp(config.latent, *wide, config.dim)
+        widths = [config.hidden] * config.layers
+        self.encoder = _mlp(config.dim, widths, self.code_parameters * config.latent)
+        self.decoder = _mlp(config.latent, widths, config.dim)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`: by the code, or its mean."""
         return torch.as_tensor(self.decoder(self.encoder(condition)[:, : self.config.latent]))
 
 
 class DenoisingAutoencoder(Autoencoder):
-    """Through a narrow layer, from conditions with noise on them (Vincent et al. 2008)."""
+    """A denoising autoencoder, trained on conditions with added noise (Vincent et al. 2008)."""
 
     kind = "dae"
     config_class = DAEConfig
     config: DAEConfig
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`TrainedPurifier`: squared errors under noise."""
+    def loss(self, condition: Tensor, target: Tensor) -> Tensor:
         noisy = condition + self.config.noise * torch.randn_like(condition)
-        clean = self.decoder(self.encoder(noisy))
-        return (clean - target).square().mean(dim=1), clean
+        error: Tensor = self.decoder(self.encoder(noisy)) - target
+        return error.square().mean(dim=1)
 
 
 class VariationalAutoencoder(Autoencoder):
-    """Through a Gaussian code of little information (Kingma and Welling 2014).
-
-    Args:
-        config: Sizes.
-    """
+    """A variational autoencoder with a Gaussian code (Kingma and Welling 2014)."""
 
     kind = "vae"
     config_class = VAEConfig
+    code_parameters = 2  # mean and logarithm of the variance
     config: VAEConfig
 
-    def __init__(self, config: VAEConfig) -> None:
-        super().__init__(config, outputs=2)
-
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`TrainedPurifier`: the negative evidence lower bound of the target."""
+    def loss(self, condition: Tensor, target: Tensor) -> Tensor:
+        """Negative evidence lower bound of the target, (B,)."""
         mean, log_variance = self.encoder(condition).chunk(2, dim=1)
         code = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-        clean = self.decoder(code)
+        error = (self.decoder(code) - target).square().mean(dim=1)
         divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(dim=1)
-        loss = (clean - target).square().mean(dim=1)
-        return loss + self.config.beta * divergence / self.config.dim, clean
+        return torch.as_tensor(error + self.config.beta * divergence / self.config.dim)
 
 
-def _mlp(*sizes: int) -> nn.Sequential:
-    """Linear layers of these sizes with SiLU between them."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
+def _mlp(inputs: int, hidden: list[int], outputs: int) -> nn.Sequential:
+    """Linear layers with SiLU between them."""
+    return nn.Sequential(*create_mlp(inputs, outputs, hidden, activation_fn=nn.SiLU))

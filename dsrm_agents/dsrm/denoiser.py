@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from kuaisim_gym.errors import ConfigError
+TIME_DIM = 32  # width of the sinusoidal step embedding
 
 
 def sinusoidal(step: Tensor, rates: Tensor) -> Tensor:
@@ -27,118 +26,77 @@ def sinusoidal(step: Tensor, rates: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class Weights(NamedTuple):
-    """Matrices that states are multiplied by from the right.
-
-    Attributes:
-        shifted: L + 1, (d, h) and then (h, h), of the layers that are shifted.
-        leave: (h, d).
-        bias: (d,), of the last.
-    """
-
-    shifted: list[Tensor]
-    leave: Tensor
-    bias: Tensor
-
-
-def shifted_silu(x: Tensor, weight: Tensor, of_step: Tensor, of_condition: Tensor) -> Tensor:
-    """``silu(x weight + of_step + of_condition)``; addmm adds the step's shift at no cost."""
-    return silu(torch.addmm(of_step, x, weight).add_(of_condition), inplace=True)
-
-
 def residual_mlp(
-    x: Tensor, weights: Weights, of_step: Sequence[Tensor], of_condition: Sequence[Tensor]
+    x: Tensor,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    of_step: Sequence[Tensor],
+    of_condition: Sequence[Tensor],
 ) -> Tensor:
-    """The network's arithmetic.
+    """The network's arithmetic: ``silu(x weight + of_step + of_condition)`` in every layer.
 
     Args:
         x: (B, d) noised states.
-        weights: Of all layers.
+        weights: L + 2 matrices that layers multiply by from the right: (d, h), L times (h, h),
+            and (h, d).
+        bias: (d,), of the last layer.
         of_step: L + 1 shifts, (B, h), or (h,) for one step of all states.
         of_condition: L + 1 shifts, (B, h).
 
     Returns:
         (B, d).
     """
-    first, *others = zip(weights.shifted, of_step, of_condition, strict=True)
-    hidden = shifted_silu(x, *first)
-    for layer in others:
-        hidden = shifted_silu(hidden, *layer).add_(hidden)
-    return torch.addmm(weights.bias, hidden, weights.leave)
+    # addmm adds the step's shift at no cost.
+    x = silu(torch.addmm(of_step[0], x, weights[0]).add_(of_condition[0]), inplace=True)
+    for weight, step, condition in zip(weights[1:-1], of_step[1:], of_condition[1:], strict=True):
+        x = silu(torch.addmm(step, x, weight).add_(condition), inplace=True).add_(x)
+    return torch.addmm(bias, x, weights[-1])
 
 
 class MLPDenoiser(nn.Module):
-    """A residual MLP: see :class:`~dsrm_agents.dsrm.diffusion.Denoiser`.
+    """A residual MLP, the :class:`~dsrm_agents.dsrm.diffusion.Denoiser` of DSRM.
 
     Step and condition reach every layer as shifts of its input to the nonlinearity, in place of
     a bias.
 
     Args:
-        dim: d, of states.
-        condition_dim: c, of conditions; ``None`` for d.
+        dim: d, of states and conditions.
         hidden: Width h of the layers.
         layers: Number L of residual layers.
-        time_dim: Width of the sinusoidal step embedding.
-
-    Raises:
-        ConfigError: ``time_dim`` is not even and positive.
     """
 
     rates: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        condition_dim: int | None = None,
-        *,
-        hidden: int = 96,
-        layers: int = 2,
-        time_dim: int = 32,
-    ) -> None:
+    def __init__(self, dim: int, *, hidden: int = 96, layers: int = 2) -> None:
         super().__init__()
-        if time_dim < 2 or time_dim % 2:
-            raise ConfigError(f"time_dim must be even and at least 2, got {time_dim}.")
         self.depth = layers + 1
-        half = time_dim // 2
+        half = TIME_DIM // 2
         rates = torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
         self.register_buffer("rates", rates, persistent=False)
         width = hidden * self.depth
-        self.condition = nn.Linear(dim if condition_dim is None else condition_dim, width)
-        self.time = nn.Linear(time_dim, width)
+        self.condition = nn.Linear(dim, width)
+        self.time = nn.Linear(TIME_DIM, width)
         self.enter = nn.Linear(dim, hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(layers))
         self.leave = nn.Linear(hidden, dim)
 
-    def encode(self, condition: Tensor) -> Tensor:
-        """(B, c) conditions to their (B, h (L + 1)) shifts; no shift means no condition."""
-        return torch.as_tensor(self.condition(condition))
+    def forward(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """(B, d) noised states, (B,) or (1,) int64 steps and (B, d) conditions to (B, d)."""
+        of_step = self.time(sinusoidal(step, self.rates)).chunk(self.depth, dim=1)
+        of_condition = self.condition(condition).chunk(self.depth, dim=1)
+        return residual_mlp(x, self._weights(), self.leave.bias, of_step, of_condition)
 
-    def embed(self, step: Tensor) -> Tensor:
-        """(n,) int64 steps to their (n, h (L + 1)) shifts."""
-        return torch.as_tensor(self.time(sinusoidal(step, self.rates)))
+    def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
+        """The network for (B, d) conditions, its shifts and weights looked up once for all steps.
 
-    def forward(self, x: Tensor, step: Tensor, encoded: Tensor) -> Tensor:
-        """(B, d) noised states, (B,) or (1,) steps and encoded conditions to (B, d)."""
-        of_step = self.embed(step).chunk(self.depth, dim=1)
-        return residual_mlp(x, self.weights(), of_step, encoded.chunk(self.depth, dim=1))
-
-    def at(self, encoded: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
-        """The network for (B, h (L + 1)) encoded conditions and steps up to ``steps``.
-
-        Shifts and weights are looked up here, once for all steps of a sample.
+        On a single state the look-ups would take as long as the arithmetic.
         """
-        weights, of_condition = self.weights(), encoded.chunk(self.depth, dim=1)
-        embedded = self.embed(torch.arange(steps + 1, device=encoded.device))
-        rows = embedded.view(-1, self.enter.out_features).unbind()
+        weights, bias = self._weights(), self.leave.bias
+        of_condition = self.condition(condition).chunk(self.depth, dim=1)
+        step = torch.arange(steps + 1, device=condition.device)
+        of_step = self.time(sinusoidal(step, self.rates)).chunk(self.depth, dim=1)
+        of_step = list(zip(*of_step, strict=True))
+        return lambda x, k: residual_mlp(x, weights, bias, of_step[k], of_condition)
 
-        def predict(x: Tensor, k: int) -> Tensor:
-            return residual_mlp(
-                x, weights, rows[k * self.depth : (k + 1) * self.depth], of_condition
-            )
-
-        return predict
-
-    def weights(self) -> Weights:
-        """Looks the layers' weights up, which is slow next to using them on a single state."""
-        shifted = [layer.weight.t() for layer in (self.enter, *self.layers)]
-        return Weights(shifted, self.leave.weight.t(), self.leave.bias)
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight.t() for layer in (self.enter, *self.layers, self.leave)]

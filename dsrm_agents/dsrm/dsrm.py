@@ -1,68 +1,53 @@
-"""DSRM: the purifier that runs a diffusion backwards."""
+"""DSRM, the purifier that runs a diffusion backwards, and its one-step student."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from dsrm_agents.dsrm.denoiser import MLPDenoiser
-from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion, drop_conditions
+from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion
+from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun, seeded, train
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.tensors import TensorFile
 
-STARTS = ("noise", "state")
+SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
+# The teacher's answers hold no noise, so nothing pulls the weights to zero.
+DISTILLATION = TrainConfig(updates=1500, learning_rate=1e-3, weight_decay=1e-4)
 
 
 @dataclass(frozen=True)
 class DSRMConfig(PurifierConfig):
-    """A :class:`PurifierConfig` with what diffusion adds.
+    """Configuration of DSRM and its student.
 
     Attributes:
         prediction: ``"v"``, ``"x0"`` or ``"noise"`` (eq. 7).
         diffusion_steps: K of the diffusion.
-        start: Where the reverse process begins: ``"noise"``, at pure noise of which the mean is
-            taken; or ``"state"``, at the observed state as step ``start_step`` would have it,
-            its noise at the mean. That state is not blind, so what it brings of popularity is
-            erased from the output alone.
-        start_step: That step, in [1, K]; ``None`` for K.
-        condition_dropout: Share of training rows that lose their condition.
-        guidance: Weight of classifier-free guidance; 0 for none.
     """
 
     prediction: str = "v"
     diffusion_steps: int = 20
-    start: str = "noise"
-    start_step: int | None = None
-    condition_dropout: float = 0.1
-    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("prediction", self.prediction, PREDICTIONS)
-        check_choice("start", self.start, STARTS)
         check_whole("diffusion_steps", self.diffusion_steps, 1)
-        if self.start_step is not None and not 1 <= self.start_step <= self.diffusion_steps:
-            raise ConfigError(
-                f"start_step must lie in [1, {self.diffusion_steps}], got {self.start_step}."
-            )
-        if self.start == "noise" and self.start_step not in (None, self.diffusion_steps):
-            raise ConfigError('start_step is for start="state"; noise stands at the last step.')
-        if not 0 <= self.condition_dropout < 1:
-            raise ConfigError(
-                f"condition_dropout must lie in [0, 1), got {self.condition_dropout}."
-            )
-        if self.guidance and not self.condition_dropout:
-            raise ConfigError("guidance needs a condition_dropout above 0.")
 
 
 class DiffusionPurifier(FittedPurifier):
-    """A purifier with a diffusion and a network to reverse it.
+    """A template for purifiers with a diffusion and a network to reverse it.
 
     Args:
-        config: Sizes and kinds.
+        config: Sizes and prediction.
     """
 
     config_class = DSRMConfig
@@ -72,13 +57,21 @@ class DiffusionPurifier(FittedPurifier):
         super().__init__(config)
         self.diffusion = GaussianDiffusion(config.diffusion_steps, config.prediction)
         self.denoiser = MLPDenoiser(config.dim, hidden=config.hidden, layers=config.layers)
-        self.start = config.start_step or config.diffusion_steps
 
-    def begin(self, states: Tensor) -> Tensor:
-        """Where the reverse process of (B, d) observed states begins: its noise at zero."""
-        if self.config.start == "state":
-            return self.diffusion.signal[self.start] * self.in_units(states)
-        return torch.zeros_like(states)
+    @classmethod
+    def rebuilt(cls, file: TensorFile) -> Self:
+        config = json.loads(file.header["config"])
+        # Options of earlier versions: two that change serving unless neutral, two that do not.
+        for option, neutral in (("guidance", 0.0), ("start", "noise")):
+            value = config.pop(option, neutral)
+            if value != neutral:
+                raise CheckpointError(
+                    f"{file.path} was fitted with {option}={value!r}, an option that no longer "
+                    f"exists: fit it again with fit_purifier({cls.kind!r}, dataset)."
+                )
+        for option in ("start_step", "condition_dropout"):
+            config.pop(option, None)
+        return super().rebuilt(replace(file, header=file.header | {"config": json.dumps(config)}))
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):
@@ -89,27 +82,25 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
     mean, were that Gaussian) rather than a draw, which would show agents the targets' noise.
 
     Args:
-        config: Sizes and kinds.
+        config: Sizes and prediction.
     """
 
     kind = "dsrm"
+    recipes = {
+        "dsrm-literal": {
+            "prediction": "noise",  # eq. 7 as printed
+            "source": "identity",
+            "blind": 0,
+            "weight_decay": 1e-4,  # its targets hold no noise, so weights may grow
+            "updates": 3000,
+        }
+    }
 
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`TrainedPurifier`: errors of the prediction at random steps (eq. 7)."""
-        encoded = self.denoiser.encode(condition)
-        if self.config.condition_dropout:
-            encoded = drop_conditions(encoded, self.config.condition_dropout)
-        return self.diffusion.training_loss(self.denoiser, target, encoded)
+    def loss(self, condition: Tensor, target: Tensor) -> Tensor:
+        return self.diffusion.training_loss(self.denoiser, target, condition)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """See :class:`FittedPurifier`."""
-        return self.diffusion.sample(
-            self.denoiser,
-            self.begin(states),
-            self.denoiser.encode(condition),
-            start=self.start,
-            guidance=self.config.guidance,
-        )
+        return self.diffusion.sample(self.denoiser, torch.zeros_like(condition), condition)
 
     def draw(
         self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
@@ -119,18 +110,150 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         Args:
             states: (B, d) observed states.
             eta: 0 for DDIM from random noise, 1 for DDPM (eq. 3), or between.
-            generator: Of the noise; ``None`` for torch's own.
+            generator: Of the noise; ``None`` for torch's global one.
 
         Returns:
             (B, d) purified states, which may lie outside the observation space.
         """
         noise = torch.randn(states.shape, generator=generator)
-        clean = self.diffusion.sample(
-            self.denoiser,
-            noise,
-            self.denoiser.encode(self.condition(states)),
-            eta=eta,
-            guidance=self.config.guidance,
-            generator=generator,
+        condition = self.condition(states)
+        clean = self.diffusion.sample(self.denoiser, noise, condition, eta=eta, generator=generator)
+        return self.in_encoder_units(clean)
+
+    @torch.no_grad()
+    def trajectory_points(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws a point on a trajectory of the reverse process for each condition.
+
+        A share of the points are those where serving begins; the others lie anywhere on
+        trajectories from random noise, of a size between none and full.
+
+        Args:
+            condition: (B, d) conditions.
+
+        Returns:
+            (B, d) points, (B,) int64 their steps in [1, K], and (B, d) the trajectories' ends.
+        """
+        steps = self.diffusion.steps
+        served = torch.rand(len(condition)) < SERVED
+        size = torch.rand(len(condition)) * ~served
+        noise = torch.randn_like(condition)
+        start = self.diffusion.spread[steps] * size[:, None] * noise
+        walk = torch.stack(list(self.diffusion.reverse(self.denoiser, start, condition)))
+        step = torch.randint(1, steps + 1, (len(condition),))
+        step = torch.where(served, steps, step)
+        return walk[steps - step, torch.arange(len(step))], step, walk[-1]
+
+
+class Student(DiffusionPurifier):
+    """A consistency model (Song et al. 2023): from any point of a trajectory to its end.
+
+    It has the teacher's network and starts from its weights; one evaluation at the start of the
+    reverse process replaces K.
+
+    Args:
+        config: The teacher's.
+    """
+
+    kind = "student"
+    option_groups = (TargetConfig, TrainConfig)  # its teacher's; ``updates`` holds for both fits
+
+    last: Tensor
+
+    def __init__(self, config: DSRMConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("last", torch.tensor([config.diffusion_steps]), persistent=False)
+
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        before = replace(
+            run,
+            identity=f"teacher of {run.identity}",
+            checkpoint=None if run.checkpoint is None else f"{run.checkpoint}.teacher",
         )
-        return self._in_encoder_units(clean)
+        with seeded(examples.seed):
+            teacher = DSRM(self.config)
+            teacher.fit(examples, before)
+        training = replace(DISTILLATION, updates=run.config.updates)
+        self.imitate(teacher.eval(), examples.dataset, examples.seed, replace(run, config=training))
+
+    def imitate(self, teacher: DSRM, dataset: Dataset, seed: int, run: TrainRun) -> None:
+        """Trains on a teacher's trajectories.
+
+        With K steps of a small network, trajectories are cheap to run to their ends; the student is
+        held to those instead of to its own slow copy one step further on, as consistency
+        distillation does for large ones.
+
+        Args:
+            teacher: A fitted DSRM of the same configuration.
+            dataset: Its data; the train users' logs give the conditions.
+            seed: Same seed, same conditions.
+            run: Settings and checkpoint.
+        """
+        self.load_state_dict(teacher.state_dict())
+        pairs = Examples(dataset, TargetConfig(source="identity"), seed).pairs
+        condition = self.condition(torch.from_numpy(pairs.observed))
+
+        def loss(rows: Tensor) -> Tensor:
+            x, step, end = teacher.trajectory_points(condition[rows])
+            return (self.end(x, step, condition[rows]) - end).square().mean()
+
+        identity = json.dumps([self.kind, seed, teacher.digest])
+        train(self, loss, len(condition), replace(run, identity=identity))
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        return self.end(torch.zeros_like(condition), self.last, condition)
+
+    def end(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
+        """The ends of trajectories, each from a point on it.
+
+        Args:
+            x: (B, d) points.
+            step: (B,) or (1,) int64, their steps in [1, K].
+            condition: (B, d) conditions.
+
+        Returns:
+            (B, d) clean states.
+        """
+        signal = self.diffusion.signal[step][:, None]
+        spread = self.diffusion.spread[step][:, None]
+        on_x, on_predicted = self.diffusion.clean_weights(signal, spread)
+        return torch.as_tensor(on_x * x + on_predicted * self.denoiser(x, step, condition))
+
+
+def distil(
+    teacher: DSRM,
+    dataset: Dataset,
+    *,
+    training: TrainConfig = DISTILLATION,
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> Student:
+    """Trains a student on a fitted teacher's trajectories.
+
+    Args:
+        teacher: A fitted DSRM.
+        dataset: The dataset that it was fitted on.
+        training: Settings of the optimiser.
+        seed: Same seed, same weights.
+        checkpoint: See :func:`~dsrm_agents.dsrm.fit.fit_purifier`.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The student, in evaluation mode.
+
+    Raises:
+        CheckpointError: The checkpoint is damaged or of another fit.
+        ConfigError: The teacher was fitted on another dataset.
+    """
+    if teacher.fingerprint != dataset.fingerprint:
+        raise ConfigError(
+            f"The teacher was fitted on dataset {teacher.fingerprint!r}, this is "
+            f"{dataset.fingerprint!r}: distil it on its own."
+        )
+    run = TrainRun(
+        training, checkpoint=checkpoint, progress="Purifier (student)" if progress else None
+    )
+    with seeded(check_whole("seed", seed, 0)):
+        student = Student(teacher.config)
+        student.imitate(teacher, dataset, seed, run)
+    return student.eval()

@@ -1,4 +1,4 @@
-"""Removing what a linear reader could find: erasure of directions, with or without whitening."""
+"""Popularity of histories, and the erasure of directions along which states tell it linearly."""
 
 from __future__ import annotations
 
@@ -9,10 +9,40 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.errors import ConfigError
 
+STATISTICS = ("mean log popularity", "share of hits", "mean squared log popularity")
+HITS = 0.2  # share of all items, the most shown ones
 SHRINKAGE = 1e-3  # of the covariance towards a multiple of the identity, as a share
 
 FloatArray = NDArray[np.float32]
 Matrix = NDArray[np.float64]
+
+
+def popularity_statistics(
+    rows: NDArray[np.integer],
+    items: NDArray[np.integer],
+    exposures: NDArray[np.integer],
+    n: int,
+) -> NDArray[np.float64]:
+    """Statistics of the popularity of histories, the plainest first.
+
+    Args:
+        rows: (m,) the history that each logged row belongs to.
+        items: (m,) positions.
+        exposures: (n_items,) how often each item was shown to the users that are learned from.
+        n: Number of histories.
+
+    Returns:
+        (n, 3) float64, one column for each of :data:`STATISTICS`; NaN for empty histories. The
+        popularity of an item is ``log(1 + exposures)``.
+    """
+    popularity = np.log1p(exposures)
+    hit = exposures >= np.quantile(exposures, 1.0 - HITS)
+    columns = [
+        np.bincount(rows, weights=value[items], minlength=n)
+        for value in (popularity, hit, popularity**2)
+    ]
+    with np.errstate(invalid="ignore"):
+        return np.stack(columns, axis=1) / np.bincount(rows, minlength=n)[:, None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +91,15 @@ def whiten_blindly(states: NDArray[np.floating], labels: NDArray[np.floating]) -
     labels = labels.reshape(n, -1)
     if labels.shape[1] >= dim:
         raise ConfigError(f"{labels.shape[1]} directions are too many for {dim} coordinates.")
-    plain = whiten(states)
-    covariances = plain(states).astype(np.float64).T @ (labels - labels.mean(axis=0)) / n
-    kept = np.eye(dim)  # projection on what is left
+    whitening = whiten(states)
+    covariances = whitening(states).astype(np.float64).T @ (labels - labels.mean(axis=0)) / n
+    projection = np.eye(dim)
     for covariance, spread in zip(covariances.T, labels.std(axis=0), strict=True):
-        found = kept @ covariance
-        length = np.linalg.norm(found)
-        if length > 1e-6 * spread:  # else there is nothing left to be told
-            kept -= np.outer(found, found) / length**2
-    return Affine(plain.centre, kept @ plain.matrix)
+        direction = projection @ covariance
+        length = np.linalg.norm(direction)
+        if length > 1e-6 * spread:  # else the directions before have left nothing of this label
+            projection -= np.outer(direction, direction) / length**2
+    return Affine(whitening.centre, projection @ whitening.matrix)
 
 
 def erase(states: NDArray[np.floating], labels: NDArray[np.floating]) -> Affine:
@@ -81,6 +111,9 @@ def erase(states: NDArray[np.floating], labels: NDArray[np.floating]) -> Affine:
 
     Returns:
         The map, in the states' own coordinates but for their mean, which becomes zero.
+
+    Raises:
+        ConfigError: As many labels as coordinates, or more.
     """
     blind = whiten_blindly(states, labels)
     return Affine(blind.centre, _moments(states)[1] @ blind.matrix)

@@ -1,11 +1,13 @@
-"""What purifies states: the interface, and what all fitted purifiers share."""
+"""The interface of purifiers, their registry, and the templates of those that are fitted."""
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,25 +15,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dsrm_agents.common.fitted import FittedModule
-from dsrm_agents.dsrm.erasure import Affine, erase
-from dsrm_agents.dsrm.popularity import STATISTICS
-from kuaisim_gym.config import check_whole
+from dsrm_agents.dsrm.erasure import STATISTICS, Affine, erase, whiten_blindly
+from dsrm_agents.dsrm.pairs import Examples, TargetConfig
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
-from kuaisim_gym.tensors import TensorFile
+from kuaisim_gym.tensors import TensorFile, open_tensors
 
 FloatArray = NDArray[np.float32]
-
-
 Denoise = Callable[[FloatArray], FloatArray]
 
 
 class Purifier(Protocol):
-    """What the wrappers and probes need; anything with these plugs in."""
+    """The interface that wrappers and probes need; any object with these members plugs in."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the dataset that it was fitted on."""
+        """Fingerprint of the dataset that it was fitted on."""
         ...
 
     def denoise(self, states: FloatArray) -> FloatArray:
@@ -40,10 +41,10 @@ class Purifier(Protocol):
 
 
 def purify(denoise: Denoise, states: FloatArray) -> FloatArray:
-    """What somebody's purifier makes of (n, d) states, held to what purifiers promise.
+    """Purifies (n, d) states and checks what comes back.
 
     Raises:
-        ConfigError: It returns another shape, or something that is not finite.
+        ConfigError: The purifier returned another shape, or values that are not finite.
     """
     clean = np.asarray(denoise(states))
     if clean.shape != states.shape or not np.isfinite(clean).all():
@@ -56,13 +57,13 @@ def purify(denoise: Denoise, states: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class PurifierConfig:
-    """Everything needed to rebuild a purifier before its weights are loaded.
+    """Configuration of a purifier, from which it is rebuilt before its weights are loaded.
 
     Attributes:
         dim: d, of the preference state.
-        fingerprint: Of the dataset that it was fitted on.
-        blind: How many statistics of popularity its input and output tell nothing of, of
-            :data:`~dsrm_agents.dsrm.popularity.STATISTICS`.
+        fingerprint: Fingerprint of the dataset that it was fitted on.
+        blind: Number of popularity statistics that are erased from its input and output, the
+            first of :data:`~dsrm_agents.dsrm.erasure.STATISTICS`.
         hidden: Width of its network.
         layers: Hidden layers of its network.
     """
@@ -80,6 +81,42 @@ class PurifierConfig:
             raise ConfigError(f"blind must be at most {len(STATISTICS)}, got {self.blind}.")
 
 
+class Recipe(NamedTuple):
+    """A name of :func:`~dsrm_agents.dsrm.fit.fit_purifier`.
+
+    Attributes:
+        purifier: The class that is fitted.
+        options: Options that differ from its defaults.
+    """
+
+    purifier: type[FittedPurifier]
+    options: Mapping[str, Any]
+
+
+PURIFIERS: dict[str, Recipe] = {}  # by name, in the order in which classes were defined
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe that is registered under a name.
+
+    Args:
+        name: One of :data:`PURIFIERS`; or ``"module:name"``, which imports the module that
+            defines it first.
+
+    Raises:
+        ConfigError: The name is unknown, or the module cannot be imported.
+    """
+    module, _, name = name.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(
+                f"The module of {module}:{name} cannot be imported: {error}"
+            ) from error
+    return PURIFIERS[check_choice("purifier", name, tuple(PURIFIERS))]
+
+
 class FittedPurifier(FittedModule, ABC):
     """A purifier that has been fitted: condition in, clean state out, in units of its own.
 
@@ -88,17 +125,28 @@ class FittedPurifier(FittedModule, ABC):
     Clean states are scaled by one number, not coordinate by coordinate, so that a unit of error
     weighs the same along all of them.
 
+    A subclass with a ``kind`` registers itself in :data:`PURIFIERS` when it is defined, so that
+    ``fit_purifier`` and :func:`load_purifier` find it. It implements :meth:`fit` and
+    :meth:`clean`; :class:`PairedPurifier` and :class:`TrainedPurifier` have a ``fit`` for those
+    that learn from pairs.
+
     Args:
-        config: Sizes and kind.
+        config: Sizes.
 
     Attributes:
-        kind: Name of the kind in checkpoints and tables.
+        kind: Name of the class in checkpoints and tables.
+        recipes: Options that differ from the defaults, by the name under which they are
+            registered beside, or in place of, the plain ``kind``.
+        config_class: Class of the configuration.
+        option_groups: Further classes whose fields are options of the fit.
     """
 
     kind: ClassVar[str]
     format = "dsrm-purifier-1"
     content = "purifier"
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
+    option_groups: ClassVar[tuple[type[Any], ...]] = ()
 
     input_centre: Tensor
     input_map: Tensor
@@ -106,6 +154,22 @@ class FittedPurifier(FittedModule, ABC):
     output_map: Tensor
     target_centre: Tensor
     target_scale: Tensor
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "kind" not in vars(cls):
+            return  # a template
+        for name, options in {cls.kind: {}, **vars(cls).get("recipes", {})}.items():
+            registered = PURIFIERS.get(name, Recipe(cls, {})).purifier
+            if (registered.__module__, registered.__qualname__) != (
+                cls.__module__,
+                cls.__qualname__,
+            ):
+                raise ConfigError(
+                    f"{cls.__qualname__} and {registered.__module__}.{registered.__qualname__} are "
+                    f"both named {name!r}: choose another kind."
+                )
+            PURIFIERS[name] = Recipe(cls, options)
 
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__()
@@ -116,31 +180,53 @@ class FittedPurifier(FittedModule, ABC):
             self.register_buffer(name, torch.eye(config.dim))
         self.register_buffer("target_scale", torch.ones(()))
 
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options of ``fit_purifier`` that concern this class."""
+        groups = (cls.config_class, *cls.option_groups)
+        names = [field.name for group in groups for field in fields(group)]
+        return tuple(name for name in names if name not in ("dim", "fingerprint"))
+
+    @abstractmethod
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        """Fits everything that was not configured.
+
+        Torch's global generator is seeded; the caller restores its state.
+
+        Args:
+            examples: States, pairs and, in synthetic worlds, true preferences.
+            run: Settings and checkpoint of a fit by gradient steps.
+
+        Raises:
+            ConfigError: The dataset lacks the rows that are learned from.
+            CheckpointError: The checkpoint is damaged or of another fit.
+        """
+
     @abstractmethod
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         """(B, d) conditions, and the observed states they come from, to clean states."""
 
-    def read(self, whitening: Affine) -> None:
-        """Takes the map from observed states to conditions."""
+    def set_condition_map(self, whitening: Affine) -> None:
+        """Stores the map from observed states to conditions."""
         self.input_centre.copy_(torch.from_numpy(whitening.centre))
         self.input_map.copy_(torch.from_numpy(whitening.matrix))
 
     def scale_targets(self, target: Tensor) -> Tensor:
-        """Takes mean and scale of (n, d) targets; returns them in the purifier's units."""
+        """Stores mean and scale of (n, d) targets; returns them in the purifier's units."""
         self.target_centre.copy_(target.mean(dim=0))
         spread = (target - self.target_centre).square().mean().sqrt()
         self.target_scale.copy_(spread if spread > 0 else torch.ones(()))
         self.output_centre.copy_(self.target_centre)
         self.output_map.copy_(self.target_scale * torch.eye(self.config.dim))
-        return self.in_units(target)
+        return (target - self.target_centre) / self.target_scale
 
     def calibrate(self, states: FloatArray, popularity: NDArray[np.floating]) -> None:
         """Makes the output as blind as the input, and gives it the input's size.
 
-        A network can bend what is left of popularity in its input back into a straight line, so
-        the directions along which its output tells it are erased again. Targets are shrunken by
-        what is uncertain in them; agents should meet inputs of the size of the raw state's. One
-        factor for all coordinates leaves directions and ranks as they are.
+        A network can turn nonlinear traces of popularity in its input into linear ones, so the
+        directions along which its output tells popularity are erased again. Regression shrinks
+        uncertain targets towards their mean; agents should meet inputs of the raw state's size.
+        One factor for all coordinates leaves directions and ranks as they are.
 
         Args:
             states: (n, d) observed states of users.
@@ -160,18 +246,15 @@ class FittedPurifier(FittedModule, ABC):
 
     def forward(self, states: Tensor) -> Tensor:
         """(B, d) observed states to purified ones, in the encoder's units."""
-        purified = self._in_encoder_units(self.clean(self.condition(states), states))
+        purified = self.in_encoder_units(self.clean(self.condition(states), states))
         return purified.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
 
-    def _in_encoder_units(self, clean: Tensor) -> Tensor:
+    def in_encoder_units(self, clean: Tensor) -> Tensor:
+        """(B, d) clean states in the purifier's units to the encoder's."""
         return torch.addmm(self.output_centre, clean, self.output_map.t())
 
-    def in_units(self, states: Tensor) -> Tensor:
-        """(B, d) states in the encoder's units to the purifier's own."""
-        return (states - self.target_centre) / self.target_scale
-
     def denoise(self, states: FloatArray) -> FloatArray:
-        """The batched purification that every wrapper calls.
+        """Purifies a batch of states; wrappers call this.
 
         Args:
             states: (N, d) float32 preference states.
@@ -206,17 +289,78 @@ class FittedPurifier(FittedModule, ABC):
         return super().rebuilt(file)
 
 
-class TrainedPurifier(FittedPurifier):
-    """A purifier that is fitted by descending a loss on pairs."""
+class PairedPurifier(FittedPurifier):
+    """A template for purifiers that learn targets from conditions."""
+
+    option_groups: ClassVar[tuple[type[Any], ...]] = (TargetConfig,)
+
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        states, popularity = examples.logged
+        self.set_condition_map(whiten_blindly(states, popularity[:, : self.config.blind]))
+        pairs, target = examples.pairs, self.targets(examples)
+        self.learn(
+            self.condition(torch.from_numpy(pairs.observed)),
+            self.scale_targets(torch.from_numpy(target)),
+            torch.from_numpy(pairs.weight),
+            run,
+        )
+        if not np.array_equal(target, pairs.observed):  # the identity needs no calibration
+            self.calibrate(states, popularity)
+
+    def targets(self, examples: Examples) -> FloatArray:
+        """(n, d) float32 targets of the pairs, in the encoder's units."""
+        return examples.pairs.target
 
     @abstractmethod
-    def loss(self, condition: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Training loss.
+    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
+        """Fits the map from conditions to targets.
+
+        Args:
+            condition: (n, d) as :meth:`condition` makes them.
+            target: (n, d) clean states in the purifier's units.
+            weight: (n,) weights of the pairs, one on average.
+            run: Settings and checkpoint of a fit by gradient steps.
+        """
+
+
+class TrainedPurifier(PairedPurifier):
+    """A template for purifiers that descend a loss on pairs."""
+
+    option_groups = (TargetConfig, TrainConfig)
+
+    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
+        def loss(rows: Tensor) -> Tensor:
+            return (weight[rows] * self.loss(condition[rows], target[rows])).mean()
+
+        train(self, loss, len(target), run)
+
+    @abstractmethod
+    def loss(self, condition: Tensor, target: Tensor) -> Tensor:
+        """Training loss of each row.
 
         Args:
             condition: (B, d) as :meth:`condition` makes them.
             target: (B, d) clean states in the purifier's units.
 
         Returns:
-            (B,) losses and the (B, d) clean states that the purifier would give.
+            (B,) losses.
         """
+
+
+def load_purifier(path: str | Path) -> FittedPurifier:
+    """Reads a purifier of any registered kind.
+
+    Args:
+        path: A file that ``save`` wrote.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or no purifier checkpoint.
+    """
+    with open_tensors(path, FittedPurifier.format, FittedPurifier.content) as file:
+        kind = file.header["kind"]
+        if kind not in PURIFIERS:
+            raise CheckpointError(
+                f"{path} holds a purifier of unknown kind {kind!r}; known: "
+                f"{', '.join(PURIFIERS)}. Import the module that defines it first."
+            )
+        return PURIFIERS[kind].purifier.rebuilt(file)

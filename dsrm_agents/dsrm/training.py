@@ -1,13 +1,13 @@
-"""The training loop of every purifier: averaged weights, and fits that resume to the same ones."""
+"""Gradient training of purifiers, with averaged weights and exact resumption."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ FORMAT = "dsrm-training-1"
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How long and how fast.
+    """Settings of the optimiser.
 
     Attributes:
         updates: Gradient steps.
@@ -51,123 +51,130 @@ class TrainConfig:
             raise ConfigError(f"ema must lie in [0, 1), got {self.ema}.")
 
 
-def train(
-    objective: nn.Module,
-    loss: Callable[[Tensor], Tensor],
-    n_rows: int,
-    config: TrainConfig,
-    *,
-    undecayed: Iterable[nn.Parameter] = (),
-    identity: str = "",
-    checkpoint: str | Path | None = None,
-    every: int = 250,
-    progress: str | None = None,
-) -> None:
+@dataclass(frozen=True)
+class TrainRun:
+    """One training: its settings, its checkpoint and its progress bar.
+
+    Attributes:
+        config: Settings of the optimiser.
+        identity: Text that tells this fit from all others; a checkpoint of another one is refused.
+        checkpoint: File in which progress is kept, so that an interrupted fit goes on where it was
+            and ends with the weights of one that was never interrupted; a finished one returns at
+            once. ``None`` for no file.
+        interval: Updates between checkpoints.
+        progress: Label of a progress bar; ``None`` for none.
+    """
+
+    config: TrainConfig
+    identity: str = ""
+    checkpoint: str | Path | None = None
+    interval: int = 250
+    progress: str | None = None
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seeds torch's global generator; after the block its state is as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def train(module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run: TrainRun) -> None:
     """Minimises a loss over random batches and leaves the averaged weights in the module.
 
     Draws from torch's global generator; callers fork it.
 
     Args:
-        objective: Everything that is trained.
+        module: Its parameters are trained.
         loss: (B,) int64 row numbers to a scalar.
         n_rows: Rows to draw from.
-        config: How long and how fast.
-        undecayed: Parameters without weight decay.
-        identity: What this fit is of; a checkpoint of something else is refused.
-        checkpoint: File in which progress is kept, so that an interrupted fit goes on where it was
-            and ends with the weights of one that was never interrupted; a finished one returns at
-            once.
-        every: Updates between checkpoints.
-        progress: Label of a progress bar; ``None`` for none.
+        run: Settings and checkpoint.
 
     Raises:
         CheckpointError: The checkpoint is damaged or of another fit.
         ConfigError: The loss is no longer finite, or the checkpoint is a folder.
     """
-    if checkpoint is not None and Path(checkpoint).is_dir():
+    config, checkpoint = run.config, None if run.checkpoint is None else Path(run.checkpoint)
+    if checkpoint is not None and checkpoint.is_dir():
         raise ConfigError(f"The checkpoint {checkpoint} is a folder; name a file.")
-    free = set(undecayed)
-    groups: list[dict[str, Any]] = [
-        {"params": [one for one in objective.parameters() if one not in free]},
-        {"params": [one for one in objective.parameters() if one in free], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-    state = _Progress(objective, optimizer, json.dumps([identity, asdict(config)]))
-    if checkpoint is not None and Path(checkpoint).is_file():
-        state.load(Path(checkpoint))
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
+    state = _Progress(module, optimizer, json.dumps([run.identity, asdict(config)]))
+    if checkpoint is not None and checkpoint.is_file():
+        state.load(checkpoint)
     with tqdm(
         total=config.updates,
-        initial=state.done,
-        desc=progress,
+        initial=state.updates,
+        desc=run.progress,
         unit="update",
-        disable=progress is None,
+        disable=run.progress is None,
     ) as bar:
-        while state.done < config.updates:
-            rate = 0.5 * (1.0 + math.cos(math.pi * state.done / config.updates))
+        while state.updates < config.updates:
+            rate = 0.5 * (1.0 + math.cos(math.pi * state.updates / config.updates))
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate * rate
             value = loss(torch.randint(n_rows, (config.batch_size,)))
             optimizer.zero_grad()
             if not torch.isfinite(value):
                 raise ConfigError(
-                    f"The loss is {value.item()} after {state.done} updates: lower learning_rate "
-                    f"(now {config.learning_rate})."
+                    f"The loss is {value.item()} after {state.updates} updates: lower "
+                    f"learning_rate (now {config.learning_rate})."
                 )
             value.backward()
             optimizer.step()
             state.average(config.ema)
             bar.update()
-            due = state.done % every == 0 or state.done == config.updates
+            due = state.updates % run.interval == 0 or state.updates == config.updates
             if checkpoint is not None and due:
-                state.save(Path(checkpoint))
+                state.save(checkpoint)
     state.finish()
 
 
 class _Progress:
-    """All that a fit needs to go on: weights, their average, the optimiser and randomness.
+    """State of a training: weights, their average, the optimiser and randomness.
 
     Args:
-        objective: Everything that is trained.
+        module: Its parameters are trained.
         optimizer: AdamW over its parameters.
-        identity: What this fit is of.
+        identity: Text that tells this fit from all others.
     """
 
-    def __init__(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, identity: str
-    ) -> None:
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> None:
         self.optimizer, self.identity = optimizer, identity
-        self.done = 0
-        self.parameters = dict(objective.named_parameters())
+        self.updates = 0
+        self.parameters = dict(module.named_parameters())
         self.averaged = {name: value.detach().clone() for name, value in self.parameters.items()}
 
     def average(self, decay: float) -> None:
         """Counts an update and takes its weights into the average."""
-        self.done += 1
+        self.updates += 1
         # The first updates are averaged plainly: the random start should not linger.
-        decay = min(decay, 1.0 - 1.0 / self.done)
+        decay = min(decay, 1.0 - 1.0 / self.updates)
         with torch.no_grad():
             torch._foreach_lerp_(
                 list(self.averaged.values()), list(self.parameters.values()), 1.0 - decay
             )
 
     def finish(self) -> None:
-        """Puts the averaged weights into the module."""
+        """Copies the averaged weights into the module."""
         with torch.no_grad():
             for name, value in self.parameters.items():
                 value.copy_(self.averaged[name])
 
     def save(self, path: Path) -> None:
-        """Writes everything, whole or not at all."""
+        """Writes the state, completely or not at all."""
         tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
         for name, value in self.parameters.items():
             tensors[f"weight.{name}"] = value
             tensors[f"average.{name}"] = self.averaged[name]
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment]
-        save_tensors(path, FORMAT, arrays_of(tensors), fit=self.identity, done=str(self.done))
+        save_tensors(path, FORMAT, arrays_of(tensors), fit=self.identity, done=str(self.updates))
 
     def load(self, path: Path) -> None:
-        """Takes up what :meth:`save` wrote.
+        """Restores the state that :meth:`save` wrote.
 
         Raises:
             CheckpointError: It is damaged or of another fit.
@@ -179,12 +186,12 @@ class _Progress:
                     f"{file.header['fit']}. Remove it, or name another file."
                 )
             tensors = tensors_of(file.arrays)
-            self.done = int(file.header["done"])
+            self.updates = int(file.header["done"])
             for name, value in self.parameters.items():
                 value.copy_(tensors[f"weight.{name}"])
                 self.averaged[name].copy_(tensors[f"average.{name}"])
                 self.optimizer.state[value] = {
-                    "step": torch.tensor(float(self.done)),
+                    "step": torch.tensor(float(self.updates)),
                     "exp_avg": tensors[f"exp_avg.{name}"],
                     "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
                 }

@@ -1,4 +1,4 @@
-"""A purifier worn as an observation wrapper: three shells over one ``denoise()``."""
+"""Observation wrappers that purify the preference state, for the three kinds of environment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,16 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.dsrm.kinds import load_purifier
-from dsrm_agents.dsrm.purifier import Purifier, purify
+from dsrm_agents.dsrm.purifier import Purifier, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 
 
 class ObservationPurifier:
-    """Replaces the preference part of observations and leaves the rest alone.
+    """Replaces the preference part of observations and nothing else.
 
     Args:
-        purifier: DSRM or anything else with its ``denoise``; or the file that one was saved to.
-        attribute: Gives an attribute of the environment by name.
+        purifier: A purifier, or the path of a saved one.
+        attribute: Function from the name of an attribute of the environment to its value.
 
     Raises:
         CheckpointError: The purifier cannot be read, or was fitted on another dataset.
@@ -48,25 +47,26 @@ class ObservationPurifier:
             )
         self.purifier = purifier
 
-    def __call__(self, observations: Any, last: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
+    def __call__(self, observations: Any, final: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
         """Purifies observations in one pass, into new arrays.
 
         Args:
             observations: (N, ...) vectors or dicts.
-            last: Others without a batch axis, such as those that ended sessions.
+            final: Single observations, without a batch axis, that ended sessions.
 
         Returns:
-            Both, purified.
+            Purified copies of ``observations`` and ``final``.
 
         Raises:
-            ConfigError: The purifier returned something else than a finite state for each.
+            ConfigError: The purifier returned another shape, or values that are not finite.
         """
-        states = np.concatenate([_state(observations), *(_state(one)[None] for one in last)])
+        batches = [_state(observations), *(_state(observation)[None] for observation in final)]
+        states = np.concatenate(batches)
         preference = states[:, self.preference_slice]
         preference[:] = purify(self.purifier.denoise, preference)
-        n = len(states) - len(last)
-        others = [_with(one, state) for one, state in zip(last, states[n:], strict=True)]
-        return _with(observations, states[:n]), others
+        n = len(states) - len(final)
+        ended = [_with(*pair) for pair in zip(final, states[n:], strict=True)]
+        return _with(observations, states[:n]), ended
 
 
 def _state(observation: Any) -> Any:
@@ -78,11 +78,11 @@ def _with(observation: Any, state: Any) -> Any:
 
 
 class PurifyObservation(gym.ObservationWrapper):
-    """For a single Gymnasium environment.
+    """Purifies the observations of a single Gymnasium environment.
 
     Args:
-        env: One of ours, wrapped or not.
-        purifier: A fitted purifier, or the file that one was saved to.
+        env: An environment of kuaisim_gym, wrapped or not.
+        purifier: A purifier, or the path of a saved one.
     """
 
     def __init__(self, env: gym.Env[Any, Any], purifier: Purifier | str | Path) -> None:
@@ -91,17 +91,16 @@ class PurifyObservation(gym.ObservationWrapper):
         self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name))
 
     def observation(self, observation: Any) -> Any:
-        """Purifies one observation."""
         batch = _state(observation)[None]
         return _with(observation, self.purifier(batch)[0][0])
 
 
 class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
-    """For a Gymnasium vector environment, in any autoreset mode; final observations too.
+    """Purifies the observations of a Gymnasium vector environment, final ones included.
 
     Args:
-        env: A vector environment of ours.
-        purifier: A fitted purifier, or the file that one was saved to.
+        env: A vector environment of kuaisim_gym, in any autoreset mode.
+        purifier: A purifier, or the path of a saved one.
 
     Raises:
         ConfigError: The environment does not give access to its attributes.
@@ -115,35 +114,30 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
 
     def reset(
-        self,
-        *,
-        seed: int | None = None,
-        options: dict[str, Any] | None = None,
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Purified first observations."""
         observations, infos = self.env.reset(seed=seed, options=options)
         return self.purifier(observations)[0], infos
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Purifies the observations, and those that ended sessions leave in the infos."""
         observations, rewards, terminations, truncations, infos = self.env.step(actions)
         final = infos.get("final_obs", [])
         slots = np.flatnonzero(infos.get("_final_obs", []))
         observations, ended = self.purifier(observations, [final[slot] for slot in slots])
         if "final_obs" in infos:
-            last = np.full(len(final), None, dtype=object)
-            for slot, one in zip(slots, ended, strict=True):
-                last[slot] = one
-            infos = {**infos, "final_obs": last}
+            purified = np.full(len(final), None, dtype=object)
+            for slot, observation in zip(slots, ended, strict=True):
+                purified[slot] = observation
+            infos = {**infos, "final_obs": purified}
         return observations, rewards, terminations, truncations, infos
 
 
 class PurifyVecEnv(VecEnvWrapper):
-    """For a Stable-Baselines3 ``VecEnv``; terminal observations are purified too.
+    """Purifies the observations of a Stable-Baselines3 ``VecEnv``, terminal ones included.
 
     Args:
-        venv: A vectorised environment of ours.
-        purifier: A fitted purifier, or the file that one was saved to.
+        venv: A ``VecEnv`` of kuaisim_gym.
+        purifier: A purifier, or the path of a saved one.
     """
 
     def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
@@ -152,20 +146,18 @@ class PurifyVecEnv(VecEnvWrapper):
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
 
     def reset(self) -> VecEnvObs:
-        """Purified first observations."""
         return self.purifier(self.venv.reset())[0]  # type: ignore[no-any-return]
 
     def observe(self) -> VecEnvObs:
-        """What all sessions show now, purified; a purifier remembers nothing between steps."""
+        """Current observations of all sessions, purified; purifiers have no memory."""
         inner: Any = self.venv
         return self.purifier(inner.observe())[0]  # type: ignore[no-any-return]
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Purifies the observations, and those that ended sessions hide in their infos."""
         observations, rewards, dones, infos = self.venv.step_wait()
         slots = np.flatnonzero(dones)
-        ended = [infos[slot]["terminal_observation"] for slot in slots]
-        observations, last = self.purifier(observations, ended)
-        for slot, one in zip(slots, last, strict=True):
-            infos[slot]["terminal_observation"] = one
+        final = [infos[slot]["terminal_observation"] for slot in slots]
+        observations, ended = self.purifier(observations, final)
+        for slot, observation in zip(slots, ended, strict=True):
+            infos[slot]["terminal_observation"] = observation
         return observations, rewards, dones, infos

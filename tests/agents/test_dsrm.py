@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from dsrm_agents import DSRM, Student, distil, fit_dsrm, fit_purifier, load_purifier
-from dsrm_agents.dsrm.fit import KINDS, PURIFIERS
-from dsrm_agents.dsrm.objective import LossConfig, Objective, partners_of
-from dsrm_agents.dsrm.probes import (
-    cosine,
-    identity_check,
-    popularity_leakage,
-    probe,
-    probe_data,
+from benchmarks.purify import report, study
+from dsrm_agents import (
+    DSRM,
+    PurifyObservation,
+    PurifyVecEnv,
+    PurifyVectorObservation,
+    Student,
+    distil,
+    fit_dsrm,
+    fit_purifier,
+    load_purifier,
+    make_vec_env,
 )
-from dsrm_agents.dsrm.purifier import FittedPurifier
-from dsrm_agents.dsrm.targets import build_pairs
+from dsrm_agents.dsrm.pairs import build_pairs
+from dsrm_agents.dsrm.measures import cosine, identity_check, popularity_leakage
+from dsrm_agents.dsrm.probes import probe, probe_data
+from dsrm_agents.dsrm.purifier import PURIFIERS, FittedPurifier
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
@@ -124,7 +132,7 @@ def test_every_purifier_is_fitted_kept_and_found_again(
     path = tmp_path / "purifier.safetensors"
     purifier.save(path)
     for loaded in (load_purifier(path), type(purifier).load(path)):
-        assert type(loaded) is KINDS[purifier.kind]
+        assert type(loaded) is PURIFIERS[name].purifier
         assert loaded.config == purifier.config
         assert loaded.digest == purifier.digest
         np.testing.assert_array_equal(loaded.denoise(states), purified)
@@ -178,8 +186,7 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(small, tmp_path, monkeyp
     options = {"updates": 300}
     whole = fit_purifier(name, small, **options)
     calls = 0
-    kind = KINDS["dsrm" if name == "student" else name]
-    owner, method = (Student, "end") if name == "student" else (kind, "loss")
+    owner, method = (Student, "end") if name == "student" else (PURIFIERS[name].purifier, "loss")
     original = getattr(owner, method)
 
     def failing(self, *arguments):
@@ -201,52 +208,25 @@ def test_an_interrupted_fit_resumes_to_the_same_weights(small, tmp_path, monkeyp
         fit_purifier(name, small, seed=1, checkpoint=tmp_path / "progress", **options)
 
 
-@pytest.fixture(scope="module")
-def objective(small):
-    """A function that gives the gradient of a purifier's loss, with some terms."""
+def test_a_pair_counts_by_its_weight(small, monkeypatch) -> None:
     pairs = build_pairs(small.training, preference_encoder(small))
-    purifier = fit_purifier("mlp", small, updates=1).train()
-    target = torch.from_numpy(pairs.target)
-    rows = torch.arange(64)
+    purifier = fit_purifier("mlp", small, updates=1)
+    condition = purifier.condition(torch.from_numpy(pairs.observed))
+    losses = []
+    monkeypatch.setattr(
+        "dsrm_agents.dsrm.purifier.train", lambda module, loss, n_rows, run: losses.append(loss)
+    )
 
-    def gradient(weight: float = 1.0, **losses) -> torch.Tensor:
-        weighted = dataclasses.replace(pairs, weight=pairs.weight * np.float32(weight))
-        torch.manual_seed(0)
-        one = Objective(purifier, weighted, target, LossConfig(**losses))
+    def gradient(factor: float) -> torch.Tensor:
+        weight = factor * torch.from_numpy(pairs.weight)
+        purifier.learn(condition, torch.from_numpy(pairs.target), weight, TrainRun(TrainConfig()))
         purifier.zero_grad()
-        one(rows).backward()
+        losses[-1](torch.arange(64)).backward()
         return torch.cat([value.grad.ravel() for value in purifier.parameters()]).clone()
 
-    return gradient
-
-
-@pytest.mark.parametrize(
-    "term",
-    [
-        {"cosine": 0.5},
-        {"independence": 0.5},
-        {"independence": 0.5, "measure": "adversarial"},
-        {"contrastive": 0.1},
-    ],
-)
-def test_every_loss_term_counts_by_its_weight(objective, term) -> None:
-    plain, once = objective(), objective(**term)
-    twice = objective(**{k: 2 * v if isinstance(v, float) else v for k, v in term.items()})
-    assert (once - plain).norm() > 1e-3 * plain.norm()
-    torch.testing.assert_close(twice - plain, 2 * (once - plain), rtol=1e-2, atol=1e-4)
-
-
-def test_a_pair_counts_by_its_weight(objective) -> None:
-    assert objective(weight=0.0).norm() == 0
-    torch.testing.assert_close(objective(weight=2.0), 2 * objective())
-
-
-def test_partners_are_other_rows_of_the_same_user() -> None:
-    user = np.array([3, 1, 3, 2, 1, 3])
-    partner = partners_of(user)
-    np.testing.assert_array_equal(user[partner], user)
-    assert (partner != np.arange(6))[user != 2].all()
-    assert partner[3] == 3
+    assert gradient(0.0).norm() == 0
+    assert gradient(1.0).norm() > 0
+    torch.testing.assert_close(gradient(2.0), 2 * gradient(1.0))
 
 
 @pytest.mark.parametrize(
@@ -255,10 +235,6 @@ def test_partners_are_other_rows_of_the_same_user() -> None:
         {"diffusion_steps": 5},
         {"prediction": "x0"},
         {"prediction": "noise"},
-        {"start": "state"},
-        {"start": "state", "start_step": 7},
-        {"guidance": 1.0},
-        {"condition_dropout": 0.0},
         {"blind": 0},
         {"blind": 3},
     ],
@@ -311,6 +287,119 @@ def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
             load_purifier(tmp_path / "bad")
 
 
+@pytest.mark.parametrize("name", ["dsrm", "student"])
+def test_checkpoints_with_options_that_are_gone_load_where_these_change_nothing(
+    small, states, quick_fit, tmp_path, name
+) -> None:
+    purifier = quick_fit(name, small)
+    earlier = {"start": "noise", "start_step": None, "condition_dropout": 0.1, "guidance": 0.0}
+
+    def saved(**changes) -> Path:
+        config = dataclasses.asdict(purifier.config) | earlier | changes
+        metadata = {"format": FittedPurifier.format, "kind": name, "config": json.dumps(config)}
+        save_file(purifier.state_dict(), tmp_path / "earlier", metadata)
+        return tmp_path / "earlier"
+
+    loaded = load_purifier(saved())
+    assert loaded.config == purifier.config
+    np.testing.assert_array_equal(loaded.denoise(states), purifier.denoise(states))
+    for changes in ({"guidance": 1.0}, {"start": "state", "start_step": 7}):
+        with pytest.raises(CheckpointError, match=f"fit it again with fit_purifier\\('{name}'"):
+            load_purifier(saved(**changes))
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_purifier(saved(never="heard of"))
+
+
+@pytest.fixture
+def registry():
+    """The registry, restored after the test."""
+    before = dict(PURIFIERS)
+    yield PURIFIERS
+    PURIFIERS.clear()
+    PURIFIERS.update(before)
+
+
+OF_A_USER = """
+from dataclasses import dataclass
+
+import torch
+
+from dsrm_agents.dsrm.purifier import PairedPurifier, PurifierConfig
+
+
+@dataclass(frozen=True)
+class ShrinkageConfig(PurifierConfig):
+    most: float = 2.0
+
+
+class Shrinkage(PairedPurifier):
+    kind = "shrinkage"
+    recipes = {"shrinkage-blind": {"blind": 3}}
+    config_class = ShrinkageConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.register_buffer("factor", torch.ones(config.dim))
+
+    def learn(self, condition, target, weight, run):
+        factor = (condition * target).mean(dim=0) / condition.square().mean(dim=0).clamp_min(1e-6)
+        self.factor.copy_(factor.clamp(max=self.config.most))
+
+    def clean(self, condition, states):
+        return condition * self.factor
+"""
+
+
+def test_a_purifier_of_ones_own_needs_its_own_file_alone(
+    small, tmp_path, monkeypatch, registry
+) -> None:
+    """Fitted, saved, loaded, in all three wrappers and in the study, by name."""
+    (tmp_path / "of_a_user.py").write_text(OF_A_USER)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="purifier"):
+        fit_purifier("shrinkage", small)
+    purifier = fit_purifier("of_a_user:shrinkage", small, views=2)
+    assert 0 < purifier.factor.abs().min() < purifier.factor.max() <= 2.0
+    tight = fit_purifier("shrinkage", small, most=0.01)  # registered by now
+    assert tight.factor.max() <= 0.01
+    assert fit_purifier("shrinkage-blind", small).config.blind == 3
+    with pytest.raises(ConfigError, match="An option of shrinkage"):
+        fit_purifier("shrinkage", small, updates=3)
+    with pytest.raises(ConfigError, match="both named 'shrinkage'"):
+
+        class Other(FittedPurifier):
+            kind = "shrinkage"
+
+    path = tmp_path / "shrinkage.safetensors"
+    purifier.save(path)
+    loaded = load_purifier(path)
+    assert (type(loaded), loaded.digest) == (type(purifier), purifier.digest)
+
+    options = {"dataset": small, "max_len": 4}
+    single = PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), path)
+    vector = PurifyVectorObservation(gym.make_vec("KuaiRec-Fair-v0", 1, **options), path)
+    sb3 = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 1, seed=8, **options), path)
+    raw = gym.make("KuaiRec-Fair-v0", **options).reset(seed=8)[0]
+    expected = np.concatenate([purifier.denoise(raw[None, :32])[0], raw[32:]])
+    for seen in (single.reset(seed=8)[0], vector.reset(seed=8)[0][0], sb3.reset()[0]):
+        np.testing.assert_allclose(seen, expected, atol=1e-5)
+
+    monkeypatch.setattr(study, "load_dataset", lambda *_: small)
+    world = study.World(study.KUAIREC, 3, ("identity", "of_a_user:shrinkage"))
+    result = json.loads(study.run_world(world, tmp_path / "results")[1].read_text())
+    assert result["purifier"] == "shrinkage"
+    assert result["metrics"] == probe(
+        fit_purifier("shrinkage", small, seed=3).denoise, probe_data(small)
+    )
+    assert "shrinkage" in study.studied()
+    assert "| shrinkage | 1 |" in report.markdown([result])
+
+
+def test_a_module_that_is_not_there_is_reported(small) -> None:
+    with pytest.raises(ConfigError, match="nowhere:toy cannot be imported"):
+        fit_purifier("nowhere:toy", small)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -318,11 +407,7 @@ def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
         ({"hidden": 9.5}, "hidden must be an integer"),
         ({"diffusion_steps": 0}, "diffusion_steps"),
         ({"prediction": "y"}, "prediction"),
-        ({"start": "nois"}, "Did you mean 'noise'"),
-        ({"start_step": 3}, "start_step"),
-        ({"start": "state", "start_step": 21}, "start_step"),
-        ({"condition_dropout": 1.0}, "condition_dropout"),
-        ({"guidance": 1.0, "condition_dropout": 0.0}, "guidance"),
+        ({"start": "noise"}, "An option of dsrm"),
         ({"updates": -5}, "updates"),
         ({"batch_size": 0}, "batch_size"),
         ({"learning_rate": -1.0}, "learning_rate"),
@@ -331,8 +416,6 @@ def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
         ({"blind": -1}, "blind"),
         ({"blind": 4}, "blind must be at most 3"),
         ({"hidden": 0}, "hidden"),
-        ({"cosine": -1.0}, "cosine"),
-        ({"measure": "hsci"}, "Did you mean 'hsic'"),
         ({"veiws": 3}, "Did you mean 'views'"),
         ({"dim": 5}, "dim"),
     ],
@@ -347,7 +430,7 @@ def test_unknown_purifiers_and_missing_truths_are_refused(small) -> None:
         fit_purifier("liner", small)
     with pytest.raises(ConfigError, match="synthetic world"):
         fit_purifier("oracle-regression", dataclasses.replace(small, truth=None))
-    for name, option in (("linear", "updates"), ("ridge", "cosine"), ("dae", "beta")):
+    for name, option in (("linear", "updates"), ("ridge", "ema"), ("dae", "beta")):
         with pytest.raises(ConfigError, match=f"An option of {name}"):
             fit_purifier(name, small, **{option: 3})
 

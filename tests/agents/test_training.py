@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from dsrm_agents.dsrm.training import TrainConfig, train
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 CONFIG = TrainConfig(updates=20, batch_size=8, learning_rate=0.05, weight_decay=0.0)
@@ -34,7 +34,7 @@ class Line(nn.Module):
 
 def fit(model: Line, config: TrainConfig = CONFIG, **options) -> Line:
     torch.manual_seed(5)
-    train(model, model, 64, config, **options)
+    train(model, model, 64, TrainRun(config, **options))
     return model
 
 
@@ -52,13 +52,13 @@ def test_a_killed_fit_resumes_to_the_same_weights(tmp_path, killed_after: int) -
     whole = fit(Line())
     file = tmp_path / "progress"
     with pytest.raises(KeyboardInterrupt):
-        fit(Line(killed_after), checkpoint=file, every=3)
+        fit(Line(killed_after), checkpoint=file, interval=3)
     assert file.exists() == (killed_after >= 3)
     torch.manual_seed(99)  # the random state, too, comes from the file, once there is one
     resumed = Line()
     if killed_after < 3:
         torch.manual_seed(5)
-    train(resumed, resumed, 64, CONFIG, checkpoint=file, every=3)
+    train(resumed, resumed, 64, TrainRun(CONFIG, checkpoint=file, interval=3))
     for one, two in zip(weights(whole), weights(resumed), strict=True):
         assert torch.equal(one, two)
 
@@ -101,7 +101,8 @@ def test_weights_are_averaged() -> None:
             return self.at
 
     model = Slope()
-    train(model, model, 8, TrainConfig(4, 2, learning_rate=1.0, weight_decay=0.0, ema=0.999))
+    config = TrainConfig(4, 2, learning_rate=1.0, weight_decay=0.0, ema=0.999)
+    train(model, model, 8, TrainRun(config))
     # Adam's step under a constant gradient is the rate, which falls along a half cosine.
     rates = [(1 + math.cos(math.pi * done / 4)) / 2 for done in range(4)]
     visited = [-sum(rates[: done + 1]) for done in range(4)]
@@ -121,21 +122,6 @@ def test_a_fit_that_diverges_says_so() -> None:
 def test_a_folder_is_no_checkpoint(tmp_path) -> None:
     with pytest.raises(ConfigError, match="is a folder"):
         fit(Line(), checkpoint=tmp_path)
-
-
-def test_some_parameters_are_not_pulled_to_zero() -> None:
-    class Still(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.pulled, self.free = (nn.Parameter(torch.ones(())) for _ in range(2))
-
-        def forward(self, rows: Tensor) -> Tensor:
-            return 0.0 * (self.pulled + self.free)
-
-    model = Still()
-    train(model, model, 8, TrainConfig(20, 2, weight_decay=1.0), undecayed=[model.free])
-    assert model.free.item() == 1.0
-    assert model.pulled.item() < 0.999
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Measures of what states say, on plain arrays; those that learn are judged on other users."""
+"""Measures of states, on plain arrays; probes that learn are judged on held-out users."""
 
 from __future__ import annotations
 
@@ -22,27 +22,22 @@ FOLDS = 5
 SHUFFLES = 5  # of the label, for the floor
 TOP_K = 20  # items
 BLOCK = 256  # users at a time, against the whole catalogue
-NO_SPREAD = 1e-12  # of the mean square: what rounding leaves where all states are one
+NO_SPREAD = 1e-12  # of the mean square: the rounding error of states that are all the same
 
 States = NDArray[np.floating]
 
 
 def popularity_leakage(
-    states: States,
-    label: NDArray[np.floating],
-    probe: str = "ridge",
-    folds: int = FOLDS,
-    seed: int = 0,
+    states: States, label: NDArray[np.floating], probe: str = "ridge", seed: int = 0
 ) -> float:
-    """How well a probe reads the popularity of a user's history from the state.
+    """R^2 of a probe that reads the popularity of a user's history from the state.
 
     Args:
         states: (n, d).
-        label: (n,), see :func:`history_popularity`; users with NaN are left out.
-        probe: ``"ridge"`` for what is there linearly, its penalty chosen by generalised
-            cross-validation; ``"mlp"`` for what a small network finds besides.
-        folds: Parts that the users are split into.
-        seed: Of the split and of the network.
+        label: (n,) popularity of each user's history; users with NaN are left out.
+        probe: ``"ridge"`` for linear traces, its penalty chosen by generalised cross-validation;
+            ``"mlp"`` for those that a small network finds besides.
+        seed: Of the split into folds and of the network.
 
     Returns:
         R^2 over users whom the probe was not fitted on: 1 for all of it, 0 or less for none.
@@ -51,58 +46,47 @@ def popularity_leakage(
         ConfigError: Unknown probe, or fewer users than folds.
     """
     check_choice("probe", probe, PROBES)
-    known = np.isfinite(label)
-    states, label = states[known], label[known]
-    fold = _split(len(label), folds, seed)
-    model = _linear_probe() if probe == "ridge" else _network_probe(seed)
-    return _r2(label, _out_of_fold(model, states, label, fold))
+    labelled = np.isfinite(label)
+    states, label = states[labelled], label[labelled]
+    linear = make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 4, 11)))
+    model = linear if probe == "ridge" else _network_probe(seed)
+    return _r2(label, _out_of_fold(model, states, label, _folds(len(label), seed)))
 
 
 def leakage_floor(
-    states: States,
-    label: NDArray[np.floating],
-    probe: str = "ridge",
-    folds: int = FOLDS,
-    seed: int = 0,
-    shuffles: int = SHUFFLES,
+    states: States, label: NDArray[np.floating], probe: str = "ridge", seed: int = 0
 ) -> float:
-    """What :func:`popularity_leakage` finds where there is nothing to find.
+    """Popularity leakage where there is none: labels are shuffled among the users.
 
     Args:
         states: (n, d).
-        label: (n,), shuffled among the users before each measurement.
+        label: (n,), shuffled before each of :data:`SHUFFLES` measurements.
         probe: ``"ridge"`` or ``"mlp"``.
-        folds: Parts that the users are split into.
         seed: Of the split and of the shuffles.
-        shuffles: Measurements to average.
 
     Returns:
         Mean R^2, about 0.
 
     Raises:
-        ConfigError: Fewer users than folds.
+        ConfigError: Unknown probe, or fewer users than folds.
     """
     rng = np.random.default_rng(seed)
-    known = np.isfinite(label)
-    states, label = states[known], label[known]
-    found = [
-        popularity_leakage(states, rng.permutation(label), probe, folds, seed)
-        for _ in range(shuffles)
+    labelled = np.isfinite(label)
+    states, label = states[labelled], label[labelled]
+    floors = [
+        popularity_leakage(states, rng.permutation(label), probe, seed) for _ in range(SHUFFLES)
     ]
-    return float(np.mean(found))
+    return float(np.mean(floors))
 
 
-def interest_accuracy(
-    states: States, interest: NDArray[np.integer], folds: int = FOLDS, seed: int = 0
-) -> float:
-    """How often multinomial logistic regression names the user's favourite category.
+def interest_accuracy(states: States, interest: NDArray[np.integer], seed: int = 0) -> float:
+    """Share of users whose favourite category multinomial logistic regression names.
 
     Args:
         states: (n, d).
         interest: (n,) category, such as ``Truth.interest``. A category that a fit has not seen
             counts as missed.
-        folds: Parts that the users are split into.
-        seed: Of the split.
+        seed: Of the split into folds.
 
     Returns:
         Share of users named rightly by a probe that was not fitted on them.
@@ -110,8 +94,8 @@ def interest_accuracy(
     Raises:
         ConfigError: Fewer users than folds.
     """
-    fold = _split(len(interest), folds, seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1_000))
+    fold = _folds(len(interest), seed)
     return float(np.mean(_out_of_fold(model, states, interest, fold) == interest))
 
 
@@ -144,12 +128,12 @@ def recall_at_k(
     items: NDArray[np.integer] | None = None,
     centre: States | None = None,
 ) -> float:
-    """How many of each user's best items the state ranks first.
+    """Recall at k of the items that users truly like most, ranked by their states.
 
     Args:
         states: (n, d).
         item_embedding: (n_items, d); an item scores its inner product with the centred state.
-        relevance: (n, n_items), how much each user truly likes each item.
+        relevance: (n, n_items), true relevance of each item.
         k: Length of both lists.
         items: Positions of the items that compete, such as the long tail; all if ``None``.
         centre: (d,) what to count states from; their own mean if ``None``.
@@ -172,7 +156,7 @@ def recall_at_k(
 
 
 def effective_rank(states: States) -> float:
-    """How many directions the states spread over.
+    """Number of directions that the states spread over.
 
     Args:
         states: (n, d).
@@ -191,7 +175,7 @@ def effective_rank(states: States) -> float:
 
 
 def discriminability(first: States, second: States) -> float:
-    """How often a user is recognised by one half of the history among all users' other halves.
+    """Share of users who are recognised by one half of the history among all users' other halves.
 
     Args:
         first: (n, d) states of one half.
@@ -212,25 +196,18 @@ def discriminability(first: States, second: States) -> float:
 
 
 def identity_check(raw: States, purified: States) -> dict[str, float]:
-    """How much of its input a purifier hands back.
+    """Closeness of purified states to the input.
 
     Args:
         raw: (n, d) states before.
         purified: (n, d) states after.
 
     Returns:
-        ``cosine_to_input``, the mean cosine of the states as they are; ``relative_change``, the
-        root mean square of ``purified - raw`` over that of ``raw``; and ``r2`` of ``purified =
+        ``cosine_to_input``, the mean cosine of the states as they are; and ``r2`` of ``purified =
         raw``: 1 for the identity, not bounded below.
     """
     origin = np.zeros(raw.shape[1])
-    change = np.square(purified.astype(np.float64) - raw).sum()
-    size = np.square(raw, dtype=np.float64).sum()
-    return {
-        "cosine_to_input": cosine(raw, purified, origin, origin),
-        "relative_change": float(np.sqrt(change / size)) if size > 0 else 0.0,
-        "r2": _r2(purified, raw),
-    }
+    return {"cosine_to_input": cosine(raw, purified, origin, origin), "r2": _r2(purified, raw)}
 
 
 def response_r2(
@@ -241,10 +218,9 @@ def response_r2(
     item_mean: NDArray[np.floating],
     item_embedding: States,
     centre: States | None = None,
-    folds: int = FOLDS,
     seed: int = 0,
 ) -> float:
-    """How well states tell who answers an item better than others do; needs no truth.
+    """R^2 of states in predicting who answers an item better than others do; needs no truth.
 
     A ridge regression explains an answer's excess over the item's mean by the elementwise product
     of the user's centred state and the item's embedding: it may weigh the coordinates, and knows
@@ -255,11 +231,10 @@ def response_r2(
         users: (r,) of each held-out answer, the row of ``states``.
         items: (r,) positions.
         responses: (r,) in [0, 1].
-        item_mean: (n_items,) what is expected of an item whoever is asked.
+        item_mean: (n_items,) expected answer to an item, averaged over users.
         item_embedding: (n_items, d).
         centre: (d,) what to count states from; their own mean if ``None``.
-        folds: Parts that the users are split into.
-        seed: Of the split.
+        seed: Of the split into folds.
 
     Returns:
         R^2 over the answers of users whom the regression was not fitted on; 0 or less where states
@@ -268,21 +243,20 @@ def response_r2(
     Raises:
         ConfigError: Fewer users than folds have answers.
     """
-    asked, user_number = np.unique(users, return_inverse=True)
-    fold = _split(len(asked), folds, seed)[user_number]
+    distinct, user_number = np.unique(users, return_inverse=True)
+    fold = _folds(len(distinct), seed)[user_number]
     products = (_centred(states, centre)[users] * item_embedding[items]).astype(np.float32)
     excess = responses.astype(np.float64) - item_mean[items]
-    return _r2(
-        excess, _out_of_fold(make_pipeline(StandardScaler(), Ridge()), products, excess, fold)
-    )
+    model = make_pipeline(StandardScaler(), Ridge())
+    return _r2(excess, _out_of_fold(model, products, excess, fold))
 
 
 def _overlap(scores: States, relevance: States, k: int) -> NDArray[np.float64]:
     """(n,) share of the k most relevant items among the k best scored."""
-    wanted = np.zeros(scores.shape, dtype=bool)
-    np.put_along_axis(wanted, np.argpartition(-relevance, k - 1, axis=1)[:, :k], True, axis=1)
-    found = np.argpartition(-scores, k - 1, axis=1)[:, :k]
-    return np.asarray(np.take_along_axis(wanted, found, axis=1).mean(axis=1))
+    relevant = np.zeros(scores.shape, dtype=bool)
+    np.put_along_axis(relevant, np.argpartition(-relevance, k - 1, axis=1)[:, :k], True, axis=1)
+    best = np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    return np.asarray(np.take_along_axis(relevant, best, axis=1).mean(axis=1))
 
 
 def _blocks(n: int) -> Iterator[slice]:
@@ -312,24 +286,24 @@ def _r2(actual: States, predicted: States) -> float:
     return float(1.0 - np.square(actual - predicted).sum() / total)
 
 
-def _split(n: int, folds: int, seed: int) -> NDArray[np.int64]:
+def _folds(n: int, seed: int) -> NDArray[np.int64]:
     """(n,) int64, the fold of each of n users, folds as equal as can be.
 
     Raises:
-        ConfigError: Fewer than two folds, or fewer users than folds.
+        ConfigError: Fewer users than folds.
     """
-    if not 2 <= folds <= n:
-        raise ConfigError(f"folds must be 2 to {n}, the number of users, got {folds}.")
-    return np.random.default_rng(seed).permutation(n) % folds
+    if n < FOLDS:
+        raise ConfigError(f"Probes need at least {FOLDS} users, got {n}.")
+    return np.random.default_rng(seed).permutation(n) % FOLDS
 
 
 def _out_of_fold(
     model: Any, inputs: States, label: NDArray[Any], fold: NDArray[np.int64]
 ) -> NDArray[Any]:
-    """What each row is predicted to be by the model fitted on the other folds' rows.
+    """Predictions of each row by the model fitted on the other folds' rows.
 
     Args:
-        model: Of scikit-learn, not fitted.
+        model: An estimator of scikit-learn, not fitted.
         inputs: (n, d).
         label: (n,).
         fold: (n,).
@@ -339,24 +313,20 @@ def _out_of_fold(
     """
     predicted = np.empty_like(label)
     for number in np.unique(fold):
-        held = fold == number
-        known = label[~held]
-        if (known == known[0]).all():  # classifiers refuse to learn a single class
-            predicted[held] = known[0]
+        test = fold == number
+        train_label = label[~test]
+        if (train_label == train_label[0]).all():  # classifiers refuse to learn a single class
+            predicted[test] = train_label[0]
         else:
-            predicted[held] = clone(model).fit(inputs[~held], known).predict(inputs[held])
+            predicted[test] = clone(model).fit(inputs[~test], train_label).predict(inputs[test])
     return predicted
 
 
-def _linear_probe() -> Any:
-    return make_pipeline(StandardScaler(), RidgeCV(alphas=np.logspace(-1, 4, 11)))
-
-
 def _network_probe(seed: int) -> Any:
-    """A small network, kept by its weight penalty from learning noise by heart.
+    """A small network, whose weight penalty keeps it from overfitting.
 
-    With some 1,000 users to learn from, stopping on a tenth of them instead finds less: less even
-    than the ridge probe where all there is to find is linear.
+    With some 1,000 users to learn from, early stopping on a tenth of them finds less instead: less
+    even than the ridge probe where the relation is linear.
     """
     network = MLPRegressor(
         hidden_layer_sizes=(64,),

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dsrm_agents.dsrm import targets
-from dsrm_agents.dsrm.targets import Histories, TargetConfig, build_pairs, cross_fitted_embeddings
+from dsrm_agents.dsrm import pairs as module
+from dsrm_agents.dsrm.pairs import Histories, TargetConfig, build_pairs, cross_fitted_embeddings
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.dataset import WatchLog
 from kuaisim_gym.envs.assembly import preference_encoder
@@ -23,7 +23,7 @@ def explained(states: np.ndarray, label: np.ndarray) -> float:
     return float(1 - residual.var() / label.var())
 
 
-@pytest.mark.parametrize("source", targets.SOURCES)
+@pytest.mark.parametrize("source", module.SOURCES)
 def test_pairs_have_the_promised_form(small_rand, source: str) -> None:
     pairs = pairs_of(small_rand, source=source, views=3)
     n = len(pairs.user)
@@ -36,7 +36,6 @@ def test_pairs_have_the_promised_form(small_rand, source: str) -> None:
     assert pairs.weight.mean() == pytest.approx(1, abs=1e-5)
     assert (pairs.weight > 0).all()
     assert pairs.user.max() < len(small_rand.train_users)
-    assert np.isfinite(pairs.popularity).all()
 
 
 def test_the_default_source_is_unbiased_where_there_is_one(small, small_rand) -> None:
@@ -127,7 +126,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_an_embedding_is_fitted_without_its_fold(small) -> None:
     histories = Histories(small.training, preference_encoder(small))
     changed = Histories(small.training, preference_encoder(small))
-    mine = changed.rows % targets.FOLDS == 0
+    mine = changed.rows % module.FOLDS == 0
     items = changed.items.copy()
     items[mine] = np.random.default_rng(0).permutation(items[mine])
     changed.items = items
@@ -143,36 +142,12 @@ def test_inverse_propensities_lift_the_niche(small) -> None:
     weight = histories.inverse_propensity(1.0)
     np.testing.assert_allclose(weight, np.minimum(np.median(exposures) / exposures, 10.0))
     np.testing.assert_array_equal(histories.inverse_propensity(0.0), 1.0)
-    plain, lifted = (pairs_of(small, source="clean", propensity_power=p, views=1) for p in (0, 1))
-    popularity = plain.popularity[:, 0]
-    assert explained(lifted.target, popularity) < explained(plain.target, popularity)
-    np.testing.assert_array_equal(plain.observed, lifted.observed)
-
-
-def test_erased_targets_say_nothing_of_popularity(small) -> None:
-    plain = pairs_of(small, source="clean")
-    erased = pairs_of(small, source="clean", erased=1)
-    assert explained(plain.target, plain.popularity[:, 0]) > 0.3
-    assert explained(erased.target, erased.popularity[:, 0]) < 0.05
-    thrice = pairs_of(small, source="clean", erased=3)
-    for label in thrice.popularity.T:
-        assert explained(thrice.target, label) < 0.05
-
-
-def test_corruption_is_structured(small) -> None:
-    plain = pairs_of(small, source="clean", views=6)
-    pulled = pairs_of(small, source="clean", views=6, popularity_pull=1.0)
-    hits = pairs_of(small, source="clean", views=6, inserted=0.5)
-    flipped = pairs_of(small, source="clean", views=6, flipped=0.3)
-    later = slice(len(small.train_users), None)  # the first view is thinned by nothing
-    assert pulled.popularity[later, 0].mean() > plain.popularity[later, 0].mean() + 0.1
-    # Drawn as the platform draws, for everybody alike: histories become more like each other.
-    assert hits.popularity[later, 0].std() < 0.9 * plain.popularity[later, 0].std()
-    for other in (hits, flipped):
-        assert np.abs(other.observed - plain.observed).mean() > 0.05
-        np.testing.assert_array_equal(
-            other.target[: len(small.train_users)], plain.target[: len(small.train_users)]
-        )
+    response, popularity = histories.response, histories.popularity()[:, 0]
+    plain, lifted = (histories.states(response * factor) for factor in (1.0, weight))
+    assert explained(lifted, popularity) < explained(plain, popularity)
+    without, with_power = (pairs_of(small, propensity_power=power) for power in (0.0, 1.0))
+    np.testing.assert_array_equal(without.observed, with_power.observed)
+    assert np.abs(without.target - with_power.target).mean() > 0.1
 
 
 def test_who_answered_nothing_has_no_pair(small, with_watch_ratios) -> None:
@@ -180,7 +155,7 @@ def test_who_answered_nothing_has_no_pair(small, with_watch_ratios) -> None:
     watch = small.log.watch_ratio.copy()
     watch[small.log.users == user] = 0.0
     silent = with_watch_ratios(small, log=watch, test=small.test.watch_ratio)
-    for source in ("history", "clean", "identity"):
+    for source in ("history", "identity"):
         assert 3 not in pairs_of(silent, source=source).user
 
 
@@ -196,13 +171,10 @@ def test_pairs_depend_on_the_seed_alone(small) -> None:
     [
         ({"source": "histroy"}, "Did you mean 'history'"),
         ({"views": 0}, "views"),
-        ({"erased": -1}, "erased"),
-        ({"erased": 4}, "erased must be at most 3"),
         ({"views": 2.5}, "views must be an integer"),
         ({"source": "identity", "propensity_power": 0.5}, "no effect"),
         ({"propensity_power": -0.5}, "propensity_power"),
-        ({"inserted": float("nan")}, "inserted"),
-        ({"flipped": 1.5}, "flipped"),
+        ({"propensity_power": float("nan")}, "propensity_power"),
     ],
 )
 def test_impossible_recipes_are_refused(wrong, message: str) -> None:

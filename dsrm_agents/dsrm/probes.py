@@ -1,4 +1,12 @@
-"""What purifiers of a dataset are measured by, and all measurements of one."""
+"""Probes of preference states: traces of popularity, of the user's taste, and of who the user is.
+
+The paper's first claim (DSRM-HRL section 4.2) is that exposure writes popularity into the user
+state and that the reverse process removes it and keeps the taste. :func:`probe` measures all sides
+of that (:mod:`~dsrm_agents.dsrm.measures`), on users whom no purifier was fitted on. Further
+measures expose purifiers that leave the input as it is, or that map all users to one point.
+
+The truth of a synthetic world and the test rows are read to measure and never to purify.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from dsrm_agents.dsrm.popularity import popularity_statistics
-from dsrm_agents.dsrm.probes.measures import (
-    FOLDS,
-    States,
-    cosine,
-    discriminability,
-    effective_rank,
-    identity_check,
-    interest_accuracy,
-    leakage_floor,
-    popularity_leakage,
-    recall_at_k,
-    response_r2,
-)
+from dsrm_agents.dsrm import measures
+from dsrm_agents.dsrm.erasure import popularity_statistics
+from dsrm_agents.dsrm.pairs import smoothed_means, true_preference
 from dsrm_agents.dsrm.purifier import Denoise, purify
-from dsrm_agents.dsrm.targets import smoothed_means
-from dsrm_agents.dsrm.truth import true_preference
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
@@ -39,7 +34,7 @@ FloatArray = NDArray[np.float32]
 
 
 def history_popularity(dataset: Dataset) -> NDArray[np.float64]:
-    """How popular the items are that each user was shown: the label of the leakage probes.
+    """Mean popularity of the items that each user was shown: the label of the leakage probes.
 
     Args:
         dataset: Only ``training`` is read. An item's popularity is counted in the rows of the train
@@ -51,13 +46,12 @@ def history_popularity(dataset: Dataset) -> NDArray[np.float64]:
     """
     data = dataset.training
     exposures = np.bincount(data.train_log.items, minlength=data.n_all_items)
-    found = popularity_statistics(data.log.users, data.log.items, exposures, data.n_users)
-    return found[:, 0]
+    return popularity_statistics(data.log.users, data.log.items, exposures, data.n_users)[:, 0]
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Answers of the probed users that no purifier and no embedding has seen.
+    """Held-out answers of the probed users, unseen by purifiers and embeddings.
 
     Attributes:
         users: (r,) int64, rows of ``ProbeData.states``.
@@ -74,7 +68,7 @@ class Answers:
 
 @dataclass(frozen=True, eq=False)
 class Causes:
-    """What a synthetic world knows of the probed users.
+    """Truth about the probed users, in synthetic worlds.
 
     Attributes:
         preference: (n, d) float32, see :func:`true_preference`; counted from the origin.
@@ -89,15 +83,15 @@ class Causes:
 
 @dataclass(frozen=True, eq=False)
 class ProbeData:
-    """All that purifiers are measured by, made once for a dataset; see :func:`probe_data`.
+    """Evaluation data for purifiers, made once for a dataset; see :func:`probe_data`.
 
     Attributes:
         seed: Of every split and network.
         users: (n,) int32 positions of the probed users, ascending.
         states: (n, d) float32, their raw states.
         popularity: (n,) float64, see :func:`history_popularity`.
-        reference: (m, d) float32, raw states of train users; the mean of what becomes of them is
-            what purified states are counted from.
+        reference: (m, d) float32, raw states of train users; purified states are counted from the
+            mean of theirs.
         halves: (2, h, d) float32, raw states of the two halves of a history, of those probed users
             who have both.
         item_embedding: (n_items, d) float32.
@@ -118,8 +112,8 @@ class ProbeData:
     causes: Causes | None
 
     def __post_init__(self) -> None:
-        for part in (self, self.answers, self.causes):
-            for array in () if part is None else vars(part).values():
+        for owner in (self, self.answers, self.causes):
+            for array in () if owner is None else vars(owner).values():
                 if isinstance(array, np.ndarray):
                     array.setflags(write=False)  # shared by all purifiers that are compared
 
@@ -127,7 +121,7 @@ class ProbeData:
 def probe_data(
     dataset: Dataset, *, users: NDArray[np.integer] | None = None, seed: int = 0
 ) -> ProbeData:
-    """Gathers what purifiers of a dataset are measured by.
+    """Gathers the evaluation data of a dataset.
 
     Test rows are read for :class:`Answers` alone, the truth of a synthetic world for
     :class:`Causes` alone; all else comes from ``dataset.training``.
@@ -148,18 +142,18 @@ def probe_data(
     """
     rng = np.random.default_rng(seed)
     encoder, catalogue = preference_encoder(dataset), load_catalogue(dataset)
-    placed = np.flatnonzero(encoder.history_weight > 0)
+    with_state = np.flatnonzero(encoder.history_weight > 0)
     if users is None:
-        users = _sample(np.intersect1d(dataset.test_users, placed), MOST_USERS, rng)
+        users = _sample(np.intersect1d(dataset.test_users, with_state), MOST_USERS, rng)
     probed: NDArray[np.int32] = np.unique(users).astype(np.int32)
-    if not np.isin(probed, placed).all():
-        raise ConfigError("Probed users must have a response in the log; some given have none.")
-    if len(probed) < FOLDS:
-        raise ConfigError(f"Probes need at least {FOLDS} users, got {len(probed)}.")
+    if not np.isin(probed, with_state).all():
+        raise ConfigError("Probed users must have a response in the log; some of these have none.")
+    if len(probed) < measures.FOLDS:
+        raise ConfigError(f"Probes need at least {measures.FOLDS} users, got {len(probed)}.")
     reference = _sample(dataset.train_users, MOST_REFERENCE, rng)
 
-    def raw(who: NDArray[np.integer]) -> FloatArray:
-        return encoder.encode(encoder.history_sum[who], encoder.history_weight[who])
+    def raw(users: NDArray[np.integer]) -> FloatArray:
+        return encoder.encode(encoder.history_sum[users], encoder.history_weight[users])
 
     return ProbeData(
         seed=seed,
@@ -181,67 +175,58 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
     Args:
         denoise: (n, d) float32 raw states to (n, d) float32 purified ones, such as
             :meth:`~dsrm_agents.dsrm.purifier.FittedPurifier.denoise`.
-        data: What to measure by; see :func:`probe_data`.
+        data: Evaluation data; see :func:`probe_data`.
 
     Returns:
         By name: ``leakage_r2`` and ``leakage_mlp`` of popularity, with ``leakage_floor`` and
         ``leakage_mlp_floor``; ``cosine`` to the true preference; ``recall20`` and, among the long
         tail, ``recall20_longtail``; ``interest_accuracy``; ``effective_rank``;
         ``discriminability``; ``cosine_to_input`` and ``identity_r2``; ``response_r2``; and
-        ``n_users``. What the data cannot tell is absent: what needs the truth on real data,
-        ``response_r2`` without held-out answers, and ``discriminability`` without two users who
-        have two halves of a history.
+        ``n_users``. Measures that the data do not allow are absent: those that need the truth on
+        real data, ``response_r2`` without held-out answers, and ``discriminability`` without two
+        users who have two halves of a history.
 
     Raises:
-        ConfigError: What comes back has another shape or is not finite.
+        ConfigError: The purifier returns another shape, or values that are not finite.
     """
-    purified = _applied(denoise, data.states)
-    centre = _applied(denoise, data.reference).mean(axis=0, dtype=np.float64)
-    identity = identity_check(data.states, purified)
-    found = {
-        "leakage_r2": popularity_leakage(purified, data.popularity, seed=data.seed),
-        "leakage_mlp": popularity_leakage(purified, data.popularity, "mlp", seed=data.seed),
-        "leakage_floor": leakage_floor(purified, data.popularity, seed=data.seed),
-        "leakage_mlp_floor": leakage_floor(purified, data.popularity, "mlp", seed=data.seed),
-        "effective_rank": effective_rank(purified),
+
+    def purified_copy(states: FloatArray) -> FloatArray:
+        return purify(denoise, states.copy())  # the purifier may write into its input
+
+    states = purified_copy(data.states)
+    centre = purified_copy(data.reference).mean(axis=0, dtype=np.float64)
+    label, seed = data.popularity, data.seed
+    identity = measures.identity_check(data.states, states)
+    results = {
+        "leakage_r2": measures.popularity_leakage(states, label, seed=seed),
+        "leakage_mlp": measures.popularity_leakage(states, label, "mlp", seed),
+        "leakage_floor": measures.leakage_floor(states, label, seed=seed),
+        "leakage_mlp_floor": measures.leakage_floor(states, label, "mlp", seed),
+        "effective_rank": measures.effective_rank(states),
         "cosine_to_input": identity["cosine_to_input"],
         "identity_r2": identity["r2"],
         "n_users": float(len(data.users)),
     }
     if data.halves.shape[1] > 1:
-        found["discriminability"] = discriminability(*(_applied(denoise, h) for h in data.halves))
+        results["discriminability"] = measures.discriminability(*map(purified_copy, data.halves))
     if data.answers is not None:
-        found["response_r2"] = response_r2(
-            purified,
-            data.answers.users,
-            data.answers.items,
-            data.answers.responses,
-            data.answers.item_mean,
-            data.item_embedding,
-            centre,
-            seed=data.seed,
+        results["response_r2"] = measures.response_r2(
+            states,
+            **vars(data.answers),
+            item_embedding=data.item_embedding,
+            centre=centre,
+            seed=seed,
         )
     if data.causes is not None:
-        found |= _against_causes(purified, centre, data, data.causes)
-    return found
-
-
-def _against_causes(
-    purified: FloatArray, centre: States, data: ProbeData, causes: Causes
-) -> dict[str, float]:
-    """The measurements that need the truth."""
-    origin = np.zeros(purified.shape[1])  # true preferences are excesses already
-    ranked = (purified, data.item_embedding, causes.relevance)
-    return {
-        "interest_accuracy": interest_accuracy(purified, causes.interest, seed=data.seed),
-        "cosine": cosine(purified, causes.preference, centre, origin),
-        "recall20": recall_at_k(*ranked, centre=centre),
-        "recall20_longtail": recall_at_k(*ranked, items=data.tail, centre=centre),
-    }
-
-
-def _applied(denoise: Denoise, states: FloatArray) -> FloatArray:
-    return purify(denoise, states.copy())  # the purifier's own: it may write into it
+        origin = np.zeros(states.shape[1])  # true preferences are excesses already
+        ranked = (states, data.item_embedding, data.causes.relevance)
+        results |= {
+            "interest_accuracy": measures.interest_accuracy(states, data.causes.interest, seed),
+            "cosine": measures.cosine(states, data.causes.preference, centre, origin),
+            "recall20": measures.recall_at_k(*ranked, centre=centre),
+            "recall20_longtail": measures.recall_at_k(*ranked, items=data.tail, centre=centre),
+        }
+    return results
 
 
 def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -264,11 +249,11 @@ def _halves(
     in_first[shuffled] = (np.arange(len(log)) - log.starts(dataset.n_users)[log.users]) % 2 == 0
     shape = (len(users), len(encoder.embedding))
     pooled = [
-        encoder.pool(csr_matrix((log.response * chosen, (rows, log.items)), shape=shape))
-        for chosen in (in_first, ~in_first)
+        encoder.pool(csr_matrix((log.response * in_half, (rows, log.items)), shape=shape))
+        for in_half in (in_first, ~in_first)
     ]
-    both = np.logical_and(*(weight > 0 for _, weight in pooled))
-    return np.stack([encoder.encode(total[both], weight[both]) for total, weight in pooled])
+    complete = np.logical_and(*(weight > 0 for _, weight in pooled))
+    return np.stack([encoder.encode(total[complete], weight[complete]) for total, weight in pooled])
 
 
 def _answers(
@@ -278,7 +263,7 @@ def _answers(
     test = dataset.test.of_users(users, dataset.n_users)
     if len(test) > MOST_ROWS:
         test = test.take(np.sort(rng.choice(len(test), MOST_ROWS, replace=False)))
-    if len(test.distinct_users) < FOLDS:
+    if len(test.distinct_users) < measures.FOLDS:
         return None
     log, n_all = dataset.train_log, len(dataset.item_ids)
     item_mean = smoothed_means(log.items, log.response.astype(np.float64), n_all)
@@ -293,7 +278,7 @@ def _causes(
     users: NDArray[np.int32],
     reference: NDArray[np.int32],
 ) -> Causes | None:
-    """What a synthetic world knows of the users; ``None`` for real data."""
+    """Truth about the users of a synthetic world; ``None`` for real data."""
     truth = dataset.truth
     if truth is None:
         return None
