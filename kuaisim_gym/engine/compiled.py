@@ -205,16 +205,16 @@ def _advance(
         )
         reward[n] = total / slate_size
         count = _expose(state.recent[n], slates[n], rules.popular)
-        shown = min((step + 1) * slate_size, window)
+        filled = min((step + 1) * slate_size, window)
         surplus = 2 * count - window
         unbalanced = surplus <= rules.least_surplus or surplus >= rules.most_surplus
-        penalised[n] = shown == window and unbalanced
+        penalised[n] = filled == window and unbalanced
         cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
         state.temper[n] += cost - (1.0 if penalised[n] else 0.0)
         terminated[n] = state.temper[n] < rules.least_temper
         truncated[n] = step + 1 >= rules.step_limit and not terminated[n]
 
-        state.share[n] = count / shown
+        state.share[n] = count / filled
         state.steps[n] = step + 1
         state.last_reward[n] = reward[n]
         state.reward_sum[n] += reward[n]
@@ -260,24 +260,24 @@ def _state_vectors(
     extra: int,
 ) -> NDArray[Any]:
     n_sessions, dim = total.shape
-    whole = np.zeros((n_sessions, dim + 4 + extra), np.float32)
+    vectors = np.zeros((n_sessions, dim + 4 + extra), np.float32)
     for n in range(n_sessions):
         if weight[n] > _ZERO:
             divisor = max(weight[n], _TINY)
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                whole[n, column] = -bound if value < -bound else value
-        whole[n, dim] = steps[n] / max_len
-        whole[n, dim + 1] = share[n]
-        whole[n, dim + 2] = last_reward[n]
-        whole[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
-    return whole
+                vectors[n, column] = -bound if value < -bound else value
+        vectors[n, dim] = steps[n] / max_len
+        vectors[n, dim + 1] = share[n]
+        vectors[n, dim + 2] = last_reward[n]
+        vectors[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
+    return vectors
 
 
 @_jit
 def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
-    """See :func:`kuaisim_gym.engine.reference.inner_products`.
+    """Matrix product, summed in order.
 
     Items go by in stretches that stay in the processor's first cache, and features four at a time,
     so that sums are loaded and stored a quarter as often.
@@ -338,7 +338,7 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
-    """The engine that numba compiles; new sessions are begun by NumPy, which is as fast."""
+    """The engine that numba compiles; new sessions are rare, and begun by NumPy."""
 
     name: ClassVar[str] = "numba"
     uniform = staticmethod(_uniform)

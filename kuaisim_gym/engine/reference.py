@@ -115,11 +115,11 @@ class NumpyEngine(Engine):
         flags = np.concatenate([state.recent[rows], rules.popular[shown]], axis=1)
         flags = flags[:, -state.recent.shape[1] :]
         steps = steps + 1
-        made = np.minimum(steps * k, flags.shape[1])
+        filled = np.minimum(steps * k, flags.shape[1])
         count = flags.sum(axis=1)
         surplus = 2 * count - flags.shape[1]  # counts, so that thresholds are exact
         unbalanced = (surplus <= rules.least_surplus) | (surplus >= rules.most_surplus)
-        penalised = (made == flags.shape[1]) & unbalanced
+        penalised = (filled == flags.shape[1]) & unbalanced
         cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
         temper = state.temper[rows] + (cost - penalised)
         terminated = temper < rules.least_temper
@@ -127,13 +127,13 @@ class NumpyEngine(Engine):
 
         state.exposed[rows[:, None], shown] = True
         state.recent[rows] = flags
-        state.share[rows] = share = count / made
+        state.share[rows] = share = count / filled
         state.steps[rows] = steps
         state.temper[rows] = temper
         state.last_reward[rows] = reward
         state.reward_sum[rows] += reward
         state.active[rows] = ~(terminated | truncated)
-        now = (rows, steps - 1)
+        latest = (rows, steps - 1)
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [
             (state.slates, shown),
             (state.responses, responses),
@@ -143,7 +143,7 @@ class NumpyEngine(Engine):
             (state.shares, share),
         ]
         for record, value in records:
-            record[now] = value
+            record[latest] = value
 
         def of_all(values: NDArray[Any]) -> NDArray[Any]:
             expanded = np.zeros((n, *values.shape[1:]), dtype=values.dtype)

@@ -211,13 +211,13 @@ class SessionCore:
         if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
             slates = np.minimum(slates, np.uint64(2**63 - 1))
         checked: NDArray[np.int64] = np.ascontiguousarray(slates, dtype=np.int64)
-        slot, place = self.engine.first_invalid(self.state.active, slots, checked, n_items)
-        if slot >= 0 and place < 0:
-            what = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
-            raise ResetNeededError(f"Session {slot} {what}: call reset() before step().")
+        slot, position = self.engine.first_invalid(self.state.active, slots, checked, n_items)
+        if slot >= 0 and position < 0:
+            state = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
+            raise ResetNeededError(f"Session {slot} {state}: call reset() before step().")
         if slot >= 0:
             raise InvalidActionError(
-                f"Item positions must lie in [0, {n_items}), got {checked[slot, place]}."
+                f"Item positions must lie in [0, {n_items}), got {checked[slot, position]}."
             )
         return checked
 

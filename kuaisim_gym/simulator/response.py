@@ -24,7 +24,7 @@ _FORMAT = "kuaisim-factor-model-1"
 
 
 class SessionAnswers(Protocol):
-    """What a response model remembers of N running sessions."""
+    """Memory of a response model about N running sessions."""
 
     def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
         """New sessions begin in some slots.
@@ -48,7 +48,7 @@ class SessionAnswers(Protocol):
         ...
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Remembers what :meth:`snapshot` gave, of as many sessions with the same model."""
+        """Takes over a :meth:`snapshot` of as many sessions with the same model."""
         ...
 
 
