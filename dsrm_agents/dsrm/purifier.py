@@ -82,7 +82,7 @@ class PurifierConfig:
 
 
 class Recipe(NamedTuple):
-    """A name of :func:`~dsrm_agents.dsrm.fit.fit_purifier`.
+    """A purifier under a name of :func:`~dsrm_agents.dsrm.fit.fit_purifier`.
 
     Attributes:
         purifier: The class that is fitted.
@@ -161,13 +161,9 @@ class FittedPurifier(FittedModule, ABC):
             return  # a template
         for name, options in {cls.kind: {}, **vars(cls).get("recipes", {})}.items():
             registered = PURIFIERS.get(name, Recipe(cls, {})).purifier
-            if (registered.__module__, registered.__qualname__) != (
-                cls.__module__,
-                cls.__qualname__,
-            ):
+            if str(registered) != str(cls):  # a notebook may define a class again
                 raise ConfigError(
-                    f"{cls.__qualname__} and {registered.__module__}.{registered.__qualname__} are "
-                    f"both named {name!r}: choose another kind."
+                    f"{cls} and {registered} are both named {name!r}: choose another kind."
                 )
             PURIFIERS[name] = Recipe(cls, options)
 
