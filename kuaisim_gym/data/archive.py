@@ -33,7 +33,7 @@ from kuaisim_gym.errors import (
 
 Wanted = Callable[[str], bool]
 
-_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 10_000
 _MAX_PART = 255  # bytes of one folder's or file's name; common file systems take no more
@@ -85,10 +85,10 @@ def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[P
     if not archive.is_file():
         raise DatasetNotFoundError(f"Expected an archive at {archive}, but there is no such file.")
     name = archive.name.lower()
-    if not name.endswith((".zip", *_TAR_ENDINGS)):
+    if not name.endswith(ENDINGS):
         raise DataFormatError(
-            f"Expected an archive named .zip, {', '.join(_TAR_ENDINGS)}, got {archive}. Unpack it "
-            f"by hand and give the folder."
+            f"Expected an archive named {', '.join(ENDINGS)}, got {archive}. Unpack it by hand and "
+            f"give the folder."
         )
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     try:
