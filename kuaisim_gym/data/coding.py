@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Features
 from kuaisim_gym.data.feedback import IntArray
-from kuaisim_gym.data.tables import Chunk, Column, Table, Tables, allocate, quoted
+from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -198,9 +198,15 @@ def read_features(
     select = [f"{quoted(table.columns[0])} AS id"]
     select += [f"{code.sql} AS f{i}" for i, code in enumerate(coded)]
     select += [f"{quoted(name)} AS n{i}" for i, name in enumerate(numbers)]
-    seen = _Seen(positions)
-    for chunk in tables.stream(f"SELECT {', '.join(select)} FROM {table.sql} ORDER BY id, rowid"):
-        rows, targets = seen.new(chunk)
+    query = f"SELECT {', '.join(select)} FROM {table.sql} ORDER BY id, rowid"
+    n_read = n_unknown = n_repeated = 0
+    for chunk in whole_groups(tables.stream(query), "id"):
+        ids, first = np.unique(chunk["id"], return_index=True)
+        targets = positions(ids)
+        rows, targets = first[targets >= 0], targets[targets >= 0]
+        n_read += len(rows)
+        n_unknown += len(ids) - len(rows)
+        n_repeated += len(chunk["id"]) - len(ids)
         for i, code in enumerate(coded):
             cells = chunk[f"f{i}"][rows]
             codes[code.field.name][targets] = code.rows[cells]
@@ -209,42 +215,19 @@ def read_features(
             columns[name][targets] = chunk[f"n{i}"][rows]
     for name in numbers:
         # Cells beyond the missing ids' are missing in the file.
-        gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - seen.found)
-        if gaps == seen.found:
+        gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - n_read)
+        if gaps == n_read:
             del columns[name]
             _note(notes, f"{label}.columns_without_values", 1)
         else:
             _note(notes, f"{label}.{name}.missing", gaps)
     for code in coded:
         _count_values(code, notes, label)
-    _note(notes, f"{label}.repeated_rows_dropped", seen.repeated)
-    _note(notes, f"{label}.rows_of_unknown_ids_dropped", seen.unknown)
-    _note(notes, f"{label}.ids_without_a_row", n - seen.found)
+    _note(notes, f"{label}.repeated_rows_dropped", n_repeated)
+    _note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
+    _note(notes, f"{label}.ids_without_a_row", n - n_read)
     values = {code.field.name: code.values for code in coded}
     return Features(codes=codes, values=values, numbers=columns)
-
-
-class _Seen:
-    """Finds the first row of each known id in a stream that is sorted by id; counts the others."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._positions = positions
-        self._last: int | None = None
-        self.found = self.unknown = self.repeated = 0
-
-    def new(self, chunk: Chunk) -> tuple[NDArray[np.intp], IntArray]:
-        """Row numbers in the chunk, and the positions of their ids."""
-        ids = chunk["id"].astype(np.int64, copy=False)
-        first = np.ones(len(ids), dtype=bool)
-        first[1:] = ids[1:] != ids[:-1]
-        first[0] = self._last is None or int(ids[0]) != self._last
-        self._last = int(ids[-1])
-        positions = self._positions(ids)
-        rows = np.flatnonzero(first & (positions >= 0))
-        self.repeated += int(np.count_nonzero(~first))
-        self.unknown += int(np.count_nonzero(first & (positions < 0)))
-        self.found += len(rows)
-        return rows, positions[rows]
 
 
 def _code(

@@ -77,17 +77,13 @@ _DOCUMENTED = {
     **{name: frozenset({"0", "1"}) for name in USER_FLAGS},
 }
 _VIDEO_COLUMNS = (
-    "author_id",
-    "video_type",
-    "upload_dt",
-    "upload_type",
-    "visible_status",
-    "video_duration",
-    "server_width",
-    "server_height",
-    "music_id",
-    "music_type",
-    "tag",
+    "author_id", "video_type", "upload_dt", "upload_type", "visible_status", "video_duration",
+    "server_width", "server_height", "music_id", "music_type", "tag",
+)  # fmt: skip
+_ARCHIVES = (  # of each variant: md5, bytes of the archive and of its files
+    ("0820331067a3784d9691136f772b35a7", 50_000_000, 300_000_000),
+    ("6b0b9c8222d67fcd4c676218edca3f1f", 900_000_000, 4_000_000_000),
+    ("3e3c799a24e2d23a4d2c757fbf9adf59", 9_500_000_000, 25_000_000_000),
 )
 _START, _CUT, _END = 1649347200_000, 1650556800_000, 1652025600_000  # ms: 2022-04-08, -22, 05-08
 
@@ -119,34 +115,9 @@ class KuaiRand(Source):
     """
 
     name = "kuairand"
-    archives = (
-        PublishedArchive(
-            name="kuairand-pure",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-Pure.tar.gz",
-            md5="0820331067a3784d9691136f772b35a7",
-            archive_bytes=50_000_000,
-            unpacked_bytes=300_000_000,
-        ),
-        PublishedArchive(
-            name="kuairand-1k",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-1K.tar.gz",
-            md5="6b0b9c8222d67fcd4c676218edca3f1f",
-            archive_bytes=900_000_000,
-            unpacked_bytes=4_000_000_000,
-        ),
-        PublishedArchive(
-            name="kuairand-27k",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-27K.tar.gz",
-            md5="3e3c799a24e2d23a4d2c757fbf9adf59",
-            archive_bytes=9_500_000_000,
-            unpacked_bytes=25_000_000_000,
-        ),
+    archives = tuple(
+        PublishedArchive(f"kuairand-{variant}", "kuairand", 10439422, f"{title}.tar.gz", *facts)
+        for (variant, title), facts in zip(VARIANTS.items(), _ARCHIVES, strict=True)
     )
     published = {
         "train": ("26,285", "7,551", "1,436.6k"),

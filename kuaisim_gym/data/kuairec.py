@@ -89,13 +89,7 @@ class KuaiRec(Source):
     name = "kuairec"
     archives = (
         PublishedArchive(
-            name="kuairec",
-            dataset="kuairec",
-            record=18164998,
-            file="KuaiRec.zip",
-            md5=None,
-            archive_bytes=450_000_000,
-            unpacked_bytes=1_700_000_000,
+            "kuairec", "kuairec", 18164998, "KuaiRec.zip", None, 450_000_000, 1_700_000_000
         ),
     )
     published = {

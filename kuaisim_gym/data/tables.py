@@ -129,14 +129,12 @@ class Table:
         files: The files that it was read from, in order.
         columns: Names of the columns that it holds.
         starts: For each file the ``rowid`` of its first row.
-        rows: Number of rows.
     """
 
     sql: str
     files: tuple[Path, ...]
     columns: tuple[str, ...]
     starts: tuple[int, ...]
-    rows: int
 
     def place(self, row_id: int) -> str:
         """``"FILE, data row N"`` of a row, for messages."""
@@ -202,13 +200,8 @@ class Tables:
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
-        return Table(
-            sql=name,
-            files=tuple(files),
-            columns=tuple(column.name for column in used) if keep is None else tuple(keep),
-            starts=tuple(starts[:-1]),
-            rows=starts[-1],
-        )
+        names = [column.name for column in used] if keep is None else keep
+        return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
 
     def _load(
         self, statement: str, file: Path, header: list[str], columns: Sequence[Column]
@@ -374,58 +367,40 @@ def _resources(error: duckdb.Error) -> KuaiSimError:
 
 
 def _check_text(file: Path, width: int) -> bool:
-    """Looks at the bytes for what DuckDB lets pass.
+    """Looks at the bytes for faults that DuckDB lets pass.
 
     Returns:
-        Whether something was seen that only a plain reading can judge.
+        Whether there is something that only a plain reading can judge.
 
     Raises:
         DataFormatError: The file holds a NUL byte or is not UTF-8.
     """
     suspect = False
-    start, rest = 0, b""
+    number = 1
     with file.open("rb") as content:
-        while True:
-            block = content.read(_BLOCK)
-            text = rest + block
-            if not text:
-                return suspect
-            end = text.rfind(b"\n") + 1 if block else len(text)
-            if not end:  # no line ends here; look at it with what follows
-                rest = text
-                continue
-            text, rest = text[:end], text[end:]
-            _check_characters(file, text, start)
+        while text := content.read(_BLOCK) + content.readline():
+            _check_characters(file, text, number)
             suspect = suspect or _suspicious(text, width)
-            start += end
+            number += text.count(b"\n")
+    return suspect
 
 
-def _check_characters(file: Path, text: bytes, start: int) -> None:
-    """Refuses NUL bytes and what is not UTF-8 in the whole lines from a byte on."""
+def _check_characters(file: Path, text: bytes, number: int) -> None:
+    """Refuses NUL bytes and bytes that are not UTF-8 in the lines from ``number`` on."""
     try:
         if not text.isascii():
             text.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = number + text.count(b"\n", 0, error.start)
         raise DataFormatError(
-            f"{file}, line {_line(file, start + error.start)}: expected text in UTF-8, got the "
-            f"byte 0x{text[error.start]:02x}. Convert the file to UTF-8."
+            f"{file}, line {line}: expected text in UTF-8, got the byte "
+            f"0x{text[error.start]:02x}. Convert the file to UTF-8."
         ) from error
-    nul = text.find(b"\0")
-    if nul >= 0:
+    if (nul := text.find(b"\0")) >= 0:
+        line = number + text.count(b"\n", 0, nul)
         raise DataFormatError(
-            f"{file}, line {_line(file, start + nul)}: expected text, got a NUL byte. Is the file "
-            f"damaged?"
+            f"{file}, line {line}: expected text, got a NUL byte. Is the file damaged?"
         )
-
-
-def _line(file: Path, offset: int) -> int:
-    """The number of the line that a byte stands in."""
-    number = 1
-    with file.open("rb") as content:
-        while offset > 0 and (block := content.read(min(_BLOCK, offset))):
-            number += block.count(b"\n")
-            offset -= len(block)
-    return number
 
 
 def _suspicious(text: bytes, width: int) -> bool:
