@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -68,9 +69,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder on the cache's disk, gone when the block ends."""
+    """An empty folder until the block ends, in the cache or else in the system's own place."""
     folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_PART}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="kuaisim-"))
     try:
         yield folder
     finally:

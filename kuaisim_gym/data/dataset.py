@@ -183,14 +183,14 @@ class Dataset:
             split is by cell.
         randomised: Rows of users who are no test users, of items that were drawn uniformly, or of
             all items: free of exposure bias, and free to learn from. ``None`` where there are none.
-        user_features: What is known of the users; no fields where nothing is.
-        item_features: What is known of all items, log-only ones included.
+        user_features: Features of the users; without fields where there are none.
+        item_features: Features of all items, log-only ones included.
         show_counts: (n_all_items,) int64, how often the platform showed each item; ``None`` where
             it does not say, and popularity is counted in the train log.
         friends: (f, 2) int32, pairs of user positions, the first following the second; ``None``
             where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
-        notes: Counts of what the loader met and how it was handled, for people to read.
+        notes: Counts of irregularities and how reading handled them, for people to read.
     """
 
     name: str

@@ -132,10 +132,14 @@ class KuaiRand(Source):
         paths = _by_name(files)
         with open_tables() as tables:
             random = _read_log(tables, paths[RANDOM])
-            notes["random_rows_marked_standard_dropped"] = _drop_marked(tables, random, "0")
+            notes["random_rows_marked_standard_dropped"] = _delete(tables, random, "is_rand = 0")
             standard = _read_log(tables, paths[STANDARD[0]] + paths[STANDARD[1]])
-            notes["standard_rows_marked_random_dropped"] = _drop_marked(tables, standard, "1")
-            notes["standard_rows_dropped_as_random_rows"] = _drop_leaked(tables, standard, random)
+            notes["standard_rows_marked_random_dropped"] = _delete(tables, standard, "is_rand = 1")
+            leaks = (
+                f"rowid IN (SELECT s.rowid FROM {standard.sql} s SEMI JOIN {random.sql} r "
+                f"USING (user_id, video_id, time_ms))"
+            )
+            notes["standard_rows_dropped_as_random_rows"] = _delete(tables, standard, leaks)
             user_files = _read_entities(tables, paths, (USER_FEATURES,), "user_id")
             item_files = _read_entities(tables, paths, (VIDEO_BASIC,), "video_id")
 
@@ -152,9 +156,10 @@ class KuaiRand(Source):
             items = Positions(np.concatenate([catalogue, log_only]))
             del catalogue, logged, log_only
 
-            log = _read_rows(tables, standard, users, items, "standard", notes)["all"]
-            sides = _read_rows(tables, random, users, items, "random", notes)
-            if not len(sides["test"]):
+            log = _read_rows(tables, standard, users, items, "standard", notes)
+            shown_at_random = _read_rows(tables, random, users, items, "random", notes)
+            is_test = is_test_user(users.ids)[shown_at_random.users]
+            if not is_test.any():
                 raise DataFormatError(
                     f"{random.files[0]}: none of its users is a test user, which half of all users "
                     f"are by a hash of their ids; expected rows to test on."
@@ -170,8 +175,8 @@ class KuaiRand(Source):
                 item_ids=items.ids,
                 n_items=n_items,
                 log=log,
-                test=sides["test"],
-                randomised=sides["randomised"] if len(sides["randomised"]) else None,
+                test=shown_at_random.take(is_test),
+                randomised=None if is_test.all() else shown_at_random.take(~is_test),
                 user_features=_features(tables, user_files, users, notes),
                 item_features=_features(tables, item_files, items, notes),
                 notes=notes,
@@ -243,36 +248,20 @@ def _by_name(files: DataFiles) -> dict[str, tuple[Path, ...]]:
 
 
 def _read_log(tables: Tables, files: Sequence[Path]) -> Table:
-    """A log with its behaviours packed to ``flags``, and ``is_rand`` where the files have it."""
-    behaviours = BehaviourLog.behaviours
-    columns = [Column(name) for name in ("user_id", "video_id", "time_ms")]
-    columns += [Column(name, low=0, high=1) for name in behaviours]
+    """A log with its behaviours packed to ``flags``; ``is_rand`` is NULL without such a column."""
+    keys = ("user_id", "video_id", "time_ms")
+    columns = [Column(name) for name in keys]
+    columns += [Column(name, low=0, high=1) for name in BehaviourLog.behaviours]
     columns += [Column("is_rand", low=0, high=1, required=False)]
-    flags = " + ".join(f"({name} << {bit})" for bit, name in enumerate(behaviours))
-    keep = {name: name for name in ("user_id", "video_id", "time_ms")}
-    keep["flags"] = f"({flags})::UTINYINT"
-    if "is_rand" in read_header(files[0]):
-        keep["is_rand"] = "is_rand::UTINYINT"
+    flags = " + ".join(f"({name} << {bit})" for bit, name in enumerate(BehaviourLog.behaviours))
+    mark = "is_rand" if "is_rand" in read_header(files[0]) else "NULL"
+    keep = dict(zip(keys, keys, strict=True))
+    keep |= {"flags": f"({flags})::UTINYINT", "is_rand": f"{mark}::UTINYINT"}
     return tables.read(files, columns, keep, rows="interactions")
 
 
-def _drop_marked(tables: Tables, log: Table, mark: str) -> int:
-    """Drops the rows that do not belong in a log by their own account; returns how many."""
-    if "is_rand" not in log.columns:
-        return 0
-    return _delete(tables, log, f"is_rand = {mark}")
-
-
-def _drop_leaked(tables: Tables, standard: Table, random: Table) -> int:
-    """Drops the standard rows that are random ones too; returns how many."""
-    chosen = (
-        f"SELECT s.rowid FROM {standard.sql} s SEMI JOIN {random.sql} r "
-        f"USING (user_id, video_id, time_ms)"
-    )
-    return _delete(tables, standard, f"rowid IN ({chosen})")
-
-
 def _delete(tables: Tables, log: Table, condition: str) -> int:
+    """Drops the rows that meet a condition; returns how many."""
     clause = f"FROM {log.sql} WHERE {condition}"
     count = tables.count(clause)
     if count:
@@ -287,34 +276,28 @@ def _read_rows(
     items: Positions,
     label: str,
     notes: MutableMapping[str, int],
-) -> dict[str, BehaviourLog]:
-    """A log's rows by position: ``"all"`` standard rows, or the two sides of the random ones."""
+) -> BehaviourLog:
+    """A log's rows by position."""
     dtypes = {"users": np.int32, "items": np.int32, "flags": np.uint8}
-    sides = ("all",) if label == "standard" else ("test", "randomised")
-    rows = {side: ColumnFiles(tables.folder, f"{label}.{side}", dtypes) for side in sides}
+    rows = ColumnFiles(tables.folder, label, dtypes)
     query = (
         f"SELECT user_id, video_id, time_ms, flags FROM {log.sql} ORDER BY user_id, time_ms, rowid"
     )
     repeated = 0
     for chunk in whole_groups(tables.stream(query), "user_id"):
-        before = len(chunk["user_id"])
-        chunk = _one_an_exposure(chunk)
-        repeated += before - len(chunk["user_id"])
-        placed: Chunk = {
-            "users": users(chunk["user_id"]),
-            "items": items(chunk["video_id"]),
-            "flags": chunk["flags"],
-        }
-        if label == "standard":
-            rows["all"].append(placed)
-            continue
-        test = is_test_user(chunk["user_id"])
-        for side, chosen in (("test", test), ("randomised", ~test)):
-            rows[side].append({name: column[chosen] for name, column in placed.items()})
+        exposures = _one_an_exposure(chunk)
+        repeated += len(chunk["user_id"]) - len(exposures["user_id"])
+        rows.append(
+            {
+                "users": users(exposures["user_id"]),
+                "items": items(exposures["video_id"]),
+                "flags": exposures["flags"],
+            }
+        )
     notes[f"{label}_rows_repeated"] = repeated
     if repeated:
         logger.warning("%s: %d repeated row(s) merged.", log.files[0], repeated)
-    return {side: BehaviourLog(**files.finish()) for side, files in rows.items()}
+    return BehaviourLog(**rows.finish())
 
 
 def _one_an_exposure(chunk: Chunk) -> Chunk:

@@ -20,9 +20,8 @@ import csv
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -264,25 +263,13 @@ def open_tables() -> Iterator[Tables]:
     """An empty database that lives on the cache's disk until the block ends."""
     import duckdb
 
-    with _workspace() as folder:
+    with scratch_folder() as folder:
         spilling = {"memory_limit": _MEMORY, "temp_directory": str(folder / "spill")}
         with duckdb.connect(str(folder / "tables.db"), config=SETTINGS | spilling) as connection:
             # A database that is thrown away in a minute needs no log to recover it from.
             connection.execute("SET checkpoint_threshold = '1TB'")
             connection.execute("SET enable_progress_bar = false")
             yield Tables(connection, folder)
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    """A scratch folder on the cache's disk, or on the system's where that cannot be written."""
-    with ExitStack() as stack:
-        try:
-            folder = stack.enter_context(scratch_folder())
-        except OSError:
-            system = tempfile.TemporaryDirectory(prefix="kuaisim-", ignore_cleanup_errors=True)
-            folder = Path(stack.enter_context(system))
-        yield folder
 
 
 def quoted(name: str) -> str:
