@@ -30,7 +30,7 @@ from kuaisim_gym.errors import (
     KuaiSimError,
 )
 
-Wanted = Callable[[str], bool]
+Select = Callable[[str], bool]
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
@@ -58,7 +58,7 @@ _DAMAGE = (
 )
 
 
-def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[Path]:
+def extract(archive: Path, folder: Path, select: Select | None = None) -> list[Path]:
     """Unpacks the regular files of an archive.
 
     The files are written under a temporary name beside ``folder`` and renamed, so that readers see
@@ -67,8 +67,8 @@ def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[P
     Args:
         archive: A .zip, .tar, .tar.gz or .tgz file.
         folder: Where to; must be absent or empty.
-        wanted: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
-            ``None`` unpacks all. Members that are not wanted are checked all the same.
+        select: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
+            ``None`` unpacks all. Other members are checked all the same.
 
     Returns:
         The files, in the archive's order.
@@ -94,7 +94,7 @@ def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[P
         if folder.exists() and any(folder.iterdir()):
             raise KuaiSimError(f"Expected {folder} to be absent or empty. Remove what is in it.")
         temporary.mkdir(parents=True)
-        unpacking = _Unpacking(archive, temporary, wanted)
+        unpacking = _Unpacking(archive, temporary, select)
         if name.endswith(".zip"):
             _unpack_zip(unpacking)
         else:
@@ -156,11 +156,11 @@ def _free_space(folder: Path) -> int:
 class _Unpacking:
     """One archive on its way into one folder: the rules that hold for every kind of archive."""
 
-    def __init__(self, archive: Path, folder: Path, wanted: Wanted | None) -> None:
+    def __init__(self, archive: Path, folder: Path, select: Select | None) -> None:
         self.archive = archive
         self.folder = folder
         self.files: list[Path] = []
-        self._wanted = wanted
+        self._select = select
         self._room = _free_space(folder)
         self._n_members = 0
         self._file_keys: set[str] = set()
@@ -210,7 +210,7 @@ class _Unpacking:
             if path in self._file_keys and path in self._folder_keys:
                 raise self.refuse(member, f"{path!r} is both a file and a folder")
         name = "/".join(parts)
-        if is_folder or (self._wanted is not None and not self._wanted(name)):
+        if is_folder or (self._select is not None and not self._select(name)):
             return None
         return Path(*parts)
 

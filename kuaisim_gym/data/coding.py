@@ -281,15 +281,15 @@ def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
         notes[name] = notes.get(name, 0) + count
 
 
-def merge_features(parts: Iterable[Features]) -> Features:
+def merge_features(tables: Iterable[Features]) -> Features:
     """Features from several tables of the same users or items; of one name, the last stays."""
     codes: dict[str, IntArray] = {}
     values: dict[str, tuple[str, ...]] = {}
     numbers: dict[str, NDArray[np.float64]] = {}
-    for part in parts:
-        codes |= part.codes
-        values |= part.values
-        numbers |= part.numbers
+    for features in tables:
+        codes |= features.codes
+        values |= features.values
+        numbers |= features.numbers
     return Features(codes, values, numbers)
 
 

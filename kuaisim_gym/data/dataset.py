@@ -329,8 +329,8 @@ class Dataset:
     def train_users(self) -> IntArray:
         """(n_train,) int32, ascending: users whose rows and sessions train models."""
         logged = self.log.distinct_users
-        others = np.setdiff1d(logged, self.test_users)
-        return others if len(others) else logged
+        untested = np.setdiff1d(logged, self.test_users)
+        return untested if len(untested) else logged
 
     @property
     def split_by(self) -> str:

@@ -134,9 +134,9 @@ class Interactions(ABC):
         """Some rows: by an (n,) bool array, by number, or by a slice."""
         return type(self)(*(column[rows] for column in self.columns.values()))
 
-    def merged(self, *others: Self) -> Self:
+    def merged(self, *tables: Self) -> Self:
         """These rows and those of other tables of the same feedback, users ascending."""
-        columns = zip(*(table.columns.values() for table in (self, *others)), strict=True)
+        columns = zip(*(table.columns.values() for table in (self, *tables)), strict=True)
         rows = type(self)(*map(np.concatenate, columns))
         return rows.take(np.argsort(rows.users, kind="stable"))
 

@@ -9,7 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 from filelock import FileLock
 
@@ -144,11 +144,17 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
     """By table its files, by part number; 0 is a table in one piece."""
     tables: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".csv" and file.is_file():
-            part = _PART.fullmatch(file.stem)
-            name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
-            tables.setdefault(name, {})[number] = file
+        table, number = _table(file)
+        if table and file.is_file():
+            tables.setdefault(table, {})[number] = file
     return tables
+
+
+def _table(file: PurePath) -> tuple[str, int]:
+    """The table and part number of a file; no name for a file of another kind."""
+    part = _PART.fullmatch(file.stem)
+    name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
+    return name if file.suffix == ".csv" else "", number
 
 
 def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
@@ -188,11 +194,5 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
         ) from error
     with lock:
         if not folder.is_dir():  # another process may have unpacked it meanwhile
-            extract(archive, folder, lambda name: _is_wanted(name, tables))
+            extract(archive, folder, lambda name: _table(PurePosixPath(name))[0] in tables)
     return folder
-
-
-def _is_wanted(name: str, tables: Sequence[str]) -> bool:
-    stem, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
-    part = _PART.fullmatch(stem)
-    return bool(dot) and suffix == "csv" and (part["table"] if part else stem) in tables

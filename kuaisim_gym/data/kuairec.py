@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -298,18 +298,27 @@ class _Reader:
             return None
         columns = [Column("user_id"), Column("friend_list", "text")]
         table = self.tables.read(self.files[SOCIAL_NETWORK], columns, rows="users and friends")
+        users: list[int] = []
+        lists: list[NDArray[np.int64]] = []
+        for chunk in self.tables.stream(
+            f"SELECT user_id, friend_list FROM {table.sql} ORDER BY rowid"
+        ):
+            users += chunk["user_id"].tolist()
+            for cell in chunk["friend_list"].tolist():
+                try:
+                    lists.append(np.array(_id_list(cell), np.int64))
+                except (ValueError, OverflowError) as error:
+                    raise DataFormatError(
+                        f"{table.place(len(lists))}, column 'friend_list': expected a list of user "
+                        f"ids such as [27, 9], got {cell!r}. Correct or remove the row."
+                    ) from error
+        first = self.users(np.repeat(np.array(users, np.int64), list(map(len, lists))))
+        second = self.users(np.concatenate(lists))
+        inside = (first >= 0) & (second >= 0)
         n_users = len(self.users)
-        keys = [np.empty(0, np.int64)]
-        listed = unknown = 0
-        for ids, friends in _friend_lists(self.tables, table):
-            first, second = self.users(ids), self.users(friends)
-            inside = (first >= 0) & (second >= 0)
-            listed += len(ids)
-            unknown += int(np.count_nonzero(~inside))
-            keys.append(first[inside].astype(np.int64) * n_users + second[inside])
-        pairs = np.unique(np.concatenate(keys))
-        self.notes["friendships_of_unknown_users_dropped"] = unknown
-        self.notes["friendships_repeated"] = listed - unknown - len(pairs)
+        pairs = np.unique(first[inside].astype(np.int64) * n_users + second[inside])
+        self.notes["friendships_of_unknown_users_dropped"] = int(np.count_nonzero(~inside))
+        self.notes["friendships_repeated"] = int(np.count_nonzero(inside)) - len(pairs)
         return np.stack([pairs // n_users, pairs % n_users], axis=1).astype(np.int32)
 
 
@@ -345,26 +354,6 @@ def _id_list(cell: str) -> list[int]:
         return list(map(int, ast.literal_eval(cell.strip())))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
         raise ValueError(expected) from error
-
-
-def _friend_lists(
-    tables: Tables, table: Table
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(user, friend) ids, a chunk of the file at a time."""
-    row = 0
-    for chunk in tables.stream(f"SELECT user_id, friend_list FROM {table.sql} ORDER BY rowid"):
-        lists = []
-        for cell in chunk["friend_list"]:
-            try:
-                lists.append(np.array(_id_list(str(cell)), np.int64))
-            except (ValueError, OverflowError) as error:
-                raise DataFormatError(
-                    f"{table.place(row)}, column 'friend_list': expected a list of user ids such "
-                    f"as [27, 9], got {str(cell)!r}. Correct or remove the row."
-                ) from error
-            row += 1
-        owners = np.repeat(chunk["user_id"].astype(np.int64), list(map(len, lists)))
-        yield owners, np.concatenate([np.empty(0, np.int64), *lists])
 
 
 def _matrix_writer(dataset: Dataset, table: Interactions) -> Writer:

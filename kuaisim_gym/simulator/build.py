@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
 from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
+from kuaisim_gym.data.coding import Positions
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
@@ -77,7 +78,7 @@ class Simulator:
 
     def _positions(
         self, user_ids: ArrayLike, item_ids: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         dataset = self.dataset
         users = _positions("user", user_ids, dataset.user_ids)
         items = _positions("item", item_ids, dataset.item_ids)
@@ -321,7 +322,7 @@ def _sequential(
     return model
 
 
-def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDArray[np.int32]:
     """Positions of ids in the dataset's array.
 
     Raises:
@@ -330,13 +331,10 @@ def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDA
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise UnknownIdError(f"Expected integer {kind} ids, got an array of {ids.dtype}.")
-    order = np.argsort(dataset_ids, kind="stable")
-    rank = np.searchsorted(dataset_ids, ids, sorter=order)
-    positions = order[np.minimum(rank, len(dataset_ids) - 1)]
-    missing = dataset_ids[positions] != ids
-    if missing.any():
+    positions = Positions(dataset_ids)(ids)
+    if (positions < 0).any():
         raise UnknownIdError(
-            f"{kind} id {ids[missing].flat[0]} is not in the dataset, which holds "
+            f"{kind} id {ids[positions < 0].flat[0]} is not in the dataset, which holds "
             f"{len(dataset_ids)} {kind}s with ids from {dataset_ids.min()} to {dataset_ids.max()}."
         )
     return positions
