@@ -65,7 +65,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class Field:
-    """How a feature's cells are read.
+    """A feature, and the way its cells are read.
 
     Attributes:
         name: The field of :class:`~kuaisim_gym.data.dataset.Features`.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,7 +119,7 @@ class KuaiRand(Source):
         PublishedArchive(f"kuairand-{variant}", "kuairand", 10439422, f"{title}.tar.gz", *facts)
         for (variant, title), facts in zip(VARIANTS.items(), _ARCHIVES, strict=True)
     )
-    published = {
+    published: ClassVar = {
         "train": ("26,285", "7,551", "1,436.6k"),
         "test": ("27,285", "7,583", "1,186.1k"),
     }

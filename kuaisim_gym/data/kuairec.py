@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class KuaiRec(Source):
             "kuairec", "kuairec", 18164998, "KuaiRec.zip", None, 450_000_000, 1_700_000_000
         ),
     )
-    published = {
+    published: ClassVar = {
         "train": ("7,176", "10,728", "12,530.8k"),
         "test": ("1,411", "3,327", "4,676.5k"),
     }

@@ -411,8 +411,8 @@ def _suspicious(text: bytes, width: int) -> bool:
 
 def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
     """Raises for the first cell or line that breaks a rule; returns where none does."""
-    indices = [header.index(column.name) for column in columns]
-    invalid: tuple[str, Column, int] | None = None  # message's beginning, column and its index
+    checks = [(column, header.index(column.name)) for column in columns]
+    first_invalid = ""
     number = n_invalid = 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
@@ -420,21 +420,19 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
             next(reader)
             for row in filter(None, reader):  # without blank lines
                 number += 1
-                if invalid is None and len(row) != len(header):
+                if not first_invalid and len(row) != len(header):
                     raise DataFormatError(
                         f"{file}, line {reader.line_num}: expected {len(header)} fields, as in "
                         f"the header, got {len(row)}. Correct or remove the line."
                     )
-                pairs = zip(columns, indices, strict=True) if invalid is None else [invalid[1:]]
-                for column, index in pairs:
+                for column, index in checks:
                     if index < len(row) and not column.accepts(row[index]):
-                        invalid = invalid or (
-                            f"{file}, data row {number}, column {column.name!r}: expected "
-                            f"{column.rule}, got {row[index]!r}",
-                            column,
-                            index,
-                        )
                         n_invalid += 1
+                        first_invalid = first_invalid or (
+                            f"{file}, data row {number}, column {column.name!r}: expected "
+                            f"{column.rule}, got {row[index]!r}"
+                        )
+                        checks = [(column, index)]  # from now on, this column's are counted
                         break
                 if any(cell[:1] in (" ", "\t") and cell.lstrip(" \t")[:1] == '"' for cell in row):
                     raise DataFormatError(
@@ -442,12 +440,12 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
                         f"field must begin with its quote. Correct or remove the line."
                     )
     except csv.Error as error:
-        if invalid is None:
+        if not first_invalid:
             raise DataFormatError(
                 f"{file}, data row {number + 1}: not well-formed CSV: {error}."
             ) from error
-    if invalid is not None:
-        raise DataFormatError(f"{invalid[0]} ({n_invalid} such row(s)). Correct or remove them.")
+    if first_invalid:
+        raise DataFormatError(f"{first_invalid} ({n_invalid} such row(s)). Correct or remove them.")
 
 
 def whole_groups(chunks: Iterable[Chunk], key: str) -> Iterator[Chunk]:

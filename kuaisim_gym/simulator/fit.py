@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Link:
-    """How a score becomes a response, and how strongly vectors are pulled to their prior.
+    """The map from scores to responses, and the strength of the priors that go with it.
 
     Attributes:
         logistic: Whether responses are yes or no, and scores log-odds.

@@ -7,6 +7,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -85,7 +86,7 @@ def stars() -> Iterator[type[Source]]:
     class Stars(Source):
         name = "stars"
         archives = (PublishedArchive("stars-small", "stars", 7, "Stars.zip", None, 10, 20),)
-        published = {"train": ("30", "20", "0.5k")}
+        published: ClassVar = {"train": ("30", "20", "0.5k")}
         reads = 0
 
         def find(self, path: str | Path) -> DataFiles:

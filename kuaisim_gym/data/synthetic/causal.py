@@ -151,7 +151,7 @@ class Causes:
         return np.asarray(self.conformity[users] * self.popularity[items])
 
     def truth(self, map_scores: Vector, map_responses: Vector) -> Truth:
-        """What the dataset keeps of the causes.
+        """The causes as the dataset stores them.
 
         Args:
             map_scores: (g,) ascending latent scores.
