@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.feedback import BehaviourLog
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import ConfigError
@@ -39,7 +40,7 @@ class RequestBatch(SessionBatch, task="request"):
         "abandonment": "none",
         "step_cost": "request",
         "correlation": 0.2,
-        "reward_weights": {name: 1.0 for name in BehaviourLog.BEHAVIOURS if name != "is_hate"},
+        "reward_weights": {name: 1.0 for name in BehaviourLog.behaviours if name != "is_hate"},
     }
     columns: ClassVar[dict[str, str]] = {
         "list_reward": "list reward", "list_reward_max": "max list reward", "r_ndcg": "R-NDCG",

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
+from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.snapshots import Snapshot
 from kuaisim_gym.tensors import open_tensors, save_tensors
@@ -238,10 +238,14 @@ class FactorModel(MemorylessModel, LogitModel):
 
 @dataclass(frozen=True, eq=False)
 class TruthModel(MemorylessModel):
-    """A synthetic world's own expected responses."""
+    """A synthetic world's own expected responses.
 
-    behaviours = WatchLog.BEHAVIOURS
+    Attributes:
+        behaviours: The name of the behaviour that the world knows.
+        truth: The causes of the world.
+    """
 
+    behaviours: tuple[str, ...]
     truth: Truth
 
     def probability(self, users: Index, items: Index) -> FloatArray:
@@ -253,13 +257,13 @@ class TableModel(MemorylessModel):
     """Looks answers up in a dense table, and asks another model where a cell is empty.
 
     Attributes:
+        behaviours: The name of the behaviour that was observed.
         rows: (n_users,) int32, each user's row in ``table``; -1 for users without one.
         table: (n_rows, n_items) float32 in [0, 1]; NaN where nothing was observed.
         fallback: Answers the empty cells.
     """
 
-    behaviours = WatchLog.BEHAVIOURS
-
+    behaviours: tuple[str, ...]
     rows: NDArray[np.int32]
     table: FloatArray
     fallback: ResponseModel

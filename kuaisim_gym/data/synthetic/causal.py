@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import IntArray, Truth
+from kuaisim_gym.data.dataset import Truth
+from kuaisim_gym.data.feedback import IntArray
 from kuaisim_gym.errors import ConfigError
 
 Vector = NDArray[np.float64]  # (n,)
@@ -150,7 +151,7 @@ class Causes:
         return np.asarray(self.conformity[users] * self.popularity[items])
 
     def truth(self, map_scores: Vector, map_responses: Vector) -> Truth:
-        """What the dataset keeps of the causes.
+        """The causes as the dataset stores them.
 
         Args:
             map_scores: (g,) ascending latent scores.
