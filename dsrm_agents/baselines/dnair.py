@@ -24,7 +24,7 @@ from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
 from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue, state_and_exposed
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dsrm_agents.baselines.items import SlatePolicy
 from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.offline import Episode, logged_episodes

@@ -26,7 +26,7 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.slates import last_slates
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 

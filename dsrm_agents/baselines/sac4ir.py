@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 

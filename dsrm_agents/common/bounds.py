@@ -1,4 +1,4 @@
-"""Slates with a bounded number of popular items: the bounds, and drawing item by item within them.
+"""Slates with a bounded number of popular items: the bounds, and draws item by item within them.
 
 A slate is drawn item by item without replacement. Once the popular group has its upper count, or
 the long tail the slots that the lower popular count leaves it, that group is closed. Groups close
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Stands for minus infinity: its weight is exactly zero in float32, its gradient never NaN.
 MASKED = -1e9
+CHOICES_PER_ITEM = 2  # of its group, and of the item within the group
 
 
 class SlateBounds(NamedTuple):
@@ -127,6 +130,19 @@ def choice_log_prob(
     allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
     own = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
     return torch.cat([own - allowed, chosen - own], dim=1)
+
+
+def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Aligns items' credit with the choices of :func:`choice_log_prob`.
+
+    Args:
+        item_credit: (N, K) float32.
+
+    Returns:
+        (N, 2K) float32: 0 for the choices of groups, because bounds make one popular item more one
+        fewer later; then the items' credit.
+    """
+    return np.concatenate([np.zeros_like(item_credit), item_credit], axis=1)
 
 
 def first_within_bounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -62,10 +63,12 @@ class CatalogueAlgorithm(BaseAlgorithm):
         super().set_env(wrapped, force_reset)
 
     def _take_catalogue(self) -> None:
-        """Before the policy is built: takes the environment's catalogue, or checks it."""
+        """Takes the environment's catalogue, or checks it, before the policy is built."""
+        name = type(self).__name__
         if self.env is not None:
-            known = self.policy_kwargs.get("catalogue")
-            self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, type(self).__name__)
+            expected = self.policy_kwargs.get("catalogue")
+            self.policy_kwargs["catalogue"] = same_catalogue(self.env, expected, name)
+        check_item_spaces(name, self.observation_space, self.action_space)
 
 
 def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> NDArray[np.floating]:
@@ -94,28 +97,30 @@ def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> ND
 
 
 def check_item_spaces(
-    agent: str,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    action_type: str = "slate",
-) -> None:
-    """Checks that observations name the items shown, and that actions are of one kind.
+    agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> tuple[int, int]:
+    """Checks that observations name the items shown, and that actions are slates of items.
 
     Args:
-        agent: Who needs that, for the error.
+        agent: Name of the agent, for the error.
         observation_space: Must be that of ``observation_type="dict"``.
-        action_space: Must be that of ``action_type``.
-        action_type: ``"slate"`` or ``"continuous"``.
+        action_space: Must be that of ``action_type="slate"``.
+
+    Returns:
+        d, numbers in a state, and K, items in a slate.
 
     Raises:
         ConfigError: The spaces are others.
     """
-    kind: type[spaces.Space[Any]] = spaces.MultiDiscrete if action_type == "slate" else spaces.Box
-    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, kind):
+    if not (
+        isinstance(observation_space, spaces.Dict)
+        and isinstance(action_space, spaces.MultiDiscrete)
+    ):
         raise ConfigError(
-            f"{agent} needs observation_type='dict' and action_type={action_type!r}, got "
+            f"{agent} needs observation_type='dict' and action_type='slate', got "
             f"{observation_space} and {action_space}."
         )
+    return math.prod(observation_space["state"].shape or ()), len(action_space.nvec)
 
 
 def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from dsrm_agents.encoders.bod import (
     WeightGenerator,
     gradient_disagreement,

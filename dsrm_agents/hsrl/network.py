@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsrm_agents.common.networks import mlp, start_near_zero
+
 CONTEXTS = ("sampled", "expected", "state")
 
 
@@ -41,21 +43,18 @@ class TokenNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.context = context
-        self.encoder = nn.Sequential(
-            nn.Linear(state_dim, hidden), nn.Tanh(), nn.Linear(hidden, dim)
-        )
+        self.encoder = mlp(state_dim, [hidden], dim, nn.Tanh)
         self.heads = nn.ModuleList(nn.Linear(dim, width) for width in widths[:-1])
         self.embeddings = nn.ModuleList(nn.Embedding(width, dim) for width in widths[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths[:-1])
         self.ranker = nn.Linear(dim, items.shape[1])
         for head in (*self.heads, self.ranker):
-            nn.init.orthogonal_(head.weight, gain=0.01)  # start near the prior
-            nn.init.zeros_(head.bias)
-        known = functional.pad(items, (0, 0, 0, 1))  # and the row of no item
-        self.register_buffer("items", known, persistent=False)
+            start_near_zero(head)  # so that the prior decides at first
+        rows = functional.pad(items, (0, 0, 0, 1))  # and the row of no item
+        self.register_buffer("items", rows, persistent=False)
 
     def logits(self, depth: int, context: Tensor, items: Tensor | None) -> Tensor:
-        """What a level adds to the prior.
+        """Logits that a level adds to the prior.
 
         Args:
             depth: Level.
@@ -122,8 +121,7 @@ class MultiLevelCritic(nn.Module):
     def __init__(self, levels: int, dim: int, hidden: int) -> None:
         super().__init__()
         last = nn.Linear(hidden, 1)
-        nn.init.orthogonal_(last.weight, gain=0.01)
-        nn.init.zeros_(last.bias)
+        start_near_zero(last)
         self.value = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), last)
         self.omega = nn.Parameter(torch.zeros(levels))
 
