@@ -21,9 +21,10 @@ LAYERS = {
     "engine": 2,
     "ranking": 3,
     "data": 2,
-    "simulator": 3,
-    "observation": 4,
-    "envs": 5,
+    "tensors": 3,
+    "simulator": 4,
+    "observation": 5,
+    "envs": 6,
 }
 
 

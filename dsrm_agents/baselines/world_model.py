@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.tensors import digest_of
 
 MEMBERS = 5
 RANK = 8
@@ -78,10 +78,7 @@ class WorldModel:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in (self.users, self.items, self.level):
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return digest_of([self.users, self.items, self.level])
 
 
 def fit_world_model(

@@ -15,9 +15,10 @@ from dsrm_agents.dsrm.controls import (
     VariationalAutoencoder,
 )
 from dsrm_agents.dsrm.dsrm import DSRM
-from dsrm_agents.dsrm.purifier import FittedPurifier, read_checkpoint
+from dsrm_agents.dsrm.purifier import FittedPurifier
 from dsrm_agents.dsrm.student import Student
 from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.tensors import open_tensors
 
 KINDS: dict[str, type[FittedPurifier]] = {
     purifier.kind: purifier
@@ -45,10 +46,11 @@ def load_purifier(path: str | Path) -> FittedPurifier:
     Raises:
         CheckpointError: The file is missing, damaged, or no purifier checkpoint.
     """
-    metadata, tensors = read_checkpoint(path)
-    if metadata["kind"] not in KINDS:
-        raise CheckpointError(
-            f"{path} holds a purifier of unknown kind {metadata['kind']!r}; known: "
-            f"{', '.join(KINDS)}. Use its own class's load()."
-        )
-    return KINDS[metadata["kind"]].rebuild(path, metadata, tensors)
+    with open_tensors(path, FittedPurifier.format, FittedPurifier.content) as file:
+        kind = file.header["kind"]
+        if kind not in KINDS:
+            raise CheckpointError(
+                f"{path} holds a purifier of unknown kind {kind!r}; known: {', '.join(KINDS)}. Use "
+                "its own class's load()."
+            )
+        return KINDS[kind].rebuilt(file)

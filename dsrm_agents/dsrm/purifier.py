@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
+from dsrm_agents.common.fitted import FittedModule
 from dsrm_agents.dsrm.erasure import Affine, erase
-from dsrm_agents.common.files import digest_of, read_safetensors
 from dsrm_agents.dsrm.popularity import STATISTICS
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
-
-FORMAT = "dsrm-purifier-1"
+from kuaisim_gym.tensors import TensorFile
 
 FloatArray = NDArray[np.float32]
 
@@ -85,7 +80,7 @@ class PurifierConfig:
             raise ConfigError(f"blind must be at most {len(STATISTICS)}, got {self.blind}.")
 
 
-class FittedPurifier(nn.Module, ABC):
+class FittedPurifier(FittedModule, ABC):
     """A purifier that has been fitted: condition in, clean state out, in units of its own.
 
     The condition is the observed state, whitened and with the directions left out along which it
@@ -101,6 +96,8 @@ class FittedPurifier(nn.Module, ABC):
     """
 
     kind: ClassVar[str]
+    format = "dsrm-purifier-1"
+    content = "purifier"
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
 
     input_centre: Tensor
@@ -118,16 +115,6 @@ class FittedPurifier(nn.Module, ABC):
         for name in ("input_map", "output_map"):
             self.register_buffer(name, torch.eye(config.dim))
         self.register_buffer("target_scale", torch.ones(()))
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the dataset that it was fitted on."""
-        return self.config.fingerprint
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that identify the weights."""
-        return digest_of(self)
 
     @abstractmethod
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
@@ -206,46 +193,17 @@ class FittedPurifier(nn.Module, ABC):
             purified: Tensor = self(torch.from_numpy(states))
         return purified.numpy()
 
-    def save(self, path: str | Path) -> None:
-        """Writes weights and configuration to one safetensors file, whole or not at all."""
-        metadata = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "config": json.dumps(asdict(self.config)),
-        }
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_atomically(Path(path), save(tensors, metadata))
+    def header(self) -> dict[str, str]:
+        return super().header() | {"kind": self.kind}
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: The file is missing, damaged, or no checkpoint of this kind.
-        """
-        metadata, tensors = read_checkpoint(path)
-        if metadata["kind"] != cls.kind:
+    def rebuilt(cls, file: TensorFile) -> Self:
+        if file.header["kind"] != cls.kind:
             raise CheckpointError(
-                f"{path} holds a purifier of kind {metadata['kind']!r}, expected {cls.kind!r}; "
-                "load_purifier(path) loads any."
+                f"{file.path} holds a purifier of kind {file.header['kind']!r}, expected "
+                f"{cls.kind!r}; load_purifier(path) loads any."
             )
-        return cls.rebuild(path, metadata, tensors)
-
-    @classmethod
-    def rebuild(
-        cls, path: str | Path, metadata: dict[str, str], tensors: dict[str, Tensor]
-    ) -> Self:
-        """Makes a purifier of what :func:`read_checkpoint` found.
-
-        Raises:
-            CheckpointError: Configuration or weights do not fit.
-        """
-        try:
-            purifier = cls(cls.config_class(**json.loads(metadata["config"])))
-            purifier.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is a damaged purifier checkpoint: {error}") from error
-        return purifier.eval()
+        return super().rebuilt(file)
 
 
 class TrainedPurifier(FittedPurifier):
@@ -262,20 +220,3 @@ class TrainedPurifier(FittedPurifier):
         Returns:
             (B,) losses and the (B, d) clean states that the purifier would give.
         """
-
-
-def read_checkpoint(path: str | Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and weights of a purifier's file.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, or no purifier checkpoint.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"There is no purifier checkpoint at {path}.")
-    metadata, tensors = read_safetensors(path)
-    if metadata.get("format") != FORMAT or "kind" not in metadata:
-        raise CheckpointError(
-            f"{path} is not a purifier checkpoint of this version: expected format {FORMAT!r}, "
-            f"got {metadata.get('format')!r}."
-        )
-    return metadata, tensors

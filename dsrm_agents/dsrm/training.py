@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dsrm_agents.common.files import read_safetensors
+from dsrm_agents.common.fitted import arrays_of, tensors_of
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.tensors import open_tensors, save_tensors
 
 FORMAT = "dsrm-training-1"
 
@@ -161,13 +160,11 @@ class _Progress:
         """Writes everything, whole or not at all."""
         tensors: dict[str, Tensor] = {"random": torch.get_rng_state()}
         for name, value in self.parameters.items():
-            tensors[f"weight.{name}"] = value.detach()
+            tensors[f"weight.{name}"] = value
             tensors[f"average.{name}"] = self.averaged[name]
             for moment in ("exp_avg", "exp_avg_sq"):
                 tensors[f"{moment}.{name}"] = self.optimizer.state[value][moment]
-        tensors = {name: value.contiguous().clone() for name, value in tensors.items()}
-        metadata = {"format": FORMAT, "fit": self.identity, "done": str(self.done)}
-        write_atomically(path, save(tensors, metadata))
+        save_tensors(path, FORMAT, arrays_of(tensors), fit=self.identity, done=str(self.done))
 
     def load(self, path: Path) -> None:
         """Takes up what :meth:`save` wrote.
@@ -175,23 +172,20 @@ class _Progress:
         Raises:
             CheckpointError: It is damaged or of another fit.
         """
-        metadata, tensors = read_safetensors(path)
-        if metadata.get("format") != FORMAT or metadata.get("fit") != self.identity:
-            raise CheckpointError(
-                f"{path} holds the progress of another fit: expected {self.identity}, got "
-                f"{metadata.get('fit')}. Remove it, or name another file."
-            )
-        try:
-            self.done = int(metadata["done"])
-            with torch.no_grad():
-                for name, value in self.parameters.items():
-                    value.copy_(tensors[f"weight.{name}"])
-                    self.averaged[name].copy_(tensors[f"average.{name}"])
-                    self.optimizer.state[value] = {
-                        "step": torch.tensor(float(self.done)),
-                        "exp_avg": tensors[f"exp_avg.{name}"],
-                        "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
-                    }
+        with open_tensors(path, FORMAT, "training checkpoint") as file, torch.no_grad():
+            if file.header["fit"] != self.identity:
+                raise CheckpointError(
+                    f"{path} holds the progress of another fit: expected {self.identity}, got "
+                    f"{file.header['fit']}. Remove it, or name another file."
+                )
+            tensors = tensors_of(file.arrays)
+            self.done = int(file.header["done"])
+            for name, value in self.parameters.items():
+                value.copy_(tensors[f"weight.{name}"])
+                self.averaged[name].copy_(tensors[f"average.{name}"])
+                self.optimizer.state[value] = {
+                    "step": torch.tensor(float(self.done)),
+                    "exp_avg": tensors[f"exp_avg.{name}"],
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"],
+                }
             torch.set_rng_state(tensors["random"])
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error}") from error

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from dsrm_agents.common.files import digest_of, read_safetensors
+from dsrm_agents.common.fitted import FittedModule
 from dsrm_agents.encoders.history import HistoryEncoder
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
+from kuaisim_gym.tensors import TensorFile
 
-FORMAT = "state-encoder-1"
 CHUNK = 256  # histories encoded at a time, which keeps them in the processor's cache
 
 FloatArray = NDArray[np.float32]
@@ -46,7 +43,7 @@ class StateEncoderConfig:
     loss: str
 
 
-class StateEncoder(nn.Module):
+class StateEncoder(FittedModule):
     """From a user's last events to a state in the space of the catalogue's item embedding.
 
     A history encoder over frozen item embeddings, a linear head, and a standardisation: like the
@@ -63,6 +60,11 @@ class StateEncoder(nn.Module):
         report: What was measured when it was fitted, by name; see
             :func:`~dsrm_agents.encoders.pretrain.fit_encoder`.
     """
+
+    format = "state-encoder-1"
+    content = "state encoder"
+    config_class = StateEncoderConfig
+    config: StateEncoderConfig
 
     mean: Tensor
     scale: Tensor
@@ -86,16 +88,6 @@ class StateEncoder(nn.Module):
         self.head = nn.Linear(config.dim, config.dim)
         self.register_buffer("mean", torch.zeros(config.dim))
         self.register_buffer("scale", torch.ones(config.dim))
-
-    @property
-    def fingerprint(self) -> str:
-        """Of the dataset that it was fitted on."""
-        return self.config.fingerprint
-
-    @property
-    def digest(self) -> str:
-        """16 hexadecimal digits that identify the weights."""
-        return digest_of(self)
 
     def summary(self, items: Tensor, responses: Tensor) -> Tensor:
         """(n, H) int64 items and (n, H) float32 responses to the (n, d) input of the head."""
@@ -153,34 +145,11 @@ class StateEncoder(nn.Module):
         with torch.inference_mode():
             return torch.cat([self(*part) for part in zip(events, answers, strict=True)])
 
-    def save(self, path: str | Path) -> None:
-        """Writes weights, configuration and report to one safetensors file, whole or not at all."""
-        metadata = {
-            "format": FORMAT,
-            "config": json.dumps(asdict(self.config)),
-            "report": json.dumps(self.report),
-        }
-        tensors = {name: tensor.contiguous() for name, tensor in self.state_dict().items()}
-        write_atomically(Path(path), save(tensors, metadata))
+    def header(self) -> dict[str, str]:
+        return super().header() | {"report": json.dumps(self.report)}
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: The file is missing, damaged, or no state encoder.
-        """
-        metadata, tensors = read_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path} is no state encoder of this version: expected format {FORMAT!r}, got "
-                f"{metadata.get('format')!r}."
-            )
-        try:
-            settings: dict[str, Any] = json.loads(metadata["config"])
-            encoder = cls(StateEncoderConfig(**settings))
-            encoder.load_state_dict(tensors)
-            encoder.report = json.loads(metadata["report"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is a damaged state encoder: {error}") from error
-        return encoder.eval()
+    def rebuilt(cls, file: TensorFile) -> Self:
+        encoder = super().rebuilt(file)
+        encoder.report = json.loads(file.header["report"])
+        return encoder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors.numpy import save
 
-from dsrm_agents.common.files import read_safetensors
 from dsrm_agents.hsrl.balance import balanced_assignment
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
+from kuaisim_gym.errors import ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.tensors import digest_of, open_tensors, save_tensors
 
 FORMAT = "kuaisim-codebook-1"
 SWEEPS = 20  # of k-means, at most
@@ -270,34 +267,25 @@ class Codebook:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in (self.centroids, self.tokens):
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return digest_of([self.centroids, self.tokens])
 
     def save(self, path: str | Path) -> None:
-        """Writes one safetensors file, whole or not at all."""
-        arrays: dict[str, NDArray[Any]] = {"centroids": self.centroids, "tokens": self.tokens}
-        write_atomically(Path(path), save(arrays, {"format": FORMAT}))
+        """Writes a safetensors file, completely or not at all."""
+        save_tensors(path, FORMAT, {"centroids": self.centroids, "tokens": self.tokens})
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Reads what :meth:`save` wrote.
+        """Reads the file that :meth:`save` wrote.
 
         Raises:
             CheckpointError: The file is missing, damaged, or no codebook.
         """
-        metadata, tensors = read_safetensors(path)
-        if metadata.get("format") != FORMAT or set(tensors) != {"centroids", "tokens"}:
-            raise CheckpointError(
-                f"{path} is no codebook of this version: expected format {FORMAT!r}, got "
-                f"{metadata.get('format')!r}."
-            )
-        centroids, tokens = tensors["centroids"].numpy(), tensors["tokens"].numpy()
-        fits = centroids.ndim == 3 and tokens.ndim == 2 and tokens.shape[1] == len(centroids)
-        if not fits or tokens.min() < 0 or tokens.max() >= centroids.shape[1]:
-            raise CheckpointError(f"{path} is a damaged codebook: its tokens do not fit its codes.")
-        return cls(centroids, tokens)
+        with open_tensors(path, FORMAT, "codebook") as file:
+            centroids, tokens = file.arrays["centroids"], file.arrays["tokens"]
+            fits = centroids.ndim == 3 and tokens.ndim == 2 and tokens.shape[1] == len(centroids)
+            if not fits or tokens.min() < 0 or tokens.max() >= centroids.shape[1]:
+                raise ValueError("its tokens do not fit its codes")
+            return cls(centroids, tokens)
 
     def _leaf_of(self, ids: IntArray) -> IntArray:
         return np.asarray(bucket_of(ids[:, :-1], self.codes) * self.bucket_size + ids[:, -1])

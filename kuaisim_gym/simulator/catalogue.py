@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +12,7 @@ from scipy.sparse import csr_matrix
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.spectral import leading_item_vectors
+from kuaisim_gym.tensors import digest_of
 
 EMBEDDING_DIM = 32
 POPULAR_SHARE = 0.2  # of the catalogue, by train exposures (paper section 5.1.1)
@@ -57,10 +57,7 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content."""
-        digest = hashlib.blake2b(digest_size=8)
-        for array in (self.embedding, self.exposures):
-            digest.update(np.ascontiguousarray(array).view(np.uint8).data)
-        return digest.hexdigest()
+        return digest_of([self.embedding, self.exposures])
 
     @cached_property
     def log_popularity(self) -> FloatArray:

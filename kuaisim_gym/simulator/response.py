@@ -10,15 +10,12 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from scipy.special import expit
 
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
 from kuaisim_gym.engine import Engine, find_engine
-from kuaisim_gym.errors import CheckpointError
 from kuaisim_gym.snapshots import Snapshot
+from kuaisim_gym.tensors import open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
@@ -223,32 +220,21 @@ class FactorModel(MemorylessModel):
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the model as safetensors, whole or not at all."""
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in FACTOR_ARRAYS}
-        header = {"format": _FORMAT, "behaviours": json.dumps(self.behaviours)}
-        header["logistic"] = json.dumps(self.logistic)
-        write_atomically(Path(path), save(arrays, metadata=header))
+        """Writes the model as safetensors, completely or not at all."""
+        arrays = {name: getattr(self, name) for name in FACTOR_ARRAYS}
+        behaviours, logistic = json.dumps(self.behaviours), json.dumps(self.logistic)
+        save_tensors(path, _FORMAT, arrays, behaviours=behaviours, logistic=logistic)
 
     @classmethod
     def load(cls, path: str | Path) -> FactorModel:
-        """Reads what :meth:`save` wrote.
+        """Reads the file that :meth:`save` wrote.
 
         Raises:
-            CheckpointError: The file is missing, torn, or something else.
+            CheckpointError: The file is missing, damaged, or no factor model.
         """
-        try:
-            with safe_open(path, framework="np") as file:
-                header = file.metadata() or {}
-                if header.get("format") != _FORMAT:
-                    raise CheckpointError(
-                        f"{path} is not a factor model of this version: expected format "
-                        f"{_FORMAT!r}, got {header.get('format')!r}."
-                    )
-                arrays = {name: file.get_tensor(name) for name in FACTOR_ARRAYS}
-            behaviours = tuple(json.loads(header["behaviours"]))
-            return cls(behaviours, json.loads(header["logistic"]), **arrays)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as a factor model: {error}") from error
+        with open_tensors(path, _FORMAT, "factor model") as file:
+            behaviours = tuple(json.loads(file.header["behaviours"]))
+            return cls(behaviours, json.loads(file.header["logistic"]), **file.arrays)
 
     def _scores(self, users: Index, items: Index, count: int) -> list[FloatArray]:
         """Scores of the first ``count`` behaviours."""

@@ -20,7 +20,7 @@ from dsrm_agents.dsrm.probes import (
     probe,
     probe_data,
 )
-from dsrm_agents.dsrm.purifier import FORMAT
+from dsrm_agents.dsrm.purifier import FittedPurifier
 from dsrm_agents.dsrm.targets import build_pairs
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -293,19 +293,19 @@ def test_bad_states_are_refused(dsrm, states) -> None:
 def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
     path = tmp_path / "dsrm.safetensors"
     dsrm.save(path)
-    with pytest.raises(CheckpointError, match="no purifier checkpoint at"):
+    with pytest.raises(CheckpointError, match="cannot be read as a purifier: .*missing"):
         DSRM.load(tmp_path / "missing")
     (tmp_path / "torn").write_bytes(path.read_bytes()[:500])
-    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+    with pytest.raises(CheckpointError, match="cannot be read as a purifier"):
         load_purifier(tmp_path / "torn")
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
-    with pytest.raises(CheckpointError, match="is not a purifier checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a purifier of this version"):
         load_purifier(tmp_path / "other")
     with pytest.raises(CheckpointError, match="kind 'dsrm', expected 'student'"):
         Student.load(path)
     config = json.dumps({"dim": 32})
     for kind, message in (("foreign", "unknown kind"), ("dsrm", "damaged")):
-        metadata = {"format": FORMAT, "kind": kind, "config": config}
+        metadata = {"format": FittedPurifier.format, "kind": kind, "config": config}
         save_file({"x": torch.zeros(1)}, tmp_path / "bad", metadata)
         with pytest.raises(CheckpointError, match=message):
             load_purifier(tmp_path / "bad")

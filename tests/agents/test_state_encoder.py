@@ -131,13 +131,13 @@ def test_files_hold_all_of_it(small, encoder, tmp_path) -> None:
         encoder.digest,
     )
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="not a readable"):
+    with pytest.raises(CheckpointError, match="cannot be read as a state encoder"):
         StateEncoder.load(file)
 
 
 def test_files_of_others_are_refused(small, dsrm, tmp_path) -> None:
     dsrm.save(tmp_path / "dsrm")
-    with pytest.raises(CheckpointError, match="no state encoder"):
+    with pytest.raises(CheckpointError, match="is not a state encoder"):
         StateEncoder.load(tmp_path / "dsrm")
 
 

@@ -10,18 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from scipy.special import expit
 from torch import Tensor
 
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.errors import CheckpointError
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 from kuaisim_gym.simulator.sequential.network import SequenceNetwork
 from kuaisim_gym.simulator.sequential.sequences import Sequences, batches
 from kuaisim_gym.simulator.sequential.sessions import RESET_EVENTS, SequentialSessions
+from kuaisim_gym.tensors import TensorFile, open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
@@ -178,24 +176,19 @@ class SequentialModel:
 
     def save(self, path: str | Path) -> None:
         """Writes weights, encoded users and items, and histories to one safetensors file."""
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors |= {"users": self.users, "items": self.items}
-        arrays = {
-            "starts": self.histories.starts,
-            "events": self.histories.items,
-            "responses": self.histories.responses,
-            "scale": self.scale,
-            "shift": self.shift,
-        }
-        tensors |= {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-        header = {
-            "format": _FORMAT,
-            "config": json.dumps(asdict(self.config)),
-            "behaviours": json.dumps(self.behaviours),
-            "losses": json.dumps(self.losses),
-        }
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
-        write_atomically(Path(path), save(tensors, header))
+        weights = self.network.state_dict()
+        arrays = {f"network.{name}": tensor.numpy() for name, tensor in weights.items()}
+        arrays |= {"users": self.users.numpy(), "items": self.items.numpy()}
+        arrays |= {"scale": self.scale, "shift": self.shift, "starts": self.histories.starts}
+        arrays |= {"events": self.histories.items, "responses": self.histories.responses}
+        save_tensors(
+            path,
+            _FORMAT,
+            arrays,
+            config=json.dumps(asdict(self.config)),
+            behaviours=json.dumps(self.behaviours),
+            losses=json.dumps(self.losses),
+        )
 
     @classmethod
     def load(cls, path: str | Path, dataset: Dataset) -> SequentialModel:
@@ -213,23 +206,8 @@ class SequentialModel:
             CheckpointError: The file is missing, torn or something else, or it was fitted on a
                 dataset of other users, items or behaviours.
         """
-        try:
-            with safe_open(str(path), framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as a sequential response model: {error}"
-            ) from error
-        if header.get("format") != _FORMAT:
-            raise CheckpointError(
-                f"{path} is not a sequential response model of this version: expected format "
-                f"{_FORMAT!r}, got {header.get('format')!r}."
-            )
-        try:
-            model = cls._restored(header, tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is a damaged checkpoint: {error}") from error
+        with open_tensors(path, _FORMAT, "sequential response model") as file:
+            model = cls._restored(file)
         found = (len(model.users), len(model.items), model.behaviours)
         expected = (dataset.n_users, len(dataset.item_ids), dataset.behaviours)
         if found != expected:
@@ -241,16 +219,19 @@ class SequentialModel:
         return model
 
     @classmethod
-    def _restored(cls, header: dict[str, str], tensors: dict[str, Tensor]) -> SequentialModel:
-        behaviours = tuple(json.loads(header["behaviours"]))
-        network = SequenceNetwork(len(behaviours), SequentialConfig(**json.loads(header["config"])))
+    def _restored(cls, file: TensorFile) -> SequentialModel:
+        header = {
+            name: json.loads(file.header[name]) for name in ("config", "behaviours", "losses")
+        }
+        behaviours = tuple(header["behaviours"])
+        network = SequenceNetwork(len(behaviours), SequentialConfig(**header["config"]))
+        tensors = {name: torch.from_numpy(array) for name, array in file.arrays.items()}
         prefix = "network."
         network.load_state_dict(
             {name[len(prefix) :]: tensors[name] for name in tensors if name.startswith(prefix)}
         )
         names = ("starts", "events", "responses")
-        starts, items, responses = (tensors[name].numpy() for name in names)
-        histories = Sequences(starts, items, responses)
-        losses = tuple(json.loads(header["losses"]))
+        histories = Sequences(*(file.arrays[name] for name in names))
+        losses = tuple(header["losses"])
         model = cls(behaviours, network, tensors["users"], tensors["items"], histories, losses)
-        return model.rescaled(tensors["scale"].numpy(), tensors["shift"].numpy())
+        return model.rescaled(file.arrays["scale"], file.arrays["shift"])
