@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsrm_agents.baselines.items import unexposed
 from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm, OfflinePolicy
+from dsrm_agents.common.networks import mlp
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -68,8 +68,8 @@ class ActionVAE(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         self.latent_dim = 2 * action_dim
-        self.encoder = _mlp(state_dim + action_dim, hidden, 2 * self.latent_dim)
-        self.decoder = _mlp(state_dim + self.latent_dim, hidden, action_dim)
+        self.encoder = mlp(state_dim + action_dim, [hidden] * 2, 2 * self.latent_dim)
+        self.decoder = mlp(state_dim + self.latent_dim, [hidden] * 2, action_dim)
 
     def forward(self, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The actions as reconstructed, (n, D), and the mean Kullback-Leibler divergence, ()."""
@@ -97,8 +97,8 @@ class TwinCritic(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         width = state_dim + action_dim
-        self.critics = nn.ModuleList([_mlp(width, hidden, 1) for _ in range(2)])
-        self.perturbation = _mlp(width, hidden, action_dim)
+        self.critics = nn.ModuleList([mlp(width, [hidden] * 2, 1) for _ in range(2)])
+        self.perturbation = mlp(width, [hidden] * 2, action_dim)
 
     def values(self, state: Tensor, action: Tensor) -> Tensor:
         """(2, ...): Q_1 and Q_2 of (..., d) states and (..., D) actions."""
@@ -302,10 +302,6 @@ class BCQ(OfflineAlgorithm):
     def _normal(self, *shape: int) -> Tensor:
         draws = self._rng.standard_normal(shape, dtype=np.float32)
         return torch.as_tensor(draws, device=self.device)
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*create_mlp(inputs, outputs, [hidden, hidden]))
 
 
 def _at_length(vectors: Tensor) -> Tensor:

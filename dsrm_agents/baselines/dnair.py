@@ -23,7 +23,7 @@ from dsrm_agents.baselines.cooccurrence import neighbours
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue, state_and_exposed
+from dsrm_agents.common.catalogue import state_and_exposed
 from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
@@ -262,18 +262,17 @@ class DNaIR(SlateOffPolicyAlgorithm):
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
-        if self.env is not None and "neighbours" not in self.policy_kwargs:
+        self._take_catalogue()
+        if "neighbours" not in self.policy_kwargs:
             self._read_log()
         super()._setup_model()
 
     def _read_log(self) -> None:
-        """Takes from the train log what the reward and DSAG need, once: saved agents have it."""
+        """Takes qualities and neighbours from the train log, once: saved agents have them."""
         assert self.env is not None
-        catalogue = same_catalogue(self.env, None, "DNaIR")
-        check_item_spaces("DNaIR", self.observation_space, self.action_space)
         assert isinstance(self.observation_space, spaces.Dict)
         data: TrainingData = self.env.get_attr("batch")[0].dataset.training
-        self.gated_novelty = gated_novelty(data, catalogue.exposures)
+        self.gated_novelty = gated_novelty(data, self.policy_kwargs["catalogue"].exposures)
         room = self.observation_space["exposed"].shape or (0,)
         similar = check_whole("similar", self.policy_kwargs.get("similar", SIMILAR), 1)
         self.policy_kwargs["neighbours"] = neighbours(data, similar + room[0])

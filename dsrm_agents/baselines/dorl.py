@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.tasks import RetentionBatch
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
@@ -144,7 +144,7 @@ def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
     return Dorl(world, entropy, dataset.fingerprint)
 
 
-class PenalisedVecEnv(VecEnvWrapper):
+class PenalisedVecEnv(StatelessVecEnv):
     """Rewards slates as DORL's world model does, for training.
 
     The reward of an item shown to user u is
@@ -181,7 +181,7 @@ class PenalisedVecEnv(VecEnvWrapper):
                 raise ConfigError(
                     f"{name}_coef must be a finite number of at least 0, got {value}."
                 )
-        batch: SessionBatch = venv.get_attr("batch")[0]
+        batch = batch_of(venv, "PenalisedVecEnv")
         if isinstance(batch, RetentionBatch):
             raise ConfigError("DORL rewards slates, and this task returns: use another task.")
         fingerprint = batch.dataset.fingerprint
@@ -201,20 +201,12 @@ class PenalisedVecEnv(VecEnvWrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Constructor arguments, for checkpoints to compare."""
         return {
             "dorl": self.dorl.fingerprint,
             "uncertainty_coef": self.uncertainty_coef,
             "entropy_coef": self.entropy_coef,
         }
-
-    def reset(self) -> VecEnvObs:
-        """First observations."""
-        return self.venv.reset()
-
-    def observe(self) -> VecEnvObs:
-        """The latest observations; nothing here outlives a step."""
-        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Notes who is there and what they were shown: a session that ends forgets it."""

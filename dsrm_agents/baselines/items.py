@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from dsrm_agents.common.networks import mlp, start_near_zero
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
@@ -37,18 +37,10 @@ class ItemNetwork(nn.Module):
         known = catalogue.known
         self.vectors = nn.Parameter(torch.as_tensor(known / math.sqrt(known.shape[1])))
         self.offsets = nn.Parameter(torch.zeros(len(known)))
-        self.query = nn.Sequential(
-            nn.Linear(state_dim, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, known.shape[1]),
-        )
-        self.level = nn.Sequential(nn.Linear(state_dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for last in (self.query[-1], self.level[-1]):
-            assert isinstance(last, nn.Linear)
-            nn.init.orthogonal_(last.weight, gain=0.01)
-            nn.init.zeros_(last.bias)
+        self.query = mlp(state_dim, [hidden, hidden], known.shape[1])
+        self.level = mlp(state_dim, [hidden], 1)
+        start_near_zero(self.query[-1])
+        start_near_zero(self.level[-1])
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
@@ -83,13 +75,10 @@ class SlatePolicy(BasePolicy):
         catalogue: Catalogue,
         **kwargs: Any,
     ) -> None:
-        check_item_spaces(type(self).__name__, observation_space, action_space)
-        super().__init__(observation_space, action_space, **kwargs)
-        assert isinstance(observation_space, spaces.Dict)
-        assert isinstance(action_space, spaces.MultiDiscrete)
+        name = type(self).__name__
+        self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
         self.catalogue = catalogue
-        self.state_dim = int(np.prod(observation_space["state"].shape or ()))
-        self.slate_size = len(action_space.nvec)
+        super().__init__(observation_space, action_space, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "catalogue": self.catalogue}

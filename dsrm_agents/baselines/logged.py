@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.items import SlatePolicy
-from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
+from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -205,7 +205,6 @@ class OfflineAlgorithm(CatalogueAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
         self._take_catalogue()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.common.networks import descend
-from kuaisim_gym.envs.assembly import SessionBatch
+from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.errors import ConfigError
 
 OBJECTIVES = ("utility", "fairness")
@@ -67,7 +67,7 @@ class PreferenceVecEnv(VecEnvWrapper):
             raise ConfigError(
                 f"preference is the weight of utility, in [0, 1] or None, got {preference}."
             )
-        batch: SessionBatch = venv.get_attr("batch")[0]
+        batch = batch_of(venv, "PreferenceVecEnv")
         seen = venv.observation_space
         if not (isinstance(seen, spaces.Box) and isinstance(batch.action_space, spaces.Box)):
             raise ConfigError(
@@ -148,7 +148,6 @@ class MOFIRPolicy(TD3Policy):
     critic_target: VectorCritic
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> VectorCritic:
-        """See SB3's ``TD3Policy``."""
         options = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return VectorCritic(**options).to(self.device)
 
@@ -298,7 +297,7 @@ class MOFIR(DDPG):
         return (self.targets(samples) - values).square().sum(dim=1).mean()
 
     def _actor_loss(self, observations: Tensor) -> Tensor:
-        """What the actor's choices are not worth to those who hold w, and what they cost."""
+        """Actor loss: negative scalarised Q-value plus the action penalty."""
         actions = self.actor(observations)
         values = self.critic.q1_forward(observations, actions)
         worth = (observations[:, -_N:] * values).sum(dim=1)

@@ -22,7 +22,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
-from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
+from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from kuaisim_gym.errors import ConfigError
 
 
@@ -137,7 +137,7 @@ class SlateReplayBuffer(ReplayBuffer):
 
 
 class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
-    """What off-policy algorithms over items share; a subclass has ``train``.
+    """Base of off-policy algorithms over items; a subclass has ``train``.
 
     Args:
         policy: A :class:`~dsrm_agents.baselines.items.SlatePolicy`, or its alias.
@@ -206,7 +206,6 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._take_catalogue()
-        check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
         super()._setup_model()
 
     def _sample_action(

@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents.common.catalogue import check_item_numbers
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.hsrl.codebook import Codebook, bucket_of
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
@@ -134,7 +134,7 @@ class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
         return np.asarray(slates[0])
 
 
-class SemanticVecEnv(VecEnvWrapper):
+class SemanticVecEnv(StatelessVecEnv):
     """Semantic ids as actions of a Stable-Baselines3 ``VecEnv``.
 
     Args:
@@ -147,36 +147,14 @@ class SemanticVecEnv(VecEnvWrapper):
     """
 
     def __init__(self, venv: VecEnv, codebook: Codebook, ranking: ArrayLike | None = None) -> None:
-        try:
-            batch = venv.get_attr("batch")[0]
-        except AttributeError:
-            batch = None
-        if not isinstance(batch, SessionBatch) or batch.n_sessions != venv.num_envs:
-            raise ConfigError(
-                "SemanticVecEnv is for environments of dsrm_agents.make_vec_env, whose sessions "
-                f"are stepped together; got {venv}. Wrap others one by one in "
-                "SemanticActionWrapper."
-            )
-        self.semantic = SemanticAction(batch, codebook, ranking)
+        self.semantic = SemanticAction(batch_of(venv, "SemanticVecEnv"), codebook, ranking)
         super().__init__(venv, action_space=self.semantic.space)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Constructor arguments, for checkpoints to compare."""
         return {"codebook": self.semantic.codebook, "ranking": self.semantic.ranking}
-
-    def reset(self) -> VecEnvObs:
-        """First observations."""
-        return self.venv.reset()
-
-    def observe(self) -> VecEnvObs:
-        """The latest observations; nothing here remembers more than the sessions do."""
-        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Looks the items up and shows them."""
         self.venv.step_async(self.semantic.slates(actions))
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """What the sessions answer."""
-        return self.venv.step_wait()
