@@ -147,18 +147,18 @@ class BCQPolicy(BatchConstrainedPolicy):
     ) -> None:
         super().__init__(observation_space, action_space, catalogue, **kwargs)
         self.hidden = hidden
-        known = catalogue.known
-        self.register_buffer("vectors", _at_length(torch.as_tensor(known)), persistent=False)
+        vectors = _at_length(torch.as_tensor(catalogue.known))
+        self.register_buffer("vectors", vectors, persistent=False)
         self.phi = phi
-        self.vae = ActionVAE(self.state_dim, known.shape[1], hidden)
-        self._build(TwinCritic(self.state_dim, known.shape[1], hidden))
+        self.vae = ActionVAE(self.state_dim, vectors.shape[1], hidden)
+        self._build(TwinCritic(self.state_dim, vectors.shape[1], hidden))
         n = check_whole("n_candidates", n_candidates, 1)
         # The same draws for all states: what is shown depends on nothing but the state.
         self.register_buffer("latents", torch.randn(n, self.vae.latent_dim).clamp(-CLIP, CLIP))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"n_candidates": len(self.latents), "phi": self.phi, "hidden": self.hidden}
-        return super()._get_constructor_parameters() | own
+        options = {"n_candidates": len(self.latents), "phi": self.phi, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | options
 
     def generate(self, networks: TwinCritic, state: Tensor, latents: Tensor) -> Tensor:
         """(n, m, D): m perturbed actions for each of (n, d) states, of (n or 1, m, 2 D) latents.
@@ -187,9 +187,9 @@ class BCQPolicy(BatchConstrainedPolicy):
         latents = self.latents
         if not deterministic:
             latents = torch.randn_like(latents).clamp(-CLIP, CLIP)
-        parts = zip(state.split(AT_ONCE), exposed.split(AT_ONCE), strict=True)
-        judged = [self._judge(latents, *part) for part in parts]
-        value, supported, likelihood = (torch.cat(one) for one in zip(*judged, strict=True))
+        chunks = zip(state.split(AT_ONCE), exposed.split(AT_ONCE), strict=True)
+        judged = [self._judge(latents, *chunk) for chunk in chunks]
+        value, supported, likelihood = map(torch.cat, zip(*judged, strict=True))
         return value, supported, likelihood
 
     def _judge(
@@ -290,7 +290,7 @@ class BCQ(OfflineAlgorithm):
         policy = self.policy
         moved = policy.generate(policy.online, states, self._latents(len(states), 1))[:, 0]
         critic = policy.online.critics[0]
-        fixed = {name: one.detach() for name, one in critic.named_parameters()}
+        fixed = {name: weight.detach() for name, weight in critic.named_parameters()}
         pairs = torch.cat([states, moved], dim=1)
         value: Tensor = torch.func.functional_call(critic, fixed, (pairs,))
         return value.squeeze(1)

@@ -39,14 +39,14 @@ def neighbours(data: TrainingData, count: int) -> NDArray[np.int32]:
     # n_i is the same for all that i is compared with, and leaves their order as it is.
     weights = 1.0 / np.sqrt(np.maximum(np.diff(by_item.indptr), 1))
 
-    found = np.empty((data.n_items, count), dtype=np.int32)
+    similar = np.empty((data.n_items, count), dtype=np.int32)
     for start in range(0, data.n_items, _BLOCK):
         together = (by_item[start : start + _BLOCK] @ seen).toarray()
         likeness = (together * weights).astype(np.float32)
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -1.0  # an item is not its own neighbour
-        found[start : start + _BLOCK] = _largest(likeness, count)
-    return found
+        similar[start : start + _BLOCK] = _largest(likeness, count)
+    return similar
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -57,6 +57,6 @@ def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     # Bits of floats that are not negative grow with them; the one below zero stays below.
     keys = values.view(np.int32).astype(np.int64) << 32
     keys += np.arange(values.shape[1])[::-1]
-    kept = np.partition(keys, -count, axis=1)[:, -count:]
-    kept.sort(axis=1)
-    return np.asarray(values.shape[1] - 1 - (kept[:, ::-1] & 0xFFFFFFFF))
+    largest = np.partition(keys, -count, axis=1)[:, -count:]
+    largest.sort(axis=1)
+    return np.asarray(values.shape[1] - 1 - (largest[:, ::-1] & 0xFFFFFFFF))

@@ -58,8 +58,8 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
         self._build(ItemNetwork(catalogue, self.state_dim, hidden))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"threshold": self.threshold, "hidden": self.hidden}
-        return super()._get_constructor_parameters() | own
+        options = {"threshold": self.threshold, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | options
 
     def prior(self) -> Tensor:
         """(n_items,): the logarithm of the items' shares of the log, up to a constant."""

@@ -138,23 +138,23 @@ class DNaIRPolicy(SlatePolicy):
             (n, K) int64 distinct unexposed items, in the order of picking.
         """
         values = unexposed(values, exposed)
-        taken = values.isneginf()
+        used = values.isneginf()
         near = self._near(values, liked)
         near_values = values.gather(1, near)
         chance = torch.rand(len(values), self.slate_size, generator=self.generator)
         diverse = (chance >= self.epsilon).to(values.device)
         slates = torch.empty_like(diverse, dtype=torch.int64)
         for pick in range(self.slate_size):
-            free = ~taken.gather(1, near)
+            free = ~used.gather(1, near)
             similar = free & (free.cumsum(1) <= self.similar)
             best = near_values.masked_fill(~similar, -torch.inf).argmax(1, keepdim=True)
             items = near.gather(1, best)
             rows = diverse[:, pick].nonzero().squeeze(1)
             if len(rows):
-                rest = (~taken[rows]).scatter(1, near[rows], (free & ~similar)[rows])
-                items[rows] = self._any_of(rest, items[rows])
+                distant = (~used[rows]).scatter(1, near[rows], (free & ~similar)[rows])
+                items[rows] = self._any_of(distant, items[rows])
             slates[:, pick : pick + 1] = items
-            taken.scatter_(1, items, True)
+            used.scatter_(1, items, True)
         return slates
 
     def _near(self, values: Tensor, liked: Tensor) -> Tensor:
@@ -165,16 +165,16 @@ class DNaIRPolicy(SlatePolicy):
             near[none] = values[none].topk(near.shape[1], dim=1).indices
         return near
 
-    def _any_of(self, rest: Tensor, otherwise: Tensor) -> Tensor:
-        """(n, 1) items, each as likely as any other of its row's rest; others where none is left.
+    def _any_of(self, candidates: Tensor, fallback: Tensor) -> Tensor:
+        """(n, 1) items drawn uniformly from a row's candidates, or the fallback without any.
 
         Args:
-            rest: (n, n_items) bool.
-            otherwise: (n, 1) int64.
+            candidates: (n, n_items) bool.
+            fallback: (n, 1) int64.
         """
-        draws = torch.rand(rest.shape, generator=self.generator).to(rest.device)
-        drawn = draws.masked_fill_(~rest, -1.0).argmax(1, keepdim=True)
-        return torch.where(rest.any(1, keepdim=True), drawn, otherwise)
+        draws = torch.rand(candidates.shape, generator=self.generator).to(candidates.device)
+        drawn = draws.masked_fill_(~candidates, -1.0).argmax(1, keepdim=True)
+        return torch.where(candidates.any(1, keepdim=True), drawn, fallback)
 
 
 def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
@@ -186,8 +186,8 @@ def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
     """
     good = (exposed >= 0) & (responses >= GOOD)
     order = torch.arange(1, exposed.shape[1] + 1, device=exposed.device)
-    latest, place = (good * order).max(1)
-    items = exposed.gather(1, place[:, None]).squeeze(1)
+    latest, column = (good * order).max(1)
+    items = exposed.gather(1, column[:, None]).squeeze(1)
     return torch.where(latest > 0, items, -1)
 
 

@@ -65,8 +65,8 @@ class ChoiceEntropy:
         ConfigError: The data have no categories.
 
     Attributes:
-        after_one: (C,) float64, H after each category.
-        after_two: (C, C) float64, H after each pair of categories; symmetric.
+        after_single: (C,) float64, H after each category.
+        after_pair: (C, C) float64, H after each pair of categories; symmetric.
         single: (n_items,) float32, an item's H for the window of one.
         least: Sum over windows of the least H that any tuple has.
     """
@@ -74,20 +74,20 @@ class ChoiceEntropy:
     def __init__(self, data: TrainingData) -> None:
         codes = _category_codes(data)
         users, items = data.train_log.users, data.train_log.items
-        one, two = (_rows_apart(users, n) for n in WINDOWS)
-        after_one = _followers(codes, items[one], items[one + 1])
-        after_two = _followers(codes, items[two], items[two + 1], items[two + 2])
-        self.after_one = _normalised_entropy(after_one)
-        self.after_two = _normalised_entropy(after_two + after_two.swapaxes(0, 1))  # either order
-        self.least = float(self.after_one.min() + self.after_two.min())
+        singles, pairs = (_rows_apart(users, n) for n in WINDOWS)
+        after_single = _followers(codes, items[singles], items[singles + 1])
+        after_pair = _followers(codes, items[pairs], items[pairs + 1], items[pairs + 2])
+        self.after_single = _normalised_entropy(after_single)
+        self.after_pair = _normalised_entropy(after_pair + after_pair.swapaxes(0, 1))  # either order
+        self.least = float(self.after_single.min() + self.after_pair.min())
 
         catalogue = codes[: data.n_items]
-        member = np.zeros((len(catalogue), len(self.after_one) + 1))
+        member = np.zeros((len(catalogue), len(self.after_single) + 1))
         np.put_along_axis(member, catalogue, 1.0, axis=1)  # padding, -1, fills the last column
         member = member[:, :-1] / member[:, :-1].sum(axis=1, keepdims=True)
-        self.single: FloatArray = (member @ self.after_one).astype(np.float32)
+        self.single: FloatArray = (member @ self.after_single).astype(np.float32)
         self._member: FloatArray = member.astype(np.float32)
-        self._half: FloatArray = (member @ self.after_two).astype(np.float32)
+        self._half: FloatArray = (member @ self.after_pair).astype(np.float32)
 
     def __call__(self, items: Items, before: Items) -> FloatArray:
         """Sum over both windows of the entropy after an item was shown.
@@ -236,8 +236,8 @@ class PenalisedVecEnv(StatelessVecEnv):
 
 def category_field(data: TrainingData) -> str | None:
     """The item feature that holds categories, or ``None`` where no item has one."""
-    known = data.item_features.codes
-    return next((name for name in FIELDS if name in known and known[name].any()), None)
+    codes = data.item_features.codes
+    return next((name for name in FIELDS if name in codes and codes[name].any()), None)
 
 
 def _category_codes(data: TrainingData) -> NDArray[np.int64]:
@@ -246,15 +246,15 @@ def _category_codes(data: TrainingData) -> NDArray[np.int64]:
     Raises:
         ConfigError: There are none.
     """
-    known, field = data.item_features.codes, category_field(data)
+    features, field = data.item_features.codes, category_field(data)
     if field is None:
         raise ConfigError(
             "DORL counts which categories the logs show next, and these data say of no item what "
             f"it is: expected the item feature {' or '.join(map(repr, FIELDS))}, got "
-            f"{sorted(known) or 'none'}. Load them with the file of the items' categories."
+            f"{sorted(features) or 'none'}. Load them with the file of the items' categories."
         )
-    values, places = np.unique(known[field], return_inverse=True)
-    codes = places.reshape(known[field].shape).astype(np.int64) - int(values[0] == 0)
+    values, ranks = np.unique(features[field], return_inverse=True)
+    codes = ranks.reshape(features[field].shape).astype(np.int64) - int(values[0] == 0)
     without = (codes < 0).all(axis=1)
     codes[without, 0] = codes.max() + 1
     return codes
@@ -277,10 +277,10 @@ def _followers(codes: NDArray[np.int64], *items: Items) -> NDArray[np.int64]:
     """
     shape = (int(codes.max()) + 1,) * len(items)
     counts = np.zeros(int(np.prod(shape)), dtype=np.int64)
-    for places in product(range(codes.shape[1]), repeat=len(items)):
-        chosen = [codes[one, place] for one, place in zip(items, places, strict=True)]
-        real = np.all([one >= 0 for one in chosen], axis=0)
-        cells = np.ravel_multi_index([one[real] for one in chosen], shape)
+    for columns in product(range(codes.shape[1]), repeat=len(items)):
+        chosen = [codes[rows, column] for rows, column in zip(items, columns, strict=True)]
+        real = np.all([code >= 0 for code in chosen], axis=0)
+        cells = np.ravel_multi_index([code[real] for code in chosen], shape)
         counts += np.bincount(cells, minlength=len(counts))
     return counts.reshape(shape)
 

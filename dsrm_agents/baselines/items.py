@@ -34,10 +34,10 @@ class ItemNetwork(nn.Module):
 
     def __init__(self, catalogue: Catalogue, state_dim: int, hidden: int) -> None:
         super().__init__()
-        known = catalogue.known
-        self.vectors = nn.Parameter(torch.as_tensor(known / math.sqrt(known.shape[1])))
-        self.offsets = nn.Parameter(torch.zeros(len(known)))
-        self.query = mlp(state_dim, [hidden, hidden], known.shape[1])
+        vectors = catalogue.known
+        self.vectors = nn.Parameter(torch.as_tensor(vectors / math.sqrt(vectors.shape[1])))
+        self.offsets = nn.Parameter(torch.zeros(len(vectors)))
+        self.query = mlp(state_dim, [hidden, hidden], vectors.shape[1])
         self.level = mlp(state_dim, [hidden], 1)
         start_near_zero(self.query[-1])
         start_near_zero(self.level[-1])

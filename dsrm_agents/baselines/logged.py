@@ -62,23 +62,23 @@ class LoggedTransitions:
     """
 
     def __init__(self, episodes: Iterable[Episode], most: int = MOST) -> None:
-        kept: list[Episode] = []
+        log: list[Episode] = []
         self._n = 0
         for episode in episodes:
-            kept.append(episode)
+            log.append(episode)
             self._n += len(episode)
             if self._n >= most:
                 break
-        if not kept:
+        if not log:
             raise ConfigError("A log needs at least one episode to learn from, got none.")
-        self.states: NDArray[np.float32] = np.concatenate([one.observations for one in kept])
-        self.items: NDArray[np.int64] = np.concatenate([one.actions for one in kept])
-        rewards = np.concatenate([one.rewards for one in kept])
+        self.states: NDArray[np.float32] = np.concatenate([row.observations for row in log])
+        self.items: NDArray[np.int64] = np.concatenate([row.actions for row in log])
+        rewards = np.concatenate([row.rewards for row in log])
         self.rewards: NDArray[np.float32] = rewards.astype(np.float32)
-        self._lasting = ~np.concatenate([one.terminations for one in kept])
-        # Each earlier episode has one state more than it has decisions.
-        number = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
-        self._places = np.arange(self._n) + number
+        self._lasting = ~np.concatenate([row.terminations for row in log])
+        # An earlier episode has one state more than it has decisions.
+        number = np.repeat(np.arange(len(log)), [len(row) for row in log])
+        self._state_rows = np.arange(self._n) + number
 
     def __len__(self) -> int:
         return self._n
@@ -86,15 +86,15 @@ class LoggedTransitions:
     def sample(self, n: int, rng: np.random.Generator, device: torch.device) -> Decisions:
         """Draws decisions, with replacement."""
         rows = rng.integers(self._n, size=n)
-        places = self._places[rows]
-        parts = (
-            self.states[places],
+        state_rows = self._state_rows[rows]
+        arrays = (
+            self.states[state_rows],
             self.items[rows],
             self.rewards[rows],
-            self.states[places + 1],
+            self.states[state_rows + 1],
             self._lasting[rows].astype(np.float32),
         )
-        return Decisions(*(torch.as_tensor(part, device=device) for part in parts))
+        return Decisions(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
 def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
@@ -212,7 +212,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         policy: Any = self.policy_class  # whose arguments are not those of SB3's own policies
         self.policy = policy(self.observation_space, self.action_space, **self.policy_kwargs)
         self.policy = self.policy.to(self.device)
-        learned = [one for one in self.policy.parameters() if one.requires_grad]
+        learned = [weight for weight in self.policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=self.lr_schedule(1.0))
 
     def learn(

@@ -245,9 +245,9 @@ class MOFIR(DDPG):
         if not action_l2 >= 0:
             raise ConfigError(f"action_l2 must be at least 0, got {action_l2}.")
         self.action_l2 = action_l2
-        given = [option for option in _DECIDED if option in options]
-        if given:
-            raise ConfigError(f"MOFIR decides on {', '.join(given)} by itself: leave it out.")
+        refused = [option for option in _DECIDED if option in options]
+        if refused:
+            raise ConfigError(f"MOFIR decides on {', '.join(refused)} by itself: leave it out.")
         super().__init__(
             policy,
             env,
@@ -324,10 +324,10 @@ def relabelled(samples: ReplayBufferSamples) -> ReplayBufferSamples:
     Returns:
         2B transitions.
     """
-    others = samples.observations[:, -_N:].roll(1, dims=0)
+    neighbours = samples.observations[:, -_N:].roll(1, dims=0)
 
     def twice(observations: Tensor) -> Tensor:
-        return torch.cat([observations, torch.cat([observations[:, :-_N], others], dim=1)])
+        return torch.cat([observations, torch.cat([observations[:, :-_N], neighbours], dim=1)])
 
     return samples._replace(
         observations=twice(samples.observations),

@@ -58,11 +58,11 @@ class SAC4IRPolicy(SlatePolicy):
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer, self.critic_optimizer = (
             self.optimizer_class(
-                part.parameters(),
+                networks.parameters(),
                 lr=lr_schedule(1),  # type: ignore[call-arg]
                 **self.optimizer_kwargs,
             )
-            for part in (self.actor, self.critics)
+            for networks in (self.actor, self.critics)
         )
 
     def distribution(self, state: Tensor, exposed: Tensor) -> tuple[Tensor, Tensor]:
@@ -217,7 +217,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         self._n_updates += gradient_steps
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
         for name in figures[0]:
-            mean = float(np.mean([one[name] for one in figures]))
+            mean = float(np.mean([update[name] for update in figures]))
             self.logger.record(f"train/{name}", mean)
 
     def _update(self, batch: SlateSamples) -> dict[str, float]:
@@ -268,8 +268,8 @@ def rarity(exposures: NDArray[np.integer]) -> NDArray[np.float32]:
         (n_items,) float32: 0 for the most exposed item, 1 for the least, evenly between; items
         shown equally often share the mean of their ranks.
     """
-    _, place, ties = np.unique(exposures, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(ties) - (ties + 1) / 2)[place]
+    _, inverse, ties = np.unique(exposures, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(ties) - (ties + 1) / 2)[inverse]
     return np.asarray(1.0 - rank / max(len(exposures) - 1, 1), dtype=np.float32)
 
 

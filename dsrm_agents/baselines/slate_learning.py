@@ -101,14 +101,14 @@ class SlateReplayBuffer(ReplayBuffer):
         """
         exposed, size = next_obs["exposed"], self.action_dim
         ends = (exposed >= 0).sum(axis=1)
-        places = np.maximum(ends, size)[:, None] + np.arange(-size, 0)
-        if not np.array_equal(np.take_along_axis(exposed, places, axis=1), action):
+        columns = np.maximum(ends, size)[:, None] + np.arange(-size, 0)
+        if not np.array_equal(np.take_along_axis(exposed, columns, axis=1), action):
             raise ConfigError(
                 "A replay of slates reads the response to a slate from the observation after it, "
                 "but that does not show the slate last: use an environment that shows the slates "
                 "it is given, and whose episodes are single sessions."
             )
-        self.responses[self.pos] = np.take_along_axis(next_obs["responses"], places, axis=1)
+        self.responses[self.pos] = np.take_along_axis(next_obs["responses"], columns, axis=1)
         self.next_exposed[self.pos] = exposed
         super().add(obs["state"], next_obs["state"], action, reward, done, infos)
 

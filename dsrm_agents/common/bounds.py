@@ -79,9 +79,9 @@ def target_bounds(
     Returns:
         The bounds, equal unless a group has too few items left.
     """
-    wanted = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
+    target = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
     # A half is rounded up, but not for the rounding of 1 - 0.7.
-    count = torch.floor(wanted + 0.5 + 1e-4).clamp(0, slate_size).long()
+    count = torch.floor(target + 0.5 + 1e-4).clamp(0, slate_size).long()
     return _within_reach(count, count, slate_size, popular_left, tail_left)
 
 
@@ -128,8 +128,8 @@ def choice_log_prob(
         dim=-1,
     )
     allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-    own = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
-    return torch.cat([own - allowed, chosen - own], dim=1)
+    of_group = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
+    return torch.cat([of_group - allowed, chosen - of_group], dim=1)
 
 
 def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -181,5 +181,5 @@ def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -
     """
     later = chosen.masked_fill(~mine, MASKED)
     # Before draw j the group still holds its undrawn items and those drawn from j on.
-    from_here = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
-    return torch.logaddexp(never_drawn.expand_as(from_here), from_here)
+    remaining = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
+    return torch.logaddexp(never_drawn.expand_as(remaining), remaining)

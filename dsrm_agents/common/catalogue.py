@@ -17,13 +17,13 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
-def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogue:
+def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catalogue:
     """The environment's catalogue, if it is the one that an agent was built for.
 
     Args:
         env: The environment.
-        known: The agent's catalogue; ``None`` before it is built.
-        agent: What to call it in errors.
+        expected: The agent's catalogue; ``None`` before it is built.
+        agent: Name of the agent, for errors.
 
     Raises:
         ConfigError: The environment has no catalogue.
@@ -36,9 +36,9 @@ def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogu
             f"{agent} needs an environment with a `catalogue` attribute, such as "
             f"KuaiRec-Fair-v0; {env} has none."
         ) from error
-    if known is not None and known.fingerprint != shown.fingerprint:
+    if expected is not None and expected.fingerprint != shown.fingerprint:
         raise CheckpointError(
-            f"This agent was built for the items of catalogue {known.fingerprint!r}, the "
+            f"This agent was built for the items of catalogue {expected.fingerprint!r}, the "
             f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
             "trained on, or train a new agent."
         )

@@ -137,8 +137,8 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     if different:
         raise ConfigError(f"{different}. Make the algorithm with the same arguments.")
     env: Any = model.env
-    env.restore({name: one.numpy() for name, one in content["sessions"].items()})
-    observations = {name: one.numpy() for name, one in content["observations"].items()}
+    env.restore({name: tensor.numpy() for name, tensor in content["sessions"].items()})
+    observations = {name: tensor.numpy() for name, tensor in content["observations"].items()}
     for name, shown in _named(env.observe()).items():
         if not np.allclose(shown, observations[name], rtol=_SAME, atol=_SAME):
             raise ConfigError(
@@ -191,9 +191,9 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "parameters": model.get_parameters(),
         "remembered": model.training_state() if isinstance(model, Remembering) else {},
         "random": _random_states(model),
-        "sessions": {name: torch.from_numpy(one) for name, one in env.snapshot().items()},
+        "sessions": {name: torch.from_numpy(array) for name, array in env.snapshot().items()},
         "observations": {
-            name: torch.from_numpy(np.array(one)) for name, one in _named(seen).items()
+            name: torch.from_numpy(np.array(array)) for name, array in _named(seen).items()
         },
         "episode_starts": torch.from_numpy(np.array(starts)),
         "extra": json.dumps(extra),
@@ -214,11 +214,11 @@ def _read(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}. Remove it to start over."
         ) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    format_name = content.get("format") if isinstance(content, dict) else None
+    if format_name != FORMAT:
         raise CheckpointError(
-            f"{path} is no checkpoint of this version: expected format {FORMAT!r}, got {found!r}. "
-            "Remove it to start over."
+            f"{path} is no checkpoint of this version: expected format {FORMAT!r}, got "
+            f"{format_name!r}. Remove it to start over."
         )
     assert isinstance(content, dict)
     return content
@@ -230,8 +230,8 @@ def _generators(model: BaseAlgorithm) -> dict[str, np.random.Generator]:
     owners = {"model": model, "policy": model.policy, "buffer": model.rollout_buffer}
     return {
         f"{owner}.{name}": value
-        for owner, one in owners.items()
-        for name, value in vars(one).items()
+        for owner, parent in owners.items()
+        for name, value in vars(parent).items()
         if isinstance(value, np.random.Generator)
     }
 
@@ -241,15 +241,15 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
     states: dict[str, Any] = {"torch": torch.get_rng_state()}
     if model.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(model.device)
-    numpy = {name: one.bit_generator.state for name, one in _generators(model).items()}
+    numpy = {name: rng.bit_generator.state for name, rng in _generators(model).items()}
     numpy["global"] = np.random.get_state(legacy=False)
     return states | {"numpy": json.dumps(numpy, default=lambda array: array.tolist())}
 
 
 def _set_random_states(model: BaseAlgorithm, states: dict[str, Any]) -> None:
     numpy = json.loads(states["numpy"])
-    for name, one in _generators(model).items():
-        one.bit_generator.state = numpy[name]
+    for name, rng in _generators(model).items():
+        rng.bit_generator.state = numpy[name]
     np.random.set_state(numpy["global"])
     torch.set_rng_state(states["torch"])
     if model.device.type == "cuda":

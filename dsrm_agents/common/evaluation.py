@@ -28,8 +28,8 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
     Raises:
         ConfigError: ``sessions`` is not a positive multiple of the number of slots.
     """
-    quota, rest = divmod(sessions, env.num_envs)
-    if quota < 1 or rest:
+    quota, remainder = divmod(sessions, env.num_envs)
+    if quota < 1 or remainder:
         raise ConfigError(
             f"sessions must be a positive multiple of the {env.num_envs} slots, got {sessions}."
         )

@@ -44,15 +44,15 @@ def unbiased_quality(
 
     count = np.bincount(items, minlength=data.n_items).astype(np.float64)
     total = np.bincount(items, response, data.n_items)
-    known = count > 0
-    mean = np.divide(total, count, out=np.zeros_like(total), where=known)
+    answered = count > 0
+    mean = np.divide(total, count, out=np.zeros_like(total), where=answered)
     line = np.column_stack([logged, np.ones(len(count))]).astype(np.float64)
     root = np.sqrt(count)
     weights = np.linalg.lstsq(line * root[:, None], mean * root, rcond=None)[0]
     prior = line @ weights
-    n_known = int(np.count_nonzero(known))
-    within = float(np.sum((response - mean[items]) ** 2) / max(len(response) - n_known, 1))
-    apart = count @ (mean - prior) ** 2 - (n_known - line.shape[1]) * within
+    n_answered = int(np.count_nonzero(answered))
+    within = float(np.sum((response - mean[items]) ** 2) / max(len(response) - n_answered, 1))
+    apart = count @ (mean - prior) ** 2 - (n_answered - line.shape[1]) * within
     between = max(float(apart / count.sum()), 1e-12)
     quality = prior + (total - count * prior) / (count + within / between)
     spread = quality.std() or 1.0

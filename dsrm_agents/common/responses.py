@@ -23,14 +23,14 @@ def shown_slates(
         exposed[slot], responses[slot] = last["exposed"], last["responses"]
     start = (before["exposed"] >= 0).sum(axis=1)
     size = int((exposed[0] >= 0).sum() - start[0])
-    places = start[:, None] + np.arange(size)
-    rows = np.arange(len(places))[:, None]
+    columns = start[:, None] + np.arange(size)
+    rows = np.arange(len(columns))[:, None]
     if size < 1:
         raise ConfigError(
             "Credit by item needs episodes that are one session: here the items shown were "
             "forgotten in the middle of an episode, as between the visits of KuaiRand-Retention-v0."
         )
-    return exposed[rows, places].astype(np.int64), responses[rows, places]
+    return exposed[rows, columns].astype(np.int64), responses[rows, columns]
 
 
 def check_mean_response(rewards: NDArray[np.float32], responses: NDArray[np.float32]) -> None:

@@ -76,22 +76,21 @@ class KuaiVecEnv(BatchView, VecEnv):
         result = self.batch.step(self._actions)
         self._actions = None
         observation = self.batch.observe()
-        done = result.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if done.any():
-            rows = np.flatnonzero(done)
+        if result.done.any():
+            rows = np.flatnonzero(result.done)
             metrics, last = as_rows(self.batch.finished(rows)), rows_of(observation, rows)
-            for place, row in enumerate(rows.tolist()):
+            for index, row in enumerate(rows.tolist()):
                 infos[row] = {
-                    "terminal_observation": last[place],
+                    "terminal_observation": last[index],
                     "TimeLimit.truncated": bool(result.truncated[row]),
-                    "session": metrics[place],
-                    "record": self.batch.records(rows[place : place + 1]),
+                    "session": metrics[index],
+                    "record": self.batch.records(rows[index : index + 1]),
                 }
-            self.batch.reset(done)
-            self._arrive(done)
+            self.batch.reset(result.done)
+            self._arrive(result.done)
             observation = self.batch.observe()
-        return observation, result.reward.astype(np.float32), done, infos
+        return observation, result.reward.astype(np.float32), result.done, infos
 
     def observe(self) -> VecEnvObs:
         """What all sessions show now, without a step; wrappers that keep no state have it too."""

@@ -143,7 +143,7 @@ class StateEncoder(FittedModule):
         events = torch.as_tensor(items, dtype=torch.int64).split(CHUNK)
         answers = torch.as_tensor(responses, dtype=torch.float32).split(CHUNK)
         with torch.inference_mode():
-            return torch.cat([self(*part) for part in zip(events, answers, strict=True)])
+            return torch.cat([self(*chunk) for chunk in zip(events, answers, strict=True)])
 
     def header(self) -> dict[str, str]:
         return super().header() | {"report": json.dumps(self.report)}

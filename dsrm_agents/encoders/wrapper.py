@@ -73,10 +73,10 @@ class EncodedVecEnv(StatelessVecEnv):
         slots = np.flatnonzero(dones)
         if slots.size:
             last = [infos[slot]["terminal_observation"] for slot in slots]
-            together = {name: np.stack([one[name] for one in last]) for name in last[0]}
-            states = self._encoded(together, before[slots])["state"]
-            for one, state in zip(last, states, strict=True):
-                one["state"] = state
+            stacked = {name: np.stack([final[name] for final in last]) for name in last[0]}
+            states = self._encoded(stacked, before[slots])["state"]
+            for final, state in zip(last, states, strict=True):
+                final["state"] = state
         return self._encoded(observations, self._state.users), rewards, dones, infos
 
     def _encoded(self, observations: Any, users: NDArray[np.int32]) -> dict[str, NDArray[Any]]:

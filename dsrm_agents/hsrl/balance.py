@@ -29,18 +29,18 @@ def balanced_assignment(
     code = np.full(n, -1, dtype=np.int64)
     waiting = np.arange(n)
     while len(waiting):
-        asked = np.where(room[group[waiting]] > 0, cost[waiting], np.inf)
+        price = np.where(room[group[waiting]] > 0, cost[waiting], np.inf)
         rows = np.arange(len(waiting))
-        wish = asked.argmin(axis=1)
-        first = asked[rows, wish]
-        asked[rows, wish] = np.inf
-        loss = asked.min(axis=1) - first if n_codes > 1 else first
-        place = group[waiting] * n_codes + wish
-        order = np.lexsort((-loss, place))
-        ahead = _rank_among_equals(place[order])
-        admitted = order[ahead < room.ravel()[place[order]]]
+        wish = price.argmin(axis=1)
+        first = price[rows, wish]
+        price[rows, wish] = np.inf
+        loss = price.min(axis=1) - first if n_codes > 1 else first
+        cell = group[waiting] * n_codes + wish
+        order = np.lexsort((-loss, cell))
+        ahead = _rank_among_equals(cell[order])
+        admitted = order[ahead < room.ravel()[cell[order]]]
         code[waiting[admitted]] = wish[admitted]
-        room.ravel()[:] -= np.bincount(place[admitted], minlength=room.size)
+        room.ravel()[:] -= np.bincount(cell[admitted], minlength=room.size)
         waiting = np.delete(waiting, admitted)
     return code
 

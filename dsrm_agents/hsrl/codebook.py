@@ -129,9 +129,9 @@ class Codebook:
         order = np.argsort(bucket, kind="stable")
         in_order = bucket[order]
         start = np.searchsorted(in_order, in_order)
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order)) - start
-        ids = np.column_stack([self.tokens, place])
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order)) - start
+        ids = np.column_stack([self.tokens, rank])
         ids.setflags(write=False)
         return ids
 
@@ -155,19 +155,19 @@ class Codebook:
             ConfigError: The array has another shape.
             UnknownIdError: No item has such an id.
         """
-        asked = np.asarray(ids)
-        if asked.ndim != 2 or asked.shape[1] != self.levels + 1 or asked.dtype.kind not in "iu":
+        query = np.asarray(ids)
+        if query.ndim != 2 or query.shape[1] != self.levels + 1 or query.dtype.kind not in "iu":
             raise ConfigError(
                 f"Expected ids as integers of shape (m, {self.levels + 1}), a token a level and "
-                f"the place in the bucket; got {asked.dtype} of shape {asked.shape}."
+                f"the place in the bucket; got {query.dtype} of shape {query.shape}."
             )
         leaves, order = self._in_order
-        leaf = self._leaf_of(np.clip(asked, 0, np.array(self.widths) - 1))
+        leaf = self._leaf_of(np.clip(query, 0, np.array(self.widths) - 1))
         at = np.minimum(np.searchsorted(leaves, leaf), len(leaves) - 1)
         items = order[at]
-        wrong = np.flatnonzero((self.ids[items] != asked).any(axis=1))
+        wrong = np.flatnonzero((self.ids[items] != query).any(axis=1))
         if len(wrong):
-            raise UnknownIdError(f"No item has the semantic id {asked[wrong[0]].tolist()}.")
+            raise UnknownIdError(f"No item has the semantic id {query[wrong[0]].tolist()}.")
         return items
 
     def check_catalogue(self, catalogue: Catalogue) -> None:

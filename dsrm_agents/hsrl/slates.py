@@ -88,13 +88,13 @@ class SemanticSlates:
         with torch.no_grad():
             item, log_prob, key = self._candidates(deterministic)
             if not self.grouped:  # all count as popular
-                item, log_prob = (part.expand(-1, 2, -1) for part in (item, log_prob))
+                item, log_prob = (tensor.expand(-1, 2, -1) for tensor in (item, log_prob))
                 key = torch.cat([key, torch.full_like(key, MASKED)], dim=1)
             arrival = torch.where(key > MASKED / 2, -key, torch.inf)
-            place = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
+            index = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
             chosen, _ = first_within_bounds(
                 list(arrival.unbind(1)),
-                list(place.expand_as(item).unbind(1)),
+                list(index.expand_as(item).unbind(1)),
                 self.bounds,
                 self.slate_size,
             )
@@ -116,14 +116,14 @@ class SemanticSlates:
             width = of_token.shape[3]
             below = log_prob[..., None] + of_token
             keys = below if deterministic else _perturbed(below, key)
-            key, kept = keys.flatten(2).topk(min(beam, keys.shape[2] * width), dim=2)
-            parent, token = kept // width, kept % width
-            log_prob = below.flatten(2).gather(2, kept)
+            key, best = keys.flatten(2).topk(min(beam, keys.shape[2] * width), dim=2)
+            parent, token = best // width, best % width
+            log_prob = below.flatten(2).gather(2, best)
             prefix = prefix.gather(2, parent) * width + token
             if depth < len(self.trie.widths) - 1:
                 context, logits = (
-                    part.gather(2, parent[..., None].expand(-1, -1, -1, part.shape[3]))
-                    for part in (context, logits)
+                    tensor.gather(2, parent[..., None].expand(-1, -1, -1, tensor.shape[3]))
+                    for tensor in (context, logits)
                 )
                 context = self.network.next_context(depth, context, logits, token)
         return self.trie.item_at[prefix], log_prob, key
@@ -158,8 +158,8 @@ class SemanticSlates:
         left = choices[:, 1] - (tokens.sum(dim=2) - of_group)
         first = choices[:, 0] if self.grouped else tokens[..., 0]
         last = tokens[..., -1] + left
-        parts = [first, *tokens[..., 1:-1].unbind(2), last]
-        return Paths(torch.stack(parts, 2), torch.stack(entropy, 2), torch.stack(contexts, 2))
+        stacked = torch.stack([first, *tokens[..., 1:-1].unbind(2), last], 2)
+        return Paths(stacked, torch.stack(entropy, 2), torch.stack(contexts, 2))
 
     def _roots(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The beams' beginnings: log-probabilities, keys, contexts and prefixes, a group each."""
@@ -173,7 +173,7 @@ class SemanticSlates:
         log_prob = of_group.reshape(n, 2, 1)
         key = log_prob if deterministic else log_prob + _gumbel(log_prob)
         prefix = torch.arange(2, device=context.device).view(1, 2, 1).expand(n, -1, -1)
-        context, logits = (part.expand(-1, 2, -1, -1) for part in (context, logits))
+        context, logits = (tensor.expand(-1, 2, -1, -1) for tensor in (context, logits))
         return log_prob, key, self.network.next_context(0, context, logits, prefix), prefix
 
     def _log_probs(self, depth: int, prefix: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,8 +181,8 @@ class SemanticSlates:
         items = None
         if depth == len(self.trie.widths) - 1:
             width = self.trie.widths[depth]
-            places = torch.arange(width, device=prefix.device)
-            items = self.trie.item_at[prefix[..., None] * width + places]
+            ranks = torch.arange(width, device=prefix.device)
+            items = self.trie.item_at[prefix[..., None] * width + ranks]
         logits = self.network.logits(depth, context, items)
         mass = self.trie.log_mass(depth, prefix, self.shown)
         return torch.log_softmax(logits + mass, dim=-1), logits
@@ -200,8 +200,8 @@ class SemanticSlates:
             of_group = item_log_prob.new_tensor([0.0, MASKED]).expand(len(slates), 2)
         mine = torch.stack([popular, ~popular], dim=1)
         within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~mine, MASKED)
-        rest = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # of the group's own probability
-        never = torch.where(left > mine.sum(2), of_group + rest.log(), MASKED)
+        undrawn = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # share of the group's probability
+        never = torch.where(left > mine.sum(2), of_group + undrawn.log(), MASKED)
         return choice_log_prob(item_log_prob, never, popular, self.bounds)
 
 

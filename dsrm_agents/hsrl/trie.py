@@ -121,9 +121,9 @@ class Trie(nn.Module):
         """
         edges = self._edges(depth, prefix)
         flat = edges.flatten(1)
-        gone = torch.searchsorted(shown.leaves, flat)
-        count = (self.counted[flat] - gone).view_as(edges).diff(dim=-1)
-        weight = self.weighed[flat] - shown.weighed.gather(1, gone)
+        n_shown = torch.searchsorted(shown.leaves, flat)
+        count = (self.counted[flat] - n_shown).view_as(edges).diff(dim=-1)
+        weight = self.weighed[flat] - shown.weighed.gather(1, n_shown)
         mass = weight.view_as(edges).diff(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         return torch.where(count > 0, mass.log().float(), MASKED)
 
@@ -143,7 +143,7 @@ class Trie(nn.Module):
         return self.leaf[items] // self.spans[depth] % self.widths[depth]
 
 
-def _check_ids(trie: Trie, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+def _check_ids(trie: Trie, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before a state is loaded: its ids must be those that the networks here are made for.
 
     Raises:

@@ -80,22 +80,22 @@ class SemanticAction:
             )
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for row, bucket in enumerate(bucket_of(tokens, codebook.codes).tolist()):
-            hidden = None if core.config.allow_repeats else core.state.exposed[row]
-            slates[row] = self._slate(bucket, slates.shape[1], hidden)
+            masked = None if core.config.allow_repeats else core.state.exposed[row]
+            slates[row] = self._slate(bucket, slates.shape[1], masked)
         return slates
 
-    def _slate(self, bucket: int, size: int, hidden: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-        found = np.empty(0, dtype=np.int64)
-        inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # what longer prefixes have given
+    def _slate(self, bucket: int, size: int, masked: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        slate = np.empty(0, dtype=np.int64)
+        inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # items of longer prefixes
         for span in (1, *self.codebook.codes ** np.arange(1, self.codebook.levels + 1)):
             first = bucket // span * span
             start, end = np.searchsorted(self._bucket, (first, first + span))
             new = np.concatenate([self._order[start : inner[0]], self._order[inner[1] : end]])
-            if hidden is not None:
-                new = new[~hidden[new]]
+            if masked is not None:
+                new = new[~masked[new]]
             best = new[np.argsort(-self.ranking[new], kind="stable")]
-            found = np.concatenate([found, best[: size - len(found)]])
-            if len(found) == size:
+            slate = np.concatenate([slate, best[: size - len(slate)]])
+            if len(slate) == size:
                 break
             inner = (int(start), int(end))
         else:
@@ -103,7 +103,7 @@ class SemanticAction:
                 f"Fewer than {size} items are left that this session has not shown: shorten "
                 "sessions (max_len) or slates (slate_size)."
             )
-        return found
+        return slate
 
 
 class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
