@@ -1,4 +1,4 @@
-"""Batch-constrained Q-learning: what a log is worth to an agent that stays within its support."""
+"""Batch-constrained Q-learning: offline learning within the support of a log."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class BatchConstrainedPolicy(OfflinePolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is known of all items.
+        """Values, support and likelihoods of all items.
 
         Args:
             state: (n, d) float32.
@@ -86,7 +86,7 @@ class ActionVAE(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two values of an action and a perturbation of it: what BCQ has target networks of.
+    """Two critics of an action and a perturbation of it: the networks that have targets.
 
     Args:
         state_dim: d.
@@ -112,7 +112,7 @@ class TwinCritic(nn.Module):
 
 
 class BCQPolicy(BatchConstrainedPolicy):
-    """Generates actions and values the items nearest to them; see :class:`BCQ`.
+    """Generates actions and values the items nearest to them, as :class:`BCQ` says.
 
     Args:
         observation_space: That of ``observation_type="dict"``.
@@ -172,9 +172,9 @@ class BCQPolicy(BatchConstrainedPolicy):
         return networks.perturbed(state, actions, self.phi)
 
     def likeness(self, actions: Tensor) -> Tensor:
-        """(..., n_items): how like generated (..., D) actions items are, always negative.
+        """(..., n_items) likeness of items to generated (..., D) actions, always negative.
 
-        It is the cosine less 2, and less than that of any logged item for those never logged.
+        It is the cosine less 2; items that were never logged are below all logged items.
         """
         squared_length = self.vectors.shape[1]  # of actions and items alike
         less = -2.0 - 3.0 * (self.counts == 0)
@@ -183,7 +183,7 @@ class BCQPolicy(BatchConstrainedPolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See the base class; supported is the unexposed item nearest to a generated action."""
+        """Supports the unexposed items that are nearest to generated actions."""
         latents = self.latents
         if not deterministic:
             latents = torch.randn_like(latents).clamp(-CLIP, CLIP)
@@ -221,9 +221,9 @@ class BCQ(OfflineAlgorithm):
 
     An action is an item's [embedding | log popularity], brought to length sqrt(D) so that a
     coordinate is about one in size and no item is near to everything. In slates a generated action
-    stands for the logged item nearest to it, and the critic is asked about that: it values what is
-    shown. A slate holds the K best of the items that stand for n candidates; where they are fewer
-    than K, the items next nearest to a candidate follow, as further draws would have found them.
+    stands for the logged item nearest to it, and the critic values that item, which is shown. A
+    slate holds the K best of the items that stand for n candidates; where they are fewer than K,
+    the items next nearest to a candidate follow, as further draws would have found them.
 
     Deviations beside these: the candidates' latent draws are the same for all states unless
     ``deterministic`` is false; decoded actions are brought back to the items' length, where the
@@ -232,11 +232,11 @@ class BCQ(OfflineAlgorithm):
 
     Args:
         policy: ``"BCQPolicy"``, or a class like it.
-        env: See :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
         minimum_weight: lambda.
         divergence_weight: Of the Kullback-Leibler divergence.
         policy_kwargs: For the policy: ``n_candidates``, ``phi``, ``hidden``.
-        **kwargs: See the same class.
+        **kwargs: Of the same class.
 
     Raises:
         ConfigError: An option is out of range, or the environment has no catalogue or other spaces.
@@ -272,7 +272,6 @@ class BCQ(OfflineAlgorithm):
         return decisions.rewards + self.gamma * decisions.lasting * value
 
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """See the base class."""
         policy, states = self.policy, decisions.states
         actions = policy.vectors[decisions.items]
         noise = self._normal(len(states), policy.vae.latent_dim)

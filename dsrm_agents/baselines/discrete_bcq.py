@@ -1,4 +1,4 @@
-"""Batch-constrained Q-learning over items: those that are likely enough in the log."""
+"""Batch-constrained Q-learning over items that are likely enough in the log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NEVER = 1e-30
 
 
 class DiscreteBCQPolicy(BatchConstrainedPolicy):
-    """Q and the imitation G of the log; see :class:`DiscreteBCQ`.
+    """Q and the imitation G of the log, as :class:`DiscreteBCQ` says.
 
     Args:
         observation_space: That of ``observation_type="dict"``.
@@ -66,7 +66,7 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
         return self.counts.clamp(min=NEVER).log()
 
     def supported(self, likelihood: Tensor) -> tuple[Tensor, Tensor]:
-        """Which items are likely enough beside the likeliest, and log G / max G of all.
+        """Mask of the items that are likely enough beside the likeliest, and log G / max G of all.
 
         Args:
             likelihood: (n, n_items), log G up to a constant a row.
@@ -78,7 +78,7 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See the base class; items shown before are no longer among the possible actions."""
+        """Supports likely items; those shown before are no longer possible actions."""
         likelihood = unexposed(self.imitation(state) + self.prior(), exposed)
         return self.online(state), *self.supported(likelihood)
 
@@ -103,11 +103,11 @@ class DiscreteBCQ(OfflineAlgorithm):
 
     Args:
         policy: ``"DiscreteBCQPolicy"``, or a class like it.
-        env: See :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
         threshold: tau.
         logit_penalty: beta.
         policy_kwargs: For the policy: ``hidden``.
-        **kwargs: See the same class.
+        **kwargs: Of the same class.
 
     Raises:
         ConfigError: An option is out of range, or the environment has no catalogue or other spaces.
@@ -140,7 +140,6 @@ class DiscreteBCQ(OfflineAlgorithm):
         return decisions.rewards + self.gamma * decisions.lasting * value
 
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """See the base class."""
         policy, items = self.policy, decisions.items
         value = policy.online.of(decisions.states, items[:, None]).squeeze(1)
         logits = policy.imitation(decisions.states)

@@ -1,4 +1,4 @@
-"""DNaIR: a deep Q-network paid for novelty of quality, that now and then picks what is unlike.
+"""DNaIR: a deep Q-network rewarded for novelty of quality, which now and then picks unlike items.
 
 Shi et al., "Relieving Popularity Bias in Interactive Recommendation: A Diversity-Novelty-Aware
 Reinforcement Learning Approach", TOIS 2024.
@@ -90,7 +90,7 @@ class DNaIRPolicy(SlatePolicy):
         self.epsilon = epsilon
         self.hidden = hidden
         self.seed = seed
-        # Not part of the weights: whoever builds the policy has it.
+        # Not part of the weights: the constructor's arguments hold it.
         self.register_buffer("neighbours", torch.as_tensor(neighbours), persistent=False)
         self.q_net = ItemNetwork(catalogue, self.state_dim, hidden)
         self.q_net_target = deepcopy(self.q_net).requires_grad_(False)
@@ -116,7 +116,7 @@ class DNaIRPolicy(SlatePolicy):
         }
 
     def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
-        """(n, n_items) Q-values, see the base class."""
+        """(n, n_items) Q-values."""
         values: Tensor = self.q_net(state)
         return values
 
@@ -192,11 +192,11 @@ def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
 
 
 def gated_novelty(data: TrainingData, exposures: NDArray[np.integer]) -> NDArray[np.float32]:
-    """(n_items,) float32 quality times novelty: what is rare is worth something if it is good.
+    """(n_items,) float32 quality times novelty: rare items are worth something if they are good.
 
     Args:
         data: Its train log gives qualities.
-        exposures: (n_items,) how often each item was shown.
+        exposures: (n_items,) numbers of times that items were shown.
     """
     worth = item_quality(data) * item_novelty(exposures)
     return np.asarray(worth, dtype=np.float32)
@@ -231,7 +231,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         policy: ``"DNaIRPolicy"`` or a subclass.
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not. Its train log gives qualities
-            and neighbours. Its reward is not looked at.
+            and neighbours. Its reward is not used.
         beta: Weight of novelty, the paper's by default; 0 for relevance alone.
         **kwargs: Of :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`. In
             ``policy_kwargs``: ``similar``, ``epsilon`` and ``hidden`` of :class:`DNaIRPolicy`.

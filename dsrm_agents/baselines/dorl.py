@@ -1,4 +1,4 @@
-"""DORL: A2C in a world model that pays for going where the logs kept their choices open.
+"""DORL: A2C in a world model that rewards states after which the logged choices vary.
 
 Offline learners stay near what the logs are sure of, which is what was shown most: the Matthew
 effect. DORL (Gao et al., "Alleviating Matthew Effect of Offline Reinforcement Learning in
@@ -33,16 +33,16 @@ from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.envs.tasks import RetentionBatch
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
-WINDOWS = (1, 2)  # items whose categories are looked at together, the released code's
+WINDOWS = (1, 2)  # items whose categories form a tuple, as in the released code
 UNKNOWN = 1.0  # entropy after a tuple that was never seen, or always followed by the same category
-FIELDS = ("category", "tag")  # what categories are called, in KuaiRec and in KuaiRand
+FIELDS = ("category", "tag")  # names of the categories in KuaiRec and in KuaiRand
 
 FloatArray = NDArray[np.float32]
 Items = NDArray[np.integer]
 
 
 class ChoiceEntropy:
-    """Entropy of what the logs show next, given the categories of the last one or two items.
+    """Entropy of the next category in the logs, given those of the last one or two items.
 
     After an order-free tuple of categories, one of each item in the window, p is the distribution
     of the next item's categories over the train users' rows in the order of the log:
@@ -55,7 +55,7 @@ class ChoiceEntropy:
 
     That code divides by the logarithm of the number of categories that followed the tuple, where
     rare tuples, which have led to two categories, look as open as any; here C is one for all.
-    Items without a category have one of their own, so that nothing is gained by what is not known.
+    Items without a category form a category, so that unknown categories earn nothing.
     A tuple that two items make in both orders counts twice in their average.
 
     Args:
@@ -78,7 +78,9 @@ class ChoiceEntropy:
         after_single = _followers(codes, items[singles], items[singles + 1])
         after_pair = _followers(codes, items[pairs], items[pairs + 1], items[pairs + 2])
         self.after_single = _normalised_entropy(after_single)
-        self.after_pair = _normalised_entropy(after_pair + after_pair.swapaxes(0, 1))  # either order
+        self.after_pair = _normalised_entropy(
+            after_pair + after_pair.swapaxes(0, 1)
+        )  # either order
         self.least = float(self.after_single.min() + self.after_pair.min())
 
         catalogue = codes[: data.n_items]
@@ -90,7 +92,7 @@ class ChoiceEntropy:
         self._half: FloatArray = (member @ self.after_pair).astype(np.float32)
 
     def __call__(self, items: Items, before: Items) -> FloatArray:
-        """Sum over both windows of the entropy after an item was shown.
+        """Sum over both windows of the entropy after an item.
 
         Args:
             items: Positions; the item itself is part of its windows, as in the released code.
@@ -106,7 +108,7 @@ class ChoiceEntropy:
 
 @dataclass(frozen=True, eq=False)
 class Dorl:
-    """What DORL reads from the logs, once.
+    """World model and choice entropy of the logs.
 
     Attributes:
         world: Expected responses and their uncertainty.
@@ -133,13 +135,13 @@ def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
         progress: Whether to show a progress bar.
 
     Returns:
-        What :class:`PenalisedVecEnv` needs.
+        World model and entropy, for :class:`PenalisedVecEnv`.
 
     Raises:
         ConfigError: The data have no categories.
     """
     data = dataset.training
-    entropy = ChoiceEntropy(data)  # first: it is quick to say what is missing
+    entropy = ChoiceEntropy(data)  # first: it fails quickly without categories
     world = fit_world_model(data, seed=seed, progress=progress)
     return Dorl(world, entropy, dataset.fingerprint)
 
@@ -154,7 +156,7 @@ class PenalisedVecEnv(StatelessVecEnv):
     and that of a slate the mean over its items, which follow one another in the order shown,
     after those of the session's earlier slates.
 
-    What differs from the paper. Sessions, states and their ends are the train simulator's, which
+    Deviations from the paper: sessions, states and their ends are the train simulator's, which
     is fitted on the same log; the world model answers for the reward alone. The released DORL has
     no uncertainty term, the paper has one. As in the code rewards are lowered by the least that
     there can be and cut off at 0. A constant that every step pays is no detail where sessions are
@@ -209,7 +211,7 @@ class PenalisedVecEnv(StatelessVecEnv):
         }
 
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Notes who is there and what they were shown: a session that ends forgets it."""
+        """Records users, last items and exposures: a session that ends forgets them."""
         state = self.batch.core.state
         self._users = state.users.copy()
         last = state.slates[np.arange(self.num_envs), state.steps - 1, -1]
@@ -249,8 +251,8 @@ def _category_codes(data: TrainingData) -> NDArray[np.int64]:
     features, field = data.item_features.codes, category_field(data)
     if field is None:
         raise ConfigError(
-            "DORL counts which categories the logs show next, and these data say of no item what "
-            f"it is: expected the item feature {' or '.join(map(repr, FIELDS))}, got "
+            "DORL counts which categories the logs show next, and these data have no categories: "
+            f"expected the item feature {' or '.join(map(repr, FIELDS))}, got "
             f"{sorted(features) or 'none'}. Load them with the file of the items' categories."
         )
     values, ranks = np.unique(features[field], return_inverse=True)
@@ -261,7 +263,7 @@ def _category_codes(data: TrainingData) -> NDArray[np.int64]:
 
 
 def _rows_apart(users: Items, n: int) -> NDArray[np.int64]:
-    """Numbers of the rows whose user has n more."""
+    """Numbers of the rows that n more rows of the user follow."""
     return np.flatnonzero(users[n:] == users[:-n])
 
 
@@ -293,6 +295,6 @@ def _normalised_entropy(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _repeated(slates: Items, exposed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(N, K) which items of (N, K) slates were exposed before, or stand earlier in the slate."""
+    """(N, K) bool: items of (N, K) slates that were exposed before, or earlier in the slate."""
     twice = np.tril(slates[:, :, None] == slates[:, None, :], k=-1).any(axis=2)
     return np.asarray(exposed[np.arange(len(slates))[:, None], slates] | twice)

@@ -1,4 +1,4 @@
-"""Policies that score every item and show the best unexposed ones, as SB3 policies."""
+"""SB3 policies that score all items and show the best unexposed items."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kuaisim_gym.simulator.catalogue import Catalogue
 class ItemNetwork(nn.Module):
     """A number for every item: a network of the state, and a vector and an offset an item.
 
-    It is the usual network with an output an item, whose last layer starts at what is known of the
-    items, so that those that are alike start out alike. A part of the output is common to all items
-    (the dueling network of Wang et al., ICML 2016): without it, whenever values fall, items that no
-    slate has tried since keep their old ones and look best. All outputs start near zero.
+    It is the usual network with an output an item, whose last layer starts at the catalogue's
+    vectors, so that similar items start out alike. A term of the output is common to all items (the
+    dueling network of Wang et al., ICML 2016): without it, whenever values fall, items that no
+    slate has tried since keep their old values and look best. All outputs start near zero.
 
     Args:
         catalogue: The items.

@@ -1,4 +1,4 @@
-"""Learning from the platform's log alone: its transitions, and what offline algorithms share."""
+"""Learning from the platform's log alone: its transitions, and the base of offline algorithms."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.offline import Episode, logged_episodes
 from kuaisim_gym.errors import ConfigError
 
-MOST = 2_000_000  # logged decisions kept; some 300 MB of states
+MOST = 2_000_000  # logged decisions; some 300 MB of states
 
 
 class Decisions(NamedTuple):
-    """Logged decisions with what came after them.
+    """Logged decisions with their outcomes.
 
     Attributes:
         states: (n, d) float32.
@@ -45,9 +45,9 @@ class Decisions(NamedTuple):
 
 
 class LoggedTransitions:
-    """One-item decisions of a log, each as likely to be drawn as any other.
+    """One-item decisions of a log, drawn uniformly.
 
-    A state is kept once, also where it follows one decision and precedes another. Only episodes
+    A state is stored once, even if it follows a decision and precedes another. Only episodes
     that terminated end in a state of no value: a log that was cut goes on unseen, so the last
     state of a truncated episode is bootstrapped from, like any other.
 
@@ -102,7 +102,7 @@ def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
 
     Args:
         env: One of :func:`dsrm_agents.make_vec_env`, of train users.
-        rng: Draws whose log is kept where there are more than :data:`MOST` decisions.
+        rng: Draws the users whose log is used if there are more than :data:`MOST` decisions.
 
     Raises:
         ConfigError: The environment has other users, or further columns in its context, which
@@ -125,7 +125,7 @@ def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
 
 
 class OfflinePolicy(SlatePolicy):
-    """A policy over items that was learned from a log, with the networks that targets come from.
+    """A policy over items that is learned from a log, with target networks.
 
     Attributes:
         counts: (n_items,) float32, the logged decisions for each item; zeros before learning.
@@ -167,8 +167,8 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         **kwargs: Of SB3's ``BaseAlgorithm``: ``verbose``, ``tensorboard_log``, ...
 
     Attributes:
-        transitions: What is learned from; taken from the environment when learning begins, unless
-            it was set before, and kept when the environment changes. It is not saved.
+        transitions: The data; taken from the environment when learning begins, unless they were set
+            before, and not changed with the environment. They are not saved.
 
     Raises:
         ConfigError: The environment has no catalogue, or other spaces.
@@ -261,7 +261,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
 
     @abstractmethod
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """What an update lowers, the sum of it, by name."""
+        """Losses of an update by name; it descends their sum."""
 
     def _update(self, decisions: Decisions) -> None:
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)

@@ -1,8 +1,8 @@
-"""MOFIR: one agent for every trade-off between utility and fairness.
+"""MOFIR: one agent for all trade-offs between utility and fairness.
 
 Ge et al., "Toward Pareto Efficient Fairness-Utility Trade-off in Recommendation through
 Reinforcement Learning", WSDM 2022. In this module a preference w is over the two objectives; the
-user's preference state is another thing, the rest of what the agent sees.
+user's preference state is separate: it is the remainder of the observation.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class PreferenceVecEnv(VecEnvWrapper):
     * utility: the environment's own reward, the slate's mean response in [0, 1];
     * fairness: the share of the slate's items that are not of the popular group, in [0, 1].
 
-    The reward returned is ``w . r``. It is for logs and for other algorithms: an agent that saw
-    nothing else would have scalarised the objectives.
+    The reward returned is ``w . r``. It is for logs and for other algorithms: an agent that learns
+    from it alone scalarises the objectives.
 
     Args:
         venv: Of :func:`dsrm_agents.make_vec_env` with vectors for observations and actions
@@ -175,7 +175,7 @@ class VectorReplayBuffer(ReplayBuffer):
         """
         if "reward_vector" not in infos[0]:
             raise ConfigError(
-                "MOFIR learns from reward vectors, and this environment gives none: wear a "
+                "MOFIR learns from reward vectors, and this environment gives none: wrap it in a "
                 "PreferenceVecEnv."
             )
         vectors = np.stack([info["reward_vector"] for info in infos])
@@ -204,7 +204,7 @@ class MOFIR(DDPG):
     The actor ascends ``w^T Q(s, mu(s, w), w) - action_l2 * mean(mu^2)``, averaged over both
     preferences too.
 
-    A whole Pareto front from one training::
+    A Pareto front from one training::
 
         agent = MOFIR("MlpPolicy", PreferenceVecEnv(make_vec_env("KuaiRec-Fair-v0", 32)), seed=0)
         agent.learn(100_000)
@@ -228,8 +228,8 @@ class MOFIR(DDPG):
             ``optimize_memory_usage`` and ``n_steps`` are decided here.
 
     Raises:
-        ConfigError: One of those was given; the policy has several critics; the environment
-            wears a VecNormalize, or, when learning, gives no reward vectors.
+        ConfigError: One of those is set; the policy has several critics; the environment is wrapped
+            in a VecNormalize, or, when learning, gives no reward vectors.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MOFIRPolicy}
@@ -267,7 +267,7 @@ class MOFIR(DDPG):
         super()._setup_model()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Updates critic, actor and targets, so many times."""
+        """Updates critic, actor and targets."""
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         losses = []
@@ -313,7 +313,7 @@ class MOFIR(DDPG):
 
 
 def relabelled(samples: ReplayBufferSamples) -> ReplayBufferSamples:
-    """A minibatch twice: with the preferences that it was acted with, then with other ones.
+    """A minibatch twice: with the preferences of its transitions, then with relabelled ones.
 
     A transition's w_j is its neighbour's w. Minibatches are drawn independently, so that this is a
     draw from the preferences in the buffer.

@@ -28,13 +28,13 @@ class NoveltyPolicy(StatelessAgent):
     """Shows the unexposed items of the highest relevance + beta * quality * novelty.
 
     Relevance is the cosine of the observed preference and the item's embedding, standardised over
-    the catalogue so that it weighs the same whatever the states' size. The user, the simulator and
-    their answers are not looked at: behind a purifier, the policy sees what the purifier shows it.
+    the catalogue so that it weighs the same whatever the states' size. Users, simulator and answers
+    are not read: behind a purifier, the policy depends on the purified states alone.
 
     Args:
         item_embedding: (n_items, d) float32.
         quality: (n_items,) in [0, 1], see :func:`item_quality`.
-        exposures: (n_items,) how often each item was shown.
+        exposures: (n_items,) numbers of times that items were shown.
         slate_size: K.
         preference: Slice of the observed state vector that is the preference, d wide.
         beta: Weight of novelty; 0 for relevance alone.
@@ -104,7 +104,7 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
 
     Args:
         batch: Sessions with ``observation_type="dict"`` and slate actions.
-        beta: See :class:`NoveltyPolicy`.
+        beta: Weight of novelty.
 
     Raises:
         ConfigError: The sessions have other observations or actions.

@@ -126,7 +126,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
 
     Args:
         policy: ``"SAC4IRPolicy"`` or a subclass.
-        env: See :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`.
         learning_rate: Of the actor and of the critics.
         ent_coef: alpha; ``"auto"`` learns it from 1, ``"auto_0.1"`` from 0.1.
         ent_coef_lr: Learning rate of log alpha, constant.
@@ -191,7 +191,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         return self.target_entropy_ratio * left.log()
 
     def targets(self, batch: SlateSamples) -> Tensor:
-        """y, (n, K) float32: what the items of every slate are worth."""
+        """y, (n, K) float32: values of the items of the slates."""
         policy = self.policy
         with torch.no_grad():
             probs, entropy = policy.distribution(batch.next_states, batch.next_exposed)
@@ -204,7 +204,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         """Updates the critics, the actor, alpha and the targets.
 
         Args:
-            gradient_steps: How often.
+            gradient_steps: Number of updates.
             batch_size: Transitions an update.
         """
         self.policy.set_training_mode(True)
@@ -259,10 +259,10 @@ class SAC4IR(SlateOffPolicyAlgorithm):
 
 
 def rarity(exposures: NDArray[np.integer]) -> NDArray[np.float32]:
-    """r_pop: how unpopular items are, by rank.
+    """r_pop: unpopularity of items, by rank.
 
     Args:
-        exposures: (n_items,) how often each was shown.
+        exposures: (n_items,) numbers of times that items were shown.
 
     Returns:
         (n_items,) float32: 0 for the most exposed item, 1 for the least, evenly between; items
@@ -277,7 +277,7 @@ def first_coefficient(ent_coef: str | float) -> tuple[float, bool]:
     """alpha to start with, and whether it is learned.
 
     Args:
-        ent_coef: See :class:`SAC4IR`.
+        ent_coef: As for :class:`SAC4IR`.
 
     Raises:
         ConfigError: It is none of the forms, or no number that alpha can be.

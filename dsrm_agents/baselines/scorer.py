@@ -1,7 +1,7 @@
-"""Agents without a manager: a continuous scorer whose slates and rewards know of fairness.
+"""Agents without a manager: a continuous scorer with feasible slates and a fairness reward.
 
-What the hierarchical agent has beside its hierarchy, feasible slates and a fairness reward, for any
-algorithm with continuous actions: the controls that decide what the hierarchy itself is worth.
+The wrapper gives any algorithm with continuous actions the two features that the hierarchical agent
+has beside its hierarchy: a control for the worth of the hierarchy itself.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ class ScorerVecEnv(StatelessVecEnv):
         venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
         quota: Whether half of every slate must be popular: the most balanced of the feasible sets
             that a constrained worker draws from.
-        fairness_coef: lambda of ``r_t + lambda * Fair(L_t)``, what one level is rewarded by in
-            place of two.
+        fairness_coef: lambda of ``r_t + lambda * Fair(L_t)``, the reward of the one level.
         fairness: Fair, see :class:`~dsrm_agents.common.fairness.Fairness`.
 
     Raises:

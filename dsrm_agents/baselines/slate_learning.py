@@ -1,10 +1,10 @@
-"""Off-policy learning from slates: a replay of what each shown item was answered.
+"""Off-policy learning from slates: a replay of the response to each shown item.
 
-A slate of K items is taken for K choices in one state, each with the response to its own item, and
-with what follows the slate in common: the decomposition that makes a value an item learnable
-(SlateQ, Ie et al., IJCAI 2019, without its model of which item a user picks, because here
-users answer every item). Values come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`,
-with a level common to all items: none of the methods built on this has such a network by itself.
+A slate of K items is taken for K choices in one state, each with the response to its item, and with
+a common successor: the decomposition that makes a value an item learnable (SlateQ, Ie et al., IJCAI
+2019, without its model of the item that a user picks, because here users answer all items). Values
+come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`, with a level common to all items: the
+methods built on this do not have such a network by themselves.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class SlateSamples(NamedTuple):
 
 
 class SlateReplayBuffer(ReplayBuffer):
-    """Keeps states, slates, the response to each item, and what had been shown.
+    """Stores states, slates, the response to each item, and the items shown before.
 
     Args:
         buffer_size: Transitions of all slots together.
@@ -113,7 +113,7 @@ class SlateReplayBuffer(ReplayBuffer):
         super().add(obs["state"], next_obs["state"], action, reward, done, infos)
 
     def sample(self, batch_size: int, env: Any = None) -> SlateSamples:  # type: ignore[override]
-        """Draws transitions, each as likely as any other.
+        """Draws transitions uniformly.
 
         Args:
             batch_size: n.
@@ -144,7 +144,7 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not.
         learning_rate: Of Adam.
-        buffer_size: Transitions kept.
+        buffer_size: Transitions in the replay.
         learning_starts: Steps, of all slots together, with random slates before any update.
         batch_size: Transitions an update.
         tau: Share by which target networks follow at every update.

@@ -1,4 +1,4 @@
-"""What a log says of an answer, and how sure it is: an ensemble of Gaussian factor models."""
+"""Expected responses and their uncertainty by a log: an ensemble of Gaussian factor models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorldModel:
     Member k predicts ``N(mu, exp(s))`` with ``mu = m_k + b_u + b_i + <p_u, q_i>`` and ``s = s_k +
     c_u + c_i``. It minimises the negative log-likelihood of the log's rows, under exponential
     weights of its own (the Bayesian bootstrap), and of a Gaussian prior; that of log-variances is
-    centred on a member's own draws. Where rows are few members disagree, and where answers are
+    centred on draws of the member. Where rows are few members disagree, and where answers are
     noisy all of them say so: both raise the largest variance. The paper's members are deep
     factorisation machines with features of users and items.
 
@@ -59,7 +59,7 @@ class WorldModel:
     def predict(
         self, users: NDArray[np.integer], items: NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray]:
-        """What members expect on average, and the variance of the least sure one.
+        """Mean response over the members, and the largest of their variances.
 
         Args:
             users: Positions in the dataset.

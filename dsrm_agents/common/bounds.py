@@ -37,9 +37,9 @@ def feasible_bounds(
 ) -> SlateBounds:
     """The feasible fairness manifold: slates whose balance meets the manager's demand (eq. 5).
 
-    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. Where no count is
-    (odd K, high demand), the most balanced counts are. Where a group has too few items left,
-    the bounds give way.
+    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. If no count is
+    (odd K, high demand), the most balanced counts are. If a group has too few items left, the
+    bounds give way.
 
     Args:
         fairness: (N,) demand in [0, 1]: 0 asks nothing, 1 asks for a balanced slate.
@@ -66,7 +66,7 @@ def target_bounds(
 ) -> SlateBounds:
     """The one popular count that brings a session's long-tail share nearest to a target.
 
-    What a slate's whole numbers cannot express, the next slates make up for.
+    The next slates make up for what whole numbers cannot express.
 
     Args:
         longtail_share: () or (N,) target in [0, 1].
@@ -97,7 +97,7 @@ def _within_reach(
 def choice_log_prob(
     chosen: Tensor, never_drawn: Tensor, is_popular: Tensor, bounds: SlateBounds
 ) -> Tensor:
-    """Exact log-probabilities of which group each draw came from, and which of its items.
+    """Exact log-probabilities of the drawn groups, and of the items given their groups.
 
     Args:
         chosen: (N, K) log weights of the drawn items, in order.
@@ -148,12 +148,12 @@ def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:
 def first_within_bounds(
     times: list[Tensor], items: list[Tensor], bounds: SlateBounds, slate_size: int
 ) -> tuple[Tensor, Tensor]:
-    """The first of a race that the bounds allow.
+    """First arrivals of a race, as far as the bounds allow them.
 
     Args:
         times: Of the popular group and of the other: (N, m) each, its first arrivals in order, as
             many as the slate's size where the group has them.
-        items: What arrived, of the same shapes.
+        items: The arriving items, of the same shapes.
         bounds: How many popular items a slate may hold.
         slate_size: K.
 
@@ -169,7 +169,7 @@ def first_within_bounds(
 
 
 def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -> Tensor:
-    """Log of a group's total weight before each draw.
+    """Log of a group's total weight before every draw.
 
     Args:
         never_drawn: (N, 1) log of the weight of the group's items that are not in the slate.

@@ -1,4 +1,4 @@
-"""What agents that pick items take from an environment: its catalogue, and their observations."""
+"""Catalogue and observations of an environment, for agents that pick items."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
 
 
 class CatalogueAlgorithm(BaseAlgorithm):
-    """Of Stable-Baselines3's algorithms, one whose policy is built for the items of a catalogue.
+    """Mix-in of Stable-Baselines3's algorithms whose policy is built for the items of a catalogue.
 
-    To be inherited from before the algorithm itself. ``policy_kwargs["catalogue"]`` is taken from
+    It stands before the algorithm among the bases. ``policy_kwargs["catalogue"]`` is taken from
     the environment, or is the one that a loaded agent was built for.
     """
 
@@ -72,18 +72,18 @@ class CatalogueAlgorithm(BaseAlgorithm):
 
 
 def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> NDArray[np.floating]:
-    """Checks that there is a number for each item.
+    """Checks numbers of items.
 
     Args:
-        name: What the user calls them, for the error.
+        name: Name of the argument, for the error.
         values: Should be (n_items,) finite numbers.
         catalogue: The items.
 
     Returns:
-        The numbers as an array of floats, of the precision given.
+        The numbers as an array of floats of the same precision.
 
     Raises:
-        ConfigError: They are others.
+        ConfigError: They are not.
     """
     numbers = np.asarray(values)
     if not np.issubdtype(numbers.dtype, np.floating):
@@ -132,7 +132,7 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
     assert isinstance(observation, dict)
     state, exposed = observation["state"].float(), observation["exposed"].long()
     if len(state) != len(exposed):
-        # SB3 reshapes parts to the policy's own space without asking whether they fit.
+        # SB3 reshapes arrays to the policy's space without asking whether they fit.
         raise ConfigError(
             "The observation's 'exposed' part has another room than the policy was built for: "
             "use the max_len and slate_size that it was trained with."

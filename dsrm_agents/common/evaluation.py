@@ -1,4 +1,4 @@
-"""Runs an agent until enough sessions are finished; the only way agents meet the test split."""
+"""Evaluation of agents over finished sessions: agents meet the test split nowhere else."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kuaisim_gym.metrics import Sessions
 
 
 def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = True) -> Sessions:
-    """Plays whole sessions.
+    """Plays sessions to their end.
 
-    Every slot contributes equally many, so that short sessions are not over-represented.
+    All slots contribute equally many, so that short sessions are not over-represented.
 
     Args:
         agent: The agent.

@@ -13,13 +13,12 @@ _USER_ROWS = 10.0  # rows at which a user's own mean has half its say
 def unbiased_quality(
     data: TrainingData, logged: NDArray[np.floating]
 ) -> NDArray[np.float32] | None:
-    """Each item's effect on the response, from randomised rows.
+    """Items' effects on the response, from randomised rows.
 
-    A log shows items to those who like them, and its answers are swayed by what is popular; the
-    effect that a response model reads from it carries both along. Randomised rows do not, but are
-    few an item. An empirical-Bayes estimate joins them: the prior mean is linear in the logged
-    effect, and how far rows move an item from it depends on how much items differ from that
-    line beyond what chance explains.
+    A log shows items to those who like them, and popularity sways its answers; a response model
+    fitted to it inherits both biases. Randomised rows are free of them, but few an item. An
+    empirical-Bayes estimate combines the two: the prior mean is linear in the logged effect, and
+    rows move an item away from it the further, the more items differ from that line beyond chance.
 
     Args:
         data: Its randomised rows are read, and nothing else.

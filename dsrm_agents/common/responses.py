@@ -1,4 +1,4 @@
-"""What single items were answered, for agents that credit them."""
+"""Per-item responses of the last slate, for agents that assign credit to items."""
 
 from __future__ import annotations
 
@@ -16,7 +16,20 @@ def shown_slates(
     dones: NDArray[np.bool_],
     infos: list[dict[str, Any]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """What the last step showed, (N, K) items and (N, K) responses, from the observations."""
+    """Reads the last slates and their responses off the observations.
+
+    Args:
+        before: Observations before the step.
+        after: Observations after it, of the next session where one ended.
+        dones: (N,) bool.
+        infos: Of the step.
+
+    Returns:
+        (N, K) int64 items and (N, K) float32 responses.
+
+    Raises:
+        ConfigError: The observations do not show the slates.
+    """
     exposed, responses = after["exposed"].copy(), after["responses"].copy()
     for slot in np.flatnonzero(dones):
         last = infos[slot]["terminal_observation"]

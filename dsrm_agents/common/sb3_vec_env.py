@@ -93,7 +93,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         return observation, result.reward.astype(np.float32), result.done, infos
 
     def observe(self) -> VecEnvObs:
-        """What all sessions show now, without a step; wrappers that keep no state have it too."""
+        """The latest observations, without a step; stateless wrappers have this method too."""
         return self.batch.observe()
 
     def snapshot(self) -> Snapshot:
@@ -107,7 +107,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         return self.batch.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes on where a snapshot was taken, whatever the seed; no reset is needed.
+        """Continues from a snapshot, whatever the seed; no reset is needed.
 
         Raises:
             ConfigError: It is of an environment with other options.
@@ -125,7 +125,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refused: slots share one core and have no attributes of their own."""
+        """Refuses: slots share one core and have no attributes."""
         raise AttributeError(f"{attr_name!r} cannot be set: the sessions share one core.")
 
     def env_method(
@@ -135,7 +135,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """``"action_masks"``, a row for each slot; others are refused, slots are no objects."""
+        """Rows of ``"action_masks"``; refuses other methods, because slots are no objects."""
         if method_name != "action_masks":
             raise AttributeError(f"{method_name!r} cannot be called: slots are no objects.")
         return list(self.action_masks()[list(self._get_indices(indices))])
@@ -155,7 +155,7 @@ class KuaiVecEnv(BatchView, VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Never: wrap the whole in a ``VecEnvWrapper`` instead."""
+        """Never: wrappers go around this environment (``VecEnvWrapper``)."""
         return [False] * len(list(self._get_indices(indices)))
 
     def _arrive(self, slots: NDArray[np.bool_]) -> None:

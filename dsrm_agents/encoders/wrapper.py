@@ -17,7 +17,7 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
 class EncodedVecEnv(StatelessVecEnv):
-    """Replaces the preference part of observations by what an encoder makes of the last events.
+    """Replaces the preference in observations by the encoder's state of the last events.
 
     The events are the user's last in the log, then those of the session, as far as the encoder
     reads back. Everything is read off the sessions and the log; nothing is remembered between
@@ -29,7 +29,7 @@ class EncodedVecEnv(StatelessVecEnv):
 
     Raises:
         CheckpointError: The encoder cannot be read, or was fitted on another dataset.
-        ConfigError: The environment is none of ours, or shows no events.
+        ConfigError: The environment is not of kuaisim_gym, or shows no events.
     """
 
     def __init__(self, venv: VecEnv, encoder: StateEncoder | str | Path) -> None:
@@ -80,7 +80,7 @@ class EncodedVecEnv(StatelessVecEnv):
         return self._encoded(observations, self._state.users), rewards, dones, infos
 
     def _encoded(self, observations: Any, users: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-        """(N, ...) observations of (N,) users with another preference part."""
+        """(N, ...) observations of (N,) users with another preference."""
         length = self.encoder.config.history_len
         logged = self._logged.last(users, length)
         shown = observations["exposed"], observations["responses"]
@@ -90,7 +90,7 @@ class EncodedVecEnv(StatelessVecEnv):
 
 
 def continued(logged: History, shown: tuple[NDArray[np.int32], NDArray[np.float32]]) -> History:
-    """The last H events of histories that go on.
+    """The last H events of continued histories.
 
     Args:
         logged: (n, H) items and responses, events last.

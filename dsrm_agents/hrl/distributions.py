@@ -84,7 +84,7 @@ class SlateDistribution:
             return self._first_to_ring(self._scores().neg_())[0]
 
     def log_prob(self, slates: Tensor) -> Tensor:
-        """Exact log-probabilities of which group each draw came from, and which of its items.
+        """Exact log-probabilities of the drawn groups, and of the items given their groups.
 
         Args:
             slates: (N, K) int64 columns, drawn under the same bounds.

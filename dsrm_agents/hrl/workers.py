@@ -156,7 +156,7 @@ class Worker(nn.Module):
         # NaN where none is set; a buffer, so that it is saved with the weights.
         self.register_buffer("longtail_share", torch.tensor(torch.nan))
         with torch.no_grad():
-            # Column 0 of the embedding is quality, the others are what the preference is about.
+            # Column 0 of the embedding is quality; the preference is about the other columns.
             shared = torch.arange(1, min(items.dim, state_dim))
             self.query.weight.zero_()
             self.query.weight[shared, shared] = SIMILARITY / (items.dim - 1) ** 0.5

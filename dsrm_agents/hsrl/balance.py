@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 def balanced_assignment(
     cost: NDArray[np.float32], group: NDArray[np.int64], capacity: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Gives every point a code, no code of a group more points than it has room for.
+    """Assigns points to codes, to no code of a group more than its capacity.
 
-    In rounds: all points without a code ask for the cheapest code of their group that has room;
-    where too many ask, those go in that would lose most by their next choice. Rounds are few,
-    because codes fill up: 8 to 12 for a million points and a hundred codes.
+    In every round, all points without a code bid for the cheapest code of their group with room;
+    if too many bid, those enter that would lose most by their next choice. Rounds are few, because
+    codes fill up: 8 to 12 for a million points and a hundred codes.
 
     Args:
         cost: (n, V) of every point under every code.
@@ -46,7 +46,7 @@ def balanced_assignment(
 
 
 def _rank_among_equals(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many equal numbers stand before each of (n,) numbers in order."""
+    """(n,) ranks of (n,) ordered numbers among their equals."""
     index = np.arange(len(ordered))
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     return np.asarray(index - np.maximum.accumulate(np.where(is_first, index, 0)))

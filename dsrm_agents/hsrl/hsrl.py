@@ -41,9 +41,9 @@ class HSRL(SlatePPO):
     """Trains :class:`HSRLPolicy`; saves, loads and predicts as any SB3 algorithm.
 
     A slate's reward is the mean of its items' responses. A drawn item is credited with the slate's
-    return and how much better than that mean it was answered, and each of its tokens with what that
-    is above the critic's value of what was known before the token: a coarse token with all that it
-    led to, a fine one with what it added. A choice of the popularity group has the slate's return
+    return plus its response above that mean, and each of its tokens with the excess of that over
+    the critic's value of the context before the token: a coarse token with everything that it led
+    to, a fine token with its addition. A choice of the popularity group has the slate's return
     alone, because bounds make one popular item more one fewer later.
 
     Deviations from the released code: on-policy, so that no importance ratio is missing; bootstraps

@@ -1,4 +1,4 @@
-"""The hierarchical policy network: coarse to fine, each level from what the last one left (4.2)."""
+"""The hierarchical policy network: coarse to fine, each level from the last residual (4.2)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ CONTEXTS = ("sampled", "expected", "state")
 
 
 class TokenNetwork(nn.Module):
-    """Logits of every part of an id in turn, ``c_l = LayerNorm(c_{l-1} - e_l)`` in between.
+    """Logits of the tokens of an id in turn, ``c_l = LayerNorm(c_{l-1} - e_l)`` in between.
 
     e_l is the learned embedding of the token drawn at level l (``context="sampled"``), so that
-    later levels know of it; or the mean over the level's tokens under the learned logits alone
+    later levels depend on it; or the mean over the level's tokens under the learned logits alone
     (``"expected"``), as in the released code, which has no prior and no masks: levels are then
     independent of one another. With ``"state"`` there is no residual and all levels read the state.
 
     Args:
-        widths: Values that the parts of an id can have.
+        widths: Numbers of values along an id.
         state_dim: Numbers in a state.
-        items: (n_items, f) float32, by which places in a bucket are told apart.
+        items: (n_items, f) float32, which distinguish the items of a bucket.
         context: One of ``CONTEXTS``.
         dim: Width of a context.
         hidden: Width of the state encoder's hidden layer.

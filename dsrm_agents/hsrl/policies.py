@@ -41,11 +41,11 @@ class Evaluation(NamedTuple):
 
 
 class HSRLPolicy(SlateActorCritic):
-    """Draws slates token by token (HPN) and values what is known before every token (MLC).
+    """Draws slates token by token (HPN) and values the context before every token (MLC).
 
     For SB3's PPO and A2C as they are, with ``policy_kwargs={"catalogue": env.catalogue, "codebook":
     codebook}``, and for :class:`~dsrm_agents.hsrl.hsrl.HSRL`, which has a credit for every token.
-    Items that a session has shown are not shown again, also where they might be.
+    Items that a session has shown are not shown again, even if the environment allows it.
 
     Deviations from the released code: the state is the environment's in place of a transformer's
     over the history (wrap the environment for another); items start at a prior, because 20,000
@@ -61,7 +61,7 @@ class HSRLPolicy(SlateActorCritic):
         fairness: Demand in [0, 1] on the balance of every slate, see
             :func:`~dsrm_agents.common.bounds.feasible_bounds`; ids then begin with the popularity
             group. ``None`` for none.
-        context: What later levels read, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
+        context: Input of later levels, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
         item_quality: (n_items,) float, from which the prior is made, in place of the items' logged
             effects.
         sharpness: Log weight of the prior a unit of quality; 0 draws all items alike at the start.

@@ -19,13 +19,13 @@ BEAM = 4
 
 
 class Paths(NamedTuple):
-    """What the tokens of slates were drawn by.
+    """Probabilities and contexts of the tokens of slates.
 
     Attributes:
         log_prob: (N, K, D) float32, of every token given the slate's earlier items and its own
             earlier tokens.
         entropy: (N, K, D) float32, in nats, of the distributions that they were drawn from.
-        contexts: (N, K, D, dim) float32, what was known before each.
+        contexts: (N, K, D, dim) float32, before each token.
     """
 
     log_prob: Tensor
@@ -37,15 +37,15 @@ class SemanticSlates:
     """Slates of N sessions, drawn item by item without replacement (Plackett-Luce).
 
     An item's probability is the product of its tokens', and a token's is in proportion to
-    ``exp(logit)`` times the prior weight of what is left to show below it: a prefix with nothing
-    left has none. Where ids begin with the popularity group, bounds may close a group.
+    ``exp(logit)`` times the prior weight of the items left to show below it: a prefix with nothing
+    left has probability 0. Where ids begin with the popularity group, bounds may close a group.
 
     Args:
         network: Gives the logits.
         trie: The ids.
         context: (N, dim) of the states.
-        shown: What the sessions may not show.
-        grouped: Whether the first part of an id is 0 for popular items and 1 for others.
+        shown: Items that the sessions may not show.
+        grouped: Whether ids begin with 0 for popular items and 1 for others.
         bounds: How many popular items each slate may hold; all count as popular where ids are not
             grouped.
         slate_size: K.
@@ -129,7 +129,7 @@ class SemanticSlates:
         return self.trie.item_at[prefix], log_prob, key
 
     def paths(self, slates: Tensor) -> Paths:
-        """What slates were drawn by, with gradients.
+        """Probabilities of slates, with gradients.
 
         Args:
             slates: (N, K) int64 items, drawn under the same bounds.
@@ -152,8 +152,8 @@ class SemanticSlates:
                 context = self.network.next_context(depth, context, logits, token)
         tokens = torch.stack(log_prob, dim=2)
         choices = self._choices(slates, tokens.sum(dim=2)).view(n, 2, k)
-        # The choice of the group stands for the first token, where that is the group; what earlier
-        # draws left of the group goes to the last token.
+        # The choice of the group stands for the first token, if that is the group; the correction
+        # for earlier draws of the group goes to the last token.
         of_group = tokens[..., 0] if self.grouped else torch.zeros_like(tokens[..., 0])
         left = choices[:, 1] - (tokens.sum(dim=2) - of_group)
         first = choices[:, 0] if self.grouped else tokens[..., 0]
@@ -162,7 +162,7 @@ class SemanticSlates:
         return Paths(stacked, torch.stack(entropy, 2), torch.stack(contexts, 2))
 
     def _roots(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The beams' beginnings: log-probabilities, keys, contexts and prefixes, a group each."""
+        """Initial beams of the groups: log-probabilities, keys, contexts and prefixes."""
         n = len(self.context)
         context = self.context[:, None, None]
         empty = torch.zeros(n, 1, 1, dtype=torch.int64, device=context.device)
@@ -188,7 +188,7 @@ class SemanticSlates:
         return torch.log_softmax(logits + mass, dim=-1), logits
 
     def _choices(self, slates: Tensor, item_log_prob: Tensor) -> Tensor:
-        """See :func:`choice_log_prob`: (N, 2K) for items of known (N, K) log-probability."""
+        """(N, 2K) of :func:`choice_log_prob`, from the (N, K) log-probabilities of items."""
         left = self.trie.count(self.shown)
         if self.grouped:
             popular = self.trie.token(0, slates) == 0

@@ -20,8 +20,8 @@ from kuaisim_gym.errors import ConfigError, InvalidActionError
 class SemanticAction:
     """Turns L tokens into a slate: the items that share most of them, the best first.
 
-    Those that share all tokens stand before those that share all but the last, and so on; of
-    equals, the higher ranked one. So every choice of tokens has a slate of distinct items that were
+    Items that share all tokens stand before those that share all but the last, and so on; equals
+    stand in order of the ranking. So every choice of tokens has a slate of distinct items that were
     not shown before, whatever its bucket holds.
 
     Args:
@@ -64,7 +64,7 @@ class SemanticAction:
             (N, K) int64 item positions.
 
         Raises:
-            InvalidActionError: The tokens are others.
+            InvalidActionError: The tokens have another type, shape or range.
         """
         core, codebook = self.batch.core, self.codebook
         expected = (core.n_sessions, codebook.levels)
@@ -111,11 +111,11 @@ class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
 
     Args:
         env: One of ours with ``action_type="slate"``, wrapped or not.
-        codebook: See :class:`SemanticAction`.
-        ranking: See the same class.
+        codebook: Ids of the catalogue's items.
+        ranking: As for :class:`SemanticAction`.
 
     Raises:
-        ConfigError: See the same class.
+        ConfigError: As for :class:`SemanticAction`.
     """
 
     def __init__(
@@ -139,11 +139,11 @@ class SemanticVecEnv(StatelessVecEnv):
 
     Args:
         venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
-        codebook: See :class:`SemanticAction`.
-        ranking: See the same class.
+        codebook: Ids of the catalogue's items.
+        ranking: As for :class:`SemanticAction`.
 
     Raises:
-        ConfigError: See the same class.
+        ConfigError: As for :class:`SemanticAction`.
     """
 
     def __init__(self, venv: VecEnv, codebook: Codebook, ranking: ArrayLike | None = None) -> None:
