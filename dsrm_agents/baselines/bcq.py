@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm, OfflinePol
 from dsrm_agents.common.networks import mlp
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.catalogue import Catalogue
 
 CLIP = 0.5  # of the latent draws that actions are generated from
 AHEAD = 10  # actions generated for a target
@@ -115,13 +113,11 @@ class BCQPolicy(BatchConstrainedPolicy):
     """Generates actions and values the items nearest to them, as :class:`BCQ` says.
 
     Args:
-        observation_space: That of ``observation_type="dict"``.
-        action_space: That of ``action_type="slate"``.
-        catalogue: The items.
+        *args: Spaces, as for the base class.
         n_candidates: n, actions generated for a state.
         phi: How far a coordinate may be perturbed.
         hidden: Width of the networks' hidden layers.
-        **kwargs: Of SB3's ``BasePolicy``.
+        **kwargs: Of the base class, ``catalogue`` among them.
 
     Attributes:
         vectors: (n_items, D) float32, the items as actions.
@@ -137,17 +133,15 @@ class BCQPolicy(BatchConstrainedPolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        catalogue: Catalogue,
+        *args: Any,
         n_candidates: int = 100,
         phi: float = 0.05,
         hidden: int = 128,
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        super().__init__(*args, **kwargs)
         self.hidden = hidden
-        vectors = _at_length(torch.as_tensor(catalogue.known))
+        vectors = _at_length(torch.as_tensor(self.catalogue.known))
         self.register_buffer("vectors", vectors, persistent=False)
         self.phi = phi
         self.vae = ActionVAE(self.state_dim, vectors.shape[1], hidden)

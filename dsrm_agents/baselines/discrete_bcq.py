@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
@@ -16,7 +15,6 @@ from dsrm_agents.baselines.bcq import BatchConstrainedPolicy
 from dsrm_agents.baselines.items import ItemNetwork, unexposed
 from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Rows that an item without rows counts for: no share of the log, but an order among such items.
 NEVER = 1e-30
@@ -26,12 +24,10 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
     """Q and the imitation G of the log, as :class:`DiscreteBCQ` says.
 
     Args:
-        observation_space: That of ``observation_type="dict"``.
-        action_space: That of ``action_type="slate"``.
-        catalogue: The items.
+        *args: Spaces, as for the base class.
         threshold: tau; from 0, where all items are supported, to 1, where the likeliest alone is.
         hidden: Width of the networks' hidden layers.
-        **kwargs: Of SB3's ``BasePolicy``.
+        **kwargs: Of the base class, ``catalogue`` among them.
 
     Raises:
         ConfigError: The spaces are others, or ``threshold`` is out of range.
@@ -41,21 +37,15 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
     target: ItemNetwork
 
     def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        catalogue: Catalogue,
-        threshold: float = 0.3,
-        hidden: int = 128,
-        **kwargs: Any,
+        self, *args: Any, threshold: float = 0.3, hidden: int = 128, **kwargs: Any
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold must lie in [0, 1], got {threshold}.")
-        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        super().__init__(*args, **kwargs)
         self.threshold = threshold
         self.hidden = hidden
-        self.imitation = ItemNetwork(catalogue, self.state_dim, hidden)
-        self._build(ItemNetwork(catalogue, self.state_dim, hidden))
+        self.imitation = ItemNetwork(self.catalogue, self.state_dim, hidden)
+        self._build(ItemNetwork(self.catalogue, self.state_dim, hidden))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         options = {"threshold": self.threshold, "hidden": self.hidden}

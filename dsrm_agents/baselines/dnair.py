@@ -278,23 +278,16 @@ class DNaIR(SlateOffPolicyAlgorithm):
         self.policy_kwargs["neighbours"] = neighbours(data, similar + room[0])
         self.policy_kwargs["seed"] = self.seed
 
-    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
-        """Updates Q on replayed slates, and lets Q' follow."""
-        assert self.replay_buffer is not None
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.policy.optimizer]
+
+    def _update(self, batch: SlateSamples) -> dict[str, float]:
         policy = self.policy
-        policy.set_training_mode(True)
-        self._update_learning_rate(policy.optimizer)
-        losses: list[float] = []
-        for _ in range(gradient_steps):
-            batch: SlateSamples = self.replay_buffer.sample(batch_size)  # type: ignore[assignment]
-            values = policy.q_net.of(batch.states, batch.slates)
-            loss = functional.smooth_l1_loss(values, self.targets(batch))
-            descend(policy.optimizer, loss)
-            polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
-            losses.append(loss.item())
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", float(np.mean(losses)))
+        values = policy.q_net.of(batch.states, batch.slates)
+        loss = functional.smooth_l1_loss(values, self.targets(batch))
+        descend(policy.optimizer, loss)
+        polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
+        return {"loss": loss.item()}
 
     @torch.no_grad()
     def targets(self, batch: SlateSamples) -> Tensor:

@@ -55,22 +55,14 @@ def _random(batch: SessionBatch) -> FloatArray:
     return draws.astype(np.float32)
 
 
-def _popularity(batch: SessionBatch) -> FloatArray:
-    return np.broadcast_to(
-        batch.catalogue.log_popularity, (batch.core.n_sessions, batch.catalogue.n_items)
-    )
-
-
-def _quality(batch: SessionBatch) -> FloatArray:
-    # Column 0 of the embedding is the item's effect on the logged response.
-    quality = batch.catalogue.item_embedding[:, 0]
-    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
+def _same_for_all(batch: SessionBatch, score: FloatArray) -> FloatArray:
+    """(N, n_items) from the (n_items,) score of any user."""
+    return np.broadcast_to(score, (batch.core.n_sessions, len(score)))
 
 
 def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
-    return model.probability(
-        batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)[None, :]
-    )
+    users, items = batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)[None, :]
+    return model.probability(users, items)
 
 
 def _train_oracle(batch: SessionBatch) -> FloatArray:
@@ -84,15 +76,6 @@ def _truth(batch: SessionBatch) -> FloatArray:
     return batch.dataset.truth.expected(users, items[None, :])
 
 
-def _expected_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(batch.simulator.expected, batch)
-
-
-def _expected_quality(batch: SessionBatch) -> FloatArray:
-    quality = _mean_answers(batch.simulator)
-    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
-
-
 @lru_cache(maxsize=2)
 def _mean_answers(simulator: Simulator) -> FloatArray:
     """(n_items,) mean expected answer to each item, over at most a thousand of the users."""
@@ -100,10 +83,6 @@ def _mean_answers(simulator: Simulator) -> FloatArray:
     items = np.arange(simulator.dataset.n_items)
     answers = simulator.expected.probability(users[:, None], items[None, :])
     return np.asarray(answers.mean(axis=0), dtype=np.float32)
-
-
-def _realised_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(batch.simulator.model, batch)
 
 
 @dataclass(frozen=True)
@@ -125,13 +104,24 @@ class Reference:
 
 REFERENCES: dict[str, Reference] = {
     "random": Reference(_random, quota=False),
-    "popularity": Reference(_popularity, quota=False),
-    "quality+quota": Reference(_quality),
-    "expected-quality+quota": Reference(_expected_quality, test_only=True),
+    "popularity": Reference(
+        lambda batch: _same_for_all(batch, batch.catalogue.log_popularity), quota=False
+    ),
+    # Column 0 of the embedding is the item's effect on the logged response.
+    "quality+quota": Reference(
+        lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0])
+    ),
+    "expected-quality+quota": Reference(
+        lambda batch: _same_for_all(batch, _mean_answers(batch.simulator)), test_only=True
+    ),
     "train-oracle+quota": Reference(_train_oracle),
     "truth+quota": Reference(_truth, synthetic_only=True),
-    "expected-oracle+quota": Reference(_expected_oracle, test_only=True),
-    "realised-oracle+quota": Reference(_realised_oracle, test_only=True),
+    "expected-oracle+quota": Reference(
+        lambda batch: _answers(batch.simulator.expected, batch), test_only=True
+    ),
+    "realised-oracle+quota": Reference(
+        lambda batch: _answers(batch.simulator.model, batch), test_only=True
+    ),
 }
 
 

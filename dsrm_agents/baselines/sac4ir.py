@@ -200,25 +200,8 @@ class SAC4IR(SlateOffPolicyAlgorithm):
             rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
             return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Updates the critics, the actor, alpha and the targets.
-
-        Args:
-            gradient_steps: Number of updates.
-            batch_size: Transitions an update.
-        """
-        self.policy.set_training_mode(True)
-        self._update_learning_rate([self.policy.actor_optimizer, self.policy.critic_optimizer])
-        assert self.replay_buffer is not None
-        figures = []
-        for _ in range(gradient_steps):
-            batch: Any = self.replay_buffer.sample(batch_size)
-            figures.append(self._update(batch))
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in figures[0]:
-            mean = float(np.mean([update[name] for update in figures]))
-            self.logger.record(f"train/{name}", mean)
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.policy.actor_optimizer, self.policy.critic_optimizer]
 
     def _update(self, batch: SlateSamples) -> dict[str, float]:
         policy, alpha = self.policy, self.current_ent_coef()

@@ -3,12 +3,13 @@
 A slate of K items is taken for K choices in one state, each with the response to its item, and with
 a common successor: the decomposition that makes a value an item learnable (SlateQ, Ie et al., IJCAI
 2019, without its model of the item that a user picks, because here users answer all items). Values
-come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`, with a level common to all items: the
-methods built on this do not have such a network by themselves.
+come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`, with a level common to all items,
+which the published methods do not have.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ class SlateReplayBuffer(ReplayBuffer):
 
 
 class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
-    """Base of off-policy algorithms over items; a subclass has ``train``.
+    """Base of off-policy algorithms over items; a subclass has ``_update`` and ``_optimizers``.
 
     Args:
         policy: A :class:`~dsrm_agents.baselines.items.SlatePolicy`, or its alias.
@@ -207,6 +208,29 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
     def _setup_model(self) -> None:
         self._take_catalogue()
         super()._setup_model()
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Updates the policy on replayed slates."""
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self._optimizers())
+        figures = []
+        for _ in range(gradient_steps):
+            batch: Any = self.replay_buffer.sample(batch_size)
+            figures.append(self._update(batch))
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name in figures[0]:
+            mean = float(np.mean([update[name] for update in figures]))
+            self.logger.record(f"train/{name}", mean)
+
+    @abstractmethod
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimisers that follow the learning rate."""
+
+    @abstractmethod
+    def _update(self, batch: SlateSamples) -> dict[str, float]:
+        """One update; returns figures to log, by name."""
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

@@ -13,7 +13,8 @@ tensors and plain values, which :func:`torch.load` reads without running code.
 It holds the weights and the optimiser; the numbers of steps and updates; the sessions and their
 last observations; the states of torch's and NumPy's global generators, and of every
 :class:`numpy.random.Generator` that is an attribute of the algorithm, its policy or its buffer; and
-the ``training_state()`` of an algorithm that has one, tensors by name.
+the ``training_state()`` of an algorithm that has one, tensors by name, which its
+``set_training_state()`` takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from torch import Tensor
 
 from dsrm_agents.common.identity import differences, identity_of
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv
@@ -44,17 +44,6 @@ FORMAT = "kuaisim-agent-training-1"
 
 # Purified observations differ slightly between batch sizes.
 _SAME = 1e-3
-
-
-@runtime_checkable
-class Remembering(Protocol):
-    """An algorithm whose next rollout depends on more than weights, sessions and generators."""
-
-    def training_state(self) -> dict[str, Tensor]:
-        """Its state where a rollout begins."""
-
-    def set_training_state(self, state: dict[str, Tensor]) -> None:
-        """Restores it."""
 
 
 class TrainingCheckpoint(BaseCallback):
@@ -149,8 +138,8 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     model.num_timesteps, model._n_updates = content["num_timesteps"], content["n_updates"]
     model._last_obs = observations.get("", observations)
     model._last_episode_starts = content["episode_starts"].numpy()
-    if isinstance(model, Remembering):
-        model.set_training_state(content["remembered"])
+    if content["remembered"]:
+        model.set_training_state(content["remembered"])  # type: ignore[attr-defined]
     _set_random_states(model, content["random"])
     extra: dict[str, Any] = json.loads(content["extra"])
     return extra
@@ -189,7 +178,7 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
         "parameters": model.get_parameters(),
-        "remembered": model.training_state() if isinstance(model, Remembering) else {},
+        "remembered": getattr(model, "training_state", dict)(),
         "random": _random_states(model),
         "sessions": {name: torch.from_numpy(array) for name, array in env.snapshot().items()},
         "observations": {

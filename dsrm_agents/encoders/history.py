@@ -6,8 +6,8 @@ Plain tensors in, a plain tensor out: this module is independent of environments
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,53 +21,35 @@ from kuaisim_gym.errors import ConfigError
 LONGEST_WAVE = 1000.0  # events; the slowest rate at which positions turn
 
 
-class Summary(nn.Module, ABC):
-    """Network that sums a history up. A subclass registers itself under its ``kind``.
-
-    Its arguments are the width d of a token, the width of the summary, and the numbers of layers
-    and heads, which attention alone has.
-
-    Attributes:
-        registry: Subclasses by kind.
-    """
-
-    registry: ClassVar[dict[str, type[Summary]]] = {}
-
-    def __init_subclass__(cls, kind: str) -> None:
-        Summary.registry[kind] = cls
-
-    @abstractmethod
-    def __init__(self, inputs: int, width: int, layers: int = 1, heads: int = 1) -> None:
-        super().__init__()
-
-    @abstractmethod
-    def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
-        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
-
-
-class MeanSummary(Summary, kind="mean"):
+class MeanSummary(nn.Module):
     """Mean over the events of a non-linear feature; their order does not count.
 
     Without the non-linearity, the sum would not tell which answer belongs to which item.
+
+    Args:
+        inputs: Width d of a token.
+        width: Width of the summary.
     """
 
-    def __init__(self, inputs: int, width: int, layers: int = 1, heads: int = 1) -> None:
-        super().__init__(inputs, width)
+    def __init__(self, inputs: int, width: int, *_: int) -> None:
+        super().__init__()
         self.enter = nn.Linear(inputs, width)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
         features = functional.gelu(self.enter(tokens)) * real[:, :, None]
         return torch.as_tensor(features.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1))
 
 
-class RecurrentSummary(Summary, kind="gru"):
-    """Hidden state of a gated recurrent unit after the last event."""
+class RecurrentSummary(nn.Module):
+    """Hidden state of a gated recurrent unit after the last event; as :class:`MeanSummary`."""
 
-    def __init__(self, inputs: int, width: int, layers: int = 1, heads: int = 1) -> None:
-        super().__init__(inputs, width)
+    def __init__(self, inputs: int, width: int, *_: int) -> None:
+        super().__init__()
         self.cell = nn.GRU(inputs, width, batch_first=True)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
         # Events first: the state after the last one has then met no padding, and what the cell
         # makes of the padding behind it is not read.
         states, _ = self.cell(_reordered(tokens, ~real))
@@ -121,17 +103,23 @@ class AttentionLayer(nn.Module):
         return torch.as_tensor(x.unflatten(-1, (self.heads, -1)).transpose(1, 2))
 
 
-class AttentionSummary(Summary, kind="attention"):
+class AttentionSummary(nn.Module):
     """Output of a transformer at the last event.
 
     Positions are counted from the last event, so that they do not depend on the padding; they are
     sinusoidal, so that a history may have any length.
+
+    Args:
+        inputs: Width d of a token.
+        width: Width of the summary.
+        layers: Number of transformer layers.
+        heads: Attention heads of each.
     """
 
     rates: Tensor
 
-    def __init__(self, inputs: int, width: int, layers: int = 1, heads: int = 1) -> None:
-        super().__init__(inputs, width)
+    def __init__(self, inputs: int, width: int, layers: int, heads: int) -> None:
+        super().__init__()
         if width % (2 * heads):
             raise ConfigError(f"width must be a multiple of twice the {heads} heads, got {width}.")
         self.enter = nn.Linear(inputs, width)
@@ -141,6 +129,7 @@ class AttentionSummary(Summary, kind="attention"):
         self.register_buffer("rates", LONGEST_WAVE**-exponents, persistent=False)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
         tokens = _reordered(tokens, real)  # events last, so that a position tells the age
         length = tokens.shape[1]
         ages = torch.arange(length - 1, -1, -1, device=tokens.device)
@@ -155,7 +144,12 @@ class AttentionSummary(Summary, kind="attention"):
         return torch.as_tensor(self.norm(x[:, -1]))
 
 
-KINDS = tuple(Summary.registry)
+SUMMARIES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "mean": MeanSummary,
+    "gru": RecurrentSummary,
+    "attention": AttentionSummary,
+}
+KINDS = tuple(SUMMARIES)
 
 
 class HistoryEncoder(nn.Module):
@@ -206,7 +200,7 @@ class HistoryEncoder(nn.Module):
         self.respond = nn.Linear(n_behaviours, dim, bias=False)
         nn.init.normal_(self.respond.weight, std=dim**-0.5)  # an answer is as long as an item
         self.norm = nn.LayerNorm(dim)
-        summary = Summary.registry[check_choice("kind", kind, KINDS)]
+        summary = SUMMARIES[check_choice("kind", kind, KINDS)]
         self.summary = summary(dim, width, layers, heads)
 
     def forward(self, items: Tensor, responses: Tensor) -> Tensor:

@@ -120,16 +120,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def drop_rate(step: int, gradual_steps: int, largest: float = LARGEST_DROP_RATE) -> float:
-    """Schedule of T-CE: eps(t) = min(eps_max * t / T, eps_max).
-
-    Args:
-        step: t, updates made.
-        gradual_steps: T, updates until the largest rate is reached, at least 1.
-        largest: eps_max.
-
-    Returns:
-        The share of a batch to drop.
-    """
+    """Share of a batch that T-CE drops: eps(t) = min(eps_max * t / T, eps_max) at step t."""
     return min(largest * step / gradual_steps, largest)
 
 
@@ -163,13 +154,8 @@ def truncated_cross_entropy(logits: Tensor, labels: Tensor, rate: float) -> tupl
 def trust(logits: Tensor, labels: Tensor, beta: float = BETA) -> Tensor:
     """Weights of R-CE: yhat**beta of positives, (1 - yhat)**beta of negatives.
 
-    Args:
-        logits: (B,) float32.
-        labels: (B,) float32, 0 or 1.
-        beta: Sharpness of the weights; 0 for equal ones.
-
     Returns:
-        (B,) float32 in [0, 1], without gradient.
+        (B,) float32 in [0, 1], without gradient; all 1 for a ``beta`` of 0.
     """
     return torch.exp(-beta * cross_entropy(logits.detach(), labels))
 
