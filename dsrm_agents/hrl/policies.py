@@ -34,26 +34,12 @@ class Decision(NamedTuple):
         slates: (N, K) int64 item positions, the worker's.
         control: (N, 2) float32, the manager's draw before squashing, new or held.
         control_log_prob: (N,) float32.
-        choice_log_prob: (N, 2K) float32, of the choices behind a slate, whose own is the sum.
+        choice_log_prob: (N, 2K) float32, of the choices behind a slate; a slate's is the sum.
         values: (N, 2) float32, of [manager, worker].
     """
 
     slates: Tensor
     control: Tensor
-    control_log_prob: Tensor
-    choice_log_prob: Tensor
-    values: Tensor
-
-
-class Evaluation(NamedTuple):
-    """Log-probabilities and values of a past decision, for PPO.
-
-    Attributes:
-        control_log_prob: (N,) float32.
-        choice_log_prob: (N, 2K) float32, of the choices behind a slate.
-        values: (N, 2) float32, of [manager, worker].
-    """
-
     control_log_prob: Tensor
     choice_log_prob: Tensor
     values: Tensor
@@ -201,15 +187,10 @@ class HierarchicalPolicy(SlateActorCritic):
         if held is not None and due is not None:
             control = torch.where(due[:, None], control, held)
         slates, log_prob = self.worker.act(self._context(state, exposed, control), deterministic)
-        return Decision(
-            slates=slates,
-            control=control,
-            control_log_prob=manager.log_prob(control).sum(1),
-            choice_log_prob=log_prob,
-            values=self._values(state),
-        )
+        manager_log_prob = manager.log_prob(control).sum(1)
+        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
-    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Evaluation:
+    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Decision:
         """Log-probabilities and values of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
@@ -220,12 +201,12 @@ class HierarchicalPolicy(SlateActorCritic):
             slates: (N, K) int64 item positions, the worker's.
 
         Returns:
-            The evaluation.
+            The decision, with gradients.
         """
         state, exposed = state_and_exposed(obs)
         log_prob = self.worker.log_prob(self._context(state, exposed, control), slates)
-        manager = self._manager_distribution(state).log_prob(control).sum(1)
-        return Evaluation(manager, log_prob, self._values(state))
+        manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
+        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
         """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""
