@@ -129,38 +129,24 @@ def exposure_counts(sessions: Sessions, n_items: int) -> NDArray[np.int64]:
     return np.bincount(shown, minlength=n_items).astype(np.int64)
 
 
-def gini(counts: NDArray[np.integer]) -> float:
-    """Gini coefficient of exposure over the whole catalogue: 0 equal, towards 1 concentrated."""
-    ordered = np.sort(counts).astype(np.float64)
-    n = len(ordered)
+def gini(exposure: NDArray[np.integer] | NDArray[np.floating]) -> FloatArray:
+    """Gini coefficients of exposure over the whole catalogue: 0 equal, towards 1 concentrated.
+
+    Args:
+        exposure: (..., n_items) counts or masses that are not negative.
+
+    Returns:
+        (...,) float64.
+    """
+    ordered = np.sort(exposure, axis=-1).astype(np.float64)
+    n = ordered.shape[-1]
     ranks = 2.0 * np.arange(1, n + 1) - n - 1
-    return float(ranks @ ordered / (n * ordered.sum()))
+    return np.asarray(ordered @ ranks / (n * ordered.sum(axis=-1)))
 
 
 def coverage(counts: NDArray[np.integer]) -> float:
     """Share of the catalogue that was shown at least once."""
     return float(np.mean(counts > 0))
-
-
-def category_entropy(sessions: Sessions, categories: NDArray[np.integer]) -> float:
-    """Entropy of the exposures' categories over that of equal shares, in [0, 1].
-
-    Args:
-        sessions: What was shown.
-        categories: (n_items,) integer codes, -1 for an unknown category, whose exposures do not
-            count.
-
-    Returns:
-        1 where every category of the catalogue was shown equally often, 0 where only one was or
-        the catalogue has no two.
-    """
-    known = categories >= 0
-    n_categories = len(np.unique(categories[known]))
-    if n_categories < 2:
-        return 0.0
-    counts = np.bincount(categories[known], exposure_counts(sessions, len(categories))[known])
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(share @ np.log(1.0 / share) / np.log(n_categories))
 
 
 def average_list_reward(sessions: Sessions) -> float:
@@ -298,7 +284,7 @@ def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
         "ad": absolute_difference(sessions, popular),
         "slate_ad": slate_absolute_difference(sessions, popular),
         "longtail_share": longtail_share(sessions, popular),
-        "gini": gini(counts),
+        "gini": float(gini(counts)),
         "coverage": coverage(counts),
     }
 

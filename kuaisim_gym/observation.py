@@ -179,13 +179,13 @@ class ObservationEncoder:
         if self._history is not None:
             self._history.reset(rows, users)
 
-    def follow(self, slates: NDArray[np.int64], result: StepResult) -> None:
-        """Adds one step, (N, K) items and what they were answered, to the histories."""
-        self.core.engine.follow(
-            self._total, self._weight, self.encoder.embedding, slates, result.responses
+    def update(self, result: StepResult) -> None:
+        """Adds one step, its items and their answers, to the histories."""
+        self.core.engine.update(
+            self._total, self._weight, self.encoder.embedding, result.slates, result.responses
         )
         if self._history is not None:
-            self._history.follow(slates, result.feedback)
+            self._history.update(result.slates, result.feedback)
 
     def observe(self) -> Observation:
         """The observations of all N sessions, freshly allocated."""
@@ -269,7 +269,7 @@ class History:
             responses[real, b] = events.behaviour(b)
         self._items[rows], self._responses[rows] = items, responses
 
-    def follow(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
+    def update(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
         """Appends (N, K) items and their (N, K, B) answers, oldest events falling out."""
         length = self._items.shape[1]
         items = np.concatenate([self._items, slates.astype(np.int32)], axis=1)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import gini
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 FAIRNESS = ("ad", "gini")
@@ -73,14 +74,6 @@ class Fairness:
         earlier = gini(mass)
         np.add.at(mass, (np.arange(len(slates))[:, None], slates), 1.0)
         return np.asarray((earlier - gini(mass)) * (room // slates.shape[1]), dtype=np.float32)
-
-
-def gini(mass: NDArray[np.floating]) -> NDArray[np.floating]:
-    """(N,) Gini coefficients, 0 for equal shares, of (N, n) masses that are not negative."""
-    n = mass.shape[1]
-    ordered = np.sort(mass, axis=1)
-    weighted = ordered @ np.arange(1, n + 1)
-    return np.asarray(2.0 * weighted / (n * ordered.sum(axis=1)) - (n + 1) / n)
 
 
 class FairnessWeight:

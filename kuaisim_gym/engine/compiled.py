@@ -1,23 +1,23 @@
 """The arithmetic of sessions compiled by numba: a loop over sessions instead of array passes.
 
-Each function does what its namesake in :mod:`kuaisim_gym.engine.reference` does, which is where
-arguments and results are documented. Named tuples are taken apart before the compiled call, which
-costs less than passing them.
+Arguments and results are documented in :class:`~kuaisim_gym.engine.types.Engine`. Named tuples are
+taken apart before a compiled call and put together in it, which costs less than passing them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine.reference import NumpyEngine
 from kuaisim_gym.engine.types import (
-    IMBALANCE,
-    POPULARITY,
     BoolArray,
+    DoubleArray,
     FloatArray,
     Rules,
     SessionState,
@@ -25,23 +25,12 @@ from kuaisim_gym.engine.types import (
 )
 from kuaisim_gym.randomness import RESPONSE_STREAM
 
-__all__ = [
-    "advance",
-    "begin",
-    "factor_scores",
-    "first_fault",
-    "follow",
-    "inner_products",
-    "state_vectors",
-    "top_items",
-    "uniform",
-]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_N_RULES = len(Rules._fields)
 _STRETCH = 512  # items of 2 kB
 _BLOCK = 32  # columns that are passed over if none is among the best so far
 _ZERO, _ONE, _TINY = np.float32(0.0), np.float32(1.0), np.finfo(np.float32).tiny
@@ -51,6 +40,12 @@ def _jit(function: _F) -> _F:
     # NumPy's division: a check for zero in each would keep loops from being vectorised.
     compiled: Any = numba.njit(cache=True, error_model="numpy")(function)
     return compiled  # type: ignore[no-any-return]  # called as the function is
+
+
+def _inlined(function: _F) -> _F:
+    # Without a call, which counts references of arrays, loops over sessions are a third faster.
+    compiled: Any = numba.njit(cache=True, error_model="numpy", inline="always")(function)
+    return compiled  # type: ignore[no-any-return]
 
 
 @_jit
@@ -77,14 +72,13 @@ def _fill_uniform(
 
 
 @_jit
-def uniform(
+def _uniform(
     seed: NDArray[np.uint64],
     episode: NDArray[np.int64],
     step: NDArray[np.int64],
     draws: int,
     stream: int,
 ) -> NDArray[np.float64]:
-    """See :func:`kuaisim_gym.randomness.uniform`."""
     out = np.empty((seed.size, draws))
     for n in range(seed.size):
         _fill_uniform(seed[n], np.uint64(episode[n]), np.uint64(step[n]), np.uint64(stream), out[n])
@@ -92,10 +86,9 @@ def uniform(
 
 
 @_jit
-def first_fault(
+def _first_invalid(
     active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
 ) -> tuple[int, int]:
-    """See :func:`kuaisim_gym.engine.reference.first_fault`."""
     for n in range(slots.size):
         if slots[n] and not active[n]:
             return n, -1
@@ -107,57 +100,10 @@ def first_fault(
     return -1, -1
 
 
-def begin(
-    state: SessionState, rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int
-) -> None:
-    """See :func:`kuaisim_gym.engine.reference.begin`."""
-    _begin(*state, rows, users, max_len)
-
-
 @_jit
-def _begin(
-    seeds: NDArray[Any],
-    episodes: NDArray[Any],
-    users: NDArray[Any],
-    active: NDArray[Any],
-    steps: NDArray[Any],
-    temper: NDArray[Any],
-    share: NDArray[Any],
-    last_reward: NDArray[Any],
-    reward_sum: NDArray[Any],
-    recent: NDArray[Any],
-    exposed: NDArray[Any],
-    slates: NDArray[Any],
-    responses: NDArray[Any],
-    rewards: NDArray[Any],
-    penalised: NDArray[Any],
-    tempers: NDArray[Any],
-    shares: NDArray[Any],
-    rows: NDArray[Any],
-    arriving: NDArray[Any],
-    max_len: int,
-) -> None:
-    for place in range(rows.size):
-        n = rows[place]
-        users[n] = arriving[place]
-        active[n] = True
-        steps[n] = 0
-        temper[n] = max_len
-        share[n] = 0.5
-        last_reward[n] = 0.0
-        reward_sum[n] = 0.0
-        recent[n] = False
-        exposed[n] = False
-        slates[n] = -1
-        responses[n] = 0.0
-        rewards[n] = 0.0
-        penalised[n] = False
-
-
-@_jit
-def factor_scores(
+def _factor_scores(
     users: NDArray[np.int32],
-    slates: NDArray[np.int64],
+    slates: NDArray[np.integer],
     mean: FloatArray,
     slope: FloatArray,
     user_effect: FloatArray,
@@ -165,7 +111,6 @@ def factor_scores(
     user_factors: FloatArray,
     item_factors: FloatArray,
 ) -> FloatArray:
-    """See :func:`kuaisim_gym.engine.reference.factor_scores`."""
     n_behaviours = mean.size
     scores = np.empty((slates.shape[0], slates.shape[1], n_behaviours), np.float32)
     for n in range(slates.shape[0]):
@@ -181,51 +126,58 @@ def factor_scores(
     return scores
 
 
-def advance(
-    rules: Rules,
-    state: SessionState,
-    slates: NDArray[np.int64],
-    probability: FloatArray,
-    slots: BoolArray,
-) -> StepResult:
-    """See :func:`kuaisim_gym.engine.reference.advance`."""
-    return StepResult(*_advance(*rules, *state, slates, probability, slots))
+@_inlined
+def _answer(
+    slate: NDArray[np.int64],
+    chances: FloatArray,
+    draws: DoubleArray,
+    weights: FloatArray,
+    stochastic: bool,
+    allow_repeats: bool,
+    exposed: BoolArray,
+    feedback: FloatArray,
+    responses: FloatArray,
+) -> float:
+    """Answers one slate: marks its items, fills feedback and responses, returns their sum."""
+    total = 0.0
+    for k in range(slate.size):
+        item = slate[k]
+        # An item is marked as it is met, so that its second position in the slate is a repeat.
+        if allow_repeats or not exposed[item]:
+            response = _ZERO
+            for b in range(weights.size):
+                answer = chances[k, b]
+                if stochastic:
+                    answer = _ONE if draws[b * slate.size + k] < answer else _ZERO
+                feedback[k, b] = answer
+                response += answer * weights[b]
+            responses[k] = min(max(response, _ZERO), _ONE)
+        exposed[item] = True
+        total += np.float64(responses[k])
+    return total
+
+
+@_inlined
+def _expose(recent: BoolArray, slate: NDArray[np.int64], popular: BoolArray) -> int:
+    """Moves an exposure window past a slate; the popular items in it."""
+    older = max(recent.size - slate.size, 0)
+    for position in range(older):
+        recent[position] = recent[position + slate.size]
+    for position in range(older, recent.size):
+        recent[position] = popular[slate[slate.size - recent.size + position]]
+    count = 0
+    for position in range(recent.size):
+        count += recent[position]
+    return count
 
 
 @_jit
 def _advance(
-    popular: NDArray[Any],
-    weights: NDArray[Any],
-    stochastic: bool,
-    allow_repeats: bool,
-    per_request: bool,
-    abandonment: int,
-    surplus_bound: float,
-    step_limit: int,
-    least_temper: float,
-    seeds: NDArray[Any],
-    episodes: NDArray[Any],
-    users: NDArray[Any],
-    active: NDArray[Any],
-    steps: NDArray[Any],
-    temper: NDArray[Any],
-    share: NDArray[Any],
-    last_reward: NDArray[Any],
-    reward_sum: NDArray[Any],
-    recent: NDArray[Any],
-    exposed: NDArray[Any],
-    slates_record: NDArray[Any],
-    responses_record: NDArray[Any],
-    rewards_record: NDArray[Any],
-    penalised_record: NDArray[Any],
-    tempers_record: NDArray[Any],
-    shares_record: NDArray[Any],
-    slates: NDArray[Any],
-    probability: NDArray[Any],
-    slots: NDArray[Any],
+    slates: NDArray[np.int64], probability: FloatArray, slots: BoolArray, *fields: Any
 ) -> tuple[Any, ...]:
+    rules, state = Rules(*fields[:_N_RULES]), SessionState(*fields[_N_RULES:])
     n_sessions, slate_size, n_behaviours = probability.shape
-    window = recent.shape[1]
+    window = state.recent.shape[1]
     responses = np.zeros((n_sessions, slate_size), np.float32)
     feedback = np.zeros(probability.shape, np.float32)
     reward = np.zeros(n_sessions)
@@ -236,107 +188,61 @@ def _advance(
     for n in range(n_sessions):
         if not slots[n]:
             continue
-        now = steps[n]
-        if stochastic:
-            _fill_uniform(
-                seeds[n],
-                np.uint64(episodes[n]),
-                np.uint64(now),
-                np.uint64(RESPONSE_STREAM),
-                draws,
-            )
-        total = 0.0
-        for k in range(slate_size):
-            item = slates[n, k]
-            # An item is marked as it is met, so that a second place in the slate finds it shown.
-            if allow_repeats or not exposed[n, item]:
-                response = _ZERO
-                for b in range(n_behaviours):
-                    answer = probability[n, k, b]
-                    if stochastic:
-                        answer = _ONE if draws[b * slate_size + k] < answer else _ZERO
-                    feedback[n, k, b] = answer
-                    response += answer * weights[b]
-                responses[n, k] = min(max(response, _ZERO), _ONE)
-            exposed[n, item] = True
-            slates_record[n, now, k] = item
-            responses_record[n, now, k] = responses[n, k]
-            total += np.float64(responses[n, k])
+        step, episode = state.steps[n], np.uint64(state.episodes[n])
+        if rules.stochastic:
+            stream = np.uint64(RESPONSE_STREAM)
+            _fill_uniform(state.seeds[n], episode, np.uint64(step), stream, draws)
+        total = _answer(
+            slates[n],
+            probability[n],
+            draws,
+            rules.weights,
+            rules.stochastic,
+            rules.allow_repeats,
+            state.exposed[n],
+            feedback[n],
+            responses[n],
+        )
         reward[n] = total / slate_size
-
-        kept = max(window - slate_size, 0)
-        for place in range(kept):
-            recent[n, place] = recent[n, place + slate_size]
-        for place in range(kept, window):
-            recent[n, place] = popular[slates[n, slate_size - window + place]]
-        count = 0
-        for place in range(window):
-            count += recent[n, place]
-        made = min((now + 1) * slate_size, window)
+        count = _expose(state.recent[n], slates[n], rules.popular)
+        filled = min((step + 1) * slate_size, window)
         surplus = 2 * count - window
-        if made == window:
-            if abandonment == IMBALANCE:
-                penalised[n] = abs(surplus) >= surplus_bound
-            elif abandonment == POPULARITY:
-                penalised[n] = surplus >= surplus_bound
-        cost = -1.0 if per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
-        temper[n] += cost - (1.0 if penalised[n] else 0.0)
-        terminated[n] = temper[n] < least_temper
-        truncated[n] = now + 1 >= step_limit and not terminated[n]
+        unbalanced = surplus <= rules.least_surplus or surplus >= rules.most_surplus
+        penalised[n] = filled == window and unbalanced
+        cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
+        state.temper[n] += cost - (1.0 if penalised[n] else 0.0)
+        terminated[n] = state.temper[n] < rules.least_temper
+        truncated[n] = step + 1 >= rules.step_limit and not terminated[n]
 
-        share[n] = count / made
-        steps[n] = now + 1
-        last_reward[n] = reward[n]
-        reward_sum[n] += reward[n]
-        active[n] = not (terminated[n] or truncated[n])
-        rewards_record[n, now] = reward[n]
-        penalised_record[n, now] = penalised[n]
-        tempers_record[n, now] = temper[n]
-        shares_record[n, now] = share[n]
+        state.share[n] = count / filled
+        state.steps[n] = step + 1
+        state.last_reward[n] = reward[n]
+        state.reward_sum[n] += reward[n]
+        state.active[n] = not (terminated[n] or truncated[n])
+        for k in range(slate_size):
+            state.slates[n, step, k] = slates[n, k]
+            state.responses[n, step, k] = responses[n, k]
+        state.rewards[n, step] = reward[n]
+        state.penalised[n, step] = penalised[n]
+        state.tempers[n, step] = state.temper[n]
+        state.shares[n, step] = state.share[n]
     return responses, feedback, reward, penalised, terminated, truncated
 
 
 @_jit
-def follow(
+def _update(
     total: FloatArray,
     weight: FloatArray,
     embedding: FloatArray,
     slates: NDArray[np.int64],
     responses: FloatArray,
 ) -> None:
-    """See :func:`kuaisim_gym.engine.reference.follow`."""
     for n in range(slates.shape[0]):
         for k in range(slates.shape[1]):
             response, item = responses[n, k], slates[n, k]
             for column in range(total.shape[1]):
                 total[n, column] += response * embedding[item, column]
             weight[n] += response
-
-
-def state_vectors(
-    total: FloatArray,
-    weight: FloatArray,
-    mean: FloatArray,
-    scale: FloatArray,
-    bound: float,
-    session: SessionState,
-    max_len: int,
-    extra: int,
-) -> FloatArray:
-    """See :func:`kuaisim_gym.engine.reference.state_vectors`."""
-    return _state_vectors(
-        total,
-        weight,
-        mean,
-        scale,
-        np.float32(bound),
-        session.steps,
-        session.share,
-        session.last_reward,
-        session.reward_sum,
-        max_len,
-        extra,
-    )
 
 
 @_jit
@@ -354,24 +260,24 @@ def _state_vectors(
     extra: int,
 ) -> NDArray[Any]:
     n_sessions, dim = total.shape
-    whole = np.zeros((n_sessions, dim + 4 + extra), np.float32)
+    vectors = np.zeros((n_sessions, dim + 4 + extra), np.float32)
     for n in range(n_sessions):
         if weight[n] > _ZERO:
             divisor = max(weight[n], _TINY)
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                whole[n, column] = -bound if value < -bound else value
-        whole[n, dim] = steps[n] / max_len
-        whole[n, dim + 1] = share[n]
-        whole[n, dim + 2] = last_reward[n]
-        whole[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
-    return whole
+                vectors[n, column] = -bound if value < -bound else value
+        vectors[n, dim] = steps[n] / max_len
+        vectors[n, dim + 1] = share[n]
+        vectors[n, dim + 2] = last_reward[n]
+        vectors[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
+    return vectors
 
 
 @_jit
-def inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
-    """See :func:`kuaisim_gym.engine.reference.inner_products`.
+def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
+    """Matrix product, summed in order.
 
     Items go by in stretches that stay in the processor's first cache, and features four at a time,
     so that sums are loaded and stored a quarter as often.
@@ -399,8 +305,7 @@ def inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
 
 
 @_jit
-def top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
-    """See :func:`kuaisim_gym.engine.reference.top_items`."""
+def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     n_rows, n_items = scores.shape
     best = np.empty((n_rows, k), np.int64)
     values = np.empty(k, np.float32)
@@ -429,3 +334,51 @@ def top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
                 values[place] = value
                 best[row, place] = column
     return best
+
+
+@dataclass(frozen=True)
+class NumbaEngine(NumpyEngine):
+    """The engine that numba compiles; new sessions are rare, and begun by NumPy."""
+
+    name: ClassVar[str] = "numba"
+    uniform = staticmethod(_uniform)
+    first_invalid = staticmethod(_first_invalid)
+    factor_scores = staticmethod(_factor_scores)
+    update = staticmethod(_update)
+    inner_products = staticmethod(_inner_products)
+    top_items = staticmethod(_top_items)
+
+    def advance(
+        self,
+        rules: Rules,
+        state: SessionState,
+        slates: NDArray[np.int64],
+        probability: FloatArray,
+        slots: BoolArray,
+    ) -> StepResult:
+        return StepResult(slates, *_advance(slates, probability, slots, *rules, *state))
+
+    def state_vectors(
+        self,
+        total: FloatArray,
+        weight: FloatArray,
+        mean: FloatArray,
+        scale: FloatArray,
+        bound: float,
+        session: SessionState,
+        max_len: int,
+        extra: int,
+    ) -> FloatArray:
+        return _state_vectors(
+            total,
+            weight,
+            mean,
+            scale,
+            np.float32(bound),
+            session.steps,
+            session.share,
+            session.last_reward,
+            session.reward_sum,
+            max_len,
+            extra,
+        )

@@ -1,13 +1,11 @@
-"""What the two engines work on."""
+"""The interface of engines, and the named tuples that they work on."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-IMBALANCE, POPULARITY, NO_PENALTY = 0, 1, 2  # abandonment rules, as numbers
 
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
@@ -16,7 +14,7 @@ CountArray = NDArray[np.int64]
 
 
 class Rules(NamedTuple):
-    """What does not change in a session; see :class:`~kuaisim_gym.config.SessionConfig`.
+    """Constants of a session; see :class:`~kuaisim_gym.config.SessionConfig`.
 
     Attributes:
         popular: (n_items,) bool, the popular group.
@@ -24,8 +22,8 @@ class Rules(NamedTuple):
         stochastic: Whether responses are drawn.
         allow_repeats: Whether an item may be answered twice in a session.
         per_request: Whether a step costs one temper whatever its reward.
-        abandonment: ``IMBALANCE``, ``POPULARITY`` or ``NO_PENALTY``.
-        surplus: How many more popular than long-tail exposures in the window are too many.
+        least_surplus: Popular less long-tail exposures in the window that are too few.
+        most_surplus: Popular less long-tail exposures in the window that are too many.
         step_limit: Steps after which a session is truncated.
         least_temper: Temper below which a user leaves.
     """
@@ -35,8 +33,8 @@ class Rules(NamedTuple):
     stochastic: bool
     allow_repeats: bool
     per_request: bool
-    abandonment: int
-    surplus: float
+    least_surplus: float
+    most_surplus: float
     step_limit: int
     least_temper: float
 
@@ -85,9 +83,10 @@ class SessionState(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """What one step did, a row per session; sessions that stood still have zeros.
+    """Outcome of one step, a row per session; sessions that stood still have zeros.
 
     Attributes:
+        slates: (N, K) int64 items shown.
         responses: (N, K) float32 in [0, 1], in slate order: what the reward is the mean of.
         feedback: (N, K, B) float32 in [0, 1], the answers, a column for each behaviour.
         reward: (N,) float64 in [0, 1], mean response.
@@ -96,6 +95,7 @@ class StepResult(NamedTuple):
         truncated: (N,) bool, the step cap was met first.
     """
 
+    slates: NDArray[np.int64]
     responses: FloatArray
     feedback: FloatArray
     reward: DoubleArray
@@ -107,3 +107,178 @@ class StepResult(NamedTuple):
     def done(self) -> BoolArray:
         """(N,) bool: the session is over, either way."""
         return self.terminated | self.truncated
+
+
+class Engine(Protocol):
+    """The arithmetic of sessions on arrays.
+
+    Attributes:
+        name: As in :func:`~kuaisim_gym.engine.find_engine`.
+    """
+
+    name: ClassVar[str]
+
+    def uniform(
+        self,
+        seed: NDArray[np.uint64],
+        episode: CountArray,
+        step: CountArray,
+        draws: int,
+        stream: int,
+    ) -> DoubleArray:
+        """Random numbers, see :func:`kuaisim_gym.randomness.uniform`."""
+        ...
+
+    def first_invalid(
+        self, active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
+    ) -> tuple[int, int]:
+        """The first session that cannot be stepped.
+
+        Args:
+            active: (N,) bool, sessions that run.
+            slots: (N,) bool, sessions to step.
+            slates: (N, K) int64.
+            n_items: Catalogue size.
+
+        Returns:
+            The session and the position in its slate that holds no item of the catalogue; the
+            position is -1 where the session itself does not run; (-1, -1) if all are valid.
+        """
+        ...
+
+    def factor_scores(
+        self,
+        users: NDArray[np.int32],
+        slates: NDArray[np.integer],
+        mean: FloatArray,
+        slope: FloatArray,
+        user_effect: FloatArray,
+        item_effect: FloatArray,
+        user_factors: FloatArray,
+        item_factors: FloatArray,
+    ) -> FloatArray:
+        """Scores of :class:`~kuaisim_gym.simulator.response.FactorModel`, behaviour by behaviour.
+
+        Args:
+            users: (N,) int32 positions.
+            slates: (N, K) positions.
+            mean: (B,) float32.
+            slope: (B,) float32.
+            user_effect: (B, n_users) float32.
+            item_effect: (B, n_items) float32.
+            user_factors: (n_users, rank) float32.
+            item_factors: (n_items, rank) float32.
+
+        Returns:
+            (N, K, B) float32.
+        """
+        ...
+
+    def begin(
+        self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
+    ) -> None:
+        """Begins new sessions in some slots, in place.
+
+        Args:
+            state: The sessions.
+            rows: (n,) int64 slots.
+            users: (n,) int32 positions of the users who arrive in them.
+            max_len: Their temper, in steps.
+        """
+        ...
+
+    def advance(
+        self,
+        rules: Rules,
+        state: SessionState,
+        slates: NDArray[np.int64],
+        probability: FloatArray,
+        slots: BoolArray,
+    ) -> StepResult:
+        """One step of some sessions: answers, reward, penalty, temper, and who leaves.
+
+        Args:
+            rules: The rules.
+            state: The sessions; those of ``slots`` must be active. Changed in place.
+            slates: (N, K) int64 item positions; zeros but in rows of ``slots``.
+            probability: (N, K, B) float32 in [0, 1], of each behaviour.
+            slots: (N,) bool, which sessions make the step.
+
+        Returns:
+            Answers, rewards and ends.
+        """
+        ...
+
+    def update(
+        self,
+        total: FloatArray,
+        weight: FloatArray,
+        embedding: FloatArray,
+        slates: NDArray[np.int64],
+        responses: FloatArray,
+    ) -> None:
+        """Adds one step's items to the pooled histories, in place.
+
+        Args:
+            total: (N, d) float32, response-weighted sums of item embeddings.
+            weight: (N,) float32, sums of responses.
+            embedding: (n_all_items, d) float32.
+            slates: (N, K) int64 item positions.
+            responses: (N, K) float32.
+        """
+        ...
+
+    def state_vectors(
+        self,
+        total: FloatArray,
+        weight: FloatArray,
+        mean: FloatArray,
+        scale: FloatArray,
+        bound: float,
+        session: SessionState,
+        max_len: int,
+        extra: int,
+    ) -> FloatArray:
+        """State vectors: standardised mean embedding of the history, and the session's context.
+
+        Args:
+            total: (N, d) float32, see :meth:`update`.
+            weight: (N,) float32; a user without weight sits at the origin.
+            mean: (d,) float32 to subtract from a mean embedding.
+            scale: (d,) float32 to divide it by.
+            bound: Largest absolute value of the preference.
+            session: The sessions.
+            max_len: Steps that progress is measured in.
+            extra: Columns of zeros to leave at the end.
+
+        Returns:
+            (N, d + 4 + extra) float32: preference, progress, popular share, last and mean reward.
+        """
+        ...
+
+    def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
+        """Matrix product, summed in order.
+
+        BLAS is faster, but the last bits of its rows depend on how many there are and on the
+        processor; who is ranked beside a user must not decide a near tie.
+
+        Args:
+            vectors: (N, d) float32.
+            items: (d, n) float32.
+
+        Returns:
+            (N, n) float32.
+        """
+        ...
+
+    def top_items(self, scores: FloatArray, k: int) -> CountArray:
+        """The k best columns of each row, best first, ties by column.
+
+        Args:
+            scores: (N, n_items) float32.
+            k: At most n_items.
+
+        Returns:
+            (N, k) int64.
+        """
+        ...

@@ -177,11 +177,8 @@ class SessionBatch:
             InvalidActionError: An action is not of the action space.
             ResetNeededError: A session has not begun or is over.
         """
-        slates = self.actions.slates(np.asarray(actions))
-        result = self.core.step(slates, slots)
-        if slots is not None:
-            slates = np.where(slots[:, None], slates, 0)
-        self.encoder.follow(np.asarray(slates, dtype=np.int64), result)
+        result = self.core.step(self.actions.slates(np.asarray(actions)), slots)
+        self.encoder.update(result)
         return result
 
     def observe(self) -> Observation:
@@ -270,12 +267,6 @@ class SessionBatch:
         state, config = self.core.state, self.config
         steps = int(session.length[0])
         slates = session.slates[0, :steps]
-        most = (1.0 + config.ad_bound) / 2.0
-        bounds = {
-            "imbalance": (1.0 - most, most),
-            "popularity": (-np.inf, most),
-            "none": (-np.inf, np.inf),
-        }
         return SessionView(
             dataset=self._world,
             user_id=int(self.dataset.user_ids[state.users[slot]]),
@@ -289,7 +280,7 @@ class SessionBatch:
             popular_share=state.shares[slot, :steps],
             penalised=session.penalised[0, :steps],
             over=bool(over),
-            bounds=bounds[config.abandonment],
+            bounds=self.core.unpenalised,
         )
 
     @cached_property

@@ -16,16 +16,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig, check_whole
 from kuaisim_gym.engine import Engine, find_engine
-from kuaisim_gym.engine.types import (
-    IMBALANCE,
-    NO_PENALTY,
-    POPULARITY,
-    BoolArray,
-    FloatArray,
-    Rules,
-    SessionState,
-    StepResult,
-)
+from kuaisim_gym.engine.types import BoolArray, FloatArray, Rules, SessionState, StepResult
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.response import ResponseModel
@@ -35,8 +26,6 @@ from kuaisim_gym.snapshots import Snapshot, under, within
 # little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
 # that a slate of ten makes.
 SLACK = 1e-5
-
-_RULES = {"imbalance": IMBALANCE, "popularity": POPULARITY, "none": NO_PENALTY}
 
 
 class SessionCore:
@@ -93,8 +82,7 @@ class SessionCore:
             config.stochastic_response,
             config.allow_repeats,
             config.step_cost == "request",
-            _RULES[config.abandonment],
-            config.ad_bound * window - SLACK,
+            *too_unbalanced(config.abandonment, config.ad_bound * window - SLACK),
             config.step_limit,
             1.0 - SLACK,
         )
@@ -148,9 +136,9 @@ class SessionCore:
         if users is None:
             draw = self.uniform(rows, USER_STREAM, step=0)
             users = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
-        users = users.astype(np.int32, copy=False)
-        self.engine.begin(state, rows, users, self.config.max_len)
-        self._answers.reset(slots, users)
+        arrivals: NDArray[np.int32] = users.astype(np.int32, copy=False)
+        self.engine.begin(state, rows, arrivals, self.config.max_len)
+        self._answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
         """Shows one slate to each of some sessions.
@@ -161,7 +149,7 @@ class SessionCore:
                 still, but must be reset before their next step: a model with memory has moved on.
 
         Returns:
-            What happened. Sessions that ended must be reset before the next step.
+            The outcome. Sessions that ended must be reset before the next step.
 
         Raises:
             ResetNeededError: A session has not begun or is over.
@@ -169,18 +157,16 @@ class SessionCore:
         """
         everyone = slots is None
         slots = self._everyone if slots is None else slots
-        slates = self._checked(slates, slots)
+        shown = self._checked(slates, slots)
         if not everyone:
-            slates = np.where(slots[:, None], slates, 0)
-        probability = self._answers.feedback(slates)
+            shown = np.where(slots[:, None], shown, 0)
+        probability = self._answers.feedback(shown)
         if self._directions is not None:
-            alike = _resemblance(self._directions[slates])
+            alike = _resemblance(self._directions[shown])
             probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
             probability = np.maximum(probability, np.float32(0.0))
-        result: StepResult = self.engine.advance(
-            self._rules, self.state, slates, probability, slots
-        )
-        self._answers.observe(slates, result.feedback)
+        result = self.engine.advance(self._rules, self.state, shown, probability, slots)
+        self._answers.observe(shown, result.feedback)
         if not everyone:
             self.state.active[~slots] = False
         return result
@@ -191,10 +177,13 @@ class SessionCore:
         """(n,) float64 in (0, 1): one number for each of some sessions."""
         steps = np.broadcast_to(np.asarray(step, dtype=np.int64), rows.shape)
         seeds, episodes = self.state.seeds[rows], self.state.episodes[rows]
-        numbers: NDArray[np.float64] = self.engine.uniform(
-            seeds, episodes, np.ascontiguousarray(steps), 1, stream
-        )
-        return numbers[:, 0]
+        return self.engine.uniform(seeds, episodes, np.ascontiguousarray(steps), 1, stream)[:, 0]
+
+    @property
+    def unpenalised(self) -> tuple[float, float]:
+        """Popular shares of a full exposure window strictly between which no step is penalised."""
+        low, high = too_unbalanced(self.config.abandonment, self.config.ad_bound)
+        return 1.0 - (1.0 - low) / 2.0, (1.0 + high) / 2.0
 
     def snapshot(self) -> Snapshot:
         """Copies of all that changes in sessions, by name."""
@@ -222,15 +211,32 @@ class SessionCore:
         if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
             slates = np.minimum(slates, np.uint64(2**63 - 1))
         checked: NDArray[np.int64] = np.ascontiguousarray(slates, dtype=np.int64)
-        slot, place = self.engine.first_fault(self.state.active, slots, checked, n_items)
-        if slot >= 0 and place < 0:
-            what = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
-            raise ResetNeededError(f"Session {slot} {what}: call reset() before step().")
+        slot, position = self.engine.first_invalid(self.state.active, slots, checked, n_items)
+        if slot >= 0 and position < 0:
+            state = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
+            raise ResetNeededError(f"Session {slot} {state}: call reset() before step().")
         if slot >= 0:
             raise InvalidActionError(
-                f"Item positions must lie in [0, {n_items}), got {checked[slot, place]}."
+                f"Item positions must lie in [0, {n_items}), got {checked[slot, position]}."
             )
         return checked
+
+
+def too_unbalanced(abandonment: str, bound: float) -> tuple[float, float]:
+    """Least and greatest imbalance of an abandonment rule: at them, and beyond, is the penalty.
+
+    Args:
+        abandonment: One of :data:`~kuaisim_gym.config.ABANDONMENT_RULES`.
+        bound: Popular less long-tail exposures that are too many, counts or a share of the window.
+
+    Returns:
+        Two numbers in the bound's unit, infinite on a side without penalty.
+    """
+    return {
+        "imbalance": (-bound, bound),
+        "popularity": (-np.inf, bound),
+        "none": (-np.inf, np.inf),
+    }[abandonment]
 
 
 def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | None:

@@ -1,4 +1,4 @@
-"""How well a response model predicts rows it has not seen, and how it is calibrated by them."""
+"""Measures of a response model on held-out rows, and its calibration by them."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +24,7 @@ _FORMAT = "kuaisim-factor-model-1"
 
 
 class SessionAnswers(Protocol):
-    """What a response model remembers of N running sessions."""
+    """Memory of a response model about N running sessions."""
 
     def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
         """New sessions begin in some slots.
@@ -49,17 +48,18 @@ class SessionAnswers(Protocol):
         ...
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Remembers what :meth:`snapshot` gave, of as many sessions with the same model."""
+        """Takes over a :meth:`snapshot` of as many sessions with the same model."""
         ...
 
 
 class ResponseModel(Protocol):
-    """Anything that turns (user, item) positions into probabilities."""
+    """Anything that turns (user, item) positions into probabilities.
 
-    @property
-    def behaviours(self) -> tuple[str, ...]:
-        """Names of the B behaviours; the first is the response."""
-        ...
+    Attributes:
+        behaviours: Names of the B behaviours; the first is the response.
+    """
+
+    behaviours: tuple[str, ...]
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         """Probability of a positive response, given what was logged of the user.
@@ -94,8 +94,8 @@ class LogitModel(ResponseModel, Protocol):
         ...
 
 
-class MemorylessAnswers:
-    """Answers of a model to which a session's past does not matter.
+class MemorylessAnswers(SessionAnswers):
+    """Answers of a model without memory of a session.
 
     Args:
         model: The model.
@@ -107,40 +107,28 @@ class MemorylessAnswers:
         self.users: NDArray[np.int32] = np.zeros(n_sessions, dtype=np.int32)
 
     def reset(self, slots: NDArray[np.bool_], users: Index) -> None:
-        """See :class:`SessionAnswers`."""
         self.users[slots] = users
 
     def feedback(self, slates: Index) -> FloatArray:
-        """See :class:`SessionAnswers`."""
         return self.model.feedback(self.users[:, None], slates)
 
     def observe(self, slates: Index, feedback: FloatArray) -> None:
-        """See :class:`SessionAnswers`: nothing to remember."""
+        pass  # there is nothing to remember
 
     def snapshot(self) -> Snapshot:
-        """See :class:`SessionAnswers`."""
         return {"users": self.users.copy()}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """See :class:`SessionAnswers`."""
         self.users[...] = snapshot["users"]
 
 
-class MemorylessModel(ABC):
-    """A response model to which a session's past does not matter; of one behaviour by default."""
-
-    behaviours: tuple[str, ...]
-
-    @abstractmethod
-    def probability(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
+class MemorylessModel(ResponseModel, Protocol):
+    """A response model without memory of a session; of one behaviour by default."""
 
     def feedback(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
         return self.probability(users, items)[..., None]
 
     def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
-        """See :class:`ResponseModel`."""
         return MemorylessAnswers(self, n_sessions)
 
 
@@ -161,12 +149,11 @@ class FactorAnswers(MemorylessAnswers):
         self._response = model.response
 
     def feedback(self, slates: Index) -> FloatArray:
-        """See :class:`SessionAnswers`."""
         return self._response(self._engine.factor_scores(self.users, slates, *self._arrays))
 
 
 @dataclass(frozen=True, eq=False)
-class FactorModel(MemorylessModel):
+class FactorModel(MemorylessModel, LogitModel):
     """Effects and a low-rank interaction: O(rank) an answer.
 
     The score of behaviour b is ``mean[b] + user_effect[b, u] + item_effect[b, i] + slope[b] *
@@ -194,15 +181,12 @@ class FactorModel(MemorylessModel):
     item_factors: FloatArray
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
         return self.response(self._scores(users, items, 1)[0])
 
     def feedback(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
         return self.response(self.logits(users, items))
 
     def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
-        """See :class:`ResponseModel`."""
         return FactorAnswers(self, n_sessions, engine)
 
     def logits(self, users: Index, items: Index) -> FloatArray:
@@ -210,7 +194,6 @@ class FactorModel(MemorylessModel):
         return np.stack(self._scores(users, items, len(self.behaviours)), axis=-1)
 
     def rescaled(self, scale: FloatArray, shift: FloatArray) -> FactorModel:
-        """See :class:`LogitModel`."""
         return replace(
             self,
             mean=self.mean * scale + shift,
@@ -247,7 +230,7 @@ class FactorModel(MemorylessModel):
         ]
 
     def response(self, score: FloatArray) -> FloatArray:
-        """What scores of any shape mean, float32 in [0, 1]."""
+        """Scores of any shape as answers, float32 in [0, 1]."""
         if self.logistic:
             return np.asarray(expit(score), dtype=np.float32)
         return np.minimum(np.maximum(score, np.float32(0.0)), np.float32(1.0))  # np.clip is slow
@@ -262,7 +245,6 @@ class TruthModel(MemorylessModel):
     truth: Truth
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
         return self.truth.expected(users, items)
 
 
@@ -283,7 +265,6 @@ class TableModel(MemorylessModel):
     fallback: ResponseModel
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """See :class:`ResponseModel`."""
         answers = self.table[self.rows[users], items]
         empty = np.isnan(answers)
         if empty.any():

@@ -134,11 +134,6 @@ class ReturnModel:
         weights = np.exp(log_absent[:, None] * np.arange(self.max_days))
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
-    def expected_days(self, users: NDArray[np.integer], satisfaction: FloatArray) -> FloatArray:
-        """(n,) float64 in [1, max_days]: mean return day; see :meth:`probability`."""
-        days = np.arange(1, self.max_days + 1)
-        return np.asarray(self.distribution(users, satisfaction) @ days)
-
     def draw(
         self, users: NDArray[np.integer], satisfaction: FloatArray, uniforms: FloatArray
     ) -> NDArray[np.int64]:

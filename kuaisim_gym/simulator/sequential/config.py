@@ -21,7 +21,7 @@ class SequentialConfig:
         window: Events that one attends to, itself included. Through ``layers`` layers an answer
             depends on the last ``layers * (window - 1) + 1`` events.
         dropout: Rate in training, in [0, 1).
-        id_dropout: Share of users and of items whose id is hidden in a training batch, in [0, 1):
+        id_dropout: Share of users and of items whose id is masked in a training batch, in [0, 1):
             what teaches the model to answer for users and items that it knows by features alone.
         learning_rate: Of Adam in the first epoch.
         decay: Factor of the learning rate from one epoch to the next, in (0, 1].

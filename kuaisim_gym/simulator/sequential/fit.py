@@ -192,13 +192,13 @@ class _Trainer(nn.Module):
         """Summed loss of the events ``first`` to ``end - 1`` of some users, and their number."""
         rows = self.sequences.padded(users, end)
         distinct, place = torch.unique(rows.items, return_inverse=True)
-        encoded = self.items(distinct, self._hidden(len(distinct)))[place]
+        encoded = self.items(distinct, self._masked(len(distinct)))[place]
         asked = torch.arange(rows.items.shape[1]) >= torch.from_numpy(first)[:, None]
         asked &= torch.arange(rows.items.shape[1]) < rows.lengths[:, None]
         network, rate = self.network, self.config.dropout
         events = network.events(functional.dropout(encoded, rate, self.training), rows.responses)
         states = network(network.with_start(events[:, :-1]))  # before each event
-        own = self.users(torch.from_numpy(users), self._hidden(len(users)))
+        own = self.users(torch.from_numpy(users), self._masked(len(users)))
         own = functional.dropout(own, rate, self.training)[torch.nonzero(asked)[:, 0]]
         scores = network.scores(states[asked], own)
         logits = network.logits(scores, encoded[asked][:, None])[:, 0]
@@ -207,6 +207,6 @@ class _Trainer(nn.Module):
         )
         return loss, len(logits)
 
-    def _hidden(self, n: int) -> Tensor | None:
-        """Whose id is hidden."""
+    def _masked(self, n: int) -> Tensor | None:
+        """(n,) bool, users or items whose id is masked; ``None`` outside of training."""
         return torch.rand(n) < self.config.id_dropout if self.training else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
-from torch import Tensor
 
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.simulator.response import LogitModel
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
+from kuaisim_gym.simulator.sequential.fitted import FittedSequences
 from kuaisim_gym.simulator.sequential.network import SequenceNetwork
-from kuaisim_gym.simulator.sequential.sequences import Sequences, batches
-from kuaisim_gym.simulator.sequential.sessions import RESET_EVENTS, SequentialSessions
+from kuaisim_gym.simulator.sequential.sequences import Sequences
+from kuaisim_gym.simulator.sequential.sessions import SequentialSessions
 from kuaisim_gym.tensors import TensorFile, open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
@@ -28,151 +27,45 @@ _FORMAT = "kuaisim-sequential-model-1"
 _BLOCK = 1 << 22  # numbers gathered at once
 
 
-class SequentialModel:
-    """A sequential response model in simulation: no dropout, no gradients.
-
-    It holds users and items encoded, their features included, and the end of each user's logged
-    history, as far back as an answer can depend on it. Encoders are needed in training alone.
-
-    Args:
-        behaviours: Names of the B behaviours; the first is the response.
-        network: Turns events into log-odds.
-        users: (n_users, encoding) float32, encoded users.
-        items: (n_items, encoding) float32, encoded items.
-        histories: Logged events of all users; only the last ``config.reach`` are kept.
-        losses: Held-out loss after each epoch; the weights are those of the least.
-
-    Attributes:
-        histories: The last logged events of all users.
-        logged: (n_users,) int64, events kept of each user.
-        scale: (B,) float32, factor of log-odds; one unless :meth:`rescaled`.
-        shift: (B,) float32, added to scaled log-odds; zero unless :meth:`rescaled`.
-    """
-
-    def __init__(
-        self,
-        behaviours: tuple[str, ...],
-        network: SequenceNetwork,
-        users: Tensor,
-        items: Tensor,
-        histories: Sequences,
-        losses: tuple[float, ...] = (),
-    ) -> None:
-        self.behaviours = behaviours
-        self.network = network.eval().requires_grad_(False)
-        self.users = users
-        self.items = items
-        self.losses = losses
-        self.scale: FloatArray = np.ones(len(behaviours), dtype=np.float32)
-        self.shift: FloatArray = np.zeros(len(behaviours), dtype=np.float32)
-        self.histories = histories.last(self.config.reach)
-        self.logged = self.histories.lengths
-        # Filled as users are asked for.
-        self._scores = torch.zeros(len(users), len(behaviours), self.config.encoding)
-        self._scored: NDArray[np.bool_] = np.zeros(len(users), dtype=bool)
-
-    @property
-    def config(self) -> SequentialConfig:
-        """Sizes."""
-        return self.network.config
+class SequentialModel(FittedSequences, LogitModel):
+    """The sequential response model: answers given logged histories, and sessions after them."""
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """Probability of a positive response, given each user's logged history.
-
-        Args:
-            users: Integer positions, broadcastable with ``items``.
-            items: Integer positions.
-
-        Returns:
-            float32 in [0, 1], of the broadcast shape.
-        """
         return self.response(self._logits(users, items, 1))[..., 0]
 
     def feedback(self, users: Index, items: Index) -> FloatArray:
-        """As :meth:`probability`, for every behaviour, along a last axis of size B."""
         return self.response(self.logits(users, items))
 
     def logits(self, users: Index, items: Index) -> FloatArray:
-        """As :meth:`feedback`, but log-odds."""
         return self._logits(users, items, len(self.behaviours))
 
     def begin(self, n_sessions: int, engine: object = None) -> SequentialSessions:
-        """Room for N sessions, whose answers follow what happens in them; torch computes."""
         return SequentialSessions(self, n_sessions)
-
-    def rescaled(self, scale: FloatArray, shift: FloatArray) -> SequentialModel:
-        """The model whose log-odds are ``scale * log-odds + shift``, both (B,) float32."""
-        other = copy.copy(self)  # shares weights, histories and what is known of them
-        other.scale = np.asarray(self.scale * scale, dtype=np.float32)
-        other.shift = np.asarray(self.shift * scale + shift, dtype=np.float32)
-        return other
-
-    def adjusted(self, raw: FloatArray) -> FloatArray:
-        """Log-odds (..., b) of the first b behaviours as the network gives them, rescaled."""
-        b = raw.shape[-1]
-        return np.asarray(raw * self.scale[:b] + self.shift[:b], dtype=np.float32)
-
-    @staticmethod
-    def response(logits: FloatArray) -> FloatArray:
-        """Probabilities of log-odds: a single sigmoid, where KuaiSim has two."""
-        return np.asarray(expit(logits), dtype=np.float32)
-
-    def recall(
-        self, users: NDArray[np.int64], kept: list[tuple[Tensor, Tensor]] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Reads the logged histories of some users.
-
-        Args:
-            users: (m,) positions.
-            kept: Takes in each layer's keys and values, (m, heads, L, d).
-
-        Returns:
-            (m, B, encoding) scores and (m,) int64, how many of the L places each history takes.
-        """
-        network = self.network
-        rows = self.histories.padded(users, self.logged[users])
-        events = network.events(self.items[rows.items], rows.responses)
-        # A history that was cut begins with the start too, but too far back to be seen from the
-        # last ``window`` places.
-        states = network(network.with_start(events), kept)
-        last = states[torch.arange(len(users)), rows.lengths]
-        return network.scores(last, self.users[torch.from_numpy(users)]), rows.lengths + 1
 
     @torch.inference_mode()
     def _logits(self, users: Index, items: Index, count: int) -> FloatArray:
         """Log-odds of the first ``count`` behaviours."""
         users, items = np.asarray(users), np.asarray(items)
-        self._score(users)
+        self.read(users)
         shape = np.broadcast_shapes(users.shape, items.shape)
         one_user_a_row = users.shape[-1:] == (1,) and items.ndim > 0
         rows, k = (shape[:-1], shape[-1]) if one_user_a_row else (shape, 1)
         shared = one_user_a_row and items.size == k  # the same items for all users
-        asked = np.broadcast_to(users[..., 0] if one_user_a_row else users, rows).reshape(-1)
-        found = np.empty((len(asked), k, count), dtype=np.float32)
+        row_users = users[..., 0] if one_user_a_row else users
+        row_users = np.broadcast_to(row_users, rows).reshape(-1).astype(np.int64)
+        raw = np.empty((len(row_users), k, count), dtype=np.float32)
         if shared:
-            encoded = self._encoded(items.reshape(-1))
+            encoded = self.encoded(items.reshape(-1))
         else:
             items = np.broadcast_to(items, shape).reshape(-1, k)
         size = count * (self.config.encoding + k) + (0 if shared else k * self.config.encoding)
         step = max(1, _BLOCK // size)
-        for first in range(0, len(asked), step):
-            part = slice(first, first + step)
-            scores = self._scores[torch.from_numpy(asked[part].astype(np.int64)), :count]
-            own = encoded if shared else self._encoded(items[part])
-            found[part] = self.network.logits(scores, own).numpy()
-        return self.adjusted(found.reshape(*shape, count))
-
-    def _encoded(self, items: Index) -> Tensor:
-        return self.items[torch.from_numpy(items.astype(np.int64))]
-
-    def _score(self, users: Index) -> None:
-        """Reads the histories of those users who were not asked for before."""
-        asked = np.zeros(len(self._scored), dtype=bool)
-        asked[users] = True
-        missing = np.flatnonzero(asked & ~self._scored)
-        for part in batches(self.logged[missing], RESET_EVENTS):
-            self._scores[torch.from_numpy(missing[part])] = self.recall(missing[part])[0]
-        self._scored[missing] = True
+        for first in range(0, len(row_users), step):
+            block = slice(first, first + step)
+            scores = self._scores[torch.from_numpy(row_users[block]), :count]
+            block_items = encoded if shared else self.encoded(items[block])
+            raw[block] = self.network.logits(scores, block_items).numpy()
+        return self.adjusted(raw.reshape(*shape, count))
 
     def save(self, path: str | Path) -> None:
         """Writes weights, encoded users and items, and histories to one safetensors file."""
@@ -192,7 +85,7 @@ class SequentialModel:
 
     @classmethod
     def load(cls, path: str | Path, dataset: Dataset) -> SequentialModel:
-        """Reads what :meth:`save` wrote.
+        """Reads the file that :meth:`save` wrote.
 
         Args:
             path: The file. It holds the histories too, which need not be those of
@@ -208,12 +101,12 @@ class SequentialModel:
         """
         with open_tensors(path, _FORMAT, "sequential response model") as file:
             model = cls._restored(file)
-        found = (len(model.users), len(model.items), model.behaviours)
+        fitted = (len(model.users), len(model.items), model.behaviours)
         expected = (dataset.n_users, len(dataset.item_ids), dataset.behaviours)
-        if found != expected:
+        if fitted != expected:
             raise CheckpointError(
-                f"{path} was fitted on {found[0]} users, {found[1]} items and behaviours "
-                f"{found[2]}; the dataset has {expected[0]}, {expected[1]} and {expected[2]}. Use "
+                f"{path} was fitted on {fitted[0]} users, {fitted[1]} items and behaviours "
+                f"{fitted[2]}; the dataset has {expected[0]}, {expected[1]} and {expected[2]}. Use "
                 "the dataset that it was fitted on."
             )
         return model

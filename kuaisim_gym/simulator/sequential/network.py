@@ -44,19 +44,19 @@ class FieldEncoder(nn.Module):
         self.project = nn.Linear(config.latent, config.encoding)
         self.norm = nn.LayerNorm(config.encoding)
 
-    def forward(self, rows: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def forward(self, rows: Tensor, masked: Tensor | None = None) -> Tensor:
         """Encodes some users or items.
 
         Args:
             rows: (m,) int64 positions.
-            hidden: (m,) bool, whose id is hidden; ``None`` for nobody's.
+            masked: (m,) bool, rows whose id is masked; ``None`` for none.
 
         Returns:
             (m, encoding) float32.
         """
         ids = rows + 1  # row 0 stands for an unknown id
-        if hidden is not None:
-            ids = ids.masked_fill(hidden, 0)
+        if masked is not None:
+            ids = ids.masked_fill(masked, 0)
         fields = [self.tables[0](ids)]
         for codes, table in zip(self.codes, list(self.tables)[1:], strict=True):
             fields.append(_pooled(table(codes[rows]), codes[rows]))
@@ -224,7 +224,7 @@ class SequenceNetwork(nn.Module):
         return x
 
     def penalty(self, ages: Tensor) -> Tensor:
-        """What attention loses by age: (heads, ...), -inf outside the band.
+        """Loss of attention by age: (heads, ...), -inf outside the band.
 
         Args:
             ages: Integers, how many events ago; negative for events to come.
@@ -261,7 +261,7 @@ class SequenceNetwork(nn.Module):
         return torch.as_tensor(found[:, :, :length])
 
     def scores(self, states: Tensor, users: Tensor) -> Tensor:
-        """What users look for.
+        """Directions of encoded items that users answer.
 
         Args:
             states: (..., width) after their last event.

@@ -14,6 +14,8 @@ from kuaisim_gym.data.dataset import Interactions
 
 Positions = NDArray[np.int64]
 
+RESET_EVENTS = 4096  # events in a batch of logged histories, padding included
+
 
 @dataclass(frozen=True)
 class Padded:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,20 +9,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.simulator.response import SessionAnswers
+from kuaisim_gym.simulator.sequential.fitted import FittedSequences
 from kuaisim_gym.simulator.sequential.network import Layer
-from kuaisim_gym.simulator.sequential.sequences import batches
+from kuaisim_gym.simulator.sequential.sequences import RESET_EVENTS, batches
 from kuaisim_gym.snapshots import Snapshot
 
-if TYPE_CHECKING:
-    from kuaisim_gym.simulator.sequential.model import SequentialModel
-
 _CHUNK = 13  # events appended at once at most; longer slates go in parts
-RESET_EVENTS = 4096  # events in a batch of logged histories, padding included
 
 FloatArray = NDArray[np.float32]
 
 
-class SequentialSessions:
+class SequentialSessions(SessionAnswers):
     """N sessions, each with its user's history.
 
     An event's keys and values never change once computed, so each layer keeps those of the last
@@ -42,11 +38,11 @@ class SequentialSessions:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: SequentialModel, n_sessions: int) -> None:
+    def __init__(self, model: FittedSequences, n_sessions: int) -> None:
         self.model = model
         config = model.config
-        self._kept = config.window - 1  # events that the next one may still attend to
-        self._capacity = self._kept + _CHUNK
+        self._reach = config.window - 1  # events that the next one may still attend to
+        self._capacity = self._reach + _CHUNK
         shape = (config.layers, n_sessions, config.heads, self._capacity)
         self._keys = torch.zeros(*shape, config.width // config.heads)
         self._values = torch.zeros_like(self._keys)
@@ -58,27 +54,21 @@ class SequentialSessions:
 
     @torch.inference_mode()
     def reset(self, slots: NDArray[np.bool_], users: NDArray[np.integer]) -> None:
-        """New sessions begin in some slots, with what was logged of their users.
-
-        Args:
-            slots: (N,) bool.
-            users: Positions of the users of these slots, in slot order.
-        """
         chosen = torch.from_numpy(np.flatnonzero(slots))
         self._users[chosen] = torch.from_numpy(users.astype(np.int64))
         self._begun |= slots
-        ring = (self._next + torch.arange(-self._kept, 0)) % self._capacity
-        for part in batches(self.model.logged[users], RESET_EVENTS):
-            kept: list[tuple[Tensor, Tensor]] = []
-            states, lengths = self.model.recall(users[part].astype(np.int64), kept)
-            rows = chosen[torch.from_numpy(part)]
-            self._scores[rows] = states
-            places = lengths[:, None] + torch.arange(-self._kept, 0)
-            real = places >= 0
-            own = torch.arange(len(part))[:, None]
-            for layer, (keys, values) in enumerate(kept):
+        ring = (self._next + torch.arange(-self._reach, 0)) % self._capacity
+        for batch in batches(self.model.logged[users], RESET_EVENTS):
+            memory: list[tuple[Tensor, Tensor]] = []
+            scores, lengths = self.model.recall(users[batch].astype(np.int64), memory)
+            rows = chosen[torch.from_numpy(batch)]
+            self._scores[rows] = scores
+            positions = lengths[:, None] + torch.arange(-self._reach, 0)
+            real = positions >= 0
+            order = torch.arange(len(batch))[:, None]
+            for layer, (keys, values) in enumerate(memory):
                 for store, fresh in ((self._keys, keys), (self._values, values)):
-                    store[layer][rows[:, None], :, ring] = fresh[own, :, places.clamp(min=0)]
+                    store[layer][rows[:, None], :, ring] = fresh[order, :, positions.clamp(min=0)]
             self._closed[rows] = -torch.inf
             self._closed[rows[:, None], ring] = torch.where(real, 0.0, -torch.inf)
 
@@ -90,43 +80,29 @@ class SequentialSessions:
             ResetNeededError: A session has not begun.
         """
         self._check()
-        encoded = self.model.items[torch.from_numpy(slates.astype(np.int64))]
-        raw = self.model.network.logits(self._scores, encoded).numpy()
+        raw = self.model.network.logits(self._scores, self.model.encoded(slates)).numpy()
         return self.model.adjusted(raw)
 
     def feedback(self, slates: NDArray[np.integer]) -> FloatArray:
-        """As :meth:`logits`, but probabilities: a single sigmoid, where KuaiSim has two."""
         return self.model.response(self.logits(slates))
 
     @torch.inference_mode()
     def observe(self, slates: NDArray[np.integer], feedback: FloatArray) -> None:
-        """Appends a step's events to the histories.
-
-        Args:
-            slates: (N, K) item positions.
-            feedback: (N, K, B) float32 in [0, 1], how they were answered.
-
-        Raises:
-            ResetNeededError: A session has not begun.
-        """
         self._check()
         model = self.model
-        encoded = model.items[torch.from_numpy(slates.astype(np.int64))]
         responses = torch.from_numpy(feedback.astype(np.float32))
-        events = model.network.events(encoded, responses)
+        events = model.network.events(model.encoded(slates), responses)
         state = events[:, -1]
         for chunk in events.split(_CHUNK, dim=1):
             state = self._append(chunk)
         self._scores = model.network.scores(state, model.users[self._users])
 
     def snapshot(self) -> Snapshot:
-        """See :class:`~kuaisim_gym.simulator.response.SessionAnswers`."""
         tensors = {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
         return {**tensors, "begun": self._begun.copy(), "next": np.array(self._next)}
 
     @torch.inference_mode()
     def restore(self, snapshot: Snapshot) -> None:
-        """See :class:`~kuaisim_gym.simulator.response.SessionAnswers`."""
         for name, tensor in self._tensors().items():
             tensor.copy_(torch.from_numpy(snapshot[name]))
         self._begun[...] = snapshot["begun"]
@@ -154,15 +130,12 @@ class SequentialSessions:
         x = events
         for number, layer in enumerate(network.layers):
             assert isinstance(layer, Layer)
-            own, values = layer.key_value(x)
-            keys = self._keys[number]
-            keys[:, :, ring], self._values[number][:, :, ring] = own, values
+            keys, values = self._keys[number], self._values[number]
+            keys[:, :, ring], values[:, :, ring] = layer.key_value(x)
             if number == len(network.layers) - 1:
                 x, mask = x[:, -1:], mask[:, :, -1:]  # only the state after the last is asked for
-            found = functional.scaled_dot_product_attention(
-                layer.query(x), keys, self._values[number], mask
-            )
-            x = layer.finish(x, found)
+            attended = functional.scaled_dot_product_attention(layer.query(x), keys, values, mask)
+            x = layer.finish(x, attended)
         return x[:, 0]
 
     def _check(self) -> None:
