@@ -126,8 +126,8 @@ def _calls(
             decision = policy.decide(batch)
 
         def evaluate() -> tuple[Tensor, Tensor]:
-            now = policy.evaluate_decision(batch, decision.control, decision.draws)
-            return now.draw_log_prob.sum(1) + now.control_log_prob, now.values
+            now = policy.evaluate_decision(batch, decision.control, decision.slates)
+            return now.choice_log_prob.sum(1) + now.control_log_prob, now.values
     else:
         with torch.no_grad():
             slates = policy(batch)[0]

@@ -1,4 +1,4 @@
-"""Batch-constrained Q-learning: what a log is worth to an agent that stays within its support."""
+"""Batch-constrained Q-learning: offline learning within the support of a log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
-from stable_baselines3.common.torch_layers import create_mlp
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dsrm_agents.baselines.items import unexposed
 from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm, OfflinePolicy
+from dsrm_agents.common.networks import mlp
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.catalogue import Catalogue
 
 CLIP = 0.5  # of the latent draws that actions are generated from
 AHEAD = 10  # actions generated for a target
@@ -37,7 +35,7 @@ class BatchConstrainedPolicy(OfflinePolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """What is known of all items.
+        """Values, support and likelihoods of all items.
 
         Args:
             state: (n, d) float32.
@@ -68,8 +66,8 @@ class ActionVAE(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         self.latent_dim = 2 * action_dim
-        self.encoder = _mlp(state_dim + action_dim, hidden, 2 * self.latent_dim)
-        self.decoder = _mlp(state_dim + self.latent_dim, hidden, action_dim)
+        self.encoder = mlp(state_dim + action_dim, [hidden] * 2, 2 * self.latent_dim)
+        self.decoder = mlp(state_dim + self.latent_dim, [hidden] * 2, action_dim)
 
     def forward(self, state: Tensor, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The actions as reconstructed, (n, D), and the mean Kullback-Leibler divergence, ()."""
@@ -86,7 +84,7 @@ class ActionVAE(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Two values of an action and a perturbation of it: what BCQ has target networks of.
+    """Two critics of an action and a perturbation of it: the networks that have targets.
 
     Args:
         state_dim: d.
@@ -97,8 +95,8 @@ class TwinCritic(nn.Module):
     def __init__(self, state_dim: int, action_dim: int, hidden: int) -> None:
         super().__init__()
         width = state_dim + action_dim
-        self.critics = nn.ModuleList([_mlp(width, hidden, 1) for _ in range(2)])
-        self.perturbation = _mlp(width, hidden, action_dim)
+        self.critics = nn.ModuleList([mlp(width, [hidden] * 2, 1) for _ in range(2)])
+        self.perturbation = mlp(width, [hidden] * 2, action_dim)
 
     def values(self, state: Tensor, action: Tensor) -> Tensor:
         """(2, ...): Q_1 and Q_2 of (..., d) states and (..., D) actions."""
@@ -112,16 +110,14 @@ class TwinCritic(nn.Module):
 
 
 class BCQPolicy(BatchConstrainedPolicy):
-    """Generates actions and values the items nearest to them; see :class:`BCQ`.
+    """Generates actions and values the items nearest to them, as :class:`BCQ` says.
 
     Args:
-        observation_space: That of ``observation_type="dict"``.
-        action_space: That of ``action_type="slate"``.
-        catalogue: The items.
+        *args: Spaces, as for the base class.
         n_candidates: n, actions generated for a state.
         phi: How far a coordinate may be perturbed.
         hidden: Width of the networks' hidden layers.
-        **kwargs: Of SB3's ``BasePolicy``.
+        **kwargs: Of the base class, ``catalogue`` among them.
 
     Attributes:
         vectors: (n_items, D) float32, the items as actions.
@@ -137,28 +133,26 @@ class BCQPolicy(BatchConstrainedPolicy):
 
     def __init__(
         self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        catalogue: Catalogue,
+        *args: Any,
         n_candidates: int = 100,
         phi: float = 0.05,
         hidden: int = 128,
         **kwargs: Any,
     ) -> None:
-        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        super().__init__(*args, **kwargs)
         self.hidden = hidden
-        known = catalogue.known
-        self.register_buffer("vectors", _at_length(torch.as_tensor(known)), persistent=False)
+        vectors = _at_length(torch.as_tensor(self.catalogue.known))
+        self.register_buffer("vectors", vectors, persistent=False)
         self.phi = phi
-        self.vae = ActionVAE(self.state_dim, known.shape[1], hidden)
-        self._build(TwinCritic(self.state_dim, known.shape[1], hidden))
+        self.vae = ActionVAE(self.state_dim, vectors.shape[1], hidden)
+        self._build(TwinCritic(self.state_dim, vectors.shape[1], hidden))
         n = check_whole("n_candidates", n_candidates, 1)
         # The same draws for all states: what is shown depends on nothing but the state.
         self.register_buffer("latents", torch.randn(n, self.vae.latent_dim).clamp(-CLIP, CLIP))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"n_candidates": len(self.latents), "phi": self.phi, "hidden": self.hidden}
-        return super()._get_constructor_parameters() | own
+        options = {"n_candidates": len(self.latents), "phi": self.phi, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | options
 
     def generate(self, networks: TwinCritic, state: Tensor, latents: Tensor) -> Tensor:
         """(n, m, D): m perturbed actions for each of (n, d) states, of (n or 1, m, 2 D) latents.
@@ -172,9 +166,9 @@ class BCQPolicy(BatchConstrainedPolicy):
         return networks.perturbed(state, actions, self.phi)
 
     def likeness(self, actions: Tensor) -> Tensor:
-        """(..., n_items): how like generated (..., D) actions items are, always negative.
+        """(..., n_items) likeness of items to generated (..., D) actions, always negative.
 
-        It is the cosine less 2, and less than that of any logged item for those never logged.
+        It is the cosine less 2; items that were never logged are below all logged items.
         """
         squared_length = self.vectors.shape[1]  # of actions and items alike
         less = -2.0 - 3.0 * (self.counts == 0)
@@ -183,13 +177,13 @@ class BCQPolicy(BatchConstrainedPolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See the base class; supported is the unexposed item nearest to a generated action."""
+        """Supports the unexposed items that are nearest to generated actions."""
         latents = self.latents
         if not deterministic:
             latents = torch.randn_like(latents).clamp(-CLIP, CLIP)
-        parts = zip(state.split(AT_ONCE), exposed.split(AT_ONCE), strict=True)
-        judged = [self._judge(latents, *part) for part in parts]
-        value, supported, likelihood = (torch.cat(one) for one in zip(*judged, strict=True))
+        chunks = zip(state.split(AT_ONCE), exposed.split(AT_ONCE), strict=True)
+        judged = [self._judge(latents, *chunk) for chunk in chunks]
+        value, supported, likelihood = map(torch.cat, zip(*judged, strict=True))
         return value, supported, likelihood
 
     def _judge(
@@ -221,9 +215,9 @@ class BCQ(OfflineAlgorithm):
 
     An action is an item's [embedding | log popularity], brought to length sqrt(D) so that a
     coordinate is about one in size and no item is near to everything. In slates a generated action
-    stands for the logged item nearest to it, and the critic is asked about that: it values what is
-    shown. A slate holds the K best of the items that stand for n candidates; where they are fewer
-    than K, the items next nearest to a candidate follow, as further draws would have found them.
+    stands for the logged item nearest to it, and the critic values that item, which is shown. A
+    slate holds the K best of the items that stand for n candidates; where they are fewer than K,
+    the items next nearest to a candidate follow, as further draws would have found them.
 
     Deviations beside these: the candidates' latent draws are the same for all states unless
     ``deterministic`` is false; decoded actions are brought back to the items' length, where the
@@ -232,11 +226,11 @@ class BCQ(OfflineAlgorithm):
 
     Args:
         policy: ``"BCQPolicy"``, or a class like it.
-        env: See :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
         minimum_weight: lambda.
         divergence_weight: Of the Kullback-Leibler divergence.
         policy_kwargs: For the policy: ``n_candidates``, ``phi``, ``hidden``.
-        **kwargs: See the same class.
+        **kwargs: Of the same class.
 
     Raises:
         ConfigError: An option is out of range, or the environment has no catalogue or other spaces.
@@ -272,7 +266,6 @@ class BCQ(OfflineAlgorithm):
         return decisions.rewards + self.gamma * decisions.lasting * value
 
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """See the base class."""
         policy, states = self.policy, decisions.states
         actions = policy.vectors[decisions.items]
         noise = self._normal(len(states), policy.vae.latent_dim)
@@ -290,7 +283,7 @@ class BCQ(OfflineAlgorithm):
         policy = self.policy
         moved = policy.generate(policy.online, states, self._latents(len(states), 1))[:, 0]
         critic = policy.online.critics[0]
-        fixed = {name: one.detach() for name, one in critic.named_parameters()}
+        fixed = {name: weight.detach() for name, weight in critic.named_parameters()}
         pairs = torch.cat([states, moved], dim=1)
         value: Tensor = torch.func.functional_call(critic, fixed, (pairs,))
         return value.squeeze(1)
@@ -302,10 +295,6 @@ class BCQ(OfflineAlgorithm):
     def _normal(self, *shape: int) -> Tensor:
         draws = self._rng.standard_normal(shape, dtype=np.float32)
         return torch.as_tensor(draws, device=self.device)
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    return nn.Sequential(*create_mlp(inputs, outputs, [hidden, hidden]))
 
 
 def _at_length(vectors: Tensor) -> Tensor:

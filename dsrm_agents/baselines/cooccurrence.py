@@ -1,4 +1,4 @@
-"""Which items are alike: those that the same users were shown."""
+"""Similarity of items by the users who were shown both."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _BLOCK = 256  # items compared with all others at a time
 
 
 def neighbours(data: TrainingData, count: int) -> NDArray[np.int32]:
-    """Each item's most similar others by the cosine of co-occurrence, ``c_ij / sqrt(n_i n_j)``.
+    """Most similar items of each item by the cosine of co-occurrence, ``c_ij / sqrt(n_i n_j)``.
 
-    n_i is how many train users have item i in their log, c_ij how many have both i and j.
+    n_i is the number of train users with item i in their log, c_ij that with both i and j.
 
     Args:
         data: Only ``train_log`` is read, and of it the rows of the catalogue's items.
-        count: How many an item; at most all others are given.
+        count: Neighbours an item, at most n_items - 1.
 
     Returns:
         (n_items, min(count, n_items - 1)) positions, most similar first, ties by position. Items
@@ -39,24 +39,24 @@ def neighbours(data: TrainingData, count: int) -> NDArray[np.int32]:
     # n_i is the same for all that i is compared with, and leaves their order as it is.
     weights = 1.0 / np.sqrt(np.maximum(np.diff(by_item.indptr), 1))
 
-    found = np.empty((data.n_items, count), dtype=np.int32)
+    similar = np.empty((data.n_items, count), dtype=np.int32)
     for start in range(0, data.n_items, _BLOCK):
         together = (by_item[start : start + _BLOCK] @ seen).toarray()
         likeness = (together * weights).astype(np.float32)
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -1.0  # an item is not its own neighbour
-        found[start : start + _BLOCK] = _largest(likeness, count)
-    return found
+        similar[start : start + _BLOCK] = _largest(likeness, count)
+    return similar
 
 
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """(n, count) columns of the largest of (n, m) values, largest first, ties by column.
 
-    Columns are packed beneath the values' bits, which makes all distinct and needs no whole sort.
+    Columns are packed beneath the values' bits, which makes all distinct and needs no full sort.
     """
     # Bits of floats that are not negative grow with them; the one below zero stays below.
     keys = values.view(np.int32).astype(np.int64) << 32
     keys += np.arange(values.shape[1])[::-1]
-    kept = np.partition(keys, -count, axis=1)[:, -count:]
-    kept.sort(axis=1)
-    return np.asarray(values.shape[1] - 1 - (kept[:, ::-1] & 0xFFFFFFFF))
+    largest = np.partition(keys, -count, axis=1)[:, -count:]
+    largest.sort(axis=1)
+    return np.asarray(values.shape[1] - 1 - (largest[:, ::-1] & 0xFFFFFFFF))

@@ -1,4 +1,4 @@
-"""Batch-constrained Q-learning over items: those that are likely enough in the log."""
+"""Batch-constrained Q-learning over items that are likely enough in the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from typing import Any, ClassVar
 
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv
 from torch import Tensor
@@ -16,22 +15,19 @@ from dsrm_agents.baselines.bcq import BatchConstrainedPolicy
 from dsrm_agents.baselines.items import ItemNetwork, unexposed
 from dsrm_agents.baselines.logged import Decisions, OfflineAlgorithm
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Rows that an item without rows counts for: no share of the log, but an order among such items.
 NEVER = 1e-30
 
 
 class DiscreteBCQPolicy(BatchConstrainedPolicy):
-    """Q and the imitation G of the log; see :class:`DiscreteBCQ`.
+    """Q and the imitation G of the log, as :class:`DiscreteBCQ` says.
 
     Args:
-        observation_space: That of ``observation_type="dict"``.
-        action_space: That of ``action_type="slate"``.
-        catalogue: The items.
+        *args: Spaces, as for the base class.
         threshold: tau; from 0, where all items are supported, to 1, where the likeliest alone is.
         hidden: Width of the networks' hidden layers.
-        **kwargs: Of SB3's ``BasePolicy``.
+        **kwargs: Of the base class, ``catalogue`` among them.
 
     Raises:
         ConfigError: The spaces are others, or ``threshold`` is out of range.
@@ -41,32 +37,26 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
     target: ItemNetwork
 
     def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        action_space: spaces.Space[Any],
-        catalogue: Catalogue,
-        threshold: float = 0.3,
-        hidden: int = 128,
-        **kwargs: Any,
+        self, *args: Any, threshold: float = 0.3, hidden: int = 128, **kwargs: Any
     ) -> None:
         if not 0 <= threshold <= 1:
             raise ConfigError(f"threshold must lie in [0, 1], got {threshold}.")
-        super().__init__(observation_space, action_space, catalogue, **kwargs)
+        super().__init__(*args, **kwargs)
         self.threshold = threshold
         self.hidden = hidden
-        self.imitation = ItemNetwork(catalogue, self.state_dim, hidden)
-        self._build(ItemNetwork(catalogue, self.state_dim, hidden))
+        self.imitation = ItemNetwork(self.catalogue, self.state_dim, hidden)
+        self._build(ItemNetwork(self.catalogue, self.state_dim, hidden))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        own = {"threshold": self.threshold, "hidden": self.hidden}
-        return super()._get_constructor_parameters() | own
+        options = {"threshold": self.threshold, "hidden": self.hidden}
+        return super()._get_constructor_parameters() | options
 
     def prior(self) -> Tensor:
         """(n_items,): the logarithm of the items' shares of the log, up to a constant."""
         return self.counts.clamp(min=NEVER).log()
 
     def supported(self, likelihood: Tensor) -> tuple[Tensor, Tensor]:
-        """Which items are likely enough beside the likeliest, and log G / max G of all.
+        """Mask of the items that are likely enough beside the likeliest, and log G / max G of all.
 
         Args:
             likelihood: (n, n_items), log G up to a constant a row.
@@ -78,7 +68,7 @@ class DiscreteBCQPolicy(BatchConstrainedPolicy):
     def judge(
         self, state: Tensor, exposed: Tensor, deterministic: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See the base class; items shown before are no longer among the possible actions."""
+        """Supports likely items; those shown before are no longer possible actions."""
         likelihood = unexposed(self.imitation(state) + self.prior(), exposed)
         return self.online(state), *self.supported(likelihood)
 
@@ -103,11 +93,11 @@ class DiscreteBCQ(OfflineAlgorithm):
 
     Args:
         policy: ``"DiscreteBCQPolicy"``, or a class like it.
-        env: See :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.logged.OfflineAlgorithm`.
         threshold: tau.
         logit_penalty: beta.
         policy_kwargs: For the policy: ``hidden``.
-        **kwargs: See the same class.
+        **kwargs: Of the same class.
 
     Raises:
         ConfigError: An option is out of range, or the environment has no catalogue or other spaces.
@@ -140,7 +130,6 @@ class DiscreteBCQ(OfflineAlgorithm):
         return decisions.rewards + self.gamma * decisions.lasting * value
 
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """See the base class."""
         policy, items = self.policy, decisions.items
         value = policy.online.of(decisions.states, items[:, None]).squeeze(1)
         logits = policy.imitation(decisions.states)

@@ -1,4 +1,4 @@
-"""DNaIR: a deep Q-network paid for novelty of quality, that now and then picks what is unlike.
+"""DNaIR: a deep Q-network rewarded for novelty of quality, which now and then picks unlike items.
 
 Shi et al., "Relieving Popularity Bias in Interactive Recommendation: A Diversity-Novelty-Aware
 Reinforcement Learning Approach", TOIS 2024.
@@ -23,8 +23,8 @@ from dsrm_agents.baselines.cooccurrence import neighbours
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.catalogue import check_item_spaces, same_catalogue, state_and_exposed
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.catalogue import state_and_exposed
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError
@@ -90,7 +90,7 @@ class DNaIRPolicy(SlatePolicy):
         self.epsilon = epsilon
         self.hidden = hidden
         self.seed = seed
-        # Not part of the weights: whoever builds the policy has it.
+        # Not part of the weights: the constructor's arguments hold it.
         self.register_buffer("neighbours", torch.as_tensor(neighbours), persistent=False)
         self.q_net = ItemNetwork(catalogue, self.state_dim, hidden)
         self.q_net_target = deepcopy(self.q_net).requires_grad_(False)
@@ -116,7 +116,7 @@ class DNaIRPolicy(SlatePolicy):
         }
 
     def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
-        """(n, n_items) Q-values, see the base class."""
+        """(n, n_items) Q-values."""
         values: Tensor = self.q_net(state)
         return values
 
@@ -138,23 +138,23 @@ class DNaIRPolicy(SlatePolicy):
             (n, K) int64 distinct unexposed items, in the order of picking.
         """
         values = unexposed(values, exposed)
-        taken = values.isneginf()
+        used = values.isneginf()
         near = self._near(values, liked)
         near_values = values.gather(1, near)
         chance = torch.rand(len(values), self.slate_size, generator=self.generator)
         diverse = (chance >= self.epsilon).to(values.device)
         slates = torch.empty_like(diverse, dtype=torch.int64)
         for pick in range(self.slate_size):
-            free = ~taken.gather(1, near)
+            free = ~used.gather(1, near)
             similar = free & (free.cumsum(1) <= self.similar)
             best = near_values.masked_fill(~similar, -torch.inf).argmax(1, keepdim=True)
             items = near.gather(1, best)
             rows = diverse[:, pick].nonzero().squeeze(1)
             if len(rows):
-                rest = (~taken[rows]).scatter(1, near[rows], (free & ~similar)[rows])
-                items[rows] = self._any_of(rest, items[rows])
+                distant = (~used[rows]).scatter(1, near[rows], (free & ~similar)[rows])
+                items[rows] = self._any_of(distant, items[rows])
             slates[:, pick : pick + 1] = items
-            taken.scatter_(1, items, True)
+            used.scatter_(1, items, True)
         return slates
 
     def _near(self, values: Tensor, liked: Tensor) -> Tensor:
@@ -165,16 +165,16 @@ class DNaIRPolicy(SlatePolicy):
             near[none] = values[none].topk(near.shape[1], dim=1).indices
         return near
 
-    def _any_of(self, rest: Tensor, otherwise: Tensor) -> Tensor:
-        """(n, 1) items, each as likely as any other of its row's rest; others where none is left.
+    def _any_of(self, candidates: Tensor, fallback: Tensor) -> Tensor:
+        """(n, 1) items drawn uniformly from a row's candidates, or the fallback without any.
 
         Args:
-            rest: (n, n_items) bool.
-            otherwise: (n, 1) int64.
+            candidates: (n, n_items) bool.
+            fallback: (n, 1) int64.
         """
-        draws = torch.rand(rest.shape, generator=self.generator).to(rest.device)
-        drawn = draws.masked_fill_(~rest, -1.0).argmax(1, keepdim=True)
-        return torch.where(rest.any(1, keepdim=True), drawn, otherwise)
+        draws = torch.rand(candidates.shape, generator=self.generator).to(candidates.device)
+        drawn = draws.masked_fill_(~candidates, -1.0).argmax(1, keepdim=True)
+        return torch.where(candidates.any(1, keepdim=True), drawn, fallback)
 
 
 def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
@@ -186,17 +186,17 @@ def last_liked(exposed: Tensor, responses: Tensor) -> Tensor:
     """
     good = (exposed >= 0) & (responses >= GOOD)
     order = torch.arange(1, exposed.shape[1] + 1, device=exposed.device)
-    latest, place = (good * order).max(1)
-    items = exposed.gather(1, place[:, None]).squeeze(1)
+    latest, column = (good * order).max(1)
+    items = exposed.gather(1, column[:, None]).squeeze(1)
     return torch.where(latest > 0, items, -1)
 
 
 def gated_novelty(data: TrainingData, exposures: NDArray[np.integer]) -> NDArray[np.float32]:
-    """(n_items,) float32 quality times novelty: what is rare is worth something if it is good.
+    """(n_items,) float32 quality times novelty: rare items are worth something if they are good.
 
     Args:
         data: Its train log gives qualities.
-        exposures: (n_items,) how often each item was shown.
+        exposures: (n_items,) numbers of times that items were shown.
     """
     worth = item_quality(data) * item_novelty(exposures)
     return np.asarray(worth, dtype=np.float32)
@@ -231,7 +231,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         policy: ``"DNaIRPolicy"`` or a subclass.
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not. Its train log gives qualities
-            and neighbours. Its reward is not looked at.
+            and neighbours. Its reward is not used.
         beta: Weight of novelty, the paper's by default; 0 for relevance alone.
         **kwargs: Of :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`. In
             ``policy_kwargs``: ``similar``, ``epsilon`` and ``hidden`` of :class:`DNaIRPolicy`.
@@ -262,40 +262,32 @@ class DNaIR(SlateOffPolicyAlgorithm):
         super().__init__(policy, env, **kwargs)
 
     def _setup_model(self) -> None:
-        if self.env is not None and "neighbours" not in self.policy_kwargs:
+        self._take_catalogue()
+        if "neighbours" not in self.policy_kwargs:
             self._read_log()
         super()._setup_model()
 
     def _read_log(self) -> None:
-        """Takes from the train log what the reward and DSAG need, once: saved agents have it."""
+        """Takes qualities and neighbours from the train log, once: saved agents have them."""
         assert self.env is not None
-        catalogue = same_catalogue(self.env, None, "DNaIR")
-        check_item_spaces("DNaIR", self.observation_space, self.action_space)
         assert isinstance(self.observation_space, spaces.Dict)
         data: TrainingData = self.env.get_attr("batch")[0].dataset.training
-        self.gated_novelty = gated_novelty(data, catalogue.exposures)
+        self.gated_novelty = gated_novelty(data, self.policy_kwargs["catalogue"].exposures)
         room = self.observation_space["exposed"].shape or (0,)
         similar = check_whole("similar", self.policy_kwargs.get("similar", SIMILAR), 1)
         self.policy_kwargs["neighbours"] = neighbours(data, similar + room[0])
         self.policy_kwargs["seed"] = self.seed
 
-    def train(self, gradient_steps: int, batch_size: int = 128) -> None:
-        """Updates Q on replayed slates, and lets Q' follow."""
-        assert self.replay_buffer is not None
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.policy.optimizer]
+
+    def _update(self, batch: SlateSamples) -> dict[str, float]:
         policy = self.policy
-        policy.set_training_mode(True)
-        self._update_learning_rate(policy.optimizer)
-        losses: list[float] = []
-        for _ in range(gradient_steps):
-            batch: SlateSamples = self.replay_buffer.sample(batch_size)  # type: ignore[assignment]
-            values = policy.q_net.of(batch.states, batch.slates)
-            loss = functional.smooth_l1_loss(values, self.targets(batch))
-            descend(policy.optimizer, loss)
-            polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
-            losses.append(loss.item())
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        self.logger.record("train/loss", float(np.mean(losses)))
+        values = policy.q_net.of(batch.states, batch.slates)
+        loss = functional.smooth_l1_loss(values, self.targets(batch))
+        descend(policy.optimizer, loss)
+        polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
+        return {"loss": loss.item()}
 
     @torch.no_grad()
     def targets(self, batch: SlateSamples) -> Tensor:

@@ -1,4 +1,4 @@
-"""DORL: A2C in a world model that pays for going where the logs kept their choices open.
+"""DORL: A2C in a world model that rewards states after which the logged choices vary.
 
 Offline learners stay near what the logs are sure of, which is what was shown most: the Matthew
 effect. DORL (Gao et al., "Alleviating Matthew Effect of Offline Reinforcement Learning in
@@ -22,26 +22,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import entr
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
-WINDOWS = (1, 2)  # items whose categories are looked at together, the released code's
+WINDOWS = (1, 2)  # items whose categories form a tuple, as in the released code
 UNKNOWN = 1.0  # entropy after a tuple that was never seen, or always followed by the same category
-FIELDS = ("category", "tag")  # what categories are called, in KuaiRec and in KuaiRand
+FIELDS = ("category", "tag")  # names of the categories in KuaiRec and in KuaiRand
 
 FloatArray = NDArray[np.float32]
 Items = NDArray[np.integer]
 
 
 class ChoiceEntropy:
-    """Entropy of what the logs show next, given the categories of the last one or two items.
+    """Entropy of the next category in the logs, given those of the last one or two items.
 
     After an order-free tuple of categories, one of each item in the window, p is the distribution
     of the next item's categories over the train users' rows in the order of the log:
@@ -54,7 +54,7 @@ class ChoiceEntropy:
 
     That code divides by the logarithm of the number of categories that followed the tuple, where
     rare tuples, which have led to two categories, look as open as any; here C is one for all.
-    Items without a category have one of their own, so that nothing is gained by what is not known.
+    Items without a category form a category, so that unknown categories earn nothing.
     A tuple that two items make in both orders counts twice in their average.
 
     Args:
@@ -64,8 +64,8 @@ class ChoiceEntropy:
         ConfigError: The data have no categories.
 
     Attributes:
-        after_one: (C,) float64, H after each category.
-        after_two: (C, C) float64, H after each pair of categories; symmetric.
+        after_single: (C,) float64, H after each category.
+        after_pair: (C, C) float64, H after each pair of categories; symmetric.
         single: (n_items,) float32, an item's H for the window of one.
         least: Sum over windows of the least H that any tuple has.
     """
@@ -73,23 +73,25 @@ class ChoiceEntropy:
     def __init__(self, data: TrainingData) -> None:
         codes = _category_codes(data)
         users, items = data.train_log.users, data.train_log.items
-        one, two = (_rows_apart(users, n) for n in WINDOWS)
-        after_one = _followers(codes, items[one], items[one + 1])
-        after_two = _followers(codes, items[two], items[two + 1], items[two + 2])
-        self.after_one = _normalised_entropy(after_one)
-        self.after_two = _normalised_entropy(after_two + after_two.swapaxes(0, 1))  # either order
-        self.least = float(self.after_one.min() + self.after_two.min())
+        singles, pairs = (_rows_apart(users, n) for n in WINDOWS)
+        after_single = _followers(codes, items[singles], items[singles + 1])
+        after_pair = _followers(codes, items[pairs], items[pairs + 1], items[pairs + 2])
+        self.after_single = _normalised_entropy(after_single)
+        self.after_pair = _normalised_entropy(
+            after_pair + after_pair.swapaxes(0, 1)
+        )  # either order
+        self.least = float(self.after_single.min() + self.after_pair.min())
 
         catalogue = codes[: data.n_items]
-        member = np.zeros((len(catalogue), len(self.after_one) + 1))
+        member = np.zeros((len(catalogue), len(self.after_single) + 1))
         np.put_along_axis(member, catalogue, 1.0, axis=1)  # padding, -1, fills the last column
         member = member[:, :-1] / member[:, :-1].sum(axis=1, keepdims=True)
-        self.single: FloatArray = (member @ self.after_one).astype(np.float32)
+        self.single: FloatArray = (member @ self.after_single).astype(np.float32)
         self._member: FloatArray = member.astype(np.float32)
-        self._half: FloatArray = (member @ self.after_two).astype(np.float32)
+        self._half: FloatArray = (member @ self.after_pair).astype(np.float32)
 
     def __call__(self, items: Items, before: Items) -> FloatArray:
-        """Sum over both windows of the entropy after an item was shown.
+        """Sum over both windows of the entropy after an item.
 
         Args:
             items: Positions; the item itself is part of its windows, as in the released code.
@@ -105,7 +107,7 @@ class ChoiceEntropy:
 
 @dataclass(frozen=True, eq=False)
 class Dorl:
-    """What DORL reads from the logs, once.
+    """World model and choice entropy of the logs.
 
     Attributes:
         world: Expected responses and their uncertainty.
@@ -132,18 +134,18 @@ def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
         progress: Whether to show a progress bar.
 
     Returns:
-        What :class:`PenalisedVecEnv` needs.
+        World model and entropy, for :class:`PenalisedVecEnv`.
 
     Raises:
         ConfigError: The data have no categories.
     """
     data = dataset.training
-    entropy = ChoiceEntropy(data)  # first: it is quick to say what is missing
+    entropy = ChoiceEntropy(data)  # first: it fails quickly without categories
     world = fit_world_model(data, seed=seed, progress=progress)
     return Dorl(world, entropy, dataset.fingerprint)
 
 
-class PenalisedVecEnv(VecEnvWrapper):
+class PenalisedVecEnv(StatelessVecEnv):
     """Rewards slates as DORL's world model does, for training.
 
     The reward of an item shown to user u is
@@ -153,7 +155,7 @@ class PenalisedVecEnv(VecEnvWrapper):
     and that of a slate the mean over its items, which follow one another in the order shown,
     after those of the session's earlier slates.
 
-    What differs from the paper. Sessions, states and their ends are the train simulator's, which
+    Deviations from the paper: sessions, states and their ends are the train simulator's, which
     is fitted on the same log; the world model answers for the reward alone. The released DORL has
     no uncertainty term, the paper has one. As in the code rewards are lowered by the least that
     there can be and cut off at 0. A constant that every step pays is no detail where sessions are
@@ -180,7 +182,7 @@ class PenalisedVecEnv(VecEnvWrapper):
                 raise ConfigError(
                     f"{name}_coef must be a finite number of at least 0, got {value}."
                 )
-        batch: SessionBatch = venv.get_attr("batch")[0]
+        batch = batch_of(venv, "PenalisedVecEnv")
         if not batch.slate_rewards:
             raise ConfigError("DORL rewards slates, and this task returns: use another task.")
         fingerprint = batch.dataset.fingerprint
@@ -200,23 +202,15 @@ class PenalisedVecEnv(VecEnvWrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Constructor arguments, for checkpoints to compare."""
         return {
             "dorl": self.dorl.fingerprint,
             "uncertainty_coef": self.uncertainty_coef,
             "entropy_coef": self.entropy_coef,
         }
 
-    def reset(self) -> VecEnvObs:
-        """First observations."""
-        return self.venv.reset()
-
-    def observe(self) -> VecEnvObs:
-        """The latest observations; nothing here outlives a step."""
-        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
-
     def step_async(self, actions: NDArray[Any]) -> None:
-        """Notes who is there and what they were shown: a session that ends forgets it."""
+        """Records users, last items and exposures: a session that ends forgets them."""
         state = self.batch.core.state
         self._users = state.users.copy()
         last = state.slates[np.arange(self.num_envs), state.steps - 1, -1]
@@ -243,8 +237,8 @@ class PenalisedVecEnv(VecEnvWrapper):
 
 def category_field(data: TrainingData) -> str | None:
     """The item feature that holds categories, or ``None`` where no item has one."""
-    known = data.item_features.codes
-    return next((name for name in FIELDS if name in known and known[name].any()), None)
+    codes = data.item_features.codes
+    return next((name for name in FIELDS if name in codes and codes[name].any()), None)
 
 
 def _category_codes(data: TrainingData) -> NDArray[np.int64]:
@@ -253,22 +247,22 @@ def _category_codes(data: TrainingData) -> NDArray[np.int64]:
     Raises:
         ConfigError: There are none.
     """
-    known, field = data.item_features.codes, category_field(data)
+    features, field = data.item_features.codes, category_field(data)
     if field is None:
         raise ConfigError(
-            "DORL counts which categories the logs show next, and these data say of no item what "
-            f"it is: expected the item feature {' or '.join(map(repr, FIELDS))}, got "
-            f"{sorted(known) or 'none'}. Load them with the file of the items' categories."
+            "DORL counts which categories the logs show next, and these data have no categories: "
+            f"expected the item feature {' or '.join(map(repr, FIELDS))}, got "
+            f"{sorted(features) or 'none'}. Load them with the file of the items' categories."
         )
-    values, places = np.unique(known[field], return_inverse=True)
-    codes = places.reshape(known[field].shape).astype(np.int64) - int(values[0] == 0)
+    values, ranks = np.unique(features[field], return_inverse=True)
+    codes = ranks.reshape(features[field].shape).astype(np.int64) - int(values[0] == 0)
     without = (codes < 0).all(axis=1)
     codes[without, 0] = codes.max() + 1
     return codes
 
 
 def _rows_apart(users: Items, n: int) -> NDArray[np.int64]:
-    """Numbers of the rows whose user has n more."""
+    """Numbers of the rows that n more rows of the user follow."""
     return np.flatnonzero(users[n:] == users[:-n])
 
 
@@ -284,10 +278,10 @@ def _followers(codes: NDArray[np.int64], *items: Items) -> NDArray[np.int64]:
     """
     shape = (int(codes.max()) + 1,) * len(items)
     counts = np.zeros(int(np.prod(shape)), dtype=np.int64)
-    for places in product(range(codes.shape[1]), repeat=len(items)):
-        chosen = [codes[one, place] for one, place in zip(items, places, strict=True)]
-        real = np.all([one >= 0 for one in chosen], axis=0)
-        cells = np.ravel_multi_index([one[real] for one in chosen], shape)
+    for columns in product(range(codes.shape[1]), repeat=len(items)):
+        chosen = [codes[rows, column] for rows, column in zip(items, columns, strict=True)]
+        real = np.all([code >= 0 for code in chosen], axis=0)
+        cells = np.ravel_multi_index([code[real] for code in chosen], shape)
         counts += np.bincount(cells, minlength=len(counts))
     return counts.reshape(shape)
 
@@ -300,6 +294,6 @@ def _normalised_entropy(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def _repeated(slates: Items, exposed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """(N, K) which items of (N, K) slates were exposed before, or stand earlier in the slate."""
+    """(N, K) bool: items of (N, K) slates that were exposed before, or earlier in the slate."""
     twice = np.tril(slates[:, :, None] == slates[:, None, :], k=-1).any(axis=2)
     return np.asarray(exposed[np.arange(len(slates))[:, None], slates] | twice)

@@ -1,4 +1,4 @@
-"""Policies that score every item and show the best unexposed ones, as SB3 policies."""
+"""SB3 policies that score all items and show the best unexposed items."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import BasePolicy
@@ -15,16 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from dsrm_agents.common.networks import mlp, start_near_zero
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
 class ItemNetwork(nn.Module):
     """A number for every item: a network of the state, and a vector and an offset an item.
 
-    It is the usual network with an output an item, whose last layer starts at what is known of the
-    items, so that those that are alike start out alike. A part of the output is common to all items
-    (the dueling network of Wang et al., ICML 2016): without it, whenever values fall, items that no
-    slate has tried since keep their old ones and look best. All outputs start near zero.
+    It is the usual network with an output an item, whose last layer starts at the catalogue's
+    vectors, so that similar items start out alike. A term of the output is common to all items (the
+    dueling network of Wang et al., ICML 2016): without it, whenever values fall, items that no
+    slate has tried since keep their old values and look best. All outputs start near zero.
 
     Args:
         catalogue: The items.
@@ -34,21 +34,13 @@ class ItemNetwork(nn.Module):
 
     def __init__(self, catalogue: Catalogue, state_dim: int, hidden: int) -> None:
         super().__init__()
-        known = catalogue.known
-        self.vectors = nn.Parameter(torch.as_tensor(known / math.sqrt(known.shape[1])))
-        self.offsets = nn.Parameter(torch.zeros(len(known)))
-        self.query = nn.Sequential(
-            nn.Linear(state_dim, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, known.shape[1]),
-        )
-        self.level = nn.Sequential(nn.Linear(state_dim, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-        for last in (self.query[-1], self.level[-1]):
-            assert isinstance(last, nn.Linear)
-            nn.init.orthogonal_(last.weight, gain=0.01)
-            nn.init.zeros_(last.bias)
+        vectors = catalogue.known
+        self.vectors = nn.Parameter(torch.as_tensor(vectors / math.sqrt(vectors.shape[1])))
+        self.offsets = nn.Parameter(torch.zeros(len(vectors)))
+        self.query = mlp(state_dim, [hidden, hidden], vectors.shape[1])
+        self.level = mlp(state_dim, [hidden], 1)
+        start_near_zero(self.query[-1])
+        start_near_zero(self.level[-1])
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
@@ -83,13 +75,10 @@ class SlatePolicy(BasePolicy):
         catalogue: Catalogue,
         **kwargs: Any,
     ) -> None:
-        check_item_spaces(type(self).__name__, observation_space, action_space)
-        super().__init__(observation_space, action_space, **kwargs)
-        assert isinstance(observation_space, spaces.Dict)
-        assert isinstance(action_space, spaces.MultiDiscrete)
+        name = type(self).__name__
+        self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
         self.catalogue = catalogue
-        self.state_dim = int(np.prod(observation_space["state"].shape or ()))
-        self.slate_size = len(action_space.nvec)
+        super().__init__(observation_space, action_space, **kwargs)
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "catalogue": self.catalogue}

@@ -1,4 +1,4 @@
-"""Learning from the platform's log alone: its transitions, and what offline algorithms share."""
+"""Learning from the platform's log alone: its transitions, and the base of offline algorithms."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.items import SlatePolicy
-from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.catalogue import CatalogueAlgorithm
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.offline import Episode, logged_episodes
 from kuaisim_gym.errors import ConfigError
 
-MOST = 2_000_000  # logged decisions kept; some 300 MB of states
+MOST = 2_000_000  # logged decisions; some 300 MB of states
 
 
 class Decisions(NamedTuple):
-    """Logged decisions with what came after them.
+    """Logged decisions with their outcomes.
 
     Attributes:
         states: (n, d) float32.
@@ -45,9 +45,9 @@ class Decisions(NamedTuple):
 
 
 class LoggedTransitions:
-    """One-item decisions of a log, each as likely to be drawn as any other.
+    """One-item decisions of a log, drawn uniformly.
 
-    A state is kept once, also where it follows one decision and precedes another. Only episodes
+    A state is stored once, even if it follows a decision and precedes another. Only episodes
     that terminated end in a state of no value: a log that was cut goes on unseen, so the last
     state of a truncated episode is bootstrapped from, like any other.
 
@@ -62,23 +62,23 @@ class LoggedTransitions:
     """
 
     def __init__(self, episodes: Iterable[Episode], most: int = MOST) -> None:
-        kept: list[Episode] = []
+        log: list[Episode] = []
         self._n = 0
         for episode in episodes:
-            kept.append(episode)
+            log.append(episode)
             self._n += len(episode)
             if self._n >= most:
                 break
-        if not kept:
+        if not log:
             raise ConfigError("A log needs at least one episode to learn from, got none.")
-        self.states: NDArray[np.float32] = np.concatenate([one.observations for one in kept])
-        self.items: NDArray[np.int64] = np.concatenate([one.actions for one in kept])
-        rewards = np.concatenate([one.rewards for one in kept])
+        self.states: NDArray[np.float32] = np.concatenate([row.observations for row in log])
+        self.items: NDArray[np.int64] = np.concatenate([row.actions for row in log])
+        rewards = np.concatenate([row.rewards for row in log])
         self.rewards: NDArray[np.float32] = rewards.astype(np.float32)
-        self._lasting = ~np.concatenate([one.terminations for one in kept])
-        # Each earlier episode has one state more than it has decisions.
-        number = np.repeat(np.arange(len(kept)), [len(one) for one in kept])
-        self._places = np.arange(self._n) + number
+        self._lasting = ~np.concatenate([row.terminations for row in log])
+        # An earlier episode has one state more than it has decisions.
+        number = np.repeat(np.arange(len(log)), [len(row) for row in log])
+        self._state_rows = np.arange(self._n) + number
 
     def __len__(self) -> int:
         return self._n
@@ -86,15 +86,15 @@ class LoggedTransitions:
     def sample(self, n: int, rng: np.random.Generator, device: torch.device) -> Decisions:
         """Draws decisions, with replacement."""
         rows = rng.integers(self._n, size=n)
-        places = self._places[rows]
-        parts = (
-            self.states[places],
+        state_rows = self._state_rows[rows]
+        arrays = (
+            self.states[state_rows],
             self.items[rows],
             self.rewards[rows],
-            self.states[places + 1],
+            self.states[state_rows + 1],
             self._lasting[rows].astype(np.float32),
         )
-        return Decisions(*(torch.as_tensor(part, device=device) for part in parts))
+        return Decisions(*(torch.as_tensor(array, device=device) for array in arrays))
 
 
 def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
@@ -102,7 +102,7 @@ def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
 
     Args:
         env: One of :func:`dsrm_agents.make_vec_env`, of train users.
-        rng: Draws whose log is kept where there are more than :data:`MOST` decisions.
+        rng: Draws the users whose log is used if there are more than :data:`MOST` decisions.
 
     Raises:
         ConfigError: The environment has other users, or further columns in its context, which
@@ -125,7 +125,7 @@ def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
 
 
 class OfflinePolicy(SlatePolicy):
-    """A policy over items that was learned from a log, with the networks that targets come from.
+    """A policy over items that is learned from a log, with target networks.
 
     Attributes:
         counts: (n_items,) float32, the logged decisions for each item; zeros before learning.
@@ -167,8 +167,8 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         **kwargs: Of SB3's ``BaseAlgorithm``: ``verbose``, ``tensorboard_log``, ...
 
     Attributes:
-        transitions: What is learned from; taken from the environment when learning begins, unless
-            it was set before, and kept when the environment changes. It is not saved.
+        transitions: The data; taken from the environment when learning begins, unless they were set
+            before, and not changed with the environment. They are not saved.
 
     Raises:
         ConfigError: The environment has no catalogue, or other spaces.
@@ -205,7 +205,6 @@ class OfflineAlgorithm(CatalogueAlgorithm):
             self._setup_model()
 
     def _setup_model(self) -> None:
-        check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
         self._take_catalogue()
         self._setup_lr_schedule()
         self.set_random_seed(self.seed)
@@ -213,7 +212,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         policy: Any = self.policy_class  # whose arguments are not those of SB3's own policies
         self.policy = policy(self.observation_space, self.action_space, **self.policy_kwargs)
         self.policy = self.policy.to(self.device)
-        learned = [one for one in self.policy.parameters() if one.requires_grad]
+        learned = [weight for weight in self.policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=self.lr_schedule(1.0))
 
     def learn(
@@ -262,7 +261,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
 
     @abstractmethod
     def losses(self, decisions: Decisions) -> dict[str, Tensor]:
-        """What an update lowers, the sum of it, by name."""
+        """Losses of an update by name; it descends their sum."""
 
     def _update(self, decisions: Decisions) -> None:
         self._update_current_progress_remaining(self.num_timesteps, self._total_timesteps)

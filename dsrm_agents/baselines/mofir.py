@@ -1,8 +1,8 @@
-"""MOFIR: one agent for every trade-off between utility and fairness.
+"""MOFIR: one agent for all trade-offs between utility and fairness.
 
 Ge et al., "Toward Pareto Efficient Fairness-Utility Trade-off in Recommendation through
 Reinforcement Learning", WSDM 2022. In this module a preference w is over the two objectives; the
-user's preference state is another thing, the rest of what the agent sees.
+user's preference state is separate: it is the remainder of the observation.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.slates import last_slates
-from dsrm_agents.common.descent import descend
-from kuaisim_gym.envs.assembly import SessionBatch
+from dsrm_agents.common.networks import descend
+from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.errors import ConfigError
 
 OBJECTIVES = ("utility", "fairness")
@@ -48,8 +48,8 @@ class PreferenceVecEnv(VecEnvWrapper):
     * utility: the environment's own reward, the slate's mean response in [0, 1];
     * fairness: the share of the slate's items that are not of the popular group, in [0, 1].
 
-    The reward returned is ``w . r``. It is for logs and for other algorithms: an agent that saw
-    nothing else would have scalarised the objectives.
+    The reward returned is ``w . r``. It is for logs and for other algorithms: an agent that learns
+    from it alone scalarises the objectives.
 
     Args:
         venv: Of :func:`dsrm_agents.make_vec_env` with vectors for observations and actions
@@ -67,7 +67,7 @@ class PreferenceVecEnv(VecEnvWrapper):
             raise ConfigError(
                 f"preference is the weight of utility, in [0, 1] or None, got {preference}."
             )
-        batch: SessionBatch = venv.get_attr("batch")[0]
+        batch = batch_of(venv, "PreferenceVecEnv")
         seen = venv.observation_space
         if not (isinstance(seen, spaces.Box) and isinstance(batch.action_space, spaces.Box)):
             raise ConfigError(
@@ -148,7 +148,6 @@ class MOFIRPolicy(TD3Policy):
     critic_target: VectorCritic
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> VectorCritic:
-        """See SB3's ``TD3Policy``."""
         options = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return VectorCritic(**options).to(self.device)
 
@@ -176,7 +175,7 @@ class VectorReplayBuffer(ReplayBuffer):
         """
         if "reward_vector" not in infos[0]:
             raise ConfigError(
-                "MOFIR learns from reward vectors, and this environment gives none: wear a "
+                "MOFIR learns from reward vectors, and this environment gives none: wrap it in a "
                 "PreferenceVecEnv."
             )
         vectors = np.stack([info["reward_vector"] for info in infos])
@@ -205,7 +204,7 @@ class MOFIR(DDPG):
     The actor ascends ``w^T Q(s, mu(s, w), w) - action_l2 * mean(mu^2)``, averaged over both
     preferences too.
 
-    A whole Pareto front from one training::
+    A Pareto front from one training::
 
         agent = MOFIR("MlpPolicy", PreferenceVecEnv(make_vec_env("KuaiRec-Fair-v0", 32)), seed=0)
         agent.learn(100_000)
@@ -229,8 +228,8 @@ class MOFIR(DDPG):
             ``optimize_memory_usage`` and ``n_steps`` are decided here.
 
     Raises:
-        ConfigError: One of those was given; the policy has several critics; the environment
-            wears a VecNormalize, or, when learning, gives no reward vectors.
+        ConfigError: One of those is set; the policy has several critics; the environment is wrapped
+            in a VecNormalize, or, when learning, gives no reward vectors.
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"MlpPolicy": MOFIRPolicy}
@@ -246,9 +245,9 @@ class MOFIR(DDPG):
         if not action_l2 >= 0:
             raise ConfigError(f"action_l2 must be at least 0, got {action_l2}.")
         self.action_l2 = action_l2
-        given = [option for option in _DECIDED if option in options]
-        if given:
-            raise ConfigError(f"MOFIR decides on {', '.join(given)} by itself: leave it out.")
+        refused = [option for option in _DECIDED if option in options]
+        if refused:
+            raise ConfigError(f"MOFIR decides on {', '.join(refused)} by itself: leave it out.")
         super().__init__(
             policy,
             env,
@@ -268,7 +267,7 @@ class MOFIR(DDPG):
         super()._setup_model()
 
     def train(self, gradient_steps: int, batch_size: int = 100) -> None:
-        """Updates critic, actor and targets, so many times."""
+        """Updates critic, actor and targets."""
         self.policy.set_training_mode(True)
         self._update_learning_rate([self.actor.optimizer, self.critic.optimizer])
         losses = []
@@ -298,7 +297,7 @@ class MOFIR(DDPG):
         return (self.targets(samples) - values).square().sum(dim=1).mean()
 
     def _actor_loss(self, observations: Tensor) -> Tensor:
-        """What the actor's choices are not worth to those who hold w, and what they cost."""
+        """Actor loss: negative scalarised Q-value plus the action penalty."""
         actions = self.actor(observations)
         values = self.critic.q1_forward(observations, actions)
         worth = (observations[:, -_N:] * values).sum(dim=1)
@@ -314,7 +313,7 @@ class MOFIR(DDPG):
 
 
 def relabelled(samples: ReplayBufferSamples) -> ReplayBufferSamples:
-    """A minibatch twice: with the preferences that it was acted with, then with other ones.
+    """A minibatch twice: with the preferences of its transitions, then with relabelled ones.
 
     A transition's w_j is its neighbour's w. Minibatches are drawn independently, so that this is a
     draw from the preferences in the buffer.
@@ -325,10 +324,10 @@ def relabelled(samples: ReplayBufferSamples) -> ReplayBufferSamples:
     Returns:
         2B transitions.
     """
-    others = samples.observations[:, -_N:].roll(1, dims=0)
+    neighbours = samples.observations[:, -_N:].roll(1, dims=0)
 
     def twice(observations: Tensor) -> Tensor:
-        return torch.cat([observations, torch.cat([observations[:, :-_N], others], dim=1)])
+        return torch.cat([observations, torch.cat([observations[:, :-_N], neighbours], dim=1)])
 
     return samples._replace(
         observations=twice(samples.observations),

@@ -1,7 +1,7 @@
 """A policy in the style of DNaIR: relevance plus novelty, where novelty counts by quality.
 
 It is the reward of DNaIR (Shi et al., TOIS 2024) used greedily, not DNaIR's deep Q-network:
-nothing is trained, so what it does with a raw and with a purified state differs by the state alone.
+nothing is trained, so its slates for a raw and for a purified state differ by the state alone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import check_picks_items
+from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -23,19 +24,19 @@ GOOD = 0.5  # responses from here on speak for an item's quality
 FloatArray = NDArray[np.float32]
 
 
-class NoveltyPolicy:
+class NoveltyPolicy(StatelessAgent):
     """Shows the unexposed items of the highest relevance + beta * quality * novelty.
 
     Relevance is the cosine of the observed preference and the item's embedding, standardised over
-    the catalogue so that it weighs the same whatever the states' size. The user, the simulator and
-    their answers are not looked at: behind a purifier, the policy sees what the purifier shows it.
+    the catalogue so that it weighs the same whatever the states' size. Users, simulator and answers
+    are not read: behind a purifier, the policy depends on the purified states alone.
 
     Args:
         item_embedding: (n_items, d) float32.
         quality: (n_items,) in [0, 1], see :func:`item_quality`.
-        exposures: (n_items,) how often each item was shown.
+        exposures: (n_items,) numbers of times that items were shown.
         slate_size: K.
-        preference: Which part of the observed state vector is the preference, d wide.
+        preference: Slice of the observed state vector that is the preference, d wide.
         beta: Weight of novelty; 0 for relevance alone.
 
     Raises:
@@ -59,29 +60,12 @@ class NoveltyPolicy:
         self.preference = preference
         self._top_items = find_engine().top_items
 
-    def predict(
-        self,
-        observation: dict[str, NDArray[Any]],
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[NDArray[np.int64], None]:
-        """Slates for a batch of observations.
-
-        Args:
-            observation: Of ``observation_type="dict"``, purified or not.
-            state: Not used.
-            episode_start: Not used.
-            deterministic: Not used: the policy draws nothing.
-
-        Returns:
-            (N, K) item positions, best first, and no hidden state.
-        """
+    def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         scores = self.scores(observation["state"][:, self.preference])
         exposed = observation["exposed"]
-        rows, places = np.nonzero(exposed >= 0)
-        scores[rows, exposed[rows, places]] = -np.inf
-        return self._top_items(scores, self.slate_size), None
+        rows, columns = np.nonzero(exposed >= 0)
+        scores[rows, exposed[rows, columns]] = -np.inf
+        return np.asarray(self._top_items(scores, self.slate_size))
 
     def scores(self, preference: FloatArray) -> FloatArray:
         """(N, d) preference states to (N, n_items) scores, whatever was exposed."""
@@ -120,7 +104,7 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
 
     Args:
         batch: Sessions with ``observation_type="dict"`` and slate actions.
-        beta: See :class:`NoveltyPolicy`.
+        beta: Weight of novelty.
 
     Raises:
         ConfigError: The sessions have other observations or actions.

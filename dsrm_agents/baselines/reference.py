@@ -1,4 +1,4 @@
-"""Reference rows: what chance, popularity, quality and degrees of knowledge are worth.
+"""Reference rows: the worth of chance, popularity, quality and degrees of knowledge.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
 agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items: with even K and the
@@ -8,6 +8,7 @@ default window no step is ever penalised.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import best_slates
+from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
@@ -23,12 +25,12 @@ from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.response import ResponseModel
 
 FloatArray = NDArray[np.float32]
-_MOST_USERS = 1000  # whose answers an item's mean is taken over
+_MOST_USERS = 1000  # in an item's mean answer
 
 ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
-class ReferencePolicy:
+class ReferencePolicy(StatelessAgent):
     """Shows the best unexposed items by a score, with or without the quota.
 
     Args:
@@ -42,15 +44,9 @@ class ReferencePolicy:
         self.score = score
         self.quota = quota
 
-    def predict(
-        self,
-        observation: Any,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[NDArray[np.int64], None]:
-        """Slates, (N, K) item positions; the observation is not looked at."""
-        return best_slates(self.batch, self.score(self.batch), self.quota), None
+    def slates(self, observation: Any) -> NDArray[np.int64]:
+        """(N, K) item positions; the observation is not read."""
+        return best_slates(self.batch, self.score(self.batch), self.quota)
 
 
 def _random(batch: SessionBatch) -> FloatArray:
@@ -59,42 +55,25 @@ def _random(batch: SessionBatch) -> FloatArray:
     return draws.astype(np.float32)
 
 
-def _popularity(batch: SessionBatch) -> FloatArray:
-    return np.broadcast_to(
-        batch.catalogue.log_popularity, (batch.core.n_sessions, batch.catalogue.n_items)
-    )
-
-
-def _quality(batch: SessionBatch) -> FloatArray:
-    # Column 0 of the embedding is the item's effect on the logged response.
-    quality = batch.catalogue.item_embedding[:, 0]
-    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
+def _same_for_all(batch: SessionBatch, score: FloatArray) -> FloatArray:
+    """(N, n_items) from the (n_items,) score of any user."""
+    return np.broadcast_to(score, (batch.core.n_sessions, len(score)))
 
 
 def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
-    return model.probability(
-        batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)[None, :]
-    )
+    users, items = batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)[None, :]
+    return model.probability(users, items)
 
 
 def _train_oracle(batch: SessionBatch) -> FloatArray:
-    kind = batch.simulator.response_model
-    return _answers(build_simulator(batch.dataset, "train", kind).model, batch)
+    response_model = batch.simulator.response_model
+    return _answers(build_simulator(batch.dataset, "train", response_model).model, batch)
 
 
 def _truth(batch: SessionBatch) -> FloatArray:
     assert batch.dataset.truth is not None
     users, items = batch.core.state.users[:, None], np.arange(batch.catalogue.n_items)
     return batch.dataset.truth.expected(users, items[None, :])
-
-
-def _expected_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(batch.simulator.expected, batch)
-
-
-def _expected_quality(batch: SessionBatch) -> FloatArray:
-    quality = _mean_answers(batch.simulator)
-    return np.broadcast_to(quality, (batch.core.n_sessions, len(quality)))
 
 
 @lru_cache(maxsize=2)
@@ -106,19 +85,43 @@ def _mean_answers(simulator: Simulator) -> FloatArray:
     return np.asarray(answers.mean(axis=0), dtype=np.float32)
 
 
-def _realised_oracle(batch: SessionBatch) -> FloatArray:
-    return _answers(batch.simulator.model, batch)
+@dataclass(frozen=True)
+class Reference:
+    """A reference row.
+
+    Attributes:
+        score: Scores of the items.
+        quota: Whether half of every slate must be popular.
+        test_only: Whether it knows the users of the test split.
+        synthetic_only: Whether it knows the causes of a synthetic world.
+    """
+
+    score: ScoreRule
+    quota: bool = True
+    test_only: bool = False
+    synthetic_only: bool = False
 
 
-REFERENCES: dict[str, tuple[ScoreRule, bool]] = {
-    "random": (_random, False),
-    "popularity": (_popularity, False),
-    "quality+quota": (_quality, True),
-    "expected-quality+quota": (_expected_quality, True),
-    "train-oracle+quota": (_train_oracle, True),
-    "truth+quota": (_truth, True),
-    "expected-oracle+quota": (_expected_oracle, True),
-    "realised-oracle+quota": (_realised_oracle, True),
+REFERENCES: dict[str, Reference] = {
+    "random": Reference(_random, quota=False),
+    "popularity": Reference(
+        lambda batch: _same_for_all(batch, batch.catalogue.log_popularity), quota=False
+    ),
+    # Column 0 of the embedding is the item's effect on the logged response.
+    "quality+quota": Reference(
+        lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0])
+    ),
+    "expected-quality+quota": Reference(
+        lambda batch: _same_for_all(batch, _mean_answers(batch.simulator)), test_only=True
+    ),
+    "train-oracle+quota": Reference(_train_oracle),
+    "truth+quota": Reference(_truth, synthetic_only=True),
+    "expected-oracle+quota": Reference(
+        lambda batch: _answers(batch.simulator.expected, batch), test_only=True
+    ),
+    "realised-oracle+quota": Reference(
+        lambda batch: _answers(batch.simulator.model, batch), test_only=True
+    ),
 }
 
 
@@ -129,18 +132,17 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
         ConfigError: Unknown name, sessions of the train split for an oracle of the test
             simulator, or a catalogue with too few items in a group.
     """
-    score, quota = REFERENCES[check_choice("reference", name, REFERENCES)]
-    knows_the_test = score in (_expected_quality, _expected_oracle, _realised_oracle)
-    if knows_the_test and batch.simulator.split != "test":
+    reference = REFERENCES[check_choice("reference", name, REFERENCES)]
+    if reference.test_only and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
-    if score is _truth and batch.dataset.truth is None:
+    if reference.synthetic_only and batch.dataset.truth is None:
         raise ConfigError(
             f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
         )
     popular, half = int(batch.catalogue.popular.sum()), batch.config.slate_size // 2
-    if quota and not half <= popular <= batch.catalogue.n_items - half - 1:
+    if reference.quota and not half <= popular <= batch.catalogue.n_items - half - 1:
         raise ConfigError(
             f"A quota needs {half} items in each group, but {popular} of "
             f"{batch.catalogue.n_items} items are popular."
         )
-    return ReferencePolicy(batch, score, quota)
+    return ReferencePolicy(batch, reference.score, reference.quota)

@@ -18,7 +18,7 @@ from torch.nn.functional import mse_loss
 
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.descent import descend
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -58,11 +58,11 @@ class SAC4IRPolicy(SlatePolicy):
         self.target_critics = deepcopy(self.critics).requires_grad_(False)
         self.actor_optimizer, self.critic_optimizer = (
             self.optimizer_class(
-                part.parameters(),
+                networks.parameters(),
                 lr=lr_schedule(1),  # type: ignore[call-arg]
                 **self.optimizer_kwargs,
             )
-            for part in (self.actor, self.critics)
+            for networks in (self.actor, self.critics)
         )
 
     def distribution(self, state: Tensor, exposed: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +126,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
 
     Args:
         policy: ``"SAC4IRPolicy"`` or a subclass.
-        env: See :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`.
+        env: As for :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`.
         learning_rate: Of the actor and of the critics.
         ent_coef: alpha; ``"auto"`` learns it from 1, ``"auto_0.1"`` from 0.1.
         ent_coef_lr: Learning rate of log alpha, constant.
@@ -191,7 +191,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         return self.target_entropy_ratio * left.log()
 
     def targets(self, batch: SlateSamples) -> Tensor:
-        """y, (n, K) float32: what the items of every slate are worth."""
+        """y, (n, K) float32: values of the items of the slates."""
         policy = self.policy
         with torch.no_grad():
             probs, entropy = policy.distribution(batch.next_states, batch.next_exposed)
@@ -200,25 +200,8 @@ class SAC4IR(SlateOffPolicyAlgorithm):
             rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
             return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        """Updates the critics, the actor, alpha and the targets.
-
-        Args:
-            gradient_steps: How often.
-            batch_size: Transitions an update.
-        """
-        self.policy.set_training_mode(True)
-        self._update_learning_rate([self.policy.actor_optimizer, self.policy.critic_optimizer])
-        assert self.replay_buffer is not None
-        figures = []
-        for _ in range(gradient_steps):
-            batch: Any = self.replay_buffer.sample(batch_size)
-            figures.append(self._update(batch))
-        self._n_updates += gradient_steps
-        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
-        for name in figures[0]:
-            mean = float(np.mean([one[name] for one in figures]))
-            self.logger.record(f"train/{name}", mean)
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        return [self.policy.actor_optimizer, self.policy.critic_optimizer]
 
     def _update(self, batch: SlateSamples) -> dict[str, float]:
         policy, alpha = self.policy, self.current_ent_coef()
@@ -259,17 +242,17 @@ class SAC4IR(SlateOffPolicyAlgorithm):
 
 
 def rarity(exposures: NDArray[np.integer]) -> NDArray[np.float32]:
-    """r_pop: how unpopular items are, by rank.
+    """r_pop: unpopularity of items, by rank.
 
     Args:
-        exposures: (n_items,) how often each was shown.
+        exposures: (n_items,) numbers of times that items were shown.
 
     Returns:
         (n_items,) float32: 0 for the most exposed item, 1 for the least, evenly between; items
         shown equally often share the mean of their ranks.
     """
-    _, place, ties = np.unique(exposures, return_inverse=True, return_counts=True)
-    rank = (np.cumsum(ties) - (ties + 1) / 2)[place]
+    _, inverse, ties = np.unique(exposures, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(ties) - (ties + 1) / 2)[inverse]
     return np.asarray(1.0 - rank / max(len(exposures) - 1, 1), dtype=np.float32)
 
 
@@ -277,7 +260,7 @@ def first_coefficient(ent_coef: str | float) -> tuple[float, bool]:
     """alpha to start with, and whether it is learned.
 
     Args:
-        ent_coef: See :class:`SAC4IR`.
+        ent_coef: As for :class:`SAC4IR`.
 
     Raises:
         ConfigError: It is none of the forms, or no number that alpha can be.

@@ -1,7 +1,7 @@
-"""Agents without a manager: a continuous scorer whose slates and rewards know of fairness.
+"""Agents without a manager: a continuous scorer with feasible slates and a fairness reward.
 
-What the hierarchical agent has beside its hierarchy, feasible slates and a fairness reward, for any
-algorithm with continuous actions: the controls that decide what the hierarchy itself is worth.
+The wrapper gives any algorithm with continuous actions the two features that the hierarchical agent
+has beside its hierarchy: a control for the worth of the hierarchy itself.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.fairness import Fairness
-from kuaisim_gym.envs.assembly import SessionBatch
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from kuaisim_gym.errors import ConfigError
 
 
-class ScorerVecEnv(VecEnvWrapper):
+class ScorerVecEnv(StatelessVecEnv):
     """Turns a linear scorer into slates, as ``action_type="continuous"`` does, but fairly.
 
     An action scores an item by its inner product with [embedding, standardised log popularity]; the
@@ -30,8 +30,7 @@ class ScorerVecEnv(VecEnvWrapper):
         venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
         quota: Whether half of every slate must be popular: the most balanced of the feasible sets
             that a constrained worker draws from.
-        fairness_coef: lambda of ``r_t + lambda * Fair(L_t)``, what one level is rewarded by in
-            place of two.
+        fairness_coef: lambda of ``r_t + lambda * Fair(L_t)``, the reward of the one level.
         fairness: Fair, see :class:`~dsrm_agents.common.fairness.Fairness`.
 
     Raises:
@@ -41,7 +40,7 @@ class ScorerVecEnv(VecEnvWrapper):
     def __init__(
         self, venv: VecEnv, quota: bool, fairness_coef: float = 0.0, fairness: str = "ad"
     ) -> None:
-        batch: SessionBatch = venv.get_attr("batch")[0]
+        batch = batch_of(venv, "ScorerVecEnv")
         if batch.action_type != "slate":
             raise ConfigError(
                 f'A scorer needs action_type="slate" beneath it, got {batch.action_type!r}.'
@@ -61,26 +60,17 @@ class ScorerVecEnv(VecEnvWrapper):
         self.fair = Fairness(fairness, catalogue)
         self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
-        super().__init__(
-            venv, action_space=spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
-        )
+        scorers = spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
+        super().__init__(venv, action_space=scorers)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Constructor arguments, for checkpoints to compare."""
         return {
             "quota": self.quota,
             "fairness_coef": self.fairness_coef,
             "fairness": self.fair.measure,
         }
-
-    def reset(self) -> VecEnvObs:
-        """First observations."""
-        return self.venv.reset()
-
-    def observe(self) -> VecEnvObs:
-        """The latest observations; nothing here remembers more than the sessions do."""
-        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Ranks the items and shows the best."""

@@ -1,4 +1,4 @@
-"""Quality and similarity with a quota: what a state is worth to a policy that learns one number."""
+"""Quality and similarity with a quota: the value of a state to a policy of one parameter."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import best_slates, check_picks_items
+from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
 
-class SimilarityPolicy:
+class SimilarityPolicy(StatelessAgent):
     """Shows the unexposed items of the highest ``quality + alpha <preference, embedding>``.
 
     Half of every slate is popular, as in *quality+quota*, which this is at ``alpha = 0``. The
-    preference is what the observation says it is: behind a purifier, the purified one. Column 0 of
+    preference is the observed part of the state: behind a purifier, the purified one. Column 0 of
     the embedding is the item's quality, the others are compared with the preference; the inner
     product is divided by the square root of their number.
 
@@ -38,14 +39,7 @@ class SimilarityPolicy:
         self.directions = np.float32(alpha) * embedding[:, 1:].T / np.sqrt(embedding.shape[1] - 1)
         self.preference = batch.encoder.preference_slice
 
-    def predict(
-        self,
-        observation: dict[str, NDArray[Any]],
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[NDArray[np.int64], None]:
-        """Slates, (N, K) item positions, for a batch of observations."""
+    def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         preference = observation["state"][:, self.preference]
         scores = self.quality + preference[:, 1:] @ self.directions
-        return best_slates(self.batch, np.asarray(scores, dtype=np.float32), quota=True), None
+        return best_slates(self.batch, np.asarray(scores, dtype=np.float32), quota=True)

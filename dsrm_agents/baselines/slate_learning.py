@@ -1,14 +1,15 @@
-"""Off-policy learning from slates: a replay of what each shown item was answered.
+"""Off-policy learning from slates: a replay of the response to each shown item.
 
-A slate of K items is taken for K choices in one state, each with the response to its own item, and
-with what follows the slate in common: the decomposition that makes a value an item learnable
-(SlateQ, Ie et al., IJCAI 2019, without its model of which item a user picks, because here
-users answer every item). Values come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`,
-with a level common to all items: none of the methods built on this has such a network by itself.
+A slate of K items is taken for K choices in one state, each with the response to its item, and with
+a common successor: the decomposition that makes a value an item learnable (SlateQ, Ie et al., IJCAI
+2019, without its model of the item that a user picks, because here users answer all items). Values
+come from an :class:`~dsrm_agents.baselines.items.ItemNetwork`, with a level common to all items,
+which the published methods do not have.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
-from dsrm_agents.common.catalogue import CatalogueAlgorithm, check_item_spaces
+from dsrm_agents.common.catalogue import CatalogueAlgorithm
 from kuaisim_gym.errors import ConfigError
 
 
@@ -49,7 +50,7 @@ class SlateSamples(NamedTuple):
 
 
 class SlateReplayBuffer(ReplayBuffer):
-    """Keeps states, slates, the response to each item, and what had been shown.
+    """Stores states, slates, the response to each item, and the items shown before.
 
     Args:
         buffer_size: Transitions of all slots together.
@@ -101,19 +102,19 @@ class SlateReplayBuffer(ReplayBuffer):
         """
         exposed, size = next_obs["exposed"], self.action_dim
         ends = (exposed >= 0).sum(axis=1)
-        places = np.maximum(ends, size)[:, None] + np.arange(-size, 0)
-        if not np.array_equal(np.take_along_axis(exposed, places, axis=1), action):
+        columns = np.maximum(ends, size)[:, None] + np.arange(-size, 0)
+        if not np.array_equal(np.take_along_axis(exposed, columns, axis=1), action):
             raise ConfigError(
                 "A replay of slates reads the response to a slate from the observation after it, "
                 "but that does not show the slate last: use an environment that shows the slates "
                 "it is given, and whose episodes are single sessions."
             )
-        self.responses[self.pos] = np.take_along_axis(next_obs["responses"], places, axis=1)
+        self.responses[self.pos] = np.take_along_axis(next_obs["responses"], columns, axis=1)
         self.next_exposed[self.pos] = exposed
         super().add(obs["state"], next_obs["state"], action, reward, done, infos)
 
     def sample(self, batch_size: int, env: Any = None) -> SlateSamples:  # type: ignore[override]
-        """Draws transitions, each as likely as any other.
+        """Draws transitions uniformly.
 
         Args:
             batch_size: n.
@@ -137,14 +138,14 @@ class SlateReplayBuffer(ReplayBuffer):
 
 
 class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
-    """What off-policy algorithms over items share; a subclass has ``train``.
+    """Base of off-policy algorithms over items; a subclass has ``_update`` and ``_optimizers``.
 
     Args:
         policy: A :class:`~dsrm_agents.baselines.items.SlatePolicy`, or its alias.
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not.
         learning_rate: Of Adam.
-        buffer_size: Transitions kept.
+        buffer_size: Transitions in the replay.
         learning_starts: Steps, of all slots together, with random slates before any update.
         batch_size: Transitions an update.
         tau: Share by which target networks follow at every update.
@@ -206,8 +207,30 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
 
     def _setup_model(self) -> None:
         self._take_catalogue()
-        check_item_spaces(type(self).__name__, self.observation_space, self.action_space)
         super()._setup_model()
+
+    def train(self, gradient_steps: int, batch_size: int) -> None:
+        """Updates the policy on replayed slates."""
+        assert self.replay_buffer is not None
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self._optimizers())
+        figures = []
+        for _ in range(gradient_steps):
+            batch: Any = self.replay_buffer.sample(batch_size)
+            figures.append(self._update(batch))
+        self._n_updates += gradient_steps
+        self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+        for name in figures[0]:
+            mean = float(np.mean([update[name] for update in figures]))
+            self.logger.record(f"train/{name}", mean)
+
+    @abstractmethod
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        """Optimisers that follow the learning rate."""
+
+    @abstractmethod
+    def _update(self, batch: SlateSamples) -> dict[str, float]:
+        """One update; returns figures to log, by name."""
 
     def _sample_action(
         self, learning_starts: int, action_noise: ActionNoise | None = None, n_envs: int = 1

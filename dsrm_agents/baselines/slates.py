@@ -1,4 +1,4 @@
-"""What policies share that pick items by a score."""
+"""Slates of policies that pick items by a score."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray
 def last_slates(
     batch: SessionBatch, dones: NDArray[np.bool_], infos: list[dict[str, Any]]
 ) -> NDArray[np.int64]:
-    """What a step showed, also in sessions that ended with it.
+    """Slates that a step showed, including sessions that ended with it.
 
     Args:
         batch: N sessions.
@@ -64,9 +64,9 @@ def check_picks_items(batch: SessionBatch) -> None:
     Raises:
         ConfigError: They have other observations or actions.
     """
-    kinds = (batch.encoder.observation_type, batch.action_type)
-    if kinds != ("dict", "slate"):
+    types = (batch.encoder.observation_type, batch.action_type)
+    if types != ("dict", "slate"):
         raise ConfigError(
             'The policy needs observation_type="dict" and action_type="slate", got '
-            f"{kinds[0]!r} and {kinds[1]!r}."
+            f"{types[0]!r} and {types[1]!r}."
         )

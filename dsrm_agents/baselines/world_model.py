@@ -1,4 +1,4 @@
-"""What a log says of an answer, and how sure it is: an ensemble of Gaussian factor models."""
+"""Expected responses and their uncertainty by a log: an ensemble of Gaussian factor models."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WorldModel:
     Member k predicts ``N(mu, exp(s))`` with ``mu = m_k + b_u + b_i + <p_u, q_i>`` and ``s = s_k +
     c_u + c_i``. It minimises the negative log-likelihood of the log's rows, under exponential
     weights of its own (the Bayesian bootstrap), and of a Gaussian prior; that of log-variances is
-    centred on a member's own draws. Where rows are few members disagree, and where answers are
+    centred on draws of the member. Where rows are few members disagree, and where answers are
     noisy all of them say so: both raise the largest variance. The paper's members are deep
     factorisation machines with features of users and items.
 
@@ -59,7 +59,7 @@ class WorldModel:
     def predict(
         self, users: NDArray[np.integer], items: NDArray[np.integer]
     ) -> tuple[FloatArray, FloatArray]:
-        """What members expect on average, and the variance of the least sure one.
+        """Mean response over the members, and the largest of their variances.
 
         Args:
             users: Positions in the dataset.
@@ -101,7 +101,7 @@ def fit_world_model(
     """
     check_whole("members", members, 1)
     log, generator = data.train_log, torch.Generator().manual_seed(seed)
-    users, items = (torch.from_numpy(np.array(one)) for one in (log.users, log.items))
+    users, items = (torch.from_numpy(np.array(column)) for column in (log.users, log.items))
     response = torch.from_numpy(np.array(log.response))
     weights = torch.empty(len(log), members).exponential_(generator=generator)
     ensemble = _Ensemble((data.n_users, data.n_all_items), members, response, generator)
@@ -119,10 +119,10 @@ def fit_world_model(
                 optimizer.step()
                 schedule.step()
             bar.update()
-    of_users, of_items, level = (one.detach().numpy() for one in ensemble.parameters())
-    of_users, of_items = (one.reshape(len(one), members, -1) for one in (of_users, of_items))
-    known = np.bincount(log.users, minlength=len(of_users)) > 0
-    of_users[~known] = of_users[known].mean(axis=0)
+    of_users, of_items, level = (weight.detach().numpy() for weight in ensemble.parameters())
+    of_users, of_items = (rows.reshape(len(rows), members, -1) for rows in (of_users, of_items))
+    logged = np.bincount(log.users, minlength=len(of_users)) > 0
+    of_users[~logged] = of_users[logged].mean(axis=0)
     return WorldModel(of_users, of_items, level)
 
 
@@ -142,14 +142,14 @@ class _Ensemble(torch.nn.Module):
         super().__init__()
         deviation = torch.tensor([0.0, PRIOR_DEVIATION, *[START] * RANK])
         drawn = [torch.randn(n, members, 2 + RANK, generator=generator) * deviation for n in size]
-        self.users, self.items = (torch.nn.Parameter(one.flatten(1)) for one in drawn)
+        self.users, self.items = (torch.nn.Parameter(draws.flatten(1)) for draws in drawn)
         variance = response.var(correction=0).clamp_min(math.exp(LEAST_LOG_VARIANCE))
         level = torch.stack([response.mean(), variance.log()])
         self.level = torch.nn.Parameter(level.tile(members, 1))
         # Anchored ensembling (Pearce et al., AISTATS 2020), of the log-variances alone: factors
         # pulled to draws would predict worse.
         anchored = (torch.arange(2 + RANK) == 1).float()
-        self._anchors = [(one * anchored).flatten(1) for one in drawn]
+        self._anchors = [(draws * anchored).flatten(1) for draws in drawn]
 
     def loss(self, rows: Rows) -> Tensor:
         """Negative log-likelihood, up to a constant, summed over members and rows."""
@@ -166,5 +166,5 @@ class _Ensemble(torch.nn.Module):
     def prior(self) -> Tensor:
         """Negative log-density of all parameters but the levels, up to a constant."""
         pairs = zip((self.users, self.items), self._anchors, strict=True)
-        apart = torch.stack([(one - anchor).square().sum() for one, anchor in pairs])
-        return apart.sum() / (2.0 * PRIOR_DEVIATION**2)
+        distance = torch.stack([(weight - anchor).square().sum() for weight, anchor in pairs])
+        return distance.sum() / (2.0 * PRIOR_DEVIATION**2)

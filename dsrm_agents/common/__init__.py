@@ -1,1 +1,1 @@
-"""What the agents share."""
+"""Shared code of the agents."""

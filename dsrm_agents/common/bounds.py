@@ -1,4 +1,4 @@
-"""Slates with a bounded number of popular items: the bounds, and drawing item by item within them.
+"""Slates with a bounded number of popular items: the bounds, and draws item by item within them.
 
 A slate is drawn item by item without replacement. Once the popular group has its upper count, or
 the long tail the slots that the lower popular count leaves it, that group is closed. Groups close
@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Stands for minus infinity: its weight is exactly zero in float32, its gradient never NaN.
 MASKED = -1e9
+CHOICES_PER_ITEM = 2  # of its group, and of the item within the group
 
 
 class SlateBounds(NamedTuple):
@@ -34,9 +37,9 @@ def feasible_bounds(
 ) -> SlateBounds:
     """The feasible fairness manifold: slates whose balance meets the manager's demand (eq. 5).
 
-    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. Where no count is
-    (odd K, high demand), the most balanced counts are. Where a group has too few items left,
-    the bounds give way.
+    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. If no count is
+    (odd K, high demand), the most balanced counts are. If a group has too few items left, the
+    bounds give way.
 
     Args:
         fairness: (N,) demand in [0, 1]: 0 asks nothing, 1 asks for a balanced slate.
@@ -63,7 +66,7 @@ def target_bounds(
 ) -> SlateBounds:
     """The one popular count that brings a session's long-tail share nearest to a target.
 
-    What a slate's whole numbers cannot express, the next slates make up for.
+    The next slates make up for what whole numbers cannot express.
 
     Args:
         longtail_share: () or (N,) target in [0, 1].
@@ -76,9 +79,9 @@ def target_bounds(
     Returns:
         The bounds, equal unless a group has too few items left.
     """
-    wanted = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
+    target = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
     # A half is rounded up, but not for the rounding of 1 - 0.7.
-    count = torch.floor(wanted + 0.5 + 1e-4).clamp(0, slate_size).long()
+    count = torch.floor(target + 0.5 + 1e-4).clamp(0, slate_size).long()
     return _within_reach(count, count, slate_size, popular_left, tail_left)
 
 
@@ -94,7 +97,7 @@ def _within_reach(
 def choice_log_prob(
     chosen: Tensor, never_drawn: Tensor, is_popular: Tensor, bounds: SlateBounds
 ) -> Tensor:
-    """Exact log-probabilities of which group each draw came from, and which of its items.
+    """Exact log-probabilities of the drawn groups, and of the items given their groups.
 
     Args:
         chosen: (N, K) log weights of the drawn items, in order.
@@ -125,19 +128,32 @@ def choice_log_prob(
         dim=-1,
     )
     allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-    own = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
-    return torch.cat([own - allowed, chosen - own], dim=1)
+    of_group = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
+    return torch.cat([of_group - allowed, chosen - of_group], dim=1)
+
+
+def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Aligns items' credit with the choices of :func:`choice_log_prob`.
+
+    Args:
+        item_credit: (N, K) float32.
+
+    Returns:
+        (N, 2K) float32: 0 for the choices of groups, because bounds make one popular item more one
+        fewer later; then the items' credit.
+    """
+    return np.concatenate([np.zeros_like(item_credit), item_credit], axis=1)
 
 
 def first_within_bounds(
     times: list[Tensor], items: list[Tensor], bounds: SlateBounds, slate_size: int
 ) -> tuple[Tensor, Tensor]:
-    """The first of a race that the bounds allow.
+    """First arrivals of a race, as far as the bounds allow them.
 
     Args:
         times: Of the popular group and of the other: (N, m) each, its first arrivals in order, as
             many as the slate's size where the group has them.
-        items: What arrived, of the same shapes.
+        items: The arriving items, of the same shapes.
         bounds: How many popular items a slate may hold.
         slate_size: K.
 
@@ -153,7 +169,7 @@ def first_within_bounds(
 
 
 def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -> Tensor:
-    """Log of a group's total weight before each draw.
+    """Log of a group's total weight before every draw.
 
     Args:
         never_drawn: (N, 1) log of the weight of the group's items that are not in the slate.
@@ -165,5 +181,5 @@ def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -
     """
     later = chosen.masked_fill(~mine, MASKED)
     # Before draw j the group still holds its undrawn items and those drawn from j on.
-    from_here = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
-    return torch.logaddexp(never_drawn.expand_as(from_here), from_here)
+    remaining = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
+    return torch.logaddexp(never_drawn.expand_as(remaining), remaining)

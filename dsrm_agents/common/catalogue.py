@@ -1,7 +1,8 @@
-"""What agents that pick items take from an environment: its catalogue, and their observations."""
+"""Catalogue and observations of an environment, for agents that pick items."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
-def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogue:
+def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catalogue:
     """The environment's catalogue, if it is the one that an agent was built for.
 
     Args:
         env: The environment.
-        known: The agent's catalogue; ``None`` before it is built.
-        agent: What to call it in errors.
+        expected: The agent's catalogue; ``None`` before it is built.
+        agent: Name of the agent, for errors.
 
     Raises:
         ConfigError: The environment has no catalogue.
@@ -35,9 +36,9 @@ def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogu
             f"{agent} needs an environment with a `catalogue` attribute, such as "
             f"KuaiRec-Fair-v0; {env} has none."
         ) from error
-    if known is not None and known.fingerprint != shown.fingerprint:
+    if expected is not None and expected.fingerprint != shown.fingerprint:
         raise CheckpointError(
-            f"This agent was built for the items of catalogue {known.fingerprint!r}, the "
+            f"This agent was built for the items of catalogue {expected.fingerprint!r}, the "
             f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
             "trained on, or train a new agent."
         )
@@ -45,9 +46,9 @@ def same_catalogue(env: VecEnv, known: Catalogue | None, agent: str) -> Catalogu
 
 
 class CatalogueAlgorithm(BaseAlgorithm):
-    """Of Stable-Baselines3's algorithms, one whose policy is built for the items of a catalogue.
+    """Mix-in of Stable-Baselines3's algorithms whose policy is built for the items of a catalogue.
 
-    To be inherited from before the algorithm itself. ``policy_kwargs["catalogue"]`` is taken from
+    It stands before the algorithm among the bases. ``policy_kwargs["catalogue"]`` is taken from
     the environment, or is the one that a loaded agent was built for.
     """
 
@@ -62,25 +63,27 @@ class CatalogueAlgorithm(BaseAlgorithm):
         super().set_env(wrapped, force_reset)
 
     def _take_catalogue(self) -> None:
-        """Before the policy is built: takes the environment's catalogue, or checks it."""
+        """Takes the environment's catalogue, or checks it, before the policy is built."""
+        name = type(self).__name__
         if self.env is not None:
-            known = self.policy_kwargs.get("catalogue")
-            self.policy_kwargs["catalogue"] = same_catalogue(self.env, known, type(self).__name__)
+            expected = self.policy_kwargs.get("catalogue")
+            self.policy_kwargs["catalogue"] = same_catalogue(self.env, expected, name)
+        check_item_spaces(name, self.observation_space, self.action_space)
 
 
 def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> NDArray[np.floating]:
-    """Checks that there is a number for each item.
+    """Checks numbers of items.
 
     Args:
-        name: What the user calls them, for the error.
+        name: Name of the argument, for the error.
         values: Should be (n_items,) finite numbers.
         catalogue: The items.
 
     Returns:
-        The numbers as an array of floats, of the precision given.
+        The numbers as an array of floats of the same precision.
 
     Raises:
-        ConfigError: They are others.
+        ConfigError: They are not.
     """
     numbers = np.asarray(values)
     if not np.issubdtype(numbers.dtype, np.floating):
@@ -94,28 +97,30 @@ def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> ND
 
 
 def check_item_spaces(
-    agent: str,
-    observation_space: spaces.Space[Any],
-    action_space: spaces.Space[Any],
-    action_type: str = "slate",
-) -> None:
-    """Checks that observations name the items shown, and that actions are of one kind.
+    agent: str, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]
+) -> tuple[int, int]:
+    """Checks that observations name the items shown, and that actions are slates of items.
 
     Args:
-        agent: Who needs that, for the error.
+        agent: Name of the agent, for the error.
         observation_space: Must be that of ``observation_type="dict"``.
-        action_space: Must be that of ``action_type``.
-        action_type: ``"slate"`` or ``"continuous"``.
+        action_space: Must be that of ``action_type="slate"``.
+
+    Returns:
+        d, numbers in a state, and K, items in a slate.
 
     Raises:
         ConfigError: The spaces are others.
     """
-    kind: type[spaces.Space[Any]] = spaces.MultiDiscrete if action_type == "slate" else spaces.Box
-    if not isinstance(observation_space, spaces.Dict) or not isinstance(action_space, kind):
+    if not (
+        isinstance(observation_space, spaces.Dict)
+        and isinstance(action_space, spaces.MultiDiscrete)
+    ):
         raise ConfigError(
-            f"{agent} needs observation_type='dict' and action_type={action_type!r}, got "
+            f"{agent} needs observation_type='dict' and action_type='slate', got "
             f"{observation_space} and {action_space}."
         )
+    return math.prod(observation_space["state"].shape or ()), len(action_space.nvec)
 
 
 def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
@@ -127,7 +132,7 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
     assert isinstance(observation, dict)
     state, exposed = observation["state"].float(), observation["exposed"].long()
     if len(state) != len(exposed):
-        # SB3 reshapes parts to the policy's own space without asking whether they fit.
+        # SB3 reshapes arrays to the policy's space without asking whether they fit.
         raise ConfigError(
             "The observation's 'exposed' part has another room than the policy was built for: "
             "use the max_len and slate_size that it was trained with."

@@ -1,4 +1,4 @@
-"""Training that goes on after it was stopped, to the same weights as one that never was.
+"""Checkpoints of trainings, which resume to the weights of an uninterrupted run.
 
     if path.exists():
         resume(path, agent)
@@ -6,14 +6,15 @@
     agent.learn(left, TrainingCheckpoint(path, every=20_000), reset_num_timesteps=fresh)
 
 A checkpoint is written where a rollout begins: the update before it is complete, and the rollout
-buffer is empty. What came after it is made again, from the same sessions and random numbers, so
-that neither the moment of the end nor how often checkpoints are written makes a difference. It is
-one file, of tensors and plain values, which :func:`torch.load` reads without running code.
+buffer is empty. Later steps are repeated, from the same sessions and random numbers, so that
+neither the moment of the end nor the number of checkpoints makes a difference. It is a file of
+tensors and plain values, which :func:`torch.load` reads without running code.
 
-Kept are the weights and the optimiser; the steps and updates made; the sessions and what they last
-showed; the states of torch's and NumPy's global generators, and of every
+It holds the weights and the optimiser; the numbers of steps and updates; the sessions and their
+last observations; the states of torch's and NumPy's global generators, and of every
 :class:`numpy.random.Generator` that is an attribute of the algorithm, its policy or its buffer; and
-what an algorithm with more to remember gives as ``training_state()``, tensors by name.
+the ``training_state()`` of an algorithm that has one, tensors by name, which its
+``set_training_state()`` takes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
-from torch import Tensor
 
 from dsrm_agents.common.identity import differences, identity_of
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv
@@ -42,32 +42,21 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 
 FORMAT = "kuaisim-agent-training-1"
 
-# A purifier makes the same observation slightly otherwise in a batch of another size.
+# Purified observations differ slightly between batch sizes.
 _SAME = 1e-3
 
 
-@runtime_checkable
-class Remembering(Protocol):
-    """An algorithm whose next rollout depends on more than weights, sessions and generators."""
-
-    def training_state(self) -> dict[str, Tensor]:
-        """What it remembers, where a rollout begins."""
-
-    def set_training_state(self, state: dict[str, Tensor]) -> None:
-        """Takes it up again."""
-
-
 class TrainingCheckpoint(BaseCallback):
-    """Keeps a checkpoint while PPO, A2C or HierarchicalPPO learns; see the module.
+    """Callback that writes checkpoints of PPO, A2C, HierarchicalPPO or HSRL; see the module.
 
     Args:
-        path: The file; each checkpoint takes the place of the one before.
+        path: The file; a checkpoint replaces the last.
         every: Time steps, of all sessions together, between checkpoints at least.
-        extra: Gives whatever else the caller wants back from :func:`resume`, as JSON knows it.
+        extra: Returns further JSON values that :func:`resume` returns.
 
     Raises:
         ConfigError: ``path`` is a folder, or ``every`` is no positive integer; at the start of
-            training, the algorithm or its environment has a state that is not kept.
+            training, the algorithm or its environment has a state that checkpoints do not hold.
     """
 
     def __init__(
@@ -97,22 +86,22 @@ class TrainingCheckpoint(BaseCallback):
 
 
 def resume(path: str | Path, model: BaseAlgorithm) -> dict[str, Any]:
-    """Puts a fresh algorithm, and its environment, where a checkpoint was written.
+    """Restores an algorithm and its environment from a checkpoint.
 
     Continue with ``reset_num_timesteps=False`` and the time steps that are left of the same total,
     on which schedules depend.
 
     Args:
         path: The file that a :class:`TrainingCheckpoint` wrote.
-        model: Made with the same arguments, on an environment made with the same options, behind
-            the same purifier if there was one.
+        model: A new algorithm with the same arguments, on an environment with the same options,
+            behind the same purifier if there was one.
 
     Returns:
-        What ``extra`` gave when it was written.
+        The value of ``extra`` when it was written.
 
     Raises:
         CheckpointError: The file is missing, damaged, or of another training.
-        ConfigError: The algorithm or its environment has a state that is not kept.
+        ConfigError: The algorithm or its environment has a state that checkpoints do not hold.
     """
     _check_resumable(model)
     content = _read(Path(path))
@@ -128,7 +117,7 @@ def resume(path: str | Path, model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
-    """Fills the algorithm and its environment; gives the extra back.
+    """Restores the algorithm and its environment, and returns the extra.
 
     Raises:
         ConfigError: The content is of another training.
@@ -137,45 +126,45 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     if different:
         raise ConfigError(f"{different}. Make the algorithm with the same arguments.")
     env: Any = model.env
-    env.restore({name: one.numpy() for name, one in content["sessions"].items()})
-    observations = {name: one.numpy() for name, one in content["observations"].items()}
+    env.restore({name: tensor.numpy() for name, tensor in content["sessions"].items()})
+    observations = {name: tensor.numpy() for name, tensor in content["observations"].items()}
     for name, shown in _named(env.observe()).items():
         if not np.allclose(shown, observations[name], rtol=_SAME, atol=_SAME):
             raise ConfigError(
-                "The environment shows these sessions otherwise than they were seen last: wear the "
-                "purifier that was worn."
+                "The environment shows these sessions otherwise than at the checkpoint: wrap it in "
+                "the purifier that it had."
             )
     model.set_parameters(content["parameters"])
     model.num_timesteps, model._n_updates = content["num_timesteps"], content["n_updates"]
     model._last_obs = observations.get("", observations)
     model._last_episode_starts = content["episode_starts"].numpy()
-    if isinstance(model, Remembering):
-        model.set_training_state(content["remembered"])
+    if content["remembered"]:
+        model.set_training_state(content["remembered"])  # type: ignore[attr-defined]
     _set_random_states(model, content["random"])
     extra: dict[str, Any] = json.loads(content["extra"])
     return extra
 
 
 def _check_resumable(model: BaseAlgorithm) -> None:
-    """Refuses what has a state that checkpoints do not hold."""
+    """Refuses algorithms and environments with a state that checkpoints do not hold."""
     name = type(model).__name__
     if not isinstance(model, OnPolicyAlgorithm):
         raise ConfigError(
             f"Checkpoints are for on-policy algorithms, such as PPO; {name} has a replay buffer, "
-            "which is not kept. Train it in one go."
+            "which they do not hold. Train it in one go."
         )
     if model.use_sde or hasattr(model, "_last_lstm_states"):
         raise ConfigError(
-            f"Checkpoints keep no exploration matrices (use_sde=True) and no recurrent states; "
-            f"this {name} has one of them. Train it in one go."
+            "Checkpoints hold no exploration matrices (use_sde=True) and no recurrent states, and "
+            f"this {name} has some. Train it in one go."
         )
     env: Any = model.env
     while isinstance(env, VecEnvWrapper) and hasattr(type(env), "observe"):
         env = env.venv
     if not isinstance(env, KuaiVecEnv):
         raise ConfigError(
-            "Checkpoints are for environments of make_vec_env, worn by PurifyVecEnv or by nothing; "
-            f"what {type(env).__name__} remembers is not kept."
+            "Checkpoints are for environments of make_vec_env and stateless wrappers such as "
+            f"PurifyVecEnv; they do not hold the state of {type(env).__name__}."
         )
 
 
@@ -189,11 +178,11 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "num_timesteps": model.num_timesteps,
         "n_updates": model._n_updates,
         "parameters": model.get_parameters(),
-        "remembered": model.training_state() if isinstance(model, Remembering) else {},
+        "remembered": getattr(model, "training_state", dict)(),
         "random": _random_states(model),
-        "sessions": {name: torch.from_numpy(one) for name, one in env.snapshot().items()},
+        "sessions": {name: torch.from_numpy(array) for name, array in env.snapshot().items()},
         "observations": {
-            name: torch.from_numpy(np.array(one)) for name, one in _named(seen).items()
+            name: torch.from_numpy(np.array(array)) for name, array in _named(seen).items()
         },
         "episode_starts": torch.from_numpy(np.array(starts)),
         "extra": json.dumps(extra),
@@ -208,48 +197,48 @@ def _read(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # which is what torch writes
             torn = archive.testzip()  # torch itself compares no checksums
         if torn is not None:
-            raise zipfile.BadZipFile(f"the checksum of its part {torn} is wrong")
+            raise zipfile.BadZipFile(f"the checksum of its entry {torn} is wrong")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage meets zipfile, struct, pickle or torch: errors of each
+    except Exception as error:  # damage shows in errors of zipfile, struct, pickle or torch
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}. Remove it to start over."
         ) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    format_name = content.get("format") if isinstance(content, dict) else None
+    if format_name != FORMAT:
         raise CheckpointError(
-            f"{path} is no checkpoint of this version: expected format {FORMAT!r}, got {found!r}. "
-            "Remove it to start over."
+            f"{path} is no checkpoint of this version: expected format {FORMAT!r}, got "
+            f"{format_name!r}. Remove it to start over."
         )
     assert isinstance(content, dict)
     return content
 
 
 def _generators(model: BaseAlgorithm) -> dict[str, np.random.Generator]:
-    """The generators that the algorithm, its policy and its buffer have as attributes, by name."""
+    """Generators that are attributes of the algorithm, its policy and its buffer, by name."""
     assert isinstance(model, OnPolicyAlgorithm)
     owners = {"model": model, "policy": model.policy, "buffer": model.rollout_buffer}
     return {
         f"{owner}.{name}": value
-        for owner, one in owners.items()
-        for name, value in vars(one).items()
+        for owner, parent in owners.items()
+        for name, value in vars(parent).items()
         if isinstance(value, np.random.Generator)
     }
 
 
 def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
-    """Tensors of torch's generators; of NumPy's, JSON: their states hold integers of 128 bits."""
+    """Tensors of torch's generators, and JSON of NumPy's, whose states hold 128-bit integers."""
     states: dict[str, Any] = {"torch": torch.get_rng_state()}
     if model.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(model.device)
-    numpy = {name: one.bit_generator.state for name, one in _generators(model).items()}
+    numpy = {name: rng.bit_generator.state for name, rng in _generators(model).items()}
     numpy["global"] = np.random.get_state(legacy=False)
     return states | {"numpy": json.dumps(numpy, default=lambda array: array.tolist())}
 
 
 def _set_random_states(model: BaseAlgorithm, states: dict[str, Any]) -> None:
     numpy = json.loads(states["numpy"])
-    for name, one in _generators(model).items():
-        one.bit_generator.state = numpy[name]
+    for name, rng in _generators(model).items():
+        rng.bit_generator.state = numpy[name]
     np.random.set_state(numpy["global"])
     torch.set_rng_state(states["torch"])
     if model.device.type == "cuda":

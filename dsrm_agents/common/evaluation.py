@@ -1,4 +1,4 @@
-"""Runs an agent until enough sessions are finished; the only way agents meet the test split."""
+"""Evaluation of agents over finished sessions: agents meet the test split nowhere else."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kuaisim_gym.metrics import Sessions
 
 
 def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = True) -> Sessions:
-    """Plays whole sessions.
+    """Plays sessions to their end.
 
-    Every slot contributes equally many, so that short sessions are not over-represented.
+    All slots contribute equally many, so that short sessions are not over-represented.
 
     Args:
         agent: The agent.
@@ -28,8 +28,8 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
     Raises:
         ConfigError: ``sessions`` is not a positive multiple of the number of slots.
     """
-    quota, rest = divmod(sessions, env.num_envs)
-    if quota < 1 or rest:
+    quota, remainder = divmod(sessions, env.num_envs)
+    if quota < 1 or remainder:
         raise ConfigError(
             f"sessions must be a positive multiple of the {env.num_envs} slots, got {sessions}."
         )

@@ -1,4 +1,4 @@
-"""What the manager is paid for beside engagement: Fair(L_t) and its weight (eq. 4)."""
+"""Fairness rewards: Fair(L_t) and its weight (eq. 4)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-FAIRNESS = ("ad", "gini", "longtail")
+FAIRNESS = ("ad", "gini")
 
 FloatArray = NDArray[np.float32]
 
 
 class Fairness:
-    """Fair(L_t), a number a step.
+    """Fair(L_t), a number for every step.
 
     * ``"ad"``: ``-|2p - 1|`` in [-1, 0], p the slate's popular share: the imbalance that
       abandonment acts on.
-    * ``"longtail"``: ``1 - p`` in [0, 1].
-    * ``"gini"``: how much the step lowers the Gini coefficient of exposure over items. Taken of
+    * ``"gini"``: the drop of the Gini coefficient of exposure over items in the step. Taken of
       a slate or a session alone the coefficient is a constant, because all items of a session
       are distinct; here a session adds to what the platform showed before, the train log's
       exposures scaled to the mass of one full session. Steps are differences of that potential,
@@ -45,12 +44,10 @@ class Fairness:
         Raises:
             ConfigError: It lies outside the range of the measure.
         """
-        ranges = {"ad": (-1.0, 0.0), "longtail": (0.0, 1.0)}
-        low, high = ranges.get(self.measure, (-math.inf, math.inf))
-        if target is not None and not low <= target <= high:
+        if target is not None and self.measure == "ad" and not -1.0 <= target <= 0.0:
             raise ConfigError(
-                f"Fair of {self.measure!r} lies in [{low:g}, {high:g}], got fairness_target="
-                f"{target}. An AD of at most x is the target -x."
+                f"Fair of 'ad' lies in [-1, 0], got fairness_target={target}. An AD of at most x "
+                "is the target -x."
             )
 
     def __call__(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
@@ -66,16 +63,14 @@ class Fairness:
         if self.measure == "gini":
             return self._gini_gain(slates, before)
         popular = self.popular[slates].mean(axis=1)
-        if self.measure == "longtail":
-            return np.asarray(1.0 - popular, dtype=np.float32)
         return np.asarray(-np.abs(2.0 * popular - 1.0), dtype=np.float32)
 
     def _gini_gain(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
         room = before.shape[1]
         platform = self.exposures * (room / max(int(self.exposures.sum()), 1))
         mass = np.tile(platform, (len(slates), 1))
-        rows, places = np.nonzero(before >= 0)
-        np.add.at(mass, (rows, before[rows, places]), 1.0)
+        rows, columns = np.nonzero(before >= 0)
+        np.add.at(mass, (rows, before[rows, columns]), 1.0)
         earlier = gini(mass)
         np.add.at(mass, (np.arange(len(slates))[:, None], slates), 1.0)
         return np.asarray((earlier - gini(mass)) * (room // slates.shape[1]), dtype=np.float32)
@@ -84,8 +79,8 @@ class Fairness:
 class FairnessWeight:
     """lambda of eq. 4: a constant, or the Lagrange multiplier of ``E[Fair] >= target``.
 
-    With a target it takes steps of dual ascent, growing while fairness falls short and
-    shrinking, not below 0, while there is more than was asked for.
+    With a target it takes steps of dual ascent, growing while fairness falls short of it and
+    shrinking, not below 0, while fairness exceeds it.
 
     Args:
         start: lambda, or where the multiplier starts.
@@ -107,6 +102,6 @@ class FairnessWeight:
         self.step = step
 
     def update(self, fairness: float) -> None:
-        """Takes one step after a rollout whose mean Fair is known."""
+        """Takes one step after a rollout, from its mean Fair."""
         if self.target is not None:
             self.value = max(0.0, self.value + self.step * (self.target - fairness))

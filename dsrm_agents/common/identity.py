@@ -1,9 +1,7 @@
-"""What an algorithm was made with: two that agree in it learn the same from the same sessions."""
+"""Identity of a training: two that agree in it learn the same from the same sessions."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,34 +10,34 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnvWrapper
 
-# Arguments that do not decide what is learned, or, the first two, are compared in other ways.
-_LEFT_OUT = frozenset({"env", "policy", "device", "verbose", "tensorboard_log"})
-_SCHEDULES = frozenset({"learning_rate", "clip_range", "clip_range_vf"})
+from kuaisim_gym.tensors import digest_of
+
+_SCHEDULES = ("learning_rate", "clip_range", "clip_range_vf")
+# Arguments of SB3's PPO and A2C that decide what is learned; each stands in an attribute.
+_ON_POLICY = (
+    *_SCHEDULES, "n_steps", "batch_size", "n_epochs", "gamma", "gae_lambda", "normalize_advantage",
+    "ent_coef", "vf_coef", "max_grad_norm", "target_kl", "use_sde", "sde_sample_freq",
+    "policy_kwargs", "seed",
+)  # fmt: skip
 
 
 def identity_of(model: BaseAlgorithm, generators: Iterable[str] = ()) -> str:
     """Describes an algorithm: its class, its arguments and the shapes of its policy.
 
-    Arguments are those of the constructors of the class and its bases, as far as the algorithm
-    keeps them under their own names; objects among them stand for their fingerprint or class.
+    The arguments are those of SB3's on-policy algorithms and the ``settings`` of the algorithm, if
+    it has some, as wrappers have. Objects among them stand for their fingerprint or class.
 
     Args:
         model: The algorithm.
-        generators: Names of the random generators that it has of its own.
+        generators: Names of its random generators.
 
     Returns:
         JSON.
     """
-    arguments = {
-        name
-        for kind in type(model).__mro__
-        for name in inspect.signature(kind.__init__).parameters  # type: ignore[misc]
-    }
-    settings = {
-        name: _schedule(value) if name in _SCHEDULES and callable(value) else _plain(value)
-        for name, value in vars(model).items()
-        if name in arguments - _LEFT_OUT
-    }
+    settings = {name: getattr(model, name) for name in _ON_POLICY if hasattr(model, name)}
+    for name in _SCHEDULES:
+        if callable(settings.get(name)):
+            settings[name] = _values(settings[name])
     wrappers, env = [], model.env
     while isinstance(env, VecEnvWrapper):
         wrappers.append(_wrapper(env))
@@ -51,7 +49,7 @@ def identity_of(model: BaseAlgorithm, generators: Iterable[str] = ()) -> str:
         {
             "algorithm": _name(type(model)),
             "policy": _name(type(model.policy)),
-            **settings,
+            **_plain(settings | getattr(model, "settings", {})),
             "wrappers": wrappers,
             "generators": list(generators),
             **shapes,
@@ -59,18 +57,18 @@ def identity_of(model: BaseAlgorithm, generators: Iterable[str] = ()) -> str:
     )
 
 
-def differences(here: str, there: str) -> str:
-    """In words, where two descriptions differ; empty if they do not."""
-    mine, theirs = json.loads(here), json.loads(there)
+def differences(present: str, saved: str) -> str:
+    """Differences of two descriptions in words; empty if there are none."""
+    now, before = json.loads(present), json.loads(saved)
     return "; ".join(
-        f"{name} is {mine.get(name)!r} here and was {theirs.get(name)!r}"
-        for name in dict.fromkeys((*mine, *theirs))
-        if mine.get(name) != theirs.get(name)
+        f"{name} is {now.get(name)!r} here and was {before.get(name)!r}"
+        for name in dict.fromkeys((*now, *before))
+        if now.get(name) != before.get(name)
     )
 
 
 def _wrapper(env: VecEnvWrapper) -> Any:
-    """A wrapper's class, with what it says of its settings if it has any."""
+    """A wrapper's class, with its settings if it has some."""
     name, settings = type(env).__name__, getattr(type(env), "settings", None)
     return name if settings is None else [name, _plain(env.settings)]
 
@@ -78,25 +76,24 @@ def _wrapper(env: VecEnvWrapper) -> Any:
 def _plain(value: Any) -> Any:
     """A value as JSON knows it."""
     if isinstance(value, np.ndarray):
-        content = hashlib.blake2b(np.ascontiguousarray(value).view(np.uint8).data, digest_size=8)
-        return f"{value.dtype}{list(value.shape)} {content.hexdigest()}"
+        return f"{value.dtype}{list(value.shape)} {digest_of([value])}"
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _plain(one) for name, one in value.items()}
+        return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if hasattr(value, "fingerprint"):
         return value.fingerprint
     return _name(value if hasattr(value, "__qualname__") else type(value))
 
 
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+def _name(definition: Any) -> str:
+    return f"{definition.__module__}.{definition.__qualname__}"
 
 
-def _schedule(schedule: Any) -> list[float]:
-    """A schedule at its beginning, middle and end, where 1, a half and no progress is left."""
-    return [float(schedule(left)) for left in (1.0, 0.5, 0.0)]
+def _values(schedule: Any) -> list[float]:
+    """Values of a schedule at its beginning, middle and end."""
+    return [float(schedule(remaining)) for remaining in (1.0, 0.5, 0.0)]

@@ -13,13 +13,12 @@ _USER_ROWS = 10.0  # rows at which a user's own mean has half its say
 def unbiased_quality(
     data: TrainingData, logged: NDArray[np.floating]
 ) -> NDArray[np.float32] | None:
-    """Each item's effect on the response, from randomised rows.
+    """Items' effects on the response, from randomised rows.
 
-    A log shows items to those who like them, and its answers are swayed by what is popular; the
-    effect that a response model reads from it carries both along. Randomised rows do not, but are
-    few an item. An empirical-Bayes estimate joins them: the prior mean is linear in the logged
-    effect, and how far rows move an item from it depends on how much items differ from that
-    line beyond what chance explains.
+    A log shows items to those who like them, and popularity sways its answers; a response model
+    fitted to it inherits both biases. Randomised rows are free of them, but few an item. An
+    empirical-Bayes estimate combines the two: the prior mean is linear in the logged effect, and
+    rows move an item away from it the further, the more items differ from that line beyond chance.
 
     Args:
         data: Its randomised rows are read, and nothing else.
@@ -44,15 +43,15 @@ def unbiased_quality(
 
     count = np.bincount(items, minlength=data.n_items).astype(np.float64)
     total = np.bincount(items, response, data.n_items)
-    known = count > 0
-    mean = np.divide(total, count, out=np.zeros_like(total), where=known)
+    answered = count > 0
+    mean = np.divide(total, count, out=np.zeros_like(total), where=answered)
     line = np.column_stack([logged, np.ones(len(count))]).astype(np.float64)
     root = np.sqrt(count)
     weights = np.linalg.lstsq(line * root[:, None], mean * root, rcond=None)[0]
     prior = line @ weights
-    n_known = int(np.count_nonzero(known))
-    within = float(np.sum((response - mean[items]) ** 2) / max(len(response) - n_known, 1))
-    apart = count @ (mean - prior) ** 2 - (n_known - line.shape[1]) * within
+    n_answered = int(np.count_nonzero(answered))
+    within = float(np.sum((response - mean[items]) ** 2) / max(len(response) - n_answered, 1))
+    apart = count @ (mean - prior) ** 2 - (n_answered - line.shape[1]) * within
     between = max(float(apart / count.sum()), 1e-12)
     quality = prior + (total - count * prior) / (count + within / between)
     spread = quality.std() or 1.0

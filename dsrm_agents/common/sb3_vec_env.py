@@ -75,25 +75,24 @@ class KuaiVecEnv(BatchView, VecEnv):
         result = self.batch.step(self._actions)
         self._actions = None
         observation = self.batch.observe()
-        done = result.done
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if done.any():
-            rows = np.flatnonzero(done)
+        if result.done.any():
+            rows = np.flatnonzero(result.done)
             metrics, last = as_rows(self.batch.finished(rows)), rows_of(observation, rows)
-            for place, row in enumerate(rows.tolist()):
+            for index, row in enumerate(rows.tolist()):
                 infos[row] = {
-                    "terminal_observation": last[place],
+                    "terminal_observation": last[index],
                     "TimeLimit.truncated": bool(result.truncated[row]),
-                    "session": metrics[place],
-                    "record": self.batch.records(rows[place : place + 1]),
+                    "session": metrics[index],
+                    "record": self.batch.records(rows[index : index + 1]),
                 }
-            self.batch.reset(done)
-            self._arrive(done)
+            self.batch.reset(result.done)
+            self._arrive(result.done)
             observation = self.batch.observe()
-        return observation, result.reward.astype(np.float32), done, infos
+        return observation, result.reward.astype(np.float32), result.done, infos
 
     def observe(self) -> VecEnvObs:
-        """What all sessions show now, without a step; wrappers that keep no state have it too."""
+        """The latest observations, without a step; stateless wrappers have this method too."""
         return self.batch.observe()
 
     def snapshot(self) -> Snapshot:
@@ -107,7 +106,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         return self.batch.snapshot()
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Goes on where a snapshot was taken, whatever the seed; no reset is needed.
+        """Continues from a snapshot, whatever the seed; no reset is needed.
 
         Raises:
             ConfigError: It is of an environment with other options.
@@ -125,7 +124,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """Refused: slots share one core and have no attributes of their own."""
+        """Refuses: slots share one core and have no attributes."""
         raise AttributeError(f"{attr_name!r} cannot be set: the sessions share one core.")
 
     def env_method(
@@ -135,7 +134,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         indices: VecEnvIndices = None,
         **method_kwargs: Any,
     ) -> list[Any]:
-        """``"action_masks"``, a row for each slot; others are refused, slots are no objects."""
+        """Rows of ``"action_masks"``; refuses other methods, because slots are no objects."""
         if method_name != "action_masks":
             raise AttributeError(f"{method_name!r} cannot be called: slots are no objects.")
         return list(self.action_masks()[list(self._get_indices(indices))])
@@ -155,7 +154,7 @@ class KuaiVecEnv(BatchView, VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Never: wrap the whole in a ``VecEnvWrapper`` instead."""
+        """Never: wrappers go around this environment (``VecEnvWrapper``)."""
         return [False] * len(list(self._get_indices(indices)))
 
     def _arrive(self, slots: NDArray[np.bool_]) -> None:

@@ -1,4 +1,4 @@
-"""Users' events out of a log, as histories of the same length."""
+"""Histories of users' last events, read from a log."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FloatArray = NDArray[np.float32]
 
 
 class LoggedEvents:
-    """A log whose rows are found by user; of the answers, the response alone.
+    """A log indexed by user; of the answers, it has the response alone.
 
     Args:
         log: Rows grouped by user, in the order of events.
@@ -34,18 +34,18 @@ class LoggedEvents:
 
         Args:
             rows: (n,) row numbers, or one past a user's last.
-            users: (n,) whose rows they are.
+            users: (n,) users of the rows.
             length: H.
 
         Returns:
             (n, H) int64 items, oldest first and -1 where there is none, and (n, H) float32
             responses, 0 there.
         """
-        places = rows[:, None] + np.arange(-length, 0)
-        real = places >= self.starts[users][:, None]
-        places = np.where(real, places, 0)
-        items = np.where(real, self.items[places], -1).astype(np.int64)
-        return items, np.where(real, self.responses[places], np.float32(0.0))
+        positions = rows[:, None] + np.arange(-length, 0)
+        real = positions >= self.starts[users][:, None]
+        positions = np.where(real, positions, 0)
+        items = np.where(real, self.items[positions], -1).astype(np.int64)
+        return items, np.where(real, self.responses[positions], np.float32(0.0))
 
     def last(self, users: NDArray[np.integer], length: int) -> History:
         """The last H events of (n,) users, as :meth:`before` gives them."""

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from numpy.typing import NDArray
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
@@ -31,13 +30,8 @@ class HistoryExtractor(BaseFeaturesExtractor):
 
     Args:
         observation_space: Dict of ``"items"``, ``"responses"`` and ``"context"``.
-        kind: ``"mean"``, ``"gru"`` or ``"attention"``, see :class:`HistoryEncoder`.
-        embedding_dim: Width of a learned item embedding.
-        width: Width of the encoded history.
-        item_embedding: (n_all_items, d) to start from, such as ``env.catalogue.embedding``.
-        freeze_items: Whether to keep ``item_embedding`` as it is given.
-        layers: Layers of ``"attention"``.
-        heads: Heads of each of them.
+        *args: Of :class:`~dsrm_agents.encoders.history.HistoryEncoder`, from ``kind`` on.
+        **kwargs: Likewise; ``item_embedding`` may be ``env.catalogue.embedding``.
 
     Attributes:
         encoder: The history encoder.
@@ -46,30 +40,11 @@ class HistoryExtractor(BaseFeaturesExtractor):
         ConfigError: The space is another one, or an option is not possible.
     """
 
-    def __init__(
-        self,
-        observation_space: spaces.Space[Any],
-        kind: str = "gru",
-        embedding_dim: int = 32,
-        width: int = 64,
-        item_embedding: NDArray[np.floating[Any]] | None = None,
-        freeze_items: bool = False,
-        layers: int = 1,
-        heads: int = 4,
-    ) -> None:
+    def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
         n_all_items, n_behaviours, n_context = history_sizes(observation_space)
-        super().__init__(observation_space, features_dim=width + n_context)
-        self.encoder = HistoryEncoder(
-            n_all_items,
-            n_behaviours,
-            kind,
-            embedding_dim,
-            width,
-            item_embedding,
-            freeze_items,
-            layers,
-            heads,
-        )
+        encoder = HistoryEncoder(n_all_items, n_behaviours, *args, **kwargs)
+        super().__init__(observation_space, features_dim=encoder.width + n_context)
+        self.encoder = encoder
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Encodes n observations.
@@ -82,17 +57,17 @@ class HistoryExtractor(BaseFeaturesExtractor):
             (n, width + C) float32.
 
         Raises:
-            ConfigError: The parts cannot be those of observations of the policy's own space.
+            ConfigError: The arrays do not fit the policy's observation space.
         """
-        given, context = observations["items"], observations["context"]
-        if len(given) != len(context):
-            # SB3 reshapes parts to the policy's own space without asking whether they fit.
+        floats, context = observations["items"], observations["context"]
+        if len(floats) != len(context):
+            # SB3 reshapes arrays to the policy's space without asking whether they fit.
             raise ConfigError(
                 "The observation's history has another length than the policy was built for: use "
                 "the observation options that it was trained with."
             )
-        items = given.long()
-        if not torch.equal(items.to(given.dtype), given):
+        items = floats.long()
+        if not torch.equal(items.to(floats.dtype), floats):
             raise ConfigError(
                 "The observation's 'items' are no item positions any more. Where the environment "
                 "is normalised, use VecNormalize(env, norm_obs_keys=['context'])."

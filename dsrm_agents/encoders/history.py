@@ -1,11 +1,12 @@
-"""From a history of events, each an item and how it was answered, to one vector a user.
+"""Encoders of histories of items and the answers to them into one vector a user.
 
-Plain tensors in, a plain tensor out: nothing here knows of environments or of agents.
+Plain tensors in, a plain tensor out: this module is independent of environments and agents.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,44 +18,38 @@ from torch.nn import functional
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
 
-KINDS = ("mean", "gru", "attention")
 LONGEST_WAVE = 1000.0  # events; the slowest rate at which positions turn
 
 
 class MeanSummary(nn.Module):
-    """Mean over the events of a non-linear feature of each; their order does not count.
+    """Mean over the events of a non-linear feature; their order does not count.
 
-    Without the non-linearity, which answer belongs to which item would be lost in the sum.
+    Without the non-linearity, the sum would not tell which answer belongs to which item.
 
     Args:
         inputs: Width d of a token.
         width: Width of the summary.
     """
 
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, *_: int) -> None:
         super().__init__()
         self.enter = nn.Linear(inputs, width)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
-        """(n, H, d) tokens, (n, H) bool whether each is an event, to (n, width)."""
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
         features = functional.gelu(self.enter(tokens)) * real[:, :, None]
         return torch.as_tensor(features.sum(dim=1) / real.sum(dim=1, keepdim=True).clamp(min=1))
 
 
 class RecurrentSummary(nn.Module):
-    """Hidden state of a gated recurrent unit after the last event.
+    """Hidden state of a gated recurrent unit after the last event; as :class:`MeanSummary`."""
 
-    Args:
-        inputs: Width d of a token.
-        width: Width of the hidden state.
-    """
-
-    def __init__(self, inputs: int, width: int) -> None:
+    def __init__(self, inputs: int, width: int, *_: int) -> None:
         super().__init__()
         self.cell = nn.GRU(inputs, width, batch_first=True)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
-        """(n, H, d) tokens, (n, H) bool whether each is an event, to (n, width)."""
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
         # Events first: the state after the last one has then met no padding, and what the cell
         # makes of the padding behind it is not read.
         states, _ = self.cell(_reordered(tokens, ~real))
@@ -63,7 +58,7 @@ class RecurrentSummary(nn.Module):
 
 
 class AttentionLayer(nn.Module):
-    """One transformer layer that normalises before each part (Xiong et al., ICML 2020).
+    """One transformer layer that normalises before attention and feed-forward (Xiong et al., 2020).
 
     Args:
         width: Width of inputs and outputs.
@@ -82,11 +77,11 @@ class AttentionLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, visible: Tensor, queries: int) -> Tensor:
-        """Every position, or the last ones alone, after looking at all that are visible.
+        """Last positions after attention to all visible positions.
 
         Args:
             x: (n, H, width).
-            visible: (n, 1, 1, H) bool, at least one in each row.
+            visible: (n, 1, 1, H) bool, true at least once in a row.
             queries: Q, how many positions to compute, from the end.
 
         Returns:
@@ -94,13 +89,13 @@ class AttentionLayer(nn.Module):
         """
         normal = self.norm(x)
         keys, values = self.key_value(normal).chunk(2, dim=-1)
-        found = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             self._split(self.query(normal[:, -queries:])),
             self._split(keys),
             self._split(values),
             visible,
         )
-        x = x[:, -queries:] + self.merge(found.transpose(1, 2).flatten(2))
+        x = x[:, -queries:] + self.merge(attended.transpose(1, 2).flatten(2))
         return torch.as_tensor(x + self.feed(x))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -109,10 +104,10 @@ class AttentionLayer(nn.Module):
 
 
 class AttentionSummary(nn.Module):
-    """What self-attention makes of the last event.
+    """Output of a transformer at the last event.
 
-    Positions are counted from the last event, so that they are how many events ago something
-    was, whatever the padding; they are sinusoidal, so that a history may have any length.
+    Positions are counted from the last event, so that they do not depend on the padding; they are
+    sinusoidal, so that a history may have any length.
 
     Args:
         inputs: Width d of a token.
@@ -125,6 +120,8 @@ class AttentionSummary(nn.Module):
 
     def __init__(self, inputs: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
+        if width % (2 * heads):
+            raise ConfigError(f"width must be a multiple of twice the {heads} heads, got {width}.")
         self.enter = nn.Linear(inputs, width)
         self.layers = nn.ModuleList(AttentionLayer(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -132,8 +129,8 @@ class AttentionSummary(nn.Module):
         self.register_buffer("rates", LONGEST_WAVE**-exponents, persistent=False)
 
     def forward(self, tokens: Tensor, real: Tensor) -> Tensor:
-        """(n, H, d) tokens, (n, H) bool whether each is an event, to (n, width)."""
-        tokens = _reordered(tokens, real)  # events last, so that a place tells the age
+        """(n, H, d) tokens, (n, H) bool whether they are events, to (n, width)."""
+        tokens = _reordered(tokens, real)  # events last, so that a position tells the age
         length = tokens.shape[1]
         ages = torch.arange(length - 1, -1, -1, device=tokens.device)
         # At least one, even without an event: not every kernel defines the softmax of nothing.
@@ -147,23 +144,31 @@ class AttentionSummary(nn.Module):
         return torch.as_tensor(self.norm(x[:, -1]))
 
 
+SUMMARIES: dict[str, Callable[[int, int, int, int], nn.Module]] = {
+    "mean": MeanSummary,
+    "gru": RecurrentSummary,
+    "attention": AttentionSummary,
+}
+KINDS = tuple(SUMMARIES)
+
+
 class HistoryEncoder(nn.Module):
     """Summarises histories of items and the answers to them.
 
     An event is the sum of its item's embedding and a projection of its responses, normalised.
-    Padding counts for nothing, wherever it lies and whatever it holds, and so does the room H that
-    a history has; a history without events has the summary zero.
+    Padding has no effect, wherever it lies and whatever it holds, and neither has the room H of a
+    history; a history without events has the summary zero.
 
     Args:
         n_all_items: Number of items, those of the log alone included.
         n_behaviours: B, answers to an item.
         kind: ``"mean"`` forgets the order of the events; ``"gru"`` is the last hidden state of a
-            gated recurrent unit; ``"attention"`` is what a transformer makes of the last event.
+            gated recurrent unit; ``"attention"`` is the output of a transformer at the last event.
         embedding_dim: Width of a learned item embedding, unless ``item_embedding`` has its own.
         width: Width of the summary.
-        item_embedding: (n_all_items, d) to start from; ``None`` starts at random. It is scaled, as
-            a whole, to a root mean square row length of one, so that items and answers weigh alike.
-        freeze_items: Whether to keep ``item_embedding`` as it is given.
+        item_embedding: (n_all_items, d) to start from; ``None`` starts at random. One factor scales
+            it to a root mean square row length of 1, so that items and answers weigh alike.
+        freeze_items: Whether to leave ``item_embedding`` as it is.
         layers: Layers of ``"attention"``.
         heads: Heads of each of them.
 
@@ -195,17 +200,8 @@ class HistoryEncoder(nn.Module):
         self.respond = nn.Linear(n_behaviours, dim, bias=False)
         nn.init.normal_(self.respond.weight, std=dim**-0.5)  # an answer is as long as an item
         self.norm = nn.LayerNorm(dim)
-        self.summary: nn.Module
-        if check_choice("kind", kind, KINDS) == "mean":
-            self.summary = MeanSummary(dim, width)
-        elif kind == "gru":
-            self.summary = RecurrentSummary(dim, width)
-        else:
-            if width % (2 * heads):
-                raise ConfigError(
-                    f"width must be a multiple of twice the {heads} heads, got {width}."
-                )
-            self.summary = AttentionSummary(dim, width, layers, heads)
+        summary = SUMMARIES[check_choice("kind", kind, KINDS)]
+        self.summary = summary(dim, width, layers, heads)
 
     def forward(self, items: Tensor, responses: Tensor) -> Tensor:
         """Summarises n histories.
@@ -225,15 +221,15 @@ class HistoryEncoder(nn.Module):
 
 
 def _item_table(
-    n_all_items: int, dim: int, given: NDArray[np.floating[Any]] | None, frozen: bool
+    n_all_items: int, dim: int, embedding: NDArray[np.floating[Any]] | None, frozen: bool
 ) -> nn.Embedding:
     """(n_all_items + 1, d) rows: that of padding, which stays zero, then those of the items."""
-    if given is None:
+    if embedding is None:
         if frozen:
             raise ConfigError("freeze_items needs an item_embedding: random rows would stay so.")
         rows = torch.randn(n_all_items, dim)
     else:
-        rows = torch.as_tensor(np.array(given, dtype=np.float32))
+        rows = torch.as_tensor(np.array(embedding, dtype=np.float32))
         if rows.ndim != 2 or len(rows) != n_all_items or not rows.shape[1]:
             raise ConfigError(
                 f"item_embedding must have a row for each of the {n_all_items} items of the "

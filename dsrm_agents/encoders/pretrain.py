@@ -3,91 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss, roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
-from dsrm_agents.common.descent import descend
-from dsrm_agents.encoders.bod import (
-    WeightGenerator,
-    gradient_disagreement,
-    uniformity,
-    weighted_alignment,
-    weighted_bpr,
-)
+from dsrm_agents.common.networks import descend
+from dsrm_agents.encoders import bod  # noqa: F401  registers its objective
 from dsrm_agents.encoders.events import LoggedEvents
 from dsrm_agents.encoders.history import KINDS
-from dsrm_agents.encoders.losses import (
-    cross_entropy,
-    drop_rate,
-    reweighted_cross_entropy,
-    truncated_cross_entropy,
-    trust,
-    trusted,
-)
+from dsrm_agents.encoders.objectives import Batch, NextResponse, Objective, cross_entropy
 from dsrm_agents.encoders.states import CHUNK, StateEncoder, StateEncoderConfig
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.quality import auc
 
-LOSSES = ("ce", "tce", "rce", "bod")
+LOSSES = tuple(Objective.registry)
 POSITIVE = 0.5  # a response from here on is a positive answer
 HELD_OUT = 0.1  # of the train users
 TESTED = 20_000  # held-out rows at most
-ALIGNMENT, UNIFORMITY = 1.0, 0.5  # weights beside BPR in the inner level of BOD
-GENERATOR_RATE = 1e-3  # learning rate of BOD's outer level
 REDRAWS = 10  # of negatives that the user has met
-
-
-class Batch(NamedTuple):
-    """Examples: histories and what came next.
-
-    Attributes:
-        items: (B, H) int64, -1 where there is no event.
-        responses: (B, H) float32.
-        targets: (B,) int64, the items that came next.
-        labels: (B,) float32, whether the answers were positive.
-        negatives: (B,) int64, items that the users have not met.
-    """
-
-    items: Tensor
-    responses: Tensor
-    targets: Tensor
-    labels: Tensor
-    negatives: Tensor
-
-
-class NextResponse(nn.Module):
-    """Predicts how the next item is answered: logit = <s, e_i> + b_i.
-
-    Args:
-        encoder: Makes the states s.
-        item_embedding: (n_all_items, d) float32 vectors e_i, which stay as they are.
-    """
-
-    vectors: Tensor
-
-    def __init__(self, encoder: StateEncoder, item_embedding: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.register_buffer("vectors", torch.from_numpy(item_embedding.copy()))
-        self.bias = nn.Parameter(torch.zeros(len(item_embedding)))
-
-    def forward(self, states: Tensor, items: Tensor) -> Tensor:
-        """(B, d) states and (B,) int64 items to (B,) logits."""
-        return torch.as_tensor((states * self.vectors[items]).sum(dim=1) + self.bias[items])
-
-
-# Of a batch and the number of updates made: the loss, and how much of each row it leaves out.
-Objective = Callable[[Batch, int], tuple[Tensor, Tensor]]
 
 
 def fit_encoder(
@@ -143,7 +83,7 @@ def fit_encoder(
     examples = Examples(LoggedEvents(data.train_log, data.n_users), catalogue, history_len)
     held_out = rng.choice(users, round(HELD_OUT * len(users)), replace=False)
     rows, tested = examples.split(held_out)
-    if loss == "bod":
+    if Objective.registry[loss].positives_only:
         rows = rows[examples.positive[rows]]
     if not len(rows):
         raise ConfigError("The train log is too short: no answer to learn from has events before.")
@@ -154,12 +94,13 @@ def fit_encoder(
         torch.manual_seed(seed)
         encoder = StateEncoder(config, catalogue.embedding)
         model = NextResponse(encoder, catalogue.embedding)
-        objective = Bod(model) if loss == "bod" else _pointwise(model, loss, max(1, updates // 2))
+        objective = Objective.registry[loss](model, updates)
     left_out = LeftOut(catalogue)
     bar = tqdm(range(updates), desc=f"Encoder ({loss})", unit="update", disable=not progress)
-    optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad])
+    optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad])
     for step in bar:
-        optimizer.param_groups[0]["lr"] = _half_cosine(learning_rate, step, updates)
+        half_cosine = 0.5 * (1.0 + math.cos(math.pi * step / updates))
+        optimizer.param_groups[0]["lr"] = learning_rate * half_cosine
         batch = examples.batch(rng.choice(rows, batch_size), rng)
         value, discount = objective(batch, step)
         descend(optimizer, value)
@@ -170,10 +111,6 @@ def fit_encoder(
     tested = rng.choice(tested, min(TESTED, len(tested)), replace=False)
     encoder.report = held_out_quality(model, examples, tested) | left_out.shares()
     return encoder
-
-
-def _half_cosine(start: float, step: int, updates: int) -> float:
-    return start * 0.5 * (1.0 + math.cos(math.pi * step / updates))
 
 
 class Examples:
@@ -200,8 +137,8 @@ class Examples:
         """Rows that follow another of their user: of the other users, and of those held out."""
         users = self.events.users
         rows = np.flatnonzero(np.arange(len(users)) > self.events.starts[users])
-        apart = np.isin(users[rows], held_out)
-        return rows[~apart], rows[apart]
+        outside = np.isin(users[rows], held_out)
+        return rows[~outside], rows[outside]
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The examples of some rows."""
@@ -214,15 +151,15 @@ class Examples:
             self.positive[rows].astype(np.float32),
             self._unmet(users, rng),
         )
-        return Batch(*(torch.from_numpy(one) for one in arrays))
+        return Batch(*(torch.from_numpy(array) for array in arrays))
 
     def _unmet(self, users: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:
         """(B,) int64: an item drawn at random for each user, of those not met if there are some."""
         items = rng.integers(self._n_items, size=len(users))
         for _ in range(REDRAWS):
             pairs = self._pairs(users, items)
-            places = np.searchsorted(self._met, pairs).clip(max=len(self._met) - 1)
-            met = self._met[places] == pairs
+            nearest = np.searchsorted(self._met, pairs).clip(max=len(self._met) - 1)
+            met = self._met[nearest] == pairs
             if not met.any():
                 break
             items[met] = rng.integers(self._n_items, size=np.count_nonzero(met))
@@ -232,116 +169,25 @@ class Examples:
         return users.astype(np.int64) * self._n_items + items
 
 
-def _pointwise(model: NextResponse, loss: str, gradual_steps: int) -> Objective:
-    """Cross-entropy of the logged answers, truncated, reweighted or plain."""
-
-    def objective(batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        logits = model(model.encoder(batch.items, batch.responses), batch.targets)
-        if loss == "tce":
-            rate = drop_rate(step, gradual_steps)
-            dropped = ~trusted(logits, batch.labels, rate)
-            return truncated_cross_entropy(logits, batch.labels, rate), dropped.float()
-        if loss == "rce":
-            weights = trust(logits, batch.labels)
-            return reweighted_cross_entropy(logits, batch.labels), 1.0 - weights
-        return cross_entropy(logits, batch.labels).mean(), torch.zeros_like(logits)
-
-    return objective
-
-
-class Bod:
-    """Both levels of BOD, see :mod:`dsrm_agents.encoders.bod`.
-
-    Before each step of the inner level, one of the outer level on the same pairs, to which theta
-    has not yet been fitted anew. The gradients that it compares are those of the encoder's head,
-    whose rows make one coordinate of the states each; what lies beneath the head is not
-    differentiated for it.
-
-    Args:
-        model: theta; the item vectors are frozen.
-    """
-
-    def __init__(self, model: NextResponse) -> None:
-        self.encoder, self.vectors = model.encoder, model.vectors
-        self.generator = WeightGenerator(self.vectors.shape[1])
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), GENERATOR_RATE)
-
-    def __call__(self, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
-        """The inner loss, and how much of each positive pair's weight is missing."""
-        summary = self.encoder.summary(batch.items, batch.responses)
-        pairs = self.vectors[batch.targets], self.vectors[batch.negatives]
-        self.outer_step(summary.detach(), *pairs)
-        states = self.encoder.head(summary)
-        with torch.no_grad():
-            weights = self._weights(states, *pairs)
-        bpr, alignment = self._losses(states, *pairs, *weights)
-        inner = bpr + ALIGNMENT * alignment + UNIFORMITY * uniformity(states)
-        return inner, 1.0 - weights[0]
-
-    def outer_step(self, summary: Tensor, positives: Tensor, negatives: Tensor) -> None:
-        """Moves phi alone, towards weights under which both objectives agree.
-
-        Args:
-            summary: (B, d) input of the head, as data.
-            positives: (B, d) item vectors.
-            negatives: (B, d) item vectors.
-        """
-        states = self.encoder.head(summary)
-        weights = self._weights(states.detach(), positives, negatives)
-        losses = self._losses(states, positives, negatives, *weights)
-        disagreement = gradient_disagreement(*losses, self.encoder.head.weight)
-        phi = list(self.generator.parameters())
-        for parameter, gradient in zip(phi, torch.autograd.grad(disagreement, phi), strict=True):
-            parameter.grad = gradient
-        self.optimizer.step()
-
-    def _weights(
-        self, states: Tensor, positives: Tensor, negatives: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Of both sorts of pairs, in units of the mean of the positive ones.
-
-        Without a unit the outer level lowers all weights together: the smaller the scores of BPR
-        are, the less its gradient depends on the pair.
-        """
-        liked, unseen = self.generator(states, positives), self.generator(states, negatives)
-        unit = liked.mean()
-        return liked / unit, unseen / unit
-
-    def _losses(
-        self,
-        states: Tensor,
-        positives: Tensor,
-        negatives: Tensor,
-        positive_weights: Tensor,
-        negative_weights: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """BPR_w and Align_w."""
-        bpr = weighted_bpr(states, positives, negatives, positive_weights, negative_weights)
-        return bpr, weighted_alignment(states, positives, positive_weights)
-
-
 class LeftOut:
-    """How much of the positive answers a loss leaves out: of all, and by group of items.
+    """Share of the positive answers that a loss leaves out: of all, and by group of items.
 
     Args:
         catalogue: Its items are popular or long-tail; items of the log alone are neither.
     """
 
     def __init__(self, catalogue: Catalogue) -> None:
-        n_all, popular = len(catalogue.embedding), catalogue.popular
-        in_catalogue = np.arange(n_all) < catalogue.n_items
-        is_popular = np.zeros(n_all, dtype=bool)
-        is_popular[: catalogue.n_items] = popular
+        n_all, n = len(catalogue.embedding), catalogue.n_items
         self._groups = {
             "left_out": np.ones(n_all, dtype=bool),
-            "left_out_popular": is_popular,
-            "left_out_longtail": in_catalogue & ~is_popular,
+            "left_out_popular": np.append(catalogue.popular, np.zeros(n_all - n, dtype=bool)),
+            "left_out_longtail": np.append(~catalogue.popular, np.zeros(n_all - n, dtype=bool)),
         }
         self._total: dict[str, float] = dict.fromkeys(self._groups, 0.0)
         self._count: dict[str, int] = dict.fromkeys(self._groups, 0)
 
     def add(self, batch: Batch, discount: Tensor) -> None:
-        """Counts a batch, (B,) of whose rows are left out to these shares."""
+        """Counts a batch, whose rows are left out to (B,) shares."""
         positive = batch.labels.numpy() > 0
         targets, shares = batch.targets.numpy()[positive], discount.detach().numpy()[positive]
         for name, members in self._groups.items():
@@ -365,18 +211,14 @@ def held_out_quality(
         rows: (n,) row numbers.
 
     Returns:
-        Both, or nothing where the answers are not of both kinds.
+        Both, or nothing where all answers are alike.
     """
     labels = examples.positive[rows]
     if labels.all() or not labels.any():
         return {}
-    parts = []
+    rng = np.random.default_rng(0)
     with torch.inference_mode():
-        for part in np.array_split(rows, -(-len(rows) // CHUNK)):
-            batch = examples.batch(part, np.random.default_rng(0))
-            parts.append(model(model.encoder(batch.items, batch.responses), batch.targets))
-    chances = torch.cat(parts).double().sigmoid().numpy()
-    return {
-        "auc": float(roc_auc_score(labels, chances)),
-        "log_loss": float(log_loss(labels, chances, labels=[False, True])),
-    }
+        chunks = np.array_split(rows, -(-len(rows) // CHUNK))
+        logits = torch.cat([model(examples.batch(chunk, rng)) for chunk in chunks]).double()
+        losses = cross_entropy(logits, torch.from_numpy(labels).double())
+    return {"auc": auc(logits.numpy(), labels), "log_loss": float(losses.mean())}

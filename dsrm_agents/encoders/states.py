@@ -24,15 +24,15 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StateEncoderConfig:
-    """Everything needed to rebuild a state encoder before its weights are loaded.
+    """Settings that rebuild a state encoder before its weights are loaded.
 
     Attributes:
         fingerprint: Of the dataset that it was fitted on.
         n_all_items: Number of items, those of the log alone included.
         dim: d, of the item embedding and of the states.
-        kind: See :class:`~dsrm_agents.encoders.history.HistoryEncoder`.
+        kind: Of :class:`~dsrm_agents.encoders.history.HistoryEncoder`.
         history_len: H, events that it reads.
-        loss: What it was fitted by.
+        loss: Name of the loss that it was fitted by.
     """
 
     fingerprint: str
@@ -44,7 +44,7 @@ class StateEncoderConfig:
 
 
 class StateEncoder(FittedModule):
-    """From a user's last events to a state in the space of the catalogue's item embedding.
+    """Encodes a user's last events as a state in the space of the catalogue's item embedding.
 
     A history encoder over frozen item embeddings, a linear head, and a standardisation: like the
     preference state whose place it takes, a state has zero mean and unit spread over train users.
@@ -57,7 +57,7 @@ class StateEncoder(FittedModule):
     Attributes:
         history: The history encoder.
         head: Its summary's map into the space of the items.
-        report: What was measured when it was fitted, by name; see
+        report: Measures of the fit by name; see
             :func:`~dsrm_agents.encoders.pretrain.fit_encoder`.
     """
 
@@ -94,7 +94,7 @@ class StateEncoder(FittedModule):
         return torch.as_tensor(self.history(items, responses[:, :, None]))
 
     def forward(self, items: Tensor, responses: Tensor) -> Tensor:
-        """States before standardisation: what is compared with item embeddings in training.
+        """States before standardisation, which training compares with item embeddings.
 
         Args:
             items: (n, H) int64 positions, oldest first, -1 where there is no event.
@@ -143,7 +143,7 @@ class StateEncoder(FittedModule):
         events = torch.as_tensor(items, dtype=torch.int64).split(CHUNK)
         answers = torch.as_tensor(responses, dtype=torch.float32).split(CHUNK)
         with torch.inference_mode():
-            return torch.cat([self(*part) for part in zip(events, answers, strict=True)])
+            return torch.cat([self(*chunk) for chunk in zip(events, answers, strict=True)])
 
     def header(self) -> dict[str, str]:
         return super().header() | {"report": json.dumps(self.report)}

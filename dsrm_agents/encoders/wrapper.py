@@ -1,4 +1,4 @@
-"""A state encoder worn in front of an agent."""
+"""State encoder in front of an agent."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.encoders.events import History, LoggedEvents
 from dsrm_agents.encoders.states import StateEncoder
-from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 
-class EncodedVecEnv(VecEnvWrapper):
-    """Replaces the preference part of observations by what an encoder makes of the last events.
+class EncodedVecEnv(StatelessVecEnv):
+    """Replaces the preference in observations by the encoder's state of the last events.
 
     The events are the user's last in the log, then those of the session, as far as the encoder
     reads back. Everything is read off the sessions and the log; nothing is remembered between
@@ -29,17 +29,12 @@ class EncodedVecEnv(VecEnvWrapper):
 
     Raises:
         CheckpointError: The encoder cannot be read, or was fitted on another dataset.
-        ConfigError: The environment is none of ours, or shows no events.
+        ConfigError: The environment is not of kuaisim_gym, or shows no events.
     """
 
     def __init__(self, venv: VecEnv, encoder: StateEncoder | str | Path) -> None:
         super().__init__(venv)
-        try:
-            batch: SessionBatch = venv.get_attr("batch")[0]
-        except AttributeError as error:
-            raise ConfigError(
-                f"State encoders are for environments of make_vec_env; this one says: {error}"
-            ) from error
+        batch = batch_of(venv, "EncodedVecEnv")
         if batch.encoder.observation_type != "dict":
             raise ConfigError(
                 'A state encoder needs the session\'s events: expected observation_type="dict", '
@@ -60,7 +55,7 @@ class EncodedVecEnv(VecEnvWrapper):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Digest of the encoder, for checkpoints to compare."""
         return {"encoder": self.encoder.digest}
 
     def reset(self) -> VecEnvObs:
@@ -68,9 +63,8 @@ class EncodedVecEnv(VecEnvWrapper):
         return self._encoded(self.venv.reset(), self._state.users)
 
     def observe(self) -> VecEnvObs:
-        """What all sessions show now, encoded."""
-        inner: Any = self.venv
-        return self._encoded(inner.observe(), self._state.users)
+        """The latest observations, encoded."""
+        return self._encoded(super().observe(), self._state.users)
 
     def step_wait(self) -> VecEnvStepReturn:
         """Encodes the observations, and those that ended sessions hide in their infos."""
@@ -79,14 +73,14 @@ class EncodedVecEnv(VecEnvWrapper):
         slots = np.flatnonzero(dones)
         if slots.size:
             last = [infos[slot]["terminal_observation"] for slot in slots]
-            together = {name: np.stack([one[name] for one in last]) for name in last[0]}
-            states = self._encoded(together, before[slots])["state"]
-            for one, state in zip(last, states, strict=True):
-                one["state"] = state
+            stacked = {name: np.stack([final[name] for final in last]) for name in last[0]}
+            states = self._encoded(stacked, before[slots])["state"]
+            for final, state in zip(last, states, strict=True):
+                final["state"] = state
         return self._encoded(observations, self._state.users), rewards, dones, infos
 
     def _encoded(self, observations: Any, users: NDArray[np.int32]) -> dict[str, NDArray[Any]]:
-        """(N, ...) observations of (N,) users with another preference part."""
+        """(N, ...) observations of (N,) users with another preference."""
         length = self.encoder.config.history_len
         logged = self._logged.last(users, length)
         shown = observations["exposed"], observations["responses"]
@@ -96,7 +90,7 @@ class EncodedVecEnv(VecEnvWrapper):
 
 
 def continued(logged: History, shown: tuple[NDArray[np.int32], NDArray[np.float32]]) -> History:
-    """The last H events of histories that go on.
+    """The last H events of continued histories.
 
     Args:
         logged: (n, H) items and responses, events last.

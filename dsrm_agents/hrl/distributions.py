@@ -29,7 +29,7 @@ class SlateDistribution:
     Args:
         query: (N, d).
         key: (n_items, d), popular items first.
-        hidden: (N, h) int64 columns of items that may not be shown; repeats do not matter.
+        masked: (N, h) int64 columns of items that may not be shown; repeats do not matter.
         n_popular: How many items are popular.
         bounds: How many popular items each slate may hold.
         slate_size: K.
@@ -39,14 +39,14 @@ class SlateDistribution:
         self,
         query: Tensor,
         key: Tensor,
-        hidden: Tensor,
+        masked: Tensor,
         n_popular: int,
         bounds: SlateBounds,
         slate_size: int,
     ) -> None:
         self.query = query
         self.key = key
-        self.hidden = hidden
+        self.masked = masked
         self.n_popular = n_popular
         self.bounds = bounds
         self.slate_size = slate_size
@@ -55,7 +55,7 @@ class SlateDistribution:
         """Draws slates, without gradients.
 
         Returns:
-            (N, K) int64 columns, in order of choice, and what :meth:`log_prob` says of them.
+            (N, K) int64 columns, in order of choice, and their :meth:`log_prob`.
         """
         with torch.no_grad():
             weight, top = _weights(self._scores(), self._groups)
@@ -65,15 +65,15 @@ class SlateDistribution:
             for index, group in enumerate(self._groups):
                 clocks[:, group].mul_(ahead[:, index : index + 1])
             slates, times = self._first_to_ring(clocks)
-            rest = _masses(weight.scatter_(1, slates, 0.0), self._groups)
-            if bool(times.isinf().any()) or float(rest.min()) < _LEAST_MASS:
+            undrawn = _masses(weight.scatter_(1, slates, 0.0), self._groups)
+            if bool(times.isinf().any()) or float(undrawn.min()) < _LEAST_MASS:
                 return self._sample_by_logarithms(noise)
-            return slates, self._log_prob(slates, top + rest.log())
+            return slates, self._log_prob(slates, top + undrawn.log())
 
     def _sample_by_logarithms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The same race where scores lie so far apart that weights underflow, at twice the cost.
+        """Runs the race in logarithms, where weights underflow, at twice the cost.
 
-        The same noise, because whether it is needed depends on what was drawn.
+        It takes the noise of the first race, because whether it is needed depends on the draw.
         """
         slates, _ = self._first_to_ring(noise.log_().sub_(self._scores()))
         return slates, self.log_prob(slates)
@@ -84,7 +84,7 @@ class SlateDistribution:
             return self._first_to_ring(self._scores().neg_())[0]
 
     def log_prob(self, slates: Tensor) -> Tensor:
-        """Exact log-probabilities of which group each draw came from, and which of its items.
+        """Exact log-probabilities of the drawn groups, and of the items given their groups.
 
         Args:
             slates: (N, K) int64 columns, drawn under the same bounds.
@@ -93,21 +93,21 @@ class SlateDistribution:
             (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice, then of the K
             items given their groups. A slate's is the sum.
         """
-        hidden = torch.cat([self.hidden, slates], dim=1)
+        masked = torch.cat([self.masked, slates], dim=1)
         never_drawn: Tensor = _GroupMass.apply(  # type: ignore[no-untyped-call]
-            self.query, self.key, hidden, self._groups
+            self.query, self.key, masked, self._groups
         )
         return self._log_prob(slates, never_drawn)
 
     def _log_prob(self, slates: Tensor, never_drawn: Tensor) -> Tensor:
-        """(N, 2K), given (N, 2) the log of the weight of each group's items that are not drawn."""
+        """(N, 2K), from the (N, 2) log weights of each group's items that are not drawn."""
         chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
         return choice_log_prob(chosen, never_drawn, slates < self.n_popular, self.bounds)
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""
         scores = self.query @ self.key.T
-        log_prob = torch.log_softmax(scores.scatter(1, self.hidden, MASKED), dim=1)
+        log_prob = torch.log_softmax(scores.scatter(1, self.masked, MASKED), dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
     @property
@@ -116,7 +116,7 @@ class SlateDistribution:
         return slice(None, self.n_popular), slice(self.n_popular, None)
 
     def _scores(self) -> Tensor:
-        return (self.query @ self.key.T).scatter_(1, self.hidden, MASKED)
+        return (self.query @ self.key.T).scatter_(1, self.masked, MASKED)
 
     def _first_to_ring(self, clocks: Tensor) -> tuple[Tensor, Tensor]:
         """The lowest of (N, n_items) clocks that the bounds allow: (N, K) columns and times."""
@@ -138,10 +138,10 @@ class _GroupMass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, hidden: Tensor, groups: tuple[slice, slice]
+        ctx: Any, query: Tensor, key: Tensor, masked: Tensor, groups: tuple[slice, slice]
     ) -> Tensor:
         """(N, d), (n_items, d), (N, h) and the groups' columns to (N, 2)."""
-        scores = (query @ key.T).scatter_(1, hidden, MASKED)
+        scores = (query @ key.T).scatter_(1, masked, MASKED)
         weight, top = _weights(scores, groups)
         mass = _masses(weight, groups)
         ctx.save_for_backward(query, key, weight, mass)

@@ -12,7 +12,7 @@ MOST_VALUES = 500  # of a field; one with more, such as the author, names an ite
 
 
 def item_features(dataset: Dataset, catalogue_only: bool = True) -> NDArray[np.float32]:
-    """What is known of items beside their interactions.
+    """Matrix of the items' features, as far as they do not come from interactions.
 
     Args:
         dataset: Its item features are read, and nothing else.
@@ -23,7 +23,7 @@ def item_features(dataset: Dataset, catalogue_only: bool = True) -> NDArray[np.f
         column for each number, 0 where it is missing, and a last column of ones.
 
     Raises:
-        ConfigError: Nothing is known of the items.
+        ConfigError: The dataset has no features.
     """
     features = dataset.item_features
     n = dataset.n_items if catalogue_only else len(dataset.item_ids)
@@ -36,10 +36,10 @@ def item_features(dataset: Dataset, catalogue_only: bool = True) -> NDArray[np.f
         has[np.arange(n)[:, None], codes[:n]] = 1.0
         columns.append(has[:, 1:])  # code 0 stands for a missing value
     for _, numbers in sorted(features.numbers.items()):
-        known = numbers[: dataset.n_items]
-        known = known[np.isfinite(known)]
-        if len(known) and known.std() > 0:
-            standard = (numbers[:n] - known.mean()) / known.std()
+        finite = numbers[: dataset.n_items]
+        finite = finite[np.isfinite(finite)]
+        if len(finite) and finite.std() > 0:
+            standard = (numbers[:n] - finite.mean()) / finite.std()
             columns.append(np.nan_to_num(standard, nan=0.0)[:, None].astype(np.float32))
     if not columns:
         raise ConfigError(

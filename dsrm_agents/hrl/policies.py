@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
-from dsrm_agents.hrl.workers import WORKERS, Items, QueryWorker, Request, SlateWorker, Worker
+from dsrm_agents.common.catalogue import state_and_exposed
+from dsrm_agents.common.networks import mlp, start_near_zero
+from dsrm_agents.common.policies import SlateActorCritic
+from dsrm_agents.hrl.workers import WORKERS, Context, Items, Worker
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -27,63 +27,44 @@ ACCURACY_RANGE = (0.5, 1.5)
 EXPLORATION = 0.5
 
 
-# ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
-PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
-
-
 class Decision(NamedTuple):
     """One joint decision of both levels.
 
     Attributes:
-        actions: (N, ...) for the environment.
+        slates: (N, K) int64 item positions, the worker's.
         control: (N, 2) float32, the manager's draw before squashing, new or held.
-        draws: (N, m), what the worker drew: K item positions, or a scorer.
         control_log_prob: (N,) float32.
-        draw_log_prob: (N, f) float32, of the choices behind the draws; an action's is the sum.
+        choice_log_prob: (N, 2K) float32, of the choices behind a slate; a slate's is the sum.
         values: (N, 2) float32, of [manager, worker].
     """
 
-    actions: Tensor
+    slates: Tensor
     control: Tensor
-    draws: Tensor
     control_log_prob: Tensor
-    draw_log_prob: Tensor
+    choice_log_prob: Tensor
     values: Tensor
 
 
-class Evaluation(NamedTuple):
-    """What PPO asks about a past decision.
-
-    Attributes:
-        control_log_prob: (N,) float32.
-        draw_log_prob: (N, f) float32, of the choices behind the draws.
-        values: (N, 2) float32, of [manager, worker].
-    """
-
-    control_log_prob: Tensor
-    draw_log_prob: Tensor
-    values: Tensor
-
-
-class HierarchicalPolicy(ActorCriticPolicy):
-    """A manager sets z = [w_acc, w_fair]; a worker acts under it.
+class HierarchicalPolicy(SlateActorCritic):
+    """A manager sets z = [w_acc, w_fair]; a worker draws slates under it.
 
     The manager is Gaussian before squashing: w_acc in ``ACCURACY_RANGE``, w_fair in (0, 1), both
     bounded, because w_fair < 0 would reward popularity and w_acc = 0 would ignore the user. It
-    decides every ``decision_period`` steps of a session, and z holds in between. The workers are
+    decides every ``decision_period`` steps of a session, and z holds in between. The worker is
     described in :mod:`dsrm_agents.hrl.workers`.
 
     Args:
         observation_space: Dict with ``"state"`` and ``"exposed"``.
-        action_space: MultiDiscrete, one item position a slot; for the Gaussian worker the Box of
-            ``action_type="continuous"``.
+        action_space: MultiDiscrete, one item position a slot.
         lr_schedule: Learning rate; the manager and both critics use it scaled.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
         worker: ``"constrained"`` draws slates whose balance is at least w_fair;
-            ``"unconstrained"`` keeps eq. 6 alone; ``"gaussian"`` draws the environment's scorer.
-        decision_period: c, steps between two decisions of the manager.
-        item_features: (n_items, f) float, by which the worker knows the items in place of the
-            catalogue's embedding (:func:`dsrm_agents.hrl.features.item_features` makes them).
+            ``"unconstrained"`` keeps eq. 6 alone.
+        decision_period: c, steps between two decisions of the manager. Its rewards in between are
+            discounted as one step of a semi-Markov process.
+        item_features: (n_items, f) float that describe the items in place of the catalogue's
+            embedding (:func:`dsrm_agents.hrl.features.item_features` makes them), so that items
+            that nobody has logged can be scored.
         item_quality: (n_items,) float in place of the item's logged effect, such as
             :func:`dsrm_agents.common.quality.unbiased_quality` gives.
         hidden: Width of the two hidden layers of the manager and of each critic.
@@ -91,8 +72,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
         critic_lr_scale: Critics' learning rate over the worker's.
 
     Raises:
-        ConfigError: The spaces are not those that the worker needs, or an option is unknown, or
-            the Gaussian worker was given features or qualities.
+        ConfigError: The spaces are others, or an option is unknown.
     """
 
     def __init__(
@@ -110,65 +90,53 @@ class HierarchicalPolicy(ActorCriticPolicy):
         critic_lr_scale: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        self.kind = check_choice("worker", worker, WORKERS)
-        check_spaces(observation_space, action_space, worker)
-        if worker == "gaussian" and not (item_features is None and item_quality is None):
-            raise ConfigError(
-                "item_features and item_quality are for workers that draw slates: what a gaussian "
-                "worker draws is applied by the environment, to the catalogue's embedding."
-            )
-        self.decision_period = check_whole("decision_period", decision_period, 1)
         self.catalogue = catalogue
-        self.item_features = item_features
-        self.item_quality = item_quality
-        self.hidden = hidden
+        self.decision_period = check_whole("decision_period", decision_period, 1)
         self.lr_scales = {
             "manager": manager_lr_scale,
             "worker": 1.0,
             "manager_critic": critic_lr_scale,
             "worker_critic": critic_lr_scale,
         }
-        for option in kwargs:
-            check_choice("An option of HierarchicalPolicy", option, PASSED_ON)
-        kwargs["features_extractor_class"] = FlattenExtractor
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        options = {
+            "catalogue": catalogue,
+            "worker": check_choice("worker", worker, WORKERS),
+            "decision_period": decision_period,
+            "item_features": item_features,
+            "item_quality": item_quality,
+            "hidden": hidden,
+            "manager_lr_scale": manager_lr_scale,
+            "critic_lr_scale": critic_lr_scale,
+        }
+        super().__init__(observation_space, action_space, lr_schedule, options, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
-        assert isinstance(self.observation_space, spaces.Dict)
-        state_dim = int(np.prod(self.observation_space["state"].shape or ()))
-        items = Items(self.catalogue, self.item_features, self.item_quality)
-        self.worker: Worker
-        if isinstance(self.action_space, spaces.MultiDiscrete):
-            slate_size = len(self.action_space.nvec)
-            self.worker = SlateWorker(items, state_dim, slate_size, self.kind == "constrained")
-        else:
-            self.worker = QueryWorker(items, state_dim)
-        self.manager = _mlp(state_dim, self.hidden, 2)
-        self.manager_critic = _mlp(state_dim, self.hidden, 1)
-        self.worker_critic = _mlp(state_dim, self.hidden, 1)
-        groups = {
-            "manager": list(self.manager.parameters()),
-            "worker": [one for one in self.worker.parameters() if one.requires_grad],
-            "manager_critic": list(self.manager_critic.parameters()),
-            "worker_critic": list(self.worker_critic.parameters()),
-        }
+        options, hidden = self._options, [self._options["hidden"]] * 2
+        items = Items(self.catalogue, options["item_features"], options["item_quality"])
+        constrained = options["worker"] == "constrained"
+        self.worker = Worker(items, self.state_dim, self.slate_size, constrained)
+        self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
+        start_near_zero(self.manager[-1])
+        self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
+        start_near_zero(self.manager_critic[-1])
+        self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
+        start_near_zero(self.worker_critic[-1])
         rate = lr_schedule(1)
         self.optimizer = self.optimizer_class(
             [
-                {"params": group, "lr": rate * self.lr_scales[name], "name": name}
-                for name, group in groups.items()
+                {
+                    "params": list(getattr(self, name).parameters()),
+                    "lr": rate * scale,
+                    "name": name,
+                }
+                for name, scale in self.lr_scales.items()
             ],
             **self.optimizer_kwargs,
         )
 
-    @property
-    def draws_items(self) -> bool:
-        """Whether the worker draws a slate's items one by one, so that each has its response."""
-        return isinstance(self.worker, SlateWorker)
-
     def set_fairness(self, longtail_share: float | None) -> None:
-        """Turns the dial: every session is kept at a share of long-tail items, without training.
+        """Keeps every session at a share of long-tail items, without training.
 
         The worker still ranks by what it learned; how many popular items a slate holds is no longer
         the manager's choice. A share that a slate cannot express is met over the slates.
@@ -177,23 +145,22 @@ class HierarchicalPolicy(ActorCriticPolicy):
             longtail_share: In [0, 1], 0.5 being balanced; ``None`` gives the choice back.
 
         Raises:
-            ConfigError: Outside [0, 1], or the worker's slates cannot be bounded.
+            ConfigError: Outside [0, 1], or the worker is unconstrained.
         """
         if longtail_share is not None and not 0.0 <= longtail_share <= 1.0:
             raise ConfigError(
                 f"The long-tail share must lie in [0, 1] or be None, got {longtail_share}."
             )
-        if self.kind != "constrained":
+        if not self.worker.constrained:
             raise ConfigError(
-                f"The fairness of a worker of kind {self.kind!r} cannot be set: its slates are "
-                'not bounded. Train with worker="constrained".'
+                "The fairness of an unconstrained worker cannot be set: nothing bounds its slates. "
+                'Train with worker="constrained".'
             )
         self.longtail_share.fill_(torch.nan if longtail_share is None else longtail_share)
 
     @property
     def longtail_share(self) -> Tensor:
         """() float32: the share that :meth:`set_fairness` set, NaN for none."""
-        assert isinstance(self.worker, SlateWorker)
         return self.worker.longtail_share
 
     def decide(
@@ -219,18 +186,11 @@ class HierarchicalPolicy(ActorCriticPolicy):
         control = manager.mean if deterministic else manager.sample()
         if held is not None and due is not None:
             control = torch.where(due[:, None], control, held)
-        request = self._request(state, exposed, control)
-        draws, log_prob = self.worker.act(request, deterministic)
-        return Decision(
-            actions=self.worker.action(draws),
-            control=control,
-            draws=draws,
-            control_log_prob=manager.log_prob(control).sum(1),
-            draw_log_prob=log_prob,
-            values=self._values(state),
-        )
+        slates, log_prob = self.worker.act(self._context(state, exposed, control), deterministic)
+        manager_log_prob = manager.log_prob(control).sum(1)
+        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
-    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, draws: Tensor) -> Evaluation:
+    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Decision:
         """Log-probabilities and values of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
@@ -238,20 +198,20 @@ class HierarchicalPolicy(ActorCriticPolicy):
         Args:
             obs: Observations of N sessions.
             control: (N, 2) the manager's draws.
-            draws: (N, m) the worker's.
+            slates: (N, K) int64 item positions, the worker's.
 
         Returns:
-            The evaluation.
+            The decision, with gradients.
         """
         state, exposed = state_and_exposed(obs)
-        log_prob = self.worker.log_prob(self._request(state, exposed, control), draws)
-        manager = self._manager_distribution(state).log_prob(control).sum(1)
-        return Evaluation(manager, log_prob, self._values(state))
+        log_prob = self.worker.log_prob(self._context(state, exposed, control), slates)
+        manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
+        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
-        """(N,) float32, in nats; for slates of the first draw, a pass over all items."""
+        """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""
         state, exposed = state_and_exposed(obs)
-        return self.worker.entropy(self._request(state, exposed, control))
+        return self.worker.entropy(self._context(state, exposed, control))
 
     def manager_entropy(self) -> float:
         """Entropy of the manager's draw, in nats; constant, as its spread is."""
@@ -277,7 +237,7 @@ class HierarchicalPolicy(ActorCriticPolicy):
     def score_items(
         self, obs: PyTorchObs, described: Tensor, exposures: NDArray[np.integer]
     ) -> Tensor:
-        """Scores of eq. 6 for any items, those that the catalogue does not know included.
+        """Scores of eq. 6 for any items, in the catalogue or not.
 
         Args:
             obs: Observations of N sessions.
@@ -289,11 +249,11 @@ class HierarchicalPolicy(ActorCriticPolicy):
             (N, m) float32, under the z that the manager would choose.
         """
         state, exposed = state_and_exposed(obs)
-        request = self._request(state, exposed, self._manager_distribution(state).mean)
+        context = self._context(state, exposed, self._manager_distribution(state).mean)
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
-        return self.worker.scorer(request) @ self.worker.items.keys(described, popularity).T
+        return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
 
-    # The Stable-Baselines3 contract.
+    # The interface of Stable-Baselines3.
 
     def predict(
         self,
@@ -328,43 +288,29 @@ class HierarchicalPolicy(ActorCriticPolicy):
             decision = self.decide(
                 obs, torch.as_tensor(held, device=self.device), due, deterministic
             )
-        actions = decision.actions.cpu().numpy()
-        kept = (decision.control.cpu().numpy(), age + 1)
-        return (actions if vectorised else actions[0]), kept
+        slates = decision.slates.cpu().numpy()
+        following = (decision.control.cpu().numpy(), age + 1)
+        return (slates if vectorised else slates[0]), following
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """Actions (N, ...), worker values (N, 1) and the actions' log-probabilities (N,)."""
+        """Slates (N, K), worker values (N, 1) and the slates' log-probabilities (N,)."""
         decision = self.decide(obs, deterministic=deterministic)
-        return decision.actions, decision.values[:, 1:], decision.draw_log_prob.sum(1)
+        return decision.slates, decision.values[:, 1:], decision.choice_log_prob.sum(1)
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.decide(observation, deterministic=deterministic).actions
+        return self.decide(observation, deterministic=deterministic).slates
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 1) float32: the worker's values."""
         return self.level_values(obs)[:, 1:]
 
     def evaluate_actions(self, obs: PyTorchObs, actions: Tensor) -> Any:
-        """Refused: an action's probability needs the manager's draw, which is not in the action.
+        """Refuses: an action's probability needs the manager's draw, which is not in the action.
 
         Raises:
             ConfigError: Always.
         """
         raise ConfigError("HierarchicalPolicy has two levels: train it with HierarchicalPPO.")
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        parameters = super()._get_constructor_parameters()
-        kept = ("observation_space", "action_space", "lr_schedule", "optimizer_class")
-        return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
-            "catalogue": self.catalogue,
-            "worker": self.kind,
-            "decision_period": self.decision_period,
-            "item_features": self.item_features,
-            "item_quality": self.item_quality,
-            "hidden": self.hidden,
-            "manager_lr_scale": self.lr_scales["manager"],
-            "critic_lr_scale": self.lr_scales["worker_critic"],
-        }
 
     def _manager_distribution(self, state: Tensor) -> Normal:
         return Normal(self.manager(state), EXPLORATION)
@@ -372,32 +318,5 @@ class HierarchicalPolicy(ActorCriticPolicy):
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
 
-    def _request(self, state: Tensor, exposed: Tensor, control: Tensor) -> Request:
-        return Request(state, exposed, *self.weights(control))
-
-
-def check_spaces(
-    observation_space: spaces.Space[Any], action_space: spaces.Space[Any], worker: str
-) -> None:
-    """Checks that a worker can act in an environment.
-
-    Raises:
-        ConfigError: It needs other spaces.
-    """
-    action_type = "continuous" if worker == "gaussian" else "slate"
-    check_item_spaces(f"The {worker} worker", observation_space, action_space, action_type)
-
-
-def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
-    layers = nn.Sequential(
-        nn.Linear(inputs, hidden),
-        nn.Tanh(),
-        nn.Linear(hidden, hidden),
-        nn.Tanh(),
-        nn.Linear(hidden, outputs),
-    )
-    last = layers[-1]
-    assert isinstance(last, nn.Linear)
-    nn.init.orthogonal_(last.weight, gain=0.01)  # start near zero: neutral z, neutral values
-    nn.init.zeros_(last.bias)
-    return layers
+    def _context(self, state: Tensor, exposed: Tensor, control: Tensor) -> Context:
+        return Context(state, exposed, *self.weights(control))

@@ -1,4 +1,4 @@
-"""What a step of both levels was like: whom its answers speak for, what is logged of it."""
+"""Per-item credit and logging statistics of a rollout."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from stable_baselines3.common.logger import Logger
 def within_group_credit(
     responses: NDArray[np.float32], popular: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """How much better each draw was answered than the slate's others of its popularity group.
+    """Response to each item above the mean of the slate's items of its popularity group.
 
     Args:
         responses: (N, K).
-        popular: (N, K) of each draw.
+        popular: (N, K), of each item.
 
     Returns:
         (N, K) float32, summing to zero over each group of a slate.
@@ -29,8 +29,8 @@ def within_group_credit(
     return credit
 
 
-class Steps:
-    """What a rollout's steps were like, for the logger."""
+class RolloutStatistics:
+    """Means over the steps of a rollout, for the logger."""
 
     def __init__(self) -> None:
         self._rows: list[list[float]] = []

@@ -1,25 +1,23 @@
-"""The workers of section 4.3.2: what they draw, how likely it was, and what the environment gets.
+"""The worker of section 4.3.2: scores of items, and the slates drawn by them.
 
-Both score items by eq. 6, ``psi_i = w_acc * Sim(s, e_i) - w_fair * log pop_i``, with log pop
+Items are scored by eq. 6, ``psi_i = w_acc * Sim(s, e_i) - w_fair * log pop_i``, with log pop
 standardised. Sim is the inner product of learned projections of the state and of the item; it
 starts at the item's effect on logged responses plus the similarity of the state and the item's
-embedding, in the embedding's own units.
+embedding, in the embedding's units.
 
-Deviations from the paper, for both: Sim has learned projections (eq. 6 leaves the worker without
-parameters although section 4.4 optimises it), and is no cosine, because an item's length in
-the embedding carries its quality.
+Deviations from the paper: Sim has learned projections (eq. 6 leaves the worker without parameters
+although section 4.4 optimises it), and is no cosine, because an item's length in the embedding
+carries its quality.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributions import Normal
 
 from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
 from dsrm_agents.common.catalogue import check_item_numbers
@@ -27,24 +25,22 @@ from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-WORKERS = ("constrained", "unconstrained", "gaussian")
+WORKERS = ("constrained", "unconstrained")
 # Of the scores at the start, in units of an item effect's spread; learned from there.
 SHARPNESS = 4.0
 SIMILARITY = 0.1  # weight of similarity beside quality at the start
-QUERY_NOISE = 0.1  # spread of the Gaussian query at the start, in the same units; learned
 
 
 class Items(nn.Module):
-    """What a worker knows of the items, popular ones first, and the learned projection of it.
+    """Descriptions of the items, popular items first, and their learned projection.
 
     Args:
         catalogue: The items, in the environment's order.
-        features: (n_items, f) float, what is known of the items beside the log, or ``None`` to
-            describe them by the catalogue's embedding. With features the projection starts at
-            the linear map that predicts the embedding best, and items that were never logged
-            have a place, too.
-        quality: (n_items,) float, which takes the place of the embedding's column 0, the item's
-            effect in the log; ``None`` to leave that.
+        features: (n_items, f) float, which describe the items independently of the log, or ``None``
+            for the catalogue's embedding. With features the projection starts at the linear map
+            that predicts the embedding best, and items that were never logged can be scored too.
+        quality: (n_items,) float that replaces the embedding's column 0, the item's effect in the
+            log; ``None`` to leave that.
 
     Attributes:
         described: (n_items, f or d) float32.
@@ -78,13 +74,10 @@ class Items(nn.Module):
             )
         order = np.argsort(~popular, kind="stable")
         described = embedding if features is None else np.asarray(features, dtype=np.float32)
-        for name, values in (
-            ("described", described[order]),
-            ("log_popularity", catalogue.log_popularity[order]),
-            ("item_of_column", order),
-            ("column_of_item", np.argsort(order)),
-        ):
-            self.register_buffer(name, torch.as_tensor(values))
+        self.register_buffer("described", torch.as_tensor(described[order]))
+        self.register_buffer("log_popularity", torch.as_tensor(catalogue.log_popularity[order]))
+        self.register_buffer("item_of_column", torch.as_tensor(order))
+        self.register_buffer("column_of_item", torch.as_tensor(np.argsort(order)))
         self.n_popular = int(popular.sum())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
@@ -112,7 +105,7 @@ class Items(nn.Module):
         popularity = self.log_popularity if log_popularity is None else log_popularity
         return torch.cat([self.projection(described), popularity[:, None]], dim=1)
 
-    def hidden(self, exposed: Tensor) -> Tensor:
+    def masked(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, room + 1) columns.
 
         Padding becomes the column after the last, which stands for no item and is never shown.
@@ -121,8 +114,8 @@ class Items(nn.Module):
         return nn.functional.pad(columns, (0, 1), value=len(self))
 
 
-class Request(NamedTuple):
-    """What a worker is asked to serve.
+class Context(NamedTuple):
+    """Sessions to draw slates for.
 
     Attributes:
         state: (N, d) float32 observed states.
@@ -137,52 +130,8 @@ class Request(NamedTuple):
     fairness: Tensor
 
 
-class Worker(nn.Module, ABC):
-    """Scores items by eq. 6 and draws something that becomes an action.
-
-    Args:
-        items: The items.
-        state_dim: d of the observed states.
-    """
-
-    def __init__(self, items: Items, state_dim: int) -> None:
-        super().__init__()
-        self.items = items
-        self.query = nn.Linear(state_dim + 2, items.dim)
-        self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
-        with torch.no_grad():
-            # Column 0 of the embedding is quality, the others are what the preference is about.
-            shared = torch.arange(1, min(items.dim, state_dim))
-            self.query.weight.zero_()
-            self.query.weight[shared, shared] = SIMILARITY / (items.dim - 1) ** 0.5
-            self.query.bias.zero_()
-            self.query.bias[0] = 1.0
-
-    def scorer(self, request: Request) -> Tensor:
-        """(N, d + 1): inner products with :meth:`Items.keys` are the scores of eq. 6."""
-        accuracy, fairness = request.accuracy[:, None], request.fairness[:, None]
-        query = self.query(torch.cat([request.state, accuracy, fairness], dim=1))
-        return torch.cat([self.log_sharpness.exp() * accuracy * query, -fairness], dim=1)
-
-    @abstractmethod
-    def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """(N, m) draws, or the best ones, and what :meth:`log_prob` says of them."""
-
-    @abstractmethod
-    def log_prob(self, request: Request, draws: Tensor) -> Tensor:
-        """(N, f) log-probabilities of the choices behind (N, m) draws; their sum is an action's."""
-
-    @abstractmethod
-    def entropy(self, request: Request) -> Tensor:
-        """(N,) entropy in nats."""
-
-    @abstractmethod
-    def action(self, draws: Tensor) -> Tensor:
-        """What the environment gets for (N, m) draws."""
-
-
-class SlateWorker(Worker):
-    """Draws slates item by item (:class:`SlateDistribution`); a draw is an item position.
+class Worker(nn.Module):
+    """Scores items by eq. 6 and draws slates item by item (:class:`SlateDistribution`).
 
     Constrained, it draws from the slates whose balance is at least w_fair, the constraint of
     eq. 5, or that keep the session at a long-tail share that was set. Deviation: w_fair thus also
@@ -198,27 +147,47 @@ class SlateWorker(Worker):
     longtail_share: Tensor
 
     def __init__(self, items: Items, state_dim: int, slate_size: int, constrained: bool) -> None:
-        super().__init__(items, state_dim)
+        super().__init__()
+        self.items = items
         self.slate_size = slate_size
         self.constrained = constrained
+        self.query = nn.Linear(state_dim + 2, items.dim)
+        self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         # NaN where none is set; a buffer, so that it is saved with the weights.
         self.register_buffer("longtail_share", torch.tensor(torch.nan))
+        with torch.no_grad():
+            # Column 0 of the embedding is quality; the preference is about the other columns.
+            shared = torch.arange(1, min(items.dim, state_dim))
+            self.query.weight.zero_()
+            self.query.weight[shared, shared] = SIMILARITY / (items.dim - 1) ** 0.5
+            self.query.bias.zero_()
+            self.query.bias[0] = 1.0
 
-    def distribution(self, request: Request) -> SlateDistribution:
+    def scorer(self, context: Context) -> Tensor:
+        """(N, d + 1): inner products with :meth:`Items.keys` are the scores of eq. 6."""
+        accuracy, fairness = context.accuracy[:, None], context.fairness[:, None]
+        query = self.query(torch.cat([context.state, accuracy, fairness], dim=1))
+        return torch.cat([self.log_sharpness.exp() * accuracy * query, -fairness], dim=1)
+
+    def distribution(self, context: Context) -> SlateDistribution:
         """The slates of N sessions."""
         keys = nn.functional.pad(self.items.keys(), (0, 0, 0, 1))  # and the column of no item
         return SlateDistribution(
-            self.scorer(request),
+            self.scorer(context),
             keys,
-            self.items.hidden(request.exposed),
+            self.items.masked(context.exposed),
             self.items.n_popular,
-            self._bounds(request),
+            self._bounds(context),
             self.slate_size,
         )
 
-    def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """See :class:`Worker`; m is K, f is 2K: a draw is a choice of a group and an item in it."""
-        slates = self.distribution(request)
+    def act(self, context: Context, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """Draws slates, or takes the best.
+
+        Returns:
+            (N, K) int64 item positions, and their :meth:`log_prob`.
+        """
+        slates = self.distribution(context)
         if deterministic:
             columns = slates.best()
             log_prob = slates.log_prob(columns)
@@ -226,70 +195,24 @@ class SlateWorker(Worker):
             columns, log_prob = slates.sample()
         return self.items.item_of_column[columns], log_prob
 
-    def log_prob(self, request: Request, draws: Tensor) -> Tensor:
-        """See :class:`Worker`."""
-        return self.distribution(request).log_prob(self.items.column_of_item[draws])
+    def log_prob(self, context: Context, slates: Tensor) -> Tensor:
+        """(N, 2K) log-probabilities of the choices behind (N, K) slates; a slate's is the sum."""
+        return self.distribution(context).log_prob(self.items.column_of_item[slates])
 
-    def entropy(self, request: Request) -> Tensor:
-        """See :class:`Worker`: of the slate's first draw, without bounds."""
-        return self.distribution(request).entropy()
+    def entropy(self, context: Context) -> Tensor:
+        """(N,) entropy, in nats, of a slate's first draw without bounds."""
+        return self.distribution(context).entropy()
 
-    def action(self, draws: Tensor) -> Tensor:
-        """See :class:`Worker`: the slate itself."""
-        return draws
-
-    def _bounds(self, request: Request) -> SlateBounds:
+    def _bounds(self, context: Context) -> SlateBounds:
         n_items, n_popular = len(self.items), self.items.n_popular
-        shown = request.exposed >= 0
-        is_popular = shown & (self.items.column_of_item[request.exposed] < n_popular)
+        shown = context.exposed >= 0
+        is_popular = shown & (self.items.column_of_item[context.exposed] < n_popular)
         popular_shown, all_shown = is_popular.sum(1), shown.sum(1)
         popular_left = n_popular - popular_shown
         tail_left = n_items - n_popular - all_shown + popular_shown
         if bool(torch.isnan(self.longtail_share)):
-            demand = request.fairness * float(self.constrained)
+            demand = context.fairness * float(self.constrained)
             return feasible_bounds(demand, self.slate_size, popular_left, tail_left)
         return target_bounds(
             self.longtail_share, self.slate_size, popular_shown, all_shown, popular_left, tail_left
         )
-
-
-class QueryWorker(Worker):
-    """Draws the scorer itself, for environments with continuous actions (Gaussian, m = d + 1).
-
-    The environment ranks the items by it. Nothing is projected on their side, and nothing bounds
-    the slate: fairness is the weight of log popularity alone.
-
-    Args:
-        items: The items.
-        state_dim: d of the observed states.
-    """
-
-    def __init__(self, items: Items, state_dim: int) -> None:
-        super().__init__(items, state_dim)
-        self.items.projection.requires_grad_(False)
-        noise = torch.full((items.dim + 1,), SHARPNESS * QUERY_NOISE)
-        self.log_std = nn.Parameter(noise.log())
-
-    def distribution(self, request: Request) -> Normal:
-        """Of the scorers of N sessions."""
-        return Normal(self.scorer(request), self.log_std.exp())
-
-    def act(self, request: Request, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """See :class:`Worker`."""
-        scorers = self.distribution(request)
-        draws = scorers.mean if deterministic else scorers.sample()
-        return draws, scorers.log_prob(draws)
-
-    def log_prob(self, request: Request, draws: Tensor) -> Tensor:
-        """See :class:`Worker`."""
-        log_prob: Tensor = self.distribution(request).log_prob(draws)
-        return log_prob
-
-    def entropy(self, request: Request) -> Tensor:
-        """See :class:`Worker`."""
-        entropy: Tensor = self.distribution(request).entropy()
-        return entropy.sum(1)
-
-    def action(self, draws: Tensor) -> Tensor:
-        """See :class:`Worker`: scaled into the box, which changes no ranking."""
-        return draws / draws.abs().amax(dim=1, keepdim=True).clamp(min=1e-8)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 def balanced_assignment(
     cost: NDArray[np.float32], group: NDArray[np.int64], capacity: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Gives every point a code, no code of a group more points than it has room for.
+    """Assigns points to codes, to no code of a group more than its capacity.
 
-    In rounds: all points without a code ask for the cheapest code of their group that has room;
-    where too many ask, those go in that would lose most by their next choice. Rounds are few,
-    because codes fill up: 8 to 12 for a million points and a hundred codes.
+    In every round, all points without a code bid for the cheapest code of their group with room;
+    if too many bid, those enter that would lose most by their next choice. Rounds are few, because
+    codes fill up: 8 to 12 for a million points and a hundred codes.
 
     Args:
         cost: (n, V) of every point under every code.
@@ -29,24 +29,24 @@ def balanced_assignment(
     code = np.full(n, -1, dtype=np.int64)
     waiting = np.arange(n)
     while len(waiting):
-        asked = np.where(room[group[waiting]] > 0, cost[waiting], np.inf)
+        price = np.where(room[group[waiting]] > 0, cost[waiting], np.inf)
         rows = np.arange(len(waiting))
-        wish = asked.argmin(axis=1)
-        first = asked[rows, wish]
-        asked[rows, wish] = np.inf
-        loss = asked.min(axis=1) - first if n_codes > 1 else first
-        place = group[waiting] * n_codes + wish
-        order = np.lexsort((-loss, place))
-        ahead = _rank_among_equals(place[order])
-        admitted = order[ahead < room.ravel()[place[order]]]
+        wish = price.argmin(axis=1)
+        first = price[rows, wish]
+        price[rows, wish] = np.inf
+        loss = price.min(axis=1) - first if n_codes > 1 else first
+        cell = group[waiting] * n_codes + wish
+        order = np.lexsort((-loss, cell))
+        ahead = _rank_among_equals(cell[order])
+        admitted = order[ahead < room.ravel()[cell[order]]]
         code[waiting[admitted]] = wish[admitted]
-        room.ravel()[:] -= np.bincount(place[admitted], minlength=room.size)
+        room.ravel()[:] -= np.bincount(cell[admitted], minlength=room.size)
         waiting = np.delete(waiting, admitted)
     return code
 
 
 def _rank_among_equals(ordered: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(n,) how many equal numbers stand before each of (n,) numbers in order."""
+    """(n,) ranks of (n,) ordered numbers among their equals."""
     index = np.arange(len(ordered))
     is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
     return np.asarray(index - np.maximum.accumulate(np.where(is_first, index, 0)))

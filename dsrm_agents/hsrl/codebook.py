@@ -28,11 +28,12 @@ IntArray = NDArray[np.int64]
 class Codebook:
     """Codes of L levels, and the id of every item.
 
-    An id is L tokens and a place in the bucket of those that share them, so that it names one item.
+    An id is L tokens and the item's rank in the bucket of items that share them, so that it is
+    unique.
 
-    Deviations from the released code: it is a bucket's items that are spread evenly over the codes
-    of the next level, instead of the items as a whole, which bounds the buckets of all levels; and
-    items that share all tokens, which have equal probability there, are told apart by their place.
+    Deviations from the released code: the items of a bucket are spread evenly over the codes of the
+    next level, instead of all items at once, which bounds the buckets of all levels; and items that
+    share all tokens, which have equal probability there, are distinguished by their rank.
 
     Attributes:
         centroids: (L, V, d) float32.
@@ -55,16 +56,16 @@ class Codebook:
         tolerance: float = 0.5,
         seed: int = 0,
     ) -> Self:
-        """Balanced k-means of the embedding, then of what each level leaves of it.
+        """Fits balanced k-means to the embedding, then to the residuals of each level.
 
         Args:
             embedding: (n_items, d), finite.
             levels: L.
-            codes: V; by default the least for which every item can have tokens of its own.
+            codes: V; by default the least that gives all items different tokens.
             tolerance: Of m items that share their tokens so far, a code of the next level takes
-                ``ceil((1 + tolerance) * m / V)`` at most. With 0 all items have tokens of their own
-                where V allows, but what they stand for is blurred: on KuaiRand the codes then
-                explain a third of what they do with the default.
+                ``ceil((1 + tolerance) * m / V)`` at most. With 0 all items have different tokens
+                where V allows, but the codes are blurred: on KuaiRand they explain a third of the
+                variance that they explain with the default.
             seed: Same seed, same codebook.
 
         Returns:
@@ -114,7 +115,7 @@ class Codebook:
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """How many values each part of an id can have: V for a token, then places in a bucket."""
+        """Numbers of values along an id: V for a token, then the ranks in a bucket."""
         return (*([self.codes] * self.levels), self.bucket_size)
 
     @cached_property
@@ -124,20 +125,20 @@ class Codebook:
 
     @cached_property
     def ids(self) -> IntArray:
-        """(n_items, L + 1) int64: tokens, and the place in the bucket by order of items."""
+        """(n_items, L + 1) int64: tokens, and the rank in the bucket by order of items."""
         bucket = bucket_of(self.tokens, self.codes)
         order = np.argsort(bucket, kind="stable")
         in_order = bucket[order]
         start = np.searchsorted(in_order, in_order)
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order)) - start
-        ids = np.column_stack([self.tokens, place])
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order)) - start
+        ids = np.column_stack([self.tokens, rank])
         ids.setflags(write=False)
         return ids
 
     @cached_property
     def _in_order(self) -> tuple[IntArray, IntArray]:
-        """Leaves in order, and the item of each."""
+        """Leaves in order, and their items."""
         leaf = self._leaf_of(self.ids)
         order = np.argsort(leaf)
         return leaf[order], order
@@ -155,19 +156,19 @@ class Codebook:
             ConfigError: The array has another shape.
             UnknownIdError: No item has such an id.
         """
-        asked = np.asarray(ids)
-        if asked.ndim != 2 or asked.shape[1] != self.levels + 1 or asked.dtype.kind not in "iu":
+        query = np.asarray(ids)
+        if query.ndim != 2 or query.shape[1] != self.levels + 1 or query.dtype.kind not in "iu":
             raise ConfigError(
                 f"Expected ids as integers of shape (m, {self.levels + 1}), a token a level and "
-                f"the place in the bucket; got {asked.dtype} of shape {asked.shape}."
+                f"the rank in the bucket; got {query.dtype} of shape {query.shape}."
             )
         leaves, order = self._in_order
-        leaf = self._leaf_of(np.clip(asked, 0, np.array(self.widths) - 1))
+        leaf = self._leaf_of(np.clip(query, 0, np.array(self.widths) - 1))
         at = np.minimum(np.searchsorted(leaves, leaf), len(leaves) - 1)
         items = order[at]
-        wrong = np.flatnonzero((self.ids[items] != asked).any(axis=1))
+        wrong = np.flatnonzero((self.ids[items] != query).any(axis=1))
         if len(wrong):
-            raise UnknownIdError(f"No item has the semantic id {asked[wrong[0]].tolist()}.")
+            raise UnknownIdError(f"No item has the semantic id {query[wrong[0]].tolist()}.")
         return items
 
     def check_catalogue(self, catalogue: Catalogue) -> None:
@@ -185,7 +186,7 @@ class Codebook:
     def encode(self, embedding: ArrayLike) -> IntArray:
         """Tokens of any embeddings, by the nearest code of each level.
 
-        For items that were fitted these may differ from theirs, which keep to the buckets' sizes.
+        Fitted items may have other tokens, which respect the sizes of the buckets.
 
         Args:
             embedding: (m, d), finite.
@@ -209,7 +210,7 @@ class Codebook:
         return tokens
 
     def extended(self, embedding: ArrayLike) -> Self:
-        """The codebook with further items after its own, whose ids stay as they are.
+        """The codebook with further items at the end; the ids of the present items stay.
 
         New items go to their nearest codes, whatever the buckets hold already. A policy is made for
         the items that it was trained with.
@@ -231,15 +232,15 @@ class Codebook:
         return np.asarray(sum(self.centroids[level][self.tokens[:, level]] for level in levels))
 
     def report(self, embedding: ArrayLike) -> dict[str, Any]:
-        """How good the codebook is for the embedding that it was fitted to.
+        """Measures of the codebook on the embedding that it was fitted to.
 
         Args:
             embedding: (n_items, d).
 
         Returns:
             ``explained``, the share of the embedding's variance that the codes reconstruct;
-            ``balance``, a level each, the largest bucket over what an even spread would give the
-            buckets; ``collisions``, the share of items that share all tokens with another; and
+            ``balance``, for every level the largest bucket over the size in an even spread;
+            ``collisions``, the share of items that share all tokens with another; and
             ``bucket_size``.
 
         Raises:
@@ -317,7 +318,7 @@ def _assign(
     points: FloatArray, bucket: IntArray, centroids: FloatArray, tolerance: float
 ) -> IntArray:
     size = np.bincount(bucket)
-    # A whole number that rounding made a little larger is still that number.
+    # Rounding may make an integer a little larger.
     capacity = np.ceil((1.0 + tolerance) * size / len(centroids) - 1e-9).astype(np.int64)
     return balanced_assignment(_cost(points, centroids), bucket, capacity)
 
@@ -331,7 +332,7 @@ def _cost(points: FloatArray, centroids: FloatArray) -> FloatArray:
 
 
 def bucket_of(tokens: IntArray, codes: int) -> IntArray:
-    """(n,) numbers that name all of (n, L) tokens at once, those of a prefix side by side."""
+    """(n,) numbers of (n, L) tokens as digits, so that a prefix is a range."""
     bucket = np.zeros(len(tokens), dtype=np.int64)
     for column in tokens.T:
         bucket = bucket * codes + column

@@ -1,4 +1,4 @@
-"""The hierarchical policy network: coarse to fine, each level from what the last one left (4.2)."""
+"""The hierarchical policy network: coarse to fine, each level from the last residual (4.2)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dsrm_agents.common.networks import mlp, start_near_zero
+
 CONTEXTS = ("sampled", "expected", "state")
 
 
 class TokenNetwork(nn.Module):
-    """Logits of every part of an id in turn, ``c_l = LayerNorm(c_{l-1} - e_l)`` in between.
+    """Logits of the tokens of an id in turn, ``c_l = LayerNorm(c_{l-1} - e_l)`` in between.
 
     e_l is the learned embedding of the token drawn at level l (``context="sampled"``), so that
-    later levels know of it; or the mean over the level's tokens under the learned logits alone
+    later levels depend on it; or the mean over the level's tokens under the learned logits alone
     (``"expected"``), as in the released code, which has no prior and no masks: levels are then
     independent of one another. With ``"state"`` there is no residual and all levels read the state.
 
     Args:
-        widths: Values that the parts of an id can have.
+        widths: Numbers of values along an id.
         state_dim: Numbers in a state.
-        items: (n_items, f) float32, by which places in a bucket are told apart.
+        items: (n_items, f) float32, which distinguish the items of a bucket.
         context: One of ``CONTEXTS``.
         dim: Width of a context.
         hidden: Width of the state encoder's hidden layer.
@@ -41,21 +43,18 @@ class TokenNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.context = context
-        self.encoder = nn.Sequential(
-            nn.Linear(state_dim, hidden), nn.Tanh(), nn.Linear(hidden, dim)
-        )
+        self.encoder = mlp(state_dim, [hidden], dim, nn.Tanh)
         self.heads = nn.ModuleList(nn.Linear(dim, width) for width in widths[:-1])
         self.embeddings = nn.ModuleList(nn.Embedding(width, dim) for width in widths[:-1])
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in widths[:-1])
         self.ranker = nn.Linear(dim, items.shape[1])
         for head in (*self.heads, self.ranker):
-            nn.init.orthogonal_(head.weight, gain=0.01)  # start near the prior
-            nn.init.zeros_(head.bias)
-        known = functional.pad(items, (0, 0, 0, 1))  # and the row of no item
-        self.register_buffer("items", known, persistent=False)
+            start_near_zero(head)  # so that the prior decides at first
+        rows = functional.pad(items, (0, 0, 0, 1))  # and the row of no item
+        self.register_buffer("items", rows, persistent=False)
 
     def logits(self, depth: int, context: Tensor, items: Tensor | None) -> Tensor:
-        """What a level adds to the prior.
+        """Logits that a level adds to the prior.
 
         Args:
             depth: Level.
@@ -122,8 +121,7 @@ class MultiLevelCritic(nn.Module):
     def __init__(self, levels: int, dim: int, hidden: int) -> None:
         super().__init__()
         last = nn.Linear(hidden, 1)
-        nn.init.orthogonal_(last.weight, gain=0.01)
-        nn.init.zeros_(last.bias)
+        start_near_zero(last)
         self.value = nn.Sequential(nn.Linear(dim, hidden), nn.Tanh(), last)
         self.omega = nn.Parameter(torch.zeros(levels))
 

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from dsrm_agents.common.bounds import SlateBounds, feasible_bounds
-from dsrm_agents.common.catalogue import check_item_numbers, check_item_spaces, state_and_exposed
+from dsrm_agents.common.catalogue import check_item_numbers, state_and_exposed
+from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
 from dsrm_agents.hsrl.slates import Paths, SemanticSlates
@@ -25,17 +24,15 @@ from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Of the prior, in units of an item effect's spread: the hierarchical worker's start.
 SHARPNESS = 4.0
-# ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
-PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
 
 
 class Evaluation(NamedTuple):
-    """What is asked about past slates.
+    """Probabilities and values of past slates.
 
     Attributes:
-        paths: How they were drawn.
+        paths: Tokens of the slates.
         values: (N, 1) float32, of the states.
-        token_values: (N, K, D) float32, of what was known before each token.
+        token_values: (N, K, D) float32, of the context before each token.
     """
 
     paths: Paths
@@ -43,12 +40,12 @@ class Evaluation(NamedTuple):
     token_values: Tensor
 
 
-class HSRLPolicy(ActorCriticPolicy):
-    """Draws slates token by token (HPN) and values what is known before every token (MLC).
+class HSRLPolicy(SlateActorCritic):
+    """Draws slates token by token (HPN) and values the context before every token (MLC).
 
     For SB3's PPO and A2C as they are, with ``policy_kwargs={"catalogue": env.catalogue, "codebook":
     codebook}``, and for :class:`~dsrm_agents.hsrl.hsrl.HSRL`, which has a credit for every token.
-    Items that a session has shown are not shown again, also where they might be.
+    Items that a session has shown are not shown again, even if the environment allows it.
 
     Deviations from the released code: the state is the environment's in place of a transformer's
     over the history (wrap the environment for another); items start at a prior, because 20,000
@@ -64,7 +61,7 @@ class HSRLPolicy(ActorCriticPolicy):
         fairness: Demand in [0, 1] on the balance of every slate, see
             :func:`~dsrm_agents.common.bounds.feasible_bounds`; ids then begin with the popularity
             group. ``None`` for none.
-        context: What later levels read, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
+        context: Input of later levels, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
         item_quality: (n_items,) float, from which the prior is made, in place of the items' logged
             effects.
         sharpness: Log weight of the prior a unit of quality; 0 draws all items alike at the start.
@@ -91,43 +88,42 @@ class HSRLPolicy(ActorCriticPolicy):
         hidden: int = 64,
         **kwargs: Any,
     ) -> None:
-        check_item_spaces("HSRLPolicy", observation_space, action_space)
-        for option in kwargs:
-            check_choice("An option of HSRLPolicy", option, PASSED_ON)
         if fairness is not None and not 0.0 <= fairness <= 1.0:
             raise ConfigError(f"fairness must lie in [0, 1] or be None, got {fairness}.")
+        if not 0.0 <= sharpness < np.inf:
+            raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.catalogue = catalogue
         self.codebook = Codebook.fit(catalogue.known) if codebook is None else codebook
         self.codebook.check_catalogue(catalogue)
         if item_quality is not None:
             item_quality = check_item_numbers("item_quality", item_quality, catalogue)
-        if not 0.0 <= sharpness < np.inf:
-            raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.fairness = fairness
         self.context = check_choice("context", context, CONTEXTS)
-        self.item_quality = item_quality
-        self.sharpness = sharpness
-        self.dim = check_whole("dim", dim, 1)
-        self.hidden = check_whole("hidden", hidden, 1)
-        kwargs["features_extractor_class"] = FlattenExtractor
-        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+        options = {
+            "catalogue": catalogue,
+            "codebook": self.codebook,
+            "fairness": fairness,
+            "context": context,
+            "item_quality": item_quality,
+            "sharpness": sharpness,
+            "dim": check_whole("dim", dim, 1),
+            "hidden": check_whole("hidden", hidden, 1),
+        }
+        super().__init__(observation_space, action_space, lr_schedule, options, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
-        assert isinstance(self.observation_space, spaces.Dict)
-        assert isinstance(self.action_space, spaces.MultiDiscrete)
-        self.slate_size = len(self.action_space.nvec)
-        state_dim = int(np.prod(self.observation_space["state"].shape or ()))
+        options = self._options
         ids, widths = self.codebook.ids, self.codebook.widths
         if self.fairness is not None:
             ids, widths = np.column_stack([~self.catalogue.popular, ids]), (2, *widths)
-        quality = self.item_quality
+        quality = options["item_quality"]
         if quality is None:
             quality = self.catalogue.item_embedding[:, 0]
-        self.trie = Trie(ids, widths, self.sharpness * quality)
-        items = torch.as_tensor(self.catalogue.known)
-        self.network = TokenNetwork(widths, state_dim, items, self.context, self.dim, self.hidden)
-        self.critic = MultiLevelCritic(len(widths), self.dim, self.hidden)
+        self.trie = Trie(ids, widths, options["sharpness"] * quality)
+        items, sizes = torch.as_tensor(self.catalogue.known), (options["dim"], options["hidden"])
+        self.network = TokenNetwork(widths, self.state_dim, items, self.context, *sizes)
+        self.critic = MultiLevelCritic(len(widths), *sizes)
         self.optimizer = self.optimizer_class(
             [{"params": list(self.parameters()), "lr": lr_schedule(1)}], **self.optimizer_kwargs
         )
@@ -147,12 +143,12 @@ class HSRLPolicy(ActorCriticPolicy):
         )
 
     def evaluate_slates(self, obs: PyTorchObs, slates: Tensor) -> Evaluation:
-        """What :class:`Evaluation` says, of (N, K) slates."""
+        """Probabilities and values of (N, K) slates."""
         distribution = self.slates(obs)
         paths = distribution.paths(slates.long())
         return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
 
-    # The Stable-Baselines3 contract.
+    # The interface of Stable-Baselines3.
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Slates (N, K), values (N, 1) and the slates' log-probabilities (N,)."""
@@ -178,23 +174,12 @@ class HSRLPolicy(ActorCriticPolicy):
         return self._values(distribution.context), paths.log_prob.sum(dim=(1, 2)), entropy
 
     def get_distribution(self, obs: PyTorchObs) -> Any:
-        """Refused: SB3's distributions are over independent parts of an action.
+        """Refuses: SB3's distributions are over independent parts of an action.
 
         Raises:
             ConfigError: Always.
         """
         raise ConfigError("HSRLPolicy draws slates: ask slates(obs) for their distribution.")
-
-    def _get_constructor_parameters(self) -> dict[str, Any]:
-        parameters = super()._get_constructor_parameters()
-        kept = ("observation_space", "action_space", "lr_schedule", "optimizer_class")
-        own = (
-            "catalogue", "codebook", "fairness", "context", "item_quality", "sharpness", "dim",
-            "hidden",
-        )  # fmt: skip
-        return {name: parameters[name] for name in (*kept, "optimizer_kwargs")} | {
-            name: getattr(self, name) for name in own
-        }
 
     def _values(self, context: Tensor) -> Tensor:
         """(N, 1) values of states, of their (N, dim) first contexts."""

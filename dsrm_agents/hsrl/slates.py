@@ -19,13 +19,13 @@ BEAM = 4
 
 
 class Paths(NamedTuple):
-    """What the tokens of slates were drawn by.
+    """Probabilities and contexts of the tokens of slates.
 
     Attributes:
         log_prob: (N, K, D) float32, of every token given the slate's earlier items and its own
             earlier tokens.
         entropy: (N, K, D) float32, in nats, of the distributions that they were drawn from.
-        contexts: (N, K, D, dim) float32, what was known before each.
+        contexts: (N, K, D, dim) float32, before each token.
     """
 
     log_prob: Tensor
@@ -37,15 +37,15 @@ class SemanticSlates:
     """Slates of N sessions, drawn item by item without replacement (Plackett-Luce).
 
     An item's probability is the product of its tokens', and a token's is in proportion to
-    ``exp(logit)`` times the prior weight of what is left to show below it: a prefix with nothing
-    left has none. Where ids begin with the popularity group, bounds may close a group.
+    ``exp(logit)`` times the prior weight of the items left to show below it: a prefix with nothing
+    left has probability 0. Where ids begin with the popularity group, bounds may close a group.
 
     Args:
         network: Gives the logits.
         trie: The ids.
         context: (N, dim) of the states.
-        shown: What the sessions may not show.
-        grouped: Whether the first part of an id is 0 for popular items and 1 for others.
+        shown: Items that the sessions may not show.
+        grouped: Whether ids begin with 0 for popular items and 1 for others.
         bounds: How many popular items each slate may hold; all count as popular where ids are not
             grouped.
         slate_size: K.
@@ -88,13 +88,13 @@ class SemanticSlates:
         with torch.no_grad():
             item, log_prob, key = self._candidates(deterministic)
             if not self.grouped:  # all count as popular
-                item, log_prob = (part.expand(-1, 2, -1) for part in (item, log_prob))
+                item, log_prob = (tensor.expand(-1, 2, -1) for tensor in (item, log_prob))
                 key = torch.cat([key, torch.full_like(key, MASKED)], dim=1)
             arrival = torch.where(key > MASKED / 2, -key, torch.inf)
-            place = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
+            index = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
             chosen, _ = first_within_bounds(
                 list(arrival.unbind(1)),
-                list(place.expand_as(item).unbind(1)),
+                list(index.expand_as(item).unbind(1)),
                 self.bounds,
                 self.slate_size,
             )
@@ -116,20 +116,20 @@ class SemanticSlates:
             width = of_token.shape[3]
             below = log_prob[..., None] + of_token
             keys = below if deterministic else _perturbed(below, key)
-            key, kept = keys.flatten(2).topk(min(beam, keys.shape[2] * width), dim=2)
-            parent, token = kept // width, kept % width
-            log_prob = below.flatten(2).gather(2, kept)
+            key, best = keys.flatten(2).topk(min(beam, keys.shape[2] * width), dim=2)
+            parent, token = best // width, best % width
+            log_prob = below.flatten(2).gather(2, best)
             prefix = prefix.gather(2, parent) * width + token
             if depth < len(self.trie.widths) - 1:
                 context, logits = (
-                    part.gather(2, parent[..., None].expand(-1, -1, -1, part.shape[3]))
-                    for part in (context, logits)
+                    tensor.gather(2, parent[..., None].expand(-1, -1, -1, tensor.shape[3]))
+                    for tensor in (context, logits)
                 )
                 context = self.network.next_context(depth, context, logits, token)
         return self.trie.item_at[prefix], log_prob, key
 
     def paths(self, slates: Tensor) -> Paths:
-        """What slates were drawn by, with gradients.
+        """Probabilities of slates, with gradients.
 
         Args:
             slates: (N, K) int64 items, drawn under the same bounds.
@@ -152,17 +152,17 @@ class SemanticSlates:
                 context = self.network.next_context(depth, context, logits, token)
         tokens = torch.stack(log_prob, dim=2)
         choices = self._choices(slates, tokens.sum(dim=2)).view(n, 2, k)
-        # The choice of the group stands for the first token, where that is the group; what earlier
-        # draws left of the group goes to the last token.
+        # The choice of the group stands for the first token, if that is the group; the correction
+        # for earlier draws of the group goes to the last token.
         of_group = tokens[..., 0] if self.grouped else torch.zeros_like(tokens[..., 0])
         left = choices[:, 1] - (tokens.sum(dim=2) - of_group)
         first = choices[:, 0] if self.grouped else tokens[..., 0]
         last = tokens[..., -1] + left
-        parts = [first, *tokens[..., 1:-1].unbind(2), last]
-        return Paths(torch.stack(parts, 2), torch.stack(entropy, 2), torch.stack(contexts, 2))
+        stacked = torch.stack([first, *tokens[..., 1:-1].unbind(2), last], 2)
+        return Paths(stacked, torch.stack(entropy, 2), torch.stack(contexts, 2))
 
     def _roots(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The beams' beginnings: log-probabilities, keys, contexts and prefixes, a group each."""
+        """Initial beams of the groups: log-probabilities, keys, contexts and prefixes."""
         n = len(self.context)
         context = self.context[:, None, None]
         empty = torch.zeros(n, 1, 1, dtype=torch.int64, device=context.device)
@@ -173,7 +173,7 @@ class SemanticSlates:
         log_prob = of_group.reshape(n, 2, 1)
         key = log_prob if deterministic else log_prob + _gumbel(log_prob)
         prefix = torch.arange(2, device=context.device).view(1, 2, 1).expand(n, -1, -1)
-        context, logits = (part.expand(-1, 2, -1, -1) for part in (context, logits))
+        context, logits = (tensor.expand(-1, 2, -1, -1) for tensor in (context, logits))
         return log_prob, key, self.network.next_context(0, context, logits, prefix), prefix
 
     def _log_probs(self, depth: int, prefix: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,14 +181,14 @@ class SemanticSlates:
         items = None
         if depth == len(self.trie.widths) - 1:
             width = self.trie.widths[depth]
-            places = torch.arange(width, device=prefix.device)
-            items = self.trie.item_at[prefix[..., None] * width + places]
+            ranks = torch.arange(width, device=prefix.device)
+            items = self.trie.item_at[prefix[..., None] * width + ranks]
         logits = self.network.logits(depth, context, items)
         mass = self.trie.log_mass(depth, prefix, self.shown)
         return torch.log_softmax(logits + mass, dim=-1), logits
 
     def _choices(self, slates: Tensor, item_log_prob: Tensor) -> Tensor:
-        """See :func:`choice_log_prob`: (N, 2K) for items of known (N, K) log-probability."""
+        """(N, 2K) of :func:`choice_log_prob`, from the (N, K) log-probabilities of items."""
         left = self.trie.count(self.shown)
         if self.grouped:
             popular = self.trie.token(0, slates) == 0
@@ -200,8 +200,8 @@ class SemanticSlates:
             of_group = item_log_prob.new_tensor([0.0, MASKED]).expand(len(slates), 2)
         mine = torch.stack([popular, ~popular], dim=1)
         within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~mine, MASKED)
-        rest = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # of the group's own probability
-        never = torch.where(left > mine.sum(2), of_group + rest.log(), MASKED)
+        undrawn = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # share of the group's probability
+        never = torch.where(left > mine.sum(2), of_group + undrawn.log(), MASKED)
         return choice_log_prob(item_log_prob, never, popular, self.bounds)
 
 

@@ -1,8 +1,9 @@
-"""The tree of ids: which tokens may follow a prefix, and how much lies below each.
+"""Tree of ids: tokens that may follow a prefix, and the weight below them.
 
-Leaves are numbered so that those below a prefix stand side by side. What a prefix holds is then a
-difference of two sums over all leaves before a place, and what a session has shown of it one of two
-places in a sorted list: a level costs O(V log room) a prefix, whatever the size of the catalogue.
+Leaves are numbered so that those below a prefix stand side by side. The weight below a prefix is
+then a difference of two cumulative sums over the leaves, and the number of shown items below it a
+difference of two indices in a sorted list: a level costs O(V log room) a prefix, whatever the size
+of the catalogue.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Trie(nn.Module):
 
     Args:
         ids: (n_items, D) int64, distinct.
-        widths: D numbers of values that the parts of an id can have.
+        widths: D numbers of values along an id.
         log_weight: (n_items,) prior log weights.
 
     Attributes:
@@ -70,11 +71,11 @@ class Trie(nn.Module):
         self.n_leaves = math.prod(widths)
         if self.n_leaves > MOST_LEAVES:
             raise ConfigError(
-                f"Ids with {widths} values a part are {self.n_leaves:,} for {self.n_items:,} "
+                f"Ids with {widths} values a level are {self.n_leaves:,} for {self.n_items:,} "
                 f"items, more than {MOST_LEAVES:,}: fit a codebook with fewer codes or less "
                 "tolerance."
             )
-        # How many leaves lie below a prefix that ends with each part.
+        # Leaves below a prefix that ends at a depth.
         self.spans = tuple(math.prod(widths[depth + 1 :]) for depth in range(len(widths)))
         leaf = np.append(ids @ np.array(self.spans, dtype=np.int64), self.n_leaves)
         item_at = np.full(self.n_leaves + 1, self.n_items)
@@ -93,7 +94,7 @@ class Trie(nn.Module):
         self.register_load_state_dict_pre_hook(_check_ids)  # type: ignore[no-untyped-call]
 
     def shown(self, items: Tensor) -> Shown:
-        """What sessions may not show.
+        """Sorts items that sessions may not show.
 
         Args:
             items: (N, h) int64 item positions, -1 for none; repeats do not matter.
@@ -112,7 +113,7 @@ class Trie(nn.Module):
         """Log of the prior weight below every token that can follow a prefix.
 
         Args:
-            depth: Parts of the id that the prefixes have.
+            depth: Length of the prefixes.
             prefix: (N, ...) int64 numbers of prefixes, 0 of the empty one.
             shown: Of N sessions.
 
@@ -121,14 +122,14 @@ class Trie(nn.Module):
         """
         edges = self._edges(depth, prefix)
         flat = edges.flatten(1)
-        gone = torch.searchsorted(shown.leaves, flat)
-        count = (self.counted[flat] - gone).view_as(edges).diff(dim=-1)
-        weight = self.weighed[flat] - shown.weighed.gather(1, gone)
+        n_shown = torch.searchsorted(shown.leaves, flat)
+        count = (self.counted[flat] - n_shown).view_as(edges).diff(dim=-1)
+        weight = self.weighed[flat] - shown.weighed.gather(1, n_shown)
         mass = weight.view_as(edges).diff(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         return torch.where(count > 0, mass.log().float(), MASKED)
 
     def count(self, shown: Shown) -> Tensor:
-        """(N, V) int64: how many items are left below every first token."""
+        """(N, V) int64 numbers of items left below every first token."""
         edges = self._edges(0, torch.zeros_like(shown.leaves[:, 0]))
         return (self.counted[edges] - torch.searchsorted(shown.leaves, edges)).diff(dim=-1)
 
@@ -139,11 +140,11 @@ class Trie(nn.Module):
         return (prefix[..., None] * width + tokens) * self.spans[depth]
 
     def token(self, depth: int, items: Tensor) -> Tensor:
-        """Part ``depth`` of the ids of some items, of the same shape."""
+        """Tokens at ``depth`` of the ids of items, of the items' shape."""
         return self.leaf[items] // self.spans[depth] % self.widths[depth]
 
 
-def _check_ids(trie: Trie, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+def _check_ids(trie: Trie, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Before a state is loaded: its ids must be those that the networks here are made for.
 
     Raises:

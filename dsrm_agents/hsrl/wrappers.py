@@ -8,10 +8,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
+from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents.common.catalogue import check_item_numbers
+from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.hsrl.codebook import Codebook, bucket_of
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
@@ -20,8 +20,8 @@ from kuaisim_gym.errors import ConfigError, InvalidActionError
 class SemanticAction:
     """Turns L tokens into a slate: the items that share most of them, the best first.
 
-    Those that share all tokens stand before those that share all but the last, and so on; of
-    equals, the higher ranked one. So every choice of tokens has a slate of distinct items that were
+    Items that share all tokens stand before those that share all but the last, and so on; equals
+    stand in order of the ranking. So every choice of tokens has a slate of distinct items that were
     not shown before, whatever its bucket holds.
 
     Args:
@@ -64,7 +64,7 @@ class SemanticAction:
             (N, K) int64 item positions.
 
         Raises:
-            InvalidActionError: The tokens are others.
+            InvalidActionError: The tokens have another type, shape or range.
         """
         core, codebook = self.batch.core, self.codebook
         expected = (core.n_sessions, codebook.levels)
@@ -80,22 +80,22 @@ class SemanticAction:
             )
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for row, bucket in enumerate(bucket_of(tokens, codebook.codes).tolist()):
-            hidden = None if core.config.allow_repeats else core.state.exposed[row]
-            slates[row] = self._slate(bucket, slates.shape[1], hidden)
+            masked = None if core.config.allow_repeats else core.state.exposed[row]
+            slates[row] = self._slate(bucket, slates.shape[1], masked)
         return slates
 
-    def _slate(self, bucket: int, size: int, hidden: NDArray[np.bool_] | None) -> NDArray[np.int64]:
-        found = np.empty(0, dtype=np.int64)
-        inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # what longer prefixes have given
+    def _slate(self, bucket: int, size: int, masked: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+        slate = np.empty(0, dtype=np.int64)
+        inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # items of longer prefixes
         for span in (1, *self.codebook.codes ** np.arange(1, self.codebook.levels + 1)):
             first = bucket // span * span
             start, end = np.searchsorted(self._bucket, (first, first + span))
             new = np.concatenate([self._order[start : inner[0]], self._order[inner[1] : end]])
-            if hidden is not None:
-                new = new[~hidden[new]]
+            if masked is not None:
+                new = new[~masked[new]]
             best = new[np.argsort(-self.ranking[new], kind="stable")]
-            found = np.concatenate([found, best[: size - len(found)]])
-            if len(found) == size:
+            slate = np.concatenate([slate, best[: size - len(slate)]])
+            if len(slate) == size:
                 break
             inner = (int(start), int(end))
         else:
@@ -103,7 +103,7 @@ class SemanticAction:
                 f"Fewer than {size} items are left that this session has not shown: shorten "
                 "sessions (max_len) or slates (slate_size)."
             )
-        return found
+        return slate
 
 
 class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
@@ -111,11 +111,11 @@ class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
 
     Args:
         env: One of ours with ``action_type="slate"``, wrapped or not.
-        codebook: See :class:`SemanticAction`.
-        ranking: See the same class.
+        codebook: Ids of the catalogue's items.
+        ranking: As for :class:`SemanticAction`.
 
     Raises:
-        ConfigError: See the same class.
+        ConfigError: As for :class:`SemanticAction`.
     """
 
     def __init__(
@@ -134,49 +134,27 @@ class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
         return np.asarray(slates[0])
 
 
-class SemanticVecEnv(VecEnvWrapper):
+class SemanticVecEnv(StatelessVecEnv):
     """Semantic ids as actions of a Stable-Baselines3 ``VecEnv``.
 
     Args:
         venv: Of :func:`dsrm_agents.make_vec_env` with ``action_type="slate"``, wrapped or not.
-        codebook: See :class:`SemanticAction`.
-        ranking: See the same class.
+        codebook: Ids of the catalogue's items.
+        ranking: As for :class:`SemanticAction`.
 
     Raises:
-        ConfigError: See the same class.
+        ConfigError: As for :class:`SemanticAction`.
     """
 
     def __init__(self, venv: VecEnv, codebook: Codebook, ranking: ArrayLike | None = None) -> None:
-        try:
-            batch = venv.get_attr("batch")[0]
-        except AttributeError:
-            batch = None
-        if not isinstance(batch, SessionBatch) or batch.n_sessions != venv.num_envs:
-            raise ConfigError(
-                "SemanticVecEnv is for environments of dsrm_agents.make_vec_env, whose sessions "
-                f"are stepped together; got {venv}. Wrap others one by one in "
-                "SemanticActionWrapper."
-            )
-        self.semantic = SemanticAction(batch, codebook, ranking)
+        self.semantic = SemanticAction(batch_of(venv, "SemanticVecEnv"), codebook, ranking)
         super().__init__(venv, action_space=self.semantic.space)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What it was made with, for checkpoints to compare."""
+        """Constructor arguments, for checkpoints to compare."""
         return {"codebook": self.semantic.codebook, "ranking": self.semantic.ranking}
-
-    def reset(self) -> VecEnvObs:
-        """First observations."""
-        return self.venv.reset()
-
-    def observe(self) -> VecEnvObs:
-        """The latest observations; nothing here remembers more than the sessions do."""
-        return self.venv.observe()  # type: ignore[attr-defined,no-any-return]
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Looks the items up and shows them."""
         self.venv.step_async(self.semantic.slates(actions))
-
-    def step_wait(self) -> VecEnvStepReturn:
-        """What the sessions answer."""
-        return self.venv.step_wait()

@@ -256,7 +256,7 @@ def test_another_purifier_s_is_refused(small, dsrm, quick_fit, checkpointed) -> 
     raw, worn = checkpointed("a2c"), checkpointed("ppo", dsrm)
     with pytest.raises(CheckpointError, match=r"wrappers is \['PurifyVecEnv'\] here and was \[\]"):
         resume(raw, make("a2c", small, dsrm))
-    with pytest.raises(CheckpointError, match="wear the purifier that was worn"):
+    with pytest.raises(CheckpointError, match="wrap it in the purifier that it had"):
         resume(worn, make("ppo", small, quick_fit("dsrm", small, seed=2)))
 
 
@@ -301,10 +301,10 @@ def test_what_would_not_be_kept_is_refused(small, tmp_path) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", N, dataset=small, max_len=6)
     path = tmp_path / "file"
     for model, words in (
-        (TD3("MlpPolicy", env, learning_starts=1), "replay buffer, which is not kept"),
+        (TD3("MlpPolicy", env, learning_starts=1), "replay buffer, which they do not hold"),
         (PPO("MlpPolicy", env, use_sde=True, n_steps=8, batch_size=8), "exploration matrices"),
-        (A2C("MlpPolicy", VecNormalize(env)), "what VecNormalize remembers is not kept"),
-        (A2C("MlpPolicy", VecMonitor(env)), "what VecMonitor remembers is not kept"),
+        (A2C("MlpPolicy", VecNormalize(env)), "do not hold the state of VecNormalize"),
+        (A2C("MlpPolicy", VecMonitor(env)), "do not hold the state of VecMonitor"),
         (A2C("MlpPolicy", "CartPole-v1"), "environments of make_vec_env"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from dsrm_agents.encoders import bod, losses
-from dsrm_agents.encoders.pretrain import Batch, Bod, LeftOut
+from dsrm_agents.encoders import bod
+from dsrm_agents.encoders import objectives as losses
+from dsrm_agents.encoders.bod import Bod
+from dsrm_agents.encoders.objectives import Batch
+from dsrm_agents.encoders.pretrain import LeftOut
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 LOGITS = torch.tensor([2.0, -1.0, 0.0, -3.0, 3.0, 1.0])
@@ -27,17 +30,17 @@ def test_the_truncated_loss_leaves_out_the_worst_positives() -> None:
     kept = losses.trusted(LOGITS, LABELS, 1 / 3)
     assert kept.tolist() == [True, False, False, True, True, True]
     expected = (BY_HAND[0] + BY_HAND[3] + BY_HAND[4] + BY_HAND[5]) / 4
-    assert losses.truncated_cross_entropy(LOGITS, LABELS, 1 / 3).item() == pytest.approx(
-        expected, abs=1e-5
-    )
-    assert losses.truncated_cross_entropy(LOGITS, LABELS, 0.0).item() == pytest.approx(
-        np.mean(BY_HAND), abs=1e-5
-    )
+    value, dropped = losses.truncated_cross_entropy(LOGITS, LABELS, 1 / 3)
+    assert value.item() == pytest.approx(expected, abs=1e-5)
+    assert dropped.tolist() == [0.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    value, dropped = losses.truncated_cross_entropy(LOGITS, LABELS, 0.0)
+    assert value.item() == pytest.approx(np.mean(BY_HAND), abs=1e-5)
+    assert not dropped.any()
 
 
 def test_what_is_dropped_has_no_gradient() -> None:
     logits = LOGITS.clone().requires_grad_()
-    losses.truncated_cross_entropy(logits, LABELS, 1 / 3).backward()
+    losses.truncated_cross_entropy(logits, LABELS, 1 / 3)[0].backward()
     assert (logits.grad == 0).tolist() == [False, True, True, False, False, False]
 
 
@@ -70,14 +73,15 @@ def test_the_reweighted_loss_weighs_by_likelihood() -> None:
         for logit, label in zip(LOGITS.tolist(), LABELS.tolist(), strict=True)
     ]
     np.testing.assert_allclose(weights, expected, rtol=1e-5)
-    value = losses.reweighted_cross_entropy(LOGITS, LABELS, 0.25).item()
-    assert value == pytest.approx(np.mean(np.multiply(expected, BY_HAND)), abs=1e-5)
+    value, discount = losses.reweighted_cross_entropy(LOGITS, LABELS, 0.25)
+    assert value.item() == pytest.approx(np.mean(np.multiply(expected, BY_HAND)), abs=1e-5)
+    np.testing.assert_allclose(discount, 1 - np.array(expected), atol=1e-5)
     assert losses.trust(LOGITS, LABELS, 0.0).tolist() == [1.0] * 6
 
 
 def test_the_weights_of_the_reweighted_loss_are_data() -> None:
     logits = LOGITS.clone().requires_grad_()
-    losses.reweighted_cross_entropy(logits, LABELS, 0.25).backward()
+    losses.reweighted_cross_entropy(logits, LABELS, 0.25)[0].backward()
     expected = losses.trust(LOGITS, LABELS, 0.25) * (LOGITS.sigmoid() - LABELS) / 6
     np.testing.assert_allclose(logits.grad, expected, atol=1e-6)
 
@@ -135,7 +139,7 @@ def test_bod_finds_planted_noise(seed) -> None:
     vectors, liked, noise = noisy_world(seed)
     torch.manual_seed(seed)
     model = Tiny(vectors[liked].mean(dim=1), vectors)
-    level = Bod(model)
+    level = Bod(model, 150)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     users = torch.arange(len(liked)).repeat_interleave(liked.shape[1])
     items, labels = liked.flatten(), torch.ones(256)
@@ -158,7 +162,7 @@ def test_bod_finds_planted_noise(seed) -> None:
 def test_each_level_of_bod_moves_its_own_parameters() -> None:
     vectors, liked, _ = noisy_world(0)
     model = Tiny(vectors[liked].mean(dim=1), vectors)
-    level = Bod(model)
+    level = Bod(model, 150)
     ones = torch.ones(20)
     batch = Batch(torch.arange(20)[:, None], ones, liked[:20, 0], ones, liked[20:40, 0])
     theta = [one.detach().clone() for one in model.parameters()]

@@ -19,24 +19,24 @@ ALL_BOUNDS = [(least, most) for least in range(K + 1) for most in range(least, K
 
 
 def of_scores(
-    scores: Tensor, least: int = 0, most: int = K, hidden: Iterable[int] = ()
+    scores: Tensor, least: int = 0, most: int = K, masked: Iterable[int] = ()
 ) -> SlateDistribution:
     """Slates of 3 out of items with given (N, n) scores, the first three of them popular."""
     n = len(scores)
     return SlateDistribution(
         scores,
         torch.eye(scores.shape[1], dtype=scores.dtype),
-        torch.tensor(list(hidden), dtype=torch.long).expand(n, -1),
+        torch.tensor(list(masked), dtype=torch.long).expand(n, -1),
         N_POPULAR,
         SlateBounds(torch.full((n,), least), torch.full((n,), most)),
         K,
     )
 
 
-def all_slates(least: int = 0, most: int = K, hidden: Iterable[int] = ()) -> Tensor:
+def all_slates(least: int = 0, most: int = K, masked: Iterable[int] = ()) -> Tensor:
     slates = [
         slate
-        for slate in itertools.permutations(set(range(N_ITEMS)) - set(hidden), K)
+        for slate in itertools.permutations(set(range(N_ITEMS)) - set(masked), K)
         if least <= sum(item < N_POPULAR for item in slate) <= most
     ]
     return torch.tensor(slates)
@@ -66,14 +66,14 @@ def test_a_draw_is_conditional_on_the_draws_before(least: int, most: int) -> Non
         torch.testing.assert_close(draws[:, :length].sum(1).exp(), marginal, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("hidden", [(1, 5), (1, 5, 5, 1, 1)])
-def test_hidden_items_have_exactly_no_probability(hidden: tuple[int, ...]) -> None:
-    slates = all_slates(1, 2, hidden)
+@pytest.mark.parametrize("masked", [(1, 5), (1, 5, 5, 1, 1)])
+def test_hidden_items_have_exactly_no_probability(masked: tuple[int, ...]) -> None:
+    slates = all_slates(1, 2, masked)
     scores = some_scores(n=len(slates)).clone()
-    log_prob = of_scores(scores, 1, 2, hidden).log_prob(slates)
+    log_prob = of_scores(scores, 1, 2, masked).log_prob(slates)
     assert float(log_prob.sum(dim=1).exp().sum()) == pytest.approx(1.0, abs=1e-5)
     scores[:, [1, 5]] = 40.0  # e^40 times the weight of the others: any share would be seen
-    attractive = of_scores(scores, 1, 2, hidden)
+    attractive = of_scores(scores, 1, 2, masked)
     assert torch.equal(attractive.log_prob(slates), log_prob)
     assert not torch.isin(attractive.sample()[0], torch.tensor([1, 5])).any()
     assert not torch.isin(attractive.best(), torch.tensor([1, 5])).any()
@@ -87,17 +87,17 @@ def test_hidden_items_get_no_gradient() -> None:
     assert (scores.grad[:, [0, 2, 3, 4]] != 0).all()
 
 
-@pytest.mark.parametrize("hidden", [(), (1,)])
+@pytest.mark.parametrize("masked", [(), (1,)])
 @pytest.mark.parametrize(("least", "most"), [(0, 3), (1, 2), (1, 1), (2, 2)])
 def test_samples_have_the_stated_probability(
-    least: int, most: int, hidden: tuple[int, ...]
+    least: int, most: int, masked: tuple[int, ...]
 ) -> None:
     n = 200_000
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        drawn = of_scores(some_scores(n=n), least, most, hidden).sample()[0]
-    slates = all_slates(least, most, hidden)
-    stated = of_scores(some_scores(n=len(slates)), least, most, hidden).log_prob(slates)
+        drawn = of_scores(some_scores(n=n), least, most, masked).sample()[0]
+    slates = all_slates(least, most, masked)
+    stated = of_scores(some_scores(n=len(slates)), least, most, masked).log_prob(slates)
     base = torch.tensor([36, 6, 1])
     counts = torch.bincount((drawn * base).sum(1), minlength=216)[(slates * base).sum(1)]
     assert int(counts.sum()) == n  # feasible ones only
@@ -134,13 +134,13 @@ def test_the_best_slate_has_the_highest_feasible_score(seed: int, limits: tuple[
 
 
 def crowd(least: int = 1, most: int = 3) -> tuple[SlateDistribution, Tensor]:
-    """Four sessions with 30 items of 5 dimensions in float64, 6 hidden each, and drawn slates."""
+    """Four sessions with 30 items of 5 dimensions in float64, 6 masked each, and drawn slates."""
     rng = torch.Generator().manual_seed(1)
     query = torch.randn(4, 5, dtype=torch.float64, generator=rng)
     key = torch.randn(30, 5, dtype=torch.float64, generator=rng)
-    hidden = torch.stack([torch.randperm(30, generator=rng)[:6] for _ in range(4)])
+    masked = torch.stack([torch.randperm(30, generator=rng)[:6] for _ in range(4)])
     bounds = SlateBounds(torch.full((4,), least), torch.full((4,), most))
-    slates = SlateDistribution(query, key, hidden, 10, bounds, 4)
+    slates = SlateDistribution(query, key, masked, 10, bounds, 4)
     return slates, slates.sample()[0]
 
 
@@ -150,7 +150,7 @@ def slow_log_prob(slates: SlateDistribution, drawn: Tensor) -> Tensor:
     groups, members = [], []
     for row, items in enumerate(drawn.tolist()):
         left = torch.ones(scores.shape[1], dtype=torch.bool)
-        left[slates.hidden[row]] = False
+        left[slates.masked[row]] = False
         popular = 0
         for draw, item in enumerate(items):
             allowed = left.clone()
@@ -191,27 +191,27 @@ def test_gradients_match_differences(least: int, most: int) -> None:
 
     def log_prob(query: Tensor, key: Tensor) -> Tensor:
         bounds = slates.bounds
-        return SlateDistribution(query, key, slates.hidden, 10, bounds, 4).log_prob(drawn)
+        return SlateDistribution(query, key, slates.masked, 10, bounds, 4).log_prob(drawn)
 
     inputs = (slates.query.requires_grad_(), slates.key.requires_grad_())
     assert torch.autograd.gradcheck(log_prob, inputs)
 
 
-@pytest.mark.parametrize(("hidden", "popular"), [((0, 1, 2), 0), ((3, 4, 5), 3)])
-def test_a_whole_group_may_be_hidden(hidden: tuple[int, ...], popular: int) -> None:
+@pytest.mark.parametrize(("masked", "popular"), [((0, 1, 2), 0), ((3, 4, 5), 3)])
+def test_a_whole_group_may_be_hidden(masked: tuple[int, ...], popular: int) -> None:
     left = (torch.tensor([popular]), torch.tensor([3 - popular]))
     bounds = feasible_bounds(torch.tensor([1.0]), K, *left)
     assert (int(bounds.least), int(bounds.most)) == (popular, popular)
-    slates = all_slates(popular, popular, hidden)
+    slates = all_slates(popular, popular, masked)
     scores = some_scores(n=len(slates)).clone().requires_grad_()
     for limits in ((popular, popular), (0, K)):  # bound to it, or left no choice
-        one = of_scores(scores, *limits, hidden)
+        one = of_scores(scores, *limits, masked)
         log_prob = one.log_prob(slates).sum(dim=1)
         assert float(log_prob.detach().exp().sum()) == pytest.approx(1.0, abs=1e-5)
         (gradient,) = torch.autograd.grad(log_prob.sum(), scores)
         assert gradient.isfinite().all()
         for drawn in (one.sample()[0], one.best()):
-            assert set(drawn.flatten().tolist()) == set(range(N_ITEMS)) - set(hidden)
+            assert set(drawn.flatten().tolist()) == set(range(N_ITEMS)) - set(masked)
             assert all(len(set(slate)) == K for slate in drawn.tolist())
 
 
@@ -247,8 +247,8 @@ def test_sampling_is_reproducible_under_torch_s_seed() -> None:
 
 def test_entropy_is_that_of_the_first_draw() -> None:
     torch.testing.assert_close(of_scores(torch.zeros(1, 6)).entropy(), torch.tensor([6.0]).log())
-    hidden = of_scores(torch.zeros(1, 6), hidden=(0, 4)).entropy()
-    torch.testing.assert_close(hidden, torch.tensor([4.0]).log())
+    masked = of_scores(torch.zeros(1, 6), masked=(0, 4)).entropy()
+    torch.testing.assert_close(masked, torch.tensor([4.0]).log())
     probability = torch.softmax(some_scores(), dim=1)
     expected = -(probability * probability.log()).sum(dim=1)
     torch.testing.assert_close(of_scores(some_scores()).entropy(), expected)

@@ -49,12 +49,12 @@ def test_entropies_of_a_log_by_hand() -> None:
     # After 1: b, ab, b, ab, which is 2, 1 and 2, 2, 1 and 2. And ab, counted for 1 and 2: a.
     after_1 = entropy(2 + 1, 4, n_categories=3)
     after_2 = entropy(3, 1, n_categories=3)  # a, a, then c; a after ab
-    np.testing.assert_allclose(found.after_one, [after_1, after_2, 1.0])  # nothing after 3
+    np.testing.assert_allclose(found.after_single, [after_1, after_2, 1.0])  # nothing after 3
     # {1, 2}: a, b -> a; b, a -> ab, b; a, b -> c; a, ab -> a.
     after_12 = entropy(3, 2, 1, n_categories=3)
     # {1, 1}: a, ab -> a alone; {2, 2} never.
     expected = [[1.0, after_12, 1.0], [after_12, 1.0, 1.0], [1.0, 1.0, 1.0]]
-    np.testing.assert_allclose(found.after_two, expected)
+    np.testing.assert_allclose(found.after_pair, expected)
     assert found.least == pytest.approx(min(after_1, after_2) + after_12)
 
     both = (after_1 + after_2) / 2
@@ -66,15 +66,15 @@ def test_entropies_of_a_log_by_hand() -> None:
 
 def test_sessions_of_different_users_do_not_follow_one_another() -> None:
     found = ChoiceEntropy(logged([[0, 0, 0], [1, 1], [0, 1]], [[1], [2]]))
-    np.testing.assert_allclose(found.after_one, [entropy(2, 1, n_categories=2), 1.0])
-    assert (found.after_two == 1.0).all()
+    np.testing.assert_allclose(found.after_single, [entropy(2, 1, n_categories=2), 1.0])
+    assert (found.after_pair == 1.0).all()
 
 
 def test_items_without_a_category_have_one_of_their_own() -> None:
     a, none = 0, 1
     found = ChoiceEntropy(logged([[a, a, none, a, none, a]], [[5, 0], [0, 0]]))
-    np.testing.assert_allclose(found.after_one, [entropy(1, 2, n_categories=2), 1.0])
-    np.testing.assert_allclose(found.single, found.after_one, rtol=1e-6)
+    np.testing.assert_allclose(found.after_single, [entropy(1, 2, n_categories=2), 1.0])
+    np.testing.assert_allclose(found.single, found.after_single, rtol=1e-6)
 
 
 def test_data_without_categories_are_refused(small) -> None:
@@ -108,8 +108,8 @@ def test_the_bonus_grows_with_how_variedly_logs_went_on(small) -> None:
     )
     world = dataclasses.replace(small, log=log, item_features=features, truth=None)
     fitted = fit_dorl(world)
-    assert fitted.entropy.after_one[narrow] < 0.3
-    assert fitted.entropy.after_one[varied] > 0.9
+    assert fitted.entropy.after_single[narrow] < 0.3
+    assert fitted.entropy.after_single[varied] > 0.9
 
     def paid(group: np.ndarray, coef: float) -> float:
         env = PenalisedVecEnv(

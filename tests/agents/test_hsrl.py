@@ -9,7 +9,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from dsrm_agents import HSRL, Codebook, HSRLPolicy, PurifyVecEnv, evaluate, make_vec_env
-from dsrm_agents.common.surrogate import clipped_surrogate
+from dsrm_agents.common.slate_ppo import clipped_surrogate
 from dsrm_agents.hsrl import hsrl as module
 from dsrm_agents.hsrl.network import CONTEXTS
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
@@ -130,7 +130,7 @@ def test_re_evaluation_reproduces_the_rollout_s_probabilities(small, fairness, c
     model.learn(256)
     rollout = seen[0]
     drawn = model.rollout_buffer.log_probs.reshape(-1)
-    np.testing.assert_allclose(rollout["old_log_prob"].sum((1, 2)), drawn, rtol=2e-4, atol=2e-4)
+    np.testing.assert_allclose(rollout.old_log_prob.sum((1, 2)), drawn, rtol=2e-4, atol=2e-4)
     train()
 
 
@@ -141,7 +141,7 @@ def test_items_are_credited_with_their_own_answers(small) -> None:
     model.learn(256)
     rollout, buffer = seen[0], model.rollout_buffer
     # Without a future a return is the reward, the mean of the answers; on top comes what differs.
-    answers = (rollout["returns"][:, None] + rollout["credit"]).view(16, 16, 10).numpy()
+    answers = (rollout.returns[:, None] + rollout.credit).view(16, 16, 10).numpy()
     np.testing.assert_allclose(answers.mean(axis=2), buffer.rewards, atol=1e-5)
     # Where the session goes on, the next observation shows the answers.
     steps, slots = np.nonzero(buffer.episode_starts[1:] == 0)
@@ -172,12 +172,12 @@ def test_a_token_s_advantage_is_above_what_was_known_before_it(
     model.learn(256)
     batch = model._rollout()
     model._losses(batch, 0.2)
-    now = model.policy.evaluate_slates(batch["observations"], batch["slates"])
-    own = batch["returns"][:, None, None] + batch["credit"][:, :, None]
+    now = model.policy.evaluate_slates(batch.observations, batch.slates)
+    own = batch.returns[:, None, None] + batch.credit[:, :, None]
     expected = own - (now.token_values if token_credit else now.values[:, :, None])
     expected = expected.expand_as(now.paths.log_prob).clone()
     if fairness is not None:
-        expected[..., 0] -= batch["credit"]
+        expected[..., 0] -= batch.credit
     torch.testing.assert_close(seen["advantages"].expand_as(expected), expected.detach())
 
 
@@ -260,7 +260,7 @@ def test_a_checkpoint_of_other_items_is_refused(small, tmp_path) -> None:
 @pytest.mark.parametrize("options", [{}, {"action_type": "slate"}, {"observation_type": "dict"}])
 def test_the_wrong_spaces_are_refused(small, options: dict[str, str]) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 16, dataset=small, **options)
-    with pytest.raises(ConfigError, match="HSRLPolicy needs observation_type='dict'"):
+    with pytest.raises(ConfigError, match="HSRL needs observation_type='dict'"):
         agent(small, env)
 
 

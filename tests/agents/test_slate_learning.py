@@ -36,8 +36,12 @@ class Watcher(SlateOffPolicyAlgorithm):
 
     updates = 0
 
-    def train(self, gradient_steps: int, batch_size: int) -> None:
-        self.updates += gradient_steps
+    def _optimizers(self) -> list:
+        return []
+
+    def _update(self, batch) -> dict[str, float]:
+        self.updates += 1
+        return {"updates": float(self.updates)}
 
 
 def sessions(dataset, n: int = N, seed: int = 0, env_id: str = "KuaiRec-Fair-v0", **options):

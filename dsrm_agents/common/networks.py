@@ -1,0 +1,37 @@
+"""Networks and gradient steps that several agents have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from stable_baselines3.common.torch_layers import create_mlp
+from torch import Tensor, nn
+
+
+def mlp(
+    inputs: int, hidden: Sequence[int], outputs: int, activation: type[nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Multi-layer perceptron with a linear output layer.
+
+    Args:
+        inputs: Width of the input.
+        hidden: Widths of the hidden layers.
+        outputs: Width of the output.
+        activation: Follows each hidden layer.
+    """
+    return nn.Sequential(*create_mlp(inputs, outputs, list(hidden), activation))
+
+
+def start_near_zero(layer: nn.Module) -> None:
+    """Initialises a linear layer so that its outputs are small: neutral values, flat policies."""
+    assert isinstance(layer, nn.Linear)
+    nn.init.orthogonal_(layer.weight, gain=0.01)
+    nn.init.zeros_(layer.bias)
+
+
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """Takes one gradient step on a () loss."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()

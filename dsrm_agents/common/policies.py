@@ -1,0 +1,56 @@
+"""Base of Stable-Baselines3 policies that draw slates with networks of their design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.type_aliases import Schedule
+
+from dsrm_agents.common.catalogue import check_item_spaces
+from kuaisim_gym.config import check_choice
+
+# ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
+PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
+
+
+class SlateActorCritic(ActorCriticPolicy):
+    """An actor-critic over slates; a subclass makes its modules and its optimiser in ``_build``.
+
+    Args:
+        observation_space: Dict with ``"state"`` and ``"exposed"``.
+        action_space: MultiDiscrete, one item position a slot.
+        lr_schedule: Learning rate.
+        options: The subclass's constructor arguments, which are saved with the policy.
+        **kwargs: Passed on to the base class, see ``PASSED_ON``.
+
+    Attributes:
+        state_dim: d, numbers in a state.
+        slate_size: K.
+
+    Raises:
+        ConfigError: The spaces are others, or an option is unknown.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        lr_schedule: Schedule,
+        options: dict[str, Any],
+        **kwargs: Any,
+    ) -> None:
+        name = type(self).__name__
+        self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
+        for option in kwargs:
+            check_choice(f"An option of {name}", option, PASSED_ON)
+        self._options = options
+        kwargs["features_extractor_class"] = FlattenExtractor
+        super().__init__(observation_space, action_space, lr_schedule, **kwargs)
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        parameters = super()._get_constructor_parameters()
+        names = ("observation_space", "action_space", "lr_schedule", *PASSED_ON[1:])
+        return {name: parameters[name] for name in names} | self._options
