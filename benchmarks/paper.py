@@ -7,30 +7,18 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from benchmarks.agents import AGENTS
 from benchmarks.results import Result
 from benchmarks.statistics import mean_and_ci95
 
+_CAPTIONS = {2: "Overall performance", 3: "Ablation"}
+_AGENTS = [agent for agent in AGENTS.values() if agent.tables]
 # Names in the paper, in its order, and ours.
-METHODS = {
-    "A2C": "a2c",
-    "TD3": "td3",
-    "BCQ": "bcq",
-    "MOFIR": "mofir",
-    "DORL": "dorl",
-    "DNaIR": "dnair",
-    "SAC4IR": "sac4ir",
-    "FLAT": "flat",
-    "HRL": "hrl",
-    "HRL+RCE": "hrl+rce",
-    "HRL+TCE": "hrl+tce",
-    "HRL+BOD": "hrl+bod",
-    "DSRM-HRL": "dsrm-hrl",
-}
+METHODS = {agent.label: agent.name for agent in sorted(_AGENTS, key=lambda agent: agent.tables[-1])}
 TABLES = {
-    2: ("A2C", "TD3", "BCQ", "MOFIR", "DORL", "DNaIR", "SAC4IR", "DSRM-HRL"),
-    3: ("FLAT", "HRL", "HRL+RCE", "HRL+TCE", "HRL+BOD", "DSRM-HRL"),
+    table: tuple(agent.label for agent in _AGENTS if table in agent.tables) for table in _CAPTIONS
 }
-DENOISED = ("hrl+ce", "hrl+rce", "hrl+tce", "hrl+bod")  # the first without denoising
+DENOISED = tuple(agent.name for agent in _AGENTS if agent.report == "encoder")
 ENVS = {"kuairec": "KuaiRec-Fair-v0", "kuairand": "KuaiRand-Fair-v0"}
 MAX_LENS = (30, 50)
 SEEDS = (11, 15, 19)
@@ -43,7 +31,6 @@ TRAINING_SECONDS = {
     "HRL+RCE": 29919,
     "DSRM-HRL": 15909,
 }
-_CAPTIONS = {2: "Overall performance", 3: "Ablation"}
 _PARTS = ("mean", "std")
 _MEASURES = {"len": ("Len", 2), "r_each": ("R_each", 3), "r_cum": ("R_cum", 2), "ad": ("AD", 3)}
 

@@ -11,8 +11,7 @@ from cycler import cycler
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
-from benchmarks.registry import task_of
-from benchmarks.results import Result
+from benchmarks.results import Result, task_of
 from benchmarks.statistics import mean_and_ci95
 from benchmarks.tables import by_world
 

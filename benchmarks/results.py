@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import ConfigError, DataFormatError
@@ -32,6 +33,11 @@ def world_of(result: Result) -> World:
     """What must agree for two results to be comparable."""
     dataset = result["dataset"]
     return result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"]
+
+
+def task_of(env: str) -> str:
+    """The task of a registered environment: a key of the environments' tasks."""
+    return str(ENVIRONMENTS[env].get("task", "session"))
 
 
 def data_block(dataset: Dataset) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def commit() -> str:
         return done.stdout.strip()
 
     try:
-        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py", "benchmarks/hyperparams.yml")
+        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py")  # in all folders of it
         changed = git("status", "--porcelain", "--", *(f":/{part}" for part in code))
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):

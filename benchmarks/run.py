@@ -19,23 +19,21 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
+from benchmarks.agents import find_agent
 from benchmarks.results import (
     Result,
     commit,
     data_block,
     read_result,
     result_path,
+    task_of,
     versions,
     write_result,
 )
 from benchmarks.training import Seconds, TrainingRecord, agent_logger
 from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
-from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
-from dsrm_agents.encoders.states import StateEncoder
 from kuaisim_gym import ENVIRONMENTS, metrics
-from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.envs.shared import Agent
@@ -57,7 +55,7 @@ class Run:
     """What to run.
 
     Attributes:
-        agent: A name of the registry.
+        agent: Name of an agent of the benchmark, or ``module:attribute`` of another.
         env: A registered environment id.
         dataset: Folder of real data, or ``None`` for the synthetic world.
         max_len: T.
@@ -75,7 +73,7 @@ class Run:
     sessions: int = 1000
 
     def __post_init__(self) -> None:
-        check_choice("agent", self.agent, AGENTS)
+        find_agent(self.agent)
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -109,7 +107,7 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
     """
     dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
     header: Result = {
-        "agent": spec.agent,
+        "agent": find_agent(spec.agent).name,
         "env": spec.env,
         "max_len": spec.max_len,
         "seed": spec.seed,
@@ -158,10 +156,11 @@ def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
     result = read_result(path)
     wanted: dict[str, Any] = {"dataset": dataset.fingerprint, "sessions": spec.sessions}
     found = {"dataset": result["dataset"]["fingerprint"], "sessions": result["eval"]["sessions"]}
-    if spec.agent in LEARNERS:
+    agent = find_agent(spec.agent)
+    if agent.rule is None:
         # Training ends with the step in which the last session does; a few more may end with it.
         surplus = result["train"]["episodes"] - spec.episodes
-        within = 0 <= surplus <= hyperparams(spec.agent)["n_envs"]
+        within = 0 <= surplus <= agent.hyperparams["n_envs"]
         wanted["episodes"] = spec.episodes
         found["episodes"] = spec.episodes if within else result["train"]["episodes"]
     if wanted != found:
@@ -175,25 +174,22 @@ def _play(
     spec: Run, dataset: Dataset, progress: bool, checkpoint: Path, log: Path | None
 ) -> tuple[Sessions, Catalogue, dict[str, Any], dict[str, Any]]:
     """Test sessions, the catalogue, and the ``train`` and ``eval`` blocks of the result."""
-    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
-    if spec.agent in REFERENCES:
-        env = evaluation_env(*world, {"action_type": "slate"})
-        agent: Any = make_reference(spec.agent, env.batch)
-        worn: VecEnv = env
-        train: dict[str, Any] = {"episodes": 0, "steps": 0, **_taken(Seconds()), "curve": []}
-    else:
-        learner = LEARNERS[spec.agent]
+    agent, fitted, model = find_agent(spec.agent), None, None
+    train: dict[str, Any] = {"episodes": 0, "steps": 0, **_taken(Seconds()), "curve": []}
+    if agent.rule is None:
         began = Seconds.now()
-        fitted = learner.fitted(dataset, spec.seed, progress)
+        fitted = agent.prepare(dataset, spec.seed, progress)
         fitting = Seconds.now() - began
-        agent, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
+        model, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
         for name, seconds in _taken(fitting).items():
             train[name] += seconds  # once, however often the run was interrupted
-        if isinstance(fitted, StateEncoder):
-            train["encoder"] = fitted.report
-        env = evaluation_env(*world, learner.options)
-        worn = learner.play_in(env, fitted, hyperparams(spec.agent))
-    sessions, evaluation = play(agent, worn, spec.sessions)
+        if agent.report is not None:
+            train[agent.report] = fitted.report
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
+    env = evaluation_env(*world, agent.env_options)
+    policy: Any = model if agent.rule is None else agent.rule(env.batch)
+    wrapped = agent.wrap(env, fitted, agent.hyperparams, False)
+    sessions, evaluation = play(policy, wrapped, spec.sessions)
     return sessions, env.catalogue, train, evaluation
 
 
@@ -209,16 +205,16 @@ def train_agent(
     log: Path | None = None,
     prepare: Callable[[BaseAlgorithm], object] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
-    """Trains a learner behind what was fitted for it, or on the raw state.
+    """Trains an agent behind what was fitted for it, or on the raw state.
 
     Args:
-        spec: What to run; its agent is a learner.
+        spec: What to run; its agent is one that is trained.
         dataset: The data.
-        fitted: What the agent wears: as its :meth:`Learner.fitted` gives it, or for an agent whose
-            states can be purified any purifier, or ``None``.
+        fitted: What the agent is wrapped with: see :meth:`~benchmarks.agents.Agent.prepare`; for an
+            agent whose states can be purified any purifier, or ``None``.
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
-        overrides: Hyper-parameters that stand before those of ``hyperparams.yml``.
+        overrides: Hyper-parameters that stand before the agent's own.
         checkpoint: File in which progress is kept, and from which it goes on if it is there; for
             on-policy agents alone.
         log: Folder of TensorBoard's files; ``None`` for no log.
@@ -232,17 +228,19 @@ def train_agent(
         ConfigError: The checkpoint is of a run with other settings, or there is no TensorBoard.
         CheckpointError: It is damaged, or of an agent made otherwise.
     """
-    learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
+    learner = find_agent(spec.agent)
+    assert learner.build is not None
+    options = learner.hyperparams | dict(overrides or {})
     record = TrainingRecord(spec.episodes, progress)
     n_envs = options.pop("n_envs")
-    worn = {name: options.pop(name) for name in learner.worn}
-    given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
-    env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
-    outfit = learner.wear(env, fitted, worn, True)
-    agent = learner.build(outfit, options, spec.seed)
+    wrapper_options = {name: options.pop(name) for name in learner.wrapper_options}
+    world: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.env_options}
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **world)
+    wrapped = learner.wrap(env, fitted, wrapper_options, True)
+    agent = learner.build(wrapped, options, spec.seed)
     if prepare is not None:
         prepare(agent)
-    outfit.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
+    wrapped.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
     total = rounds * n_envs * env.batch.longest
     callbacks: list[BaseCallback] = [record]

@@ -10,8 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.plots import draw_curves, name_agents
-from benchmarks.registry import LEARNERS, task_of
-from benchmarks.results import Result, World, read_results
+from benchmarks.results import Result, World, read_results, task_of
 from benchmarks.statistics import mean_and_ci95
 from benchmarks.tables import by_world
 from kuaisim_gym.errors import ConfigError, DataFormatError
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the run results")
     parser.add_argument(
-        "--agents", nargs="+", choices=tuple(LEARNERS), metavar="AGENT",
+        "--agents", nargs="+", metavar="AGENT",
         help=f"default: those of {', '.join(AGENTS)} that are there",
     )  # fmt: skip
 

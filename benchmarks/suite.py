@@ -11,15 +11,24 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from benchmarks.agents import find_agent
 from benchmarks.processes import side_by_side
 from benchmarks.run import Run, run
+from kuaisim_gym.errors import ConfigError
 
 
 def expand(
     base: Run, agents: Iterable[str], max_lens: Iterable[int], seeds: Iterable[int]
 ) -> list[Run]:
-    """Every combination, as runs that differ from ``base`` in agent, length and seed."""
-    lengths, numbers = tuple(max_lens), tuple(seeds)
+    """Every combination, as runs that differ from ``base`` in agent, length and seed.
+
+    Raises:
+        ConfigError: An agent is unknown, or two have one name.
+    """
+    agents, lengths, numbers = tuple(agents), tuple(max_lens), tuple(seeds)
+    names = [find_agent(agent).name for agent in agents]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"Agents must have different names, got {names}: rename or drop one.")
     return [
         replace(base, agent=agent, max_len=max_len, seed=seed)
         for agent in agents

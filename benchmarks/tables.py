@@ -6,22 +6,12 @@ from collections import defaultdict
 
 import numpy as np
 
-from benchmarks.paper import METHODS, published
-from benchmarks.registry import AGENTS, LEARNERS, task_of
-from benchmarks.results import Result, World, world_of
+from benchmarks.agents import AGENTS
+from benchmarks.paper import published
+from benchmarks.results import Result, World, task_of, world_of
 from benchmarks.statistics import mean_and_ci95
 
 CEILING = "expected-oracle+quota"
-CONTROLS = {
-    "dsrm-hrl": (
-        "quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+ce", "hrl+rce", "hrl+tce",
-        "hrl+bod", "dsrm-hrl-logged",
-    ),
-    "hsrl": ("ppo", "hsrl-no-residual", "hsrl-no-token-credit"),
-    "hsrl+quota": ("quality+quota", "ppo+quota", "hrl"),
-    "hsrl+dsrm": ("hsrl+quota", "dsrm-hrl"),
-}  # fmt: skip
-_METHOD_OF = {agent: method for method, agent in METHODS.items()}
 _FAIR_COLUMNS = {
     "len": "Len",
     "r_each": "R_each",
@@ -58,7 +48,7 @@ _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent, agents in the registry's order."""
+    """Results by world and agent, agents of the benchmark first and in its order."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     known = {agent: place for place, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda one: known.get(one["agent"], len(known))):
@@ -83,7 +73,8 @@ def summary(results: list[Result]) -> str:
         for env, synthetic, _, max_len in worlds
     ]
     lines = ["| Len, R_each | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(titles)]
-    for agent in AGENTS:
+    others = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
+    for agent in [*AGENTS, *sorted(others)]:
         cells = [_len_and_reward(agents.get(agent, [])) for agents in worlds.values()]
         if any(cells):
             lines.append("| " + " | ".join([agent, *cells]) + " |")
@@ -130,12 +121,13 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         trained = f"{seconds:.0f}" if seconds else ""
         if task == "session":
             share = "" if ceiling is None else f"{lengths[agent] / ceiling:.3f}"
-            cells += [share, trained, theirs.get(_METHOD_OF.get(agent, ""), {}).get("len", "")]
+            label = AGENTS[agent].label if agent in AGENTS else ""
+            cells += [share, trained, theirs.get(label, {}).get("len", "")]
         else:
             cells.append(trained)
         lines.append("| " + " | ".join(cells) + " |")
     sessions = first["eval"]["sessions"]
-    lines += ["", *([*_verdict(lengths), *_paired(agents)] if task == "session" else [])]
+    lines += ["", *([*_verdict(agents, lengths), *_paired(agents)] if task == "session" else [])]
     note = (
         f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
         "test sessions a seed."
@@ -148,9 +140,9 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     return "\n".join([*lines, note, ""])
 
 
-def _verdict(lengths: dict[str, float]) -> list[str]:
-    """Which learned agent has the longest sessions, and what that is worth."""
-    learned = {agent: length for agent, length in lengths.items() if agent in LEARNERS}
+def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> list[str]:
+    """The learned agent with the longest sessions, and what that is worth."""
+    learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
         return []
     longest = max(learned, key=learned.__getitem__)
@@ -169,7 +161,8 @@ def _paired(agents: dict[str, list[Result]]) -> list[str]:
         agent: {one["seed"]: one["metrics"] for one in runs} for agent, runs in agents.items()
     }
     lines = []
-    for agent, control in [(one, other) for one, others in CONTROLS.items() for other in others]:
+    pairs = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
+    for agent, control in pairs:
         ours, theirs = metrics.get(agent, {}), metrics.get(control, {})
         seeds = sorted(ours.keys() & theirs.keys())
         if len(seeds) < 2:

@@ -2,8 +2,8 @@
 
 A fifth of the train users is held out. A trial trains on the others and is worth the mean length
 of the sessions that it then plays, without exploring, with the users held out. A purifier is fitted
-once, on the logs of all train users. The first trial has the settings of ``hyperparams.yml``, so
-that the best is never worse than they are.
+once, on the logs of all train users. The first trial has the agent's present settings, so that the
+best is never worse than they are.
 
 Trials are kept in Optuna's journal beside the result file. What is drawn depends on the seed and on
 the finished trials alone: a study that was killed goes on as if it had not been.
@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-import yaml
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
@@ -26,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from benchmarks.registry import LEARNERS, hyperparams, task_of
+from benchmarks.agents import find_agent
 from benchmarks.results import (
     Result,
     already_there,
@@ -34,6 +33,7 @@ from benchmarks.results import (
     commit,
     data_block,
     read_result,
+    task_of,
     versions,
 )
 from benchmarks.run import Run, evaluation_env, play, train_agent
@@ -49,105 +49,6 @@ ENVS = tuple(env for env in ENVIRONMENTS if task_of(env) == "session")
 HELD_OUT_SHARE = 0.2  # of the train users
 SHOWN = 10  # trials in the table
 VERSIONS = ("numpy", "torch", "gymnasium", "stable-baselines3", "optuna")
-
-Space = dict[str, BaseDistribution]  # what a study varies, by the names of hyperparams.yml
-
-
-def _log(low: float, high: float) -> BaseDistribution:
-    return FloatDistribution(low, high, log=True)
-
-
-def _one_of(*choices: float) -> BaseDistribution:
-    return CategoricalDistribution(choices)
-
-
-_A2C: Space = {
-    "learning_rate": _log(3e-4, 1e-2),
-    "n_steps": _one_of(8, 16, 32),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "gae_lambda": _one_of(0.9, 0.95, 1.0),
-    "ent_coef": _log(1e-6, 1e-2),
-}
-_PPO: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "n_epochs": _one_of(3, 5, 10),
-    "batch_size": _one_of(256, 512, 1024),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "ent_coef": _log(1e-6, 1e-2),
-}
-_SCORER: Space = {**_PPO, "log_std_init": FloatDistribution(-4.0, -1.0)}
-_TD3: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "batch_size": _one_of(128, 256, 512),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "noise_std": _log(0.03, 0.3),
-}
-_BCQ: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.5, 0.9, 0.99),
-    "divergence_weight": _log(0.1, 1.0),
-}
-_MOFIR: Space = {
-    "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "noise_std": _log(0.03, 0.3),
-    "action_l2": _log(0.1, 3.0),
-    "preference": FloatDistribution(0.0, 1.0),
-}
-_DORL: Space = _A2C | {"uncertainty_coef": _log(0.01, 1.0), "entropy_coef": _log(0.01, 10.0)}
-_DNAIR: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "beta": _log(1e-3, 0.4),
-    "similar": _one_of(100, 300, 1000),
-}
-_SAC4IR: Space = {
-    "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "target_entropy_ratio": FloatDistribution(0.2, 0.9),
-    "novelty_coef": _log(1e-3, 0.5),
-}
-_HRL: Space = {
-    "learning_rate": _log(2e-4, 5e-3),
-    "n_epochs": _one_of(1, 2, 3),
-    "clip_range": _one_of(0.1, 0.2, 0.3),
-    "manager_gamma": _one_of(0.9, 0.95, 0.99),
-    "fairness_coef": _log(0.3, 5.0),
-}
-_HSRL: Space = {
-    "learning_rate": _log(3e-4, 1e-2),
-    "n_epochs": _one_of(1, 2, 3),
-    "gamma": _one_of(0.5, 0.8, 0.9, 0.95),
-    "levels": _one_of(2, 3),
-    "codes": _one_of(16, 32),
-}
-SPACES: dict[str, Space] = {
-    "a2c": _A2C,
-    "ppo": _PPO,
-    "ppo+dsrm": _PPO,
-    "ppo+blank": _PPO,
-    "ppo+quota": _SCORER,
-    "flat": _SCORER | {"fairness_coef": _log(0.3, 5.0)},
-    "flat+quota": _SCORER,
-    "td3": _TD3,
-    "bcq": _BCQ,
-    "mofir": _MOFIR,
-    "dorl": _DORL,
-    "dnair": _DNAIR,
-    "sac4ir": _SAC4IR,
-    "hrl": _HRL,
-    "hrl+ce": _HRL,
-    "hrl+rce": _HRL,
-    "hrl+tce": _HRL,
-    "hrl+bod": _HRL,
-    "dsrm-hrl": _HRL,
-    "dsrm-hrl-logged": _HRL,
-    "hsrl": _HSRL,
-    "hsrl-no-residual": _HSRL,
-    "hsrl-no-token-credit": _HSRL,
-    "hsrl+quota": _HSRL,
-    "hsrl+dsrm": _HSRL,
-}
 
 
 def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
@@ -167,7 +68,12 @@ def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
         ConfigError: The agent has no space, all sessions of the environment have one length,
             ``out`` is a file, or it holds a study of other data or settings.
     """
-    check_choice("agent", spec.agent, SPACES)
+    agent = find_agent(spec.agent)
+    if not agent.space:
+        raise ConfigError(
+            f"agent must be one of those with settings to search, got {spec.agent!r}: mark some as "
+            "log_uniform, uniform or one_of."
+        )
     check_choice("env", spec.env, ENVS)
     check_whole("trials", trials, 1)
     if out.exists() and not out.is_dir():
@@ -184,7 +90,7 @@ def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
             f"{path} holds {known} trials, of which its journal {path.stem}.journal lacks some: "
             f"put the journal back, ask for at most {known} trials, or choose another folder."
         )
-    fitted = LEARNERS[spec.agent].fitted(dataset, spec.seed, progress)
+    fitted = agent.prepare(dataset, spec.seed, progress)
     users = split_users(dataset, spec.seed)
     with tqdm(total=trials, desc="Trials", unit="trial", disable=not progress) as bar:
         while True:
@@ -217,20 +123,20 @@ def session_length(
     Args:
         spec: See :func:`tune`.
         dataset: The data.
-        fitted: What the agent wears, see :class:`~benchmarks.registry.Learner`.
+        fitted: What the agent is wrapped with, see :meth:`~benchmarks.agents.Agent.prepare`.
         users: Positions of the users to train on, and of those to play with afterwards.
-        params: What stands before ``hyperparams.yml``.
+        params: Hyper-parameters that stand before the agent's own.
 
     Returns:
         The mean length of the sessions played, in steps.
     """
     training, held_out = users
-    learner = LEARNERS[spec.agent]
+    learner = find_agent(spec.agent)
     agent, _ = train_agent(spec, dataset, fitted, False, users=training, overrides=params)
-    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.options)
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.env_options)
     env = evaluation_env(*world, split="train", users=held_out)
-    options = hyperparams(spec.agent) | dict(params)
-    sessions, _ = play(agent, learner.play_in(env, fitted, options), spec.sessions)
+    wrapped = learner.wrap(env, fitted, learner.hyperparams | dict(params), False)
+    sessions, _ = play(agent, wrapped, spec.sessions)
     return float(sessions.length.mean())
 
 
@@ -242,7 +148,7 @@ def study_path(out: Path, header: Result) -> Path:
 
 
 def markdown(result: Result) -> str:
-    """A study's trials, best first, and the best settings as a block for ``hyperparams.yml``."""
+    """A study's trials, best first, and the best settings as hyper-parameters."""
     names = tuple(result["space"])
     best = sorted(result["trials"], key=lambda trial: -trial["value"])[:SHOWN]
     rows = [("trial", *names, "Len", "s"), ("--:",) * (len(names) + 3)]
@@ -250,32 +156,33 @@ def markdown(result: Result) -> str:
         values = (f"{trial['params'][name]:.4g}" for name in names)
         rows.append((str(trial["number"]), *values, f"{trial['value']:.3f}",
                      f"{trial['seconds']:.0f}"))  # fmt: skip
-    block = {result["agent"]: result["fixed"] | result["best"]["params"]}
+    settings = result["fixed"] | result["best"]["params"]
     return "\n".join([
         *(f"| {' | '.join(row)} |" for row in rows),
         "",
         f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings that "
-        "hyperparams.yml had. Len: of held-out train users, on the train simulator.",
+        "the agent had. Len: of held-out train users, on the train simulator.",
         "",
-        "```yaml",
-        yaml.safe_dump(block, sort_keys=False).strip(),
+        "```json",
+        json.dumps({result["agent"]: settings}, indent=2),
         "```",
     ])  # fmt: skip
 
 
 def _header(spec: Run, dataset: Dataset) -> Result:
     """The part of the result that is known beforehand and tells the study from all others."""
-    space = SPACES[spec.agent]
-    present = hyperparams(spec.agent)
+    agent = find_agent(spec.agent)
     return {
         "study": STUDY,
-        "agent": spec.agent,
+        "agent": agent.name,
         "env": spec.env,
         "max_len": spec.max_len,
         "dataset": data_block(dataset),
         "settings": {"episodes": spec.episodes, "sessions": spec.sessions, "seed": spec.seed},
-        "space": {name: _describe(distribution) for name, distribution in space.items()},
-        "fixed": {name: value for name, value in present.items() if name not in space},
+        "space": {name: _describe(distribution) for name, distribution in agent.space.items()},
+        "fixed": {
+            name: value for name, value in agent.hyperparams.items() if name not in agent.space
+        },
     }
 
 
@@ -311,9 +218,10 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 def _ask(study: optuna.Study, spec: Run) -> optuna.Trial:
     """Begins the next trial, the first with the present settings."""
-    space, finished = SPACES[spec.agent], len(_finished(study))
+    agent, finished = find_agent(spec.agent), len(_finished(study))
+    space = agent.space
     if not finished and not study.get_trials(states=(TrialState.WAITING,)):
-        present = {name: hyperparams(spec.agent)[name] for name in space}
+        present = {name: agent.hyperparams[name] for name in space}
         # A setting may lie outside the space, as no entropy bonus does: it is played as it is, and
         # the sampler is told the nearest that it knows.
         known = {name: _nearest(space[name], value) for name, value in present.items()}

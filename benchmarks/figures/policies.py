@@ -16,9 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.agents.agent import SLATES, purified
 from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.studies import ENV, MAX_LEN, PURIFIED, RAW, SESSIONS, title
-from benchmarks.registry import SLATES, behind
 from benchmarks.results import Result, world_of
 from benchmarks.run import evaluation_env, play
 from dsrm_agents import fit_purifier
@@ -32,7 +32,7 @@ from kuaisim_gym.errors import ConfigError
 # DNaIR's own weight of novelty; and of (0, .05, .1, .2, .4, .8) the one with the longest sessions
 # on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents of the registry by state
+PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents by state
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 # Each with and without purification, and without the state's popularity or anything in it.
 STATES = (RAW, "linear", PURIFIED, "blank")
@@ -92,7 +92,7 @@ class NoveltyStudy(PolicyStudy):
         purifier = self.purifier(dataset)
         env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES)
         policy = make_novelty(env.batch, self.beta)
-        sessions, evaluation = play(policy, behind(env, purifier), self.sessions)
+        sessions, evaluation = play(policy, purified(env, purifier), self.sessions)
         found = metrics.summarise(sessions, env.catalogue.popular)
         return {"eval": evaluation, "metrics": found}
 
@@ -149,7 +149,7 @@ def by_similarity(
     def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
         env = evaluation_env(ENV, dataset, MAX_LEN, seed, sessions, SLATES, split)
         policy = SimilarityPolicy(env.batch, alpha)
-        finished, evaluation = play(policy, behind(env, purifier), sessions)
+        finished, evaluation = play(policy, purified(env, purifier), sessions)
         return metrics.summarise(finished, env.catalogue.popular), evaluation
 
     lengths = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks.agents import find_agent
 from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.policies import by_similarity
 from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, title
-from benchmarks.registry import LEARNERS
 from benchmarks.results import Result
 from benchmarks.run import Run, evaluation_env, play, train_agent
 from dsrm_agents import fit_purifier
@@ -75,10 +75,10 @@ class SensitivityStudy:
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
         agent, train = train_agent(spec, dataset, purifier, progress=False)
-        learner = LEARNERS[AGENT]
-        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.options)
-        worn = learner.play_in(env, purifier, {})
-        sessions, evaluation = play(agent, worn, self.sessions)
+        learner = find_agent(AGENT)
+        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.env_options)
+        wrapped = learner.wrap(env, purifier, learner.hyperparams, False)
+        sessions, evaluation = play(agent, wrapped, self.sessions)
         return {
             "fit": {
                 "seconds": fit_seconds,

@@ -20,9 +20,9 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from benchmarks.agents import find_agent
 from benchmarks.processes import side_by_side
-from benchmarks.registry import LEARNERS, task_of
-from benchmarks.results import Result, already_there, commit, data_block, versions
+from benchmarks.results import Result, already_there, commit, data_block, task_of, versions
 from benchmarks.run import Run, evaluation_env, play, summarise, train_agent
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice
@@ -33,7 +33,7 @@ from kuaisim_gym.errors import ConfigError
 
 STUDY = "pareto"
 DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"
-# Of the registry, by kind.
+# By kind.
 AGENTS = {DIAL: "dsrm-hrl", RETRAINED: "dsrm-hrl", FLAT: "flat", SWEEP: "mofir"}
 ONCE = (DIAL, SWEEP)  # trained once, played at all settings
 NAMES = {DIAL: "target", RETRAINED: "target", FLAT: "penalty", SWEEP: "preference"}  # of settings
@@ -167,8 +167,8 @@ def run_all(parts: Sequence[Part], out: Path, jobs: int) -> None:
 def finish(part: Part, out: Path) -> None:
     """Trains and plays, and writes the result, whole or not at all."""
     dataset, spec = part.dataset(), part.run
-    learner = LEARNERS[spec.agent]
-    fitted = learner.fitted(dataset, spec.seed, progress=False)
+    learner = find_agent(spec.agent)
+    fitted = learner.prepare(dataset, spec.seed, progress=False)
     overrides = {"fairness_coef": part.settings[0]} if part.kind == FLAT else {}
     prepare = _turn(part.settings[0]) if part.kind == RETRAINED else None
     agent, train = train_agent(
@@ -177,9 +177,9 @@ def finish(part: Part, out: Path) -> None:
 
     def point(setting: float | None) -> dict[str, Any]:
         world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
-        env = evaluation_env(*world, learner.options)
-        worn = learner.play_in(env, fitted, {"preference": setting})  # which MOFIR alone asks for
-        sessions, _ = play(agent, worn, spec.sessions)
+        env = evaluation_env(*world, learner.env_options)
+        wrapped = learner.wrap(env, fitted, {"preference": setting}, False)  # for MOFIR alone
+        sessions, _ = play(agent, wrapped, spec.sessions)
         measured = summarise(task_of(spec.env), sessions, env.catalogue)
         return {"setting": setting, "metrics": measured}
 

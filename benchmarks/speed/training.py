@@ -15,7 +15,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
-from benchmarks.registry import LEARNERS, hyperparams
+from benchmarks.agents import find_agent
 from benchmarks.results import data_block
 from benchmarks.run import TrainingRecord
 from benchmarks.speed.play import TINY, world
@@ -114,18 +114,20 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
         ``steps`` made and ``sessions`` finished under the clock, processor seconds ``fit_s`` of
         the purifier and ``s`` of the training, and those of its ``parts``, which add up to ``s``.
     """
-    learner, options = LEARNERS[agent], hyperparams(agent)
+    learner = find_agent(agent)
+    options = learner.hyperparams
     purifier: Purifier | None = None
     fit_seconds = 0.0
-    if learner.purify is not None:
+    if learner.purifier is not None:
         brief: dict[str, Any] = {"updates": 5} if quick else {}
         begun = time.process_time()
-        purifier = fit_purifier(learner.purify, dataset, seed=SEED, **brief)
+        purifier = fit_purifier(learner.purifier, dataset, seed=SEED, **brief)
         fit_seconds = time.process_time() - begun
     n_envs = options.pop("n_envs")
-    given: dict[str, Any] = {"dataset": dataset, "max_len": MAX_LEN, **learner.options}
-    core = make_vec_env(env, n_envs, **given)
-    model = learner.build(learner.wear(core, purifier, {}, True), options, SEED)
+    env_options: dict[str, Any] = {"dataset": dataset, "max_len": MAX_LEN, **learner.env_options}
+    core = make_vec_env(env, n_envs, **env_options)
+    assert learner.build is not None
+    model = learner.build(learner.wrap(core, purifier, {}, True), options, SEED)
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(WARM_UP * MAX_LEN * n_envs)
     before = model.num_timesteps

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import registry
 from benchmarks.__main__ import main
+from benchmarks.agents import agent
 from benchmarks.pareto import plot, report, study
 from benchmarks.results import read_result
 from benchmarks.run import Run
@@ -22,7 +22,7 @@ def tiny(small, quick_fit, monkeypatch) -> None:
     """A small world instead of the full one, and fits of a few updates."""
     monkeypatch.setattr(study, "shared_dataset", lambda name, path, seed: small)
     monkeypatch.setattr(
-        registry,
+        agent,
         "fit_purifier",
         lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
     )

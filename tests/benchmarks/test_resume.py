@@ -7,15 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import registry
 from benchmarks import run as running
 from benchmarks.__main__ import main
+from benchmarks.agents import AGENTS
+from benchmarks.agents import agent as rows
 from benchmarks.run import Run, run
 from benchmarks.training import TrainingRecord
 
@@ -57,7 +59,7 @@ def test_an_interrupted_run_ends_with_the_same_result(
     agent: str, episodes: int, ends, tmp_path: Path, kill, monkeypatch, quick_fit
 ) -> None:
     monkeypatch.setattr(
-        registry,
+        rows,
         "fit_purifier",
         lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
     )
@@ -122,9 +124,9 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
         other.setattr(running, "versions", lambda: {"torch": "1.0"})
         assert main([*arguments, "--episodes", "400"]) == 2
         assert "'torch': '1.0'" in capsys.readouterr().err
-    options = registry.hyperparams("a2c") | {"gamma": 0.5}
+    changed = replace(AGENTS["a2c"], settings=AGENTS["a2c"].at(gamma=0.5))
     with monkeypatch.context() as other:
-        other.setattr(running, "hyperparams", lambda agent: dict(options))
+        other.setitem(AGENTS, "a2c", changed)
         assert main([*arguments, "--episodes", "400"]) == 2
         assert "gamma is 0.5 here and was 0.95" in capsys.readouterr().err
     (checkpoint,) = tmp_path.iterdir()
