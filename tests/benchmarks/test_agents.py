@@ -204,7 +204,7 @@ def test_an_algorithm_gets_noise_and_policy_options_under_its_own_names() -> Non
             shape = (2,)
 
     build = constructor(algorithm, "P", "width", depth=lambda env, options: options.pop("layers"))
-    build(Env(), {"width": 8, "layers": 3, "noise_std": 0.5, "gamma": 0.9}, 4)  # type: ignore[arg-type]
+    build(Env(), {"width": 8, "layers": 3, "noise_std": 0.5, "gamma": 0.9}, 4)
     (options,) = calls
     assert options.pop("action_noise")._sigma.tolist() == [0.5, 0.5]
     assert options == {
