@@ -1,4 +1,4 @@
-"""What is kept of a training: finished sessions, the learning curve, the time, the log."""
+"""The record of a training: finished sessions, the learning curve, the time, the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CURVE_POINTS = 50
 
 @dataclass(frozen=True)
 class Seconds:
-    """What something takes.
+    """Durations in seconds.
 
     Attributes:
         wall: By the clock on the wall.
@@ -34,6 +34,10 @@ class Seconds:
     def now(cls) -> Seconds:
         """Both clocks, which begin anywhere."""
         return cls(time.perf_counter(), time.process_time())
+
+    def block(self) -> dict[str, float]:
+        """Both, by their names in results."""
+        return {"seconds": self.wall, "processor_seconds": self.processor}
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.wall + other.wall, self.processor + other.processor)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
+from benchmarks.__main__ import COMMANDS, main
 from benchmarks.agents import AGENTS, agents_for
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95
 from benchmarks.results import KEYS, METRICS
 from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
-from benchmarks.statistics import mean_and_ci95
 
 
 def run(out: Path, agent: str, *more: str) -> dict:
@@ -191,6 +191,23 @@ def test_intervals_over_seeds() -> None:
     mean, half = mean_and_ci95([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(2.484, abs=0.001)
+
+
+def test_intervals_and_tables_as_they_are_printed() -> None:
+    assert interval([1.0, 2.0, 3.0], 1, "+") == "+2.0 ± 2.5"
+    assert interval([2.0]) == "2.000"
+    assert interval([]) == ""
+    table = "| a | b | c |\n|---|--:|--:|\n| x | 1 |  |"
+    assert markdown_table(["a", "b", "c"], [["x", "1", ""]]) == table
+    assert markdown_table("ab", [], "rl") == "| a | b |\n|--:|---|"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "show this help message" in capsys.readouterr().out
 
 
 def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) -> None:

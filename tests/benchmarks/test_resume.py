@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks import study
 from benchmarks import run as running
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
@@ -139,7 +140,8 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
 def test_all_code_that_trained_is_named(tmp_path: Path, kill, monkeypatch) -> None:
     spec = Run("a2c", episodes=400, sessions=50)
     for code in ("one", "two"):
-        monkeypatch.setattr(running, "commit", lambda code=code: code)
+        for module in (running, study):  # of checkpoints, and of results
+            monkeypatch.setattr(module, "commit", lambda code=code: code)
         kill({"one": 40, "two": 60}[code])
         with pytest.raises(Killed):
             run(spec, tmp_path, progress=False)
@@ -213,16 +215,10 @@ def test_tensorboard_is_told_what_is_learned(agent: str, tmp_path: Path) -> None
     assert all(min(abs(value - point["len"]) for point in curve) < 1e-5 for value in shown)
 
 
-def test_a_suite_takes_the_option_too(tmp_path: Path, monkeypatch) -> None:
-    def one_by_one(function, tasks, *rest, jobs: int, threads: int):
-        for task in tasks:
-            function(task, *rest)
-            yield task
-
-    monkeypatch.setattr("benchmarks.suite.side_by_side", one_by_one)
+def test_a_suite_takes_the_option_too(tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     assert main(["suite", "--agents", "a2c", "popularity", "--seeds", "1", "--sessions", "20",
-                 "--episodes", "64", "--out", str(out),
+                 "--episodes", "64", "--jobs", "1", "--out", str(out),
                  "--tensorboard", str(log)]) == 0  # fmt: skip
     assert len(list(out.iterdir())) == 2
     (folder,) = log.iterdir()  # nothing is trained for the other

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import stability
 from benchmarks.__main__ import main
-from benchmarks.results import METRICS
+from benchmarks.results import METRICS, World
 
 
 def result(
@@ -119,7 +119,7 @@ def test_who_plays_no_training_sessions_has_no_curve_to_judge() -> None:
 
 
 def test_curves_have_the_range_over_seeds_as_bands() -> None:
-    world = ("KuaiRec-Fair-v0", True, "0" * 16, 30)
+    world = World("KuaiRec-Fair-v0", True, "0" * 16, 30)
     runs = [result("ppo", seed, [length, 10.0]) for seed, length in ((1, 4.0), (2, 8.0))]
     figure = stability.draw(world, {"ppo": runs})
     assert "SYNTHETIC" in figure.get_suptitle()

@@ -15,7 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent
 from benchmarks.results import read_results
 from benchmarks.run import Run
-from benchmarks.tuning import split_users, study_path, tune
+from benchmarks.tuning import split_users, tune
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
@@ -24,9 +24,9 @@ SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
 @pytest.fixture(autouse=True)
 def small_world(small, monkeypatch) -> None:
     """The synthetic world, small; others by their path."""
-    load = tuning.shared_dataset
+    load = running.shared_dataset
     monkeypatch.setattr(
-        tuning,
+        running,
         "shared_dataset",
         lambda name, path, seed: small if path is None else load(name, path, seed),
     )
@@ -188,7 +188,7 @@ def test_another_study_is_refused(guess, left, change, tmp_path: Path, monkeypat
         other = synthetic_kuairec(
             5, SyntheticConfig(n_users=100, n_test_users=20, n_items=120, events_per_user=20)
         )
-        monkeypatch.setattr(tuning, "shared_dataset", lambda *_: other)
+        monkeypatch.setattr(running, "shared_dataset", lambda *_: other)
     else:
         spec = replace(SPEC, **change)
     with pytest.raises(ConfigError, match="holds the result of other data or settings"):
@@ -251,7 +251,8 @@ def test_the_command_prints_the_trials_and_a_block_for_the_settings(
                "--trials", "12", "--out", str(tmp_path)]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr().out
-    result = read(next(tmp_path.glob("*.json")))
+    (path,) = tmp_path.glob("*.json")
+    result = read(path)
     assert result["settings"] == {"episodes": 20, "sessions": 10, "seed": 0}
     rows = [line for line in printed.splitlines() if line.startswith("|")][2:]
     lengths = [float(row.split("|")[-3]) for row in rows]
@@ -260,7 +261,7 @@ def test_the_command_prints_the_trials_and_a_block_for_the_settings(
     assert lengths[0] == pytest.approx(result["best"]["value"], abs=1e-3)
     block = json.loads(printed.split("```json\n")[1].split("```")[0])
     assert block == {"a2c": AGENTS["a2c"].hyperparams | result["best"]["params"]}
-    assert study_path(tmp_path, result).name in printed
+    assert printed.endswith(f"\n\n{path}\n")
 
 
 def test_the_command_tunes_an_agent_on_real_rows(real_folder: Path, tmp_path: Path, capsys) -> None:
