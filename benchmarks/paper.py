@@ -108,12 +108,14 @@ def _comparison(table: int, runs: Runs) -> str:
                 cells += [interval(values, digits), theirs[method][name]]
             rows.append(cells)
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
+    agents = [AGENTS[METHODS[method]] for method in TABLES[table]]
+    sources = [f"{agent.label} ({agent.reference})" for agent in agents]
     return _section(
         f"Table {table}: {_CAPTIONS[table]}, SYNTHETIC worlds beside the published figures",
         markdown_table(["world", "method", *columns], rows, "llr"),
         "Ours: mean ± 95 % interval over seeds, on synthetic worlds that are calibrated to the "
         "data. Published: mean ± standard deviation, in the paper's own simulator, where R has "
-        "another scale. Rows compare within a column, not across.",
+        f"another scale. Rows compare within a column, not across. Methods: {', '.join(sources)}.",
     )
 
 
