@@ -112,13 +112,13 @@ def _comparison(table: int, runs: Runs) -> str:
         return ""
     rows = []
     for (dataset, env), max_len in product(ENVS.items(), MAX_LENS):
-        theirs = published(dataset, max_len)
+        reference = published(dataset, max_len)
         for method in TABLES[table]:
             cells = [f"{dataset}, T = {max_len}", method]
             ours = runs.get((env, max_len, METHODS[method]), [])
             for name, (_, digits) in _MEASURES.items():
                 values = [run["metrics"][name] for run in ours]
-                cells += [interval(values, digits), theirs[method][name]]
+                cells += [interval(values, digits), reference[method][name]]
             rows.append(cells)
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
     return _section(

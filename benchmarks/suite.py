@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 
 from benchmarks import paper
 from benchmarks.commands import add_jobs
@@ -52,13 +53,10 @@ def main(options: argparse.Namespace) -> None:
 def expand(
     base: Run, agents: Iterable[str], max_lens: Iterable[int], seeds: Iterable[int]
 ) -> list[Run]:
-    """Every combination, as runs that differ from ``base`` in agent, length and seed."""
-    lengths, numbers = tuple(max_lens), tuple(seeds)
+    """All combinations, as runs that differ from ``base`` in agent, length and seed."""
     return [
         replace(base, agent=agent, max_len=max_len, seed=seed)
-        for agent in agents
-        for max_len in lengths
-        for seed in numbers
+        for agent, max_len, seed in product(agents, max_lens, seeds)
     ]
 
 

@@ -182,13 +182,15 @@ def _paired(agents: dict[str, list[Result]]) -> list[str]:
         agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }
     lines = []
-    for agent, control in [(name, other) for name, others in CONTROLS.items() for other in others]:
-        ours, theirs = by_seed.get(agent, {}), by_seed.get(control, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        if len(seeds) < 2:
+    for agent, control in [
+        (name, control) for name, controls in CONTROLS.items() for control in controls
+    ]:
+        metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
+        pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
+        if len(pairs) < 2:
             continue
         differences = [
-            f"{label} {interval([ours[n][name] - theirs[n][name] for n in seeds], digits, '+')}"
+            f"{label} {interval([x[name] - y[name] for x, y in pairs], digits, '+')}"
             for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4))
         ]
         lines.append(f"* {agent} less {control}, seed by seed: {', '.join(differences)}.")

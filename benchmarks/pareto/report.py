@@ -192,5 +192,5 @@ def differences(front: Front, target: float) -> list[float]:
 def _shares(front: Front, low: float, high: float) -> list[tuple[int, float, float]]:
     """(seed, share at one target, share at the other)."""
     before, after = front.points[DIAL][low], front.points[DIAL][high]
-    both = sorted(before.keys() & after)
-    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in both]
+    seeds = sorted(before.keys() & after)
+    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in seeds]
