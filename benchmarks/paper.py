@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from benchmarks.formatting import interval, markdown_table
+from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.results import Result
 
 # Names in the paper, in its order, and ours.
@@ -103,10 +103,6 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
     return "\n\n".join(filter(None, sections))
 
 
-def _section(title: str, table: str, note: str) -> str:
-    return f"### {title}\n\n{table}\n\n{note}"
-
-
 def _comparison(table: int, runs: Runs) -> str:
     if not _methods_run(runs, TABLES[table]):
         return ""
@@ -121,7 +117,7 @@ def _comparison(table: int, runs: Runs) -> str:
                 cells += [interval(values, digits), reference[method][name]]
             rows.append(cells)
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
-    return _section(
+    return section(
         f"Table {table}: {_CAPTIONS[table]}, SYNTHETIC worlds beside the published figures",
         markdown_table(["world", "method", *columns], rows, "llr"),
         "Ours: mean ± 95 % interval over seeds, on synthetic worlds that are calibrated to the "
@@ -151,7 +147,7 @@ def _left_out(runs: Runs) -> str:
             rows.append([dataset, agent, *map(interval, values)])
     if not rows:
         return ""
-    return _section(
+    return section(
         "What denoising losses leave out of the positive answers, SYNTHETIC worlds",
         markdown_table(["world", "agent", "AUC", "all", "popular", "long tail"], rows, "llr"),
         "Mean ± 95 % interval over seeds. T-CE: the share dropped, of the last quarter of the "
@@ -170,7 +166,7 @@ def _seconds(runs: Runs) -> str:
     if not rows:
         return ""
     titles = [f"{env.removesuffix('-Fair-v0')}, T = {max_len}" for env, max_len in WORLDS]
-    return _section(
+    return section(
         "Table 4: training seconds, SYNTHETIC worlds beside the published figures",
         markdown_table(["method", *titles, "published (KuaiRec, T = 30)"], rows),
         "Ours: mean over seeds of the processor seconds of one process on one core, what is fitted "

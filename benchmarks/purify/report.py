@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.formatting import interval, markdown_table
+from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.results import Result, read_results
 from kuaisim_gym.errors import DataFormatError
 
@@ -89,7 +89,7 @@ def markdown(results: list[Result]) -> str:
     tables += [
         _events_table(worlds) for worlds in by_events.values() if any(k.events for k in worlds)
     ]
-    return "\n".join(tables)
+    return "\n\n".join(tables) + "\n"
 
 
 def _kind(result: Result) -> Kind:
@@ -143,7 +143,7 @@ def _table(kind: Kind, rows: Rows) -> str:
         _difference(rows, DSRM, control) for control in COMPARED if {DSRM, control} <= rows.keys()
     ]
     table = markdown_table(["purifier", "seeds", *COLUMNS.values()], cells)
-    return "\n".join([f"### {_title(kind, rows)}", "", table, "", note, "", *differences, ""])
+    return section(_title(kind, rows), table, note, "\n".join(differences))
 
 
 def _difference(rows: Rows, purifier: str, control: str) -> str:
@@ -175,14 +175,11 @@ def _events_table(worlds: dict[Kind, Rows]) -> str:
         if purifier in shown
     ]  # fmt: skip
     header = ["rows", "purifier", "seeds", *(COLUMNS[name] for name in EVENT_COLUMNS)]
-    return "\n".join([
-        f"### {_title(kind._replace(events=0), rows)}, by logged rows of a user",
-        "",
+    return section(
+        f"{_title(kind._replace(events=0), rows)}, by logged rows of a user",
         markdown_table(header, cells, "rlr"),
-        "",
         "Rows: the mean over users, as measured.",
-        "",
-    ])  # fmt: skip
+    )
 
 
 def _title(kind: Kind, rows: Rows) -> str:

@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.formatting import markdown_table
+from benchmarks.formatting import markdown_table, section
 from benchmarks.results import PACKAGES, Result
 from benchmarks.study import Study, run_study
 
@@ -125,7 +125,7 @@ def markdown(title: str, rows: list[Row]) -> str:
     header = (key.replace("_", " ") for key in rows[0])
     align = "".join("l" if isinstance(value, str) else "r" for value in rows[0].values())
     table = markdown_table(header, (map(_cell, row.values()) for row in rows), align)
-    return f"### {title}\n\n{table}\n"
+    return section(title, table) + "\n"
 
 
 def _cell(value: str | int | float) -> str:
