@@ -60,7 +60,7 @@ class Study(ABC):
         return ""
 
     def is_complete(self, path: Path, result: Result) -> bool:
-        """Whether an existing file holds all of this study's result.
+        """Checks an existing file: true if it holds all of this study's result.
 
         Raises:
             ConfigError: It holds the result of other data or settings.

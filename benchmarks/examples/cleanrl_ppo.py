@@ -59,7 +59,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave.
+    """Outcome of a run.
 
     Attributes:
         agent: The trained agent.
@@ -125,12 +125,12 @@ class Rollout:
     """``num_steps`` steps of every slot; each field is (num_steps, num_envs, ...).
 
     Attributes:
-        observations: What was seen.
-        actions: What was drawn, before clipping.
+        observations: Observations before the steps.
+        actions: Drawn actions, before clipping.
         log_probs: Log-probability of the draw.
-        values: Estimated value of what was seen.
-        rewards: What came.
-        next_values: Estimated value of what followed, zero where the user left.
+        values: Estimated value of the observations.
+        rewards: Rewards of the steps.
+        next_values: Estimated value of the next observations, zero where the user left.
         ended: Whether the session ended, either way.
     """
 
@@ -160,7 +160,7 @@ class Collector:
 
     Args:
         envs: The sessions.
-        agent: Who acts.
+        agent: The agent that acts.
         seed: Of the first users and all that follows.
     """
 

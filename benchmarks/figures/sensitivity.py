@@ -99,7 +99,7 @@ def studies(
 
 
 def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
-    """How fast a purifier is on a batch."""
+    """Speed of a purifier on a batch."""
     states = states.copy()  # the purifier's own: it may write into it
     denoise(states)
     seconds = []
