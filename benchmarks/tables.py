@@ -11,16 +11,9 @@ import numpy as np
 from benchmarks import paper
 from benchmarks.agents import AGENTS
 from benchmarks.commands import add_folder
-<<<<<<< HEAD
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
 from benchmarks.results import Result, World, read_results, task_of, world_of
-=======
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
-from benchmarks.paper import METHODS, published
-from benchmarks.registry import AGENTS, LEARNERS, task_of
-from benchmarks.results import Result, World, read_results, world_of
->>>>>>> h/studies
 
 CEILING = "expected-oracle+quota"
 _FAIR_COLUMNS = {
@@ -143,22 +136,10 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
             f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
             "its own simulator, where R has another scale."
         )
-<<<<<<< HEAD
-    return "\n".join([
-        f"### {world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}",
-        "",
-        markdown_table(["agent", "seeds", *columns.values(), *last], rows),
-        "",
-        *([*_verdict(agents, lengths), *_paired(agents)] if task == "session" else []),
-        note,
-        "",
-    ])  # fmt: skip
-=======
     title = f"{world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}"
     table = markdown_table(["agent", "seeds", *columns.values(), *last], rows)
-    comparisons = [_verdict(lengths), _paired(agents)] if task == "session" else []
+    comparisons = [_verdict(agents, lengths), _paired(agents)] if task == "session" else []
     return section(title, table, *comparisons, note)
->>>>>>> h/studies
 
 
 def _cell(runs: list[Result], name: str) -> str:
@@ -168,15 +149,9 @@ def _cell(runs: list[Result], name: str) -> str:
     return cell if len(runs) > 1 else f"{cell} ± {runs[0]['metrics'][f'{name}_ci95']:.{digits}f}"
 
 
-<<<<<<< HEAD
-def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> list[str]:
-    """The learned agent with the longest sessions, and what that is worth."""
-    learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
-=======
-def _verdict(lengths: dict[str, float]) -> str:
+def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
     """The learned agent with the longest sessions, beside the references."""
-    learned = {agent: length for agent, length in lengths.items() if agent in LEARNERS}
->>>>>>> h/studies
+    learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
         return ""
     longest = max(learned, key=learned.__getitem__)
@@ -195,20 +170,11 @@ def _paired(agents: dict[str, list[Result]]) -> str:
         agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }
     lines = []
-<<<<<<< HEAD
-    pairs = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
-    for agent, control in pairs:
-        ours, theirs = by_seed.get(agent, {}), by_seed.get(control, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        if len(seeds) < 2:
-=======
-    for agent, control in [
-        (name, control) for name, controls in CONTROLS.items() for control in controls
-    ]:
+    pairings = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
+    for agent, control in pairings:
         metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
         pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
         if len(pairs) < 2:
->>>>>>> h/studies
             continue
         differences = [
             f"{label} {interval([x[name] - y[name] for x, y in pairs], digits, '+')}"
