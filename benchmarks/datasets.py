@@ -1,8 +1,10 @@
-"""What the data are: Table 1 and Figure 2 of the paper, and how well the response models fit."""
+"""The ``datasets`` command: Table 1 and Figure 2 of the paper, and the response models' fit."""
 
 from __future__ import annotations
 
-import json
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.results import commit, versions
-from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
-from kuaisim_gym.data.cache import write_atomically
+from benchmarks.formatting import markdown_table, section
+from benchmarks.paper import ENVS
+from benchmarks.results import Result, data_block, read_result
+from benchmarks.study import Study, run_studies
+from kuaisim_gym.config import RESPONSE_MODELS
+from kuaisim_gym.data import SOURCES, Dataset, Source
+from kuaisim_gym.data.dataset import Interactions
+from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.simulator.build import assess
 
 MEASURES = {
@@ -26,29 +33,87 @@ MEASURES = {
 FEW_ROWS = 5  # an item's mean response over fewer rows is mostly chance
 
 
-def describe(dataset: Dataset, models: tuple[str, ...]) -> dict[str, Any]:
-    """Everything that the tables print, as one JSON object.
+@dataclass(frozen=True)
+class DatasetStudy(Study):
+    """The description of a dataset.
+
+    Attributes:
+        source: Name of the dataset.
+        folder: Folder of real data, or ``None`` for the synthetic world.
+        models: Response models to assess, on both splits.
+    """
+
+    source: str
+    folder: str | None
+    models: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return f"datasets_{self.source}_{'real' if self.folder else 'synthetic'}"
+
+    def load(self) -> Dataset:
+        """The data, one object for all who ask in this process."""
+        return shared_dataset(self.source, self.folder, 0)
+
+    def header(self) -> Result:
+        dataset = self.load()
+        about = {"split_by": dataset.split_by, "notes": dict(dataset.notes)}
+        return {"study": "datasets", "dataset": data_block(dataset) | about}
+
+    def is_complete(self, path: Path, result: Result) -> bool:
+        return super().is_complete(path, result) and set(result["quality"]) == set(self.models)
+
+    def make(self, path: Path) -> Result:
+        return describe(self.load(), self.models)
+
+    @staticmethod
+    def markdown(results: list[Result]) -> str:
+        """Table 1, the models' quality on held-out rows, and the two readings of Figure 2."""
+        return "\n\n".join([_rows_table(results), _quality_table(results), _readings(results)])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument(
+        "--dataset",
+        metavar="NAME[=PATH]",
+        action="append",
+        default=[],
+        help="kuairec=DIR for real data, kuairec for the synthetic world; default: both worlds",
+    )
+    parser.add_argument("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files"
+    )
+
+
+def main(options: argparse.Namespace) -> None:
+    """Describes the datasets, prints the tables, and draws Figure 2."""
+    sources = [source.partition("=") for source in options.dataset or ENVS]
+    models = tuple(options.models)
+    studies = [DatasetStudy(name, path if sign else None, models) for name, sign, path in sources]
+    paths = run_studies(studies, options.out)
+    print(DatasetStudy.markdown([read_result(path) for path in paths]))
+    print(*paths, sep="\n")
+    path = options.out / "datasets_exposure_and_reward.png"
+    draw([study.load() for study in studies]).savefig(path)
+    print(path)
+
+
+def describe(dataset: Dataset, models: Sequence[str]) -> Result:
+    """All numbers of the tables.
 
     Args:
         dataset: The data.
         models: Response models to assess, on both splits.
 
     Returns:
-        ``study``, ``dataset``, ``rows``, ``exposure_and_reward``, ``quality``, ``versions`` and
-        ``commit``.
+        ``rows``, ``rates``, ``exposure_and_reward`` and ``quality``.
     """
     log = dataset.train_log
     exposures, reward = item_totals(log, len(dataset.item_ids))
     seen = exposures >= FEW_ROWS
     return {
-        "study": "datasets",
-        "dataset": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-            "split_by": dataset.split_by,
-            "notes": dict(dataset.notes),
-        },
         "rows": {
             name: counts(table)
             for name, table in (
@@ -75,25 +140,15 @@ def describe(dataset: Dataset, models: tuple[str, ...]) -> dict[str, Any]:
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
             for model in models
         },
-        "versions": versions(),
-        "commit": commit(),
     }
 
 
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
-    """Quality by behaviour; JSON knows no NaN, so what cannot be measured is ``None``."""
+    """Quality by behaviour; JSON knows no NaN, so a measure without a value is ``None``."""
     return {
         behaviour: {name: None if np.isnan(value) else value for name, value in values.items()}
         for behaviour, values in assess(dataset, split, model).metrics.items()
     }
-
-
-def write_description(out: Path, description: dict[str, Any]) -> Path:
-    """Writes one description, whole or not at all."""
-    world = "synthetic" if description["dataset"]["synthetic"] else "real"
-    path = out / f"datasets_{description['dataset']['name']}_{world}.json"
-    write_atomically(path, (json.dumps(description, indent=1) + "\n").encode())
-    return path
 
 
 def counts(table: Interactions) -> dict[str, int]:
@@ -105,7 +160,8 @@ def counts(table: Interactions) -> dict[str, int]:
 def item_totals(log: Interactions, n_items: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Exposures of each item and the sum of its responses, both (n_items,)."""
     exposures = np.bincount(log.items, minlength=n_items)
-    return exposures, np.bincount(log.items, log.response, minlength=n_items)
+    reward = np.bincount(log.items, log.response, minlength=n_items)
+    return exposures.astype(np.int64), reward.astype(np.float64)
 
 
 def r_squared(x: NDArray[Any], y: NDArray[Any]) -> float:
@@ -115,50 +171,50 @@ def r_squared(x: NDArray[Any], y: NDArray[Any]) -> float:
     return float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
-def markdown(descriptions: list[dict[str, Any]]) -> str:
-    """Table 1, the models' quality on held-out rows, and the two readings of Figure 2."""
-    lines = [
-        "### Table 1: rows",
-        "",
-        "| dataset | usage | users | items | interactions | published users / items / rows |",
-        "|---|---|--:|--:|--:|---|",
-    ]
-    for one in descriptions:
-        source = SOURCES.get(one["dataset"]["name"], Source)
-        for usage, size in one["rows"].items():
+def _rows_table(results: list[Result]) -> str:
+    rows = []
+    for result in results:
+        source = SOURCES.get(result["dataset"]["name"], Source)
+        for usage, size in result["rows"].items():
             published = " / ".join(source.published.get(usage, ()))
-            numbers = " | ".join(f"{size[key]:,}" for key in ("users", "items", "interactions"))
-            lines.append(f"| {_name(one)} | {usage} | {numbers} | {published} |")
-    lines += [
-        "",
-        "### Response models on rows that they have not seen",
-        "",
-        "| dataset | model | split | behaviour | " + " | ".join(MEASURES.values()) + " | rows |",
-        "|---|---|---|---|" + "--:|" * (len(MEASURES) + 1),
-    ]
-    for one in descriptions:
-        for model, splits in one["quality"].items():
+            numbers = (f"{size[key]:,}" for key in ("users", "items", "interactions"))
+            rows.append([_name(result), usage, *numbers, published])
+    header = ["dataset", "usage", "users", "items", "interactions",
+              "published users / items / rows"]  # fmt: skip
+    return section("Table 1: rows", markdown_table(header, rows, "llrrrl"))
+
+
+def _quality_table(results: list[Result]) -> str:
+    rows = []
+    for result in results:
+        for model, splits in result["quality"].items():
             for split, behaviours in splits.items():
                 for behaviour, values in behaviours.items():
-                    measured = [values[name] for name in MEASURES]
-                    cells = ["" if value is None else f"{value:.4f}" for value in measured]
-                    cells = [_name(one), model, split, behaviour, *cells, f"{values['rows']:,.0f}"]
-                    lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "### Figure 2: exposure and reward of the train log's items", ""]
-    for one in descriptions:
-        facts = one["exposure_and_reward"]
+                    measured = (values[name] for name in MEASURES)
+                    cells = ("" if value is None else f"{value:.4f}" for value in measured)
+                    labels = (_name(result), model, split, behaviour)
+                    rows.append([*labels, *cells, f"{values['rows']:,.0f}"])
+    header = ["dataset", "model", "split", "behaviour", *MEASURES.values(), "rows"]
+    title = "Response models on rows that they have not seen"
+    return section(title, markdown_table(header, rows, "llllr"))
+
+
+def _readings(results: list[Result]) -> str:
+    lines = []
+    for result in results:
+        numbers = result["exposure_and_reward"]
         lines.append(
-            f"* {_name(one)}, {facts['items']:,} items with at least {FEW_ROWS} rows: exposures "
-            f"explain {facts['r2_total']:.2f} of the variance of an item's TOTAL reward, which "
-            f"grows with every exposure, but {facts['r2_mean']:.2f} of its MEAN reward."
+            f"* {_name(result)}, {numbers['items']:,} items with at least {FEW_ROWS} rows: "
+            f"exposures explain {numbers['r2_total']:.2f} of the variance of an item's TOTAL "
+            f"reward, which grows with every exposure, but {numbers['r2_mean']:.2f} of its MEAN "
+            "reward."
         )
-    return "\n".join(lines)
+    return section("Figure 2: exposure and reward of the train log's items", "\n".join(lines))
 
 
-def plot(datasets: list[Dataset], out: Path) -> Path:
-    """Draws Figure 2: an item's exposures against its total and against its mean reward."""
-    out.mkdir(parents=True, exist_ok=True)
-    figure = Figure(figsize=(9, 3.6 * len(datasets)), layout="constrained")
+def draw(datasets: Sequence[Dataset]) -> Figure:
+    """Figure 2: an item's exposures against its total and against its mean reward."""
+    figure = Figure(figsize=(9, 3.6 * len(datasets)), layout="constrained", dpi=120)
     grid = figure.subplots(len(datasets), 2, squeeze=False)
     for row, dataset in zip(grid, datasets, strict=True):
         exposures, total = item_totals(dataset.train_log, len(dataset.item_ids))
@@ -177,11 +233,9 @@ def plot(datasets: list[Dataset], out: Path) -> Path:
             axes.set_ylabel(f"{label} of the item")
             axes.set_title(f"{dataset.name} ({kind}): $R^2$ = {r2:.2f}")
             axes.grid(alpha=0.3)
-    path = out / "datasets_exposure_and_reward.png"
-    figure.savefig(path, dpi=120)
-    return path
+    return figure
 
 
-def _name(description: dict[str, Any]) -> str:
-    kind = "SYNTHETIC" if description["dataset"]["synthetic"] else "real"
-    return f"{description['dataset']['name']} ({kind})"
+def _name(result: Result) -> str:
+    kind = "SYNTHETIC" if result["dataset"]["synthetic"] else "real"
+    return f"{result['dataset']['name']} ({kind})"

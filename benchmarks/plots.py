@@ -1,7 +1,8 @@
-"""Figures from result files: learning curves, and the plane of an agent's worth against AD."""
+"""The ``plot`` command: learning curves, and the plane of an agent's worth against AD."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,17 @@ from cycler import cycler
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
-from benchmarks.registry import task_of
-from benchmarks.results import Result
-from benchmarks.statistics import mean_and_ci95
-from benchmarks.tables import by_world
+from benchmarks.commands import add_folder
+from benchmarks.results import Result, read_results, task_of
+from benchmarks.tables import by_world, metric
 from kuaisim_gym.envs.tasks import TASKS
+
+add_arguments = add_folder
+
+
+def main(options: argparse.Namespace) -> None:
+    """Draws the figures beside the results and prints the names of their files."""
+    print(*plot_all(read_results(options.folder), options.folder), sep="\n")
 
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:
@@ -30,17 +37,16 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
     """
     out.mkdir(parents=True, exist_ok=True)
     files = []
-    for (env, synthetic, fingerprint, max_len), agents in by_world(results).items():
-        world = "synthetic" if synthetic else "real"
-        title = f"{env}, {world} data, max_len {max_len}"
+    for world, agents in by_world(results).items():
+        data = "synthetic" if world.synthetic else "real"
         for name, draw in (("curves", _curves), ("plane", _plane)):
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             axes = figure.subplots()
-            draw(axes, agents, task_of(env))
+            draw(axes, agents, task_of(world.env))
             name_agents(figure)
-            axes.set_title(title)
+            axes.set_title(f"{world.env}, {data} data, max_len {world.max_len}")
             axes.grid(alpha=0.3)
-            path = out / f"{name}_{env}_{world}-{fingerprint[:8]}_T{max_len}.png"
+            path = out / f"{name}_{world.slug}.png"
             figure.savefig(path, dpi=120)
             files.append(path)
     return files
@@ -72,7 +78,7 @@ def draw_curves(
     """
     axes.set_prop_cycle(_styles())
     for agent, runs in agents.items():
-        curves = [one["train"]["curve"] for one in runs if one["train"]["curve"]]
+        curves = [run["train"]["curve"] for run in runs if run["train"]["curve"]]
         if not curves:
             continue
         points = min(len(curve) for curve in curves)
@@ -91,12 +97,11 @@ def _styles() -> Any:
 
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
-    """Where each agent lies; of whole sessions, long and balanced ones are at the upper left."""
+    """Positions of the agents; of whole sessions, long and balanced ones are at the upper left."""
     measure, label = TASKS[task].headline
-    for place, (agent, runs) in enumerate(agents.items()):
-        ad = mean_and_ci95([one["metrics"]["ad"] for one in runs])[0]
-        worth = mean_and_ci95([one["metrics"][measure] for one in runs])[0]
-        marker = "os^vDP*X"[place % 8]
-        axes.scatter([ad], [worth], marker=marker, s=60, color=f"C{place}", label=agent)
+    for number, (agent, runs) in enumerate(agents.items()):
+        ad, worth = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))
+        style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}"}
+        axes.scatter([ad], [worth], s=60, label=agent, **style)
     axes.set_xlabel("AD (0 is balanced)")
     axes.set_ylabel(f"{label}, test")

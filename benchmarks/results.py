@@ -1,19 +1,20 @@
-"""Result files: what a run writes, and what tables and plots read."""
+"""Result files: their keys, the worlds that they are about, and reading them."""
 
 from __future__ import annotations
 
 import json
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.errors import DataFormatError
 
+RUN = "run"  # the study of a result that names none
 METRICS = (
     "len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage",
 )  # fmt: skip
@@ -22,39 +23,50 @@ KEYS = frozenset(
      "versions", "commit"}
 )  # fmt: skip
 
+PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3")
+
 Result = dict[str, Any]
 
 
-World = tuple[str, bool, str, int]  # env, synthetic, fingerprint, max_len
+class World(NamedTuple):
+    """The fields that must agree for two results to be comparable."""
+
+    env: str
+    synthetic: bool
+    fingerprint: str
+    max_len: int
+
+    @property
+    def slug(self) -> str:
+        """A name for files."""
+        data = "synthetic" if self.synthetic else "real"
+        return f"{self.env}_{data}-{self.fingerprint[:8]}_T{self.max_len}"
+
+    @property
+    def title(self) -> str:
+        """A name for headings: no synthetic world may be taken for real data."""
+        data = "SYNTHETIC world" if self.synthetic else "real rows"
+        return f"{self.env}, {data} {self.fingerprint}, T {self.max_len}"
 
 
 def world_of(result: Result) -> World:
-    """What must agree for two results to be comparable."""
+    """The world of a result."""
     dataset = result["dataset"]
-    return result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"]
+    return World(result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"])
+
+
+def task_of(env: str) -> str:
+    """Name of a registered environment's task, a key of ``kuaisim_gym.envs.tasks.TASKS``."""
+    return str(ENVIRONMENTS[env].get("task", "session"))
 
 
 def data_block(dataset: Dataset) -> dict[str, Any]:
-    """The ``dataset`` block of a result: what it was made with, and whether that is real."""
+    """The ``dataset`` block of a result: its data, and whether they are real."""
     return {
         "name": dataset.name,
         "synthetic": dataset.synthetic,
         "fingerprint": dataset.fingerprint,
     }
-
-
-def result_path(out: Path, result: Result) -> Path:
-    """Where a run's result lies: one file for each agent, environment, length, data and seed."""
-    world = "synthetic" if result["dataset"]["synthetic"] else "real"
-    name = f"{result['agent']}_{result['env']}_{world}_T{result['max_len']}_seed{result['seed']}"
-    return out / f"{name}.json"
-
-
-def write_result(out: Path, result: Result) -> Path:
-    """Writes one result, whole or not at all."""
-    path = result_path(out, result)
-    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
-    return path
 
 
 def read_result(path: Path) -> Result:
@@ -69,94 +81,61 @@ def read_result(path: Path) -> Result:
         raise DataFormatError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
         raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
-    missing = KEYS - result.keys()
-    if "study" not in result and missing:
-        raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+    if "study" not in result:
+        _check_keys(path, result, KEYS)
     return result
 
 
-def already_there(path: Path, header: Result) -> bool:
-    """Whether the result of a study, with this header, is there already.
-
-    Raises:
-        ConfigError: What is there is the result of other data or settings.
-    """
-    if not path.exists():
-        return False
-    check_same(path, header, read_result(path))
-    return True
+def run_of(result: Result) -> Hashable:
+    """World, agent and seed of a run's result."""
+    return world_of(result), result["agent"], result["seed"]
 
 
-def check_same(path: Path, header: Result, there: Mapping[str, Any]) -> None:
-    """Refuses to take what a file holds for the study that has this header.
-
-    Raises:
-        ConfigError: What is there is the result of other data or settings.
-    """
-    found = {name: there.get(name) for name in header}
-    different = [name for name in header if found[name] != header[name]]
-    if different:
-        wanted = {name: header[name] for name in different}
-        found = {name: found[name] for name in different}
-        raise ConfigError(
-            f"{path} holds the result of other data or settings: wanted {wanted}, found {found}. "
-            "Remove it or choose another folder."
-        )
-
-
-def read_results(folder: Path) -> list[Result]:
-    """All run results under a folder, in a stable order; studies are left out.
-
-    Raises:
-        DataFormatError: There are none, a file is not a result, or one run is there twice.
-    """
-    results = []
-    seen: dict[tuple[object, ...], Path] = {}
-    for path in sorted(folder.rglob("*.json")):
-        result = read_result(path)
-        if "study" in result:
-            continue
-        run = (*world_of(result), result["agent"], result["seed"])
-        if run in seen:
-            raise DataFormatError(
-                f"{seen[run]} and {path} are the same agent, world and seed: one would count as "
-                "two seeds. Give a folder that holds one of them."
-            )
-        seen[run] = path
-        results.append(result)
-    if not results:
-        raise DataFormatError(f"There are no results under {folder}; make some with `run`.")
-    return results
-
-
-def read_parts(folder: Path, study: str, keys: frozenset[str]) -> list[tuple[Path, Result]]:
-    """The results of one study under a folder, in a stable order; other files are left out.
+def read_results(
+    folder: Path,
+    study: str = RUN,
+    keys: frozenset[str] = KEYS,
+    identity: Callable[[Result], Hashable] | None = run_of,
+    subject: str = "agent",
+) -> list[Result]:
+    """All results of one study under a folder, in a stable order; other files are left out.
 
     Args:
         folder: Searched with all below it.
         study: Name of the study, and of the command that makes it.
-        keys: What each result must have.
+        keys: Keys that a result must have.
+        identity: Equal for results that measure the same and would be counted twice; ``None`` to
+            let all pass.
+        subject: What was measured, for the error message.
 
     Raises:
-        DataFormatError: There are none, or one is damaged.
+        DataFormatError: There are none, a file is not a result, or a measurement has two files.
     """
-    parts = []
+    results: dict[Hashable, tuple[Path, Result]] = {}
     for path in sorted(folder.rglob("*.json")):
         result = read_result(path)
-        if result.get("study") != study:
+        if result.get("study", RUN) != study:
             continue
-        if missing := keys - result.keys():
-            raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
-        parts.append((path, result))
-    if not parts:
+        _check_keys(path, result, keys)
+        key = path if identity is None else identity(result)
+        if key in results:
+            raise DataFormatError(
+                f"{results[key][0]} and {path} are the same {subject}, world and seed: one would "
+                "count as two seeds. Give a folder that holds one of them."
+            )
+        results[key] = path, result
+    if not results:
         raise DataFormatError(f"There are no results under {folder}; make some with `{study}`.")
-    return parts
+    return [result for _, result in results.values()]
 
 
-def versions(
-    packages: Iterable[str] = ("numpy", "torch", "gymnasium", "stable-baselines3"),
-) -> dict[str, str]:
-    """Versions of Python and of what decides a result."""
+def _check_keys(path: Path, result: Result, keys: frozenset[str]) -> None:
+    if missing := keys - result.keys():
+        raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
@@ -165,14 +144,14 @@ def commit() -> str:
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
         )
-        return done.stdout.strip()
+        return process.stdout.strip()
 
     try:
-        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py", "benchmarks/hyperparams.yml")
-        changed = git("status", "--porcelain", "--", *(f":/{part}" for part in code))
+        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py")  # in all folders of it
+        changed = git("status", "--porcelain", "--", *(f":/{path}" for path in code))
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

@@ -1,7 +1,8 @@
-"""One run: train an agent on the train simulator, evaluate it on the test simulator."""
+"""The ``run`` command: train an agent on the train simulator, evaluate it on the test simulator."""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -18,26 +19,20 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.registry import AGENTS, LEARNERS, hyperparams
-from benchmarks.results import (
-    Result,
-    commit,
-    data_block,
-    read_result,
-    result_path,
-    versions,
-    write_result,
-)
+from benchmarks.agents import AGENTS, find_agent
+from benchmarks.commands import add_dataset, count
+from benchmarks.results import Result, commit, data_block, task_of, versions
+from benchmarks.study import Study, run_study
+from benchmarks.tables import markdown
 from benchmarks.training import Seconds, TrainingRecord, agent_logger
 from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
-from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.common.evaluation import evaluate
-from dsrm_agents.encoders.states import StateEncoder
 from kuaisim_gym import ENVIRONMENTS, metrics
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
 from kuaisim_gym.envs.shared import Agent
+from kuaisim_gym.envs.tasks import TASKS
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
@@ -52,10 +47,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """What to run.
+    """Settings of a run.
 
     Attributes:
-        agent: A name of the registry.
+        agent: Name of an agent of the benchmark, or ``module:attribute`` of another.
         env: A registered environment id.
         dataset: Folder of real data, or ``None`` for the synthetic world.
         max_len: T.
@@ -73,7 +68,7 @@ class Run:
     sessions: int = 1000
 
     def __post_init__(self) -> None:
-        check_choice("agent", self.agent, AGENTS)
+        find_agent(self.agent)
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -82,104 +77,169 @@ class Run:
                 f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
             )
 
+    def load(self) -> Dataset:
+        """The data, one object for all runs in this process."""
+        return shared_dataset(ENVIRONMENTS[self.env]["name"], self.dataset, 0)
 
-def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = None) -> Path:
-    """Trains, evaluates and writes the result; does nothing if the same run's is there already.
+    @property
+    def world(self) -> str:
+        """Environment, kind of data and length, for names of files."""
+        return f"{self.env}_{'real' if self.dataset else 'synthetic'}_T{self.max_len}"
 
-    While an agent trains, a checkpoint lies beside the result to be. A run that finds one goes on
-    from it, and ends with the result of a run that was never interrupted, training seconds apart.
-    Off-policy agents have none and start over.
 
-    Args:
-        spec: What to run.
-        out: Folder of the result file.
+@dataclass(frozen=True)
+class RunStudy(Study):
+    """A run and its result file.
+
+    While an agent trains, a checkpoint lies beside the result to be. A run goes on from it, and
+    ends with the result of a run that was never interrupted, training seconds apart. Off-policy
+    agents have none and start over.
+
+    Attributes:
+        spec: Settings of the run.
         progress: Whether to show progress bars.
         tensorboard: Folder in which training is logged for TensorBoard, in a folder of the
             result's name; ``None`` for no log.
+    """
 
-    Returns:
-        The result file.
+    spec: Run
+    progress: bool = True
+    tensorboard: Path | None = None
+
+    markdown = staticmethod(markdown)
+
+    @property
+    def name(self) -> str:
+        return f"{find_agent(self.spec.agent).name}_{self.spec.world}_seed{self.spec.seed}"
+
+    def header(self) -> Result:
+        return {
+            "agent": find_agent(self.spec.agent).name,
+            "env": self.spec.env,
+            "max_len": self.spec.max_len,
+            "seed": self.spec.seed,
+            "dataset": data_block(self.spec.load()),
+        }
+
+    def is_complete(self, path: Path, result: Result) -> bool:
+        spec = self.spec
+        expected: dict[str, Any] = {
+            "dataset": spec.load().fingerprint,
+            "sessions": spec.sessions,
+        }
+        actual = {
+            "dataset": result["dataset"]["fingerprint"],
+            "sessions": result["eval"]["sessions"],
+        }
+        agent = find_agent(spec.agent)
+        if agent.rule is None:
+            # Training ends with the step in which the last session does; a few may end with it.
+            surplus = result["train"]["episodes"] - spec.episodes
+            within = 0 <= surplus <= agent.hyperparams["n_envs"]
+            expected["episodes"] = spec.episodes
+            actual["episodes"] = spec.episodes if within else result["train"]["episodes"]
+        if expected != actual:
+            raise ConfigError(
+                f"{path} holds the result of another run: wanted {expected}, found {actual}. "
+                "Remove it or choose another folder."
+            )
+        return True
+
+    def make(self, path: Path) -> Result:
+        spec, checkpoint = self.spec, path.with_suffix(".checkpoint")
+        log = None if self.tensorboard is None else self.tensorboard / self.name
+        sessions, batch, train, evaluation = _play(
+            spec, spec.load(), self.progress, checkpoint, log
+        )
+        commits = train.pop("commits", [])
+        values = batch.summarise(sessions)
+        rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
+        intervals = metrics.bootstrap_ci95(sessions, batch.summarise, rng, together=together)
+        return {
+            "slate_size": sessions.slates.shape[2],
+            "train": train,
+            "eval": evaluation,
+            "metrics": values | {f"{name}_ci95": half for name, half in intervals.items()},
+            "commits": commits,
+        }
+
+
+def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = None) -> Path:
+    """Makes one run, if its result is missing, and returns the result file.
 
     Raises:
         ConfigError: ``out`` is a file, or holds the result or the checkpoint of a run with other
             settings; or TensorBoard is not installed.
         CheckpointError: The checkpoint is damaged, or of an agent made otherwise.
     """
-    dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
-    header: Result = {
-        "agent": spec.agent,
-        "env": spec.env,
-        "max_len": spec.max_len,
-        "seed": spec.seed,
-        "dataset": data_block(dataset),
-    }
-    path = result_path(out, header)
-    checkpoint = path.with_suffix(".checkpoint")
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The results' folder {out} is a file.")
-    if path.exists():
-        _check_same_run(path, spec, dataset)
-        checkpoint.unlink(missing_ok=True)  # of a run that ended between writing and this
-        return path
-    log = None if tensorboard is None else tensorboard / path.stem
-    sessions, batch, train, evaluation = _play(spec, dataset, progress, checkpoint, log)
-    values = batch.summarise(sessions)
-    rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
-    intervals = metrics.bootstrap_ci95(sessions, batch.summarise, rng, together=together)
-    result = header | {
-        "slate_size": sessions.slates.shape[2],
-        "train": train,
-        "eval": evaluation,
-        "metrics": values | {f"{name}_ci95": half for name, half in intervals.items()},
-        "versions": versions(),
-        "commit": ", ".join(dict.fromkeys([*train.pop("commits", []), commit()])),
-    }
-    write_result(out, result)
-    checkpoint.unlink(missing_ok=True)
-    return path
+    return run_study(RunStudy(spec, progress, tensorboard), out)
 
 
-def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
-    """Refuses to take another run's result for this one's."""
-    result = read_result(path)
-    wanted: dict[str, Any] = {"dataset": dataset.fingerprint, "sessions": spec.sessions}
-    found = {"dataset": result["dataset"]["fingerprint"], "sessions": result["eval"]["sessions"]}
-    if spec.agent in LEARNERS:
-        # Training ends with the step in which the last session does; a few more may end with it.
-        surplus = result["train"]["episodes"] - spec.episodes
-        within = 0 <= surplus <= hyperparams(spec.agent)["n_envs"]
-        wanted["episodes"] = spec.episodes
-        found["episodes"] = spec.episodes if within else result["train"]["episodes"]
-    if wanted != found:
-        raise ConfigError(
-            f"{path} holds the result of another run: wanted {wanted}, found {found}. "
-            "Remove it or choose another folder."
-        )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument(
+        "--agent", required=True, help=f"{', '.join(AGENTS)}, or mypackage.my:AGENT of your own"
+    )
+    parser.add_argument("--max-len", type=int, help="default: 30, or the task's own")
+    parser.add_argument("--seed", type=int, default=Run.seed)
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that runs, suites and searches share."""
+    parser.add_argument("--env", choices=tuple(ENVIRONMENTS), help=f"default: {Run.env}")
+    add_dataset(parser)
+    parser.add_argument("--episodes", type=int, default=Run.episodes, help="training sessions")
+    parser.add_argument("--sessions", type=int, default=Run.sessions, help="evaluation sessions")
+    parser.add_argument("--threads", type=count, default=1, help="torch threads a process")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
+    parser.add_argument(
+        "--tensorboard", type=Path, metavar="DIR", help="log training for TensorBoard there"
+    )
+
+
+def main(options: argparse.Namespace) -> None:
+    """Makes the run and prints the name of its file."""
+    torch.set_num_threads(options.threads)
+    print(run(spec_of(options), options.out, tensorboard=options.tensorboard))
+
+
+def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
+    """The run that the options describe, or one that differs in some settings."""
+    names = ("agent", "env", "dataset", "max_len", "seed", "episodes", "sessions")
+    settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
+    settings["env"] = settings["env"] or Run.env
+    if settings["max_len"] is None:
+        settings["max_len"] = usual_max_len(settings["env"])
+    return Run(**settings)
+
+
+def usual_max_len(env: str) -> int:
+    """The session length of an environment whose user names none."""
+    usual: int = TASKS[task_of(env)].defaults.get("max_len", SessionConfig.max_len)
+    return usual
 
 
 def _play(
     spec: Run, dataset: Dataset, progress: bool, checkpoint: Path, log: Path | None
 ) -> tuple[Sessions, SessionBatch, dict[str, Any], dict[str, Any]]:
     """Test sessions, their batch, and the ``train`` and ``eval`` blocks of the result."""
-    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
-    if spec.agent in REFERENCES:
-        env = evaluation_env(*world, {"action_type": "slate"})
-        agent: Any = make_reference(spec.agent, env.batch)
-        worn: VecEnv = env
-        train: dict[str, Any] = {"episodes": 0, "steps": 0, **_taken(Seconds()), "curve": []}
-    else:
-        learner = LEARNERS[spec.agent]
+    agent, fitted, model = find_agent(spec.agent), None, None
+    train: dict[str, Any] = {"episodes": 0, "steps": 0, **Seconds().block(), "curve": []}
+    if agent.rule is None:
         began = Seconds.now()
-        fitted = learner.fitted(dataset, spec.seed, progress)
+        fitted = agent.prepare(dataset, spec.seed, progress)
         fitting = Seconds.now() - began
-        agent, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
-        for name, seconds in _taken(fitting).items():
+        model, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
+        for name, seconds in fitting.block().items():
             train[name] += seconds  # once, however often the run was interrupted
-        if isinstance(fitted, StateEncoder):
-            train["encoder"] = fitted.report
-        env = evaluation_env(*world, learner.options)
-        worn = learner.play_in(env, fitted, hyperparams(spec.agent))
-    sessions, evaluation = play(agent, worn, spec.sessions)
+        if agent.report is not None:
+            train[agent.report] = fitted.report
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
+    env = evaluation_env(*world, agent.env_options)
+    policy: Any = model if agent.rule is None else agent.rule(env.batch)
+    wrapped = agent.wrap(env, fitted, agent.hyperparams, False)
+    sessions, evaluation = play(policy, wrapped, spec.sessions)
     return sessions, env.batch, train, evaluation
 
 
@@ -195,16 +255,16 @@ def train_agent(
     log: Path | None = None,
     prepare: Callable[[BaseAlgorithm], object] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
-    """Trains a learner behind what was fitted for it, or on the raw state.
+    """Trains an agent behind what was fitted for it, or on the raw state.
 
     Args:
-        spec: What to run; its agent is a learner.
+        spec: Settings of the run; its agent is one that is trained.
         dataset: The data.
-        fitted: What the agent wears: as its :meth:`Learner.fitted` gives it, or for an agent whose
-            states can be purified any purifier, or ``None``.
+        fitted: What the agent is wrapped with: see :meth:`~benchmarks.agents.Agent.prepare`; for an
+            agent whose states can be purified any purifier, or ``None``.
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
-        overrides: Hyper-parameters that stand before those of ``hyperparams.yml``.
+        overrides: Hyper-parameters that stand before the agent's own.
         checkpoint: File in which progress is kept, and from which it goes on if it is there; for
             on-policy agents alone.
         log: Folder of TensorBoard's files; ``None`` for no log.
@@ -218,17 +278,19 @@ def train_agent(
         ConfigError: The checkpoint is of a run with other settings, or there is no TensorBoard.
         CheckpointError: It is damaged, or of an agent made otherwise.
     """
-    learner, options = LEARNERS[spec.agent], hyperparams(spec.agent) | dict(overrides or {})
+    learner = find_agent(spec.agent)
+    assert learner.build is not None
+    options = learner.hyperparams | dict(overrides or {})
     record = TrainingRecord(spec.episodes, progress)
     n_envs = options.pop("n_envs")
-    worn = {name: options.pop(name) for name in learner.worn}
-    given: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.options}
-    env = make_vec_env(spec.env, n_envs, "train", users=users, **given)
-    outfit = learner.wear(env, fitted, worn, True)
-    agent = learner.build(outfit, options, spec.seed)
+    wrapper_options = {name: options.pop(name) for name in learner.wrapper_options}
+    world: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.env_options}
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **world)
+    wrapped = learner.wrap(env, fitted, wrapper_options, True)
+    agent = learner.build(wrapped, options, spec.seed)
     if prepare is not None:
         prepare(agent)
-    outfit.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
+    wrapped.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
     rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
     total = rounds * n_envs * env.batch.longest
     callbacks: list[BaseCallback] = [record]
@@ -254,14 +316,9 @@ def train_agent(
         # An offline agent plays none: it replays as many logged decisions as so many have steps.
         "episodes": spec.episodes if learner.offline else record.finished,
         "steps": int(agent.num_timesteps),
-        **_taken(record.seconds),
+        **record.seconds.block(),
         "curve": record.curve,
     } | ({"commits": commits} if commits else {})
-
-
-def _taken(seconds: Seconds) -> dict[str, float]:
-    """The part of the ``train`` block that says how long it took."""
-    return {"seconds": seconds.wall, "processor_seconds": seconds.processor}
 
 
 def _go_on(

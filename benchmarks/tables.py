@@ -1,127 +1,128 @@
-"""The result table: mean and 95 % interval over seeds, beside the published row."""
+"""The ``table`` command: means and 95 % intervals over seeds, beside the published rows."""
 
 from __future__ import annotations
 
+import argparse
 from collections import defaultdict
+from itertools import starmap
 
 import numpy as np
 
-from benchmarks.paper import METHODS, published
-from benchmarks.registry import AGENTS, LEARNERS, task_of
-from benchmarks.results import Result, World, world_of
-from benchmarks.statistics import mean_and_ci95
+from benchmarks import paper
+from benchmarks.agents import AGENTS
+from benchmarks.commands import add_folder
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
+from benchmarks.paper import published
+from benchmarks.results import Result, World, read_results, task_of, world_of
 from kuaisim_gym.envs.tasks import TASKS
 
 CEILING = "expected-oracle+quota"
-CONTROLS = {
-    "dsrm-hrl": (
-        "quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+ce", "hrl+rce", "hrl+tce",
-        "hrl+bod", "dsrm-hrl-logged",
-    ),
-    "hsrl": ("ppo", "hsrl-no-residual", "hsrl-no-token-credit"),
-    "hsrl+quota": ("quality+quota", "ppo+quota", "hrl"),
-    "hsrl+dsrm": ("hsrl+quota", "dsrm-hrl"),
-}  # fmt: skip
-_METHOD_OF = {agent: method for method, agent in METHODS.items()}
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 
+add_arguments = add_folder
+
+
+def main(options: argparse.Namespace) -> None:
+    """Prints the paper's tables, the summary and the tables of all worlds."""
+    results = read_results(options.folder)
+    tables = (paper.markdown(results), summary(results), markdown(results))
+    print(*filter(None, tables), sep="\n\n")
+
+
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent, agents in the registry's order."""
+    """Results by world and agent, those of the benchmark first and in its order."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
-    known = {agent: place for place, agent in enumerate(AGENTS)}
-    for result in sorted(results, key=lambda one: known.get(one["agent"], len(known))):
+    order = {agent: number for number, agent in enumerate(AGENTS)}
+    for result in sorted(results, key=lambda run: order.get(run["agent"], len(order))):
         worlds[world_of(result)][result["agent"]].append(result)
-    return worlds
+    return dict(sorted(worlds.items()))
+
+
+def metric(runs: list[Result], name: str) -> list[float]:
+    """Values of a metric, one a seed."""
+    return [run["metrics"][name] for run in runs]
 
 
 def markdown(results: list[Result]) -> str:
     """All tables, one for each environment, dataset and session length."""
-    return "\n".join(_table(world, agents) for world, agents in sorted(by_world(results).items()))
+    return "\n\n".join(starmap(_table, by_world(results).items())) + "\n"
 
 
 def summary(results: list[Result]) -> str:
     """One table of whole sessions with fairness: a row an agent, a column a world and a length."""
     worlds = {
         world: agents
-        for world, agents in sorted(by_world(results).items())
-        if task_of(world[0]) == "session"
+        for world, agents in by_world(results).items()
+        if task_of(world.env) == "session"
     }
     titles = [
-        f"{env.removesuffix('-Fair-v0')} {'SYNTHETIC' if synthetic else 'real'}, T = {max_len}"
-        for env, synthetic, _, max_len in worlds
+        f"{world.env.removesuffix('-Fair-v0')} {'SYNTHETIC' if world.synthetic else 'real'}, "
+        f"T = {world.max_len}"
+        for world in worlds
     ]
-    lines = ["| Len, R_each | " + " | ".join(titles) + " |", "|---|" + "--:|" * len(titles)]
-    for agent in AGENTS:
-        cells = [_len_and_reward(agents.get(agent, [])) for agents in worlds.values()]
-        if any(cells):
-            lines.append("| " + " | ".join([agent, *cells]) + " |")
-    return "\n".join(lines)
+    rows = []
+    foreign = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
+    for agent in [*AGENTS, *sorted(foreign)]:
+        runs = [agents.get(agent, []) for agents in worlds.values()]
+        if any(runs):
+            rows.append([agent, *map(_len_and_reward, runs)])
+    return markdown_table(["Len, R_each", *titles], rows)
 
 
 def _len_and_reward(runs: list[Result]) -> str:
     """Both with 95 % intervals over seeds; empty without runs."""
-    if not runs:
-        return ""
-    length, of_length = mean_and_ci95([one["metrics"]["len"] for one in runs])
-    reward, of_reward = mean_and_ci95([one["metrics"]["r_each"] for one in runs])
-    return f"{length:.2f} ± {of_length:.2f}, {reward:.3f} ± {of_reward:.3f}"
+    cells = interval(metric(runs, "len"), 2), interval(metric(runs, "r_each"))
+    return ", ".join(filter(None, cells))
 
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:
-    env, synthetic, fingerprint, max_len = world
-    kind = "SYNTHETIC world" if synthetic else "real rows"
+    kind = "SYNTHETIC world" if world.synthetic else "real rows"
     first = next(iter(agents.values()))[0]
-    task = task_of(env)
+    name, task = first["dataset"]["name"], task_of(world.env)
     columns = TASKS[task].columns
     last = ["Len / ceiling", "train s", "published Len"] if task == "session" else ["train s"]
-    lines = [
-        f"### {env}, {first['dataset']['name']} ({kind}, {fingerprint}), max_len {max_len}",
-        "",
-        "| " + " | ".join(["agent", "seeds", *columns.values(), *last]) + " |",
-        "|---|--:|" + "--:|" * len([*columns, *last]),
-    ]
-    lengths = {
-        agent: mean_and_ci95([one["metrics"]["len"] for one in runs])[0]
-        for agent, runs in agents.items()
-    }
-    ceiling = lengths.get(CEILING)
-    theirs = published(first["dataset"]["name"], max_len) if "-Fair-" in env else {}
+    lengths = {agent: mean_and_ci95(metric(runs, "len"))[0] for agent, runs in agents.items()}
+    reference = published(name, world.max_len) if "-Fair-" in world.env else {}
+    rows = []
     for agent, runs in agents.items():
-        cells = [agent, str(len(runs))]
-        for name in columns:
-            mean, half = mean_and_ci95([one["metrics"][name] for one in runs])
-            if len(runs) == 1:
-                half = runs[0]["metrics"][f"{name}_ci95"]
-            digits = _DIGITS.get(name, 3)
-            cells.append(f"{mean:.{digits}f} ± {half:.{digits}f}")
-        seconds = np.mean([one["train"]["seconds"] for one in runs])
+        cells = [agent, str(len(runs)), *(_cell(runs, column) for column in columns)]
+        seconds = np.mean([run["train"]["seconds"] for run in runs])
         trained = f"{seconds:.0f}" if seconds else ""
         if task == "session":
-            share = "" if ceiling is None else f"{lengths[agent] / ceiling:.3f}"
-            cells += [share, trained, theirs.get(_METHOD_OF.get(agent, ""), {}).get("len", "")]
+            share = f"{lengths[agent] / lengths[CEILING]:.3f}" if CEILING in lengths else ""
+            label = AGENTS[agent].label if agent in AGENTS else ""
+            length = reference.get(label, {}).get("len", "")
+            rows.append([*cells, share, trained, length])
         else:
-            cells.append(trained)
-        lines.append("| " + " | ".join(cells) + " |")
-    sessions = first["eval"]["sessions"]
-    lines += ["", *([*_verdict(lengths), *_paired(agents)] if task == "session" else [])]
+            rows.append([*cells, trained])
     note = (
-        f"± is a 95 % interval over seeds (over sessions where there is one seed); {sessions:,} "
-        "test sessions a seed."
+        "± is a 95 % interval over seeds (over sessions where there is one seed); "
+        f"{first['eval']['sessions']:,} test sessions a seed."
     )
     if task == "session":
         note += (
             f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
             "its own simulator, where R has another scale."
         )
-    return "\n".join([*lines, note, ""])
+    title = f"{world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}"
+    table = markdown_table(["agent", "seeds", *columns.values(), *last], rows)
+    comparisons = [_verdict(agents, lengths), _paired(agents)] if task == "session" else []
+    return section(title, table, *comparisons, note)
 
 
-def _verdict(lengths: dict[str, float]) -> list[str]:
-    """Which learned agent has the longest sessions, and what that is worth."""
-    learned = {agent: length for agent, length in lengths.items() if agent in LEARNERS}
+def _cell(runs: list[Result], name: str) -> str:
+    """Mean and interval over seeds, or over the sessions of a single seed."""
+    digits = _DIGITS.get(name, 3)
+    cell = interval(metric(runs, name), digits)
+    return cell if len(runs) > 1 else f"{cell} ± {runs[0]['metrics'][f'{name}_ci95']:.{digits}f}"
+
+
+def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
+    """The learned agent with the longest sessions, beside the references."""
+    learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
-        return []
+        return ""
     longest = max(learned, key=learned.__getitem__)
     shares = [
         f"{learned[longest] / lengths[reference]:.3f} of {reference}"
@@ -129,23 +130,24 @@ def _verdict(lengths: dict[str, float]) -> list[str]:
         if reference in lengths
     ]
     sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"
-    return [", ".join([sentence, *shares]) + ".", ""]
+    return ", ".join([sentence, *shares]) + "."
 
 
-def _paired(agents: dict[str, list[Result]]) -> list[str]:
+def _paired(agents: dict[str, list[Result]]) -> str:
     """Our agents against their controls: all agents of a seed meet the same users."""
-    metrics = {
-        agent: {one["seed"]: one["metrics"] for one in runs} for agent, runs in agents.items()
+    by_seed = {
+        agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }
     lines = []
-    for agent, control in [(one, other) for one, others in CONTROLS.items() for other in others]:
-        ours, theirs = metrics.get(agent, {}), metrics.get(control, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        if len(seeds) < 2:
+    pairings = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
+    for agent, control in pairings:
+        metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
+        pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
+        if len(pairs) < 2:
             continue
-        differences = []
-        for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4)):
-            mean, half = mean_and_ci95([ours[seed][name] - theirs[seed][name] for seed in seeds])
-            differences.append(f"{label} {mean:+.{digits}f} ± {half:.{digits}f}")
+        differences = [
+            f"{label} {interval([x[name] - y[name] for x, y in pairs], digits, '+')}"
+            for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4))
+        ]
         lines.append(f"* {agent} less {control}, seed by seed: {', '.join(differences)}.")
-    return [*lines, ""] if lines else []
+    return "\n".join(lines)

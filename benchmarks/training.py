@@ -1,4 +1,4 @@
-"""What is kept of a training: finished sessions, the learning curve, the time, the log."""
+"""The record of a training: finished sessions, the learning curve, the time, the log."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CURVE_POINTS = 50
 
 @dataclass(frozen=True)
 class Seconds:
-    """What something takes.
+    """Durations in seconds.
 
     Attributes:
         wall: By the clock on the wall.
@@ -35,11 +35,15 @@ class Seconds:
         """Both clocks, which begin anywhere."""
         return cls(time.perf_counter(), time.process_time())
 
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall + other.wall, self.processor + other.processor)
+    def block(self) -> dict[str, float]:
+        """Both, by their names in results."""
+        return {"seconds": self.wall, "processor_seconds": self.processor}
 
-    def __sub__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall - other.wall, self.processor - other.processor)
+    def __add__(self, seconds: Seconds) -> Seconds:
+        return Seconds(self.wall + seconds.wall, self.processor + seconds.processor)
+
+    def __sub__(self, seconds: Seconds) -> Seconds:
+        return Seconds(self.wall - seconds.wall, self.processor - seconds.processor)
 
 
 class TrainingRecord(BaseCallback):
@@ -90,17 +94,17 @@ class TrainingRecord(BaseCallback):
         self.finished += len(ended)
         self._latest += ended
         self._bar.update(len(ended))
-        every = max(1, self.episodes // CURVE_POINTS)
-        while len(self._latest) >= every:
-            self._add_point(self._latest[:every])
-            del self._latest[:every]
+        block = max(1, self.episodes // CURVE_POINTS)
+        while len(self._latest) >= block:
+            self._add_point(self._latest[:block])
+            del self._latest[:block]
         return self.finished < self.episodes
 
     def _on_training_end(self) -> None:
         self._bar.close()
 
     def _add_point(self, block: list[dict[str, float]]) -> None:
-        means = {name: float(np.mean([one[name] for one in block])) for name in block[0]}
+        means = {name: float(np.mean([session[name] for session in block])) for name in block[0]}
         for name, value in means.items():
             self.logger.record(f"session/{name}", value)
         episodes = (len(self.curve) + 1) * len(block)

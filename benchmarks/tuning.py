@@ -1,9 +1,9 @@
-"""Searches an agent's hyper-parameters, on the train simulator alone, with Optuna.
+"""The ``tune`` command: searches an agent's hyper-parameters on the train simulator, with Optuna.
 
 A fifth of the train users is held out. A trial trains on the others and is worth the mean length
 of the sessions that it then plays, without exploring, with the users held out. A purifier is fitted
-once, on the logs of all train users. The first trial has the settings of ``hyperparams.yml``, so
-that the best is never worse than they are.
+once, on the logs of all train users. The first trial has the agent's present settings, so that the
+best is never worse than they are.
 
 Trials are kept in Optuna's journal beside the result file. What is drawn depends on the seed and on
 the finished trials alone: a study that was killed goes on as if it had not been.
@@ -11,14 +11,16 @@ the finished trials alone: a study that was killed goes on as if it had not been
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import yaml
+import torch
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.storages import JournalStorage
@@ -26,22 +28,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from benchmarks.registry import LEARNERS, hyperparams, task_of
-from benchmarks.results import (
-    Result,
-    already_there,
-    check_same,
-    commit,
-    data_block,
-    read_result,
-    versions,
-)
-from benchmarks.run import Run, evaluation_env, play, train_agent
+from benchmarks.agents import find_agent
+from benchmarks.commands import count
+from benchmarks.formatting import markdown_table
+from benchmarks.results import Result, data_block, read_result, task_of
+from benchmarks.run import Run, add_run_arguments, evaluation_env, play, spec_of, train_agent
+from benchmarks.study import Study, check_same, run_study, save
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 
 STUDY = "tune"
@@ -50,152 +45,108 @@ HELD_OUT_SHARE = 0.2  # of the train users
 SHOWN = 10  # trials in the table
 VERSIONS = ("numpy", "torch", "gymnasium", "stable-baselines3", "optuna")
 
-Space = dict[str, BaseDistribution]  # what a study varies, by the names of hyperparams.yml
 
+@dataclass(frozen=True)
+class TuneStudy(Study):
+    """A search of an agent's hyper-parameters; its result grows with every trial.
 
-def _log(low: float, high: float) -> BaseDistribution:
-    return FloatDistribution(low, high, log=True)
+    Attributes:
+        spec: The agent and its world; ``episodes`` and ``sessions`` are those of one trial, the
+            seed is that of the held-out users, of training and of the search.
+        trials: Finished trials in all, those of earlier searches included.
+        progress: Whether to show a progress bar.
+    """
 
+    packages = VERSIONS
 
-def _one_of(*choices: float) -> BaseDistribution:
-    return CategoricalDistribution(choices)
+    spec: Run
+    trials: int
+    progress: bool = True
 
+    def __post_init__(self) -> None:
+        if not find_agent(self.spec.agent).space:
+            raise ConfigError(
+                f"agent must be one of those with settings to search, got {self.spec.agent!r}: "
+                "mark some as log_uniform, uniform or one_of."
+            )
+        check_choice("env", self.spec.env, ENVS)
+        check_whole("trials", self.trials, 1)
 
-_A2C: Space = {
-    "learning_rate": _log(3e-4, 1e-2),
-    "n_steps": _one_of(8, 16, 32),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "gae_lambda": _one_of(0.9, 0.95, 1.0),
-    "ent_coef": _log(1e-6, 1e-2),
-}
-_PPO: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "n_epochs": _one_of(3, 5, 10),
-    "batch_size": _one_of(256, 512, 1024),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "ent_coef": _log(1e-6, 1e-2),
-}
-_SCORER: Space = {**_PPO, "log_std_init": FloatDistribution(-4.0, -1.0)}
-_TD3: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "batch_size": _one_of(128, 256, 512),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "noise_std": _log(0.03, 0.3),
-}
-_BCQ: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.5, 0.9, 0.99),
-    "divergence_weight": _log(0.1, 1.0),
-}
-_MOFIR: Space = {
-    "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "noise_std": _log(0.03, 0.3),
-    "action_l2": _log(0.1, 3.0),
-    "preference": FloatDistribution(0.0, 1.0),
-}
-_DORL: Space = _A2C | {"uncertainty_coef": _log(0.01, 1.0), "entropy_coef": _log(0.01, 10.0)}
-_DNAIR: Space = {
-    "learning_rate": _log(1e-4, 3e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "beta": _log(1e-3, 0.4),
-    "similar": _one_of(100, 300, 1000),
-}
-_SAC4IR: Space = {
-    "learning_rate": _log(1e-4, 1e-3),
-    "gamma": _one_of(0.9, 0.95, 0.99),
-    "target_entropy_ratio": FloatDistribution(0.2, 0.9),
-    "novelty_coef": _log(1e-3, 0.5),
-}
-_HRL: Space = {
-    "learning_rate": _log(2e-4, 5e-3),
-    "n_epochs": _one_of(1, 2, 3),
-    "clip_range": _one_of(0.1, 0.2, 0.3),
-    "manager_gamma": _one_of(0.9, 0.95, 0.99),
-    "fairness_coef": _log(0.3, 5.0),
-}
-_HSRL: Space = {
-    "learning_rate": _log(3e-4, 1e-2),
-    "n_epochs": _one_of(1, 2, 3),
-    "gamma": _one_of(0.5, 0.8, 0.9, 0.95),
-    "levels": _one_of(2, 3),
-    "codes": _one_of(16, 32),
-}
-SPACES: dict[str, Space] = {
-    "a2c": _A2C,
-    "ppo": _PPO,
-    "ppo+dsrm": _PPO,
-    "ppo+blank": _PPO,
-    "ppo+quota": _SCORER,
-    "flat": _SCORER | {"fairness_coef": _log(0.3, 5.0)},
-    "flat+quota": _SCORER,
-    "td3": _TD3,
-    "bcq": _BCQ,
-    "mofir": _MOFIR,
-    "dorl": _DORL,
-    "dnair": _DNAIR,
-    "sac4ir": _SAC4IR,
-    "hrl": _HRL,
-    "hrl+ce": _HRL,
-    "hrl+rce": _HRL,
-    "hrl+tce": _HRL,
-    "hrl+bod": _HRL,
-    "dsrm-hrl": _HRL,
-    "dsrm-hrl-logged": _HRL,
-    "hsrl": _HSRL,
-    "hsrl-no-residual": _HSRL,
-    "hsrl-no-token-credit": _HSRL,
-    "hsrl+quota": _HSRL,
-    "hsrl+dsrm": _HSRL,
-}
+    @property
+    def name(self) -> str:
+        return f"{STUDY}_{find_agent(self.spec.agent).name}_{self.spec.world}"
+
+    def header(self) -> Result:
+        spec, agent = self.spec, find_agent(self.spec.agent)
+        space, present = agent.space, agent.hyperparams
+        return {
+            "study": STUDY,
+            "agent": agent.name,
+            "env": spec.env,
+            "max_len": spec.max_len,
+            "dataset": data_block(spec.load()),
+            "settings": {"episodes": spec.episodes, "sessions": spec.sessions, "seed": spec.seed},
+            "space": {name: _describe(distribution) for name, distribution in space.items()},
+            "fixed": {name: value for name, value in present.items() if name not in space},
+        }
+
+    def is_complete(self, path: Path, result: Result) -> bool:
+        return super().is_complete(path, result) and len(result["trials"]) >= self.trials
+
+    def make(self, path: Path) -> Result:
+        spec, dataset = self.spec, self.spec.load()
+        study = _open(path.with_suffix(".journal"), self.header())
+        written = len(read_result(path)["trials"]) if path.exists() else 0
+        if len(_finished(study)) < written:
+            raise ConfigError(
+                f"{path} holds {written} trials, of which its journal {path.stem}.journal lacks "
+                f"some: put the journal back, ask for at most {written} trials, or choose another "
+                "folder."
+            )
+        fitted = find_agent(spec.agent).prepare(dataset, spec.seed, self.progress)
+        users = split_users(dataset, spec.seed)
+        with tqdm(total=self.trials, desc="Trials", unit="trial", disable=not self.progress) as bar:
+            while len(finished := _finished(study)) < self.trials:
+                if finished:
+                    save(self, path, _trials(finished))
+                bar.update(len(finished) - bar.n)
+                trial = _ask(study, spec)
+                study.tell(trial, session_length(spec, dataset, fitted, users, _params(trial)))
+            bar.update(len(finished) - bar.n)
+        return _trials(finished)
+
+    @staticmethod
+    def markdown(results: list[Result]) -> str:
+        """Each search's trials, best first, and its best settings."""
+        return "\n\n".join(_table(result) for result in results)
 
 
 def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
-    """Searches until the study has so many trials; those that are there already count.
-
-    Args:
-        spec: The agent and its world; ``episodes`` and ``sessions`` are those of one trial, the
-            seed is that of the held-out users, of training and of the search.
-        trials: Finished trials in all.
-        out: Folder of the result file and of the journal.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        The result file, which every trial brings up to date.
+    """Searches until the study has so many trials, and returns the result file.
 
     Raises:
         ConfigError: The agent has no space, all sessions of the environment have one length,
             ``out`` is a file, or it holds a study of other data or settings.
     """
-    check_choice("agent", spec.agent, SPACES)
-    check_choice("env", spec.env, ENVS)
-    check_whole("trials", trials, 1)
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The results' folder {out} is a file.")
-    dataset = shared_dataset(ENVIRONMENTS[spec.env]["name"], spec.dataset, 0)
-    header = _header(spec, dataset)
-    path = study_path(out, header)
-    known = len(read_result(path)["trials"]) if already_there(path, header) else 0
-    if known >= trials:
-        return path
-    study = _open(path.with_suffix(".journal"), header)
-    if len(_finished(study)) < known:
-        raise ConfigError(
-            f"{path} holds {known} trials, of which its journal {path.stem}.journal lacks some: "
-            f"put the journal back, ask for at most {known} trials, or choose another folder."
-        )
-    fitted = LEARNERS[spec.agent].fitted(dataset, spec.seed, progress)
-    users = split_users(dataset, spec.seed)
-    with tqdm(total=trials, desc="Trials", unit="trial", disable=not progress) as bar:
-        while True:
-            finished = _finished(study)
-            if finished:
-                _write(path, header, finished)
-            bar.update(len(finished) - bar.n)
-            if len(finished) >= trials:
-                return path
-            trial = _ask(study, spec)
-            study.tell(trial, session_length(spec, dataset, fitted, users, _params(trial)))
+    return run_study(TuneStudy(spec, trials, progress), out)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("agent", metavar="AGENT", help="see run")
+    parser.add_argument("--max-len", type=int, help="default: 30")
+    parser.add_argument(
+        "--trials", type=count, default=20, help="earlier ones included; default: 20"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    add_run_arguments(parser)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Searches, and prints the trials and the name of the result file."""
+    torch.set_num_threads(options.threads)
+    path = tune(spec_of(options), options.trials, options.out)
+    print(TuneStudy.markdown([read_result(path)]), path, sep="\n\n")
 
 
 def split_users(dataset: Dataset, seed: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
@@ -212,71 +163,47 @@ def session_length(
     users: tuple[NDArray[np.int32], NDArray[np.int32]],
     params: Mapping[str, Any],
 ) -> float:
-    """What hyper-parameters are worth.
+    """The worth of hyper-parameters.
 
     Args:
-        spec: See :func:`tune`.
+        spec: See :class:`TuneStudy`.
         dataset: The data.
-        fitted: What the agent wears, see :class:`~benchmarks.registry.Learner`.
+        fitted: What the agent is wrapped with, see :meth:`~benchmarks.agents.Agent.prepare`.
         users: Positions of the users to train on, and of those to play with afterwards.
-        params: What stands before ``hyperparams.yml``.
+        params: Hyper-parameters that stand before the agent's own.
 
     Returns:
         The mean length of the sessions played, in steps.
     """
     training, held_out = users
-    learner = LEARNERS[spec.agent]
+    learner = find_agent(spec.agent)
     agent, _ = train_agent(spec, dataset, fitted, False, users=training, overrides=params)
-    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.options)
+    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions, learner.env_options)
     env = evaluation_env(*world, split="train", users=held_out)
-    options = hyperparams(spec.agent) | dict(params)
-    sessions, _ = play(agent, learner.play_in(env, fitted, options), spec.sessions)
+    wrapped = learner.wrap(env, fitted, learner.hyperparams | dict(params), False)
+    sessions, _ = play(agent, wrapped, spec.sessions)
     return float(sessions.length.mean())
 
 
-def study_path(out: Path, header: Result) -> Path:
-    """Where a study's result lies: one file an agent, environment, kind of data and length."""
-    world = "synthetic" if header["dataset"]["synthetic"] else "real"
-    name = f"{STUDY}_{header['agent']}_{header['env']}_{world}_T{header['max_len']}"
-    return out / f"{name}.json"
-
-
-def markdown(result: Result) -> str:
-    """A study's trials, best first, and the best settings as a block for ``hyperparams.yml``."""
+def _table(result: Result) -> str:
     names = tuple(result["space"])
     best = sorted(result["trials"], key=lambda trial: -trial["value"])[:SHOWN]
-    rows = [("trial", *names, "Len", "s"), ("--:",) * (len(names) + 3)]
+    rows = []
     for trial in best:
-        values = (f"{trial['params'][name]:.4g}" for name in names)
-        rows.append((str(trial["number"]), *values, f"{trial['value']:.3f}",
-                     f"{trial['seconds']:.0f}"))  # fmt: skip
-    block = {result["agent"]: result["fixed"] | result["best"]["params"]}
+        params = (f"{trial['params'][name]:.4g}" for name in names)
+        length, seconds = f"{trial['value']:.3f}", f"{trial['seconds']:.0f}"
+        rows.append([str(trial["number"]), *params, length, seconds])
+    settings = result["fixed"] | result["best"]["params"]
     return "\n".join([
-        *(f"| {' | '.join(row)} |" for row in rows),
+        markdown_table(["trial", *names, "Len", "s"], rows, "r"),
         "",
         f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings that "
-        "hyperparams.yml had. Len: of held-out train users, on the train simulator.",
+        "the agent had. Len: of held-out train users, on the train simulator.",
         "",
-        "```yaml",
-        yaml.safe_dump(block, sort_keys=False).strip(),
+        "```json",
+        json.dumps({result["agent"]: settings}, indent=2),
         "```",
     ])  # fmt: skip
-
-
-def _header(spec: Run, dataset: Dataset) -> Result:
-    """The part of the result that is known beforehand and tells the study from all others."""
-    space = SPACES[spec.agent]
-    present = hyperparams(spec.agent)
-    return {
-        "study": STUDY,
-        "agent": spec.agent,
-        "env": spec.env,
-        "max_len": spec.max_len,
-        "dataset": data_block(dataset),
-        "settings": {"episodes": spec.episodes, "sessions": spec.sessions, "seed": spec.seed},
-        "space": {name: _describe(distribution) for name, distribution in space.items()},
-        "fixed": {name: value for name, value in present.items() if name not in space},
-    }
 
 
 def _describe(distribution: BaseDistribution) -> str:
@@ -288,18 +215,18 @@ def _describe(distribution: BaseDistribution) -> str:
 
 
 def _open(journal: Path, header: Result) -> optuna.Study:
-    """The study that a journal keeps; what it left unfinished counts as failed."""
+    """The study of a journal; its unfinished trials count as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
     storage = JournalStorage(JournalFileBackend(str(journal)))
     study = optuna.create_study(
         study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True
     )
-    there = study.user_attrs.get("header")
-    if there is None:
+    existing = study.user_attrs.get("header")
+    if existing is None:
         study.set_user_attr("header", header)
     else:
-        check_same(journal, header, there)
+        check_same(journal, header, existing)
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
     return study
@@ -311,13 +238,14 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
 
 def _ask(study: optuna.Study, spec: Run) -> optuna.Trial:
     """Begins the next trial, the first with the present settings."""
-    space, finished = SPACES[spec.agent], len(_finished(study))
+    agent, finished = find_agent(spec.agent), len(_finished(study))
+    space = agent.space
     if not finished and not study.get_trials(states=(TrialState.WAITING,)):
-        present = {name: hyperparams(spec.agent)[name] for name in space}
+        present = {name: agent.hyperparams[name] for name in space}
         # A setting may lie outside the space, as no entropy bonus does: it is played as it is, and
-        # the sampler is told the nearest that it knows.
-        known = {name: _nearest(space[name], value) for name, value in present.items()}
-        study.enqueue_trial(known, user_attrs={"params": present})
+        # the sampler learns of the nearest inside.
+        nearest = {name: _nearest(space[name], value) for name, value in present.items()}
+        study.enqueue_trial(nearest, user_attrs={"params": present})
     # A generator a trial: a study that goes on does not know where an older one was.
     seed = int(np.random.SeedSequence([spec.seed, finished]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed)
@@ -333,23 +261,18 @@ def _nearest(distribution: BaseDistribution, value: float) -> float:
 
 
 def _params(trial: optuna.Trial | FrozenTrial) -> dict[str, Any]:
-    """What a trial was played with: what was drawn, or the present settings."""
+    """Settings that a trial was played with: drawn ones, or the present ones."""
     params: dict[str, Any] = trial.user_attrs.get("params", trial.params)
     return params
 
 
-def _write(path: Path, header: Result, finished: list[FrozenTrial]) -> None:
+def _trials(finished: list[FrozenTrial]) -> Result:
     trials: list[dict[str, Any]] = []
     for number, trial in enumerate(finished):  # not Optuna's number, which counts the killed ones
         assert trial.duration is not None
         seconds = trial.duration.total_seconds()
-        one = {"number": number, "params": _params(trial), "value": trial.value, "seconds": seconds}
-        trials.append(one)
+        trials.append({
+            "number": number, "params": _params(trial), "value": trial.value, "seconds": seconds,
+        })  # fmt: skip
     best = max(trials, key=lambda trial: trial["value"])  # the first of equals
-    result = header | {
-        "trials": trials,
-        "best": {"params": best["params"], "value": best["value"]},
-        "versions": versions(VERSIONS),
-        "commit": commit(),
-    }
-    write_atomically(path, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+    return {"trials": trials, "best": {"params": best["params"], "value": best["value"]}}

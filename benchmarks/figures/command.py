@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from PIL import Image
+from matplotlib.figure import Figure
 
 from benchmarks import datasets
+from benchmarks.commands import add_jobs
 from benchmarks.figures import policies, sensitivity, states, studies
-from benchmarks.figures.drawing import save, save_small
-from benchmarks.figures.studies import finish_all
+from benchmarks.figures.drawing import save
+from benchmarks.figures.studies import results_of
 from benchmarks.paper import ENVS
 from benchmarks.results import read_results
 
@@ -39,14 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=int, nargs="+", default=list(sensitivity.STEPS), metavar="K",
         help="diffusion steps, Figure 6",
     )  # fmt: skip
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        default=2,
-        choices=range(1, 65),
-        metavar="N",
-        help="processes side by side",
-    )
+    add_jobs(parser)
 
 
 def main(options: argparse.Namespace) -> None:
@@ -56,43 +49,37 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Results of PPO are missing, or a study is there with other settings.
         DataFormatError: The folder of the results holds none, or something else.
     """
-    for figure in sorted(set(options.only)):
-        print(FIGURES[figure](options))
+    for number in sorted(set(options.only)):
+        out = options.out or _folder(options)
+        print(save(FIGURES[number](options), out / f"figure{number}.png"))
 
 
-def figure2(options: argparse.Namespace) -> Path:
+def figure2(options: argparse.Namespace) -> Figure:
     """Exposure against total and mean reward, of both synthetic worlds."""
-    out = _out(options)
-    out.mkdir(parents=True, exist_ok=True)
-    # Drawn apart: the folder may hold a figure of the other command's name.
-    with TemporaryDirectory(dir=out) as folder:
-        drawn = datasets.plot([studies.world(name) for name in ENVS], Path(folder))
-        return save_small(Image.open(drawn), out / "figure2.png")
+    return datasets.draw([studies.world(name) for name in ENVS])
 
 
-def figure3(options: argparse.Namespace) -> Path:
+def figure3(options: argparse.Namespace) -> Figure:
     """Raw beside purified states, of three policies."""
     learned = policies.ppo_results(read_results(options.results), studies.world(), options.seeds)
-    wanted = policies.studies(options.seeds, options.sessions)
-    made = finish_all(wanted, _folder(options), options.jobs)
-    return save(policies.draw(policies.bars(made, learned)), _out(options) / "figure3.png")
+    needed = policies.studies(options.seeds, options.sessions)
+    results = results_of(needed, _folder(options), options.jobs)
+    return policies.draw(policies.bars(results, learned))
 
 
-def figure4(options: argparse.Namespace) -> Path:
-    """Where users' states lie, of one purifier."""
-    wanted = [states.StatesStudy(options.seeds[0])]
-    (made,) = finish_all(wanted, _folder(options), jobs=1)
-    return save(states.draw(made), _out(options) / "figure4.png")
+def figure4(options: argparse.Namespace) -> Figure:
+    """Positions of users' states, of one purifier."""
+    (result,) = results_of([states.StatesStudy(options.seeds[0])], _folder(options), jobs=1)
+    return states.draw(result)
 
 
-def figure6(options: argparse.Namespace) -> Path:
+def figure6(options: argparse.Namespace) -> Figure:
     """Sensitivity to the number of diffusion steps."""
-    wanted = sensitivity.studies(options.steps, options.seeds, options.episodes, options.sessions)
-    made = finish_all(wanted, _folder(options), options.jobs)
-    return save(sensitivity.draw(made), _out(options) / "figure6.png")
+    needed = sensitivity.studies(options.steps, options.seeds, options.episodes, options.sessions)
+    return sensitivity.draw(results_of(needed, _folder(options), options.jobs))
 
 
-FIGURES: dict[int, Callable[[argparse.Namespace], Path]] = {
+FIGURES: dict[int, Callable[[argparse.Namespace], Figure]] = {
     2: figure2,
     3: figure3,
     4: figure4,
@@ -101,10 +88,6 @@ FIGURES: dict[int, Callable[[argparse.Namespace], Path]] = {
 
 
 def _folder(options: argparse.Namespace) -> Path:
-    """Where the studies are kept."""
+    """Folder of the studies."""
     folder: Path = options.results / "figures"
     return folder
-
-
-def _out(options: argparse.Namespace) -> Path:
-    return options.out or _folder(options)

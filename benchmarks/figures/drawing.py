@@ -1,4 +1,4 @@
-"""What the figures have in common: how they are saved, and means with intervals.
+"""Helpers of the figures: saving them small, and means with intervals.
 
 They are kept beside the results, so their files are to be small.
 """
@@ -14,24 +14,20 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.statistics import mean_and_ci95
+from benchmarks.formatting import mean_and_ci95
 
-DPI = 110
+DPI = 110  # of figures that ask for no more
 COLOURS = 256
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Writes a small PNG file."""
+    """Writes a PNG file with a palette: dots in thousands cost a third of what they did."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn = io.BytesIO()
-    figure.savefig(drawn, dpi=DPI, format="png")
-    return save_small(Image.open(drawn), path)
-
-
-def save_small(image: Image.Image, path: Path) -> Path:
-    """Writes a PNG file with a palette: dots in thousands cost a third of what they did."""
+    figure.savefig(drawn, dpi=max(DPI, figure.dpi), format="png")
     method, no_dots = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE  # keep colour maps smooth
-    plain = image.convert("RGB").quantize(COLOURS, method, kmeans=4, dither=no_dots)
+    image = Image.open(drawn).convert("RGB")
+    plain = image.quantize(COLOURS, method, kmeans=4, dither=no_dots)
     plain.save(path, format="PNG", optimize=True)
     return path
 

@@ -1,4 +1,4 @@
-"""Figure 3: what the same policy is worth on raw and on purified states.
+"""Figure 3: the worth of the same policy on raw and on purified states.
 
 Three policies: the DNaIR-style one, which is not trained, so that the state is all that differs;
 one that ranks by quality and similarity with a quota, whose single number is chosen on the train
@@ -9,17 +9,18 @@ world 0, as those are: the world on which the purifiers' defaults were chosen.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.agents.agent import SLATES, purified
 from benchmarks.figures.drawing import means_and_halves
-from benchmarks.figures.studies import ENV, MAX_LEN, PURIFIED, RAW, SESSIONS, title
-from benchmarks.registry import SLATES, behind
-from benchmarks.results import Result, world_of
+from benchmarks.figures.studies import ENV, MAX_LEN, PURIFIED, RAW, SESSIONS, FigureStudy, title
+from benchmarks.results import Result, World, world_of
 from benchmarks.run import evaluation_env, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.novelty import make_novelty
@@ -32,7 +33,7 @@ from kuaisim_gym.errors import ConfigError
 # DNaIR's own weight of novelty; and of (0, .05, .1, .2, .4, .8) the one with the longest sessions
 # on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents of the registry by state
+PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents by state
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 # Each with and without purification, and without the state's popularity or anything in it.
 STATES = (RAW, "linear", PURIFIED, "blank")
@@ -47,18 +48,22 @@ LABELS = {
 Bars = dict[str, dict[str, list[dict[str, float]]]]  # metrics of each seed by policy and state
 
 
-class PolicyStudy:
-    """What the studies of one policy on one state share."""
+@dataclass(frozen=True)
+class PolicyStudy(FigureStudy):
+    """A policy on one state.
 
-    kind: ClassVar[str] = "policies"
-    world_seed: ClassVar[int] = 0
+    Attributes:
+        state: ``"raw"``, or the name of a purifier.
+    """
+
+    kind = "policies"
+    world_seed = 0
 
     state: str
-    seed: int
 
-    def purifier(self, dataset: Dataset) -> Purifier | None:
+    def purifier(self, seed: int) -> Purifier | None:
         """Fits what the state goes through, if it is not raw."""
-        return None if self.state == RAW else fit_purifier(self.state, dataset, seed=self.seed)
+        return None if self.state == RAW else fit_purifier(self.state, self.load(), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -72,29 +77,25 @@ class NoveltyStudy(PolicyStudy):
         sessions: Test sessions.
     """
 
-    state: str
+    policy = "dnair-style"
+
     beta: float
     seed: int
     sessions: int = SESSIONS
 
     @property
-    def name(self) -> str:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return f"dnair-style_beta{self.beta:g}_{self.state}_seed{self.seed}"
+    def label(self) -> str:
+        return f"{self.policy}_beta{self.beta:g}_{self.state}_seed{self.seed}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return {"policy": "dnair-style", **asdict(self)}
-
-    def make(self, dataset: Dataset) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        purifier = self.purifier(dataset)
-        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, SLATES)
+    def make(self, path: Path) -> Result:
+        purifier = self.purifier(self.seed)
+        env = evaluation_env(ENV, self.load(), MAX_LEN, self.seed, self.sessions, SLATES)
         policy = make_novelty(env.batch, self.beta)
-        sessions, evaluation = play(policy, behind(env, purifier), self.sessions)
-        found = metrics.summarise(sessions, env.catalogue.popular)
-        return {"eval": evaluation, "metrics": found}
+        sessions, evaluation = play(policy, purified(env, purifier), self.sessions)
+        return {
+            "eval": evaluation,
+            "metrics": metrics.summarise(sessions, env.catalogue.popular),
+        }
 
 
 @dataclass(frozen=True)
@@ -110,30 +111,23 @@ class SimilarityStudy(PolicyStudy):
         sessions: Test sessions, and train sessions for each weight.
     """
 
-    state: str
+    policy = "similarity+quota"
+
     seed: int
     sessions: int = SESSIONS
 
     @property
-    def name(self) -> str:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return f"similarity+quota_{self.state}_seed{self.seed}"
+    def label(self) -> str:
+        return f"{self.policy}_{self.state}_seed{self.seed}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return {"policy": "similarity+quota", **asdict(self)}
-
-    def make(self, dataset: Dataset) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        purifier = self.purifier(dataset)
-        return by_similarity(dataset, purifier, self.seed, self.sessions)
+    def make(self, path: Path) -> Result:
+        return by_similarity(self.load(), self.purifier(self.seed), self.seed, self.sessions)
 
 
 def by_similarity(
     dataset: Dataset, purifier: Purifier | None, seed: int, sessions: int
 ) -> dict[str, Any]:
-    """What a state is worth to :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy`.
+    """The worth of a state to :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy`.
 
     Args:
         dataset: The world.
@@ -149,23 +143,23 @@ def by_similarity(
     def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
         env = evaluation_env(ENV, dataset, MAX_LEN, seed, sessions, SLATES, split)
         policy = SimilarityPolicy(env.batch, alpha)
-        finished, evaluation = play(policy, behind(env, purifier), sessions)
+        finished, evaluation = play(policy, purified(env, purifier), sessions)
         return metrics.summarise(finished, env.catalogue.popular), evaluation
 
     lengths = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
     alpha = max(lengths, key=lengths.__getitem__)
-    found, evaluation = played(alpha, "test")
+    values, evaluation = played(alpha, "test")
     train = {"len_by_alpha": {f"{key:g}": value for key, value in lengths.items()}}
-    return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": found}
+    return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": values}
 
 
-def studies(seeds: Iterable[int], sessions: int) -> list[NoveltyStudy | SimilarityStudy]:
+def studies(seeds: Iterable[int], sessions: int) -> list[PolicyStudy]:
     """All that the figure needs beside the results of PPO."""
-    found: list[NoveltyStudy | SimilarityStudy] = []
+    needed: list[PolicyStudy] = []
     for seed, state in product(seeds, STATES):
-        found += [NoveltyStudy(state, beta, seed, sessions) for beta in BETAS]
-        found.append(SimilarityStudy(state, seed, sessions))
-    return found
+        needed += [NoveltyStudy(state, beta, seed, sessions) for beta in BETAS]
+        needed.append(SimilarityStudy(state, seed, sessions))
+    return needed
 
 
 def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -> list[Result]:
@@ -179,43 +173,41 @@ def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -
     Raises:
         ConfigError: One is missing.
     """
-    wanted_world = (ENV, dataset.synthetic, dataset.fingerprint, MAX_LEN)
-    there = {(one["agent"], one["seed"]): one for one in results if world_of(one) == wanted_world}
-    wanted = [(agent, seed) for agent in PPO.values() for seed in seeds]
-    missing = [f"{agent} seed {seed}" for agent, seed in wanted if (agent, seed) not in there]
+    world = World(ENV, dataset.synthetic, dataset.fingerprint, MAX_LEN)
+    runs = {(run["agent"], run["seed"]): run for run in results if world_of(run) == world}
+    needed = list(product(PPO.values(), seeds))
+    missing = [f"{agent} seed {seed}" for agent, seed in needed if (agent, seed) not in runs]
     if missing:
         raise ConfigError(
             f"Figure 3 lacks results of {ENV}, T {MAX_LEN}, synthetic world "
             f"{dataset.fingerprint}: {', '.join(missing)}. Make them with `suite --agents "
             f"{' '.join(PPO.values())}`."
         )
-    return [there[run] for run in wanted]
+    return [runs[key] for key in needed]
 
 
-def bars(made: list[Result], learned: list[Result]) -> Bars:
+def bars(results: list[Result], learned: list[Result]) -> Bars:
     """Sorts the studies and PPO's results into the figure's bars."""
-    found: Bars = {
-        f"DNaIR-style\n$\\beta$ = {beta:g}": {
+
+    def of_policy(policy: str, beta: float | None = None) -> dict[str, list[dict[str, float]]]:
+        return {
             state: [
-                one["metrics"] for one in made if (one.get("beta"), one["state"]) == (beta, state)
+                result["metrics"]
+                for result in results
+                if (result["policy"], result.get("beta"), result["state"]) == (policy, beta, state)
             ]
             for state in STATES
         }
-        for beta in BETAS
+
+    novelty = {
+        f"DNaIR-style\n$\\beta$ = {beta:g}": of_policy(NoveltyStudy.policy, beta) for beta in BETAS
     }
-    found["quality +\nsimilarity,\nquota"] = {
-        state: [
-            one["metrics"]
-            for one in made
-            if (one["policy"], one["state"]) == ("similarity+quota", state)
-        ]
-        for state in STATES
-    }
-    found["PPO"] = {
-        state: [one["metrics"] for one in learned if one["agent"] == agent]
+    ppo = {
+        state: [run["metrics"] for run in learned if run["agent"] == agent]
         for state, agent in PPO.items()
     }
-    return found
+    quota = of_policy(SimilarityStudy.policy)
+    return novelty | {"quality +\nsimilarity,\nquota": quota, "PPO": ppo}
 
 
 def draw(groups: Bars) -> Figure:
@@ -224,16 +216,13 @@ def draw(groups: Bars) -> Figure:
     width = 0.8 / len(LABELS)
     for axes, (metric, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
         for side, (state, legend) in enumerate(LABELS.items()):
-            places = [place for place, group in enumerate(groups.values()) if group.get(state)]
-            values = [
-                [one[metric] for one in group[state]]
-                for group in groups.values()
-                if group.get(state)
-            ]
-            if not values:
+            runs = {n: g[state] for n, g in enumerate(groups.values()) if g.get(state)}
+            if not runs:
                 continue
-            mean, half = means_and_halves(values)
-            shifted = np.array(places) + (side - (len(LABELS) - 1) / 2) * width
+            mean, half = means_and_halves(
+                [values[metric] for values in seeds] for seeds in runs.values()
+            )
+            shifted = np.array(list(runs)) + (side - (len(LABELS) - 1) / 2) * width
             axes.bar(shifted, mean, width, yerr=half, capsize=2, label=legend)
         axes.set_xticks(range(len(groups)), groups, fontsize="x-small")
         axes.set_ylabel(label)

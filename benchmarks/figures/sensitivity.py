@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks.agents import find_agent
 from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.policies import by_similarity
-from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, title
-from benchmarks.registry import LEARNERS
+from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, FigureStudy, title
 from benchmarks.results import Result
 from benchmarks.run import Run, evaluation_env, play, train_agent
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
 from dsrm_agents.dsrm.purifier import Denoise
 from kuaisim_gym import metrics
-from kuaisim_gym.data import Dataset
 
 STEPS = (5, 10, 20, 30, 100, 500)
 AGENT = "ppo"
@@ -33,7 +33,7 @@ PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popular
 
 
 @dataclass(frozen=True)
-class SensitivityStudy:
+class SensitivityStudy(FigureStudy):
     """DSRM with a number of steps, and PPO behind it.
 
     Attributes:
@@ -43,7 +43,8 @@ class SensitivityStudy:
         sessions: Test sessions.
     """
 
-    kind: ClassVar[str] = "sensitivity"
+    kind = "sensitivity"
+    policy = AGENT
 
     diffusion_steps: int
     seed: int
@@ -52,21 +53,14 @@ class SensitivityStudy:
 
     @property
     def world_seed(self) -> int:
-        """See :class:`~benchmarks.figures.studies.Study`."""
         return self.seed
 
     @property
-    def name(self) -> str:
-        """See :class:`~benchmarks.figures.studies.Study`."""
+    def label(self) -> str:
         return f"K{self.diffusion_steps}_seed{self.seed}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return {"policy": AGENT, **asdict(self)}
-
-    def make(self, dataset: Dataset) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
+    def make(self, path: Path) -> Result:
+        dataset = self.load()
         spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
         started = time.perf_counter()
         purifier = fit_purifier(
@@ -75,10 +69,10 @@ class SensitivityStudy:
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
         agent, train = train_agent(spec, dataset, purifier, progress=False)
-        learner = LEARNERS[AGENT]
-        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.options)
-        worn = learner.play_in(env, purifier, {})
-        sessions, evaluation = play(agent, worn, self.sessions)
+        learner = find_agent(AGENT)
+        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.env_options)
+        wrapped = learner.wrap(env, purifier, learner.hyperparams, False)
+        sessions, evaluation = play(agent, wrapped, self.sessions)
         return {
             "fit": {
                 "seconds": fit_seconds,
@@ -105,7 +99,7 @@ def studies(
 
 
 def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
-    """How fast a purifier is on a batch."""
+    """Speed of a purifier on a batch."""
     states = states.copy()  # the purifier's own: it may write into it
     denoise(states)
     seconds = []
@@ -116,18 +110,21 @@ def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
     return len(states) / float(np.median(seconds))
 
 
-def draw(made: list[Result]) -> Figure:
+def draw(results: list[Result]) -> Figure:
     """Over K: mean and 95 % interval over seeds."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    steps = sorted({one["diffusion_steps"] for one in made})
+    steps = sorted({result["diffusion_steps"] for result in results})
     panels = figure.subplots(2, 2).ravel()
     for axes, (metric, label) in zip(panels[:3], POLICY_PANELS.items(), strict=True):
         for block, name in BLOCKS.items():
-            _line(axes, steps, [_values(made, number, block, metric) for number in steps], name)
+            _line(axes, steps, [_values(results, number, block, metric) for number in steps], name)
         axes.set_ylabel(label)
     for metric, label in PROBE_LINES.items():
         _line(
-            panels[3], steps, [_values(made, number, "probes", metric) for number in steps], label
+            panels[3],
+            steps,
+            [_values(results, number, "probes", metric) for number in steps],
+            label,
         )
     panels[3].set_ylabel("probes of held-out users")
     for axes in (panels[0], panels[3]):
@@ -138,14 +135,14 @@ def draw(made: list[Result]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("diffusion steps K")
         axes.grid(alpha=0.3)
-    seeds, episodes = len({one["seed"] for one in made}), made[0]["episodes"]
+    seeds, episodes = len({result["seed"] for result in results}), results[0]["episodes"]
     text = f"{seeds} world(s), PPO trained for {episodes:,} sessions"
     figure.suptitle(title("Figure 6", text), fontsize="medium")
     return figure
 
 
-def _values(made: list[Result], steps: int, block: str, metric: str) -> list[float]:
-    return [one[block][metric] for one in made if one["diffusion_steps"] == steps]
+def _values(results: list[Result], steps: int, block: str, metric: str) -> list[float]:
+    return [result[block][metric] for result in results if result["diffusion_steps"] == steps]
 
 
 def _line(axes: Any, steps: list[int], groups: list[list[float]], label: str | None = None) -> None:

@@ -7,19 +7,18 @@ that were not fitted on the users they are judged on read the same states in all
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from benchmarks.figures.studies import PURIFIED, RAW, title
+from benchmarks.figures.studies import PURIFIED, RAW, FigureStudy, title
 from benchmarks.results import Result
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
-from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C9")  # of the most frequent categories
@@ -28,61 +27,54 @@ LABELS = {RAW: "raw states", PURIFIED: "states purified by DSRM"}
 
 
 @dataclass(frozen=True)
-class StatesStudy:
-    """Where t-SNE puts the probed users' raw and purified states, and what probes find in them.
+class StatesStudy(FigureStudy):
+    """Positions of the probed users' raw and purified states by t-SNE, and probes of both.
 
     Attributes:
         seed: Of the world and of the purifier.
     """
 
-    kind: ClassVar[str] = "states"
+    kind = "states"
 
     seed: int
 
     @property
     def world_seed(self) -> int:
-        """See :class:`~benchmarks.figures.studies.Study`."""
         return self.seed
 
     @property
-    def name(self) -> str:
-        """See :class:`~benchmarks.figures.studies.Study`."""
+    def label(self) -> str:
         return f"tsne_seed{self.seed}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
-        return asdict(self)
-
-    def make(self, dataset: Dataset) -> dict[str, Any]:
-        """See :class:`~benchmarks.figures.studies.Study`."""
+    def make(self, path: Path) -> Result:
+        dataset = self.load()
         data = probe_data(dataset)
         if data.causes is None:
             raise ConfigError("Favourite categories are known in synthetic worlds only.")
         denoise = {
-            RAW: _as_they_are,
+            RAW: _unchanged,
             PURIFIED: fit_purifier("dsrm", dataset, seed=self.seed).denoise,
         }
         return {
             "popularity": np.round(data.popularity, 3).tolist(),
             "interest": data.causes.interest.tolist(),
             "places": {
-                name: _places(function(data.states.copy())) for name, function in denoise.items()
+                name: _positions(function(data.states.copy())) for name, function in denoise.items()
             },
             "probes": {name: probe(function, data) for name, function in denoise.items()},
         }
 
 
-def _as_they_are(states: NDArray[np.float32]) -> NDArray[np.float32]:
+def _unchanged(states: NDArray[np.float32]) -> NDArray[np.float32]:
     return states
 
 
-def _places(states: NDArray[np.float32]) -> list[list[float]]:
+def _positions(states: NDArray[np.float32]) -> list[list[float]]:
     """(n, 2) of t-SNE, the same for the same states."""
     most = (len(states) - 1) / 3  # beyond which neighbourhoods are no neighbourhoods
     tsne = TSNE(perplexity=min(PERPLEXITY, most), init="pca", random_state=0)
-    places: list[list[float]] = np.round(tsne.fit_transform(states).astype(float), 2).tolist()
-    return places
+    positions: list[list[float]] = np.round(tsne.fit_transform(states).astype(float), 2).tolist()
+    return positions
 
 
 def draw(study: Result) -> Figure:
@@ -95,8 +87,8 @@ def draw(study: Result) -> Figure:
         x, y = np.array(study["places"][state]).T
         above, below = grid[:, column]
         dots = above.scatter(x, y, c=study["popularity"], s=5, cmap="viridis")
-        others = ~np.isin(interest, frequent)
-        below.scatter(x[others], y[others], s=4, color="lightgrey", label="others")
+        rare = ~np.isin(interest, frequent)
+        below.scatter(x[rare], y[rare], s=4, color="lightgrey", label="others")
         for colour, category in zip(COLOURS, frequent, strict=False):
             chosen = interest == category
             below.scatter(x[chosen], y[chosen], s=5, color=colour, label=str(category))

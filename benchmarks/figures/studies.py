@@ -1,19 +1,17 @@
-"""Studies: what a figure is drawn from, one JSON file each, made once and in any order."""
+"""Studies that the figures are drawn from, each in a synthetic world of one environment."""
 
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-import torch
-from tqdm.auto import tqdm
-
-from benchmarks.processes import side_by_side
-from benchmarks.results import Result, already_there, commit, data_block, read_result, versions
+from benchmarks.results import Result, data_block, read_result
+from benchmarks.study import Study, run_studies
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.envs.assembly import shared_dataset
 
 ENV = "KuaiRec-Fair-v0"
@@ -23,90 +21,63 @@ SEEDS = (11, 15, 19)
 RAW, PURIFIED = "raw", "dsrm"  # states that an agent may be given
 
 
-class Study(Protocol):
-    """One piece of work, small enough to be sent to another process."""
+@dataclass(frozen=True)
+class FigureStudy(Study):
+    """A study whose fields are its settings, in the synthetic world of some seed.
+
+    Attributes:
+        kind: Name of this kind of study.
+        policy: The policy that is played, if it is always the same.
+    """
 
     kind: ClassVar[str]
+    policy: ClassVar[str | None] = None
 
     @property
+    @abstractmethod
+    def label(self) -> str:
+        """The settings, fit for a file's name."""
+
+    @property
+    @abstractmethod
     def world_seed(self) -> int:
-        """Of the synthetic world that it is made in."""
-        ...
+        """Seed of the synthetic world."""
 
     @property
     def name(self) -> str:
-        """What tells it from the other studies of its kind, fit for a file's name."""
-        ...
+        return f"{self.kind}_{self.label}"
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What was asked for, as the file has it."""
-        ...
+    def load(self) -> Dataset:
+        """The world, one object for all studies in this process."""
+        return world(seed=self.world_seed)
 
-    def make(self, dataset: Dataset) -> dict[str, Any]:
-        """What was found, as the file has it."""
-        ...
+    def header(self) -> Result:
+        policy = {} if self.policy is None else {"policy": self.policy}
+        return {
+            "study": self.kind,
+            "env": ENV,
+            "max_len": MAX_LEN,
+            "dataset": data_block(self.load()),
+            **policy,
+            **asdict(self),
+        }
+
+    def encode(self, result: Result) -> str:
+        """A line for each key: thousands of coordinates need no line each."""
+        lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+        return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def world(name: str = "kuairec", seed: int = 0) -> Dataset:
-    """A synthetic world, by default that of ``ENV``: one object for all in this process."""
+    """A synthetic world, by default that of ``ENV``."""
     return shared_dataset(name, None, seed)
+
+
+def results_of(studies: Sequence[Study], out: Path, jobs: int) -> list[dict[str, Any]]:
+    """Makes the studies that are missing, and reads the results of all, in their order."""
+    return [read_result(path) for path in run_studies(studies, out, jobs)]
 
 
 def title(figure: str, text: str) -> str:
     """A figure's title: no synthetic world may be taken for the real one."""
     return f"{figure}, SYNTHETIC world of {ENV}: {text}"
-
-
-def finish_all(studies: Sequence[Study], out: Path, jobs: int) -> list[Result]:
-    """Makes the studies whose files are missing.
-
-    Args:
-        studies: What to make.
-        out: Folder of the files.
-        jobs: Processes side by side; with one, this process works itself.
-
-    Returns:
-        All of them, in the order given.
-
-    Raises:
-        ConfigError: A file holds the study of other settings.
-    """
-    for seed in sorted({study.world_seed for study in studies}):
-        world(seed=seed)  # built once, before processes need it
-    with tqdm(total=len(studies), desc="Studies", unit="study") as bar:
-        if jobs == 1:
-            torch.set_num_threads(1)
-            for study in studies:
-                finish(study, out)
-                bar.update()
-        else:
-            for _ in side_by_side(finish, studies, out, jobs=jobs):
-                bar.update()
-    return [read_result(_path(study, out)) for study in studies]
-
-
-def finish(study: Study, out: Path) -> None:
-    """Makes a study and writes its file, whole or not at all; keeps one that is there.
-
-    Raises:
-        ConfigError: The file that is there holds the study of other settings.
-    """
-    dataset, path = world(seed=study.world_seed), _path(study, out)
-    header: Result = {
-        "study": study.kind,
-        "env": ENV,
-        "max_len": MAX_LEN,
-        "dataset": data_block(dataset),
-        **study.settings,
-    }
-    if already_there(path, header):
-        return
-    result = header | study.make(dataset) | {"versions": versions(), "commit": commit()}
-    # A line for each key: thousands of coordinates need no line each.
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items()]
-    write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
-
-
-def _path(study: Study, out: Path) -> Path:
-    return out / f"{study.kind}_{study.name}.json"

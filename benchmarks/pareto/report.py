@@ -7,32 +7,33 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.pareto.study import DIAL, FLAT, RETRAINED, STUDY, SWEEP
-from benchmarks.results import Result, World, read_parts, world_of
-from benchmarks.statistics import mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
+from benchmarks.results import Result, World, read_results, world_of
 from kuaisim_gym.errors import DataFormatError
 
+STUDY = "pareto"
+DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"
 KEYS = frozenset(
     {"study", "kind", "settings", "agent", "env", "max_len", "seed", "dataset", "episodes",
      "sessions", "points", "train", "versions", "commit"}
 )  # fmt: skip
 SHARE, WORTH = "longtail_share", "r_each"
-COLUMNS = {"len": "Len", WORTH: "R_each", "ad": "AD"}
+COLUMNS = {SHARE: "long tail", "len": "Len", WORTH: "R_each", "ad": "AD"}
 _DIGITS = {"len": 2}
 
 Metrics = dict[int, dict[str, float]]  # by seed
 
 
-class Study(NamedTuple):
-    """What there is of one world.
+class Front(NamedTuple):
+    """All results of one world.
 
     Attributes:
-        title: Says what the data are.
+        world: The world.
         note: How much was trained and played.
-        points: Metrics by kind and setting; ``None`` is the setting of a dial nobody touched.
+        points: Metrics by kind and setting; ``None`` is the setting of an untouched dial.
     """
 
-    title: str
+    world: World
     note: str
     points: dict[str, dict[float | None, Metrics]]
 
@@ -41,155 +42,152 @@ class Study(NamedTuple):
         return sorted(setting for setting in self.points[kind] if setting is not None)
 
 
-def read_studies(folder: Path) -> dict[World, Study]:
+def read_studies(folder: Path) -> list[Result]:
     """All results of the study under a folder, finished or not; other files are left out.
 
     Raises:
-        DataFormatError: There are none, one is damaged or there twice, or they do not compare.
+        DataFormatError: There are none, or one is damaged.
     """
-    parts: dict[World, list[Result]] = defaultdict(list)
-    for _, result in read_parts(folder, STUDY, KEYS):
-        parts[world_of(result)].append(result)
-    return {world: _study(world, parts[world]) for world in sorted(parts)}
+    return read_results(folder, STUDY, KEYS, identity=None)
 
 
-def _study(world: World, parts: list[Result]) -> Study:
-    env, synthetic, fingerprint, max_len = world
-    title = f"{env}, {'SYNTHETIC world' if synthetic else 'real rows'} {fingerprint}, T {max_len}"
-    sizes = {(part["episodes"], part["sessions"]) for part in parts}
+def fronts(results: list[Result]) -> list[Front]:
+    """The results by world.
+
+    Raises:
+        DataFormatError: A point has two results, or they do not compare.
+    """
+    worlds: dict[World, list[Result]] = defaultdict(list)
+    for result in results:
+        worlds[world_of(result)].append(result)
+    return [_front(world, worlds[world]) for world in sorted(worlds)]
+
+
+def _front(world: World, results: list[Result]) -> Front:
+    sizes = {(result["episodes"], result["sessions"]) for result in results}
     if len(sizes) > 1:
         raise DataFormatError(
-            f"Results of {title} differ in (training sessions, test sessions): {sorted(sizes)}. "
-            "Give a folder that holds one of them."
+            f"Results of {world.title} differ in (training sessions, test sessions): "
+            f"{sorted(sizes)}. Give a folder that holds one of them."
         )
     points: dict[str, dict[float | None, Metrics]] = {
         kind: {} for kind in (DIAL, RETRAINED, FLAT, SWEEP)
     }
-    for part in parts:
-        for point in part["points"]:
-            seeds = points[part["kind"]].setdefault(point["setting"], {})
-            if part["seed"] in seeds:
+    for result in results:
+        for point in result["points"]:
+            seeds = points[result["kind"]].setdefault(point["setting"], {})
+            if result["seed"] in seeds:
                 raise DataFormatError(
-                    f"Results of {title} hold {part['kind']} {point['setting']}, seed "
-                    f"{part['seed']}, twice. Give a folder that holds one of them."
+                    f"Results of {world.title} hold {result['kind']} {point['setting']}, seed "
+                    f"{result['seed']}, twice. Give a folder that holds one of them."
                 )
-            seeds[part["seed"]] = point["metrics"]
+            seeds[result["seed"]] = point["metrics"]
     ((episodes, sessions),) = sizes
     note = f"{episodes:,} training sessions, {sessions:,} test sessions a seed"
-    return Study(title, note, points)
+    return Front(world, note, points)
 
 
-def markdown(studies: dict[World, Study]) -> str:
+def markdown(results: list[Result]) -> str:
     """The tables of every world: the dial, and the agents without one."""
-    return "\n".join(_tables(study) for study in studies.values())
+    return "\n\n".join(map(tables, fronts(results))) + "\n"
 
 
-def _tables(study: Study) -> str:
-    lines = [f"### {study.title}", ""]
-    if study.points[DIAL]:
-        lines += [*_dial_table(study), "", verdict(study), ""]
+def tables(front: Front) -> str:
+    """The tables of one world."""
+    blocks = [_dial_table(front), verdict(front)] if front.points[DIAL] else []
     for kind, title in ((FLAT, "flat, penalty"), (SWEEP, "MOFIR, weight of utility")):
-        if study.points[kind]:
-            lines += [*_table(study, kind, title), ""]
+        if front.points[kind]:
+            rows = [
+                [f"{setting:g}", *_cells(front.points[kind][setting])]
+                for setting in front.settings(kind)
+            ]
+            blocks.append(markdown_table([title, "seeds", *COLUMNS.values()], rows, "r"))
     note = (
-        f"± is a 95 % interval over seeds; {study.note}. Distance: the largest of a seed. "
+        f"± is a 95 % interval over seeds; {front.note}. Distance: the largest of a seed. "
         "Differences are paired by seed: the same test sessions."
     )
-    return "\n".join([*lines, note, ""])
+    return section(front.world.title, *blocks, note)
 
 
-def _dial_table(study: Study) -> list[str]:
-    names = ["target", "seeds", "long tail", "distance", *COLUMNS.values(),
-             "R_each, retrained", "dial - retrained"]  # fmt: skip
-    rows = [names, ["--:"] * len(names)]
-    for target in study.settings(DIAL):
-        seeds, retrained = study.points[DIAL][target], study.points[RETRAINED].get(target, {})
+def _dial_table(front: Front) -> str:
+    share, *columns = COLUMNS.values()
+    header = ["target", "seeds", share, "distance", *columns, "R_each, retrained",
+              "dial - retrained"]  # fmt: skip
+    rows = []
+    for target in front.settings(DIAL):
+        seeds, share, *cells = _cells(front.points[DIAL][target])
+        retrained = front.points[RETRAINED].get(target, {})
         rows.append([
-            f"{target:g}", str(len(seeds)), cell(seeds, SHARE), f"{distance(study, target):.3f}",
-            *(cell(seeds, name) for name in COLUMNS), cell(retrained, WORTH),
-            _interval(differences(study, target), "+"),
+            f"{target:g}", seeds, share, f"{distance(front, target):.3f}", *cells,
+            _cell(retrained, WORTH), interval(differences(front, target), sign="+"),
         ])  # fmt: skip
-    if own := study.points[DIAL].get(None):
-        cells = [cell(own, SHARE), "", *(cell(own, name) for name in COLUMNS)]
-        rows.append(["its own choice", str(len(own)), *cells, "", ""])
-    return [f"| {' | '.join(row)} |" for row in rows]
+    if None in front.points[DIAL]:
+        seeds, share, *cells = _cells(front.points[DIAL][None])
+        rows.append(["its own choice", seeds, share, "", *cells, "", ""])
+    return markdown_table(header, rows, "r")
 
 
-def _table(study: Study, kind: str, title: str) -> list[str]:
-    names = [title, "seeds", "long tail", *COLUMNS.values()]
-    rows = [names, ["--:"] * len(names)]
-    for setting in study.settings(kind):
-        seeds = study.points[kind][setting]
-        cells = [cell(seeds, SHARE), *(cell(seeds, name) for name in COLUMNS)]
-        rows.append([f"{setting:g}", str(len(seeds)), *cells])
-    return [f"| {' | '.join(row)} |" for row in rows]
+def _cells(metrics: Metrics) -> list[str]:
+    """The number of seeds, and means and intervals over them."""
+    return [str(len(metrics)), *(_cell(metrics, name) for name in COLUMNS)]
 
 
-def verdict(study: Study) -> str:
-    """In words: whether the dial does what it says, and what it costs."""
-    targets = study.settings(DIAL)
-    return " ".join([*_obedience(study, targets), *_cost(study, targets)])
+def _cell(metrics: Metrics, name: str) -> str:
+    return interval([values[name] for values in metrics.values()], _DIGITS.get(name, 3))
 
 
-def _obedience(study: Study, targets: list[float]) -> list[str]:
-    """Whether measured shares follow the targets."""
+def verdict(front: Front) -> str:
+    """A sentence or two: whether the dial does what it says, and its cost."""
+    targets = front.settings(DIAL)
+    return " ".join([*_obedience(front, targets), *_cost(front, targets)])
+
+
+def _obedience(front: Front, targets: list[float]) -> list[str]:
+    """Sentences on measured shares and their targets."""
     if not targets:
         return []
     broken = [
         f"from target {low:g} to {high:g} seed {seed}'s goes from {before:.3f} to {after:.3f}"
         for low, high in pairwise(targets)
-        for seed, before, after in _shares(study, low, high)
+        for seed, before, after in _shares(front, low, high)
         if after <= before
     ]
     sentence = "Measured long-tail shares are monotone: they rise with every target in every seed"
     if broken:
         sentence = f"Measured long-tail shares are not monotone: {'; '.join(broken)}"
-    farthest = max(targets, key=lambda target: distance(study, target))
+    farthest = max(targets, key=lambda target: distance(front, target))
     return [
         f"{sentence}.",
-        f"The largest distance from a target is {distance(study, farthest):.3f}, at {farthest:g}.",
+        f"The largest distance from a target is {distance(front, farthest):.3f}, at {farthest:g}.",
     ]
 
 
-def _cost(study: Study, targets: list[float]) -> list[str]:
-    """What not training for each target loses."""
-    losses = {target: [-value for value in differences(study, target)] for target in targets}
+def _cost(front: Front, targets: list[float]) -> list[str]:
+    """The loss of not training for each target."""
+    losses = {target: [-value for value in differences(front, target)] for target in targets}
     means = {target: mean_and_ci95(values)[0] for target, values in losses.items() if values}
     if not means:
         return []
     worst = max(means, key=means.__getitem__)
-    found = f"is {_interval(losses[worst])}, at target {worst:g}"
+    size = f"{interval(losses[worst])}, at target {worst:g}"
     if means[worst] <= 0:
-        found = "is none: at no target is its mean lower"
-    return [f"The dial's largest loss of R_each against the retrained agent {found}."]
+        size = "none: at no target is its mean lower"
+    return [f"The dial's largest loss of R_each against the retrained agent is {size}."]
 
 
-def distance(study: Study, target: float) -> float:
-    """How far a measured long-tail share is from the target, in the seed where it is farthest."""
-    return max(abs(one[SHARE] - target) for one in study.points[DIAL][target].values())
+def distance(front: Front, target: float) -> float:
+    """Distance of a measured long-tail share from the target, in the seed where it is farthest."""
+    return max(abs(values[SHARE] - target) for values in front.points[DIAL][target].values())
 
 
-def differences(study: Study, target: float) -> list[float]:
+def differences(front: Front, target: float) -> list[float]:
     """R_each of the dial less that of the agent trained for the target, of each seed with both."""
-    dial, retrained = study.points[DIAL][target], study.points[RETRAINED].get(target, {})
+    dial, retrained = front.points[DIAL][target], front.points[RETRAINED].get(target, {})
     return [dial[seed][WORTH] - retrained[seed][WORTH] for seed in sorted(dial.keys() & retrained)]
 
 
-def _shares(study: Study, low: float, high: float) -> list[tuple[int, float, float]]:
+def _shares(front: Front, low: float, high: float) -> list[tuple[int, float, float]]:
     """(seed, share at one target, share at the other)."""
-    before, after = study.points[DIAL][low], study.points[DIAL][high]
-    both = sorted(before.keys() & after)
-    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in both]
-
-
-def cell(seeds: Metrics, name: str) -> str:
-    """A metric's mean and interval over seeds, empty where there is none."""
-    return _interval([one[name] for one in seeds.values()], digits=_DIGITS.get(name, 3))
-
-
-def _interval(values: list[float], sign: str = "", digits: int = 3) -> str:
-    if not values:
-        return ""
-    mean, half = mean_and_ci95(values)
-    spread = f" ± {half:.{digits}f}" if len(values) > 1 else ""
-    return f"{mean:{sign}.{digits}f}{spread}"
+    before, after = front.points[DIAL][low], front.points[DIAL][high]
+    seeds = sorted(before.keys() & after)
+    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in seeds]

@@ -1,39 +1,34 @@
-"""Plays one trained agent at every setting of its dial, and agents trained for each setting.
+"""The ``pareto`` command: one trained agent at every setting of its dial, beside retrained ones.
 
-Four kinds of parts, each of which needs one training: ``dial`` trains the hierarchical agent once
+Four kinds of studies, each of which needs one training: ``dial`` trains the hierarchical agent once
 and plays it at every target; ``retrained`` trains it from scratch at a target and plays it there;
 ``flat`` trains the agent without a manager with a weight of its fairness reward; ``sweep`` trains
-MOFIR once and plays it at every preference. All parts of a seed play the same test sessions, and
+MOFIR once and plays it at every preference. All studies of a seed play the same test sessions, and
 all but the last wear a purifier of the same fit.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from tqdm.auto import tqdm
-
-from benchmarks.processes import side_by_side
-from benchmarks.registry import LEARNERS, task_of
-from benchmarks.results import Result, already_there, commit, data_block, versions
+from benchmarks.agents import find_agent
+from benchmarks.commands import add_dataset, add_jobs, add_out_or_table
+from benchmarks.pareto.plot import plot_all
+from benchmarks.pareto.report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
+from benchmarks.results import Result, data_block, task_of
 from benchmarks.run import Run, evaluation_env, play, train_agent
+from benchmarks.study import Study, run_studies
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 
-STUDY = "pareto"
-DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"
-# Of the registry, by kind.
+# By kind.
 AGENTS = {DIAL: "dsrm-hrl", RETRAINED: "dsrm-hrl", FLAT: "flat", SWEEP: "mofir"}
 ONCE = (DIAL, SWEEP)  # trained once, played at all settings
 NAMES = {DIAL: "target", RETRAINED: "target", FLAT: "penalty", SWEEP: "preference"}  # of settings
@@ -44,12 +39,12 @@ PREFERENCES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one training is good for.
+class ParetoStudy(Study):
+    """One training, and the settings at which the agent is played.
 
     Attributes:
         kind: A key of :data:`AGENTS`.
-        run: What to train and how much to play.
+        run: The training, and how much is played.
         settings: Long-tail shares, of which only the dial has several; of a flat agent, the weight
             of its fairness reward; of a sweep, MOFIR's weights of utility.
     """
@@ -57,6 +52,8 @@ class Part:
     kind: str
     run: Run
     settings: tuple[float, ...]
+
+    markdown = staticmethod(markdown)
 
     def __post_init__(self) -> None:
         check_choice("env", self.run.env, ENVS)
@@ -68,12 +65,12 @@ class Part:
                     f"least 0{'' if self.kind == FLAT else ' and at most 1'}, got {setting}."
                 )
 
-    def dataset(self) -> Dataset:
-        """The data, one object for all parts in this process."""
-        return shared_dataset(ENVIRONMENTS[self.run.env]["name"], self.run.dataset, 0)
+    @property
+    def name(self) -> str:
+        label = self.kind if self.kind in ONCE else f"{self.kind}{self.settings[0]:g}"
+        return f"{STUDY}_{label}_{self.run.world}_seed{self.run.seed}"
 
     def header(self) -> Result:
-        """The part of the result that is known beforehand and tells it from all others."""
         return {
             "study": STUDY,
             "kind": self.kind,
@@ -82,25 +79,103 @@ class Part:
             "env": self.run.env,
             "max_len": self.run.max_len,
             "seed": self.run.seed,
-            "dataset": data_block(self.dataset()),
+            "dataset": data_block(self.run.load()),
             "episodes": self.run.episodes,
             "sessions": self.run.sessions,
         }
 
-    def path(self, out: Path) -> Path:
-        """Where the result lies: one file a kind, setting, environment, data, length and seed."""
-        world = "synthetic" if self.dataset().synthetic else "real"
-        name = self.kind if self.kind in ONCE else f"{self.kind}{self.settings[0]:g}"
-        run = self.run
-        return out / f"{STUDY}_{name}_{run.env}_{world}_T{run.max_len}_seed{run.seed}.json"
+    def make(self, path: Path) -> Result:
+        spec = self.run
+        dataset, learner = spec.load(), find_agent(spec.agent)
+        fitted = learner.prepare(dataset, spec.seed, progress=False)
+        overrides = {"fairness_coef": self.settings[0]} if self.kind == FLAT else {}
+        prepare = _turn(self.settings[0]) if self.kind == RETRAINED else None
+        agent, train = train_agent(
+            spec, dataset, fitted, progress=False, overrides=overrides, prepare=prepare
+        )
 
-    def finished(self, out: Path) -> bool:
-        """Whether the result is there.
+        def point(setting: float | None) -> dict[str, Any]:
+            world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
+            env = evaluation_env(*world, learner.env_options)
+            wrapped = learner.wrap(env, fitted, {"preference": setting}, False)  # only MOFIR's
+            sessions, _ = play(agent, wrapped, spec.sessions)
+            return {"setting": setting, "metrics": env.batch.summarise(sessions)}
 
-        Raises:
-            ConfigError: What is there is the result of other data or settings.
-        """
-        return already_there(self.path(out), self.header())
+        points = []
+        if self.kind == DIAL:
+            for target in (None, *self.settings):  # None: the manager's own choice
+                _turn(target)(agent)
+                points.append(point(target))
+        else:
+            points += [point(setting) for setting in self.settings]
+        return {
+            "points": points,
+            "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
+        }
+
+
+def _turn(target: float | None) -> Callable[[Any], None]:
+    """A function that sets an agent's dial."""
+    return lambda agent: agent.policy.set_fairness(target)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    usual = Run(AGENTS[DIAL])
+    parser.add_argument("--env", default=usual.env, choices=ENVS)
+    add_dataset(parser)
+    parser.add_argument("--max-len", type=int, default=usual.max_len)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
+    parser.add_argument(
+        "--episodes", type=int, default=usual.episodes, help="training sessions of each agent"
+    )
+    parser.add_argument(
+        "--sessions", type=int, default=usual.sessions, help="test sessions at each setting"
+    )
+    parser.add_argument(
+        "--targets", type=float, nargs="+", default=list(TARGETS), metavar="SHARE",
+        help="long-tail shares that the dial is set to",
+    )  # fmt: skip
+    parser.add_argument(
+        "--retrained-targets", type=float, nargs="*", metavar="SHARE",
+        help="those for which an agent is trained, too; default: all targets",
+    )  # fmt: skip
+    parser.add_argument(
+        "--penalties", type=float, nargs="*", default=list(PENALTIES), metavar="WEIGHT",
+        help="weights of the flat agents' fairness reward",
+    )  # fmt: skip
+    parser.add_argument(
+        "--preferences", type=float, nargs="*", default=list(PREFERENCES), metavar="W",
+        help="weights of utility at which MOFIR is played",
+    )  # fmt: skip
+    add_jobs(parser)
+    add_out_or_table(parser)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Trains and plays what is missing, prints the tables, draws the figures.
+
+    Raises:
+        ConfigError: A setting makes no sense, or a result is there with other settings.
+        DataFormatError: The folder holds no results, or some that do not compare.
+    """
+    if options.table is None:
+        base = Run(
+            AGENTS[DIAL],
+            options.env,
+            options.dataset,
+            options.max_len,
+            episodes=options.episodes,
+            sessions=options.sessions,
+        )
+        targets, retrained = options.targets, options.retrained_targets
+        retrained = targets if retrained is None else retrained
+        settings = (targets, retrained, options.penalties, options.preferences)
+        run_studies(plan(base, options.seeds, *settings), options.out, options.jobs)
+    results = read_studies(options.table or options.out)
+    print(markdown(results))
+    if options.table is None:
+        print(*plot_all(results, options.out), sep="\n")
 
 
 def plan(
@@ -110,8 +185,8 @@ def plan(
     retrained: Iterable[float],
     penalties: Iterable[float],
     preferences: Iterable[float] = (),
-) -> list[Part]:
-    """Every part of a study, the slow ones first: processes then finish together.
+) -> list[ParetoStudy]:
+    """All studies, the slow ones first: processes then finish together.
 
     Args:
         base: What the runs have in common; their agents and seeds are their own.
@@ -132,72 +207,7 @@ def plan(
     }
     numbers = tuple(dict.fromkeys(seeds))
     return [
-        Part(kind, replace(base, agent=AGENTS[kind], seed=seed), settings)
+        ParetoStudy(kind, replace(base, agent=AGENTS[kind], seed=seed), settings)
         for kind, groups in once.items()
         for settings, seed in product(groups, numbers)
     ]
-
-
-def run_all(parts: Sequence[Part], out: Path, jobs: int) -> None:
-    """Finishes the parts whose files are missing.
-
-    Args:
-        parts: What to make.
-        out: Folder of the files.
-        jobs: Processes side by side; with one, this process works itself.
-
-    Raises:
-        ConfigError: ``out`` is a file, or holds a result of other data or settings.
-    """
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"The results' folder {out} is a file.")
-    # All are looked at before any work, which also builds the data before processes need it.
-    missing = [part for part in parts if not part.finished(out)]
-    with tqdm(total=len(missing), desc="Trainings", unit="training") as bar:
-        if jobs == 1:
-            torch.set_num_threads(1)
-            for part in missing:
-                finish(part, out)
-                bar.update()
-        elif missing:
-            for _ in side_by_side(finish, missing, out, jobs=jobs):
-                bar.update()
-
-
-def finish(part: Part, out: Path) -> None:
-    """Trains and plays, and writes the result, whole or not at all."""
-    dataset, spec = part.dataset(), part.run
-    learner = LEARNERS[spec.agent]
-    fitted = learner.fitted(dataset, spec.seed, progress=False)
-    overrides = {"fairness_coef": part.settings[0]} if part.kind == FLAT else {}
-    prepare = _turn(part.settings[0]) if part.kind == RETRAINED else None
-    agent, train = train_agent(
-        spec, dataset, fitted, progress=False, overrides=overrides, prepare=prepare
-    )
-
-    def point(setting: float | None) -> dict[str, Any]:
-        world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
-        env = evaluation_env(*world, learner.options)
-        worn = learner.play_in(env, fitted, {"preference": setting})  # which MOFIR alone asks for
-        sessions, _ = play(agent, worn, spec.sessions)
-        return {"setting": setting, "metrics": env.batch.summarise(sessions)}
-
-    points = []
-    if part.kind == DIAL:
-        for target in (None, *part.settings):  # None: the manager's own choice
-            _turn(target)(agent)
-            points.append(point(target))
-    else:
-        points += [point(setting) for setting in part.settings]
-    result = part.header() | {
-        "points": points,
-        "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
-        "versions": versions(),
-        "commit": commit(),
-    }
-    write_atomically(part.path(out), (json.dumps(result, indent=1) + "\n").encode())
-
-
-def _turn(target: float | None) -> Callable[[Any], None]:
-    """A function that sets an agent's dial."""
-    return lambda agent: agent.policy.set_fairness(target)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.purify.study import ORACLE, STUDY, studied
-from benchmarks.results import Result, read_parts
-from benchmarks.statistics import mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, section
+from benchmarks.results import Result, read_results
+from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.errors import DataFormatError
 
+STUDY = "purify"
+ORACLE = "oracle-regression"
 KEYS = frozenset(
     {"study", "purifier", "env", "seed", "events", "dataset", "options", "metrics", "fit_seconds",
      "versions", "commit"}
@@ -40,7 +43,7 @@ _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
 
 
 class Kind(NamedTuple):
-    """What a table is about: worlds that differ in their seeds alone."""
+    """The subject of a table: worlds that differ in their seeds alone."""
 
     env: str
     real_data: str  # their fingerprint; "" for synthetic worlds, of which every seed has its own
@@ -51,49 +54,45 @@ class Kind(NamedTuple):
 Rows = dict[str, dict[int, Result]]  # purifier, seed
 
 
+def studied() -> tuple[str, ...]:
+    """Names of all registered purifiers that say something of users, the upper bound last."""
+    return (*(name for name in PURIFIERS if name not in ("blank", ORACLE)), ORACLE)
+
+
 def read_studies(folder: Path) -> list[Result]:
     """All results of the study under a folder, in a stable order; other files are left out.
 
     Raises:
-        DataFormatError: There are none, one is damaged, or one is there twice.
+        DataFormatError: There are none, one is damaged, or a fit has two files.
     """
-    results: list[Result] = []
-    seen: dict[tuple[object, ...], Path] = {}
-    for path, result in read_parts(folder, STUDY, KEYS):
-        fit = (_kind(result), result["purifier"], result["seed"])
-        if fit in seen:
-            raise DataFormatError(
-                f"{seen[fit]} and {path} are the same purifier, world and seed. Give a folder that "
-                "holds one of them."
-            )
-        seen[fit] = path
-        results.append(result)
-    return results
+
+    def fit(result: Result) -> Hashable:
+        return _kind(result), result["purifier"], result["seed"]
+
+    return read_results(folder, STUDY, KEYS, fit, "purifier")
 
 
 def markdown(results: list[Result]) -> str:
     """All tables: one for each kind of worlds, and a short one over the numbers of events.
 
-    Args:
-        results: Of the study; see :func:`read_studies`.
-
     Raises:
         DataFormatError: One seed has results of two worlds.
     """
     kinds: dict[Kind, Rows] = defaultdict(lambda: defaultdict(dict))
-    order = {name: place for place, name in enumerate(studied())}
-    for result in sorted(results, key=lambda one: order.get(one["purifier"], len(order))):
+    order = {name: number for number, name in enumerate(studied())}
+    for result in sorted(results, key=lambda fit: order.get(fit["purifier"], len(order))):
         kinds[_kind(result)][result["purifier"]][result["seed"]] = result
     tables = []
+    by_events: dict[Kind, dict[Kind, Rows]] = defaultdict(dict)
     for kind, rows in sorted(kinds.items()):
         _check_one_world_a_seed(rows)
+        by_events[kind._replace(events=0)][kind] = rows
         if not kind.events:
             tables.append(_table(kind, rows))
-    studies: dict[Kind, dict[Kind, Rows]] = defaultdict(dict)
-    for kind, rows in sorted(kinds.items()):
-        studies[kind._replace(events=0)][kind] = rows
-    tables += [_events_table(study) for study in studies.values() if any(k.events for k in study)]
-    return "\n".join(tables)
+    tables += [
+        _events_table(worlds) for worlds in by_events.values() if any(k.events for k in worlds)
+    ]
+    return "\n\n".join(tables) + "\n"
 
 
 def _kind(result: Result) -> Kind:
@@ -111,30 +110,26 @@ def _check_one_world_a_seed(rows: Rows) -> None:
     worlds: dict[int, Result] = {}
     for runs in rows.values():
         for seed, result in runs.items():
-            other = worlds.setdefault(seed, result)
-            ours, theirs = (one["dataset"]["fingerprint"] for one in (result, other))
-            if ours != theirs:
+            first = worlds.setdefault(seed, result)
+            digests = [fit["dataset"]["fingerprint"] for fit in (result, first)]
+            if digests[0] != digests[1]:
                 raise DataFormatError(
-                    f"{result['purifier']} and {other['purifier']} of {result['env']}, seed "
-                    f"{seed}, are of different worlds, {ours} and {theirs}. Run one of them again."
+                    f"{result['purifier']} and {first['purifier']} of {result['env']}, seed "
+                    f"{seed}, are of different worlds, {' and '.join(digests)}. Run one of them "
+                    "again."
                 )
 
 
 def _table(kind: Kind, rows: Rows) -> str:
-    lines = [
-        f"### {_title(kind, rows)}",
-        "",
-        "| " + " | ".join(["purifier", "seeds", *COLUMNS.values()]) + " |",
-        "|---|--:|" + "--:|" * len(COLUMNS),
+    cells = [
+        [purifier, str(len(runs)), *(_cell(rows, purifier, column) for column in COLUMNS)]
+        for purifier, runs in rows.items()
     ]
-    for purifier, runs in rows.items():
-        cells = [_cell(rows, purifier, column) for column in COLUMNS]
-        lines.append("| " + " | ".join([purifier, str(len(runs)), *cells]) + " |")
-    every = [result["metrics"] for runs in rows.values() for result in runs.values()]
+    metrics = [result["metrics"] for runs in rows.values() for result in runs.values()]
     ridge, mlp = (
-        np.mean([metrics[name] for metrics in every]) for name in ("leakage_floor", FLOOR_MLP)
+        np.mean([values[name] for values in metrics]) for name in ("leakage_floor", FLOOR_MLP)
     )
-    users = ", ".join(f"{n:,.0f}" for n in sorted({metrics["n_users"] for metrics in every}))
+    users = ", ".join(f"{n:,.0f}" for n in sorted({values["n_users"] for values in metrics}))
     held_out = ""
     if _dataset(rows)["split_by"] == "cell":
         held_out = ", not held out: the data are split by cell, and purifiers were fitted on them"
@@ -148,56 +143,55 @@ def _table(kind: Kind, rows: Rows) -> str:
             f"{ORACLE}, which reads the truth, a purifier gains."
         )
     differences = [
-        _difference(rows, DSRM, other) for other in COMPARED if {DSRM, other} <= rows.keys()
+        _difference(rows, DSRM, control) for control in COMPARED if {DSRM, control} <= rows.keys()
     ]
-    return "\n".join([*lines, "", note, "", *differences, ""])
+    table = markdown_table(["purifier", "seeds", *COLUMNS.values()], cells)
+    return section(_title(kind, rows), table, note, "\n".join(differences))
 
 
-def _difference(rows: Rows, purifier: str, other: str) -> str:
+def _difference(rows: Rows, purifier: str, control: str) -> str:
     """One purifier less another in the same worlds: what worlds have in common cancels."""
-    seeds = rows[purifier].keys() & rows[other].keys()
-    found = []
-    for name in PAIRED:
-        values = [
-            rows[purifier][seed]["metrics"][name] - rows[other][seed]["metrics"][name]
-            for seed in sorted(seeds)
-            if name in rows[purifier][seed]["metrics"]
-        ]
-        if values:
-            mean, half = mean_and_ci95(values)
-            found.append(f"{COLUMNS[name]} {mean:+.3f} ± {half:.3f}")
-    return f"* {purifier} less {other}, world by world: {', '.join(found)}."
-
-
-def _events_table(study: dict[Kind, Rows]) -> str:
-    """One study's worlds by how long the logs are; of the usual world what the others have too."""
-    kind, rows = next(iter(study.items()))
-    lines = [
-        f"### {_title(kind._replace(events=0), rows)}, by logged rows of a user",
-        "",
-        "| rows | purifier | seeds | " + " | ".join(COLUMNS[name] for name in EVENT_COLUMNS) + " |",
-        "|--:|---|--:|" + "--:|" * len(EVENT_COLUMNS),
+    pairs = [
+        (rows[purifier][seed]["metrics"], rows[control][seed]["metrics"])
+        for seed in sorted(rows[purifier].keys() & rows[control].keys())
     ]
-    shown = {purifier for kind, rows in study.items() if kind.events for purifier in rows}
-    for rows in sorted(study.values(), key=_events):
-        for purifier in (name for name in rows if name in shown):
-            cells = [_cell(rows, purifier, column) for column in EVENT_COLUMNS]
-            cells = [f"{_events(rows):.0f}", purifier, str(len(rows[purifier])), *cells]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", "Rows: the mean over users, as measured.", ""])
+    differences = {
+        COLUMNS[name]: [x[name] - y[name] for x, y in pairs if name in x] for name in PAIRED
+    }
+    text = ", ".join(
+        f"{title} {interval(values, sign='+')}" for title, values in differences.items() if values
+    )
+    return f"* {purifier} less {control}, world by world: {text}."
+
+
+def _events_table(worlds: dict[Kind, Rows]) -> str:
+    """One study's worlds by the length of the logs; of the usual world the purifiers of all."""
+    kind, rows = next(iter(worlds.items()))
+    shown = {purifier for kind, rows in worlds.items() if kind.events for purifier in rows}
+    cells = [
+        [
+            f"{_events(rows):.0f}", purifier, str(len(runs)),
+            *(_cell(rows, purifier, column) for column in EVENT_COLUMNS),
+        ]
+        for rows in sorted(worlds.values(), key=_events)
+        for purifier, runs in rows.items()
+        if purifier in shown
+    ]  # fmt: skip
+    header = ["rows", "purifier", "seeds", *(COLUMNS[name] for name in EVENT_COLUMNS)]
+    return section(
+        f"{_title(kind._replace(events=0), rows)}, by logged rows of a user",
+        markdown_table(header, cells, "rlr"),
+        "Rows: the mean over users, as measured.",
+    )
 
 
 def _title(kind: Kind, rows: Rows) -> str:
-    what = "SYNTHETIC worlds, one a seed"
+    data = "SYNTHETIC worlds, one a seed"
     if kind.real_data:
-        what = f"real rows, {kind.real_data}, the same for all seeds"
-    return ", ".join(
-        [
-            f"{kind.env}, {_dataset(rows)['name']} ({what})",
-            *([f"{kind.events} logged rows a user"] if kind.events else []),
-            *([kind.options] if kind.options else []),
-        ]
-    )
+        data = f"real rows, {kind.real_data}, the same for all seeds"
+    events = f"{kind.events} logged rows a user" if kind.events else ""
+    title = f"{kind.env}, {_dataset(rows)['name']} ({data})"
+    return ", ".join(filter(None, [title, events, kind.options]))
 
 
 def _dataset(rows: Rows) -> dict[str, Any]:
@@ -208,22 +202,14 @@ def _dataset(rows: Rows) -> dict[str, Any]:
 
 def _events(rows: Rows) -> float:
     """Mean logged rows of a user, over the seeds' worlds."""
-    by_seed = {
-        seed: result["dataset"]["events_per_user"]
-        for runs in rows.values()
-        for seed, result in runs.items()
-    }
-    return float(np.mean(list(by_seed.values())))
+    by_seed = {seed: result for runs in rows.values() for seed, result in runs.items()}
+    events = [result["dataset"]["events_per_user"] for result in by_seed.values()]
+    return float(np.mean(events))
 
 
 def _cell(rows: Rows, purifier: str, column: str) -> str:
     """Mean and interval; blank where nothing was measured."""
-    values = _values(rows, purifier, column)
-    if not values:
-        return ""
-    digits = _DIGITS.get(column, 3)
-    mean, half = mean_and_ci95(values)
-    return f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if len(values) > 1 else "")
+    return interval(_values(rows, purifier, column), _DIGITS.get(column, 3))
 
 
 def _values(rows: Rows, purifier: str, column: str) -> list[float]:
@@ -238,12 +224,12 @@ def _values(rows: Rows, purifier: str, column: str) -> list[float]:
 
 
 def _share(rows: Rows, purifier: str, seed: int) -> float | None:
-    """How far from the identity's cosine to the upper bound's, in one world."""
+    """Position between the identity's cosine, 0, and the upper bound's, 1, in one world."""
     cosines = []
     for name in (purifier, "identity", ORACLE):
         result = rows.get(name, {}).get(seed)
         if result is None or "cosine" not in result["metrics"]:
             return None
         cosines.append(result["metrics"]["cosine"])
-    own, least, most = cosines
-    return None if most == least else float((own - least) / (most - least))
+    cosine, least, most = cosines
+    return None if most == least else float((cosine - least) / (most - least))

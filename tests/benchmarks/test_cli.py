@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import main
-from benchmarks.registry import AGENTS, LEARNERS, agents_for, hyperparams
+from benchmarks.__main__ import COMMANDS, main
+from benchmarks.agents import AGENTS, agents_for
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95
 from benchmarks.results import KEYS, METRICS
 from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
-from benchmarks.statistics import mean_and_ci95
 
 
 def run(out: Path, agent: str, *more: str) -> dict:
@@ -23,24 +23,19 @@ def run(out: Path, agent: str, *more: str) -> dict:
     return json.loads(files[0].read_text())
 
 
-def test_every_learner_has_hyperparameters() -> None:
-    for agent in LEARNERS:
-        assert "n_envs" in hyperparams(agent)
-
-
 @pytest.fixture
 def brief_fits(monkeypatch, quick_fit) -> None:
     """What agents fit before they train takes a few updates."""
-    from benchmarks import registry
+    from benchmarks.agents import agent, hrl
     from dsrm_agents.baselines import dorl
 
-    fit_encoder, fit_world_model = registry.fit_encoder, dorl.fit_world_model
+    fit_encoder, fit_world_model = hrl.fit_encoder, dorl.fit_world_model
     monkeypatch.setattr(
-        registry,
+        agent,
         "fit_purifier",
         lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
     )
-    monkeypatch.setattr(registry, "fit_encoder", partial(fit_encoder, updates=5))
+    monkeypatch.setattr(hrl, "fit_encoder", partial(fit_encoder, updates=5))
     monkeypatch.setattr(dorl, "fit_world_model", partial(fit_world_model, members=1))
 
 
@@ -52,13 +47,14 @@ def test_a_run_writes_the_promised_keys_and_obeys_the_law(
     assert result.keys() == KEYS
     assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
     assert result["dataset"]["synthetic"] is True
-    own = {"encoder"} if agent in ("hrl+ce", "hrl+rce", "hrl+tce", "hrl+bod") else set()
+    own = {"encoder"} if agent in ("hrl+rce", "hrl+tce", "hrl+bod") else set()
     taken = {"seconds", "processor_seconds"}
     assert result["train"].keys() == {"episodes", "steps", "curve"} | taken | own
     assert result["eval"]["sessions"] == 50
     assert result["metrics"].keys() == {*METRICS, *(f"{name}_ci95" for name in METRICS)}
-    assert (result["train"]["episodes"] >= 20) == (agent in LEARNERS)
-    played = agent in LEARNERS and not LEARNERS[agent].offline
+    trained = AGENTS[agent].rule is None
+    assert (result["train"]["episodes"] >= 20) == trained
+    played = trained and not AGENTS[agent].offline
     assert bool(result["train"]["curve"]) == played
     length, reward, q = (result["metrics"][name] for name in ("len", "r_each", "q"))
     assert length == pytest.approx((30 - 1) / (2 - reward + q) + 0.5, abs=0.4)
@@ -197,6 +193,23 @@ def test_intervals_over_seeds() -> None:
     assert half == pytest.approx(2.484, abs=0.001)
 
 
+def test_intervals_and_tables_as_they_are_printed() -> None:
+    assert interval([1.0, 2.0, 3.0], 1, "+") == "+2.0 ± 2.5"
+    assert interval([2.0]) == "2.000"
+    assert interval([]) == ""
+    table = "| a | b | c |\n|---|--:|--:|\n| x | 1 |  |"
+    assert markdown_table(["a", "b", "c"], [["x", "1", ""]]) == table
+    assert markdown_table("ab", [], "rl") == "| a | b |\n|--:|---|"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "show this help message" in capsys.readouterr().out
+
+
 def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) -> None:
     assert main(["table", str(tmp_path)]) == 2
     assert "There are no results" in capsys.readouterr().err
@@ -213,8 +226,8 @@ def test_user_errors_end_with_a_sentence_and_status_2(tmp_path: Path, capsys) ->
         assert "must be at" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["suite", "--jobs", "0", "--out", str(tmp_path)])
-    with pytest.raises(SystemExit):
-        main(["run", "--agent", "dsrm", "--out", str(tmp_path)])
+    assert main(["run", "--agent", "dsrm", "--out", str(tmp_path)]) == 2
+    assert "agent must be one of" in capsys.readouterr().err
 
 
 def test_agents_that_the_data_have_nothing_for_are_left_out(world, real) -> None:
@@ -228,5 +241,5 @@ def test_two_seeds_of_mofir_share_no_preferences(small) -> None:
         spec = Run("mofir", max_len=5, seed=seed, episodes=40, sessions=1)
         agent, _ = train_agent(spec, small, None, progress=False)
         drawn.append(set(agent.replay_buffer.observations[0, :, -2].tolist()))
-    assert len(drawn[0]) == len(drawn[1]) == hyperparams("mofir")["n_envs"]
+    assert len(drawn[0]) == len(drawn[1]) == AGENTS["mofir"].hyperparams["n_envs"]
     assert not drawn[0] & drawn[1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.datasets import describe, item_totals, markdown, r_squared
+from benchmarks.datasets import DatasetStudy, describe, item_totals, r_squared
 from kuaisim_gym.data import BehaviourLog, write_csv
 
 
@@ -60,9 +60,21 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     written = json.loads((tmp_path / "out" / "datasets_kuairec_real.json").read_text())
     assert written["study"] == "datasets"
     assert written["rows"]["test"]["interactions"] == len(small.test)
-    assert markdown([written]) in text
+    assert DatasetStudy.markdown([written]) in text
     figure = tmp_path / "out" / "datasets_exposure_and_reward.png"
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+    # Once more, it is there already; other data under its name are refused.
+    path = tmp_path / "out" / "datasets_kuairec_real.json"
+    path.write_text(json.dumps(written | {"commit": "earlier"}))
+    assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out == text
+    assert json.loads(path.read_text())["commit"] == "earlier"
+    of_no_model = DatasetStudy("kuairec", str(tmp_path / "data"), ())
+    assert not of_no_model.is_complete(path, written)  # of other models, it is made again
+    path.write_text(json.dumps(written | {"dataset": {}}))
+    assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 2
+    assert "other data or settings" in capsys.readouterr().err
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path, capsys) -> None:

@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from benchmarks.figures import command, policies, sensitivity, states, studies
 from benchmarks.figures.drawing import means_and_halves, save
 from benchmarks.results import METRICS, read_result, read_results
+from benchmarks.study import run_study
 from kuaisim_gym.errors import ConfigError
 
 HEADER = {"study", "env", "max_len", "dataset", "versions", "commit"}
@@ -103,8 +104,8 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
     assert len(read_results(tmp_path)) == len(learned)  # studies are no rows of the tables
 
 
-def test_the_weight_of_similarity_is_chosen_on_the_train_simulator(tiny, small) -> None:
-    found = policies.SimilarityStudy("raw", seed=1, sessions=10).make(small)
+def test_the_weight_of_similarity_is_chosen_on_the_train_simulator(tiny) -> None:
+    found = policies.SimilarityStudy("raw", seed=1, sessions=10).make(Path())
     lengths = found["train"]["len_by_alpha"]
     assert list(lengths) == [f"{alpha:g}" for alpha in policies.ALPHAS]
     assert lengths[f"{found['alpha']:g}"] == max(lengths.values())
@@ -161,18 +162,18 @@ def test_figure_6_goes_on_where_it_stopped(tiny, tmp_path: Path) -> None:
 
 def test_a_study_of_another_world_is_refused(tiny, tmp_path: Path) -> None:
     study = policies.NoveltyStudy("raw", 0.4, seed=1, sessions=10)
-    studies.finish(study, tmp_path)
+    run_study(study, tmp_path)
     (path,) = tmp_path.glob("*.json")
     other = read_result(path)
     other["dataset"]["fingerprint"] = "0" * 16
     path.write_text(json.dumps(other))
     with pytest.raises(ConfigError, match="other data or settings: wanted {'dataset'"):
-        studies.finish(study, tmp_path)
+        run_study(study, tmp_path)
 
 
-def test_a_purified_policy_differs_by_its_state_alone(tiny, small) -> None:
+def test_a_purified_policy_differs_by_its_state_alone(tiny) -> None:
     raw, same = (
-        policies.NoveltyStudy(state, 0.1, seed=1, sessions=10).make(small)["metrics"]
+        policies.NoveltyStudy(state, 0.1, seed=1, sessions=10).make(Path())["metrics"]
         for state in ("raw", "linear")
     )
     assert raw.keys() == same.keys()
@@ -190,30 +191,23 @@ def test_single_seeds_have_no_interval(tmp_path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Quick:
+class Quick(studies.FigureStudy):
     """A study that is done at once."""
 
-    kind: ClassVar[str] = "quick"
+    kind = "quick"
+    world_seed = 0
 
     seed: int
 
     @property
-    def name(self) -> str:
+    def label(self) -> str:
         return str(self.seed)
 
-    @property
-    def world_seed(self) -> int:
-        return 0
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        return {"seed": self.seed}
-
-    def make(self, dataset) -> dict[str, Any]:
-        return {"users": dataset.n_users}
+    def make(self, path: Path) -> dict[str, Any]:
+        return {"users": self.load().n_users}
 
 
 def test_other_processes_make_studies(world, tmp_path: Path) -> None:
-    (made,) = studies.finish_all([Quick(3)], tmp_path, jobs=2)
+    (made,) = studies.results_of([Quick(3)], tmp_path, jobs=2)
     assert (made["study"], made["seed"], made["users"]) == ("quick", 3, world.n_users)
     assert made["dataset"]["fingerprint"] == world.fingerprint

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import __main__ as command_line
-from benchmarks import paper
+from benchmarks import paper, suite
 from benchmarks.__main__ import main
-from benchmarks.registry import LEARNERS
+from benchmarks.agents import AGENTS
 from benchmarks.results import Result, read_results
 from kuaisim_gym import ENVIRONMENTS
 
@@ -30,7 +29,7 @@ def result(agent: str, seed: int, length: float, **changed) -> Result:
 
 
 def test_every_method_of_the_paper_is_an_agent_of_ours() -> None:
-    assert set(paper.METHODS.values()) <= set(LEARNERS)
+    assert all(AGENTS[name].build is not None for name in paper.METHODS.values())
     assert len(paper.METHODS) == 13
     assert {method for methods in paper.TABLES.values() for method in methods} == set(paper.METHODS)
     assert set(paper.ENVS.values()) <= set(ENVIRONMENTS)
@@ -92,8 +91,10 @@ def test_a_table_is_a_suite_of_its_runs(
     table: int, methods: int, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     asked = []
-    monkeypatch.setattr(command_line, "run_all", lambda runs, *rest: asked.extend(runs))
-    monkeypatch.setattr(command_line, "read_results", lambda out: [result("dsrm-hrl", 11, 20.0)])
+    monkeypatch.setattr(
+        suite, "run_studies", lambda studies, *rest: asked.extend(one.spec for one in studies)
+    )
+    monkeypatch.setattr(suite, "read_results", lambda out: [result("dsrm-hrl", 11, 20.0)])
     assert main(["suite", "--table", str(table), "--jobs", "2", "--out", str(tmp_path)]) == 0
     assert len(set(asked)) == len(asked) == methods * 2 * 2 * 3
     assert {run.seed for run in asked} == {11, 15, 19}

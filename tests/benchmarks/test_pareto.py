@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import registry
+from benchmarks import run as running
 from benchmarks.__main__ import main
+from benchmarks.agents import agent
 from benchmarks.pareto import plot, report, study
 from benchmarks.results import read_result
 from benchmarks.run import Run
+from benchmarks.study import result_path, run_study
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 HEADER = {"study", "kind", "settings", "agent", "env", "max_len", "seed", "dataset", "episodes",
@@ -20,9 +22,9 @@ HEADER = {"study", "kind", "settings", "agent", "env", "max_len", "seed", "datas
 @pytest.fixture
 def tiny(small, quick_fit, monkeypatch) -> None:
     """A small world instead of the full one, and fits of a few updates."""
-    monkeypatch.setattr(study, "shared_dataset", lambda name, path, seed: small)
+    monkeypatch.setattr(running, "shared_dataset", lambda name, path, seed: small)
     monkeypatch.setattr(
-        registry,
+        agent,
         "fit_purifier",
         lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
     )
@@ -55,10 +57,10 @@ def part(kind: str, seed: int, shares: dict[float | None, float], worth: float, 
     } | more  # fmt: skip
 
 
-def read(folder: Path, *parts: dict) -> report.Study:
+def read(folder: Path, *parts: dict) -> report.Front:
     for number, one in enumerate(parts):
         (folder / f"{number}.json").write_text(json.dumps(one))
-    (only,) = report.read_studies(folder).values()
+    (only,) = report.fronts(report.read_studies(folder))
     return only
 
 
@@ -124,7 +126,7 @@ def test_other_data_and_settings_are_refused_before_any_training(
     base = Run("dsrm-hrl", max_len=12, episodes=16, sessions=16)
     *_, last = study.plan(base, [3], [0.2, 0.8], [], [0.0])  # the others would have to be made
     header = last.header()
-    path = last.path(tmp_path)
+    path = result_path(last, tmp_path)
     for change in ({"dataset": {**header["dataset"], "fingerprint": "0" * 16}}, {"episodes": 17}):
         path.write_text(json.dumps(header | change))
         assert pareto(tmp_path, "--retrained-targets", "--penalties", "0") == 2
@@ -166,7 +168,7 @@ def test_an_agent_is_retrained_with_its_dial_turned(tiny, tmp_path: Path, monkey
     base = Run("dsrm-hrl", max_len=12, episodes=16, sessions=16)
     for one in study.plan(base, [3], [0.2, 0.8], [0.6], [4.0]):
         with pytest.raises(KeyboardInterrupt):
-            study.finish(one, tmp_path)
+            run_study(one, tmp_path)
     assert seen == [("dsrm-hrl", {}), 0.6, ("dsrm-hrl", {}), ("flat", {"fairness_coef": 4.0})]
 
 
@@ -192,7 +194,7 @@ def test_differences_are_paired_by_seed(tmp_path: Path) -> None:
     found = read(tmp_path, *dial, *retrained)
     np.testing.assert_allclose(report.differences(found, 0.3), [-0.01, -0.03, -0.02])
     assert report.differences(found, 0.5) == []
-    text = report.markdown({("", True, "", 0): found})
+    text = report.tables(found)
     # Mean -0.02, standard deviation 0.01, three values: 4.303 * 0.01 / sqrt(3).
     assert rows(text)["0.3"][-2:] == ["0.620 ± 0.262", "-0.020 ± 0.025"]
     assert rows(text)["0.5"][1:3] == ["0.500 ± 0.000", "0.000"]
@@ -223,7 +225,7 @@ def test_the_verdict_says_whether_shares_follow_their_targets(tmp_path: Path) ->
 
 def test_flat_agents_have_a_table_of_their_own(tmp_path: Path) -> None:
     found = read(tmp_path, part("flat", 1, {0.5: 0.45}, 0.5), part("flat", 2, {0.5: 0.55}, 0.7))
-    text = report.markdown({("", True, "", 0): found})
+    text = report.tables(found)
     assert rows(text)["0.5"][:4] == ["2", "0.500 ± 0.635", "20.00 ± 0.00", "0.600 ± 1.271"]
     assert "monotone" not in text
     assert "SYNTHETIC" in text

@@ -10,9 +10,10 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.purify import report, study
-from benchmarks.purify.report import markdown, read_studies
-from benchmarks.purify.study import ENVS, KUAIREC, ORACLE, World, plan, run_world, studied
+from benchmarks.purify.report import ORACLE, markdown, read_studies, studied
+from benchmarks.purify.study import ENVS, KUAIREC, PurifyStudy, World, plan
 from benchmarks.results import read_results
+from benchmarks.study import run_studies
 from dsrm_agents.dsrm.probes import probe, probe_data
 from kuaisim_gym.data import write_csv
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
@@ -45,8 +46,17 @@ def small_worlds(small, small_rand, monkeypatch) -> None:
     )
 
 
-def quick(env: str = KUAIREC, purifiers: tuple[str, ...] = STUDIED, **options: Any) -> World:
-    return World(env, 11, purifiers, updates=5, **options)
+@pytest.fixture(autouse=True)
+def fresh_worlds() -> None:
+    """No data of another test."""
+    study._load.cache_clear()
+    study._probe_data.cache_clear()
+
+
+def quick(
+    env: str = KUAIREC, purifiers: tuple[str, ...] = STUDIED, updates: int = 5, **options: Any
+) -> list[PurifyStudy]:
+    return [PurifyStudy(name, World(env, 11, **options), updates) for name in purifiers]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -68,7 +78,7 @@ def test_all_that_says_something_is_studied() -> None:
     ("env", "names"), [(KUAIREC, STUDIED), (ENVS[1], ("identity", "dsrm", "student", ORACLE))]
 )
 def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_path: Path) -> None:
-    paths = run_world(quick(env, names), tmp_path)
+    paths = run_studies(quick(env, names), tmp_path)
     assert [path.name for path in paths] == [f"{n}_{env}_synthetic_seed11.json" for n in names]
     assert sorted(paths) == sorted(tmp_path.iterdir())
     dataset = small if env == KUAIREC else small_rand
@@ -101,7 +111,7 @@ def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_
 def test_results_are_those_of_the_purifiers(small, quick_fit, tmp_path: Path) -> None:
     """The student's too, though its teacher is not fitted a second time."""
     names = ("linear", "dsrm", "student")
-    paths = run_world(quick(purifiers=names), tmp_path)
+    paths = run_studies(quick(purifiers=names), tmp_path)
     data = probe_data(small)
     for name, path in zip(names, paths, strict=True):
         purifier = quick_fit(name, small, seed=11)
@@ -116,7 +126,7 @@ def brief_probe(denoise, data) -> dict[str, float]:
 def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(study, "probe", brief_probe)
     world = quick(purifiers=("identity", "linear", "dsrm", "student", ORACLE))
-    whole = measured(run_world(world, tmp_path / "whole"))
+    whole = measured(run_studies(world, tmp_path / "whole"))
     assert len({tuple(metrics.values()) for metrics in whole.values()}) == 5
     out, done = tmp_path / "killed", []
 
@@ -129,11 +139,11 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> Non
     with monkeypatch.context() as patch:
         patch.setattr(study, "probe", probe_until_killed)
         with pytest.raises(KeyboardInterrupt):
-            run_world(world, out)
+            run_studies(world, out)
     before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert len(before) == 3
     # The teacher is fitted again, its result is not written again.
-    paths = run_world(world, out)
+    paths = run_studies(world, out)
     assert measured(paths) == whole
     assert sorted(out.iterdir()) == sorted(paths)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
@@ -142,32 +152,31 @@ def test_a_killed_study_goes_on_where_it_was(tmp_path: Path, monkeypatch) -> Non
 def test_nothing_is_fitted_or_probed_where_all_is_there(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(study, "probe", brief_probe)
     world = quick(purifiers=("identity", "linear"))
-    paths = run_world(world, tmp_path)
+    paths = run_studies(world, tmp_path)
     for name in ("fit_purifier", "probe_data"):
         monkeypatch.setattr(study, name, None)
-    assert run_world(world, tmp_path) == paths
+    assert run_studies(world, tmp_path) == paths
 
 
 def test_results_of_other_data_or_settings_are_refused(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(study, "probe", brief_probe)
-    world = quick(purifiers=("identity", "linear"))
-    path = run_world(world, tmp_path)[1]
+    names = ("identity", "linear")
+    world = quick(purifiers=names)
+    path = run_studies(world, tmp_path)[1]
     with pytest.raises(ConfigError, match=r"wanted .*'updates': 6.* found .*5.*Remove it or"):
-        run_world(replace(world, updates=6), tmp_path)
+        run_studies(quick(purifiers=names, updates=6), tmp_path)
     path.write_text(json.dumps(read(path) | {"dataset": {}}))
     with pytest.raises(ConfigError, match=r"linear_KuaiRec.*other data or settings.*fingerprint"):
-        run_world(world, tmp_path)
+        run_studies(world, tmp_path)
     path.write_text('{"study": "datasets"}')
     with pytest.raises(ConfigError, match="'purify'"):
-        run_world(world, tmp_path)
+        run_studies(world, tmp_path)
     with pytest.raises(ConfigError, match="is a file"):
-        run_world(world, path)
+        run_studies(world, path)
 
 
 def test_options_reach_the_purifiers_that_they_concern() -> None:
-    world = World(KUAIREC, 11, updates=5, propensity=0.5)
     both = {"updates": 5, "propensity_power": 0.5}
-    assert world.options == both
     for name, options in (
         ("dsrm", both),
         ("ridge", {"propensity_power": 0.5}),
@@ -175,14 +184,16 @@ def test_options_reach_the_purifiers_that_they_concern() -> None:
         (ORACLE, {"updates": 5}),
         ("dsrm-literal", {"updates": 5}),
     ):
-        assert world.options_of(name) == options
+        fit = PurifyStudy(name, World(KUAIREC, 11), updates=5, propensity=0.5)
+        assert fit.fit_options == options
+        assert fit.options == fit.header()["options"] == both  # the same for all of a study
 
 
 def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(study, "probe", brief_probe)
     results = []
     for events in (20, 40):
-        (path,) = run_world(quick(purifiers=("identity",), events=events), tmp_path)
+        (path,) = run_studies(quick(purifiers=("identity",), events=events), tmp_path)
         assert path.name == f"identity_{KUAIREC}_synthetic_events{events}_seed11.json"
         results.append(read(path))
         assert results[-1]["events"] == events
@@ -214,34 +225,43 @@ def test_real_rows_have_no_truth_and_seeds_vary_the_fit(small, tmp_path: Path, c
     assert first["metrics"] == second["metrics"]
     first, second = (results[f"mlp_{KUAIREC}_real_seed{seed}.json"] for seed in (11, 15))
     assert first["metrics"] != second["metrics"]
-    for world in plan(
-        None, [11, 15], ["identity", "mlp"], dataset=str(tmp_path / "data"), updates=5
-    ):
-        run_world(world, out)
+    data = str(tmp_path / "data")
+    run_studies(plan(None, [11, 15], ["identity", "mlp"], dataset=data, updates=5), out)
     assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == files
     assert main(["purify", "--table", str(out)]) == 0
     assert capsys.readouterr().out == text
 
 
-def test_a_study_is_planned() -> None:
-    worlds = plan(None, [11, 15])
-    assert [(world.env, world.seed) for world in worlds] == [(e, s) for e in ENVS for s in (11, 15)]
-    assert all(world.purifiers == STUDIED and world.options == {} for world in worlds)
+def worlds_of(studies: list[PurifyStudy]) -> dict[World, tuple[str, ...]]:
+    """The purifiers of each world, in their order."""
+    worlds: dict[World, tuple[str, ...]] = {}
+    for one in studies:
+        worlds[one.world] = (*worlds.get(one.world, ()), one.purifier)
+    return worlds
 
-    worlds = plan(None, [11], events=[60, 120, 200])
+
+def test_a_study_is_planned() -> None:
+    studies = plan(None, [11, 15])
+    worlds = worlds_of(studies)
+    assert [(world.env, world.seed) for world in worlds] == [(e, s) for e in ENVS for s in (11, 15)]
+    assert set(worlds.values()) == {STUDIED}
+    assert [one.world for one in studies] == [world for world in worlds for _ in STUDIED]
+    assert all(one.options == {} for one in studies)
+
+    worlds = worlds_of(plan(None, [11], events=[60, 120, 200]))
     assert [(world.env, world.events) for world in worlds] == [
         (KUAIREC, 60),
         (KUAIREC, None),  # the usual number: the usual world
         (KUAIREC, 200),
     ]
     assert SyntheticConfig().events_per_user == 120
-    assert worlds[0].purifiers == ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
+    assert set(worlds.values()) == {("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)}
 
-    (world,) = plan(None, [11, 11], dataset="somewhere")  # the same world once
+    ((world, names),) = worlds_of(plan(None, [11, 11], dataset="somewhere")).items()  # once
     assert world.env == KUAIREC
-    assert world.purifiers == STUDIED[:-1]  # what needs the truth is left out
-    (world,) = plan([ENVS[1]], [11], ["mlp"], dataset="somewhere")
-    assert (world.env, world.purifiers) == (ENVS[1], ("mlp",))
+    assert names == STUDIED[:-1]  # what needs the truth is left out
+    ((world, names),) = worlds_of(plan([ENVS[1]], [11], ["mlp"], dataset="somewhere")).items()
+    assert (world.env, names) == (ENVS[1], ("mlp",))
 
 
 @pytest.mark.parametrize(

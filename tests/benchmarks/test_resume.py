@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import registry
+from benchmarks import study
 from benchmarks import run as running
 from benchmarks.__main__ import main
+from benchmarks.agents import AGENTS
+from benchmarks.agents import agent as rows
 from benchmarks.run import Run, run
 from benchmarks.training import TrainingRecord
 
@@ -57,7 +60,7 @@ def test_an_interrupted_run_ends_with_the_same_result(
     agent: str, episodes: int, ends, tmp_path: Path, kill, monkeypatch, quick_fit
 ) -> None:
     monkeypatch.setattr(
-        registry,
+        rows,
         "fit_purifier",
         lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
     )
@@ -122,9 +125,9 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
         other.setattr(running, "versions", lambda: {"torch": "1.0"})
         assert main([*arguments, "--episodes", "400"]) == 2
         assert "'torch': '1.0'" in capsys.readouterr().err
-    options = registry.hyperparams("a2c") | {"gamma": 0.5}
+    changed = replace(AGENTS["a2c"], settings=AGENTS["a2c"].at(gamma=0.5))
     with monkeypatch.context() as other:
-        other.setattr(running, "hyperparams", lambda agent: dict(options))
+        other.setitem(AGENTS, "a2c", changed)
         assert main([*arguments, "--episodes", "400"]) == 2
         assert "gamma is 0.5 here and was 0.95" in capsys.readouterr().err
     (checkpoint,) = tmp_path.iterdir()
@@ -137,7 +140,8 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
 def test_all_code_that_trained_is_named(tmp_path: Path, kill, monkeypatch) -> None:
     spec = Run("a2c", episodes=400, sessions=50)
     for code in ("one", "two"):
-        monkeypatch.setattr(running, "commit", lambda code=code: code)
+        for module in (running, study):  # of checkpoints, and of results
+            monkeypatch.setattr(module, "commit", lambda code=code: code)
         kill({"one": 40, "two": 60}[code])
         with pytest.raises(Killed):
             run(spec, tmp_path, progress=False)
@@ -211,16 +215,10 @@ def test_tensorboard_is_told_what_is_learned(agent: str, tmp_path: Path) -> None
     assert all(min(abs(value - point["len"]) for point in curve) < 1e-5 for value in shown)
 
 
-def test_a_suite_takes_the_option_too(tmp_path: Path, monkeypatch) -> None:
-    def one_by_one(function, tasks, *rest, jobs: int, threads: int):
-        for task in tasks:
-            function(task, *rest)
-            yield task
-
-    monkeypatch.setattr("benchmarks.suite.side_by_side", one_by_one)
+def test_a_suite_takes_the_option_too(tmp_path: Path) -> None:
     out, log = tmp_path / "out", tmp_path / "log"
     assert main(["suite", "--agents", "a2c", "popularity", "--seeds", "1", "--sessions", "20",
-                 "--episodes", "64", "--out", str(out),
+                 "--episodes", "64", "--jobs", "1", "--out", str(out),
                  "--tensorboard", str(log)]) == 0  # fmt: skip
     assert len(list(out.iterdir())) == 2
     (folder,) = log.iterdir()  # nothing is trained for the other

@@ -7,16 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from optuna.distributions import FloatDistribution
 
 from benchmarks import run as running
 from benchmarks import tuning
 from benchmarks.__main__ import main
-from benchmarks.registry import LEARNERS, Learner, hyperparams
+from benchmarks.agents import AGENTS, Agent
 from benchmarks.results import read_results
 from benchmarks.run import Run
-from benchmarks.tuning import SPACES, split_users, study_path, tune
+from benchmarks.tuning import split_users, tune
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
@@ -25,9 +24,9 @@ SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
 @pytest.fixture(autouse=True)
 def small_world(small, monkeypatch) -> None:
     """The synthetic world, small; others by their path."""
-    load = tuning.shared_dataset
+    load = running.shared_dataset
     monkeypatch.setattr(
-        tuning,
+        running,
         "shared_dataset",
         lambda name, path, seed: small if path is None else load(name, path, seed),
     )
@@ -54,12 +53,6 @@ def trials(path: Path) -> list[tuple[int, dict[str, Any], float]]:
     return [(one["number"], one["params"], one["value"]) for one in read(path)["trials"]]
 
 
-def test_every_learner_has_a_space_and_a_setting_for_all_of_it() -> None:
-    assert SPACES.keys() == LEARNERS.keys()
-    for agent, space in SPACES.items():
-        assert space.keys() <= hyperparams(agent).keys()
-
-
 def test_the_held_out_fifth_is_of_the_train_users(small) -> None:
     training, held_out = split_users(small, 0)
     assert len(held_out) == round(len(small.train_users) / 5)
@@ -71,7 +64,7 @@ def test_the_held_out_fifth_is_of_the_train_users(small) -> None:
 def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypatch) -> None:
     """It trains on some users, is measured on others, and what it varies reaches the agent."""
     made, built = [], []
-    make, learner = running.make_vec_env, LEARNERS["a2c"]
+    make, learner = running.make_vec_env, AGENTS["a2c"]
 
     def recorded(*arguments: Any, **options: Any) -> Any:
         made.append(make(*arguments, **options))
@@ -82,7 +75,8 @@ def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypa
         return learner.build(env, options, seed)
 
     monkeypatch.setattr(running, "make_vec_env", recorded)
-    monkeypatch.setitem(LEARNERS, "a2c", Learner(build))
+    agent = Agent("a2c", build=build, settings=learner.settings)
+    monkeypatch.setitem(AGENTS, "a2c", agent)
     path = tune(replace(SPEC, max_len=20), 2, tmp_path, progress=False)
     assert len(made) == 4
     assert {env.batch.simulator.split for env in made} == {"train"}
@@ -91,21 +85,22 @@ def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypa
         np.testing.assert_array_equal(env.batch.core.session_users, np.sort(users))
         assert np.isin(env.batch.core.state.users, users).all()
     for options, trial in zip(built, read(path)["trials"], strict=True):
-        rest = {name: value for name, value in hyperparams("a2c").items() if name != "n_envs"}
+        rest = {name: value for name, value in learner.hyperparams.items() if name != "n_envs"}
         assert options == rest | trial["params"]
     assert len({value for _, _, value in trials(path)}) == 2  # so many sessions tell them apart
 
 
 def test_the_first_trial_has_the_present_settings(guess, tmp_path: Path, monkeypatch) -> None:
     """Also where they lie outside the space, as no entropy bonus does."""
-    settings = hyperparams("a2c") | {"ent_coef": 0.0}
-    monkeypatch.setattr(tuning, "hyperparams", lambda agent: settings)
+    agent = replace(AGENTS["a2c"], settings=AGENTS["a2c"].at(ent_coef=0.0))
+    monkeypatch.setitem(AGENTS, "a2c", agent)
     result = read(tune(SPEC, 4, tmp_path, progress=False))
-    present = {name: settings[name] for name in SPACES["a2c"]}
+    present = {name: agent.hyperparams[name] for name in agent.space}
+    assert present["ent_coef"] == 0.0
     assert result["trials"][0]["params"] == guess[0] == present
     assert guess == [trial["params"] for trial in result["trials"]]
     for params in guess[1:]:
-        for name, distribution in SPACES["a2c"].items():
+        for name, distribution in agent.space.items():
             if isinstance(distribution, FloatDistribution):
                 assert distribution.low <= params[name] <= distribution.high
             else:
@@ -130,7 +125,7 @@ def test_the_result_says_what_was_done(guess, small, tmp_path: Path) -> None:
     assert result["space"]["learning_rate"] == "0.0003 to 0.01, log-uniform"
     assert result["space"]["n_steps"] == "one of 8, 16, 32"
     assert result["fixed"] | result["best"]["params"] == (
-        hyperparams("a2c") | result["best"]["params"]
+        AGENTS["a2c"].hyperparams | result["best"]["params"]
     )
     assert not result["fixed"].keys() & result["space"].keys()
     assert [trial["number"] for trial in result["trials"]] == [0, 1, 2]
@@ -193,7 +188,7 @@ def test_another_study_is_refused(guess, left, change, tmp_path: Path, monkeypat
         other = synthetic_kuairec(
             5, SyntheticConfig(n_users=100, n_test_users=20, n_items=120, events_per_user=20)
         )
-        monkeypatch.setattr(tuning, "shared_dataset", lambda *_: other)
+        monkeypatch.setattr(running, "shared_dataset", lambda *_: other)
     else:
         spec = replace(SPEC, **change)
     with pytest.raises(ConfigError, match="holds the result of other data or settings"):
@@ -202,49 +197,49 @@ def test_another_study_is_refused(guess, left, change, tmp_path: Path, monkeypat
 
 
 def test_purifiers_are_fitted_once(small, quick_fit, tmp_path: Path, monkeypatch) -> None:
-    """And are worn in training and in the sessions that count."""
-    from benchmarks import registry
+    """And wrap the environment in training and in the sessions that count."""
+    from benchmarks.agents import agent
 
-    fitted, worn = [], []
-    learner = LEARNERS["dsrm-hrl"]
+    fitted, wrapped = [], []
+    learner = AGENTS["dsrm-hrl"]
 
     def fit(name, dataset, progress, **options) -> Any:
         fitted.append(quick_fit(name, dataset, **options))
         return fitted[-1]
 
     def recorded(env, purifier, options, training) -> Any:
-        worn.append((purifier, training))
-        return learner.wear(env, purifier, options, training)
+        wrapped.append((purifier, training))
+        return learner.wrap(env, purifier, options, training)
 
-    monkeypatch.setattr(registry, "fit_purifier", fit)
-    monkeypatch.setitem(LEARNERS, "dsrm-hrl", replace(learner, wear=recorded))
+    monkeypatch.setattr(agent, "fit_purifier", fit)
+    monkeypatch.setitem(AGENTS, "dsrm-hrl", replace(learner, wrap=recorded))
     spec = Run("dsrm-hrl", max_len=3, seed=0, episodes=1, sessions=4)
     tune(spec, 2, tmp_path, progress=False)
     assert len(fitted) == 1
-    assert worn == [(fitted[0], True), (fitted[0], False)] * 2
+    assert wrapped == [(fitted[0], True), (fitted[0], False)] * 2
 
 
 def test_a_scorer_is_rewarded_for_fairness_in_training_alone(
     small, tmp_path: Path, monkeypatch, quick_fit
 ) -> None:
-    from benchmarks import registry
+    from benchmarks.agents import agent, sb3
 
     made = []
 
     def fit(name, dataset, progress, **options) -> Any:
         return quick_fit(name, dataset, **options)
 
-    class Recorded(registry.ScorerVecEnv):
+    class Recorded(sb3.ScorerVecEnv):
         def __init__(self, *arguments: Any) -> None:
             made.append(arguments[1:])
             super().__init__(*arguments)
 
-    monkeypatch.setattr(registry, "fit_purifier", fit)
-    monkeypatch.setattr(registry, "ScorerVecEnv", Recorded)
+    monkeypatch.setattr(agent, "fit_purifier", fit)
+    monkeypatch.setattr(sb3, "ScorerVecEnv", Recorded)
     spec = Run("flat", max_len=3, seed=0, episodes=1, sessions=4)
     found = trials(tune(spec, 2, tmp_path, progress=False))
     coefficients = [params["fairness_coef"] for _, params, _ in found]
-    assert coefficients[0] == hyperparams("flat")["fairness_coef"] != coefficients[1]
+    assert coefficients[0] == AGENTS["flat"].hyperparams["fairness_coef"] != coefficients[1]
     expected = [coefficients[0], 0.0, coefficients[1], 0.0]
     assert made == [(False, coefficient) for coefficient in expected]
 
@@ -256,16 +251,17 @@ def test_the_command_prints_the_trials_and_a_block_for_the_settings(
                "--trials", "12", "--out", str(tmp_path)]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr().out
-    result = read(next(tmp_path.glob("*.json")))
+    (path,) = tmp_path.glob("*.json")
+    result = read(path)
     assert result["settings"] == {"episodes": 20, "sessions": 10, "seed": 0}
     rows = [line for line in printed.splitlines() if line.startswith("|")][2:]
     lengths = [float(row.split("|")[-3]) for row in rows]
     assert len(rows) == 10
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == pytest.approx(result["best"]["value"], abs=1e-3)
-    block = yaml.safe_load(printed.split("```yaml\n")[1].split("```")[0])
-    assert block == {"a2c": hyperparams("a2c") | result["best"]["params"]}
-    assert study_path(tmp_path, result).name in printed
+    block = json.loads(printed.split("```json\n")[1].split("```")[0])
+    assert block == {"a2c": AGENTS["a2c"].hyperparams | result["best"]["params"]}
+    assert printed.endswith(f"\n\n{path}\n")
 
 
 def test_the_command_tunes_an_agent_on_real_rows(real_folder: Path, tmp_path: Path, capsys) -> None:

@@ -1,0 +1,72 @@
+"""Agents of the benchmark: a row says all that the benchmark knows of an agent.
+
+A module of this package holds the rows of a family as its ``AGENTS`` and is found by itself: a new
+agent is two files, its algorithm and its rows, and a variant of an agent is one more row. An agent
+from elsewhere is named by module and attribute, without touching this package::
+
+    # mypackage/my.py
+    from benchmarks.agents import Agent, constructor
+    AGENT = Agent("mine", build=constructor(MyAlgorithm, "MlpPolicy"), settings={"n_envs": 64})
+
+    python -m benchmarks run --agent mypackage.my:AGENT --out results
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pkgutil import iter_modules, resolve_name
+
+from benchmarks.agents.agent import Agent, constructor, log_uniform, one_of, uniform
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.errors import ConfigError, unknown_option
+
+__all__ = ["AGENTS", "Agent", "agents_for", "constructor", "find_agent", "log_uniform", "one_of",
+           "uniform"]  # fmt: skip
+
+# Families in the order of result tables; others follow by name.
+ORDER = ("references", "sb3", "baselines", "hrl", "hsrl")
+
+
+def _discover() -> Iterable[Agent]:
+    families = sorted(module.name for module in iter_modules(__path__))
+    families.sort(key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+    for name in families:
+        yield from getattr(import_module(f"{__name__}.{name}"), "AGENTS", ())
+
+
+AGENTS: dict[str, Agent] = {agent.name: agent for agent in _discover()}
+
+
+def find_agent(name: str) -> Agent:
+    """The agent of a registered name, or of a ``module:attribute`` of the user's.
+
+    Raises:
+        ConfigError: There is none, it cannot be imported, it is no :class:`Agent`, or it has the
+            name of an agent of the benchmark.
+    """
+    if name in AGENTS:
+        return AGENTS[name]
+    if ":" not in name:
+        error = unknown_option("agent", name, AGENTS)
+        raise ConfigError(f"{error} An agent of yours is named like mypackage.my:AGENT.")
+    try:
+        agent = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"agent must name a module that can be imported and an attribute of it, like "
+            f"mypackage.my:AGENT, got {name!r}: {error}. Check the spelling and PYTHONPATH."
+        ) from error
+    if not isinstance(agent, Agent):
+        raise ConfigError(
+            f"{name} must be a benchmarks.agents.Agent, got {type(agent).__name__}: describe the "
+            "agent by AGENT = Agent(...) and name that."
+        )
+    if AGENTS.get(agent.name, agent) is not agent:
+        raise ConfigError(f"{name} has the name of the benchmark's {agent.name}: rename it.")
+    return agent
+
+
+def agents_for(dataset: Dataset) -> list[str]:
+    """Names of the agents that a suite plays on some data without being told to."""
+    return [name for name, agent in AGENTS.items() if agent.suits(dataset)]

@@ -1,0 +1,68 @@
+"""The hierarchical agent: on raw states, on encoded histories and on purified states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import VecEnv
+
+from benchmarks.agents.agent import SLATES, Agent, Options, constructor, log_uniform, one_of
+from dsrm_agents import HierarchicalPPO
+from dsrm_agents.common.quality import unbiased_quality
+from dsrm_agents.encoders.pretrain import fit_encoder
+from dsrm_agents.encoders.wrapper import EncodedVecEnv
+
+ENCODER = "attention"  # of histories; a GRU predicts as well, and takes twice as long
+
+
+def randomised_quality(env: VecEnv, hyperparams: Options) -> NDArray[np.floating] | None:
+    """(n_items,) item qualities from randomised rows; ``None`` where the data have none."""
+    data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
+    return unbiased_quality(data, catalogue.item_embedding[:, 0])
+
+
+hrl = Agent(
+    "hrl", label="HRL", tables=(3,), reference="the paper",
+    build=constructor(HierarchicalPPO, "HierarchicalPolicy"),
+    settings={  # HierarchicalPPO's own defaults are these values, too
+        "n_envs": 64,
+        "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
+        "n_epochs": one_of(1, 2, 3, value=1),
+        "clip_range": one_of(0.1, 0.2, 0.3, value=0.3),
+        "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.99),
+        "fairness_coef": log_uniform(0.3, 5.0, value=3.5),
+    },
+    env_options=SLATES,
+)  # fmt: skip
+
+
+def _denoised(loss: str, reference: str) -> Agent:
+    """The agent on the states of an encoder that a denoising loss has trained."""
+    return replace(
+        hrl,
+        name=f"hrl+{loss}", label=f"HRL+{loss.upper()}", reference=reference,
+        fit=lambda dataset, seed, progress: fit_encoder(
+            dataset, loss, ENCODER, seed=seed, progress=progress
+        ),
+        report="encoder",
+        wrap=lambda env, fitted, options, training: EncodedVecEnv(env, fitted),
+    )  # fmt: skip
+
+
+AGENTS = (
+    hrl,
+    _denoised("rce", "Wang et al., WSDM 2021"),
+    _denoised("tce", "Wang et al., WSDM 2021"),
+    _denoised("bod", "Wang et al., KDD 2023"),
+    replace(
+        hrl,
+        name="dsrm-hrl", label="DSRM-HRL", tables=(2, 3),
+        # Items are purified as states are, where the data allow it.
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", item_quality=randomised_quality),
+        purifier="dsrm",
+        controls=("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+rce", "hrl+tce",
+                  "hrl+bod"),
+    ),
+)  # fmt: skip

@@ -1,0 +1,50 @@
+"""Means over seeds, and the form of numbers and tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.stats import t as student_t
+
+
+def mean_and_ci95(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half-width of Student's 95 % interval; NaN half-width for a single value."""
+    if len(values) < 2:
+        return float(np.mean(values)), float("nan")
+    error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    return float(np.mean(values)), float(student_t.ppf(0.975, len(values) - 1)) * float(error)
+
+
+def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
+    """Mean ± half-width of the 95 % interval: a single value has none, and no value no mean.
+
+    Args:
+        values: One a seed.
+        digits: After the point.
+        sign: ``"+"`` to write the mean's sign always.
+    """
+    if not values:
+        return ""
+    mean, half = mean_and_ci95(values)
+    spread = f" ± {half:.{digits}f}" if len(values) > 1 else ""
+    return f"{mean:{sign}.{digits}f}{spread}"
+
+
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: str = "lr") -> str:
+    """A table in Markdown, its cells unpadded, so that a changed number changes one line.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+        align: ``l`` or ``r`` for each column; the last letter goes for all columns after it.
+    """
+    header = tuple(header)
+    rules = ("--:" if side == "r" else "---" for side in align.ljust(len(header), align[-1]))
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
+
+
+def section(title: str, *blocks: str) -> str:
+    """Markdown of a heading and the blocks below it; empty blocks are left out."""
+    return "\n\n".join([f"### {title}", *filter(None, blocks)])

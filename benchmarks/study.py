@@ -1,0 +1,186 @@
+"""Studies: pieces of work with a result file each, made where it is missing, side by side.
+
+A kind of study is a subclass of :class:`Study`. A command is a module with ``add_arguments`` and
+``main``, and a row in a table of :mod:`benchmarks.__main__`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from benchmarks.results import PACKAGES, Result, commit, read_result, versions
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import ConfigError
+
+
+class Study(ABC):
+    """A piece of work with one result file, small enough to be sent to another process.
+
+    Attributes:
+        packages: Packages whose versions decide the result.
+    """
+
+    packages: tuple[str, ...] = PACKAGES
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name of the result file, without its ending."""
+
+    @abstractmethod
+    def header(self) -> Result:
+        """Data and settings: the beginning of the result, known before the work."""
+
+    @abstractmethod
+    def make(self, path: Path) -> Result:
+        """Does the work.
+
+        Args:
+            path: The result file to be. Unfinished work may be kept beside it, and an earlier
+                process may have left some; ``path.with_suffix(".checkpoint")`` is removed when the
+                result is written.
+
+        Returns:
+            The result after its header, without versions; ``"commits"``, if there, is the code
+            that did some of the work before.
+        """
+
+    @staticmethod
+    def markdown(results: list[Result]) -> str:
+        """Tables of results of this kind; empty where there are none to show."""
+        return ""
+
+    def is_complete(self, path: Path, result: Result) -> bool:
+        """Checks an existing file: true if it holds all of this study's result.
+
+        Raises:
+            ConfigError: It holds the result of other data or settings.
+        """
+        check_same(path, self.header(), result)
+        return True
+
+    def encode(self, result: Result) -> str:
+        """The text of the result file."""
+        return json.dumps(result, indent=1) + "\n"
+
+
+def check_same(path: Path, header: Result, existing: Mapping[str, object]) -> None:
+    """Refuses to take the content of a file for the study that has this header.
+
+    Raises:
+        ConfigError: It is the result of other data or settings.
+    """
+    different = [name for name in header if existing.get(name) != header[name]]
+    if different:
+        raise ConfigError(
+            f"{path} holds the result of other data or settings: wanted "
+            f"{ {name: header[name] for name in different} }, found "
+            f"{ {name: existing.get(name) for name in different} }. "
+            "Remove it or choose another folder."
+        )
+
+
+def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int = 1) -> list[Path]:
+    """Makes the studies whose results are missing, in the order given, under one progress bar.
+
+    Existing files are checked before any work. After a failure no further study is begun; those
+    that run are waited for.
+
+    Args:
+        studies: The studies.
+        out: Folder of the result files.
+        jobs: Processes at a time; with one, this process works itself.
+        threads: Threads of torch in each, and of NumPy's linear algebra in other processes where
+            the environment (``OMP_NUM_THREADS`` and its like) does not say otherwise.
+
+    Returns:
+        All result files, in the order of the studies.
+
+    Raises:
+        ConfigError: ``out`` is a file, or holds a result of other data or settings.
+    """
+    missing = [study for study in studies if not _is_made(study, out)]
+    skipped = len(studies) - len(missing)
+    with tqdm(total=len(studies), initial=skipped, desc="Studies", unit="study") as bar:
+        work = _in_this_process if jobs == 1 else _side_by_side
+        for study in work(missing, out, jobs, threads):
+            bar.set_postfix_str(study.name)
+            bar.update()
+    return [result_path(study, out) for study in studies]
+
+
+def run_study(study: Study, out: Path) -> Path:
+    """Makes one study in this process, if its result is missing, and returns the result file.
+
+    Raises:
+        ConfigError: ``out`` is a file, or holds a result of other data or settings.
+    """
+    path = result_path(study, out)
+    if not _is_made(study, out):
+        save(study, path, study.make(path))
+        _checkpoint(path).unlink(missing_ok=True)
+    return path
+
+
+def save(study: Study, path: Path, body: Result) -> None:
+    """Writes a result under its header, with versions and commit, completely or not at all."""
+    commits = dict.fromkeys([*body.pop("commits", []), commit()])
+    origin = {"versions": versions(study.packages), "commit": ", ".join(commits)}
+    write_atomically(path, study.encode(study.header() | body | origin).encode())
+
+
+def result_path(study: Study, out: Path) -> Path:
+    """The result file of a study."""
+    return out / f"{study.name}.json"
+
+
+def _is_made(study: Study, out: Path) -> bool:
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"The results' folder {out} is a file.")
+    path = result_path(study, out)
+    if not path.exists() or not study.is_complete(path, read_result(path)):
+        return False
+    _checkpoint(path).unlink(missing_ok=True)  # of a process that ended before it did this
+    return True
+
+
+def _checkpoint(path: Path) -> Path:
+    return path.with_suffix(".checkpoint")
+
+
+def _in_this_process(
+    studies: Sequence[Study], out: Path, jobs: int, threads: int
+) -> Iterator[Study]:
+    torch.set_num_threads(threads)
+    for study in studies:
+        run_study(study, out)
+        yield study
+
+
+def _side_by_side(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Study]:
+    # NumPy's linear algebra reads these when a process starts; two processes that each use every
+    # core spin against each other.
+    for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(library, str(threads))
+    # Spawned, not forked: torch's thread pool does not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        pending = {pool.submit(run_study, study, out): study for study in studies}
+        try:
+            for future in as_completed(pending):
+                future.result()
+                yield pending[future]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
