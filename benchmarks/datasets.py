@@ -17,8 +17,7 @@ from benchmarks.paper import ENVS
 from benchmarks.results import Result, data_block, read_result
 from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
-from kuaisim_gym.data import SOURCES, Dataset, Source
-from kuaisim_gym.data.dataset import Interactions
+from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
 from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.simulator.build import assess
 

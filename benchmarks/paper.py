@@ -11,6 +11,8 @@ from pathlib import Path
 from benchmarks.agents import AGENTS
 from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.results import Result
+from kuaisim_gym import ENVIRONMENTS
+from kuaisim_gym.data import SOURCES
 
 _CAPTIONS = {2: "Overall performance", 3: "Ablation"}
 _AGENTS = [agent for agent in AGENTS.values() if agent.tables]
@@ -20,7 +22,12 @@ TABLES = {
     table: tuple(agent.label for agent in _AGENTS if table in agent.tables) for table in _CAPTIONS
 }
 DENOISED = tuple(agent.name for agent in _AGENTS if agent.report == "encoder")
-ENVS = {"kuairec": "KuaiRec-Fair-v0", "kuairand": "KuaiRand-Fair-v0"}
+# Of each dataset with published figures, the first environment.
+ENVS = {
+    name: next(env for env, options in ENVIRONMENTS.items() if options["name"] == name)
+    for name in dict.fromkeys(options["name"] for options in ENVIRONMENTS.values())
+    if SOURCES[name].published
+}
 MAX_LENS = (30, 50)
 SEEDS = (11, 15, 19)
 # Table 4: of 20,000 episodes on KuaiRec, T = 30, on hardware that the paper does not name.

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from benchmarks.commands import add_folder
 from benchmarks.results import Result, read_results, task_of
 from benchmarks.tables import by_world, metric
-from kuaisim_gym.envs.tasks import TASKS
+from kuaisim_gym.envs.assembly import TASKS
 
 add_arguments = add_folder
 

@@ -32,7 +32,7 @@ from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
 from kuaisim_gym.envs.shared import Agent
-from kuaisim_gym.envs.tasks import TASKS
+from kuaisim_gym.envs.assembly import TASKS
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 

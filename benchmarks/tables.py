@@ -14,7 +14,7 @@ from benchmarks.commands import add_folder
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
 from benchmarks.results import Result, World, read_results, task_of, world_of
-from kuaisim_gym.envs.tasks import TASKS
+from kuaisim_gym.envs.assembly import TASKS
 
 CEILING = "expected-oracle+quota"
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}

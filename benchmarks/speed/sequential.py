@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from benchmarks.speed.timing import Row, add_out, report, timed
-from kuaisim_gym.data.dataset import BehaviourLog, Features
+from kuaisim_gym.data import BehaviourLog, Features
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
 from kuaisim_gym.simulator.sequential.sequences import Sequences

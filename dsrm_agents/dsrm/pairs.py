@@ -32,7 +32,7 @@ from scipy.sparse import csr_matrix
 
 from dsrm_agents.dsrm.erasure import popularity_statistics
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.dataset import Dataset, Interactions, TrainingData, Truth
+from kuaisim_gym.data import Dataset, Interactions, TrainingData, Truth
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder

@@ -15,7 +15,7 @@ from benchmarks.results import read_results
 from benchmarks.run import Run, run
 from benchmarks.tables import markdown
 from dsrm_agents import evaluate, make_vec_env
-from kuaisim_gym.envs.tasks import TASKS, SessionBatch
+from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
