@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benchmarks.datasets import describe, markdown
+from benchmarks.datasets import DatasetStudy
 from kuaisim_gym import build_simulator, load_dataset
 from kuaisim_gym.data import (
     SOURCES,
@@ -193,8 +193,13 @@ def test_its_feedback_answers_the_simulators_questions(stars) -> None:
         dataset.log.behaviour(1)
 
 
+def described(models: tuple[str, ...] = ()) -> dict[str, Any]:
+    study = DatasetStudy("stars", None, models)
+    return json.loads(json.dumps(study.header() | study.make(Path())))
+
+
 def test_the_benchmark_describes_it_beside_the_published_figures(stars) -> None:
-    text = markdown([json.loads(json.dumps(describe(load_dataset("stars"), ("factor",))))])
+    text = DatasetStudy.markdown([described(models=("factor",))])
     assert "| stars (SYNTHETIC) | train | 30 | 20 | " in text
     assert "| 30 / 20 / 0.5k |" in text
     del stars.published
@@ -202,11 +207,11 @@ def test_the_benchmark_describes_it_beside_the_published_figures(stars) -> None:
 
 
 def test_a_result_of_a_source_that_is_not_imported_still_prints(stars) -> None:
-    description = describe(load_dataset("stars"), ())
+    description = described()
     SOURCES["other"] = SOURCES.pop("stars")
     try:
-        assert "| stars (SYNTHETIC) | train | 30 | 20 | " in markdown([description])
-        assert "0.5k" not in markdown([description])
+        assert "| stars (SYNTHETIC) | train | 30 | 20 | " in DatasetStudy.markdown([description])
+        assert "0.5k" not in DatasetStudy.markdown([description])
     finally:
         SOURCES["stars"] = SOURCES.pop("other")
 
