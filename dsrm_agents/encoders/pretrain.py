@@ -63,10 +63,9 @@ def fit_encoder(
 
     Returns:
         The encoder. Its ``report`` holds ``auc`` and ``log_loss`` of next responses of a tenth of
-        the users, held out; BOD ranks, so its logits are not calibrated. And what the loss left out
-        of the positives, over the last quarter of the updates: ``left_out``,
-        ``left_out_popular`` and ``left_out_longtail``, the share dropped by T-CE, one less the
-        mean weight of R-CE, and for BOD by how much a group's mean weight is below that of all.
+        the users, held out; BOD ranks, so its logits are not calibrated. And the positives left out
+        over the last quarter of the updates, ``left_out``, ``left_out_popular`` and
+        ``left_out_longtail``: the share dropped by T-CE, and 1 - mean weight of R-CE and BOD.
 
     Raises:
         ConfigError: An option is impossible, or the log holds too little to learn from.
