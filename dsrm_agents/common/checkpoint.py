@@ -242,7 +242,7 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
     if model.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(model.device)
     numpy = {name: one.bit_generator.state for name, one in _generators(model).items()}
-    numpy["global"] = np.random.get_state(legacy=False)
+    numpy["global"] = np.random.get_state(legacy=False)  # noqa: NPY002  # SB3 draws from it
     return states | {"numpy": json.dumps(numpy, default=lambda array: array.tolist())}
 
 
@@ -250,7 +250,7 @@ def _set_random_states(model: BaseAlgorithm, states: dict[str, Any]) -> None:
     numpy = json.loads(states["numpy"])
     for name, one in _generators(model).items():
         one.bit_generator.state = numpy[name]
-    np.random.set_state(numpy["global"])
+    np.random.set_state(numpy["global"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], model.device)

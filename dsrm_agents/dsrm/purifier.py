@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dsrm_agents.dsrm.erasure import Affine, erase
 from dsrm_agents.common.files import digest_of, read_safetensors
+from dsrm_agents.dsrm.erasure import Affine, erase
 from dsrm_agents.dsrm.popularity import STATISTICS
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.cache import write_atomically

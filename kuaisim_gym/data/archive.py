@@ -275,8 +275,7 @@ def _unpack_zip(unpacking: _Unpacking) -> None:
 
 def _unpack_tar(unpacking: _Unpacking) -> None:
     plain = unpacking.archive.name.lower().endswith(".tar")
-    opened = unpacking.archive.open("rb") if plain else gzip.open(unpacking.archive, "rb")
-    with opened as stream:
+    with unpacking.archive.open("rb") if plain else gzip.open(unpacking.archive) as stream:
         metered = _Metered(stream)
         metered.allowance = _MAX_HEADER
         with tarfile.TarFile(fileobj=metered, tarinfo=_TarMember) as archive:

@@ -159,7 +159,7 @@ def _layout(variant: str, *, features_only: bool) -> Layout:
         return Layout(
             name, (), (*features, statistic), {statistic: 3} if variant == "27k" else None
         )
-    return Layout(name, logs, features, {log: 2 for log in logs[:2]} if variant == "27k" else None)
+    return Layout(name, logs, features, dict.fromkeys(logs[:2], 2) if variant == "27k" else None)
 
 
 def _variant(sources: Sources) -> str:

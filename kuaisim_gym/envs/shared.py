@@ -13,7 +13,6 @@ from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.rendering import Canvas
 from kuaisim_gym.simulator.catalogue import Catalogue
 
-
 RENDER_FPS = 4  # steps a second of a recorded session
 
 

@@ -6,7 +6,6 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
-
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
@@ -127,7 +126,7 @@ class KuaiEnv(BatchView, gym.Env):
     * v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
 
     def __init__(
         self, name: str = "kuairec", render_mode: str | None = None, **options: Any
