@@ -24,7 +24,6 @@ from benchmarks.tables import markdown, summary
 from dsrm_agents.baselines.reference import REFERENCES
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import RESPONSE_MODELS, SessionConfig
-from kuaisim_gym.data import DATASETS
 from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.envs.tasks import TASKS
 from kuaisim_gym.errors import ConfigError, KuaiSimError
@@ -216,7 +215,7 @@ def _base(options: argparse.Namespace, env: str, agent: str, max_len: int, seed:
 
 def _datasets(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    pairs = [source.partition("=") for source in options.dataset or DATASETS]
+    pairs = [source.partition("=") for source in options.dataset or paper.ENVS]
     loaded = [load_dataset(name, path if given else None) for name, given, path in pairs]
     descriptions = [datasets.describe(dataset, tuple(options.models)) for dataset in loaded]
     print(datasets.markdown(descriptions))

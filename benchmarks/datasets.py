@@ -11,18 +11,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.results import commit, versions
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
 from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.data.dataset import Interactions
 from kuaisim_gym.simulator.build import assess
 
-# Table 1 of the paper: users, items, interactions.
-PUBLISHED = {
-    ("kuairec", "train"): ("7,176", "10,728", "12,530.8k"),
-    ("kuairec", "test"): ("1,411", "3,327", "4,676.5k"),
-    ("kuairand", "train"): ("26,285", "7,551", "1,436.6k"),
-    ("kuairand", "test"): ("27,285", "7,583", "1,186.1k"),
-}
 MEASURES = {
     "rate": "rate",
     "auc": "AUC",
@@ -132,8 +124,9 @@ def markdown(descriptions: list[dict[str, Any]]) -> str:
         "|---|---|--:|--:|--:|---|",
     ]
     for one in descriptions:
+        source = SOURCES.get(one["dataset"]["name"], Source)
         for usage, size in one["rows"].items():
-            published = " / ".join(PUBLISHED.get((one["dataset"]["name"], usage), ()))
+            published = " / ".join(source.published.get(usage, ()))
             numbers = " | ".join(f"{size[key]:,}" for key in ("users", "items", "interactions"))
             lines.append(f"| {_name(one)} | {usage} | {numbers} | {published} |")
     lines += [

@@ -23,8 +23,7 @@ import numpy as np
 from scipy.special import expit
 
 from benchmarks.speed.timing import process_memory
-from kuaisim_gym.data import BehaviourLog, WatchLog, load_dataset
-from kuaisim_gym.data.dataset import Features, Interactions
+from kuaisim_gym.data import BehaviourLog, Features, Interactions, WatchLog, load_dataset
 from kuaisim_gym.simulator.fit import fit_factor_model
 
 USERS, ITEMS = 7176, 10728  # of KuaiRec's big matrix
@@ -56,7 +55,7 @@ def generate_kuairand(folder: Path, rows: int, videos: int = 1_000_000) -> None:
     def log(name: str, count: int, seed: int, first: int, end: int, items: int) -> None:
         flags = ", ".join(
             f"(hash(i, {seed + bit}) % 3 = 0)::INT AS {behaviour}"
-            for bit, behaviour in enumerate(BehaviourLog.BEHAVIOURS)
+            for bit, behaviour in enumerate(BehaviourLog.behaviours)
         )
         duckdb.sql(
             f"""COPY (SELECT hash(i, {seed + 10}) % 27285 AS user_id,
@@ -105,7 +104,7 @@ def fit(rows: int, behaviours: bool) -> None:
     features = [_features(rng, n) for n in (USERS, ITEMS)]
     with _measured() as report:
         model = fit_factor_model(log, log, features[0], features[1], (USERS, ITEMS))
-    shape = f"{len(log.BEHAVIOURS)} behaviour(s), rank {model.user_factors.shape[1]}"
+    shape = f"{len(log.behaviours)} behaviour(s), rank {model.user_factors.shape[1]}"
     print(f"{rows:,} rows, {shape}: {report()}")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from benchmarks.results import Result
 from benchmarks.statistics import mean_and_ci95
+from kuaisim_gym import ENVIRONMENTS
+from kuaisim_gym.data import SOURCES
 
 # Names in the paper, in its order, and ours.
 METHODS = {
@@ -31,7 +33,12 @@ TABLES = {
     3: ("FLAT", "HRL", "HRL+RCE", "HRL+TCE", "HRL+BOD", "DSRM-HRL"),
 }
 DENOISED = ("hrl+ce", "hrl+rce", "hrl+tce", "hrl+bod")  # the first without denoising
-ENVS = {"kuairec": "KuaiRec-Fair-v0", "kuairand": "KuaiRand-Fair-v0"}
+# Of each dataset with published figures, the first environment.
+ENVS = {
+    name: next(env for env, options in ENVIRONMENTS.items() if options["name"] == name)
+    for name in dict.fromkeys(options["name"] for options in ENVIRONMENTS.values())
+    if SOURCES[name].published
+}
 MAX_LENS = (30, 50)
 SEEDS = (11, 15, 19)
 # Table 4: of 20,000 episodes on KuaiRec, T = 30, on hardware that the paper does not name.

@@ -102,7 +102,7 @@ def real(real_folder: Path):
 @pytest.fixture(scope="session")
 def with_watch_ratios():
     """A function that gives a dataset other answers, in the log or in the test table."""
-    from kuaisim_gym.data.dataset import Dataset, Interactions, WatchLog
+    from kuaisim_gym.data import Dataset, Interactions, WatchLog
 
     def change(dataset: Dataset, *, log=None, test=None) -> Dataset:
         def changed(table: Interactions, watch) -> Interactions:

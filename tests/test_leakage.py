@@ -15,7 +15,7 @@ import pytest
 
 from dsrm_agents import fit_dsrm, make_vec_env
 from dsrm_agents.dsrm.targets import build_pairs
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, TrainingData, WatchLog
+from kuaisim_gym.data import BehaviourLog, Dataset, TrainingData, WatchLog
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator import build_simulator, load_catalogue

@@ -13,8 +13,8 @@ from benchmarks import datasets
 from benchmarks.figures import policies, sensitivity, states, studies
 from benchmarks.figures.drawing import save, save_small
 from benchmarks.figures.studies import finish_all
+from benchmarks.paper import ENVS
 from benchmarks.results import read_results
-from kuaisim_gym.data import DATASETS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def figure2(options: argparse.Namespace) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     # Drawn apart: the folder may hold a figure of the other command's name.
     with TemporaryDirectory(dir=out) as folder:
-        drawn = datasets.plot([studies.world(name) for name in DATASETS], Path(folder))
+        drawn = datasets.plot([studies.world(name) for name in ENVS], Path(folder))
         return save_small(Image.open(drawn), out / "figure2.png")
 
 

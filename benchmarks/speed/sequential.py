@@ -13,13 +13,13 @@ import numpy as np
 import torch
 
 from benchmarks.speed.timing import timed
-from kuaisim_gym.data.dataset import BehaviourLog, Features
+from kuaisim_gym.data import BehaviourLog, Features
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
 from kuaisim_gym.simulator.sequential.sequences import Sequences
 
 N_USERS, N_ITEMS, FIELDS = 27_285, 7_583, 10
-BEHAVIOURS = BehaviourLog.BEHAVIOURS
+BEHAVIOURS = BehaviourLog.behaviours
 
 
 def random_features(n: int, rng: np.random.Generator) -> Features:

@@ -38,7 +38,7 @@ from scipy.sparse import csr_matrix
 from dsrm_agents.dsrm.erasure import erase
 from dsrm_agents.dsrm.popularity import STATISTICS, popularity_statistics
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.dataset import Interactions, TrainingData
+from kuaisim_gym.data import Interactions, TrainingData
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator.catalogue import spectral_embedding

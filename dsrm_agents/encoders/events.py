@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import Interactions
+from kuaisim_gym.data import Interactions
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float32]

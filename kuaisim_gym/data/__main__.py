@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kuaisim_gym.data.archive import readable_size
-from kuaisim_gym.data.download import ARCHIVES, archive_md5, download
+from kuaisim_gym.data.cache import cache_dir, cache_info, clear_cache
+from kuaisim_gym.data.download import archive_md5, archives, download
 from kuaisim_gym.errors import KuaiSimError
 
 
@@ -43,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kuaisim_gym.data")
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="fetch, check and unpack a published archive")
-    fetch.add_argument("name", choices=sorted(ARCHIVES))
+    fetch.add_argument("name", choices=sorted(archives()))
     fetch.add_argument("--to", type=Path, help="folder for it (default: downloads in the cache)")
-    cache = commands.add_parser("cache", help="what is kept of datasets that were read")
+    cache = commands.add_parser("cache", help="arrays stored of datasets that were read")
     action = cache.add_mutually_exclusive_group(required=True)
     action.add_argument("--info", action="store_true", help="list it")
     action.add_argument("--clear", action="store_true", help="remove it; downloads stay")
@@ -54,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _download(name: str, to: Path | None) -> None:
     folder = download(name, to)
-    published = ARCHIVES[name]
+    published = archives()[name]
     md5 = archive_md5(folder)
     if md5 is None:
         check = "unpacked by hand, not checked"
@@ -68,8 +69,6 @@ def _download(name: str, to: Path | None) -> None:
 
 
 def _show_cache() -> None:
-    from kuaisim_gym.data.cache import cache_dir, cache_info
-
     entries = cache_info()
     for entry in entries:
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
@@ -79,8 +78,6 @@ def _show_cache() -> None:
 
 
 def _clear_cache() -> None:
-    from kuaisim_gym.data.cache import cache_dir, clear_cache
-
     sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
 
 

@@ -1,8 +1,7 @@
-"""Unpacking archives that nobody vouches for: all of the files inside one folder, or nothing.
+"""Unpacking of untrusted archives: all of the files inside one folder, or nothing.
 
-Every member is checked before it is written, and an archive with one bad member is refused as a
-whole. Headers are not believed: names, kinds and sizes are checked, and bytes are counted as they
-are written.
+Each member is checked before it is written, and one bad member refuses the archive. Headers are not
+believed: names, kinds and sizes are checked, and bytes are counted as they are written.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ from kuaisim_gym.errors import (
     KuaiSimError,
 )
 
-Wanted = Callable[[str], bool]
+Select = Callable[[str], bool]
 
-_TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 10_000
 _MAX_PART = 255  # bytes of one folder's or file's name; common file systems take no more
@@ -44,7 +43,7 @@ _MAX_TAIL = 1 << 20  # bytes after a tar's last member; writers pad with zeros
 _DRIVE = re.compile(r"[A-Za-z]:")
 _ENCRYPTED = 0x1  # flag bit of a zip member
 
-# What the standard library raises on bytes that are no archive, or not all of one.
+# Errors of the standard library on bytes that are no archive, or not all of one.
 _DAMAGE = (
     EOFError,
     NotImplementedError,
@@ -59,7 +58,7 @@ _DAMAGE = (
 )
 
 
-def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[Path]:
+def extract(archive: Path, folder: Path, select: Select | None = None) -> list[Path]:
     """Unpacks the regular files of an archive.
 
     The files are written under a temporary name beside ``folder`` and renamed, so that readers see
@@ -68,8 +67,8 @@ def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[P
     Args:
         archive: A .zip, .tar, .tar.gz or .tgz file.
         folder: Where to; must be absent or empty.
-        wanted: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
-            ``None`` unpacks all. Members that are not wanted are checked all the same.
+        select: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
+            ``None`` unpacks all. Other members are checked all the same.
 
     Returns:
         The files, in the archive's order.
@@ -85,17 +84,17 @@ def extract(archive: Path, folder: Path, wanted: Wanted | None = None) -> list[P
     if not archive.is_file():
         raise DatasetNotFoundError(f"Expected an archive at {archive}, but there is no such file.")
     name = archive.name.lower()
-    if not name.endswith((".zip", *_TAR_ENDINGS)):
+    if not name.endswith(ENDINGS):
         raise DataFormatError(
-            f"Expected an archive named .zip, {', '.join(_TAR_ENDINGS)}, got {archive}. Unpack it "
-            f"by hand and give the folder."
+            f"Expected an archive named {', '.join(ENDINGS)}, got {archive}. Unpack it by hand and "
+            f"give the folder."
         )
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
     try:
         if folder.exists() and any(folder.iterdir()):
             raise KuaiSimError(f"Expected {folder} to be absent or empty. Remove what is in it.")
         temporary.mkdir(parents=True)
-        unpacking = _Unpacking(archive, temporary, wanted)
+        unpacking = _Unpacking(archive, temporary, select)
         if name.endswith(".zip"):
             _unpack_zip(unpacking)
         else:
@@ -150,18 +149,18 @@ def readable_size(n_bytes: int) -> str:
 
 
 def _free_space(folder: Path) -> int:
-    present = next(one for one in (folder, *folder.absolute().parents) if one.exists())
-    return shutil.disk_usage(present).free
+    parents = (folder, *folder.absolute().parents)
+    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
 
 
 class _Unpacking:
     """One archive on its way into one folder: the rules that hold for every kind of archive."""
 
-    def __init__(self, archive: Path, folder: Path, wanted: Wanted | None) -> None:
+    def __init__(self, archive: Path, folder: Path, select: Select | None) -> None:
         self.archive = archive
         self.folder = folder
         self.files: list[Path] = []
-        self._wanted = wanted
+        self._select = select
         self._room = _free_space(folder)
         self._n_members = 0
         self._file_keys: set[str] = set()
@@ -211,7 +210,7 @@ class _Unpacking:
             if path in self._file_keys and path in self._folder_keys:
                 raise self.refuse(member, f"{path!r} is both a file and a folder")
         name = "/".join(parts)
-        if is_folder or (self._wanted is not None and not self._wanted(name)):
+        if is_folder or (self._select is not None and not self._select(name)):
             return None
         return Path(*parts)
 
@@ -231,24 +230,20 @@ class _Unpacking:
             size = len(member.encode())
         except UnicodeEncodeError as error:
             raise self.refuse(member, "expected a name in UTF-8") from error
-        if size > _MAX_NAME:
-            raise self.refuse(member, f"expected a name of at most {_MAX_NAME} bytes, got {size}")
-        if "\\" in member or any(unicodedata.category(letter) == "Cc" for letter in member):
-            raise self.refuse(member, "expected a name without backslashes and control characters")
-        if member.startswith("/"):
-            raise self.refuse(member, "expected a relative name, got an absolute one")
         parts = [part for part in member.split("/") if part not in ("", ".")]
-        if len(parts) > _MAX_DEPTH:
-            raise self.refuse(member, f"expected at most {_MAX_DEPTH} parts in the name")
-        for part in parts:
-            if part == "..":
-                raise self.refuse(member, "expected a name inside the archive, got one with '..'")
-            if _DRIVE.match(part):
-                raise self.refuse(member, "expected a name without a drive letter")
-            if len(part.encode()) > _MAX_PART:
-                raise self.refuse(
-                    member, f"expected parts of at most {_MAX_PART} bytes in the name"
-                )
+        control = any(unicodedata.category(letter) == "Cc" for letter in member)
+        long = any(len(part.encode()) > _MAX_PART for part in parts)
+        for is_broken, rule in (
+            (size > _MAX_NAME, f"a name of at most {_MAX_NAME} bytes, got {size}"),
+            ("\\" in member or control, "a name without backslashes and control characters"),
+            (member.startswith("/"), "a relative name, got an absolute one"),
+            (len(parts) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
+            (".." in parts, "a name inside the archive, got one with '..'"),
+            (any(map(_DRIVE.match, parts)), "a name without a drive letter"),
+            (long, f"parts of at most {_MAX_PART} bytes in the name"),
+        ):
+            if is_broken:
+                raise self.refuse(member, f"expected {rule}")
         return parts
 
 
@@ -264,8 +259,7 @@ def _unpack_zip(unpacking: _Unpacking) -> None:
                 raise unpacking.refuse(name, "expected a file that is not encrypted")
             if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise unpacking.refuse(name, "expected a file that is stored or deflated")
-            file = unpacking.admit(name, is_folder=name.endswith("/"))
-            if file is not None:
+            if (file := unpacking.admit(name, is_folder=name.endswith("/"))) is not None:
                 chosen.append((member, file))
         unpacking.claim_room("(all together)", sum(member.file_size for member, _ in chosen))
         for member, file in chosen:
@@ -281,20 +275,17 @@ def _unpack_tar(unpacking: _Unpacking) -> None:
         with tarfile.TarFile(fileobj=metered, tarinfo=_TarMember) as archive:
             while True:
                 metered.allowance = _MAX_HEADER
-                member = archive.next()
-                if member is None:
+                if (member := archive.next()) is None:
                     break
-                name = member.name
-                if member.size < 0:
-                    raise unpacking.refuse(
-                        name, f"expected a size of at least 0, got {member.size}"
-                    )
+                name, size = member.name, member.size
+                if size < 0:
+                    raise unpacking.refuse(name, f"expected a size of at least 0, got {size}")
                 if not member.isdir() and (not member.isreg() or member.issparse()):
                     raise unpacking.refuse(name, "expected a regular file, got a link or a device")
                 file = unpacking.admit(name, is_folder=member.isdir())
                 if file is None:
                     continue
-                unpacking.claim_room(name, member.size)
+                unpacking.claim_room(name, size)
                 content = archive.extractfile(member)
                 if content is None:
                     raise unpacking.refuse(name, "expected a regular file")

@@ -1,4 +1,4 @@
-"""Built arrays on disk: written once, whole or not at all, and mapped back in milliseconds.
+"""Built arrays on disk: written once, completely or not at all, and mapped back in milliseconds.
 
 An entry is a folder of ``.npy`` files, filled under a temporary name and renamed, so that readers
 see all of it or nothing; a lock lets one process build while others wait. The folder of entries is
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from platformdirs import user_cache_dir
 Arrays = dict[str, NDArray[np.generic]]
 
 _ENTRY = ".arrays"  # ending of an entry's folder
-_PART = ".part"  # ending of what is being written, or is being removed
+_PART = ".part"  # ending of a file or folder that is being written, or is being removed
 _SETTLED = 2.0  # seconds after which a file's time of change tells a further change
 _ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
 
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """One thing in the cache.
+    """An entry of the cache.
 
     Attributes:
         key: Its name.
@@ -50,7 +51,7 @@ class CacheEntry:
 
 
 def cache_dir() -> Path:
-    """Where built arrays are kept."""
+    """The folder of the cache."""
     return Path(os.environ.get("KUAISIM_CACHE") or user_cache_dir("kuaisim_gym", appauthor=False))
 
 
@@ -68,9 +69,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder on the cache's disk, gone when the block ends."""
+    """An empty folder until the block ends, in the cache or else in the system's own place."""
     folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_PART}"
-    folder.mkdir(parents=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="kuaisim-"))
     try:
         yield folder
     finally:
@@ -108,10 +112,10 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
 
 @contextmanager
 def locked(key: str) -> Iterator[bool]:
-    """Lets one process at a time build what is stored under ``key``; others wait.
+    """Lets one process at a time build the entry of a key; the next ones wait.
 
     Yields:
-        Whether the cache can be written; where it cannot, nobody waits.
+        Whether the cache can be written; if not, nobody waits.
     """
     lock = FileLock(cache_dir() / f"{key}.lock")
     try:
@@ -128,9 +132,12 @@ def locked(key: str) -> Iterator[bool]:
 
 
 def _write(folder: Path, arrays: Arrays) -> None:
-    """Writes one entry; the caller holds its lock, so what lies half-written is a dead one's."""
-    for rest in folder.parent.glob(f"{folder.name}.*{_PART}"):
-        shutil.rmtree(rest, ignore_errors=True)
+    """Writes one entry.
+
+    The caller must hold the lock; a leftover temporary folder belongs to a process that died.
+    """
+    for leftover in folder.parent.glob(f"{folder.name}.*{_PART}"):
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_PART}")
     temporary.mkdir()
     try:
@@ -147,8 +154,7 @@ def _read(folder: Path) -> Arrays | None:
     if not folder.is_dir():
         return None
     try:
-        files = sorted(folder.glob("*.npy"))
-        return {file.stem: _map(file) for file in files}
+        return {file.stem: _map(file) for file in sorted(folder.glob("*.npy"))}
     except (OSError, ValueError) as error:
         logger.warning("Rebuilding %s, which cannot be read: %s", folder, error)
         _remove(folder)
@@ -184,7 +190,7 @@ def _size(entry: Path) -> int:
 
 
 def cache_info() -> list[CacheEntry]:
-    """What the cache holds, by name."""
+    """The entries of the cache, by name."""
     return [
         CacheEntry(entry.name.removesuffix(_ENTRY), _size(entry), entry.stat().st_mtime)
         for entry in _entries(cache_dir())
@@ -197,7 +203,7 @@ def _entries(root: Path) -> list[Path]:
 
 
 def clear_cache() -> int:
-    """Removes every entry, what archives were unpacked to, and what killed writers left behind.
+    """Removes all entries, the files of unpacked archives, and the leftovers of killed writers.
 
     Downloads stay. An entry that a process is building is left to that process.
 
@@ -205,24 +211,20 @@ def clear_cache() -> int:
         Bytes freed.
     """
     root = cache_dir()
-    freed = sum(_remove(entry) for entry in _entries(root))
-    unpacked = root / "unpacked"
-    if unpacked.is_dir():
-        freed += _remove(unpacked)
+    doomed = [*_entries(root), *root.glob("unpacked")]
+    doomed += [
+        folder
+        for folder in root.glob(f"scratch-*{_PART}")
+        if time.time() - folder.stat().st_mtime > _ABANDONED
+    ]
+    freed = sum(map(_remove, doomed))
     for lock_file in root.glob("*.lock"):
-        lock = FileLock(lock_file)
         try:
-            with lock.acquire(timeout=0):
+            with FileLock(lock_file).acquire(timeout=0):
                 key = lock_file.name.removesuffix(".lock")
-                for rest in root.glob(f"{key}{_ENTRY}.*{_PART}"):
-                    freed += _size(rest)
-                    shutil.rmtree(rest, ignore_errors=True)
+                freed += sum(map(_remove, sorted(root.glob(f"{key}{_ENTRY}.*{_PART}"))))
         except Timeout:
             continue
-    for rest in root.glob(f"scratch-*{_PART}"):
-        if time.time() - rest.stat().st_mtime > _ABANDONED:
-            freed += _size(rest)
-            shutil.rmtree(rest, ignore_errors=True)
     for memo in (root / "digests").glob("*.json"):
         memo.unlink(missing_ok=True)
     return freed
@@ -235,20 +237,20 @@ def file_digest(file: Path) -> str:
     once only; a file that has just changed is always read.
     """
     status = file.stat()
-    place = hashlib.blake2b(str(file.resolve()).encode(), digest_size=16).hexdigest()
-    memo = cache_dir() / "digests" / f"{place}.json"
-    seen = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+    address = hashlib.blake2b(str(file.resolve()).encode(), digest_size=16).hexdigest()
+    memo = cache_dir() / "digests" / f"{address}.json"
+    version = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
     try:
-        known = json.loads(memo.read_text(encoding="utf-8"))
-        if {name: known[name] for name in seen} == seen:
-            return str(known["digest"])
+        remembered = json.loads(memo.read_text(encoding="utf-8"))
+        if {name: remembered[name] for name in version} == version:
+            return str(remembered["digest"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not remembered, or not legibly
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     if time.time() - status.st_mtime > _SETTLED:
         try:
-            write_atomically(memo, json.dumps(seen | {"digest": digest}).encode())
+            write_atomically(memo, json.dumps(version | {"digest": digest}).encode())
         except OSError as error:
             logger.warning("The digest of %s is not remembered: %s", file, error)
     return digest

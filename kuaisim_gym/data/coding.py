@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import Features, IntArray
-from kuaisim_gym.data.tables import Chunk, Column, Table, Tables, allocate, quoted
+from kuaisim_gym.data.dataset import Features
+from kuaisim_gym.data.feedback import IntArray
+from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -31,32 +32,35 @@ _SPARSE = 8  # ids whose range is this many times their number are searched, not
 class Positions:
     """The position of each id in an array of distinct ids.
 
-    Args:
+    Attributes:
         ids: (n,) int64, distinct.
     """
 
     def __init__(self, ids: NDArray[np.int64]) -> None:
-        self._n = len(ids)
-        self._low = int(ids.min()) if self._n else 0
-        span = int(ids.max()) - self._low + 1 if self._n else 0
+        self.ids = ids
+        self._low = int(ids.min()) if len(ids) else 0
+        span = int(ids.max()) - self._low + 1 if len(ids) else 0
         self._table: IntArray | None = None
-        if span <= _SPARSE * self._n + 2**16:
+        if span <= _SPARSE * len(ids) + 2**16:
             self._table = np.full(span, -1, np.int32)
-            self._table[ids - self._low] = np.arange(self._n, dtype=np.int32)
+            self._table[ids - self._low] = np.arange(len(ids), dtype=np.int32)
         else:
             self._order = np.argsort(ids).astype(np.int32)
             self._sorted = ids[self._order]
 
+    def __len__(self) -> int:
+        return len(self.ids)
+
     def __call__(self, ids: NDArray[np.integer]) -> IntArray:
         """(m,) int32: each id's position, -1 for an unknown one."""
-        if not self._n:
+        if not len(self):
             return np.full(len(ids), -1, np.int32)
         if self._table is not None:
             inside = (ids >= self._low) & (ids < self._low + len(self._table))
-            found = self._table[np.where(inside, ids - self._low, 0)]
-            return np.where(inside, found, np.int32(-1))
-        at = np.minimum(np.searchsorted(self._sorted, ids), self._n - 1)
-        return np.where(self._sorted[at] == ids, self._order[at], np.int32(-1))
+            positions = self._table[np.where(inside, ids - self._low, 0)]
+            return np.where(inside, positions, np.int32(-1))
+        rank = np.minimum(np.searchsorted(self._sorted, ids), len(self) - 1)
+        return np.where(self._sorted[rank] == ids, self._order[rank], np.int32(-1))
 
 
 @dataclass(frozen=True)
@@ -149,9 +153,7 @@ def read_entities(
 def read_features(
     tables: Tables,
     table: Table,
-    key: str,
     positions: Positions,
-    n: int,
     fields: Sequence[Field],
     numbers: Sequence[str],
     notes: MutableMapping[str, int],
@@ -162,14 +164,12 @@ def read_features(
     Rules, each counted in ``notes`` under ``label``: of several rows of one id the first stays; a
     row of an unknown id is dropped; an id without a row has code 0 and NaN throughout; a column
     without a single value gives no field. Missing cells, undocumented values and negative flags
-    (KuaiRand's -124) are kept as what they are and counted by field, where there are any.
+    (KuaiRand's -124) are kept as they are and counted by field, where there are any.
 
     Args:
         tables: The database.
-        table: The table, with text columns for the fields and numbers for the numbers.
-        key: Its column of ids.
-        positions: Where each id goes.
-        n: Number of ids.
+        table: The table: its first column holds the ids, the fields are texts.
+        positions: The position of each id.
         fields: The columns to code; those that the table lacks are skipped.
         numbers: The columns to keep as numbers; likewise.
         notes: Receives the counts.
@@ -179,76 +179,55 @@ def read_features(
         The features.
 
     Raises:
-        DataFormatError: A cell of a field with several values is not what it should be.
+        DataFormatError: A cell of a field with several values is not as it should be.
     """
-    coded = [
-        one
-        for field in fields
-        if field.column in table.columns and (one := _code(tables, table, field, notes, label))
-    ]
-    kept = [name for name in numbers if name in table.columns]
+    n = len(positions)
+    fields = [field for field in fields if field.column in table.columns]
+    coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
+    numbers = [name for name in numbers if name in table.columns]
     codes = {
-        one.field.name: allocate(
-            tables.folder / f"{label}.code{i}.npy", (n, one.rows.shape[1]), np.int32
+        code.field.name: allocate(
+            tables.folder / f"{label}.code{i}.npy", (n, code.rows.shape[1]), np.int32
         )
-        for i, one in enumerate(coded)
+        for i, code in enumerate(coded)
     }
     columns = {
         name: allocate(tables.folder / f"{label}.number{i}.npy", (n,), np.float64, np.nan)
-        for i, name in enumerate(kept)
+        for i, name in enumerate(numbers)
     }
-    select = [f"{quoted(key)} AS id", *(f"{one.sql} AS f{i}" for i, one in enumerate(coded))]
-    select += [f"{quoted(name)} AS n{i}" for i, name in enumerate(kept)]
-    seen = _Seen(positions)
-    for chunk in tables.stream(f"SELECT {', '.join(select)} FROM {table.sql} ORDER BY id, rowid"):
-        rows, at = seen.new(chunk)
-        for i, one in enumerate(coded):
+    select = [f"{quoted(table.columns[0])} AS id"]
+    select += [f"{code.sql} AS f{i}" for i, code in enumerate(coded)]
+    select += [f"{quoted(name)} AS n{i}" for i, name in enumerate(numbers)]
+    query = f"SELECT {', '.join(select)} FROM {table.sql} ORDER BY id, rowid"
+    n_read = n_unknown = n_repeated = 0
+    for chunk in whole_groups(tables.stream(query), "id"):
+        ids, first = np.unique(chunk["id"], return_index=True)
+        targets = positions(ids)
+        rows, targets = first[targets >= 0], targets[targets >= 0]
+        n_read += len(rows)
+        n_unknown += len(ids) - len(rows)
+        n_repeated += len(chunk["id"]) - len(ids)
+        for i, code in enumerate(coded):
             cells = chunk[f"f{i}"][rows]
-            codes[one.field.name][at] = one.rows[cells]
-            one.counts += np.bincount(cells, minlength=len(one.rows))
-        for i, name in enumerate(kept):
-            columns[name][at] = chunk[f"n{i}"][rows]
-    for name in kept:
+            codes[code.field.name][targets] = code.rows[cells]
+            code.counts += np.bincount(cells, minlength=len(code.rows))
+        for i, name in enumerate(numbers):
+            columns[name][targets] = chunk[f"n{i}"][rows]
+    for name in numbers:
         # Cells beyond the missing ids' are missing in the file.
-        gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - seen.found)
-        if gaps == seen.found:
+        gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - n_read)
+        if gaps == n_read:
             del columns[name]
             _note(notes, f"{label}.columns_without_values", 1)
         else:
             _note(notes, f"{label}.{name}.missing", gaps)
-    for one in coded:
-        _count_values(one, notes, label)
-    _note(notes, f"{label}.repeated_rows_dropped", seen.repeated)
-    _note(notes, f"{label}.rows_of_unknown_ids_dropped", seen.unknown)
-    _note(notes, f"{label}.ids_without_a_row", n - seen.found)
-    return Features(
-        codes=codes,  # type: ignore[arg-type]
-        values={one.field.name: one.values for one in coded},
-        numbers=columns,  # type: ignore[arg-type]
-    )
-
-
-class _Seen:
-    """Which rows of a stream, sorted by id, are the first of a known id; counts the others."""
-
-    def __init__(self, positions: Positions) -> None:
-        self._positions = positions
-        self._last: int | None = None
-        self.found = self.unknown = self.repeated = 0
-
-    def new(self, chunk: Chunk) -> tuple[NDArray[np.intp], IntArray]:
-        """Row numbers in the chunk, and the positions of their ids."""
-        ids = chunk["id"].astype(np.int64, copy=False)
-        first = np.ones(len(ids), dtype=bool)
-        first[1:] = ids[1:] != ids[:-1]
-        first[0] = self._last is None or int(ids[0]) != self._last
-        self._last = int(ids[-1])
-        at = self._positions(ids)
-        rows = np.flatnonzero(first & (at >= 0))
-        self.repeated += int(np.count_nonzero(~first))
-        self.unknown += int(np.count_nonzero(first & (at < 0)))
-        self.found += len(rows)
-        return rows, at[rows]
+    for code in coded:
+        _count_values(code, notes, label)
+    _note(notes, f"{label}.repeated_rows_dropped", n_repeated)
+    _note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
+    _note(notes, f"{label}.ids_without_a_row", n - n_read)
+    values = {code.field.name: code.values for code in coded}
+    return Features(codes=codes, values=values, numbers=columns)
 
 
 def _code(
@@ -256,13 +235,13 @@ def _code(
 ) -> _Coded | None:
     """Numbers a field's values; ``None`` where it has none."""
     name = quoted(field.column)
-    kind = f"{table.sql}_{field.column}"
-    distinct = f"SELECT DISTINCT {name} FROM {table.sql} WHERE {name} IS NOT NULL"
-    if not tables.count(f"FROM (SELECT 1 FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 1)"):
+    enum = quoted(f"{table.sql}_{field.column}")
+    with_value = f"FROM {table.sql} WHERE {name} IS NOT NULL"
+    if not tables.count(f"FROM (SELECT 1 {with_value} LIMIT 1)"):
         _note(notes, f"{label}.columns_without_values", 1)
         return None
-    tables.execute(f"CREATE TYPE {quoted(kind)} AS ENUM ({distinct})")
-    cells = tables.texts(f"SELECT unnest(enum_range(NULL::{quoted(kind)}))")
+    tables.execute(f"CREATE TYPE {enum} AS ENUM (SELECT DISTINCT {name} {with_value})")
+    cells = tables.texts(f"SELECT unnest(enum_range(NULL::{enum}))")
     lists: list[Sequence[str]] = []
     for cell in cells:
         try:
@@ -275,42 +254,42 @@ def _code(
                 f"{cell!r}. Correct or remove the row."
             ) from error
     values, codes = number_values(value for values in lists for value in values)
-    rows = np.zeros((len(cells) + 1, max(1, *map(len, lists)) if lists else 1), np.int32)
+    rows = np.zeros((len(cells) + 1, max([1, *map(len, lists)])), np.int32)
     for number, texts in enumerate(lists, start=1):
         rows[number, : len(texts)] = [codes[text] for text in texts]
-    sql = f"coalesce(enum_code({name}::{quoted(kind)})::INTEGER + 1, 0)"
+    sql = f"coalesce(enum_code({name}::{enum})::INTEGER + 1, 0)"
     return _Coded(field, sql, values, rows, np.zeros(len(rows), np.int64))
 
 
-def _count_values(one: _Coded, notes: MutableMapping[str, int], label: str) -> None:
+def _count_values(code: _Coded, notes: MutableMapping[str, int], label: str) -> None:
     """Counts a field's missing, undocumented and negative values."""
-    name = f"{label}.{one.field.name}"
-    _note(notes, f"{name}.missing", int(one.counts[0]))
-    counts = np.zeros(len(one.values), np.int64)
-    np.add.at(counts, one.rows, np.broadcast_to(one.counts[:, None], one.rows.shape))
-    for value, count in zip(one.values[1:], counts[1:].tolist(), strict=True):
+    name = f"{label}.{code.field.name}"
+    _note(notes, f"{name}.missing", int(code.counts[0]))
+    counts = np.zeros(len(code.values), np.int64)
+    np.add.at(counts, code.rows, np.broadcast_to(code.counts[:, None], code.rows.shape))
+    for value, count in zip(code.values[1:], counts[1:].tolist(), strict=True):
         number = _as_number(value)
         if number is not None and number < 0:
             _note(notes, f"{name}.negative", count)
-        elif one.field.documented is not None and value not in one.field.documented:
+        elif code.field.documented is not None and value not in code.field.documented:
             _note(notes, f"{name}.undocumented", count)
 
 
 def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
-    """Adds to a count; what never occurs is not mentioned."""
+    """Adds to a count; one that stays 0 gets no entry."""
     if count:
         notes[name] = notes.get(name, 0) + count
 
 
-def merge_features(parts: Iterable[Features]) -> Features:
+def merge_features(tables: Iterable[Features]) -> Features:
     """Features from several tables of the same users or items; of one name, the last stays."""
     codes: dict[str, IntArray] = {}
     values: dict[str, tuple[str, ...]] = {}
     numbers: dict[str, NDArray[np.float64]] = {}
-    for part in parts:
-        codes |= part.codes
-        values |= part.values
-        numbers |= part.numbers
+    for features in tables:
+        codes |= features.codes
+        values |= features.values
+        numbers |= features.numbers
     return Features(codes, values, numbers)
 
 

@@ -3,158 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_whole
+from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
 from kuaisim_gym.errors import ConfigError, DataFormatError
-
-IntArray = NDArray[np.int32]
-FloatArray = NDArray[np.float32]
-
-
-@dataclass(frozen=True, eq=False)
-class Interactions(ABC):
-    """A table of (user, item, feedback) rows, by position in the dataset's id arrays.
-
-    Rows are grouped by user, users ascending; a user's rows stand in the order of time where the
-    source knows it, in the source's order otherwise. The arrays are taken over, not copied, and
-    become read-only.
-
-    Attributes:
-        users: (n,) int32 positions in ``Dataset.user_ids``.
-        items: (n,) int32 positions in ``Dataset.item_ids``.
-    """
-
-    BEHAVIOURS: ClassVar[tuple[str, ...]]
-
-    users: IntArray
-    items: IntArray
-
-    def __post_init__(self) -> None:
-        for column in self.columns.values():
-            column.setflags(write=False)
-
-    def __len__(self) -> int:
-        return len(self.users)
-
-    @property
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name."""
-        return {column.name: getattr(self, column.name) for column in fields(self)}
-
-    def starts(self, n_users: int) -> NDArray[np.int64]:
-        """(n_users + 1,) int64: the rows of user u are ``starts[u]`` to ``starts[u + 1] - 1``."""
-        starts = np.zeros(n_users + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self.users, minlength=n_users), out=starts[1:])
-        return starts
-
-    @property
-    def distinct_users(self) -> IntArray:
-        """The users that have rows, ascending."""
-        first = np.ones(len(self), dtype=bool)
-        np.not_equal(self.users[1:], self.users[:-1], out=first[1:])
-        return np.asarray(self.users[first])
-
-    @property
-    def response(self) -> FloatArray:
-        """(n,) float32 in [0, 1]: the first behaviour, the one that rewards count by default."""
-        return self.behaviour(0)
-
-    @abstractmethod
-    def behaviour(self, index: int) -> FloatArray:
-        """(n,) float32 in [0, 1]: how strongly each row shows one of ``BEHAVIOURS``."""
-
-    @abstractmethod
-    def check(self, label: str) -> None:
-        """Checks the feedback column.
-
-        Raises:
-            DataFormatError: It holds a value that its format does not allow.
-        """
-
-    def take(self, rows: NDArray[np.bool_] | NDArray[np.integer] | slice) -> Self:
-        """Some rows: by an (n,) bool array, by number, or by a slice."""
-        return type(self)(*(column[rows] for column in self.columns.values()))
-
-    def of_users(self, users: IntArray, n_users: int) -> Self:
-        """The rows of some users, in their order."""
-        chosen = np.zeros(n_users, dtype=bool)
-        chosen[users] = True
-        return self.take(chosen[self.users])
-
-
-@dataclass(frozen=True, eq=False)
-class WatchLog(Interactions):
-    """KuaiRec's feedback: how much of the video was watched.
-
-    Attributes:
-        watch_ratio: (n,) float32 >= 0, watched time over the video's duration.
-    """
-
-    BEHAVIOURS = ("watched",)
-
-    watch_ratio: FloatArray
-
-    @cached_property
-    def _watched(self) -> FloatArray:
-        return np.minimum(self.watch_ratio, np.float32(1.0))
-
-    def behaviour(self, index: int) -> FloatArray:
-        """See :class:`Interactions`; the only behaviour is ``min(watch_ratio, 1)``."""
-        if index != 0:
-            raise IndexError(f"KuaiRec has one behaviour, number 0; got {index}.")
-        return self._watched
-
-    def check(self, label: str) -> None:
-        """See :class:`Interactions`."""
-        if not np.isfinite(self.watch_ratio).all() or self.watch_ratio.min() < 0:
-            raise DataFormatError(f"{label}.watch_ratio must be finite and not negative.")
-
-
-@dataclass(frozen=True, eq=False)
-class BehaviourLog(Interactions):
-    """KuaiRand's feedback: seven kinds of yes or no.
-
-    Attributes:
-        flags: (n,) uint8, bit b set where the row shows ``BEHAVIOURS[b]``.
-    """
-
-    BEHAVIOURS = (
-        "is_click",
-        "long_view",
-        "is_like",
-        "is_comment",
-        "is_forward",
-        "is_follow",
-        "is_hate",
-    )
-
-    flags: NDArray[np.uint8]
-
-    def behaviour(self, index: int) -> FloatArray:
-        """See :class:`Interactions`; every value is 0 or 1."""
-        if not 0 <= index < len(self.BEHAVIOURS):
-            raise IndexError(f"KuaiRand has behaviours 0 to 6, got {index}.")
-        return ((self.flags >> index) & 1).astype(np.float32)
-
-    def check(self, label: str) -> None:
-        """See :class:`Interactions`."""
-        if self.flags.dtype != np.uint8 or self.flags.max() >> len(self.BEHAVIOURS):
-            raise DataFormatError(f"{label}.flags must be uint8 with seven bits in use.")
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """What is known of users or items beside their interactions.
+    """Categorical and numerical features of users or items.
 
     Attributes:
         codes: By field, (n, width) int32: which of the field's values a user or item has. 0 stands
@@ -178,6 +43,12 @@ class Features:
     def __reduce__(self) -> tuple[type[Features], tuple[object, ...]]:
         return type(self), (dict(self.codes), dict(self.values), dict(self.numbers))
 
+    def head(self, n: int) -> Features:
+        """The features of the first ``n`` users or items."""
+        codes = {name: array[:n] for name, array in self.codes.items()}
+        numbers = {name: array[:n] for name, array in self.numbers.items()}
+        return Features(codes, self.values, numbers)
+
     def check(self, label: str, n: int) -> None:
         """Checks shapes and ranges for ``n`` users or items.
 
@@ -192,9 +63,9 @@ class Features:
                     f"{label}.codes[{name!r}] must be ({n}, width) integers, got "
                     f"{codes.shape} {codes.dtype}."
                 )
-            known = len(self.values[name])
-            if codes.size and (codes.min() < 0 or codes.max() >= known):
-                raise DataFormatError(f"{label}.codes[{name!r}] must lie in [0, {known}).")
+            n_values = len(self.values[name])
+            if codes.size and (codes.min() < 0 or codes.max() >= n_values):
+                raise DataFormatError(f"{label}.codes[{name!r}] must lie in [0, {n_values}).")
         for name, numbers in self.numbers.items():
             if numbers.shape != (n,):
                 raise DataFormatError(
@@ -204,7 +75,7 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What a synthetic world knows and no agent sees; for the ceiling and for probes.
+    """Causes behind a synthetic world, which no agent sees; for the ceiling and for probes.
 
     The latent score of a (user, item) pair is ``user_level + item_level + scale * <preference,
     item vector>``; a monotone map turns it into the expected unbiased response.
@@ -273,15 +144,10 @@ class TrainingData:
 
     Attributes:
         n_users: Number of users of the dataset, test users included.
-        n_items: Size of the catalogue.
         n_all_items: Number of items, log-only ones included.
-        log: See :class:`Dataset`; a test user's rows in it only place that user.
-        train_users: See :class:`Dataset`.
-        train_log: The logged rows of the train users: all that item statistics may be fitted on.
-        randomised: See :class:`Dataset`.
-        user_features: See :class:`Dataset`.
-        item_features: See :class:`Dataset`.
-        show_counts: See :class:`Dataset`.
+        log: As the dataset's; a test user's rows in it only place that user.
+
+    The other attributes are those of :class:`Dataset`.
     """
 
     n_users: int
@@ -317,14 +183,14 @@ class Dataset:
             split is by cell.
         randomised: Rows of users who are no test users, of items that were drawn uniformly, or of
             all items: free of exposure bias, and free to learn from. ``None`` where there are none.
-        user_features: What is known of the users; no fields where nothing is.
-        item_features: What is known of all items, log-only ones included.
+        user_features: Features of the users; without fields where there are none.
+        item_features: Features of all items, log-only ones included.
         show_counts: (n_all_items,) int64, how often the platform showed each item; ``None`` where
             it does not say, and popularity is counted in the train log.
         friends: (f, 2) int32, pairs of user positions, the first following the second; ``None``
             where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
-        notes: Counts of what the loader met and how it was handled, for people to read.
+        notes: Counts of irregularities and how reading handled them, for people to read.
     """
 
     name: str
@@ -360,9 +226,9 @@ class Dataset:
             ("randomised", self.randomised, n_all),
         ):
             if table is not None:
-                _check_rows(label, table, len(self.user_ids), n_items)
-        if isinstance(self.test, WatchLog):
-            self._check_test_is_a_table()
+                table.check(label, len(self.user_ids), n_items)
+        if not self.test.is_draw:
+            self._check_test_answers_once()
         self.user_features.check("user_features", len(self.user_ids))
         self.item_features.check("item_features", n_all)
         if self.show_counts is not None:
@@ -375,8 +241,8 @@ class Dataset:
             if self.friends.ndim != 2 or self.friends.shape[1] != 2 or not inside.all():
                 raise DataFormatError("friends must be pairs of user positions.")
 
-    def _check_test_is_a_table(self) -> None:
-        """A watch ratio is looked up, so a (user, item) pair must have one at most."""
+    def _check_test_answers_once(self) -> None:
+        """Refuses a (user, item) pair with two rows: one answer is looked up."""
         cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
         answered = np.zeros(len(self.user_ids) * self.n_items, dtype=bool)
         answered[cell] = True
@@ -388,21 +254,8 @@ class Dataset:
         return self
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:
-        parts = {column.name: getattr(self, column.name) for column in fields(self)}
-        return type(self), tuple((parts | {"notes": dict(self.notes)}).values())
-
-    def write_csv(self, folder: str | Path) -> None:
-        """Writes the dataset in the format that its source is published in.
-
-        Args:
-            folder: Where the files go; it is created, and must hold none of them.
-
-        Raises:
-            ConfigError: One of the files is already there.
-        """
-        from kuaisim_gym.data.writer import write_csv
-
-        write_csv(self, folder)
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        return type(self), tuple((values | {"notes": dict(self.notes)}).values())
 
     def catalogue_only(self) -> Dataset:
         """The dataset without the items that occur in the log alone.
@@ -414,27 +267,21 @@ class Dataset:
             DataFormatError: No logged row is left.
         """
         n = self.n_items
-
-        def kept(features: Features) -> Features:
-            codes = {name: array[:n] for name, array in features.codes.items()}
-            numbers = {name: array[:n] for name, array in features.numbers.items()}
-            return Features(codes, features.values, numbers)
-
         return replace(
             self,
             item_ids=self.item_ids[:n],
             log=self.log.take(self.log.items < n),
             randomised=self.randomised and self.randomised.take(self.randomised.items < n),
-            item_features=kept(self.item_features),
+            item_features=self.item_features.head(n),
             show_counts=None if self.show_counts is None else self.show_counts[:n],
         )
 
     def with_unbiased_users(self, n_users: int, seed: int = 0) -> Dataset:
         """The dataset with some test users as train users, their test rows free to learn from.
 
-        What a fully observed user (KuaiRec's small matrix) answers is free of exposure bias; with
+        Answers of a fully observed user (KuaiRec's small matrix) are free of exposure bias; with
         some of those users given up as test users, :attr:`randomised` holds their answers and
-        models of the undistorted preference can be learned. It is a dataset of its own: build the
+        models of the undistorted preference can be learned. It is another dataset: build the
         environments from it, too.
 
         Args:
@@ -460,15 +307,13 @@ class Dataset:
         given_up = np.isin(self.test.users, drawn)
         unbiased = self.test.take(given_up)
         if self.randomised is not None:
-            columns = zip(self.randomised.columns.values(), unbiased.columns.values(), strict=True)
-            unbiased = type(unbiased)(*(np.concatenate(pair) for pair in columns))
-            unbiased = unbiased.take(np.argsort(unbiased.users, kind="stable"))
+            unbiased = self.randomised.merged(unbiased)
         return replace(self, test=self.test.take(~given_up), randomised=unbiased)
 
     @property
     def behaviours(self) -> tuple[str, ...]:
         """Names of the behaviours that rows record, the default response first."""
-        return self.log.BEHAVIOURS
+        return self.log.behaviours
 
     @property
     def n_users(self) -> int:
@@ -484,8 +329,8 @@ class Dataset:
     def train_users(self) -> IntArray:
         """(n_train,) int32, ascending: users whose rows and sessions train models."""
         logged = self.log.distinct_users
-        others = np.setdiff1d(logged, self.test_users)
-        return others if len(others) else logged
+        untested = np.setdiff1d(logged, self.test_users)
+        return untested if len(untested) else logged
 
     @property
     def split_by(self) -> str:
@@ -539,27 +384,3 @@ class Dataset:
             f"{self.n_items:,} items, {len(self.log):,} logged and {len(self.test):,} test rows, "
             f"train and test split by {self.split_by}"
         )
-
-
-def _check_rows(label: str, table: Interactions, n_users: int, n_items: int) -> None:
-    """Checks what every table of rows promises.
-
-    Raises:
-        DataFormatError: It is empty, ragged, out of range, not grouped by user, or holds bad
-            feedback.
-    """
-    if len(table) == 0:
-        raise DataFormatError(f"The {label} table is empty; at least one row is needed.")
-    if len({len(column) for column in table.columns.values()}) > 1:
-        raise DataFormatError(f"The {label} table's columns must be equally long.")
-    for column, size in (("users", n_users), ("items", n_items)):
-        values = getattr(table, column)
-        if values.dtype.kind != "i":
-            raise DataFormatError(f"{label}.{column} must be integers, got {values.dtype}.")
-        if values.min() < 0 or values.max() >= size:
-            raise DataFormatError(
-                f"{label}.{column} must lie in [0, {size}), got [{values.min()}, {values.max()}]."
-            )
-    if (table.users[1:] < table.users[:-1]).any():
-        raise DataFormatError(f"{label}: rows must be grouped by user, users ascending.")
-    table.check(label)

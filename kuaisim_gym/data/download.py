@@ -7,6 +7,7 @@ on; and, where no checksum is published, ``<archive>.md5`` with the one of the f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -20,19 +21,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import pooch  # type: ignore[import-untyped]
 import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.archive import extract, free_space_check, readable_size
 from kuaisim_gym.data.cache import cache_dir, write_atomically
-from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, KuaiSimError
+from kuaisim_gym.data.source import SOURCES, ZENODO, PublishedArchive
+from kuaisim_gym.errors import (
+    ConfigError,
+    DataFormatError,
+    DownloadError,
+    KuaiSimError,
+    unknown_option,
+)
 
-ZENODO = "https://zenodo.org/records"
-
-_MARKER = ".archive.md5"  # in an unpacked folder: which archive it came from
+_MARKER = ".archive.md5"  # in an unpacked folder: the md5 of the archive it came from
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _RANGE = re.compile(r"bytes (?P<first>[0-9]+)-[0-9]+/(?P<total>[0-9]+|\*)")
 _CHUNK = 1 << 16
@@ -43,80 +47,9 @@ _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})  # answers that may be ot
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class PublishedArchive:
-    """One archive as its authors publish it.
-
-    Attributes:
-        name: What to ask for.
-        dataset: Which dataset it holds, as ``load_dataset`` calls it.
-        record: Number of its Zenodo record.
-        file: Its name there.
-        md5: Its published checksum; ``None`` where there is none.
-        archive_bytes: Its size, approximately.
-        unpacked_bytes: The size of its files, approximately.
-    """
-
-    name: str
-    dataset: str
-    record: int
-    file: str
-    md5: str | None
-    archive_bytes: int
-    unpacked_bytes: int
-
-    @property
-    def folder(self) -> str:
-        """Name of the folder that it is unpacked to."""
-        return self.file.removesuffix(".zip").removesuffix(".tar.gz")
-
-    def url(self, base_url: str = ZENODO) -> str:
-        """Where it is, on Zenodo or on a mirror with the same paths."""
-        return f"{base_url}/{self.record}/files/{self.file}?download=1"
-
-
-# The sizes are approximate: they only serve to refuse a disk that is too small.
-ARCHIVES: dict[str, PublishedArchive] = {
-    archive.name: archive
-    for archive in (
-        PublishedArchive(
-            name="kuairec",
-            dataset="kuairec",
-            record=18164998,
-            file="KuaiRec.zip",
-            md5=None,
-            archive_bytes=450_000_000,
-            unpacked_bytes=1_700_000_000,
-        ),
-        PublishedArchive(
-            name="kuairand-pure",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-Pure.tar.gz",
-            md5="0820331067a3784d9691136f772b35a7",
-            archive_bytes=50_000_000,
-            unpacked_bytes=300_000_000,
-        ),
-        PublishedArchive(
-            name="kuairand-1k",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-1K.tar.gz",
-            md5="6b0b9c8222d67fcd4c676218edca3f1f",
-            archive_bytes=900_000_000,
-            unpacked_bytes=4_000_000_000,
-        ),
-        PublishedArchive(
-            name="kuairand-27k",
-            dataset="kuairand",
-            record=10439422,
-            file="KuaiRand-27K.tar.gz",
-            md5="3e3c799a24e2d23a4d2c757fbf9adf59",
-            archive_bytes=9_500_000_000,
-            unpacked_bytes=25_000_000_000,
-        ),
-    )
-}
+def archives() -> dict[str, PublishedArchive]:
+    """Returns the archives of all sources, by name."""
+    return {archive.name: archive for source in SOURCES.values() for archive in source.archives}
 
 
 def download(
@@ -144,8 +77,8 @@ def download(
     * Of several processes one works while the others wait.
 
     Args:
-        name: One of :data:`ARCHIVES`: ``"kuairec"``, ``"kuairand-pure"``, ``"kuairand-1k"`` or
-            ``"kuairand-27k"``.
+        name: ``"kuairec"``, ``"kuairand-pure"``, ``"kuairand-1k"``, ``"kuairand-27k"``, or another
+            one of :func:`archives`.
         to: Folder for the archive and the unpacked folder; ``None`` for ``downloads`` in the cache.
         base_url: Where the records are: Zenodo, or a mirror with the same paths below it.
         timeout: Seconds without a byte after which a connection counts as lost.
@@ -163,23 +96,23 @@ def download(
         DiskSpaceError: The disk has too little room for it.
         DataFormatError: The archive was as expected, but must not or cannot be unpacked.
     """
-    check_choice("name", name, ARCHIVES)
+    published = archives().get(name)
+    if published is None:
+        raise unknown_option("name", name, archives())
     if timeout <= 0 or retries < 0 or backoff < 0:
         raise ConfigError(
             f"Expected timeout > 0, retries >= 0 and backoff >= 0, got {timeout}, {retries} and "
             f"{backoff}."
         )
-    published = ARCHIVES[name]
     root = cache_dir() / "downloads" if to is None else Path(to).expanduser()
-    place = _Place(published, root)
-    if place.is_unpacked():
-        return place.folder
-    client = _ResumingDownloader(place, timeout, retries, backoff, progress)
+    url = published.url(base_url.rstrip("/"))
+    fetched = _Download(published, root, url, timeout, retries, backoff, progress)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with _lock(root / f"{published.file}.lock"):
-            if not place.is_unpacked():  # another process may have been first
-                _fetch_and_unpack(place, published.url(base_url.rstrip("/")), client)
+        if not fetched.is_unpacked():
+            root.mkdir(parents=True, exist_ok=True)
+            with _lock(root / f"{published.file}.lock"):
+                if not fetched.is_unpacked():  # another process may have been first
+                    fetched.fetch_and_unpack()
     except KuaiSimError:
         raise
     except OSError as error:
@@ -187,7 +120,7 @@ def download(
             f"{published.file} cannot be kept in {root} ({error}). Choose a folder that can be "
             f"written."
         ) from error
-    return place.folder
+    return fetched.folder
 
 
 def archive_md5(folder: Path) -> str | None:
@@ -195,12 +128,40 @@ def archive_md5(folder: Path) -> str | None:
     return _read_md5(folder / _MARKER)
 
 
+class _LostConnectionError(Exception):
+    """An attempt failed in a way that the next one may not."""
+
+
+class _ChangedFileError(Exception):
+    """The bytes fetched so far are not the beginning of the server's present file."""
+
+
 @dataclass(frozen=True)
-class _Place:
-    """Where one archive, and what belongs to it, lies."""
+class _Origin:
+    """The remote file that the bytes fetched so far belong to; stored beside them.
+
+    Attributes:
+        url: Its address.
+        validator: The server's mark of this version, if there is one.
+        total: Its size, if the server gave it.
+    """
+
+    url: str
+    validator: str | None
+    total: int | None
+
+
+@dataclass(frozen=True)
+class _Download:
+    """One archive on its way into a folder; the options are those of :func:`download`."""
 
     published: PublishedArchive
     root: Path
+    url: str
+    timeout: float
+    retries: int
+    backoff: float
+    progress: bool
 
     @property
     def archive(self) -> Path:
@@ -211,41 +172,45 @@ class _Place:
         return self.root / self.published.folder
 
     @property
+    def pin(self) -> Path:
+        """The md5 of the first download, where none is published."""
+        return self.root / f"{self.published.file}.md5"
+
+    @property
     def part(self) -> Path:
-        """What was fetched so far."""
+        """The bytes fetched so far."""
         return self.root / f"{self.published.file}.part"
 
     @property
-    def pin(self) -> Path:
-        return self.root / f"{self.published.file}.md5"
+    def notes(self) -> Path:
+        """The origin of these bytes."""
+        return self.root / f"{self.published.file}.part.json"
 
     def expected_md5(self) -> str | None:
         """The published md5, or that of the first download."""
-        if self.published.md5 is not None:
+        if self.published.md5 is not None or not self.pin.exists():
             return self.published.md5
-        if not self.pin.exists():
-            return None
-        pinned = _read_md5(self.pin)
-        if pinned is None:
+        md5 = _read_md5(self.pin)
+        if md5 is None:
             raise DownloadError(
                 f"Expected an md5 of 32 hexadecimal digits in {self.pin}, found something else. "
                 f"Remove that file to accept whatever {self.published.file} is downloaded next."
             )
-        return pinned
+        return md5
 
     def is_unpacked(self) -> bool:
-        """Whether the folder holds the archive that is expected, or was filled by hand."""
+        """Tells whether the folder holds the expected archive, or was filled by hand."""
         if not self.folder.is_dir() or not any(self.folder.iterdir()):
             return False
         if not (self.folder / _MARKER).exists():
             logger.info("%s was not unpacked here and is taken as it is.", self.folder)
             return True
-        md5 = archive_md5(self.folder)
-        return md5 is not None and md5 == self.expected_md5()
+        return archive_md5(self.folder) in {self.expected_md5()} - {None}
 
-    def by_hand(self) -> str:
-        """What to do without a connection."""
-        return (
+    def error(self, problem: str) -> DownloadError:
+        """Builds an error that says how to go on without this package."""
+        return DownloadError(
+            f"{problem}\n"
             f"To do it by hand:\n"
             f"  1. Open {self.published.url()} in a browser.\n"
             f"  2. Put the file at {self.archive}\n"
@@ -253,95 +218,203 @@ class _Place:
             f"archive itself, the folder that it was unpacked to, or the data folder in that."
         )
 
-
-def _fetch_and_unpack(place: _Place, url: str, client: _ResumingDownloader) -> None:
-    md5, is_fresh = _fetch(place, url, client)
-    if archive_md5(place.folder) != md5:
-        try:
-            _unpack(place, md5)
-        except DataFormatError as error:
-            if place.expected_md5() is None and is_fresh:
-                place.archive.unlink(missing_ok=True)
-                raise DownloadError(
-                    f"What {url} sent is not the archive that was expected, and was removed: "
-                    f"{error}\n{place.by_hand()}"
+    def fetch_and_unpack(self) -> None:
+        """Does everything that is left to do."""
+        md5, is_fresh = self._obtain()
+        if archive_md5(self.folder) != md5:
+            try:
+                self._unpack(md5)
+            except DataFormatError as error:
+                if self.expected_md5() is None and is_fresh:
+                    self.archive.unlink(missing_ok=True)
+                    raise self.error(
+                        f"The file at {self.url} is not the archive that was expected, and was "
+                        f"removed: {error}"
+                    ) from error
+                raise DataFormatError(
+                    f"{error} Remove {self.archive} to download it again."
                 ) from error
-            raise DataFormatError(
-                f"{error} Remove {place.archive} to download it again."
-            ) from error
-    if place.expected_md5() is None:
-        write_atomically(place.pin, f"{md5}  {place.published.file}\n".encode())
-        logger.info(
-            "No md5 of %s is published; this one has %s, which later downloads must have too (%s).",
-            place.archive,
-            md5,
-            place.pin,
-        )
+        if self.expected_md5() is None:
+            write_atomically(self.pin, f"{md5}  {self.published.file}\n".encode())
+            message = "No md5 of %s is published; later downloads must have this one's, %s (%s)."
+            logger.info(message, self.archive, md5, self.pin)
 
-
-def _fetch(place: _Place, url: str, client: _ResumingDownloader) -> tuple[str, bool]:
-    """Makes sure that the archive is there; returns its md5, and whether it was downloaded."""
-    expected = place.expected_md5()
-    if place.archive.is_file():
-        found = _file_md5(place.archive)
-        if expected in (None, found):
-            return found, False
-        if place.published.md5 is None:
-            raise DownloadError(
-                f"{place.archive} has md5 {found}, but {place.pin} says {expected}. Remove the "
-                f"archive to download it again, or remove {place.pin.name} to accept it."
+    def _obtain(self) -> tuple[str, bool]:
+        """Makes sure that the archive is there; returns its md5, and whether it was downloaded."""
+        expected = self.expected_md5()
+        is_published = self.published.md5 is not None
+        if self.archive.is_file():
+            md5 = _file_md5(self.archive)
+            if expected in (None, md5):
+                return md5, False
+            if not is_published:
+                raise DownloadError(
+                    f"{self.archive} has md5 {md5}, but {self.pin} says {expected}. Remove the "
+                    f"archive to download it again, or remove {self.pin.name} to accept it."
+                )
+            message = "%s has md5 %s, the published one is %s: downloading it again."
+            logger.warning(message, self.archive, md5, expected)
+        self._fetch()
+        md5 = _file_md5(self.part)
+        if expected not in (None, md5):
+            self._discard()
+            advice = (
+                "It was damaged on the way, or is another file; try again later."
+                if is_published
+                else f"If a new version was published, remove {self.pin} to accept it."
             )
-        logger.warning(
-            "%s has md5 %s, the published one is %s: downloading it again.",
-            place.archive,
-            found,
-            expected,
-        )
-    try:
-        with _quiet_pooch():
-            pooch.retrieve(
-                url,
-                known_hash=None if expected is None else f"md5:{expected}",
-                fname=place.archive.name,
-                path=place.root,
-                downloader=client,
+            raise self.error(
+                f"Expected an archive of md5 {expected} at {self.url}, got one of md5 {md5}. "
+                f"{advice}"
             )
-    except ValueError as error:  # pooch's word for another checksum; it names both
-        hint = (
-            f"If its authors have published a new version, remove {place.pin} to accept it. "
-            if place.published.md5 is None
-            else "It was damaged on the way, or is another file; try again later. "
-        )
-        raise DownloadError(f"{url}: {error} {hint}\n{place.by_hand()}") from error
-    return _file_md5(place.archive) if expected is None else expected, True
+        os.replace(self.part, self.archive)
+        self._discard()
+        return md5, True
 
-
-def _unpack(place: _Place, md5: str) -> None:
-    """Puts the archive's files in its folder, in place of those of another archive."""
-    for rest in place.root.glob(f"{place.folder.name}.*.part"):  # a killed process left them
-        if rest.is_dir():
-            shutil.rmtree(rest, ignore_errors=True)
-    fresh = place.folder.with_name(f"{place.folder.name}.{uuid.uuid4().hex}.part")
-    old = fresh.with_name(f"{fresh.name}.old.part")
-    logger.info("Unpacking %s to %s.", place.archive, place.folder)
-    try:
-        extract(place.archive, fresh)
-        (fresh / _MARKER).write_text(f"{md5}  {place.archive.name}\n", encoding="utf-8")
-        if place.folder.exists():
-            os.rename(place.folder, old)
+    def _unpack(self, md5: str) -> None:
+        """Puts the archive's files in its folder, in place of those of another archive."""
+        for leftover in self.root.glob(f"{self.folder.name}.*.part"):  # of a killed process
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+        fresh = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex}.part")
+        old = fresh.with_name(f"{fresh.name}.old.part")
+        logger.info("Unpacking %s to %s.", self.archive, self.folder)
         try:
-            os.rename(fresh, place.folder)
-        except OSError:
-            if old.exists():
-                os.rename(old, place.folder)
-            raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+            extract(self.archive, fresh)
+            (fresh / _MARKER).write_text(f"{md5}  {self.archive.name}\n", encoding="utf-8")
+            if self.folder.exists():
+                os.rename(self.folder, old)
+            try:
+                os.rename(fresh, self.folder)
+            except OSError:
+                if old.exists():
+                    os.rename(old, self.folder)
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _fetch(self) -> None:
+        """Fetches all bytes, and goes on where an earlier attempt or call stopped."""
+        furthest, failures = self._have(), 0
+        while True:
+            try:
+                return self._attempt()
+            except _ChangedFileError as error:
+                logger.warning("Starting %s over: %s.", self.published.file, error)
+                self._discard()
+            except _LostConnectionError as error:
+                if self._have() >= furthest + _PROGRESS:
+                    furthest, failures = self._have(), 0
+                failures += 1
+                if failures > self.retries:
+                    raise self.error(
+                        f"{self.url} cannot be fetched: {error}. The "
+                        f"{readable_size(self._have())} that have come are kept, and the next call "
+                        f"goes on from there."
+                    ) from error
+                wait = min(self.backoff * 2 ** (failures - 1), _LONGEST_WAIT)
+                logger.warning("%s: %s; trying again in %.0f s.", self.url, error, wait)
+                time.sleep(wait)
+
+    def _attempt(self) -> None:
+        """Fetches the missing bytes over one connection."""
+        origin = self._origin()
+        have = self._have() if origin is not None else 0
+        headers = {"Accept-Encoding": "identity"}  # so that lengths count the file's own bytes
+        if origin is not None and have:
+            headers["Range"] = f"bytes={have}-"
+            if origin.validator is not None and origin.validator.startswith('"'):
+                headers["If-Range"] = origin.validator
+        try:
+            response = requests.get(self.url, headers=headers, stream=True, timeout=self.timeout)
+        except requests.RequestException as error:
+            if isinstance(error, ValueError):  # there is no such address, today or tomorrow
+                raise DownloadError(
+                    f"Expected the address of an archive, got {self.url!r}."
+                ) from error
+            raise _LostConnectionError(_cause(error)) from error
+        with response:
+            if self.url.startswith("https:") and not response.url.startswith("https:"):
+                raise self.error(
+                    f"{self.url} leads to {response.url}, which is not encrypted, and was not "
+                    f"followed."
+                )
+            self._receive(response, *self._check_answer(response, origin, have))
+
+    def _check_answer(
+        self, response: requests.Response, origin: _Origin | None, have: int
+    ) -> tuple[_Origin, int]:
+        """Returns the file that the answer's bytes belong to, and the first one's offset in it."""
+        status, length = response.status_code, _number(response.headers.get("Content-Length"))
+        # A mark of the file's version: its entity tag, or else its time of change.
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if status in _BUSY:
+            raise _LostConnectionError(f"the server answered {status} {response.reason}")
+        if status == 200:  # all bytes, even where some were asked for
+            return _Origin(self.url, validator, length), 0
+        if not have or origin is None or status not in (206, 416):  # 416: there is no such byte
+            raise self.error(
+                f"Expected the file at {self.url}, but the server answered {status} "
+                f"{response.reason}."
+            )
+        span = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if span is None or int(span["first"]) != have:
+            raise _ChangedFileError(f"the server does not go on from byte {have}")
+        total = _number(span["total"])
+        for before, now in ((origin.validator, validator), (origin.total, total)):
+            if before is not None and now is not None and before != now:
+                raise _ChangedFileError("the file has changed on the server")
+        return _Origin(self.url, origin.validator, origin.total or total), have
+
+    def _receive(self, response: requests.Response, origin: _Origin, start: int) -> None:
+        size = origin.total or self.published.archive_bytes
+        free_space_check(self.root, max(size - start, 0) + self.published.unpacked_bytes)
+        if not start:
+            self._discard()  # first, so that the notes never speak of another file's bytes
+            write_atomically(self.notes, json.dumps(vars(origin)).encode())
+        bar: tqdm[NoReturn] = tqdm(
+            total=origin.total,
+            initial=start,
+            desc=self.published.file,
+            unit="B",
+            unit_scale=True,
+            disable=None if self.progress else True,
+        )
+        with bar, self.part.open("ab") as file:
+            for chunk in _chunks(response):
+                file.write(chunk)
+                bar.update(len(chunk))
+        have, total = self._have(), origin.total
+        if total is not None and have > total:
+            self._discard()
+            raise _LostConnectionError(f"more came than the {total} bytes that were announced")
+        if total is not None and have < total:
+            raise _LostConnectionError(f"the connection ended after {have} of {total} bytes")
+
+    def _have(self) -> int:
+        return self.part.stat().st_size if self.part.is_file() else 0
+
+    def _origin(self) -> _Origin | None:
+        """The file that the bytes fetched so far belong to; ``None`` if that is not certain."""
+        try:
+            origin = _Origin(**json.loads(self.notes.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+        return origin if origin.url == self.url else None
+
+    def _discard(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.notes.unlink(missing_ok=True)
 
 
 def _file_md5(file: Path) -> str:
-    return str(pooch.file_hash(str(file), alg="md5"))
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, _md5).hexdigest()
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)
 
 
 def _read_md5(file: Path) -> str | None:
@@ -368,193 +441,12 @@ def _lock(file: Path) -> Iterator[None]:
         lock.release()
 
 
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
-    """Keeps pooch from advising our users on how to call pooch."""
-    log = pooch.get_logger()
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-class _LostConnectionError(Exception):
-    """An attempt failed in a way that the next one may not."""
-
-
-class _ChangedFileError(Exception):
-    """What was fetched so far is not the beginning of what the server has now."""
-
-
-@dataclass(frozen=True)
-class _Source:
-    """What the bytes fetched so far are the beginning of; kept beside them.
-
-    Attributes:
-        url: Where they came from.
-        validator: The server's mark of this version of the file, where it gave one.
-        total: Size of the whole, where it gave one.
-    """
-
-    url: str
-    validator: str | None
-    total: int | None
-
-
-class _ResumingDownloader:
-    """What pooch fetches files with: goes on where an earlier attempt or call stopped."""
-
-    def __init__(
-        self, place: _Place, timeout: float, retries: int, backoff: float, progress: bool
-    ) -> None:
-        self._place = place
-        self._part = place.part
-        self._notes = place.part.with_name(f"{place.part.name}.json")
-        self._timeout = timeout
-        self._retries = retries
-        self._backoff = backoff
-        self._progress = progress
-
-    def __call__(
-        self, url: str, output_file: str, pooch: object, *, check_only: bool | None = None
-    ) -> None:
-        """Fetches ``url`` to ``output_file``, as pooch's downloaders do."""
-        furthest, failures = self._have(), 0
-        while True:
-            try:
-                self._attempt(url)
-                break
-            except _ChangedFileError as error:
-                logger.warning("Starting %s over: %s.", self._place.published.file, error)
-                self._discard()
-            except _LostConnectionError as error:
-                if self._have() >= furthest + _PROGRESS:
-                    furthest, failures = self._have(), 0
-                failures += 1
-                if failures > self._retries:
-                    raise DownloadError(
-                        f"{url} cannot be fetched: {error}. What has come so far "
-                        f"({readable_size(self._have())}) is kept, and the next call goes on from "
-                        f"there.\n{self._place.by_hand()}"
-                    ) from error
-                wait = min(self._backoff * 2 ** (failures - 1), _LONGEST_WAIT)
-                logger.warning("%s: %s; trying again in %.0f s.", url, error, wait)
-                time.sleep(wait)
-        os.replace(self._part, output_file)
-        self._discard()
-
-    def _attempt(self, url: str) -> None:
-        """Fetches what is missing, over one connection."""
-        source = self._source(url)
-        have = self._have() if source is not None else 0
-        headers = {"Accept-Encoding": "identity"}  # so that lengths count the file's own bytes
-        if source is not None and have:
-            headers["Range"] = f"bytes={have}-"
-            if source.validator is not None and source.validator.startswith('"'):
-                headers["If-Range"] = source.validator
-        try:
-            response = requests.get(url, headers=headers, stream=True, timeout=self._timeout)
-        except requests.RequestException as error:
-            if isinstance(error, ValueError):  # there is no such address, today or tomorrow
-                raise DownloadError(f"Expected the address of an archive, got {url!r}.") from error
-            raise _LostConnectionError(_cause(error)) from error
-        with response:
-            if url.startswith("https:") and not response.url.startswith("https:"):
-                raise DownloadError(
-                    f"{url} leads to {response.url}, which is not encrypted, and was not followed."
-                    f"\n{self._place.by_hand()}"
-                )
-            found, start = self._check_answer(url, response, source, have)
-            self._receive(response, found, start)
-
-    def _check_answer(
-        self, url: str, response: requests.Response, source: _Source | None, have: int
-    ) -> tuple[_Source, int]:
-        """What the answer's bytes belong to, and at which byte of it they start."""
-        status, length = response.status_code, _number(response.headers.get("Content-Length"))
-        if status in _BUSY:
-            raise _LostConnectionError(f"the server answered {status} {response.reason}")
-        if status == 200:  # the whole, whatever was asked for
-            return _Source(url, _validator(response), length), 0
-        if not have or source is None or status not in (206, 416):  # 416: there is no such byte
-            raise DownloadError(
-                f"Expected the file at {url}, but the server answered {status} {response.reason}."
-                f"\n{self._place.by_hand()}"
-            )
-        span = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if span is None or int(span["first"]) != have:
-            raise _ChangedFileError(f"the server does not go on from byte {have}")
-        total = _number(span["total"])
-        for before, now in ((source.validator, _validator(response)), (source.total, total)):
-            if before is not None and now is not None and before != now:
-                raise _ChangedFileError("the file has changed on the server")
-        return _Source(url, source.validator, source.total or total), have
-
-    def _receive(self, response: requests.Response, source: _Source, start: int) -> None:
-        size = source.total or self._place.published.archive_bytes
-        free_space_check(
-            self._place.root, max(size - start, 0) + self._place.published.unpacked_bytes
-        )
-        if not start:
-            self._discard()  # first, so that the notes never speak of another file's bytes
-            write_atomically(self._notes, json.dumps(vars(source)).encode())
-        bar: tqdm[NoReturn] = tqdm(
-            total=source.total,
-            initial=start,
-            desc=self._place.published.file,
-            unit="B",
-            unit_scale=True,
-            disable=None if self._progress else True,
-        )
-        with bar, self._part.open("ab") as file:
-            for chunk in _chunks(response):
-                file.write(chunk)
-                bar.update(len(chunk))
-        if source.total is not None and self._have() > source.total:
-            self._discard()
-            raise _LostConnectionError(
-                f"more came than the {source.total} bytes that were announced"
-            )
-        if source.total is not None and self._have() < source.total:
-            raise _LostConnectionError(
-                f"the connection ended after {self._have()} of {source.total} bytes"
-            )
-
-    def _have(self) -> int:
-        return self._part.stat().st_size if self._part.is_file() else 0
-
-    def _source(self, url: str) -> _Source | None:
-        """What is known of the bytes fetched so far; ``None`` where they cannot be gone on from."""
-        try:
-            noted = json.loads(self._notes.read_text(encoding="utf-8"))
-            source = _Source(noted["url"], noted["validator"], noted["total"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return source if source.url == url else None
-
-    def _discard(self) -> None:
-        self._part.unlink(missing_ok=True)
-        self._notes.unlink(missing_ok=True)
-
-
 def _chunks(response: requests.Response) -> Iterator[bytes]:
     """The answer's bytes; failures of the connection, and no others, are lost connections."""
-    chunks = response.iter_content(_CHUNK)
-    while True:
-        try:
-            chunk = next(chunks, b"")
-        except requests.RequestException as error:
-            raise _LostConnectionError(f"the connection broke, {_cause(error)}") from error
-        if not chunk:
-            return
-        yield chunk
-
-
-def _validator(response: requests.Response) -> str | None:
-    """The server's mark of a file's version: its entity tag, or else its time of change."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified")
+    try:
+        yield from response.iter_content(_CHUNK)
+    except requests.RequestException as error:
+        raise _LostConnectionError(f"the connection broke, {_cause(error)}") from error
 
 
 def _number(text: str | None) -> int | None:
@@ -562,7 +454,7 @@ def _number(text: str | None) -> int | None:
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong, in the words of the innermost error."""
+    """The reason of a failure, in the words of the innermost error."""
     if isinstance(error, requests.ConnectTimeout | requests.ReadTimeout):
         return "the server did not answer in time"
     while (inner := error.__cause__ or error.__context__) is not None:

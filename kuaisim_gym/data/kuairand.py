@@ -1,17 +1,17 @@
-"""KuaiRand as published: standard logs are the biased log, the random log is free of exposure bias.
+"""KuaiRand: standard logs are the biased log, the random log is free of exposure bias.
 
 Source: Gao et al., "KuaiRand: An unbiased sequential recommendation dataset with randomly exposed
 videos", CIKM 2022, in its variants Pure, 1K and 27K, which differ in their files' names only. The
-loader sorts and writes out of core: memory holds DuckDB's share, a chunk of rows and, where there
-are many items, a few arrays over them.
+files are sorted and written out of core: memory holds DuckDB's share, a chunk of rows and, where
+there are many items, a few arrays over them.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,11 @@ from kuaisim_gym.data.coding import (
     read_entities,
     read_features,
 )
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Features
-from kuaisim_gym.data.sources import Layout, Sources, find_files
+from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.feedback import BehaviourLog, Interactions
+from kuaisim_gym.data.files import DataFiles, Layout, find_files
+from kuaisim_gym.data.source import FeatureTables, PublishedArchive, Source, Writer
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.data.tables import (
     Chunk,
     Column,
@@ -40,9 +43,18 @@ from kuaisim_gym.data.tables import (
     read_header,
     whole_groups,
 )
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.data.writer import (
+    CLOCK_OFFSET,
+    durations,
+    feature_columns,
+    query_writer,
+    spread_times,
+    table_writer,
+    user_writer,
+)
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
-VARIANTS = ("pure", "1k", "27k")
+VARIANTS = {"pure": "KuaiRand-Pure", "1k": "KuaiRand-1K", "27k": "KuaiRand-27K"}
 STANDARD = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08")
 RANDOM = "log_random_4_22_to_5_08"
 USER_FEATURES = "user_features"
@@ -51,67 +63,37 @@ VIDEO_BASIC, VIDEO_STATISTIC = "video_features_basic", "video_features_statistic
 ITEM_NUMBERS = ("video_duration",)
 ITEM_FIELDS = ("video_type", "upload_type", "music_type", "tag")
 
-# Columns of texts or codes; what else the feature files hold is numbers.
-_ITEM_TEXTS = (
-    *ITEM_FIELDS,
-    "author_id",
-    "upload_dt",
-    "visible_status",
-    "music_id",
-)
+_PARTS = {f"{STANDARD[0]}_27k": 2, f"{STANDARD[1]}_27k": 2, f"{VIDEO_STATISTIC}_27k": 3}
+# By column of ids: the fields and numbers that a dataset holds, and the columns of texts or codes;
+# all other columns of the feature files are numbers.
+_DEFAULTS = {"user_id": USER_FIELDS + USER_NUMBERS, "video_id": ITEM_FIELDS + ITEM_NUMBERS}
+_TEXTS = {
+    "user_id": USER_FIELDS,
+    "video_id": (*ITEM_FIELDS, "author_id", "upload_dt", "visible_status", "music_id"),
+}
 _DOCUMENTED = {
     "user_active_degree": frozenset({"full_active", "high_active", "middle_active", "UNKNOWN"}),
     "video_type": frozenset({"NORMAL", "AD"}),
     **{name: frozenset({"0", "1"}) for name in USER_FLAGS},
 }
+_VIDEO_COLUMNS = (
+    "author_id", "video_type", "upload_dt", "upload_type", "visible_status", "video_duration",
+    "server_width", "server_height", "music_id", "music_type", "tag",
+)  # fmt: skip
+_ARCHIVES = (  # of each variant: md5, bytes of the archive and of its files
+    ("0820331067a3784d9691136f772b35a7", 50_000_000, 300_000_000),
+    ("6b0b9c8222d67fcd4c676218edca3f1f", 900_000_000, 4_000_000_000),
+    ("3e3c799a24e2d23a4d2c757fbf9adf59", 9_500_000_000, 25_000_000_000),
+)
+_START, _CUT, _END = 1649347200_000, 1650556800_000, 1652025600_000  # ms: 2022-04-08, -22, 05-08
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureTables:
-    """What KuaiRand's feature files say, without any log.
+class KuaiRand(Source):
+    """KuaiRand-Pure, -1K and -27K as published.
 
-    Attributes:
-        user_ids: (n,) int64, ascending; empty where there is no file of users.
-        item_ids: (m,) int64, ascending; likewise.
-        users: Features of the users, by position in ``user_ids``.
-        items: Features of the videos, by position in ``item_ids``.
-        notes: Counts of what was met and how it was handled.
-    """
-
-    user_ids: NDArray[np.int64]
-    item_ids: NDArray[np.int64]
-    users: Features
-    items: Features
-    notes: dict[str, int] = field(default_factory=dict)
-
-
-def is_test_user(user_ids: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which users' random-log rows are the test table: half of all users, always the same.
-
-    The side follows from the id alone, so that it does not depend on the variant, the order of
-    rows, or which users a log happens to hold. It is the lowest bit of SplitMix64's output function
-    (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) of the id.
-
-    Args:
-        user_ids: Integers of any shape.
-
-    Returns:
-        Bools of the same shape.
-    """
-    bits = np.asarray(user_ids).astype(np.int64).view(np.uint64)
-    with np.errstate(over="ignore"):  # it wraps around by design
-        bits = bits + np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray((bits ^ (bits >> np.uint64(31))) & np.uint64(1), dtype=bool)
-
-
-def load_kuairand(path: str | Path) -> Dataset:
-    """Reads KuaiRand-Pure, -1K or -27K.
-
-    Rules, each counted in ``Dataset.notes``:
+    Rules of reading, each counted in ``Dataset.notes``:
 
     * The two standard files are one log. A standard row that says ``is_rand`` = 1 is dropped, and
       so is a random row that says 0.
@@ -130,144 +112,156 @@ def load_kuairand(path: str | Path) -> Dataset:
 
     ``show_counts`` stays ``None``: the platform's statistics cover the weeks of the random log too,
     from which the test table comes, so that popularity is counted in the train log.
-
-    Args:
-        path: The archive as downloaded, the folder it was unpacked to, or the one with the files.
-
-    Returns:
-        The dataset, with KuaiRand's own ids.
-
-    Raises:
-        DatasetNotFoundError: The folder or a required file is missing.
-        DataFormatError: A file lacks a column or holds a bad value, which the message names; or
-            the random log has no row of a test user.
     """
-    return read_kuairand(find_kuairand(path))
 
+    name = "kuairand"
+    archives = tuple(
+        PublishedArchive(f"kuairand-{variant}", "kuairand", 10439422, f"{title}.tar.gz", *facts)
+        for (variant, title), facts in zip(VARIANTS.items(), _ARCHIVES, strict=True)
+    )
+    published = {
+        "train": ("26,285", "7,551", "1,436.6k"),
+        "test": ("27,285", "7,583", "1,186.1k"),
+    }
 
-def find_kuairand(path: str | Path) -> Sources:
-    """Finds a variant's files; see :func:`~kuaisim_gym.data.sources.find_files`."""
-    return find_files(path, [_layout(variant, features_only=False) for variant in VARIANTS])
+    def find(self, path: str | Path) -> DataFiles:
+        return find_files(path, _layouts((*STANDARD, RANDOM), (USER_FEATURES, VIDEO_BASIC)))
 
+    def read(self, files: DataFiles) -> Dataset:
+        notes: dict[str, int] = {}
+        paths = _by_name(files)
+        with open_tables() as tables:
+            random = _read_log(tables, paths[RANDOM])
+            notes["random_rows_marked_standard_dropped"] = _delete(tables, random, "is_rand = 0")
+            standard = _read_log(tables, paths[STANDARD[0]] + paths[STANDARD[1]])
+            notes["standard_rows_marked_random_dropped"] = _delete(tables, standard, "is_rand = 1")
+            leaks = (
+                f"rowid IN (SELECT s.rowid FROM {standard.sql} s SEMI JOIN {random.sql} r "
+                f"USING (user_id, video_id, time_ms))"
+            )
+            notes["standard_rows_dropped_as_random_rows"] = _delete(tables, standard, leaks)
+            user_files = _read_entities(tables, paths, (USER_FEATURES,), "user_id")
+            item_files = _read_entities(tables, paths, (VIDEO_BASIC,), "video_id")
 
-def _layout(variant: str, *, features_only: bool) -> Layout:
-    logs = tuple(f"{name}_{variant}" for name in (*STANDARD, RANDOM))
-    features = tuple(f"{name}_{variant}" for name in (USER_FEATURES, VIDEO_BASIC))
-    statistic = f"{VIDEO_STATISTIC}_{variant}"
-    name = f"KuaiRand-{variant.capitalize() if variant == 'pure' else variant.upper()}"
-    if features_only:
-        return Layout(
-            name, (), (*features, statistic), {statistic: 3} if variant == "27k" else None
+            shown = [random]
+            if files.layout.name == VARIANTS["pure"]:
+                shown += [entity.table for entity in item_files]
+            catalogue = tables.distinct("video_id", *shown)
+            logged = tables.distinct("video_id", standard)
+            log_only = np.setdiff1d(logged, catalogue, assume_unique=True)
+            notes["log_only_items"] = len(log_only)
+            n_items = len(catalogue)
+            user_tables = [entity.table for entity in user_files]
+            users = Positions(tables.distinct("user_id", standard, random, *user_tables))
+            items = Positions(np.concatenate([catalogue, log_only]))
+            del catalogue, logged, log_only
+
+            log = _read_rows(tables, standard, users, items, "standard", notes)
+            shown_at_random = _read_rows(tables, random, users, items, "random", notes)
+            is_test = is_test_user(users.ids)[shown_at_random.users]
+            if not is_test.any():
+                raise DataFormatError(
+                    f"{random.files[0]}: none of its users is a test user, which half of all users "
+                    f"are by a hash of their ids; expected rows to test on."
+                )
+            if not len(log):
+                raise DataFormatError(
+                    f"{standard.files[0]}: no standard row is left; expected some to train on."
+                )
+            dataset = Dataset(
+                name=self.name,
+                synthetic=False,
+                user_ids=users.ids,
+                item_ids=items.ids,
+                n_items=n_items,
+                log=log,
+                test=shown_at_random.take(is_test),
+                randomised=None if is_test.all() else shown_at_random.take(~is_test),
+                user_features=_features(tables, user_files, users, notes),
+                item_features=_features(tables, item_files, items, notes),
+                notes=notes,
+            )
+        logger.info("Read %s from %s: %s", files.layout.name, files.folder, note_counts(notes))
+        return dataset
+
+    def features(
+        self,
+        path: str | Path,
+        user_columns: Sequence[str] | None = None,
+        item_columns: Sequence[str] | None = None,
+    ) -> FeatureTables:
+        names = (USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC)
+        paths = _by_name(find_files(path, _layouts((), names)))
+        notes: dict[str, int] = {}
+        with open_tables() as tables:
+            users = _read_entities(tables, paths, names[:1], "user_id", user_columns)
+            items = _read_entities(tables, paths, names[1:], "video_id", item_columns)
+            positions = [
+                Positions(tables.distinct(key, *(entity.table for entity in entities)))
+                for key, entities in (("user_id", users), ("video_id", items))
+            ]
+            user_features = _features(tables, users, positions[0], notes)
+            item_features = _features(tables, items, positions[1], notes)
+        return FeatureTables(
+            positions[0].ids, positions[1].ids, user_features, item_features, notes
         )
-    return Layout(name, logs, features, dict.fromkeys(logs[:2], 2) if variant == "27k" else None)
+
+    def synthetic(self, seed: int) -> Dataset:
+        from kuaisim_gym.data.synthetic import synthetic_kuairand
+
+        return synthetic_kuairand(seed)
+
+    def write(self, dataset: Dataset) -> dict[str, Writer]:
+        random = _random_rows(dataset)
+        # Even milliseconds here and odd ones there: no row seems to stand in both logs.
+        times = 2 * np.floor(spread_times(dataset.log.users, _START, _END - 1) / 2)
+        late = times >= _CUT
+        files: dict[str, Writer] = {}
+        for name, chosen in zip(STANDARD, (~late, late), strict=True):
+            files[name] = _log_writer(dataset, dataset.log.take(chosen), times[chosen], 0)
+        times = 2 * np.floor(spread_times(random.users, _CUT, _END - 1) / 2) + 1
+        files[RANDOM] = _log_writer(dataset, random, times, 1)
+        # Without a row, a user who occurs in no log would be lost.
+        files[USER_FEATURES] = user_writer(dataset)
+        catalogue = dataset.item_features.head(dataset.n_items)
+        columns = feature_columns(catalogue, _VIDEO_COLUMNS, dataset.n_items)
+        ids = {"video_id": dataset.item_ids[: dataset.n_items]}
+        files[VIDEO_BASIC] = table_writer(ids | columns)
+        return {f"{name}_pure": writer for name, writer in files.items()}
 
 
-def _variant(sources: Sources) -> str:
-    return next(iter(sources.tables)).rsplit("_", 1)[1]
+def _layouts(required: Sequence[str], optional: Sequence[str]) -> list[Layout]:
+    """The variants' layouts, of tables by their names without the variant."""
+
+    def named(names: Sequence[str], variant: str) -> tuple[str, ...]:
+        return tuple(f"{name}_{variant}" for name in names)
+
+    return [
+        Layout(title, named(required, variant), named(optional, variant), _PARTS)
+        for variant, title in VARIANTS.items()
+    ]
 
 
-def read_kuairand(sources: Sources) -> Dataset:
-    """Reads the files that were found; see :func:`load_kuairand`."""
-    notes: dict[str, int] = {}
-    variant = _variant(sources)
-
-    def files(name: str) -> tuple[Path, ...]:
-        return sources.tables.get(f"{name}_{variant}", ())
-
-    with open_tables() as tables:
-        random = _read_log(tables, files(RANDOM))
-        notes["random_rows_marked_standard_dropped"] = _drop_marked(tables, random, "0")
-        standard = _read_log(tables, files(STANDARD[0]) + files(STANDARD[1]))
-        notes["standard_rows_marked_random_dropped"] = _drop_marked(tables, standard, "1")
-        notes["standard_rows_dropped_as_random_rows"] = _drop_leaked(tables, standard, random)
-        users_file = items_file = None
-        if files(USER_FEATURES):
-            users_file = read_entities(
-                tables, files(USER_FEATURES), "user_id", USER_FIELDS, USER_NUMBERS
-            )
-        if files(VIDEO_BASIC):
-            items_file = read_entities(
-                tables, files(VIDEO_BASIC), "video_id", ITEM_FIELDS, ITEM_NUMBERS
-            )
-
-        user_ids = tables.distinct("user_id", standard, random, users_file)
-        pool = (random, items_file) if variant == "pure" else (random,)
-        catalogue = tables.distinct("video_id", *pool)
-        others = np.setdiff1d(tables.distinct("video_id", standard), catalogue, assume_unique=True)
-        notes["log_only_items"] = len(others)
-        item_ids = np.concatenate([catalogue, others])
-        n_items = len(catalogue)
-        del catalogue, others
-        users, items = Positions(user_ids), Positions(item_ids)
-
-        log = _read_rows(tables, standard, users, items, "standard", notes)["all"]
-        sides = _read_rows(tables, random, users, items, "random", notes)
-        if not len(sides["test"]):
-            raise DataFormatError(
-                f"{random.files[0]}: none of its users is a test user, which half of all users "
-                f"are by a hash of their ids; expected rows to test on."
-            )
-        if not len(log):
-            raise DataFormatError(
-                f"{standard.files[0]}: no standard row is left; expected some to train on."
-            )
-        user_features, item_features = Features(), Features()
-        if users_file is not None:
-            user_features = _features(
-                tables, users_file, users, len(user_ids), USER_FIELDS, USER_NUMBERS, notes
-            )
-        if items_file is not None:
-            item_features = _features(
-                tables, items_file, items, len(item_ids), ITEM_FIELDS, ITEM_NUMBERS, notes
-            )
-        dataset = Dataset(
-            name="kuairand",
-            synthetic=False,
-            user_ids=user_ids,
-            item_ids=item_ids,
-            n_items=n_items,
-            log=log,
-            test=sides["test"],
-            randomised=sides["randomised"] if len(sides["randomised"]) else None,
-            user_features=user_features,
-            item_features=item_features,
-            notes=notes,
-        )
-    logger.info("Read %s from %s: %s", sources.layout.name, sources.folder, note_counts(notes))
-    return dataset
+def _by_name(files: DataFiles) -> dict[str, tuple[Path, ...]]:
+    """The files by table, without the variant in its name."""
+    return {table.rsplit("_", 1)[0]: paths for table, paths in files.tables.items()}
 
 
 def _read_log(tables: Tables, files: Sequence[Path]) -> Table:
-    """A log with its behaviours packed to ``flags``, and ``is_rand`` where the files have it."""
-    behaviours = BehaviourLog.BEHAVIOURS
-    columns = [Column(name) for name in ("user_id", "video_id", "time_ms")]
-    columns += [Column(name, low=0, high=1) for name in behaviours]
+    """A log with its behaviours packed to ``flags``; ``is_rand`` is NULL without such a column."""
+    keys = ("user_id", "video_id", "time_ms")
+    columns = [Column(name) for name in keys]
+    columns += [Column(name, low=0, high=1) for name in BehaviourLog.behaviours]
     columns += [Column("is_rand", low=0, high=1, required=False)]
-    flags = " + ".join(f"({name} << {bit})" for bit, name in enumerate(behaviours))
-    keep = {name: name for name in ("user_id", "video_id", "time_ms")}
-    keep["flags"] = f"({flags})::UTINYINT"
-    if "is_rand" in read_header(files[0]):
-        keep["is_rand"] = "is_rand::UTINYINT"
+    flags = " + ".join(f"({name} << {bit})" for bit, name in enumerate(BehaviourLog.behaviours))
+    mark = "is_rand" if "is_rand" in read_header(files[0]) else "NULL"
+    keep = dict(zip(keys, keys, strict=True))
+    keep |= {"flags": f"({flags})::UTINYINT", "is_rand": f"{mark}::UTINYINT"}
     return tables.read(files, columns, keep, rows="interactions")
 
 
-def _drop_marked(tables: Tables, log: Table, mark: str) -> int:
-    """Drops the rows that do not belong in a log by their own account; returns how many."""
-    if "is_rand" not in log.columns:
-        return 0
-    return _delete(tables, log, f"is_rand = {mark}")
-
-
-def _drop_leaked(tables: Tables, standard: Table, random: Table) -> int:
-    """Drops the standard rows that are random ones too; returns how many."""
-    chosen = (
-        f"SELECT s.rowid FROM {standard.sql} s SEMI JOIN {random.sql} r "
-        f"USING (user_id, video_id, time_ms)"
-    )
-    return _delete(tables, standard, f"rowid IN ({chosen})")
-
-
 def _delete(tables: Tables, log: Table, condition: str) -> int:
+    """Drops the rows that meet a condition; returns how many."""
     clause = f"FROM {log.sql} WHERE {condition}"
     count = tables.count(clause)
     if count:
@@ -282,37 +276,28 @@ def _read_rows(
     items: Positions,
     label: str,
     notes: MutableMapping[str, int],
-) -> dict[str, BehaviourLog]:
-    """A log's rows by position: ``"all"`` standard rows, or the two sides of the random ones."""
+) -> BehaviourLog:
+    """A log's rows by position."""
     dtypes = {"users": np.int32, "items": np.int32, "flags": np.uint8}
-    sides = ("all",) if label == "standard" else ("test", "randomised")
-    rows = {side: ColumnFiles(tables.folder, f"{label}.{side}", dtypes) for side in sides}
+    rows = ColumnFiles(tables.folder, label, dtypes)
     query = (
         f"SELECT user_id, video_id, time_ms, flags FROM {log.sql} ORDER BY user_id, time_ms, rowid"
     )
     repeated = 0
     for chunk in whole_groups(tables.stream(query), "user_id"):
-        before = len(chunk["user_id"])
-        chunk = _one_an_exposure(chunk)
-        repeated += before - len(chunk["user_id"])
-        placed: Chunk = {
-            "users": users(chunk["user_id"]),  # type: ignore[arg-type]
-            "items": items(chunk["video_id"]),  # type: ignore[arg-type]
-            "flags": chunk["flags"],
-        }
-        if label == "standard":
-            rows["all"].append(placed)
-            continue
-        test = is_test_user(chunk["user_id"])  # type: ignore[arg-type]
-        for side, chosen in (("test", test), ("randomised", ~test)):
-            rows[side].append({name: column[chosen] for name, column in placed.items()})
+        exposures = _one_an_exposure(chunk)
+        repeated += len(chunk["user_id"]) - len(exposures["user_id"])
+        rows.append(
+            {
+                "users": users(exposures["user_id"]),
+                "items": items(exposures["video_id"]),
+                "flags": exposures["flags"],
+            }
+        )
     notes[f"{label}_rows_repeated"] = repeated
     if repeated:
         logger.warning("%s: %d repeated row(s) merged.", log.files[0], repeated)
-    return {
-        side: BehaviourLog(**files.finish())  # type: ignore[arg-type]
-        for side, files in rows.items()
-    }
+    return BehaviourLog(**rows.finish())
 
 
 def _one_an_exposure(chunk: Chunk) -> Chunk:
@@ -337,21 +322,69 @@ def _one_an_exposure(chunk: Chunk) -> Chunk:
     return {name: column[stay] for name, column in (chunk | {"flags": flags}).items()}
 
 
+class _Entity(NamedTuple):
+    """A table of users or videos, with the columns that are read of it."""
+
+    table: Table
+    fields: list[str]
+    numbers: list[str]
+
+
+def _read_entities(
+    tables: Tables,
+    paths: Mapping[str, tuple[Path, ...]],
+    names: Sequence[str],
+    key: str,
+    chosen: Sequence[str] | None = None,
+) -> list[_Entity]:
+    """Reads the feature files that hold the chosen columns; the first file in any case.
+
+    Args:
+        tables: The database.
+        paths: By name, the files that are there.
+        names: Names of the feature files.
+        key: Their column of ids.
+        chosen: Columns to read; ``None`` for those that a dataset holds.
+
+    Raises:
+        ConfigError: A chosen column is in none of the files.
+    """
+    present = [paths[name] for name in names if name in paths]
+    headers = [read_header(files[0]) for files in present]
+    columns_of_all = {name for header in headers for name in header} - {key}
+    for name in chosen or ():
+        check_choice("column", name, columns_of_all)
+    unread = dict.fromkeys(_DEFAULTS[key] if chosen is None else chosen)
+    entities: list[_Entity] = []
+    for number, (files, header) in enumerate(zip(present, headers, strict=True)):
+        columns = [name for name in unread if name in header]
+        unread = dict.fromkeys(name for name in unread if name not in header)
+        if number and not columns:
+            continue
+        fields = [name for name in columns if name in _TEXTS[key]]
+        numbers = [name for name in columns if name not in _TEXTS[key]]
+        table = read_entities(tables, files, key, fields, numbers)
+        entities.append(_Entity(table, fields, numbers))
+    return entities
+
+
 def _features(
     tables: Tables,
-    table: Table,
+    entities: Iterable[_Entity],
     positions: Positions,
-    n: int,
-    fields: Sequence[str],
-    numbers: Sequence[str],
     notes: MutableMapping[str, int],
 ) -> Features:
-    key = "user_id" if "user_id" in table.columns else "video_id"
-    label = table.files[0].stem.rsplit("_part", 1)[0].rsplit("_", 1)[0]
-    chosen = [
-        Field(name, _tags if name == "tag" else None, _DOCUMENTED.get(name)) for name in fields
-    ]
-    return read_features(tables, table, key, positions, n, chosen, numbers, notes, label)
+    """Features by position; no fields without a file."""
+
+    def read(entity: _Entity) -> Features:
+        label = entity.table.files[0].stem.rsplit("_part", 1)[0].rsplit("_", 1)[0]
+        fields = [
+            Field(name, _tags if name == "tag" else None, _DOCUMENTED.get(name))
+            for name in entity.fields
+        ]
+        return read_features(tables, entity.table, positions, fields, entity.numbers, notes, label)
+
+    return merge_features(map(read, entities))
 
 
 def _tags(cell: str) -> list[str]:
@@ -362,89 +395,50 @@ def _tags(cell: str) -> list[str]:
     return list(dict.fromkeys(tags))
 
 
-def load_features(
-    path: str | Path,
-    user_columns: Sequence[str] | None = None,
-    item_columns: Sequence[str] | None = None,
-) -> FeatureTables:
-    """Reads KuaiRand's feature files alone; the logs need not be there.
-
-    Args:
-        path: As for :func:`load_kuairand`.
-        user_columns: Columns of the user file; by default those that a dataset holds. Only the
-            columns that are chosen are parsed.
-        item_columns: Columns of the basic and of the statistic file, such as ``show_cnt``; by
-            default those of the basic file that a dataset holds. Of the statistic file only the
-            header is read unless one of its columns is chosen.
-
-    Returns:
-        The features of every user and video in the files.
+def _random_rows(dataset: Dataset) -> Interactions:
+    """The rows of the random log, users ascending.
 
     Raises:
-        ConfigError: A chosen column is in none of the files.
-        DatasetNotFoundError: None of the files is there.
-        DataFormatError: A file holds a bad value.
+        ConfigError: Reading would swap some of the test and train users.
     """
-    sources = find_files(path, [_layout(variant, features_only=True) for variant in VARIANTS])
-    variant = _variant(sources)
-    notes: dict[str, int] = {}
-    with open_tables() as tables:
-        users = _entity_tables(
-            tables, sources, [f"{USER_FEATURES}_{variant}"], "user_id", user_columns
-        )
-        items = _entity_tables(
-            tables,
-            sources,
-            [f"{VIDEO_BASIC}_{variant}", f"{VIDEO_STATISTIC}_{variant}"],
-            "video_id",
-            item_columns,
-        )
-        user_ids, user_features = _all_features(tables, users, "user_id", notes)
-        item_ids, item_features = _all_features(tables, items, "video_id", notes)
-    return FeatureTables(user_ids, item_ids, user_features, item_features, notes)
+    random = [dataset.test] if dataset.randomised is None else [dataset.test, dataset.randomised]
+    for table, label in zip(random, ("test", "randomised"), strict=False):
+        wrong = is_test_user(dataset.user_ids[table.distinct_users]) != (label == "test")
+        if wrong.any():
+            raise ConfigError(
+                f"Test users follow from their ids, see is_test_user, but "
+                f"{np.count_nonzero(wrong)} of the users with {label} rows would be on the other "
+                f"side when read."
+            )
+    return dataset.test.merged(*random[1:])
 
 
-_Entity = tuple[Table, list[str], list[str]]
-
-
-def _entity_tables(
-    tables: Tables,
-    sources: Sources,
-    names: Sequence[str],
-    key: str,
-    chosen: Sequence[str] | None,
-) -> list[_Entity]:
-    """The tables that hold the chosen columns, each with its fields and numbers."""
-    found = [sources.tables[name] for name in names if name in sources.tables]
-    headers = [read_header(files[0]) for files in found]
-    known = {name for header in headers for name in header if name != key}
-    if chosen is not None:
-        for name in chosen:
-            check_choice("column", name, known)
-    defaults = USER_FIELDS + USER_NUMBERS if key == "user_id" else ITEM_FIELDS + ITEM_NUMBERS
-    texts = USER_FIELDS if key == "user_id" else _ITEM_TEXTS
-    left = list(defaults if chosen is None else dict.fromkeys(chosen))
-    entities: list[_Entity] = []
-    for number, (files, header) in enumerate(zip(found, headers, strict=True)):
-        here = [name for name in left if name in header]
-        left = [name for name in left if name not in header]
-        if number and not here:
-            continue
-        fields = [name for name in here if name in texts]
-        numbers = [name for name in here if name not in texts]
-        entities.append((read_entities(tables, files, key, fields, numbers), fields, numbers))
-    return entities
-
-
-def _all_features(
-    tables: Tables, entities: Sequence[_Entity], key: str, notes: MutableMapping[str, int]
-) -> tuple[NDArray[np.int64], Features]:
-    if not entities:
-        return np.empty(0, np.int64), Features()
-    ids = tables.distinct(key, *(table for table, _, _ in entities))
-    positions = Positions(ids)
-    parts: Iterator[Features] = (
-        _features(tables, table, positions, len(ids), fields, numbers, notes)
-        for table, fields, numbers in entities
+def _log_writer(
+    dataset: Dataset, table: Interactions, times: NDArray[np.float64], is_rand: int
+) -> Writer:
+    """Writes one log, with all published columns."""
+    if "flags" not in table.columns:
+        raise ConfigError(f"Expected the behaviours of KuaiRand, got a {type(table).__name__}.")
+    bits = {name: bit for bit, name in enumerate(BehaviourLog.behaviours)}
+    names = ("is_click", "is_like", "is_follow", "is_comment", "is_forward", "is_hate", "long_view")
+    flags = ", ".join(f"(flags >> {bits[name]}) & 1 AS {name}" for name in names)
+    local = f"make_timestamp((time_ms + {CLOCK_OFFSET * 1000}) * 1000)"
+    select = (
+        f"SELECT user_id, video_id, strftime({local}, '%Y%m%d') AS \"date\", "
+        f"CAST(strftime({local}, '%H%M') AS INTEGER) AS hourmin, time_ms, {flags}, "
+        f"CASE WHEN (flags >> {bits['long_view']}) & 1 = 1 THEN duration ELSE 0 END "
+        f"AS play_time_ms, duration AS duration_ms, 0 AS profile_stay_time, "
+        f"0 AS comment_stay_time, 0 AS is_profile_enter, {is_rand} AS is_rand, 1 AS tab"
     )
-    return ids, merge_features(parts)
+    duration = durations(dataset)
+
+    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
+        return {
+            "user_id": dataset.user_ids[table.users[block]],
+            "video_id": dataset.item_ids[table.items[block]],
+            "time_ms": times[block].astype(np.int64),
+            "flags": table.columns["flags"][block].astype(np.int32),
+            "duration": duration[table.items[block]],
+        }
+
+    return query_writer(select, rows, len(table))

@@ -1,4 +1,4 @@
-"""KuaiRec as published: ``big_matrix.csv`` is the biased log, ``small_matrix.csv`` the test table.
+"""KuaiRec: ``big_matrix.csv`` is the biased log, ``small_matrix.csv`` the test table.
 
 Source: Gao et al., "KuaiRec: A fully-observed dataset and insights for evaluating recommender
 systems", CIKM 2022. Of the matrices, ``user_id, video_id, watch_ratio`` are required and
@@ -11,8 +11,10 @@ from __future__ import annotations
 import ast
 import logging
 import re
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +28,10 @@ from kuaisim_gym.data.coding import (
     read_entities,
     read_features,
 )
-from kuaisim_gym.data.dataset import Dataset, Features, IntArray, WatchLog
-from kuaisim_gym.data.sources import Layout, Sources, find_files
+from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.feedback import IntArray, Interactions, WatchLog
+from kuaisim_gym.data.files import DataFiles, Layout, find_files
+from kuaisim_gym.data.source import PublishedArchive, Source, Writer
 from kuaisim_gym.data.tables import (
     Chunk,
     Column,
@@ -37,7 +41,16 @@ from kuaisim_gym.data.tables import (
     open_tables,
     whole_groups,
 )
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.data.writer import (
+    CLOCK_OFFSET,
+    durations,
+    joined_values,
+    query_writer,
+    spread_times,
+    table_writer,
+    user_writer,
+)
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 BIG_MATRIX, SMALL_MATRIX = "big_matrix", "small_matrix"
 ITEM_CATEGORIES, ITEM_DAILY = "item_categories", "item_daily_features"
@@ -49,14 +62,15 @@ LAYOUT = Layout(
 )
 _WATCH_MAX = float(np.finfo(np.float32).max)
 _ID_LIST = re.compile(r"\[\s*(-?\d+(\s*,\s*-?\d+)*)?\s*,?\s*\]", re.ASCII)
+_SPAN = (1593878400.0, 1599321600.0)  # seconds: 2020-07-05 to 2020-09-05
 
 logger = logging.getLogger(__name__)
 
 
-def load_kuairec(path: str | Path) -> Dataset:
-    """Reads KuaiRec.
+class KuaiRec(Source):
+    """KuaiRec as published.
 
-    Rules, each counted in ``Dataset.notes``:
+    Rules of reading, each counted in ``Dataset.notes``:
 
     * Of the rows of one (user, video) pair in a matrix the last by ``timestamp`` stays; a row
       without a time counts as earlier than any with one, and of equal times the later line is the
@@ -70,131 +84,246 @@ def load_kuairec(path: str | Path) -> Dataset:
     * ``show_counts`` sums ``show_cnt`` over the days; a missing cell counts as 0, and so does a
       video without a row.
     * A friendship that is listed twice is one.
-
-    Args:
-        path: The archive as downloaded, the folder it was unpacked to, or the one with the files.
-
-    Returns:
-        The dataset, with KuaiRec's own ids.
-
-    Raises:
-        DatasetNotFoundError: The folder or a required file is missing.
-        DataFormatError: A file is empty, lacks a column, or holds a bad value; the message
-            names file, column, row and value.
     """
-    return read_kuairec(find_kuairec(path))
+
+    name = "kuairec"
+    archives = (
+        PublishedArchive(
+            "kuairec", "kuairec", 18164998, "KuaiRec.zip", None, 450_000_000, 1_700_000_000
+        ),
+    )
+    published = {
+        "train": ("7,176", "10,728", "12,530.8k"),
+        "test": ("1,411", "3,327", "4,676.5k"),
+    }
+
+    def find(self, path: str | Path) -> DataFiles:
+        return find_files(path, [LAYOUT])
+
+    def read(self, files: DataFiles) -> Dataset:
+        with open_tables() as tables:
+            big, small = (_read_matrix(tables, files, name) for name in (BIG_MATRIX, SMALL_MATRIX))
+            catalogue = tables.distinct("video_id", small)
+            logged = tables.distinct("video_id", big)
+            log_only = np.setdiff1d(logged, catalogue, assume_unique=True)
+            reader = _Reader(
+                tables,
+                files.tables,
+                Positions(tables.distinct("user_id", big, small)),
+                Positions(np.concatenate([catalogue, log_only])),
+            )
+            test = reader.rows(small, SMALL_MATRIX, None)
+            answered = np.zeros((len(reader.users), len(catalogue)), dtype=bool)
+            answered[test.users, test.items] = True
+            log = reader.rows(big, BIG_MATRIX, answered)
+            reader.notes["log_only_items"] = len(log_only)
+            dataset = Dataset(
+                name=self.name,
+                synthetic=False,
+                user_ids=reader.users.ids,
+                item_ids=reader.items.ids,
+                n_items=len(catalogue),
+                log=log,
+                test=test,
+                user_features=reader.user_features(),
+                item_features=reader.categories(),
+                show_counts=reader.show_counts(),
+                friends=reader.friends(),
+                notes=reader.notes,
+            )
+        logger.info("Read KuaiRec from %s: %s", files.folder, note_counts(dataset.notes))
+        return dataset
+
+    def synthetic(self, seed: int) -> Dataset:
+        from kuaisim_gym.data.synthetic import synthetic_kuairec
+
+        return synthetic_kuairec(seed)
+
+    def write(self, dataset: Dataset) -> dict[str, Writer]:
+        files = {
+            BIG_MATRIX: _matrix_writer(dataset, dataset.log),
+            SMALL_MATRIX: _matrix_writer(dataset, dataset.test),
+        }
+        if "category" in dataset.item_features.codes:
+            texts = joined_values(dataset.item_features, "category", "[{}]", ", ")
+            feat = {"video_id": dataset.item_ids, "feat": np.where(texts == "", "[]", texts)}
+            files[ITEM_CATEGORIES] = table_writer(feat)
+        if dataset.user_features.codes or dataset.user_features.numbers:
+            files[USER_FEATURES] = user_writer(dataset)
+        if dataset.show_counts is not None:
+            daily = {
+                "video_id": dataset.item_ids,
+                "date": np.full(len(dataset.item_ids), 20200705),
+                "show_cnt": dataset.show_counts,
+            }
+            files[ITEM_DAILY] = table_writer(daily)
+        if dataset.friends is not None and len(dataset.friends):
+            files[SOCIAL_NETWORK] = table_writer(_friend_columns(dataset.user_ids, dataset.friends))
+        return files
 
 
-def find_kuairec(path: str | Path) -> Sources:
-    """Finds KuaiRec's files; see :func:`~kuaisim_gym.data.sources.find_files`."""
-    return find_files(path, [LAYOUT])
-
-
-def read_kuairec(sources: Sources) -> Dataset:
-    """Reads the files that were found; see :func:`load_kuairec`."""
-    notes: dict[str, int] = {}
-    with open_tables() as tables:
-        big = _read_matrix(tables, sources, BIG_MATRIX)
-        small = _read_matrix(tables, sources, SMALL_MATRIX)
-        user_ids = tables.distinct("user_id", big, small)
-        catalogue = tables.distinct("video_id", small)
-        videos = tables.distinct("video_id", big)
-        log_only = np.setdiff1d(videos, catalogue, assume_unique=True)
-        item_ids = np.concatenate([catalogue, log_only])
-        users, items = Positions(user_ids), Positions(item_ids)
-
-        test = _read_rows(tables, small, users, items, len(item_ids), None, notes)
-        answered = np.zeros((len(user_ids), len(catalogue)), dtype=bool)
-        answered[test.users, test.items] = True
-        log = _read_rows(tables, big, users, items, len(item_ids), answered, notes)
-        notes["log_only_items"] = len(log_only)
-        dataset = Dataset(
-            name="kuairec",
-            synthetic=False,
-            user_ids=user_ids,
-            item_ids=item_ids,
-            n_items=len(catalogue),
-            log=log,
-            test=test,
-            user_features=_user_features(tables, sources, users, len(user_ids), notes),
-            item_features=_categories(tables, sources, items, len(item_ids), notes),
-            show_counts=_show_counts(tables, sources, items, len(item_ids), notes),
-            friends=_friends(tables, sources, users, len(user_ids), notes),
-            notes=notes,
-        )
-    logger.info("Read KuaiRec from %s: %s", sources.folder, note_counts(notes))
-    return dataset
-
-
-def _read_matrix(tables: Tables, sources: Sources, name: str) -> Table:
+def _read_matrix(tables: Tables, files: DataFiles, name: str) -> Table:
     columns = [
         Column("user_id"),
         Column("video_id"),
         Column("watch_ratio", "number", low=0, high=_WATCH_MAX),
         Column("timestamp", "number", gaps=True, required=False),
     ]
-    return tables.read(sources.tables[name], columns, rows="interactions")
+    return tables.read(files.tables[name], columns, rows="interactions")
 
 
-def _read_rows(
-    tables: Tables,
-    matrix: Table,
-    users: Positions,
-    items: Positions,
-    n_items: int,
-    answered: NDArray[np.bool_] | None,
-    notes: MutableMapping[str, int],
-) -> WatchLog:
-    """A matrix's rows by position, one a cell, without the cells that the test table answers."""
-    timed = "timestamp" in matrix.columns
-    order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
-    query = f"SELECT user_id, video_id, watch_ratio FROM {matrix.sql} ORDER BY {order}"
-    rows = ColumnFiles(
-        tables.folder,
-        matrix.sql,
-        {"users": np.int32, "items": np.int32, "watch_ratio": np.float32},
-    )
-    repeated = leaked = kept = 0
-    for chunk in whole_groups(tables.stream(query), "user_id"):
-        cells = {
-            "users": users(chunk["user_id"]),  # type: ignore[arg-type]
-            "items": items(chunk["video_id"]),  # type: ignore[arg-type]
-            "watch_ratio": chunk["watch_ratio"],
-        }
-        before = len(cells["users"])
-        cells = _one_a_cell(cells, n_items, timed)
-        repeated += before - len(cells["users"])
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the tables of users and items whose positions are known.
+
+    Attributes:
+        tables: The database.
+        files: By table its files.
+        users: Positions of the users.
+        items: Positions of the videos.
+        notes: Counts of irregularities, which the methods add.
+    """
+
+    tables: Tables
+    files: Mapping[str, tuple[Path, ...]]
+    users: Positions
+    items: Positions
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def rows(self, matrix: Table, name: str, answered: NDArray[np.bool_] | None) -> WatchLog:
+        """A matrix's rows by position, one a cell.
+
+        Args:
+            matrix: The table.
+            name: Which matrix it is.
+            answered: (n_users, n_catalogue) cells of the test table, whose rows are dropped; or
+                ``None`` for the test table itself.
+        """
+        timed = "timestamp" in matrix.columns
+        order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
+        query = f"SELECT user_id, video_id, watch_ratio FROM {matrix.sql} ORDER BY {order}"
+        dtypes = {"users": np.int32, "items": np.int32, "watch_ratio": np.float32}
+        rows = ColumnFiles(self.tables.folder, matrix.sql, dtypes)
+        repeated = leaked = 0
+        for chunk in whole_groups(self.tables.stream(query), "user_id"):
+            cells: Chunk = {
+                "users": self.users(chunk["user_id"]),
+                "items": self.items(chunk["video_id"]),
+                "watch_ratio": chunk["watch_ratio"],
+            }
+            cells = _one_a_cell(cells, len(self.items), timed)
+            repeated += len(chunk["user_id"]) - len(cells["users"])
+            if answered is not None:
+                n_items = answered.shape[1]
+                leaks = cells["items"] < n_items
+                leaks &= answered[cells["users"], np.minimum(cells["items"], n_items - 1)]
+                leaked += int(np.count_nonzero(leaks))
+                cells = {key: column[~leaks] for key, column in cells.items()}
+            rows.append(cells)
+        self.notes[f"{name}_duplicates"] = repeated
+        if timed:
+            missing = self.tables.count(f"FROM {matrix.sql} WHERE timestamp IS NULL")
+            self.notes[f"{name}_rows_without_time"] = missing
+        if repeated:
+            rule = "the last by time stays" if timed else "their mean stays"
+            message = "%s: %d duplicate (user, video) row(s); %s."
+            logger.warning(message, matrix.files[0], repeated, rule)
+        log = WatchLog(**rows.finish())
         if answered is not None:
-            inside = cells["items"] < answered.shape[1]
-            free = np.ones(len(inside), dtype=bool)
-            free[inside] = ~answered[cells["users"][inside], cells["items"][inside]]
-            leaked += int(np.count_nonzero(~free))
-            cells = {key: column[free] for key, column in cells.items()}
-        kept += len(cells["users"])
-        rows.append(cells)
-    file = matrix.files[0]
-    name = SMALL_MATRIX if answered is None else BIG_MATRIX
-    notes[f"{name}_duplicates"] = repeated
-    if timed:
-        missing = tables.count(f"FROM {matrix.sql} WHERE timestamp IS NULL")
-        notes[f"{name}_rows_without_time"] = missing
-    if repeated:
-        rule = "the last by time stays" if timed else "their mean stays"
-        logger.warning("%s: %d duplicate (user, video) row(s); %s.", file, repeated, rule)
-    if answered is not None:
-        notes["log_rows_dropped_as_test_cells"] = leaked
-        if not kept:
+            self.notes["log_rows_dropped_as_test_cells"] = leaked
+            if not len(log):
+                raise DataFormatError(
+                    f"Every row of {BIG_MATRIX}.csv is also in {SMALL_MATRIX}.csv: nothing is left "
+                    f"to train on. Were the two files confused?"
+                )
+            if leaked:
+                logger.warning("%s: dropped %d row(s) of test cells.", matrix.files[0], leaked)
+        return log
+
+    def user_features(self) -> Features:
+        """Features of the users; no fields without their file."""
+        if USER_FEATURES not in self.files:
+            return Features()
+        table = read_entities(
+            self.tables, self.files[USER_FEATURES], "user_id", USER_FIELDS, USER_NUMBERS
+        )
+        fields = [Field(name) for name in USER_FIELDS]
+        return read_features(
+            self.tables, table, self.users, fields, USER_NUMBERS, self.notes, USER_FEATURES
+        )
+
+    def categories(self) -> Features:
+        """The categories of the videos; no field without their file."""
+        if ITEM_CATEGORIES not in self.files:
+            return Features()
+        columns = [Column("video_id"), Column("feat", "text", gaps=True)]
+        table = self.tables.read(self.files[ITEM_CATEGORIES], columns, rows="videos")
+        fields = [Field("category", _id_texts, source="feat")]
+        return read_features(
+            self.tables, table, self.items, fields, (), self.notes, ITEM_CATEGORIES
+        )
+
+    def show_counts(self) -> NDArray[np.int64] | None:
+        """(n_items,) sums over the days of how often each video was shown."""
+        if ITEM_DAILY not in self.files:
+            return None
+        columns = [Column("video_id"), Column("show_cnt", low=0, gaps=True)]
+        table = self.tables.read(self.files[ITEM_DAILY], columns, rows="videos and days")
+        counts = np.zeros(len(self.items), np.int64)
+        # DOUBLE sums would round; HUGEINT ones cannot overflow before the check.
+        query = (
+            f"SELECT video_id AS id, least(coalesce(sum(show_cnt), 0), {2**62})::BIGINT AS shown "
+            f"FROM {table.sql} GROUP BY video_id"
+        )
+        n_listed = n_unknown = 0
+        for chunk in self.tables.stream(query):
+            positions = self.items(chunk["id"])
+            listed = positions >= 0
+            counts[positions[listed]] = chunk["shown"][listed]
+            n_listed += int(np.count_nonzero(listed))
+            n_unknown += int(np.count_nonzero(~listed))
+        if counts.max() >= 2**62:
             raise DataFormatError(
-                f"Every row of {BIG_MATRIX}.csv is also in {SMALL_MATRIX}.csv: nothing is left to "
-                f"train on. Were the two files confused?"
+                f"{table.files[0]}: a video's show_cnt sums to more than {2**62}."
             )
-        if leaked:
-            logger.warning("%s: dropped %d row(s) of test cells.", file, leaked)
-    return WatchLog(**rows.finish())  # type: ignore[arg-type]
+        missing = self.tables.count(f"FROM {table.sql} WHERE show_cnt IS NULL")
+        self.notes["show_counts_missing_cells"] = missing
+        self.notes["show_counts_videos_without_a_row"] = len(counts) - n_listed
+        self.notes["show_counts_unknown_videos_dropped"] = n_unknown
+        return counts
+
+    def friends(self) -> IntArray | None:
+        """(f, 2) int32 pairs of user positions, ascending."""
+        if SOCIAL_NETWORK not in self.files:
+            return None
+        columns = [Column("user_id"), Column("friend_list", "text")]
+        table = self.tables.read(self.files[SOCIAL_NETWORK], columns, rows="users and friends")
+        users: list[int] = []
+        lists: list[NDArray[np.int64]] = []
+        for chunk in self.tables.stream(
+            f"SELECT user_id, friend_list FROM {table.sql} ORDER BY rowid"
+        ):
+            users += chunk["user_id"].tolist()
+            for cell in chunk["friend_list"].tolist():
+                try:
+                    lists.append(np.array(_id_list(cell), np.int64))
+                except (ValueError, OverflowError) as error:
+                    raise DataFormatError(
+                        f"{table.place(len(lists))}, column 'friend_list': expected a list of user "
+                        f"ids such as [27, 9], got {cell!r}. Correct or remove the row."
+                    ) from error
+        first = self.users(np.repeat(np.array(users, np.int64), list(map(len, lists))))
+        second = self.users(np.concatenate(lists))
+        inside = (first >= 0) & (second >= 0)
+        n_users = len(self.users)
+        pairs = np.unique(first[inside].astype(np.int64) * n_users + second[inside])
+        self.notes["friendships_of_unknown_users_dropped"] = int(np.count_nonzero(~inside))
+        self.notes["friendships_repeated"] = int(np.count_nonzero(inside)) - len(pairs)
+        return np.stack([pairs // n_users, pairs % n_users], axis=1).astype(np.int32)
 
 
 def _one_a_cell(cells: Chunk, n_items: int, timed: bool) -> Chunk:
-    """Resolves the repeated cells of whole users' rows, which are in the order of time."""
+    """Resolves the repeated cells of complete users' rows, which are in the order of time."""
     key = cells["users"].astype(np.int64) * n_items + cells["items"].astype(np.int64)
     if timed:
         last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]
@@ -212,131 +341,53 @@ def _one_a_cell(cells: Chunk, n_items: int, timed: bool) -> Chunk:
     return {name: column[stay] for name, column in (cells | {"watch_ratio": means}).items()}
 
 
-def _user_features(
-    tables: Tables,
-    sources: Sources,
-    users: Positions,
-    n_users: int,
-    notes: MutableMapping[str, int],
-) -> Features:
-    if USER_FEATURES not in sources.tables:
-        return Features()
-    files = sources.tables[USER_FEATURES]
-    table = read_entities(tables, files, "user_id", USER_FIELDS, USER_NUMBERS)
-    fields = [Field(name) for name in USER_FIELDS]
-    return read_features(
-        tables, table, "user_id", users, n_users, fields, USER_NUMBERS, notes, USER_FEATURES
-    )
-
-
-def _categories(
-    tables: Tables,
-    sources: Sources,
-    items: Positions,
-    n_items: int,
-    notes: MutableMapping[str, int],
-) -> Features:
-    if ITEM_CATEGORIES not in sources.tables:
-        return Features()
-    columns = [Column("video_id"), Column("feat", "text", gaps=True)]
-    table = tables.read(sources.tables[ITEM_CATEGORIES], columns, rows="videos")
-    fields = [Field("category", _id_texts, source="feat")]
-    return read_features(
-        tables, table, "video_id", items, n_items, fields, (), notes, ITEM_CATEGORIES
-    )
-
-
 def _id_texts(cell: str) -> list[str]:
-    return list(dict.fromkeys(str(one) for one in _id_list(cell)))
+    return list(dict.fromkeys(map(str, _id_list(cell))))
 
 
 def _id_list(cell: str) -> list[int]:
     """The numbers in a list as Python writes it, such as ``[27, 9]``."""
-    wanted = "a list of whole numbers such as [27, 9]"
+    expected = "a list of whole numbers such as [27, 9]"
     if not _ID_LIST.fullmatch(cell.strip()):
-        raise ValueError(wanted)
+        raise ValueError(expected)
     try:
-        found = ast.literal_eval(cell.strip())
+        return list(map(int, ast.literal_eval(cell.strip())))
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise ValueError(wanted) from error
-    return [int(one) for one in found]
+        raise ValueError(expected) from error
 
 
-def _show_counts(
-    tables: Tables,
-    sources: Sources,
-    items: Positions,
-    n_items: int,
-    notes: MutableMapping[str, int],
-) -> NDArray[np.int64] | None:
-    """How often each video was shown, over all days."""
-    if ITEM_DAILY not in sources.tables:
-        return None
-    columns = [Column("video_id"), Column("show_cnt", low=0, gaps=True)]
-    table = tables.read(sources.tables[ITEM_DAILY], columns, rows="videos and days")
-    counts = np.zeros(n_items, np.int64)
-    found = np.zeros(n_items, dtype=bool)
-    unknown = 0
-    # DOUBLE sums would round; HUGEINT ones cannot overflow before the check.
-    query = (
-        f"SELECT video_id AS id, least(coalesce(sum(show_cnt), 0), {2**62})::BIGINT AS shown "
-        f"FROM {table.sql} GROUP BY video_id"
+def _matrix_writer(dataset: Dataset, table: Interactions) -> Writer:
+    """Writes one matrix, with all eight published columns."""
+    if "watch_ratio" not in table.columns:
+        raise ConfigError(f"Expected the watch ratios of KuaiRec, got a {type(table).__name__}.")
+    start, end = _SPAN
+    local = f"make_timestamp(CAST(round((stamp + {CLOCK_OFFSET}) * 1e6) AS BIGINT))"
+    select = (
+        f"SELECT user_id, video_id, "
+        f"CAST(round(least(watch * duration, 1e15)) AS BIGINT) AS play_duration, "
+        f"duration AS video_duration, strftime({local}, '%Y-%m-%d %H:%M:%S.%g') AS \"time\", "
+        f'strftime({local}, \'%Y%m%d\') AS "date", stamp AS "timestamp", watch AS watch_ratio'
     )
-    for chunk in tables.stream(query):
-        at = items(chunk["id"])  # type: ignore[arg-type]
-        counts[at[at >= 0]] = chunk["shown"][at >= 0]
-        found[at[at >= 0]] = True
-        unknown += int(np.count_nonzero(at < 0))
-    if counts.max() >= 2**62:
-        raise DataFormatError(f"{table.files[0]}: a video's show_cnt sums to more than {2**62}.")
-    notes["show_counts_missing_cells"] = tables.count(f"FROM {table.sql} WHERE show_cnt IS NULL")
-    notes["show_counts_videos_without_a_row"] = int(np.count_nonzero(~found))
-    notes["show_counts_unknown_videos_dropped"] = unknown
-    return counts
+    times = spread_times(table.users, start, end - 1)
+    duration = durations(dataset)
+
+    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
+        return {
+            "user_id": dataset.user_ids[table.users[block]],
+            "video_id": dataset.item_ids[table.items[block]],
+            "duration": duration[table.items[block]],
+            "stamp": np.round(times[block], 3),
+            # As float64 a float32 is written with all the digits that give it back.
+            "watch": table.columns["watch_ratio"][block].astype(np.float64),
+        }
+
+    return query_writer(select, rows, len(table))
 
 
-def _friends(
-    tables: Tables,
-    sources: Sources,
-    users: Positions,
-    n_users: int,
-    notes: MutableMapping[str, int],
-) -> IntArray | None:
-    """Pairs of positions, ascending."""
-    if SOCIAL_NETWORK not in sources.tables:
-        return None
-    columns = [Column("user_id"), Column("friend_list", "text")]
-    table = tables.read(sources.tables[SOCIAL_NETWORK], columns, rows="users and friends")
-    keys = [np.empty(0, np.int64)]
-    listed = unknown = 0
-    for ids, friends in _friend_lists(tables, table):
-        first, second = users(ids), users(friends)
-        known = (first >= 0) & (second >= 0)
-        listed += len(ids)
-        unknown += int(np.count_nonzero(~known))
-        keys.append(first[known].astype(np.int64) * n_users + second[known])
-    pairs = np.unique(np.concatenate(keys))
-    notes["friendships_of_unknown_users_dropped"] = unknown
-    notes["friendships_repeated"] = listed - unknown - len(pairs)
-    return np.stack([pairs // n_users, pairs % n_users], axis=1).astype(np.int32)
-
-
-def _friend_lists(
-    tables: Tables, table: Table
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """(user, friend) ids, a chunk of the file at a time."""
-    query = f"SELECT user_id, friend_list FROM {table.sql} ORDER BY rowid"
-    row = 0
-    for chunk in tables.stream(query):
-        lists = []
-        for cell in chunk["friend_list"]:
-            try:
-                lists.append(np.array(_id_list(str(cell)), np.int64))
-            except (ValueError, OverflowError) as error:
-                raise DataFormatError(
-                    f"{table.place(row)}, column 'friend_list': expected a list of user ids such "
-                    f"as [27, 9], got {str(cell)!r}. Correct or remove the row."
-                ) from error
-            row += 1
-        owners = np.repeat(chunk["user_id"].astype(np.int64), [len(one) for one in lists])
-        yield owners, np.concatenate([np.empty(0, np.int64), *lists])
+def _friend_columns(user_ids: NDArray[np.int64], friends: IntArray) -> dict[str, NDArray[Any]]:
+    """One row a user, with the list of that user's friends."""
+    pairs = friends[np.argsort(friends[:, 0], kind="stable")]
+    users, starts = np.unique(pairs[:, 0], return_index=True)
+    lists = np.empty(len(users), dtype=object)
+    lists[:] = [str(group.tolist()) for group in np.split(user_ids[pairs[:, 1]], starts[1:])]
+    return {"user_id": user_ids[users], "friend_list": lists}

@@ -20,24 +20,31 @@ import csv
 import math
 import re
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import duckdb
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
 from kuaisim_gym.errors import DataFormatError, KuaiSimError
 
-Chunk = dict[str, NDArray[np.generic]]
+if TYPE_CHECKING:
+    import duckdb
 
+Chunk = dict[str, NDArray[Any]]
+
+SETTINGS: dict[str, str | bool | int | float | list[str]] = {  # of every DuckDB database
+    "threads": 2,
+    "preserve_insertion_order": True,
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,
+}
 WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring whole numbers apart
 _MEMORY = "1GB"  # DuckDB spills beyond it
-_THREADS = 2
 _VECTORS = 500  # DuckDB vectors of 2,048 rows in a chunk: about a million rows
 _BLOCK = 1 << 19  # bytes of text looked at together; they stay in the processor's cache
 _IN_MEMORY = 1 << 24  # bytes up to which an array is not worth a file
@@ -47,7 +54,7 @@ _STRAY_QUOTE = re.compile(rb'(?:^|[,\n\r])[ \t]+"', re.MULTILINE)
 
 @dataclass(frozen=True)
 class Column:
-    """What one column must hold.
+    """A column of a file, and the values that are allowed in it.
 
     Attributes:
         name: Its name in the header.
@@ -66,8 +73,8 @@ class Column:
     required: bool = True
 
     @property
-    def wanted(self) -> str:
-        """What a cell must be, in words."""
+    def rule(self) -> str:
+        """The form of a cell, in words."""
         if self.kind == "text":
             return "a text"
         if self.kind == "whole" and (self.low, self.high) == (0, 1):
@@ -82,7 +89,7 @@ class Column:
         return max(self.low, -limit), min(self.high, limit)
 
     def accepts(self, cell: str) -> bool:
-        """Whether a cell, as it stands in the file, keeps the rules."""
+        """Tells whether a cell, as it stands in the file, keeps the rules."""
         if not cell:
             return self.gaps
         if self.kind == "text":
@@ -121,19 +128,17 @@ class Table:
         files: The files that it was read from, in order.
         columns: Names of the columns that it holds.
         starts: For each file the ``rowid`` of its first row.
-        rows: Number of rows.
     """
 
     sql: str
     files: tuple[Path, ...]
     columns: tuple[str, ...]
     starts: tuple[int, ...]
-    rows: int
 
     def place(self, row_id: int) -> str:
         """``"FILE, data row N"`` of a row, for messages."""
-        part = int(np.searchsorted(self.starts, row_id, side="right")) - 1
-        return f"{self.files[part]}, data row {row_id - self.starts[part] + 1}"
+        number = int(np.searchsorted(self.starts, row_id, side="right")) - 1
+        return f"{self.files[number]}, data row {row_id - self.starts[number] + 1}"
 
 
 class Tables:
@@ -186,38 +191,39 @@ class Tables:
         self._count += 1
         name = f"t{self._count}"
         starts = [0]
-        for number, (file, header) in enumerate(zip(files, headers, strict=True)):
+        for file, header in zip(files, headers, strict=True):
             if _check_text(file, len(header)):
                 _explain(file, header, used)
-            start = f"INSERT INTO {name}" if number else f"CREATE TABLE {name} AS"
-            try:
-                self._connection.execute(f"{start} {_select(file, header, used, keep)}")
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise _resources(error) from error
-            except duckdb.Error as error:
-                _explain(file, header, used)
-                words = " ".join(str(error).split("\n")[:3])
-                raise DataFormatError(
-                    f"{file} is not a well-formed CSV file; are its line endings and quotes "
-                    f"all of one kind? {words}"
-                ) from error
+            start = f"CREATE TABLE {name} AS" if len(starts) == 1 else f"INSERT INTO {name}"
+            self._load(f"{start} {_select(file, header, used, keep)}", file, header, used)
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
-        return Table(
-            sql=name,
-            files=tuple(files),
-            columns=tuple(column.name for column in used) if keep is None else tuple(keep),
-            starts=tuple(starts[:-1]),
-            rows=starts[-1],
-        )
+        names = [column.name for column in used] if keep is None else keep
+        return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
+
+    def _load(
+        self, statement: str, file: Path, header: list[str], columns: Sequence[Column]
+    ) -> None:
+        """Runs a statement that reads a file, and explains why DuckDB refuses it."""
+        import duckdb
+
+        try:
+            self._connection.execute(statement)
+        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            raise _resources(error) from error
+        except duckdb.Error as error:
+            _explain(file, header, columns)
+            words = " ".join(str(error).split("\n")[:3])
+            raise DataFormatError(
+                f"{file} is not a well-formed CSV file; are its line endings and quotes "
+                f"all of one kind? {words}"
+            ) from error
 
     def execute(self, statement: str) -> None:
         """Runs a statement that returns nothing."""
-        try:
+        with _processing():
             self._connection.execute(statement)
-        except duckdb.Error as error:
-            raise _resources(error) from error
 
     def count(self, clause: str) -> int:
         """Number of rows of a ``FROM`` clause."""
@@ -225,10 +231,8 @@ class Tables:
 
     def texts(self, query: str) -> list[str]:
         """A query's only column, of few rows, as strings."""
-        try:
+        with _processing():
             return [row[0] for row in self._connection.execute(query).fetchall()]
-        except duckdb.Error as error:
-            raise _resources(error) from error
 
     def stream(self, query: str) -> Iterator[Chunk]:
         """A query's rows as NumPy columns, about a million rows at a time.
@@ -236,60 +240,36 @@ class Tables:
         A missing number is NaN; other columns must not have gaps. One stream at a time: the next
         query ends it.
         """
-        try:
+        with _processing():
             result = self._connection.execute(query)
-            while True:
-                frame = result.fetch_df_chunk(_VECTORS)
-                if not len(frame):
-                    return
+            while len(frame := result.fetch_df_chunk(_VECTORS)):
                 yield {str(name): frame[name].to_numpy() for name in frame}
-        except duckdb.Error as error:
-            raise _resources(error) from error
 
     def column(self, query: str) -> NDArray[np.int64]:
         """A query's only column, of whole numbers."""
-        parts = [next(iter(chunk.values())) for chunk in self.stream(query)]
-        return np.concatenate([np.empty(0, np.int64), *parts]).astype(np.int64, copy=False)
+        chunks = [next(iter(chunk.values())) for chunk in self.stream(query)]
+        return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64, copy=False)
 
-    def distinct(self, column: str, *tables: Table | None) -> NDArray[np.int64]:
-        """The distinct ids in a column of some tables, ascending; ``None`` has none."""
-        parts = [f"SELECT {column} FROM {table.sql}" for table in tables if table is not None]
-        union = " UNION ALL ".join(parts)
+    def distinct(self, column: str, *tables: Table) -> NDArray[np.int64]:
+        """The distinct ids in a column of some tables, ascending; without a table, none."""
+        if not tables:
+            return np.empty(0, np.int64)
+        union = " UNION ALL ".join(f"SELECT {column} FROM {table.sql}" for table in tables)
         return self.column(f"SELECT DISTINCT {column} FROM ({union}) ORDER BY 1")
 
 
 @contextmanager
 def open_tables() -> Iterator[Tables]:
     """An empty database that lives on the cache's disk until the block ends."""
-    with _workspace() as folder:
-        settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": _MEMORY,
-            "threads": _THREADS,
-            "temp_directory": str(folder / "spill"),
-            "preserve_insertion_order": True,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        connection = duckdb.connect(str(folder / "tables.db"), config=settings)
-        try:
-            # What is thrown away in a minute needs no log to recover it from.
+    import duckdb
+
+    with scratch_folder() as folder:
+        spilling = {"memory_limit": _MEMORY, "temp_directory": str(folder / "spill")}
+        with duckdb.connect(str(folder / "tables.db"), config=SETTINGS | spilling) as connection:
+            # A database that is thrown away in a minute needs no log to recover it from.
             connection.execute("SET checkpoint_threshold = '1TB'")
             connection.execute("SET enable_progress_bar = false")
             yield Tables(connection, folder)
-        finally:
-            connection.close()
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    """A scratch folder on the cache's disk, or on the system's where that cannot be written."""
-    with ExitStack() as stack:
-        try:
-            folder = stack.enter_context(scratch_folder())
-        except OSError:
-            system = tempfile.TemporaryDirectory(prefix="kuaisim-", ignore_cleanup_errors=True)
-            folder = Path(stack.enter_context(system))
-        yield folder
 
 
 def quoted(name: str) -> str:
@@ -355,6 +335,17 @@ def _select(
     return f"SELECT {kept} FROM (SELECT {cells} FROM {source})"
 
 
+@contextmanager
+def _processing() -> Iterator[None]:
+    """Explains DuckDB's errors over rows that were checked when they were read."""
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _resources(error) from error
+
+
 def _resources(error: duckdb.Error) -> KuaiSimError:
     return KuaiSimError(
         f"The tables could not be processed; is there disk space in the cache folder "
@@ -363,63 +354,45 @@ def _resources(error: duckdb.Error) -> KuaiSimError:
 
 
 def _check_text(file: Path, width: int) -> bool:
-    """Looks at the bytes for what DuckDB lets pass.
+    """Looks at the bytes for faults that DuckDB lets pass.
 
     Returns:
-        Whether something was seen that only a plain reading can judge.
+        Whether there is something that only a plain reading can judge.
 
     Raises:
         DataFormatError: The file holds a NUL byte or is not UTF-8.
     """
     suspect = False
-    start, rest = 0, b""
+    number = 1
     with file.open("rb") as content:
-        while True:
-            block = content.read(_BLOCK)
-            text = rest + block
-            if not text:
-                return suspect
-            end = text.rfind(b"\n") + 1 if block else len(text)
-            if not end:  # no line ends here; look at it with what follows
-                rest = text
-                continue
-            text, rest = text[:end], text[end:]
-            _check_characters(file, text, start)
+        while text := content.read(_BLOCK) + content.readline():
+            _check_characters(file, text, number)
             suspect = suspect or _suspicious(text, width)
-            start += end
+            number += text.count(b"\n")
+    return suspect
 
 
-def _check_characters(file: Path, text: bytes, start: int) -> None:
-    """Refuses NUL bytes and what is not UTF-8 in the whole lines from a byte on."""
+def _check_characters(file: Path, text: bytes, number: int) -> None:
+    """Refuses NUL bytes and bytes that are not UTF-8 in the lines from ``number`` on."""
     try:
         if not text.isascii():
             text.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = number + text.count(b"\n", 0, error.start)
         raise DataFormatError(
-            f"{file}, line {_line(file, start + error.start)}: expected text in UTF-8, got the "
-            f"byte 0x{text[error.start]:02x}. Convert the file to UTF-8."
+            f"{file}, line {line}: expected text in UTF-8, got the byte "
+            f"0x{text[error.start]:02x}. Convert the file to UTF-8."
         ) from error
-    nul = text.find(b"\0")
-    if nul >= 0:
+    if (nul := text.find(b"\0")) >= 0:
+        line = number + text.count(b"\n", 0, nul)
         raise DataFormatError(
-            f"{file}, line {_line(file, start + nul)}: expected text, got a NUL byte. Is the file "
-            f"damaged?"
+            f"{file}, line {line}: expected text, got a NUL byte. Is the file damaged?"
         )
 
 
-def _line(file: Path, place: int) -> int:
-    """The line that a byte stands in."""
-    number = 1
-    with file.open("rb") as content:
-        while place > 0 and (block := content.read(min(_BLOCK, place))):
-            number += block.count(b"\n")
-            place -= len(block)
-    return number
-
-
 def _suspicious(text: bytes, width: int) -> bool:
-    """Whether a line may end in a surplus empty field, or a blank stands before a quote."""
-    # The pattern is slow; what it looks for holds one of these.
+    """Tells whether a line may end in a surplus empty field, or a blank stands before a quote."""
+    # The pattern is slow; text that it matches holds one of these.
     if (b' "' in text or b'\t"' in text) and _STRAY_QUOTE.search(text):
         return True
     text = text if text.endswith(b"\n") else text + b"\n"
@@ -427,57 +400,54 @@ def _suspicious(text: bytes, width: int) -> bool:
     if not ((codes[:-1] == ord(",")) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))).any():
         return False  # several times as fast as to find the two bytes
     for ending in (b",\n", b",\r") if b"\r" in text else (b",\n",):
-        at = text.find(ending)
-        while at >= 0:
-            start = max(text.rfind(b"\n", 0, at), text.rfind(b"\r", 0, at)) + 1
-            if text.count(b",", start, at + 1) >= width:
+        comma = text.find(ending)
+        while comma >= 0:
+            start = max(text.rfind(b"\n", 0, comma), text.rfind(b"\r", 0, comma)) + 1
+            if text.count(b",", start, comma + 1) >= width:
                 return True
-            at = text.find(ending, at + 1)
+            comma = text.find(ending, comma + 1)
     return False
 
 
 def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
-    """Raises for the first thing that breaks a rule; returns where a plain reading finds none."""
-    places = [(header.index(column.name), column) for column in columns]
-    fault: tuple[int, str, Column] | None = None
-    number = more = 0
+    """Raises for the first cell or line that breaks a rule; returns where none does."""
+    indices = [header.index(column.name) for column in columns]
+    invalid: tuple[str, Column, int] | None = None  # message's beginning, column and its index
+    number = n_invalid = 0
     try:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines, strict=True)
             next(reader)
-            for row in reader:
-                if not row:
-                    continue  # a blank line
+            for row in filter(None, reader):  # without blank lines
                 number += 1
-                if fault is not None:
-                    place = header.index(fault[2].name)
-                    more += place < len(row) and not fault[2].accepts(row[place])
-                elif len(row) != len(header):
+                if invalid is None and len(row) != len(header):
                     raise DataFormatError(
                         f"{file}, line {reader.line_num}: expected {len(header)} fields, as in "
                         f"the header, got {len(row)}. Correct or remove the line."
                     )
-                else:
-                    bad = (c for place, c in places if not c.accepts(row[place]))
-                    column = next(bad, None)
-                    if column is not None:
-                        fault = number, row[header.index(column.name)], column
+                pairs = zip(columns, indices, strict=True) if invalid is None else [invalid[1:]]
+                for column, index in pairs:
+                    if index < len(row) and not column.accepts(row[index]):
+                        invalid = invalid or (
+                            f"{file}, data row {number}, column {column.name!r}: expected "
+                            f"{column.rule}, got {row[index]!r}",
+                            column,
+                            index,
+                        )
+                        n_invalid += 1
+                        break
                 if any(cell[:1] in (" ", "\t") and cell.lstrip(" \t")[:1] == '"' for cell in row):
                     raise DataFormatError(
                         f"{file}, line {reader.line_num}: a blank stands before a quote; a quoted "
                         f"field must begin with its quote. Correct or remove the line."
                     )
     except csv.Error as error:
-        if fault is None:
+        if invalid is None:
             raise DataFormatError(
                 f"{file}, data row {number + 1}: not well-formed CSV: {error}."
             ) from error
-    if fault is not None:
-        row_number, cell, column = fault
-        raise DataFormatError(
-            f"{file}, data row {row_number}, column {column.name!r}: expected {column.wanted}, "
-            f"got {cell!r} ({more + 1} such row(s)). Correct or remove them."
-        )
+    if invalid is not None:
+        raise DataFormatError(f"{invalid[0]} ({n_invalid} such row(s)). Correct or remove them.")
 
 
 def whole_groups(chunks: Iterable[Chunk], key: str) -> Iterator[Chunk]:
@@ -526,13 +496,11 @@ class ColumnFiles:
         return columns
 
 
-def allocate(
-    file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0
-) -> NDArray[np.generic]:
+def allocate(file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
     """A filled array: in memory where it is small, mapped from a new file where it is not."""
     if math.prod(shape) * np.dtype(dtype).itemsize <= _IN_MEMORY:
         return np.full(shape, fill, dtype)
-    array: NDArray[np.generic] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if fill != 0:  # a new file is zero
         array[:] = fill
     return np.asarray(array)

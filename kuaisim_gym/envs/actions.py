@@ -142,7 +142,7 @@ class FusionAction:
         predictor = build_simulator(simulator.dataset, "train").model
         if len(predictor.behaviours) < 2:
             raise ConfigError(
-                'action_type="fusion" weighs several behaviours; KuaiRec has one. Use KuaiRand.'
+                f'action_type="fusion" weighs several behaviours; {simulator.dataset.name} has one.'
             )
         self.core = core
         self.predictor = predictor

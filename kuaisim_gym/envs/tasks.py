@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.feedback import BehaviourLog
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.metrics import Sessions, each_session
@@ -32,7 +33,7 @@ class RequestBatch(SessionBatch):
         "abandonment": "none",
         "step_cost": "request",
         "correlation": 0.2,
-        "reward_weights": {name: 1.0 for name in BehaviourLog.BEHAVIOURS if name != "is_hate"},
+        "reward_weights": {name: 1.0 for name in BehaviourLog.behaviours if name != "is_hate"},
     }
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:

@@ -11,7 +11,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
 from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Interactions, WatchLog
+from kuaisim_gym.data.coding import Positions
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
@@ -32,18 +34,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Simulator:
-    """Who may arrive, and how they answer, in one role.
+    """Users who may arrive in a split, and the probabilities of their responses.
 
     Attributes:
-        dataset: Where it was fitted.
-        split: ``"train"`` answers as the biased log does; ``"test"`` from unbiased data.
-        response_model: Which kind of model was asked for.
-        model: Answers by position: the simulator's own, possibly noisy, answers.
-        expected: Answers by position with each user's expected response: the noise-free world
-            where it is known, otherwise a model fitted on this role's data.
-        users: (n,) int32 positions of the users whose sessions this role simulates.
-        observed_share: Share of (user, catalogue item) cells answered by a recorded row
-            rather than by a model, in [0, 1].
+        dataset: The dataset it was fitted on.
+        split: ``"train"`` responds as the biased log does; ``"test"`` from unbiased data.
+        response_model: The response model that was chosen.
+        model: Probabilities by position: the simulator's, which may be noisy.
+        expected: Expected responses by position: the noise-free world where it is known, otherwise
+            a model fitted on this split's data.
+        users: (n,) int32 positions of the users whose sessions this split simulates.
+        observed_share: Share of (user, catalogue item) cells whose response is a recorded row
+            rather than a model's, in [0, 1].
     """
 
     dataset: Dataset
@@ -65,8 +67,8 @@ class Simulator:
             float32 in [0, 1], of the broadcast shape.
 
         Raises:
-            UnknownIdError: An id is not in the dataset, or this split cannot answer for it.
-            ConfigError: The shapes do not go together.
+            UnknownIdError: An id is not in the dataset, or this split knows no response of it.
+            ConfigError: The shapes cannot be broadcast.
         """
         return np.asarray(self.model.probability(*self._positions(user_ids, item_ids)))
 
@@ -76,7 +78,7 @@ class Simulator:
 
     def _positions(
         self, user_ids: ArrayLike, item_ids: ArrayLike
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         dataset = self.dataset
         users = _positions("user", user_ids, dataset.user_ids)
         items = _positions("item", item_ids, dataset.item_ids)
@@ -87,10 +89,10 @@ class Simulator:
                     f"User {dataset.user_ids[users[strangers]][0]} is not a test user; the test "
                     f"simulator answers for the {len(dataset.test_users)} test users alone."
                 )
-            hidden = items[items >= dataset.n_items]
-            if hidden.size:
+            log_only = items[items >= dataset.n_items]
+            if log_only.size:
                 raise UnknownIdError(
-                    f"Item {dataset.item_ids[hidden][0]} occurs in the log alone; the test "
+                    f"Item {dataset.item_ids[log_only][0]} occurs in the log alone; the test "
                     f"simulator answers for the {dataset.n_items} catalogue items."
                 )
         try:
@@ -105,7 +107,7 @@ class Simulator:
 
 @dataclass(frozen=True)
 class Assessment:
-    """What a response model is worth on rows that it has not seen.
+    """Quality of a response model on rows that it was not fitted to.
 
     Attributes:
         metrics: By behaviour, the measures of :func:`~kuaisim_gym.simulator.quality.quality`,
@@ -125,12 +127,13 @@ def build_simulator(
     response_model: str = "factor",
     calibration: str | None = None,
 ) -> Simulator:
-    """Fits, or reads from the cache, the simulator of one role.
+    """Fits, or reads from the cache, the simulator of one split.
 
-    The train simulator is a response model of the biased log. KuaiRec's test simulator looks
-    answers up in the test table and completes unobserved cells, by the noise-free world where it is
-    known and otherwise by a factor model of that table alone. KuaiRand's, where a recorded click
-    is one draw and no answer, is a response model of the test users' randomised rows.
+    The train simulator is a response model of the biased log. The test simulator follows from the
+    feedback type of the test rows. Where a row is the response itself (KuaiRec), responses are
+    looked up in the test table, and unobserved cells are completed by the noise-free world where it
+    is known, and otherwise by a factor model of that table alone. Where a row is one random draw
+    (KuaiRand), the simulator is a response model of the test rows.
 
     Args:
         dataset: The data.
@@ -139,8 +142,8 @@ def build_simulator(
             ``"sequential"``, KuaiSim's transformer over the last 100 events, which needs torch.
         calibration: ``"calibrated"``: probabilities are true to held-out rows. ``"balanced"``: as
             if positive and negative rows weighed the same in all, KuaiSim's class weights, which
-            lifts rewards to the published range; for yes-or-no behaviours only. ``None``:
-            balanced for KuaiRand, calibrated for KuaiRec.
+            lifts rewards to the published range; for yes-or-no behaviours only. ``None``: the
+            default of the feedback type, balanced for KuaiRand and calibrated for KuaiRec.
 
     Returns:
         The simulator.
@@ -150,66 +153,69 @@ def build_simulator(
     """
     check_choice("split", split, SPLITS)
     check_choice("response_model", response_model, RESPONSE_MODELS)
-    binary = isinstance(dataset.log, BehaviourLog)
-    if calibration is None:
-        calibration = "balanced" if binary else "calibrated"
+    calibration = dataset.log.calibration if calibration is None else calibration
     check_choice("calibration", calibration, CALIBRATIONS)
-    if calibration == "balanced" and not binary:
+    if calibration == "balanced" and dataset.log.link != "logistic":
         raise ConfigError(
-            "calibration='balanced' weighs yes-or-no behaviours; KuaiRec's responses are shares of "
-            "a video. Use 'calibrated' or None."
+            f"calibration='balanced' weighs yes-or-no behaviours; {dataset.name}'s responses are "
+            f"shares. Use 'calibrated' or None."
         )
     return _built(dataset, split, response_model, calibration)
 
 
 @lru_cache(maxsize=4)
-def _built(dataset: Dataset, split: str, kind: str, calibration: str) -> Simulator:
+def _built(dataset: Dataset, split: str, response_model: str, calibration: str) -> Simulator:
+    if split == "test" and not dataset.test.is_draw:
+        return _table_simulator(dataset, response_model)
     users = dataset.train_users if split == "train" else dataset.test_users
-    if split == "test" and not isinstance(dataset.test, BehaviourLog):
-        return _table_simulator(dataset, kind, users)
-    model = _fitted(dataset, split, kind)
-    if isinstance(dataset.log, BehaviourLog):
-        model = _calibrated(model, dataset, split, kind, calibration)
-    return Simulator(dataset, split, kind, model, model, users, 0.0)
+    model = _split_model(dataset, split, response_model)
+    if dataset.log.link == "logistic":
+        model = _calibrated(model, dataset, split, response_model, calibration)
+    return Simulator(dataset, split, response_model, model, model, users, 0.0)
 
 
-def _table_simulator(dataset: Dataset, kind: str, users: NDArray[np.int32]) -> Simulator:
-    test = dataset.test
+def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
+    """The test simulator that looks responses up."""
+    test, users = dataset.test, dataset.test_users
     rows = np.full(dataset.n_users, -1, dtype=np.int32)
     rows[users] = np.arange(len(users))
     table = np.full((len(users), dataset.n_items), np.nan, dtype=np.float32)
     table[rows[test.users], test.items] = test.response
     observed_share = float(np.mean(~np.isnan(table)))
     expected: ResponseModel
-    expected = TruthModel(dataset.truth) if dataset.truth else _fitted(dataset, "test", "factor")
-    model = TableModel(rows, table, expected)
-    return Simulator(dataset, "test", kind, model, expected, users, observed_share)
+    if dataset.truth is not None:
+        expected = TruthModel(test.behaviours, dataset.truth)
+    else:
+        expected = _split_model(dataset, "test", "factor")
+    model = TableModel(test.behaviours, rows, table, expected)
+    return Simulator(dataset, "test", response_model, model, expected, users, observed_share)
 
 
-def _rows(dataset: Dataset, role: str) -> tuple[Interactions, Interactions]:
-    """Rows that a role's items are learned from, and rows that place its users."""
-    if role == "train":
+def _split_rows(dataset: Dataset, split: str) -> tuple[Interactions, Interactions]:
+    """Rows that a split's items are learned from, and rows that place its users."""
+    if split == "train":
         return dataset.train_log, dataset.log
     return dataset.test, dataset.test
 
 
-def _fitted(dataset: Dataset, role: str, kind: str) -> LogitModel:
-    """The role's response model on all its rows."""
-    train, everyone = _rows(dataset, role)
-    return _fit(dataset, train, everyone, f"{role}-{kind}", kind)
+def _split_model(dataset: Dataset, split: str, response_model: str) -> LogitModel:
+    """The split's response model on all its rows."""
+    rows, placing = _split_rows(dataset, split)
+    return _fit(dataset, rows, placing, f"{split}-{response_model}", response_model)
 
 
 def _fit(
-    dataset: Dataset, train: Interactions, everyone: Interactions, label: str, kind: str
+    dataset: Dataset, rows: Interactions, placing: Interactions, label: str, response_model: str
 ) -> LogitModel:
+    """Fits a response model to ``rows`` and places users by ``placing``, once for each label."""
     key = f"response-{dataset.fingerprint}-{label}-v{FIT_VERSION}"
-    if kind == "sequential":
-        return _sequential(dataset, train, everyone, key)
+    if response_model == "sequential":
+        return _sequential(dataset, rows, placing, key)
 
     def build() -> Arrays:
         model = fit_factor_model(
-            train,
-            everyone,
+            rows,
+            placing,
             dataset.user_features,
             dataset.item_features,
             (dataset.n_users, len(dataset.item_ids)),
@@ -217,49 +223,50 @@ def _fit(
         )
         return {name: np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS}
 
-    behaviours, logistic = train.BEHAVIOURS, isinstance(train, BehaviourLog)
-    return FactorModel(behaviours, logistic, **cached(key, build))  # type: ignore[arg-type]
+    arrays = cached(key, build)
+    return FactorModel(rows.behaviours, rows.link == "logistic", **arrays)  # type: ignore[arg-type]
 
 
 def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Assessment:
     """Predicts the last tenth of each user's rows from the others, and calibrates by it.
 
-    Of KuaiRec's test table, which has no order, a random tenth is predicted.
+    Of rows without an order, as in KuaiRec's test table, a random tenth is predicted.
 
     Args:
         dataset: The data.
         split: Whose rows: the train log's, or the test source's.
-        response_model: See :func:`build_simulator`.
+        response_model: As for :func:`build_simulator`.
 
     Returns:
         The assessment, from the cache where it is there.
     """
     check_choice("split", split, SPLITS)
     check_choice("response_model", response_model, RESPONSE_MODELS)
-    train, _ = _rows(dataset, split)
-    if split == "test" and isinstance(train, WatchLog):
-        # A table of answers has no order: every user's last rows could be of the same items.
-        held_out = np.random.default_rng(0).random(len(train)) < HOLD_OUT_SHARE
+    rows, _ = _split_rows(dataset, split)
+    names = rows.behaviours
+    if split == "test" and not rows.is_draw:
+        # A table of responses has no order: every user's last rows could be of the same items.
+        held_out = np.random.default_rng(0).random(len(rows)) < HOLD_OUT_SHARE
     else:
-        held_out = last_rows(train)
-    check = train.take(held_out)
-    names = train.BEHAVIOURS
+        held_out = last_rows(rows)
 
     def build() -> Arrays:
-        rest = train.take(~held_out)
-        model = _fit(dataset, rest, rest, f"{split}-{response_model}-trial", response_model)
+        fitted, check = rows.take(~held_out), rows.take(held_out)
+        label = f"{split}-{response_model}-trial"
+        model = _fit(dataset, fitted, fitted, label, response_model)
         scale, shift = np.ones(len(names), np.float32), np.zeros(len(names), np.float32)
-        if isinstance(check, BehaviourLog) and len(check):
+        responses = [check.behaviour(b) for b in range(len(names))]
+        if rows.link == "logistic" and len(check):
             logits = model.logits(check.users, check.items)
-            for b in range(len(names)):
-                scale[b], shift[b] = platt(logits[:, b], check.behaviour(b))
+            for b, response in enumerate(responses):
+                scale[b], shift[b] = platt(logits[:, b], response)
             model = model.rescaled(scale, shift)
         predicted = model.feedback(check.users, check.items)
         measures = [
-            quality(predicted[:, b], check.behaviour(b), check.users) if len(check) else {}
-            for b in range(len(names))
+            quality(predicted[:, b], response, check.users) if len(check) else {}
+            for b, response in enumerate(responses)
         ]
-        table = np.array([[one[name] for name in MEASURES if one] for one in measures])
+        table = np.array([[values[name] for name in MEASURES if values] for values in measures])
         return {"scale": scale, "shift": shift, "metrics": table}
 
     key = f"assess-{dataset.fingerprint}-{split}-{response_model}-v{FIT_VERSION}"
@@ -272,22 +279,22 @@ def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Asse
 
 
 def _calibrated(
-    model: LogitModel, dataset: Dataset, role: str, kind: str, calibration: str
+    model: LogitModel, dataset: Dataset, split: str, response_model: str, calibration: str
 ) -> LogitModel:
-    found = assess(dataset, role, kind)
-    shift = np.array(found.shift)
+    assessment = assess(dataset, split, response_model)
+    shift = np.array(assessment.shift)
     if calibration == "balanced":
         # Weighing negatives by #positive / #negative moves the optimum's log-odds by minus the log
         # of that ratio, exactly; no other fit is needed.
-        train, _ = _rows(dataset, role)
-        for b in range(len(train.BEHAVIOURS)):
-            positive = float(train.behaviour(b).sum(dtype=np.float64)) + 0.5
-            shift[b] -= np.log(positive / (len(train) - positive + 1.0))
-    return model.rescaled(np.array(found.scale), shift)
+        rows, _ = _split_rows(dataset, split)
+        for b in range(len(rows.behaviours)):
+            positive = float(rows.behaviour(b).sum(dtype=np.float64)) + 0.5
+            shift[b] -= np.log(positive / (len(rows) - positive + 1.0))
+    return model.rescaled(np.array(assessment.scale), shift)
 
 
 def _sequential(
-    dataset: Dataset, train: Interactions, everyone: Interactions, key: str
+    dataset: Dataset, rows: Interactions, placing: Interactions, key: str
 ) -> LogitModel:
     try:
         from kuaisim_gym.simulator.sequential import SequentialModel, fit_sequential
@@ -303,8 +310,8 @@ def _sequential(
         except CheckpointError as error:
             logger.warning("Fitting %s again: %s", file, error)
         model = fit_sequential(
-            train,
-            everyone,
+            rows,
+            placing,
             dataset.n_users,
             len(dataset.item_ids),
             dataset.user_features,
@@ -315,23 +322,20 @@ def _sequential(
     return model
 
 
-def _positions(kind: str, ids: ArrayLike, known: NDArray[np.int64]) -> NDArray[np.int64]:
+def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDArray[np.int32]:
     """Positions of ids in the dataset's array.
 
     Raises:
-        UnknownIdError: An id is not there.
+        UnknownIdError: An id is not in it.
     """
-    wanted = np.asarray(ids)
-    if wanted.dtype.kind not in "iu":
-        raise UnknownIdError(f"Expected integer {kind} ids, got an array of {wanted.dtype}.")
-    order = np.argsort(known, kind="stable")
-    place = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
-    positions = order[place]
-    missing = known[positions] != wanted
-    if missing.any():
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise UnknownIdError(f"Expected integer {kind} ids, got an array of {ids.dtype}.")
+    positions = Positions(dataset_ids)(ids)
+    if (positions < 0).any():
         raise UnknownIdError(
-            f"{kind} id {wanted[missing].flat[0]} is not in the dataset, which holds "
-            f"{len(known)} {kind}s with ids from {known.min()} to {known.max()}."
+            f"{kind} id {ids[positions < 0].flat[0]} is not in the dataset, which holds "
+            f"{len(dataset_ids)} {kind}s with ids from {dataset_ids.min()} to {dataset_ids.max()}."
         )
     return positions
 
@@ -341,7 +345,7 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     """Builds, or reads from the cache, the catalogue of a dataset."""
 
     def build() -> Arrays:
-        model = _fitted(dataset, "train", "factor")
+        model = _split_model(dataset, "train", "factor")
         assert isinstance(model, FactorModel)
         catalogue = build_catalogue(dataset.training, model)
         return {"embedding": catalogue.embedding, "exposures": catalogue.exposures}

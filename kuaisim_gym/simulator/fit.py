@@ -24,7 +24,8 @@ from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.dataset import Features, Interactions, WatchLog, pair_products
+from kuaisim_gym.data.dataset import Features, pair_products
+from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.spectral import leading_item_vectors
 
@@ -81,8 +82,10 @@ class Link:
 
 # Identity: the noise variance, .05, over that of the effects on real rows, .0055 for users and .04
 # for videos. Logistic: one over the effects' variance in log-odds, which is near 1.
-IDENTITY = Link(False, user_ridge=9.0, item_ridge=1.2, factor_ridges=(2.0, 4.0, 8.0))
-LOGISTIC = Link(True, user_ridge=1.0, item_ridge=1.0, factor_ridges=(8.0, 16.0))
+LINKS = {
+    "identity": Link(False, user_ridge=9.0, item_ridge=1.2, factor_ridges=(2.0, 4.0, 8.0)),
+    "logistic": Link(True, user_ridge=1.0, item_ridge=1.0, factor_ridges=(8.0, 16.0)),
+}
 
 
 def fit_factor_model(
@@ -111,7 +114,7 @@ def fit_factor_model(
     Returns:
         The model. Users and items without rows get what their features say.
     """
-    link = IDENTITY if isinstance(train, WatchLog) else LOGISTIC
+    link = LINKS[train.link]
     designs = {
         "user": feature_matrix(user_features, size[0]),
         "item": feature_matrix(item_features, size[1]),
@@ -120,34 +123,34 @@ def fit_factor_model(
     if held_out.all():
         held_out[:] = False  # too few rows to hold any out
     fit_rows, check_rows = train.take(~held_out), train.take(held_out)
-    parts: list[_Fit] = []
-    steps = 1 + len(train.BEHAVIOURS)
+    fits: list[_Fit] = []
+    steps = 1 + len(train.behaviours)
     with tqdm(
         total=steps, desc="Response model", unit="fit", leave=False, disable=not progress
     ) as bar:
-        for behaviour in range(len(train.BEHAVIOURS)):
-            first = parts[0] if parts else None
+        for behaviour in range(len(train.behaviours)):
+            first = fits[0] if fits else None
             problem = partial(
                 _Problem, behaviour=behaviour, size=size, link=link, designs=designs, first=first
             )
-            whole = problem(train)
+            problem_of_all = problem(train)
             if first is None:
-                start = _choose(problem(fit_rows), problem(check_rows))
+                start, sweeps = _choose(problem(fit_rows), problem(check_rows)), LAST_SWEEPS
                 bar.update()
-                part = whole.alternate(start, LAST_SWEEPS)
             else:
-                part = whole.alternate(whole.start(), OTHER_SWEEPS)
-            parts.append(problem(everyone).place_users(part))
+                start, sweeps = problem_of_all.start(), OTHER_SWEEPS
+            fit = problem_of_all.alternate(start, sweeps)
+            fits.append(problem(everyone).place_users(fit))
             bar.update()
     return FactorModel(
-        behaviours=train.BEHAVIOURS,
+        behaviours=train.behaviours,
         logistic=link.logistic,
-        mean=np.array([part.mean for part in parts], dtype=np.float32),
-        slope=np.array([part.slope for part in parts], dtype=np.float32),
-        user_effect=np.stack([part.theta["user"][:, 0] for part in parts]).astype(np.float32),
-        item_effect=np.stack([part.theta["item"][:, 0] for part in parts]).astype(np.float32),
-        user_factors=parts[0].theta["user"][:, 1:].astype(np.float32),
-        item_factors=parts[0].theta["item"][:, 1:].astype(np.float32),
+        mean=np.array([fit.mean for fit in fits], dtype=np.float32),
+        slope=np.array([fit.slope for fit in fits], dtype=np.float32),
+        user_effect=np.stack([fit.theta["user"][:, 0] for fit in fits]).astype(np.float32),
+        item_effect=np.stack([fit.theta["item"][:, 0] for fit in fits]).astype(np.float32),
+        user_factors=fits[0].theta["user"][:, 1:].astype(np.float32),
+        item_factors=fits[0].theta["item"][:, 1:].astype(np.float32),
     )
 
 
@@ -191,20 +194,20 @@ class _Prior:
     """The linear prior of one side: what features say of its vectors.
 
     Args:
-        design: See :func:`feature_matrix`.
-        known: (n,) bool, the users or items that rows inform.
+        design: The features, as :func:`feature_matrix` gives them.
+        informed: (n,) bool, the users or items that have rows.
     """
 
-    def __init__(self, design: csr_matrix | None, known: NDArray[np.bool_]) -> None:
+    def __init__(self, design: csr_matrix | None, informed: NDArray[np.bool_]) -> None:
         self._design = design
         if design is not None:
-            self._known, self._informed = known, design[known]
-            gram = (self._informed.T @ self._informed).toarray()
+            self._informed, self._informed_design = informed, design[informed]
+            gram = (self._informed_design.T @ self._informed_design).toarray()
             gram[np.diag_indices_from(gram)] += FIELD_RIDGE
             self._factor = cho_factor(gram)
 
     def mean(self, theta: Vector) -> Vector:
-        """Prior means of all vectors: a ridge regression of the known ones on their features.
+        """Prior means of all vectors: a ridge regression of the informed ones on their features.
 
         Args:
             theta: (n, D) present vectors.
@@ -214,7 +217,7 @@ class _Prior:
         """
         if self._design is None:
             return np.zeros_like(theta)
-        embedding = cho_solve(self._factor, self._informed.T @ theta[self._known])
+        embedding = cho_solve(self._factor, self._informed_design.T @ theta[self._informed])
         return np.asarray(self._design @ embedding)
 
 

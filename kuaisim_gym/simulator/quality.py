@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from kuaisim_gym.data.dataset import IntArray, Interactions
+from kuaisim_gym.data.feedback import IntArray, Interactions
 
 HOLD_OUT_SHARE = 0.1
 MEASURES = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")

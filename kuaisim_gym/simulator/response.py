@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from scipy.special import expit
 
 from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.data.dataset import Truth, WatchLog, pair_products
+from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.errors import CheckpointError
 from kuaisim_gym.snapshots import Snapshot
@@ -269,10 +269,14 @@ class FactorModel(MemorylessModel):
 
 @dataclass(frozen=True, eq=False)
 class TruthModel(MemorylessModel):
-    """A synthetic world's own expected responses."""
+    """A synthetic world's own expected responses.
 
-    behaviours = WatchLog.BEHAVIOURS
+    Attributes:
+        behaviours: The name of the behaviour that the world knows.
+        truth: The causes of the world.
+    """
 
+    behaviours: tuple[str, ...]
     truth: Truth
 
     def probability(self, users: Index, items: Index) -> FloatArray:
@@ -285,13 +289,13 @@ class TableModel(MemorylessModel):
     """Looks answers up in a dense table, and asks another model where a cell is empty.
 
     Attributes:
+        behaviours: The name of the behaviour that was observed.
         rows: (n_users,) int32, each user's row in ``table``; -1 for users without one.
         table: (n_rows, n_items) float32 in [0, 1]; NaN where nothing was observed.
         fallback: Answers the empty cells.
     """
 
-    behaviours = WatchLog.BEHAVIOURS
-
+    behaviours: tuple[str, ...]
     rows: NDArray[np.int32]
     table: FloatArray
     fallback: ResponseModel

@@ -12,7 +12,7 @@ from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.baselines.bcq import BCQ
 from dsrm_agents.baselines.discrete_bcq import DiscreteBCQ
 from dsrm_agents.baselines.logged import Decisions, LoggedTransitions, transitions_of
-from kuaisim_gym.data.dataset import WatchLog
+from kuaisim_gym.data import WatchLog
 from kuaisim_gym.envs.offline import Episode, logged_episodes
 from kuaisim_gym.errors import CheckpointError, ConfigError
 

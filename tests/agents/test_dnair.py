@@ -14,7 +14,7 @@ from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.baselines.cooccurrence import neighbours
 from dsrm_agents.baselines.dnair import DNaIR, DNaIRPolicy, gated_novelty, last_liked
 from dsrm_agents.baselines.slate_learning import SlateSamples
-from kuaisim_gym.data.dataset import WatchLog
+from kuaisim_gym.data import WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import longtail_share, reward_per_step
 from kuaisim_gym.simulator.catalogue import Catalogue

@@ -12,7 +12,7 @@ from stable_baselines3 import A2C
 from dsrm_agents import TrainingCheckpoint, evaluate, make_vec_env, resume
 from dsrm_agents.baselines.dorl import ChoiceEntropy, Dorl, PenalisedVecEnv, fit_dorl
 from dsrm_agents.baselines.scorer import ScorerVecEnv
-from kuaisim_gym.data.dataset import Features, TrainingData, WatchLog
+from kuaisim_gym.data import Features, TrainingData, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 N = 8

@@ -12,7 +12,7 @@ from dsrm_agents.baselines.novelty import (
     item_quality,
     make_novelty,
 )
-from kuaisim_gym.data.dataset import WatchLog
+from kuaisim_gym.data import WatchLog
 from kuaisim_gym.errors import ConfigError
 
 SLATES = {"observation_type": "dict", "action_type": "slate"}

@@ -15,7 +15,7 @@ from dsrm_agents.encoders.events import LoggedEvents
 from dsrm_agents.encoders.pretrain import LOSSES, fit_encoder
 from dsrm_agents.encoders.states import StateEncoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
-from kuaisim_gym.data.dataset import Dataset, WatchLog
+from kuaisim_gym.data import Dataset, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 N = 4

@@ -7,8 +7,7 @@ import pytest
 
 from dsrm_agents.dsrm import targets
 from dsrm_agents.dsrm.targets import Histories, TargetConfig, build_pairs, cross_fitted_embeddings
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.data.dataset import WatchLog
+from kuaisim_gym.data import Dataset, WatchLog
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
 

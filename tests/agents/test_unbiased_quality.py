@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsrm_agents import unbiased_quality
-from kuaisim_gym.data.dataset import BehaviourLog, TrainingData
+from kuaisim_gym.data import BehaviourLog, TrainingData
 
 N_USERS, N_ITEMS = 400, 200
 

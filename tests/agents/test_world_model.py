@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dsrm_agents.baselines.world_model import LEAST_LOG_VARIANCE, WorldModel, fit_world_model
-from kuaisim_gym.data.dataset import TrainingData, WatchLog
+from kuaisim_gym.data import TrainingData, WatchLog
 from kuaisim_gym.errors import ConfigError
 
 

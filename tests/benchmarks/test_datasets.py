@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.datasets import describe, item_totals, markdown, r_squared
-from kuaisim_gym.data.dataset import BehaviourLog
+from kuaisim_gym.data import BehaviourLog, write_csv
 
 
 def test_totals_by_hand() -> None:
@@ -50,7 +50,7 @@ def test_popularity_earns_totals_not_means(small_rand, small) -> None:
 
 
 def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path, capsys) -> None:
-    small.write_csv(tmp_path / "data")
+    write_csv(small, tmp_path / "data")
     source = f"kuairec={tmp_path / 'data'}"
     assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
     text = capsys.readouterr().out

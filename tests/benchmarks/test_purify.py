@@ -15,6 +15,7 @@ from benchmarks.purify.study import ENVS, KUAIREC, ORACLE, STUDIED, World, plan,
 from benchmarks.results import read_results
 from dsrm_agents.dsrm.fit import PURIFIERS
 from dsrm_agents.dsrm.probes import probe, probe_data
+from kuaisim_gym.data import write_csv
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
@@ -189,7 +190,7 @@ def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeyp
 
 def test_real_rows_have_no_truth_and_seeds_vary_the_fit(small, tmp_path: Path, capsys) -> None:
     """The command itself, in processes, and once more where it is done already."""
-    small.write_csv(tmp_path / "data")
+    write_csv(small, tmp_path / "data")
     out = tmp_path / "out"
     command = ["purify", "--dataset", str(tmp_path / "data"), "--seeds", "11", "15",
                "--purifiers", "identity", "mlp", "--updates", "5", "--out", str(out)]  # fmt: skip

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Features, Interactions, WatchLog
+from kuaisim_gym.data import BehaviourLog, Dataset, Features, Interactions, WatchLog
 from kuaisim_gym.errors import DataFormatError
 
 

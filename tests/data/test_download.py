@@ -23,7 +23,8 @@ import pytest
 from kuaisim_gym.data import download as downloads
 from kuaisim_gym.data.__main__ import main
 from kuaisim_gym.data.cache import cached
-from kuaisim_gym.data.download import ARCHIVES, archive_md5, download
+from kuaisim_gym.data.download import archive_md5, archives, download
+from kuaisim_gym.data.source import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError, DownloadError
 
 CSV = random.Random(3).randbytes(300_000).hex().encode()  # compresses by half, to 300 kB
@@ -150,13 +151,22 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No proxy, a cache of the test's own, and archives that any disk can hold."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
-    for name, archive in ARCHIVES.items():
-        small = dataclasses.replace(archive, archive_bytes=1000, unpacked_bytes=1000)
-        monkeypatch.setitem(ARCHIVES, name, small)
+    for name in archives():
+        change(monkeypatch, name, archive_bytes=1000, unpacked_bytes=1000)
+
+
+def change(monkeypatch: pytest.MonkeyPatch, name: str, **fields: object) -> None:
+    """Gives one published archive other fields."""
+    source = SOURCES[archives()[name].dataset]
+    changed = [
+        dataclasses.replace(archive, **fields) if archive.name == name else archive
+        for archive in source.archives
+    ]
+    monkeypatch.setattr(source, "archives", tuple(changed))
 
 
 def publish(monkeypatch: pytest.MonkeyPatch, name: str, checksum: str | None) -> None:
-    monkeypatch.setitem(ARCHIVES, name, dataclasses.replace(ARCHIVES[name], md5=checksum))
+    change(monkeypatch, name, md5=checksum)
 
 
 def fetch(server: Server, to: Path, name: str = "kuairec", **options) -> Path:
@@ -187,11 +197,11 @@ def test_the_published_archives() -> None:
         "kuairand-1k": "10439422/files/KuaiRand-1K.tar.gz",
         "kuairand-27k": "10439422/files/KuaiRand-27K.tar.gz",
     }
-    assert list(ARCHIVES) == list(wanted)
+    assert sorted(archives()) == sorted(wanted)
     for name, path in wanted.items():
-        assert ARCHIVES[name].name == name
-        assert ARCHIVES[name].url() == f"https://zenodo.org/records/{path}?download=1"
-        assert (ARCHIVES[name].md5 is None) == (name == "kuairec")
+        assert archives()[name].name == name
+        assert archives()[name].url() == f"https://zenodo.org/records/{path}?download=1"
+        assert (archives()[name].md5 is None) == (name == "kuairec")
 
 
 @pytest.mark.parametrize("says_length", [True, False])
@@ -388,7 +398,7 @@ def test_offline_says_how_to_do_it_by_hand(tmp_path: Path) -> None:
     message = str(caught.value)
     archive = tmp_path / "KuaiRand-1K.tar.gz"
     assert "refused" in message
-    assert ARCHIVES["kuairand-1k"].url() in message
+    assert archives()["kuairand-1k"].url() in message
     assert f"Put the file at {archive}\n" in message
     assert f'load_dataset("kuairand", "{archive}")' in message
     assert names(tmp_path) == []
@@ -509,9 +519,9 @@ def test_hostile_archives(tmp_path, server, monkeypatch, case: str, published: b
     to = tmp_path / "deep" / "to"
     with pytest.raises(DataFormatError if published else DownloadError) as caught:
         fetch(server, to, name)
-    assert ARCHIVES[name].file in str(caught.value)
+    assert archives()[name].file in str(caught.value)
     # An archive that is as published stays, since nothing better would come.
-    assert names(to) == ([ARCHIVES[name].file] if published else [])
+    assert names(to) == ([archives()[name].file] if published else [])
     assert names(tmp_path) == ["deep"]
     assert names(tmp_path / "deep") == ["to"]
     assert not Path("/tmp/kuaisim-outside.csv").exists()
@@ -528,8 +538,8 @@ def test_a_damaged_archive_put_there_by_hand_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("says_length", [True, False])
 def test_a_full_disk_is_noticed_at_the_start(tmp_path, server, monkeypatch, says_length) -> None:
     server.says_length = says_length
-    size = len(ZIP) if says_length else ARCHIVES["kuairec"].archive_bytes
-    needed = size + ARCHIVES["kuairec"].unpacked_bytes
+    size = len(ZIP) if says_length else archives()["kuairec"].archive_bytes
+    needed = size + archives()["kuairec"].unpacked_bytes
     usage = types.SimpleNamespace(total=0, used=0, free=needed - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DiskSpaceError, match="are needed"):

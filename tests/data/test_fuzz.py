@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from kuaisim_gym.data import Dataset, Features
-from kuaisim_gym.data.kuairand import is_test_user, load_kuairand
-from kuaisim_gym.data.kuairec import load_kuairec
+from kuaisim_gym.data.source import find_source
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import KuaiSimError
 
 CASES = 250  # of each dataset
@@ -394,9 +394,7 @@ def test_damaged_files_load_rightly_or_are_refused(
     tmp_path: Path, name: str, start: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     tables = KUAIREC if name == "kuairec" else KUAIRAND
-    load, check = (
-        (load_kuairec, check_kuairec) if name == "kuairec" else (load_kuairand, check_kuairand)
-    )
+    source, check = find_source(name), check_kuairec if name == "kuairec" else check_kuairand
     caplog.set_level("ERROR")
     loaded = 0
     for case in range(start, start + CHUNK):
@@ -409,7 +407,7 @@ def test_damaged_files_load_rightly_or_are_refused(
             if content is not None:
                 (folder / f"{table}.csv").write_bytes(content)
         try:
-            dataset = load(folder)
+            dataset = source.read(source.find(folder))
         except KuaiSimError:
             continue
         loaded += 1
@@ -428,7 +426,5 @@ def test_whole_files_load(tmp_path: Path, name: str) -> None:
     tables = KUAIREC if name == "kuairec" else KUAIRAND
     for table, text in tables.items():
         (tmp_path / f"{table}.csv").write_text(text, encoding="utf-8")
-    if name == "kuairec":
-        check_kuairec(tmp_path, load_kuairec(tmp_path))
-    else:
-        check_kuairand(tmp_path, load_kuairand(tmp_path))
+    source, check = find_source(name), check_kuairec if name == "kuairec" else check_kuairand
+    check(tmp_path, source.read(source.find(tmp_path)))

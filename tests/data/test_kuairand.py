@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from kuaisim_gym import load_dataset
-from kuaisim_gym.data import BehaviourLog, load_features
-from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, is_test_user, load_kuairand
+from kuaisim_gym.data import BehaviourLog, Dataset, load_features
+from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, KuaiRand
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
 
 BEHAVIOURS = (
@@ -55,6 +56,11 @@ def files(variant: str = "pure") -> dict[str, str]:
     }
 
 
+def load_uncached(path: Path) -> Dataset:
+    source = KuaiRand()
+    return source.read(source.find(path))
+
+
 def folder(tmp_path: Path, tables: dict[str, str]) -> Path:
     for name, text in tables.items():
         (tmp_path / f"{name}.csv").write_text(text)
@@ -69,10 +75,10 @@ def test_a_golden_folder(tmp_path: Path) -> None:
     assert dataset.item_ids.tolist() == [20, 30, 40, 90]
     assert dataset.n_items == 3
     assert isinstance(dataset.log, BehaviourLog)
-    assert dataset.log.BEHAVIOURS[:2] == ("is_click", "long_view")
+    assert dataset.log.behaviours[:2] == ("is_click", "long_view")
 
     def rows(table: BehaviourLog) -> list[tuple[int, int, str]]:
-        names = np.array(table.BEHAVIOURS)
+        names = np.array(table.behaviours)
         return [
             (
                 int(dataset.user_ids[user]),
@@ -121,13 +127,13 @@ def test_27k_comes_in_parts(tmp_path: Path) -> None:
         lines = tables.pop(name).splitlines(keepends=True)
         tables[f"{name}_part1"] = "".join(lines[:2])
         tables[f"{name}_part2"] = "".join([lines[0], *lines[2:]])
-    whole = load_kuairand(folder(tmp_path, tables))
+    whole = load_uncached(folder(tmp_path, tables))
     (tmp_path / "pure").mkdir()
-    pure = load_kuairand(folder(tmp_path / "pure", files("1k")))
+    pure = load_uncached(folder(tmp_path / "pure", files("1k")))
     assert whole.fingerprint == pure.fingerprint
     (tmp_path / "log_standard_4_08_to_4_21_27k_part2.csv").unlink()
     with pytest.raises(DatasetNotFoundError, match="21_27k_part2.csv is missing"):
-        load_kuairand(tmp_path)
+        load_uncached(tmp_path)
 
 
 def test_feature_files_are_optional(tmp_path: Path) -> None:
@@ -154,7 +160,7 @@ def test_what_is_dropped_and_merged_is_counted(tmp_path: Path) -> None:
     mine = dataset.log.users == dataset.user_ids.tolist().index(a)
     # At time 6: video 20 from the first file, with what three rows show, then video 90.
     assert dataset.item_ids[dataset.log.items[mine]].tolist() == [20, 90, 20, 90]
-    names = np.array(dataset.log.BEHAVIOURS)
+    names = np.array(dataset.log.behaviours)
     shown = names[[bool(dataset.log.flags[mine][2] >> bit & 1) for bit in range(7)]]
     assert shown.tolist() == ["is_click", "is_forward", "is_follow"]
     assert dataset.test.behaviour(0).tolist() == [0, 0, 1]
@@ -196,14 +202,14 @@ def test_a_log_without_test_users_or_standard_rows_is_refused(tmp_path: Path) ->
     tables = files()
     first, second, random = list(tables)[:3]
     with pytest.raises(DataFormatError, match="none of its users is a test user"):
-        load_kuairand(folder(tmp_path, tables | {random: HEADER + row(TRAIN[0], 1, 1, "", 1)}))
+        load_uncached(folder(tmp_path, tables | {random: HEADER + row(TRAIN[0], 1, 1, "", 1)}))
     marked = {name: HEADER + row(TRAIN[0], 1, 1, "", 1) for name in (first, second)}
     with pytest.raises(DataFormatError, match="no standard row is left"):
-        load_kuairand(folder(tmp_path, tables | marked))
+        load_uncached(folder(tmp_path, tables | marked))
     with pytest.raises(DataFormatError, match="Pure in .*1K in "):
-        load_kuairand(folder(tmp_path, files("1k")))
+        load_uncached(folder(tmp_path, files("1k")))
     with pytest.raises(DatasetNotFoundError, match="KuaiRand-Pure .*or KuaiRand-1K .*or Kuai"):
-        load_kuairand(tmp_path.parent / "none")
+        load_uncached(tmp_path.parent / "none")
 
 
 def test_the_sides_of_users() -> None:

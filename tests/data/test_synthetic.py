@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kuaisim_gym.data.dataset import Dataset, Interactions
+from kuaisim_gym.data import Dataset, Interactions
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini

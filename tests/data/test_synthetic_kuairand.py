@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset
-from kuaisim_gym.data.kuairand import is_test_user
+from kuaisim_gym.data import BehaviourLog, Dataset
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.data.synthetic import KuaiRandConfig, synthetic_kuairand
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini

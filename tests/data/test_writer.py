@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from kuaisim_gym import load_dataset
-from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog
-from kuaisim_gym.data.kuairand import is_test_user
+from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog, write_csv
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import ConfigError
 
 
@@ -138,7 +138,7 @@ def small_kuairand() -> Dataset:
 @pytest.mark.parametrize("make", [small_kuairec, small_kuairand])
 def test_what_is_written_reads_back_the_same(tmp_path: Path, make) -> None:
     dataset = make()
-    dataset.write_csv(tmp_path / "new" / "folder")
+    write_csv(dataset, tmp_path / "new" / "folder")
     again = load_dataset(dataset.name, tmp_path / "new" / "folder")
     assert_same(dataset, again)
     assert not again.synthetic
@@ -149,7 +149,7 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path, make) -> None:
 def test_synthetic_worlds_read_back_the_same(name: str, request, tmp_path: Path) -> None:
     """Small ones, and both at full size."""
     world = request.getfixturevalue(name)
-    world.write_csv(tmp_path)
+    write_csv(world, tmp_path)
     assert_same(world, load_dataset(world.name, tmp_path))
 
 
@@ -161,13 +161,13 @@ def test_optional_parts_are_written_only_where_there_are_any(tmp_path: Path) -> 
         show_counts=None,
         friends=None,
     )
-    bare.write_csv(tmp_path)
+    write_csv(bare, tmp_path)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["big_matrix.csv", "small_matrix.csv"]
     assert_same(bare, load_dataset("kuairec", tmp_path))
 
 
 def test_real_rows_read_back_the_same(real, tmp_path: Path) -> None:
-    real.write_csv(tmp_path)
+    write_csv(real, tmp_path)
     assert load_dataset("kuairec", tmp_path).fingerprint == real.fingerprint
 
 
@@ -177,14 +177,14 @@ def first(file: Path) -> dict[str, str]:
 
 
 def test_all_published_columns_are_there_and_agree(tmp_path: Path) -> None:
-    small_kuairec().write_csv(tmp_path)
+    write_csv(small_kuairec(), tmp_path)
     row = first(tmp_path / "small_matrix.csv")
     assert list(row) == [
         *("user_id", "video_id", "play_duration", "video_duration"),
         *("time", "date", "timestamp", "watch_ratio"),
     ]
     assert row["time"].startswith("2020-07-") and row["date"] == row["time"][:10].replace("-", "")
-    small_kuairand().write_csv(tmp_path)
+    write_csv(small_kuairand(), tmp_path)
     row = first(tmp_path / "log_random_4_22_to_5_08_pure.csv")
     assert list(row)[:5] == ["user_id", "video_id", "date", "hourmin", "time_ms"]
     assert list(row)[-3:] == ["is_profile_enter", "is_rand", "tab"]
@@ -202,7 +202,7 @@ def test_nothing_is_overwritten_and_no_half_file_is_left(
     dataset = small_kuairec()
     (tmp_path / "small_matrix.csv").write_text("mine")
     with pytest.raises(ConfigError, match=r"holds small_matrix\.csv"):
-        dataset.write_csv(tmp_path)
+        write_csv(dataset, tmp_path)
     assert [one.name for one in tmp_path.iterdir()] == ["small_matrix.csv"]
     (tmp_path / "small_matrix.csv").unlink()
 
@@ -211,7 +211,7 @@ def test_nothing_is_overwritten_and_no_half_file_is_left(
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        dataset.write_csv(tmp_path)
+        write_csv(dataset, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,4 +219,4 @@ def test_users_on_the_wrong_side_are_refused(tmp_path: Path) -> None:
     dataset = small_kuairand()
     swapped = dataclasses.replace(dataset, test=dataset.randomised, randomised=dataset.test)
     with pytest.raises(ConfigError, match="would be on the other side"):
-        swapped.write_csv(tmp_path)
+        write_csv(swapped, tmp_path)

@@ -139,7 +139,7 @@ def test_weights_make_no_choices_to_mask(small_rand, kind: str) -> None:
 def test_impossible_kinds_are_refused(small) -> None:
     with pytest.raises(ConfigError, match='slate_size=3; use "slate" for more'):
         SessionBatch(2, dataset=small, action_type="discrete", slate_size=3)
-    with pytest.raises(ConfigError, match="KuaiRec has one"):
+    with pytest.raises(ConfigError, match="kuairec has one"):
         SessionBatch(2, dataset=small, action_type="fusion")
     with pytest.raises(ConfigError, match="Did you mean 'discrete'"):
         SessionBatch(2, dataset=small, action_type="discreet")

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import kuaisim_gym
-from kuaisim_gym.data.dataset import Dataset, Features, WatchLog
+from kuaisim_gym.data import Dataset, Features, WatchLog, write_csv
 from kuaisim_gym.envs import assembly
 from kuaisim_gym.envs.offline import Episode, collect_episodes, logged_episodes, write_minari
 from kuaisim_gym.errors import ConfigError, DataFormatError
@@ -388,7 +388,7 @@ def test_the_log_survives_minari(small, minari) -> None:
 @pytest.fixture(scope="module")
 def folder(small, tmp_path_factory) -> str:
     target = tmp_path_factory.mktemp("published") / "kuairec"
-    small.write_csv(target)
+    write_csv(small, target)
     return str(target)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from kuaisim_gym.data.dataset import BehaviourLog, Features, Interactions, WatchLog
+from kuaisim_gym.data import BehaviourLog, Features, Interactions, WatchLog
 from kuaisim_gym.errors import CheckpointError
-from kuaisim_gym.simulator.fit import IDENTITY, fit_factor_model
+from kuaisim_gym.simulator.fit import LINKS, fit_factor_model
 from kuaisim_gym.simulator.response import FactorModel
 
 NONE = Features()
@@ -55,7 +55,8 @@ def test_effects_are_the_joint_ridge_solution() -> None:
     design = np.zeros((400, 11))
     design[np.arange(400), log.users] = 1
     design[np.arange(400), 6 + log.items] = 1
-    ridge = np.diag([IDENTITY.user_ridge] * 6 + [IDENTITY.item_ridge] * 5)
+    link = LINKS["identity"]
+    ridge = np.diag([link.user_ridge] * 6 + [link.item_ridge] * 5)
     centred = log.response - log.response.mean()
     theta = np.linalg.solve(design.T @ design + ridge, design.T @ centred)
     # Held-out loss stops the alternation early, so the two agree to a part of the effects' size.
@@ -116,7 +117,7 @@ def test_every_behaviour_has_its_own_rate_and_shares_the_taste() -> None:
     users, items, flags = grouped(users, items, flags=flags)
     log = BehaviourLog(users.astype(np.int32), items.astype(np.int32), flags)
     model = fit_factor_model(log, log, NONE, NONE, (300, 200))
-    assert model.behaviours == BehaviourLog.BEHAVIOURS
+    assert model.behaviours == BehaviourLog.behaviours
     feedback = model.feedback(log.users, log.items)
     assert feedback.shape == (120_000, 7)
     for behaviour in range(3):

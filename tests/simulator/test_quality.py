@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from kuaisim_gym.data.dataset import WatchLog
+from kuaisim_gym.data import WatchLog
 from kuaisim_gym.simulator.quality import (
     auc,
     calibration_error,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Interactions, WatchLog
+from kuaisim_gym.data import BehaviourLog, Dataset, Interactions, WatchLog
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.returns import ReturnModel
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, Features, WatchLog
+from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError, ResetNeededError
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel, fit_sequential
 from kuaisim_gym.simulator.sequential import fit as fitting

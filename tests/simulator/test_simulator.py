@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kuaisim_gym import build_simulator, load_dataset
-from kuaisim_gym.data.dataset import Dataset, Features, WatchLog
+from kuaisim_gym.data import Dataset, Features, WatchLog
 from kuaisim_gym.errors import ConfigError, UnknownIdError
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model

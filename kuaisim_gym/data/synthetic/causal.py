@@ -26,7 +26,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import IntArray, Truth
+from kuaisim_gym.data.dataset import Truth
+from kuaisim_gym.data.feedback import IntArray
 from kuaisim_gym.errors import ConfigError
 
 Vector = NDArray[np.float64]  # (n,)

@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.dataset import BehaviourLog, Dataset, IntArray
-from kuaisim_gym.data.kuairand import is_test_user
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.feedback import BehaviourLog, IntArray
+from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.data.synthetic.causal import (
     Vector,
     WorldConfig,
@@ -194,7 +195,7 @@ def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
     """(n,) uint8: which behaviours rows with these click scores show."""
     click = rng.random(len(score)) < expit(score)
     flags: NDArray[np.uint8] = click.astype(np.uint8)
-    for bit, name in enumerate(BehaviourLog.BEHAVIOURS[1:], start=1):
+    for bit, name in enumerate(BehaviourLog.behaviours[1:], start=1):
         offset, slope = _RESPONSES[name]
         shown = rng.random(len(score)) < expit(offset + slope * score)
         if name not in _WITHOUT_CLICK:

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.dataset import Dataset, Features, WatchLog
+from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.feedback import WatchLog
 from kuaisim_gym.data.synthetic.causal import (
     Causes,
     Vector,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.dataset import Features, Interactions
+from kuaisim_gym.data.dataset import Features
+from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 from kuaisim_gym.simulator.sequential.model import SequentialModel
@@ -81,7 +82,7 @@ def fit_sequential(
             Sequences.of(train, n_users),
             FieldEncoder(n_users, user_features, config),
             FieldEncoder(n_items_all, item_features, config),
-            SequenceNetwork(len(train.BEHAVIOURS), config),
+            SequenceNetwork(len(train.behaviours), config),
             np.random.default_rng(seed),
         )
         losses = trainer.run(progress)
@@ -91,7 +92,7 @@ def fit_sequential(
     trainer.users.forget_unseen(seen_users)
     trainer.items.forget_unseen(seen_items)
     return SequentialModel(
-        train.BEHAVIOURS,
+        train.behaviours,
         trainer.network,
         _encoded(trainer.users, n_users),
         _encoded(trainer.items, n_items_all),

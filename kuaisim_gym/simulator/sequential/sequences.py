@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kuaisim_gym.data.dataset import Interactions
+from kuaisim_gym.data.feedback import Interactions
 
 Positions = NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class Sequences:
     def of(cls, table: Interactions, n_users: int) -> Sequences:
         """All rows of a table, which are grouped by user."""
         starts = table.starts(n_users)
-        columns = [table.behaviour(b) for b in range(len(table.BEHAVIOURS))]
+        columns = [table.behaviour(b) for b in range(len(table.behaviours))]
         if all(((column == 0) | (column == 1)).all() for column in columns):
             columns = [column.astype(np.uint8) for column in columns]
         return cls(starts, np.asarray(table.items, dtype=np.int32), np.stack(columns, axis=1))

@@ -1,4 +1,4 @@
-"""Where a dataset's files are: an archive as downloaded, its unpacked folder, or the data folder.
+"""The files of a dataset, in an archive as downloaded, its unpacked folder, or the data folder.
 
 A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...
 """
@@ -8,16 +8,15 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath, PurePosixPath
 
 from filelock import FileLock
 
-from kuaisim_gym.data.archive import extract
+from kuaisim_gym.data.archive import ENDINGS, extract
 from kuaisim_gym.data.cache import cache_dir, file_digest
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar")
 _PART = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
 _DEPTH = 3  # folders between the one that is given and the files
 
@@ -27,7 +26,7 @@ class Layout:
     """The files that one variant of a dataset is published in.
 
     Attributes:
-        name: What to call it in messages.
+        name: Its name in messages.
         required: Tables that must be there.
         optional: Tables that may be; where nothing is required, one of them must.
         parts: Number of parts of the tables that are published in several.
@@ -36,7 +35,7 @@ class Layout:
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    parts: Mapping[str, int] | None = None
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -45,12 +44,12 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Sources:
-    """The files that were found.
+class DataFiles:
+    """The files of one variant of a dataset.
 
     Attributes:
-        folder: Where they lie.
-        layout: The variant that they are of.
+        folder: The folder that holds them.
+        layout: The variant.
         tables: By table its parts, in order.
     """
 
@@ -67,7 +66,7 @@ class Sources:
         return digest.hexdigest()
 
 
-def find_files(path: str | Path, layouts: Sequence[Layout]) -> Sources:
+def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
     """Finds the files of a dataset.
 
     Args:
@@ -84,51 +83,53 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> Sources:
         DataFormatError: Several folders hold the files, one folder holds several variants, or a
             table is there both whole and in parts.
     """
-    given = Path(path)
-    wanted = " or ".join(
+    top = Path(path)
+    expected = " or ".join(
         f"{layout.name} ({', '.join(layout.required or layout.optional)})" for layout in layouts
     )
-    if not given.exists():
+    if not top.exists():
         raise DatasetNotFoundError(
-            f"Expected the files of {wanted} as .csv, but {given} is not there. Give the archive "
+            f"Expected the files of {expected} as .csv, but {top} is not there. Give the archive "
             f"as downloaded, or the folder that it was unpacked to."
         )
-    if given.is_file():
-        if not given.name.lower().endswith(_ARCHIVES):
+    if top.is_file():
+        if not top.name.lower().endswith(ENDINGS):
             raise DatasetNotFoundError(
-                f"Expected a folder or an archive ({', '.join(_ARCHIVES)}) with the files of "
-                f"{wanted}, but {given} is a file of another kind."
+                f"Expected a folder or an archive ({', '.join(ENDINGS)}) with the files of "
+                f"{expected}, but {top} is a file of another kind."
             )
-        given = _unpacked(given, layouts)
-    candidates: list[Sources] = []
+        top = _unpacked(top, layouts)
+    candidates: list[DataFiles] = []
     incomplete: list[str] = []
-    for folder in _folders(given):
+    for folder in _folders(top):
         stems = _stems(folder)
         for layout in layouts:
             absent = [table for table in layout.required if table not in stems]
             present = [table for table in layout.tables if table in stems]
             if present and not absent:
                 tables = {table: _parts(folder, table, stems[table], layout) for table in present}
-                candidates.append(Sources(folder, layout, tables))
+                candidates.append(DataFiles(folder, layout, tables))
             elif len(absent) < len(layout.required):
-                incomplete.append(f"{' and '.join(str(folder / f'{one}.csv') for one in absent)}")
-        if candidates and folder == given:
+                incomplete.append(" and ".join(str(folder / f"{table}.csv") for table in absent))
+        if candidates and folder == top:
             break
     if len(candidates) > 1:
-        found = "; ".join(f"{one.layout.name} in {one.folder}" for one in candidates)
+        listed = "; ".join(f"{files.layout.name} in {files.folder}" for files in candidates)
         raise DataFormatError(
-            f"Expected the files of one dataset under {path}, found {found}. Give the folder that "
+            f"Expected the files of one dataset under {path}, found {listed}. Give the folder that "
             f"holds only those that are meant."
         )
-    if candidates:
-        return candidates[0]
-    if incomplete:
-        files = "; ".join(incomplete)
-        raise DatasetNotFoundError(f"{files} is missing. Looked for the files of {wanted}.")
-    raise DatasetNotFoundError(
-        f"Looked in {path}, and {_DEPTH} folders deep, for the files of {wanted} as .csv, and "
-        f"found none. Give the archive as downloaded, or the folder that it was unpacked to."
-    )
+    if incomplete and not candidates:
+        raise DatasetNotFoundError(
+            f"{'; '.join(incomplete)} is missing. Looked for the files of {expected}."
+        )
+    if not candidates:
+        raise DatasetNotFoundError(
+            f"Looked in {path}, and {_DEPTH} folders deep, for the files of {expected} as .csv, "
+            f"and found none. Give the archive as downloaded, or the folder that it was unpacked "
+            f"to."
+        )
+    return candidates[0]
 
 
 def _folders(top: Path) -> Iterator[Path]:
@@ -143,11 +144,17 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
     """By table its files, by part number; 0 is a table in one piece."""
     tables: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix == ".csv" and file.is_file():
-            part = _PART.fullmatch(file.stem)
-            name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
-            tables.setdefault(name, {})[number] = file
+        table, number = _table(file)
+        if table and file.is_file():
+            tables.setdefault(table, {})[number] = file
     return tables
+
+
+def _table(file: PurePath) -> tuple[str, int]:
+    """The table and part number of a file; no name for a file of another kind."""
+    part = _PART.fullmatch(file.stem)
+    name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
+    return name if file.suffix == ".csv" else "", number
 
 
 def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
@@ -158,7 +165,7 @@ def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) 
                 f"{[file.name for file in files.values()]}. Remove the one that is not meant."
             )
         return (files[0],)
-    count = max(len(files), *files, (layout.parts or {}).get(table, 1))
+    count = max(len(files), *files, layout.parts.get(table, 1))
     for number in range(1, count + 1):
         if number not in files:
             raise DatasetNotFoundError(
@@ -187,11 +194,5 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
         ) from error
     with lock:
         if not folder.is_dir():  # another process may have unpacked it meanwhile
-            extract(archive, folder, lambda name: _is_wanted(name, tables))
+            extract(archive, folder, lambda name: _table(PurePosixPath(name))[0] in tables)
     return folder
-
-
-def _is_wanted(name: str, tables: Sequence[str]) -> bool:
-    stem, dot, suffix = name.rsplit("/", 1)[-1].rpartition(".")
-    part = _PART.fullmatch(stem)
-    return bool(dot) and suffix == "csv" and (part["table"] if part else stem) in tables

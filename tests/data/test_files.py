@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kuaisim_gym.data import sources as module
+from kuaisim_gym.data import files as module
 from kuaisim_gym.data.archive import extract
-from kuaisim_gym.data.sources import Layout, find_files
+from kuaisim_gym.data.files import Layout, find_files
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
 PURE = Layout("Pure", ("log_pure", "random_pure"), ("users_pure",))

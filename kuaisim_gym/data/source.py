@@ -1,0 +1,193 @@
+"""Sources of datasets: each class says all that the package knows of one dataset.
+
+A class with a ``name`` registers itself when its module is imported, and ``load_dataset``, the
+environments, ``write_csv`` and the commands then know it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.data.cache import cached
+from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.files import DataFiles
+from kuaisim_gym.data.registry import register
+from kuaisim_gym.data.storage import from_arrays, to_arrays
+from kuaisim_gym.errors import ConfigError
+
+ZENODO = "https://zenodo.org/records"
+DATA_VERSION = 2  # raise when the same files or seeds would give other arrays
+
+Writer = Callable[[Path], None]  # writes one file
+
+
+@dataclass(frozen=True)
+class PublishedArchive:
+    """One archive as its authors publish it on Zenodo.
+
+    Attributes:
+        name: Its name for ``download``.
+        dataset: Name of its source.
+        record: Number of its Zenodo record.
+        file: Its file's name there.
+        md5: Its published checksum; ``None`` where there is none.
+        archive_bytes: Its size, approximately: it serves to refuse a disk that is too small.
+        unpacked_bytes: The size of its files, likewise.
+    """
+
+    name: str
+    dataset: str
+    record: int
+    file: str
+    md5: str | None
+    archive_bytes: int
+    unpacked_bytes: int
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that it is unpacked to."""
+        return self.file.removesuffix(".zip").removesuffix(".tar.gz")
+
+    def url(self, base_url: str = ZENODO) -> str:
+        """Its address, on Zenodo or on a mirror with the same paths."""
+        return f"{base_url}/{self.record}/files/{self.file}?download=1"
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTables:
+    """Features of users and items, read without any log.
+
+    Attributes:
+        user_ids: (n,) int64, ascending; empty where there is no file of users.
+        item_ids: (m,) int64, ascending; likewise.
+        users: Features of the users, by position in ``user_ids``.
+        items: Features of the items, by position in ``item_ids``.
+        notes: Counts of irregularities and how they were handled.
+    """
+
+    user_ids: NDArray[np.int64]
+    item_ids: NDArray[np.int64]
+    users: Features
+    items: Features
+    notes: dict[str, int] = field(default_factory=dict)
+
+
+class Source:
+    """A dataset's published files and its synthetic world.
+
+    A subclass sets ``name`` and overrides the methods that its dataset has an answer to; the others
+    refuse, and say which sources do have one. Heavy libraries are imported where they are used, so
+    that importing a source is cheap.
+
+    Attributes:
+        name: The name that ``load_dataset`` takes.
+        version: Number in the names of cache entries. Raise it when the same files or seeds would
+            give other arrays.
+        archives: The archives that the dataset is published in.
+        published: Users, items and interactions as the paper's Table 1 prints them, by split.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = DATA_VERSION
+    archives: ClassVar[tuple[PublishedArchive, ...]] = ()
+    published: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            register(SOURCES, cls.name, cls)
+
+    def find(self, path: str | Path) -> DataFiles:
+        """Finds the dataset's files; :func:`~kuaisim_gym.data.files.find_files` does the work.
+
+        Args:
+            path: The archive as downloaded, the folder it was unpacked to, or the folder with the
+                files.
+
+        Raises:
+            DatasetNotFoundError: The folder or a required file is missing.
+            ConfigError: This dataset has no files.
+        """
+        raise self._refusal("find", "no files to read; leave out path")
+
+    def read(self, files: DataFiles) -> Dataset:
+        """Reads files that :meth:`find` found, with the published ids.
+
+        Raises:
+            DataFormatError: A file is empty, lacks a column, or holds a bad value; the message
+                names file, column, row and value.
+            ConfigError: This dataset has no files.
+        """
+        raise self._refusal("read", "no files to read; leave out path")
+
+    def synthetic(self, seed: int) -> Dataset:
+        """Generates the synthetic world of a seed.
+
+        Raises:
+            ConfigError: This dataset has no synthetic world.
+        """
+        raise self._refusal("synthetic", "no synthetic world; give the path of its files")
+
+    def write(self, dataset: Dataset) -> dict[str, Writer]:
+        """Prepares files in the published format: by name, without ``.csv``, the file's writer.
+
+        Raises:
+            ConfigError: This dataset has no published format, or the format cannot hold its rows.
+        """
+        raise self._refusal("write", "no published format to write")
+
+    def features(
+        self,
+        path: str | Path,
+        user_columns: Sequence[str] | None = None,
+        item_columns: Sequence[str] | None = None,
+    ) -> FeatureTables:
+        """Reads the feature files alone; :func:`~kuaisim_gym.data.load_features` has the arguments.
+
+        Raises:
+            ConfigError: Unknown column, or a dataset without feature files of their own.
+        """
+        raise self._refusal("features", "no feature files apart from its logs")
+
+    def load(self, path: str | Path | None, seed: int) -> Dataset:
+        """Loads the dataset from the cache, or builds it and stores it there.
+
+        Args:
+            path: As for :meth:`find`; ``None`` for the synthetic world.
+            seed: Seed of the synthetic world.
+        """
+        if path is None:
+            key, build = f"synthetic-v{self.version}-seed{seed}", partial(self.synthetic, seed)
+        else:
+            files = self.find(path)
+            key, build = f"{files.digest}-v{self.version}", partial(self.read, files)
+        return from_arrays(cached(f"{self.name}-{key}", lambda: to_arrays(build())))
+
+    def _refusal(self, method: str, problem: str) -> ConfigError:
+        able = [
+            name
+            for name, source in SOURCES.items()
+            if getattr(source, method) is not getattr(Source, method)
+        ]
+        return ConfigError(f"{self.name} has {problem}. Datasets that do: {sorted(able)}.")
+
+
+SOURCES: dict[str, type[Source]] = {}  # by name; subclasses add themselves
+
+
+def find_source(name: str) -> Source:
+    """Returns the source of a dataset.
+
+    Raises:
+        ConfigError: No source has this name; the message gives the nearest one. A source outside
+            this package is known once its module has been imported.
+    """
+    return SOURCES[check_choice("dataset", name, SOURCES)]()
