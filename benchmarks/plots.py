@@ -15,6 +15,7 @@ from benchmarks.registry import task_of
 from benchmarks.results import Result
 from benchmarks.statistics import mean_and_ci95
 from benchmarks.tables import by_world
+from kuaisim_gym.envs.tasks import TASKS
 
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:
@@ -52,17 +53,9 @@ def name_agents(figure: Figure) -> None:
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
 
 
-# What tells how good an agent is in each task: its name among the metrics, and in words.
-_WORTH = {
-    "session": ("len", "session length (steps)"),
-    "request": ("r_each", "list reward"),
-    "retention": ("return_time", "return time (days)"),
-}
-
-
 def _curves(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
-    """Worth over training sessions."""
-    measure, label = _WORTH[task]
+    """The task's headline metric over training sessions."""
+    measure, label = TASKS[task].headline
     draw_curves(axes, agents, lambda point: point[measure])
     axes.set_ylabel(f"{label}, training")
 
@@ -99,7 +92,7 @@ def _styles() -> Any:
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
     """Where each agent lies; of whole sessions, long and balanced ones are at the upper left."""
-    measure, label = _WORTH[task]
+    measure, label = TASKS[task].headline
     for place, (agent, runs) in enumerate(agents.items()):
         ad = mean_and_ci95([one["metrics"]["ad"] for one in runs])[0]
         worth = mean_and_ci95([one["metrics"][measure] for one in runs])[0]

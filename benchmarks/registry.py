@@ -238,8 +238,8 @@ def agents_for(dataset: Dataset) -> list[str]:
 
 
 def task_of(env: str) -> str:
-    """What the sessions of a registered environment are for: a key of the environments' tasks."""
-    return str(ENVIRONMENTS[env].get("task", "session"))
+    """Name of a registered environment's task, a key of ``kuaisim_gym.envs.tasks.TASKS``."""
+    return str(ENVIRONMENTS[env]["task"])
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.registry import AGENTS, LEARNERS, hyperparams, task_of
+from benchmarks.registry import AGENTS, LEARNERS, hyperparams
 from benchmarks.results import (
     Result,
     commit,
@@ -37,11 +36,10 @@ from dsrm_agents.encoders.states import StateEncoder
 from kuaisim_gym import ENVIRONMENTS, metrics
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
 from kuaisim_gym.envs.shared import Agent
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
-from kuaisim_gym.simulator.catalogue import Catalogue
 
 CHECKPOINTS = 30  # of a run whose sessions are as long as can be; about 20 of most
 # A run's session slots are seeded from a range of its own: two seeds share no session, and all
@@ -124,11 +122,10 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
         checkpoint.unlink(missing_ok=True)  # of a run that ended between writing and this
         return path
     log = None if tensorboard is None else tensorboard / path.stem
-    sessions, catalogue, train, evaluation = _play(spec, dataset, progress, checkpoint, log)
-    measure = partial(summarise, task_of(spec.env), catalogue=catalogue)
-    values = measure(sessions)
+    sessions, batch, train, evaluation = _play(spec, dataset, progress, checkpoint, log)
+    values = batch.summarise(sessions)
     rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
-    intervals = metrics.bootstrap_ci95(sessions, measure, rng, together=together)
+    intervals = metrics.bootstrap_ci95(sessions, batch.summarise, rng, together=together)
     result = header | {
         "slate_size": sessions.slates.shape[2],
         "train": train,
@@ -140,17 +137,6 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
     write_result(out, result)
     checkpoint.unlink(missing_ok=True)
     return path
-
-
-def summarise(task: str, sessions: Sessions, catalogue: Catalogue) -> dict[str, float]:
-    """What sessions are measured by: the metrics of all tasks, and those of their own."""
-    values = metrics.summarise(sessions, catalogue.popular)
-    if task == "request":
-        vectors = catalogue.item_embedding
-        values |= metrics.summarise_requests(sessions, catalogue.popular, vectors)
-    elif task == "retention":
-        values |= metrics.summarise_retention(sessions)
-    return values
 
 
 def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
@@ -173,8 +159,8 @@ def _check_same_run(path: Path, spec: Run, dataset: Dataset) -> None:
 
 def _play(
     spec: Run, dataset: Dataset, progress: bool, checkpoint: Path, log: Path | None
-) -> tuple[Sessions, Catalogue, dict[str, Any], dict[str, Any]]:
-    """Test sessions, the catalogue, and the ``train`` and ``eval`` blocks of the result."""
+) -> tuple[Sessions, SessionBatch, dict[str, Any], dict[str, Any]]:
+    """Test sessions, their batch, and the ``train`` and ``eval`` blocks of the result."""
     world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
     if spec.agent in REFERENCES:
         env = evaluation_env(*world, {"action_type": "slate"})
@@ -194,7 +180,7 @@ def _play(
         env = evaluation_env(*world, learner.options)
         worn = learner.play_in(env, fitted, hyperparams(spec.agent))
     sessions, evaluation = play(agent, worn, spec.sessions)
-    return sessions, env.catalogue, train, evaluation
+    return sessions, env.batch, train, evaluation
 
 
 def train_agent(

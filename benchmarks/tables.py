@@ -10,6 +10,7 @@ from benchmarks.paper import METHODS, published
 from benchmarks.registry import AGENTS, LEARNERS, task_of
 from benchmarks.results import Result, World, world_of
 from benchmarks.statistics import mean_and_ci95
+from kuaisim_gym.envs.tasks import TASKS
 
 CEILING = "expected-oracle+quota"
 CONTROLS = {
@@ -22,38 +23,6 @@ CONTROLS = {
     "hsrl+dsrm": ("hsrl+quota", "dsrm-hrl"),
 }  # fmt: skip
 _METHOD_OF = {agent: method for method, agent in METHODS.items()}
-_FAIR_COLUMNS = {
-    "len": "Len",
-    "r_each": "R_each",
-    "r_cum": "R_cum",
-    "q": "q",
-    "ad": "AD",
-    "slate_ad": "slate AD",
-    "longtail_share": "long tail",
-    "gini": "Gini",
-    "coverage": "coverage",
-}
-COLUMNS = {
-    "session": _FAIR_COLUMNS,
-    "request": {
-        "list_reward": "list reward",
-        "list_reward_max": "max list reward",
-        "r_ndcg": "R-NDCG",
-        "r_mrr": "R-MRR",
-        "coverage": "coverage",
-        "ild": "ILD",
-        "slate_ad": "slate AD",
-        "longtail_share": "long tail",
-    },
-    "retention": {
-        "return_time": "return time",
-        "retention": "retention",
-        "r_each": "R_each",
-        "slate_ad": "slate AD",
-        "longtail_share": "long tail",
-        "coverage": "coverage",
-    },
-}
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 
@@ -104,7 +73,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     kind = "SYNTHETIC world" if synthetic else "real rows"
     first = next(iter(agents.values()))[0]
     task = task_of(env)
-    columns = COLUMNS[task]
+    columns = TASKS[task].columns
     last = ["Len / ceiling", "train s", "published Len"] if task == "session" else ["train s"]
     lines = [
         f"### {env}, {first['dataset']['name']} ({kind}, {fingerprint}), max_len {max_len}",

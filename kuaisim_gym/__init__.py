@@ -3,50 +3,70 @@
 >>> import gymnasium as gym
 >>> import kuaisim_gym
 >>> env = gym.make("KuaiRec-Fair-v0")
+
+The public names are those of ``__all__``; ``docs/kuaisim_gym.md`` describes them.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import gymnasium as gym
+from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataFormatError,
+    DatasetNotFoundError,
+    DiskSpaceError,
+    DownloadError,
+    InvalidActionError,
+    KuaiSimError,
+    NoPreferenceError,
+    ResetNeededError,
+    UnknownIdError,
+)
+from kuaisim_gym.metrics import Sessions, summarise, summarise_requests, summarise_retention
+from kuaisim_gym.registration import ENVIRONMENTS, register
+from kuaisim_gym.version import __version__
 
 if TYPE_CHECKING:
-    from kuaisim_gym.data import load_dataset
-    from kuaisim_gym.simulator import build_simulator
+    from kuaisim_gym.data import Dataset, load_dataset
+    from kuaisim_gym.envs.assembly import SessionBatch
+    from kuaisim_gym.envs.offline import Episode, collect_episodes, logged_episodes, write_minari
+    from kuaisim_gym.envs.single import KuaiEnv, KuaiRequestEnv, KuaiRetentionEnv
+    from kuaisim_gym.envs.vector import KuaiVectorEnv
+    from kuaisim_gym.simulator import Simulator, build_simulator
+    from kuaisim_gym.simulator.catalogue import Catalogue
 
-__version__ = "0.1.0"
-__all__ = ["ENVIRONMENTS", "build_simulator", "load_dataset"]
-
-ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "KuaiRec-Fair-v0": {"name": "kuairec"},
-    "KuaiRand-Fair-v0": {"name": "kuairand"},
-    "KuaiRec-v0": {"name": "kuairec", "abandonment": "none"},
-    "KuaiRand-v0": {"name": "kuairand", "abandonment": "none"},
-    "KuaiRand-Request-v0": {"name": "kuairand", "task": "request"},
-    "KuaiRand-Retention-v0": {"name": "kuairand", "task": "retention", "action_type": "fusion"},
+# Imported when they are used: these modules load pandas and SciPy.
+_LAZY = {
+    "data": ("Dataset", "load_dataset"),
+    "envs.assembly": ("SessionBatch",),
+    "envs.offline": ("Episode", "collect_episodes", "logged_episodes", "write_minari"),
+    "envs.single": ("KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv"),
+    "envs.vector": ("KuaiVectorEnv",),
+    "simulator": ("Simulator", "build_simulator"),
+    "simulator.catalogue": ("Catalogue",),
 }
-_CLASSES = {"session": "KuaiEnv", "request": "KuaiRequestEnv", "retention": "KuaiRetentionEnv"}
+_MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
 
-for _id, _kwargs in ENVIRONMENTS.items():
-    if _id not in gym.registry:
-        gym.register(
-            _id,
-            entry_point=f"kuaisim_gym.envs.single:{_CLASSES[_kwargs.get('task', 'session')]}",
-            vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
-            kwargs=_kwargs,
-            order_enforce=False,  # the core does, with an error that says what to do
-        )
+__all__ = [
+    "ENVIRONMENTS", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError", "Dataset",
+    "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "InvalidActionError",
+    "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError", "KuaiVectorEnv",
+    "NoPreferenceError", "ResetNeededError", "SessionBatch", "SessionConfig", "Sessions",
+    "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
+    "load_dataset", "logged_episodes", "register", "summarise", "summarise_requests",
+    "summarise_retention", "write_minari",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    """Loads the data and simulator modules, and with them pandas, only when they are used."""
-    if name == "load_dataset":
-        from kuaisim_gym.data import load_dataset
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)
 
-        return load_dataset
-    if name == "build_simulator":
-        from kuaisim_gym.simulator import build_simulator
 
-        return build_simulator
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return __all__

@@ -60,8 +60,8 @@ class SessionConfig:
             least 0. ``None`` counts the first behaviour alone: the watched share, or the click.
         step_cost: What a step costs in temper, penalties apart: ``"dissatisfaction"``, 2 - reward;
             or ``"request"``, one whatever the reward.
-        correlation: How much a slate of look-alikes is worth less: it times an item's mean cosine
-            to the rest of its slate is taken from the item's probabilities (KuaiSim's rho).
+        correlation: Similarity penalty (KuaiSim's rho): ``correlation`` times an item's mean cosine
+            similarity to the rest of its slate is subtracted from its probabilities.
         max_steps: Step cap below the natural end, reported as ``truncated``; ``None`` for none.
     """
 

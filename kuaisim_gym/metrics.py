@@ -142,27 +142,6 @@ def coverage(counts: NDArray[np.integer]) -> float:
     return float(np.mean(counts > 0))
 
 
-def category_entropy(sessions: Sessions, categories: NDArray[np.integer]) -> float:
-    """Entropy of the exposures' categories over that of equal shares, in [0, 1].
-
-    Args:
-        sessions: What was shown.
-        categories: (n_items,) integer codes, -1 for an unknown category, whose exposures do not
-            count.
-
-    Returns:
-        1 where every category of the catalogue was shown equally often, 0 where only one was or
-        the catalogue has no two.
-    """
-    known = categories >= 0
-    n_categories = len(np.unique(categories[known]))
-    if n_categories < 2:
-        return 0.0
-    counts = np.bincount(categories[known], exposure_counts(sessions, len(categories))[known])
-    share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(share @ np.log(1.0 / share) / np.log(n_categories))
-
-
 def average_list_reward(sessions: Sessions) -> float:
     """L-reward: mean over lists of the list's mean response, in [0, 1].
 

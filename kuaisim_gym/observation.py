@@ -1,4 +1,4 @@
-"""What an agent sees: the user's preference state and the session's context.
+"""Observations: the user's preference state and the session's context.
 
 The preference state is the response-weighted mean embedding of the user's logged history and of
 the session so far. Because the platform chose what to show, it is contaminated by popularity from
@@ -95,7 +95,7 @@ class PreferenceEncoder:
 
 
 class ObservationEncoder:
-    """Follows N sessions and turns them into observations.
+    """Observations of N sessions, from their logged histories and the steps that they make.
 
     Args:
         data: Source of the logged histories.
@@ -110,11 +110,12 @@ class ObservationEncoder:
 
     Attributes:
         context: Names of the columns of the context.
-        context_slice: Which part of the state vector is the context.
-        extra: (N, len(extra)) float32, the further columns; whoever asked for them fills them.
+        context_slice: Position of the context in the state vector.
+        extra: (N, len(extra)) float32, the further columns; the task fills them by
+            :meth:`set_context`.
 
     Raises:
-        ConfigError: Unknown type, or ``history_len`` is no positive integer, or given for nothing.
+        ConfigError: Unknown type, or ``history_len`` is no positive integer, or not needed.
     """
 
     def __init__(
@@ -146,7 +147,7 @@ class ObservationEncoder:
 
     @property
     def preference_slice(self) -> slice:
-        """Which part of the state vector is the preference."""
+        """Position of the preference in the state vector."""
         if self._history is not None:
             raise NoPreferenceError(
                 'observation_type="history" has no preference state; use "state" or "dict".'
@@ -169,6 +170,20 @@ class ObservationEncoder:
         exposed = spaces.Box(-1, len(self.core.popular) - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
         return spaces.Dict({"state": state, "exposed": exposed, "responses": responses})
+
+    def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
+        """Fills further context columns, by name, of some sessions.
+
+        Args:
+            rows: (n,) sessions.
+            **columns: (n,) values, or the same for all of them, of a column each.
+
+        Raises:
+            ConfigError: There is no such column.
+        """
+        names = self.context[len(CONTEXT) :]
+        for name, values in columns.items():
+            self.extra[rows, names.index(check_choice("A context column", name, names))] = values
 
     def reset(self, slots: NDArray[np.bool_]) -> None:
         """Starts from the logged history of the users who have just arrived in ``slots``."""
@@ -211,12 +226,12 @@ class ObservationEncoder:
         return {"state": state, **flat}
 
     def snapshot(self) -> Snapshot:
-        """Copies of all that the sessions have changed here, by name."""
+        """Copies of all arrays that the sessions change, by name."""
         history = {} if self._history is None else under("history", self._history.snapshot())
         return {name: array.copy() for name, array in self._arrays().items()} | history
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Takes up what an encoder like this one gave as a snapshot."""
+        """Takes up a snapshot of an encoder with the same options."""
         for name, array in self._arrays().items():
             array[...] = snapshot[name]
         if self._history is not None:
@@ -227,7 +242,7 @@ class ObservationEncoder:
 
 
 class History:
-    """The last events of N users: what was logged, then what the sessions add.
+    """The last events of N users: logged ones, then those of the session.
 
     Args:
         data: Source of the logged histories.
@@ -259,12 +274,12 @@ class History:
     def reset(self, rows: NDArray[np.int64], users: NDArray[np.int32]) -> None:
         """Starts some histories from the last logged events of ``users``."""
         length = self._items.shape[1]
-        places = self._starts[users + 1][:, None] + np.arange(-length, 0)
-        real = places >= self._starts[users][:, None]
-        events = self.log.take(places[real])
-        items = np.full(places.shape, -1, dtype=np.int32)
+        logged = self._starts[users + 1][:, None] + np.arange(-length, 0)
+        real = logged >= self._starts[users][:, None]
+        events = self.log.take(logged[real])
+        items = np.full(logged.shape, -1, dtype=np.int32)
         items[real] = events.items
-        responses = np.zeros((*places.shape, self._responses.shape[2]), dtype=np.float32)
+        responses = np.zeros((*logged.shape, self._responses.shape[2]), dtype=np.float32)
         for b in range(responses.shape[2]):
             responses[real, b] = events.behaviour(b)
         self._items[rows], self._responses[rows] = items, responses
@@ -287,6 +302,6 @@ class History:
         return {"items": self._items.copy(), "responses": self._responses.copy()}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Takes up what histories like these gave as a snapshot."""
+        """Takes up a snapshot of histories of the same size."""
         self._items[...] = snapshot["items"]
         self._responses[...] = snapshot["responses"]

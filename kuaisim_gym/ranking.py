@@ -9,26 +9,26 @@ from kuaisim_gym.engine import Engine
 
 FloatArray = NDArray[np.float32]
 
-_ROWS = 64  # users scored at once: their scores then stay in the processor's cache
+_ROWS = 64  # users scored at once, so that their scores stay in the processor's cache
 
 
 def pick(
-    scores: FloatArray, k: int, hidden: NDArray[np.integer] | None, engine: Engine
+    scores: FloatArray, k: int, masked: NDArray[np.integer] | None, engine: Engine
 ) -> NDArray[np.int64]:
-    """The k best items of each row, those already shown behind all others.
+    """The k best items of each row, masked items behind all others.
 
     Args:
         scores: (N, n_items + 1) float32; the last column is no item, and what padding points to.
             Overwritten.
-        k: Items wanted, at most n_items.
-        hidden: (N, m) positions of items not to pick again, -1 padded; ``None`` for none.
-        engine: What computes.
+        k: Items a row, at most n_items.
+        masked: (N, m) positions of items not to pick, -1 padded; ``None`` for none.
+        engine: Ranks the scores.
 
     Returns:
         (N, k) int64 item positions, best first.
     """
-    if hidden is not None:
-        scores[np.arange(len(scores))[:, None], hidden] = -np.inf
+    if masked is not None:
+        scores[np.arange(len(scores))[:, None], masked] = -np.inf
     scores[:, -1] = -np.inf  # behind all items: of ties the first column is the better one
     best: NDArray[np.int64] = engine.top_items(scores, k)
     return best
@@ -39,7 +39,7 @@ class Ranker:
 
     Args:
         items: (n_items, d) float32.
-        engine: What computes.
+        engine: Computes and ranks the inner products.
     """
 
     def __init__(self, items: FloatArray, engine: Engine) -> None:
@@ -53,14 +53,14 @@ class Ranker:
         return len(self._items)
 
     def best(
-        self, vectors: FloatArray, k: int, hidden: NDArray[np.integer] | None = None
+        self, vectors: FloatArray, k: int, masked: NDArray[np.integer] | None = None
     ) -> NDArray[np.int64]:
-        """The k best items of each user, whoever else is ranked beside.
+        """The k best items of each user, which do not depend on the other rows.
 
         Args:
             vectors: (N, d) float32.
-            k: Items wanted, at most n_items.
-            hidden: See :func:`pick`.
+            k: Items a user, at most n_items.
+            masked: (N, m) positions of items not to pick, -1 padded; ``None`` for none.
 
         Returns:
             (N, k) int64 item positions, best first.
@@ -69,6 +69,5 @@ class Ranker:
         for start in range(0, len(vectors), _ROWS):
             rows = slice(start, start + _ROWS)
             scores = self.engine.inner_products(vectors[rows], self._items)
-            own = None if hidden is None else hidden[rows]
-            best[rows] = pick(scores, k, own, self.engine)
+            best[rows] = pick(scores, k, None if masked is None else masked[rows], self.engine)
         return best

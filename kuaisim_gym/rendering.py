@@ -1,4 +1,4 @@
-"""A session to look at: as text, as frames of a video, in a window.
+"""Pictures of a session: text, frames of a video, a window.
 
 Both pictures and text are functions of a :class:`SessionView` alone, so they know nothing of
 environments. Pictures need matplotlib, which is imported when a canvas is made.
@@ -7,7 +7,8 @@ environments. Pictures need matplotlib, which is imported when a canvas is made.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,23 +58,23 @@ _BLUE, _GREEN, _RED = "#2f6db3", "#cfe8cf", "#c62828"
 
 @dataclass(frozen=True, eq=False)
 class SessionView:
-    """What is to be seen of one session after t steps with slates of K items.
+    """The visible state of one session after t steps with slates of K items.
 
     Attributes:
-        dataset: Where the world comes from, such as ``"kuairec (synthetic)"``.
+        dataset: Source of the world, such as ``"kuairec (synthetic)"``.
         user_id: The dataset's own id.
         max_len: Initial temper, in steps; no session takes more steps.
         item_ids: (t, K) int64, the dataset's own ids.
         categories: (t, K) int32 category codes, -1 where unknown.
-        popular: (t, K) bool, whether an item is of the popular group.
+        popular: (t, K) bool, true for items of the popular group.
         responses: (t, K) float32 in [0, 1].
         rewards: (t,) float64 in [-1, 1].
         temper: (t + 1,) float64, in steps, from the start on.
         popular_share: (t,) float64, share of popular items in the exposure window.
-        penalised: (t,) bool, whether that window cost temper.
-        over: Whether the session has ended.
+        penalised: (t,) bool, true where that window cost temper.
+        over: True if the session has ended.
         bounds: Popular shares strictly between these are not penalised.
-        lowest_reward: What the axis of rewards begins at; below 0 where rewards can be negative.
+        lowest_reward: Lower end of the axis of rewards; below 0 where rewards can be negative.
     """
 
     dataset: str
@@ -170,7 +171,13 @@ class Canvas:
     """
 
     def __init__(self, size: tuple[int, int] = (960, 640)) -> None:
-        _need_matplotlib()
+        try:
+            import matplotlib  # noqa: F401
+        except ImportError as error:
+            raise ConfigError(
+                "Pictures need matplotlib, which is not installed: "
+                'pip install "kuaisim-gym[render]".'
+            ) from error
         if any(pixels % 2 or pixels < least for pixels, least in zip(size, SMALLEST, strict=True)):
             raise ConfigError(
                 f"size must be even numbers of pixels from {SMALLEST} on, (width, height), "
@@ -181,13 +188,13 @@ class Canvas:
         self._window: _Window | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_board": None, "_window": None}  # drawn anew where they are needed
+        return {**vars(self), "_board": None, "_window": None}  # drawn anew by a copy
 
     def draw(self, view: SessionView) -> Frame:
         """The session as a picture.
 
         Args:
-            view: Whatever session, at whatever step.
+            view: Any session, at any step.
 
         Returns:
             (height, width, 3) uint8 RGB, the caller's own; the same for the same view.
@@ -274,7 +281,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What stays the same over a session, and so can be drawn once."""
+    """The constants of a session, of which the backdrop is drawn once."""
 
     max_len: int
     slate_size: int
@@ -287,40 +294,29 @@ class _Plan:
         return cls(view.max_len, view.item_ids.shape[1], view.bounds, lowest)
 
 
-@dataclass(frozen=True)
-class _Box:
+class _Box(NamedTuple):
     """A rectangle of pixels, counted from the upper left corner."""
 
     left: int
     top: int
-    width: int
-    height: int
-
-    @property
-    def right(self) -> int:
-        return self.left + self.width
-
-    @property
-    def bottom(self) -> int:
-        return self.top + self.height
+    right: int
+    bottom: int
 
 
 class _Board:
-    """A backdrop that is drawn once, and what each frame puts on it.
-
-    Axes, ticks and legend take most of the time that a figure takes, and they do not change.
-    """
+    """A backdrop of axes, ticks and legend, drawn once because they take most of the time."""
 
     def __init__(self, size: tuple[int, int], plan: _Plan) -> None:
         from matplotlib import style
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
         self.plan = plan
         width, height = size
-        # The looks are ours, whatever style the caller's own figures follow.
+        # The style of the caller's figures must not change the frames.
         with style.context("default"):
             self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
-            self._canvas = _agg_canvas(self._figure)
+            self._canvas = cast(Any, FigureCanvasAgg(self._figure))  # has no types
             self._tile_box, share, reward, temper = _layout(size)
             _slate_axes(_axes(self._figure, self._tile_box, plan), plan)
             self._share, self._penalties = _share_axes(_axes(self._figure, share, plan), plan)
@@ -328,34 +324,16 @@ class _Board:
             self._temper = _temper_axes(_axes(self._figure, temper, plan), plan)
             self._title, self._facts = _header(self._figure, self._tile_box)
             _legend(self._figure, self._tile_box)
-            self._changing: tuple[Artist, ...] = (
-                self._share,
-                self._penalties,
-                self._rewards,
-                self._temper,
-                self._title,
-                self._facts,
-            )
+            lines = (self._share, self._penalties, self._temper)
+            self._changing: tuple[Artist, ...] = (*lines, self._rewards, self._title, self._facts)
             for artist in self._changing:
                 artist.set_animated(True)  # left out of the backdrop
             self._canvas.draw()
         self._backdrop = self._canvas.copy_from_bbox(self._figure.bbox)
 
     def draw(self, view: SessionView) -> Frame:
-        """See :meth:`Canvas.draw`."""
-        self._follow(view)
-        self._canvas.restore_region(self._backdrop)
-        for artist in self._changing:
-            self._figure.draw_artist(artist)
-        frame: Frame = np.asarray(self._canvas.buffer_rgba())[:, :, :3].copy()
-        box = self._tile_box
-        rows, columns = slice(box.top, box.bottom), slice(box.left, box.right)
-        frame[rows, columns] = _tiles(view, box.height, box.width)
-        return frame
-
-    def _follow(self, view: SessionView) -> None:
-        middle = np.arange(view.steps) + 0.5
-        late = view.penalised
+        """(height, width, 3) uint8 RGB."""
+        middle, late = np.arange(view.steps) + 0.5, view.penalised
         self._share.set_data(middle, view.popular_share)
         self._penalties.set_data(middle[late], view.popular_share[late])
         self._rewards.set_verts(list(_bars(view.rewards)))
@@ -363,46 +341,35 @@ class _Board:
         self._title.set_text(f"{view.dataset}, user {view.user_id}")
         self._facts.set_text(_facts(view))
         self._facts.set_color(_RED if view.over else _INK)
+        self._canvas.restore_region(self._backdrop)
+        for artist in self._changing:
+            self._figure.draw_artist(artist)
+        frame: Frame = np.asarray(self._canvas.buffer_rgba())[:, :, :3].copy()
+        left, top, right, bottom = self._tile_box
+        frame[top:bottom, left:right] = _tiles(view, bottom - top, right - left)
+        return frame
 
 
-def _agg_canvas(figure: Figure) -> Any:
-    """A ``FigureCanvasAgg``, whose module has no types."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    return FigureCanvasAgg(figure)
-
-
-def _layout(size: tuple[int, int]) -> tuple[_Box, _Box, _Box, _Box]:
-    """Where the slates, shares, rewards and temper go, from top to bottom, in one line of sight."""
+def _layout(size: tuple[int, int]) -> list[_Box]:
+    """Boxes of the slates, shares, rewards and temper, from top to bottom, of one width."""
     left, right, top, bottom, gap = 58, 14, 66, 42, 9
-    width = size[0] - left - right
-    heights = _shares(size[1] - top - bottom - 3 * gap, (52, 16, 13, 19))
-    tops = np.cumsum([top, *(height + gap for height in heights[:-1])])
-    slates, share, reward, temper = (
-        _Box(left, int(start), width, height) for start, height in zip(tops, heights, strict=True)
-    )
-    return slates, share, reward, temper
-
-
-def _shares(pixels: int, parts: tuple[int, ...]) -> list[int]:
-    """Whole pixels in proportion to some parts, all of them given away."""
-    edges = np.round(np.cumsum([0, *parts]) * pixels / sum(parts))
-    return [int(height) for height in np.diff(edges)]
+    pixels = size[1] - top - bottom - 3 * gap
+    edges = np.round(np.cumsum([0, 52, 16, 13, 19]) * pixels / 100).astype(int) + top
+    return [
+        _Box(left, int(start) + row * gap, size[0] - right, int(end) + row * gap)
+        for row, (start, end) in enumerate(pairwise(edges))
+    ]
 
 
 def _axes(figure: Figure, box: _Box, plan: _Plan) -> Axes:
     """Axes whose columns are the steps, as those of all the others."""
+    left, top, right, bottom = box
     width, height = figure.bbox.size
     axes = figure.add_axes(
-        (
-            box.left / width,
-            1.0 - box.bottom / height,
-            box.width / width,
-            box.height / height,
-        )
+        (left / width, 1.0 - bottom / height, (right - left) / width, (bottom - top) / height)
     )
     axes.set_xlim(0, plan.max_len)
-    steps = _numbers(plan.max_len, box.width // 60)
+    steps = _numbers(plan.max_len, (right - left) // 60)
     axes.set_xticks(steps - 0.5, [str(step) for step in steps])
     axes.tick_params(labelsize=6, length=2, width=0.5, pad=2, labelbottom=False)
     axes.spines[:].set(linewidth=0.5, color=_EDGE)
@@ -475,22 +442,17 @@ def _name(axes: Axes, text: str) -> None:
 
 
 def _header(figure: Figure, box: _Box) -> tuple[Text, Text]:
-    """Two empty texts above the slates: what is seen, and how it stands."""
+    """Two empty texts above the slates: the title of the session, and its current state."""
     width, height = figure.bbox.size
     y = 1.0 - 20 / height
-    return (
-        figure.text(box.left / width, y, "", fontsize=9, weight="bold", va="center"),
-        figure.text(box.right / width, y, "", fontsize=8, ha="right", va="center"),
-    )
+    title = figure.text(box.left / width, y, "", fontsize=9, weight="bold", va="center")
+    return title, figure.text(box.right / width, y, "", fontsize=8, ha="right", va="center")
 
 
 def _facts(view: SessionView) -> str:
     facts = [f"step {view.steps} of {view.max_len}", f"temper {view.temper[-1]:.1f}"]
     if view.steps:
-        facts += [
-            f"mean reward {view.rewards.mean():.2f}",
-            f"{view.penalised.sum()} penalised",
-        ]
+        facts += [f"mean reward {view.rewards.mean():.2f}", f"{view.penalised.sum()} penalised"]
     return "   ".join((["over"] if view.over else []) + facts)
 
 
@@ -498,17 +460,18 @@ def _legend(figure: Figure, box: _Box) -> None:
     """One line that explains tiles and marks."""
     from matplotlib.patches import Patch
 
-    one, other = category_colours(np.arange(2))
+    first, second = category_colours(np.arange(2))
+    fills = {
+        "long tail": first,
+        "response 1": second,
+        "response 0": _blend(second, _PAPER, _PALEST),
+        "colour: category, grey: unknown": np.full(3, _UNKNOWN),
+    }
     width, height = figure.bbox.size
     figure.legend(
         handles=[
-            Patch(
-                facecolor=_hex(one), edgecolor=_hex(_FRAME * one), linewidth=1.2, label="popular"
-            ),
-            Patch(facecolor=_hex(one), label="long tail"),
-            Patch(facecolor=_hex(other), label="response 1"),
-            Patch(facecolor=_hex(_blend(other, _PAPER, _PALEST)), label="response 0"),
-            Patch(facecolor=_hex(np.full(3, _UNKNOWN)), label="colour: category, grey: unknown"),
+            Patch(facecolor=_hex(first), edgecolor=_hex(_FRAME * first), lw=1.2, label="popular"),
+            *(Patch(facecolor=_hex(colour), label=label) for label, colour in fills.items()),
             Patch(facecolor=_GREEN, label="share not penalised"),
             _penalty_mark(label="penalised"),
         ],
@@ -527,24 +490,17 @@ def _legend(figure: Figure, box: _Box) -> None:
 
 
 def _penalty_mark(label: str = "") -> Line2D:
-    """Crosses, at no place as yet."""
+    """Crosses, without positions as yet."""
     from matplotlib.lines import Line2D
 
-    return Line2D(
-        [],
-        [],
-        color=_RED,
-        linestyle="none",
-        marker="x",
-        markersize=5,
-        markeredgewidth=1.3,
-        label=label,
-    )
+    mark = Line2D([], [], color=_RED, linestyle="none", label=label)
+    mark.set(marker="x", markersize=5, markeredgewidth=1.3)
+    return mark
 
 
 def _hex(colour: FloatArray) -> str:
     """A colour of [0, 255] by the name that matplotlib reads."""
-    return "#" + "".join(f"{round(float(part)):02x}" for part in colour)
+    return "#" + bytes(colour.round().astype(np.uint8).tolist()).hex()
 
 
 def _bars(heights: FloatArray) -> FloatArray:
@@ -558,7 +514,7 @@ def _tiles(view: SessionView, height: int, width: int) -> Frame:
     """The slates as tiles, one column a step and one row a position.
 
     Args:
-        view: What to draw.
+        view: The session.
         height: Pixels for all K positions.
         width: Pixels for ``max_len`` steps.
 
@@ -582,32 +538,22 @@ def _tile_colours(view: SessionView) -> tuple[Frame, Frame]:
     inside = np.full(shape, _PAPER if view.over else _SLOT)
     frame = inside.copy()
     answered = np.clip(view.responses, 0.0, 1.0).astype(np.float64)[:, :, None]
-    kept = _PALEST + (1.0 - _PALEST) * answered
     colours = category_colours(view.categories)
-    shown = _blend(colours, _PAPER, kept)
+    shown = _blend(colours, _PAPER, _PALEST + (1.0 - _PALEST) * answered)
     inside[:, : view.steps] = shown.transpose(1, 0, 2)
     framed = np.where(view.popular[:, :, None], _FRAME * colours, shown)
     frame[:, : view.steps] = framed.transpose(1, 0, 2)
     return inside.round().astype(np.uint8), frame.round().astype(np.uint8)
 
 
-def _blend(colours: FloatArray, white: float, kept: FloatArray | float) -> FloatArray:
-    """Colours mixed with white, of which a share is kept."""
-    return white + kept * (colours - white)
+def _blend(colours: FloatArray, white: float, share: FloatArray | float) -> FloatArray:
+    """Colours mixed with white, ``share`` of the mixture."""
+    return white + share * (colours - white)
 
 
 def _cells(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(length,) twice: in which of some equal cells a pixel is, and how far from its edges."""
+    """(length,) twice: each pixel's cell, of so many equal ones, and distance from its edges."""
     pixels = np.arange(length)
     edges = np.linspace(0, length, cells + 1).round().astype(np.intp)
     cell = np.searchsorted(edges, pixels, side="right") - 1
     return cell, np.minimum(pixels - edges[cell], edges[cell + 1] - 1 - pixels)
-
-
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            'Pictures need matplotlib, which is not installed: pip install "kuaisim-gym[render]".'
-        ) from error

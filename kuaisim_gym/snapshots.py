@@ -1,7 +1,7 @@
-"""State as named arrays: whoever has some gives a copy of it, and takes it back.
+"""Snapshots: state as a flat dict of named arrays, which objects can export and restore.
 
-A part's arrays are named by the part and a dot before their own names, as in ``core.temper``. What
-they are of lies beside them under ``"settings"``, as text in an array.
+The arrays of a component are named by the component and a dot before their own names, as in
+``core.temper``. The options of the sessions stand under ``"settings"``, as text in an array.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ SETTINGS = "settings"
 Snapshot = dict[str, NDArray[Any]]
 
 
-def under(part: str, arrays: Snapshot) -> Snapshot:
-    """A part's arrays, by the names that they have in the whole."""
-    return {f"{part}.{name}": array for name, array in arrays.items()}
+def under(component: str, arrays: Snapshot) -> Snapshot:
+    """The arrays of a component, by their names in the snapshot of its owner."""
+    return {f"{component}.{name}": array for name, array in arrays.items()}
 
 
-def within(part: str, snapshot: Snapshot) -> Snapshot:
-    """What :func:`under` named, by the part's own names again."""
-    prefix = f"{part}."
+def within(component: str, snapshot: Snapshot) -> Snapshot:
+    """The arrays of a component, by the component's names: the inverse of :func:`under`."""
+    prefix = f"{component}."
     return {
         name.removeprefix(prefix): array
         for name, array in snapshot.items()
@@ -41,27 +41,28 @@ def of_settings(settings: Mapping[str, Any]) -> Snapshot:
     return {SETTINGS: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
 
-def check_alike(expected: Snapshot, found: Snapshot) -> None:
-    """Refuses a snapshot that cannot be taken up where ``expected`` was given.
+def check_alike(expected: Snapshot, snapshot: Snapshot) -> None:
+    """Refuses a snapshot that cannot be taken up by the sessions that ``expected`` is of.
 
     Raises:
         ConfigError: The settings differ, or names, shapes or dtypes of arrays do.
     """
-    here, there = _settings(expected), _settings(found)
-    different = [name for name in here if there.get(name) != here[name]]
-    if different:
-        differences = "; ".join(
-            f"{name} is {here[name]!r} here and was {there.get(name)!r}" for name in different
-        )
+    settings, recorded = _settings(expected), _settings(snapshot)
+    differences = "; ".join(
+        f"{name} is {value!r} here and was {recorded.get(name)!r}"
+        for name, value in settings.items()
+        if recorded.get(name) != value
+    )
+    if differences:
         raise ConfigError(
             f"This snapshot is of sessions with other options: {differences}. Restore it where the "
             "options are the same."
         )
-    for name in expected.keys() | found.keys():
-        wanted, got = _kind(expected.get(name)), _kind(found.get(name))
-        if name != SETTINGS and wanted != got:
+    for name in expected.keys() | snapshot.keys():
+        kind, actual = _kind(expected.get(name)), _kind(snapshot.get(name))
+        if name != SETTINGS and kind != actual:
             raise ConfigError(
-                f"This snapshot is of other sessions: {name} must be {wanted}, got {got}. Restore "
+                f"This snapshot is of other sessions: {name} must be {kind}, got {actual}. Restore "
                 "it where the options are the same."
             )
 
@@ -71,8 +72,8 @@ def _settings(snapshot: Snapshot) -> dict[str, Any]:
         settings = json.loads(np.asarray(snapshot[SETTINGS], dtype=np.uint8).tobytes())
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            f"This is no snapshot of sessions, it does not say of which: {error!r}. Give what "
-            "snapshot() gave."
+            f"This is no snapshot of sessions, it does not say of which: {error!r}. Give a result "
+            "of snapshot()."
         ) from error
     return settings if isinstance(settings, dict) else {}
 
@@ -82,5 +83,5 @@ def _kind(array: NDArray[Any] | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has no word for: other mappings than dicts, and NumPy's numbers."""
+    """Values that JSON does not know as plain ones: mappings as dicts, and NumPy's numbers."""
     return dict(value) if isinstance(value, Mapping) else value.item()

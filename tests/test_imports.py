@@ -5,16 +5,21 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
 NETWORK = "kuaisim_gym.simulator.sequential"  # the one part that needs torch
 LAYERS = {
     "errors": 0,
     "metrics": 0,
     "randomness": 0,
+    "registration": 0,
+    "version": 0,
     "snapshots": 1,
     "config": 1,
     "rendering": 1,
@@ -51,6 +56,61 @@ def layer(module: str) -> int | None:
     if parts[0] != "kuaisim_gym" or len(parts) < 2:
         return None
     return LAYERS.get(parts[1])
+
+
+def imports_of(files: Iterable[Path], root: Path) -> dict[str, set[str]]:
+    """The modules that each module imports, at any place of its file.
+
+    A name imported from a package stands for the submodule of that name, if there is one, and
+    otherwise for the package's own ``__init__.py``.
+    """
+    named = {
+        ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): file
+        for file in files
+    }
+    graph: dict[str, set[str]] = {}
+    for module, file in named.items():
+        targets = {name if name in named else name.rpartition(".")[0] for name in imported(file)}
+        graph[module] = targets & named.keys()
+    return graph
+
+
+def cycle_of(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import one another in a circle; none if there is no circle."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    graph = imports_of(files, ROOT)
+    assert len(graph) > 100
+    assert cycle_of(graph) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("import house.b", "import house.a"),
+        ("from house.b import name", "from house.a import name"),
+        ("from house import b", "from house import a"),
+        ("from house.b import name", "def late():\n    from house.a import name"),
+        ("from house.b import name", "if TYPE_CHECKING:\n    from house.a import name"),
+        ("from house import name", ""),  # of __init__.py, which imports a
+    ],
+)
+def test_the_finder_sees_a_planted_cycle(tmp_path: Path, first: str, second: str) -> None:
+    house = tmp_path / "house"
+    house.mkdir()
+    for name, text in {"__init__": "from house.a import x", "a": first, "b": second}.items():
+        (house / f"{name}.py").write_text(text + "\n")
+    cycle = cycle_of(imports_of(house.glob("*.py"), tmp_path))
+    assert set(cycle) == ({"house.a", "house.b"} if second else {"house", "house.a"})
+    (house / "a.py").write_text("import json\n")
+    assert cycle_of(imports_of(house.glob("*.py"), tmp_path)) == []
 
 
 @pytest.mark.parametrize(("module", "file"), modules("kuaisim_gym"))

@@ -303,34 +303,6 @@ def test_steps_that_were_not_made_count_in_no_list_metric(two: Sessions) -> None
     )
 
 
-def test_category_entropy_by_hand() -> None:
-    # Exposures 0, 0, 1, 2: categories 4, 4, 7 and one unknown; item 3's category 9 is not shown.
-    entropy = -(2 / 3 * np.log(2 / 3) + 1 / 3 * np.log(1 / 3)) / np.log(3)
-    categories = np.array([4, 7, -1, 9])
-    assert metrics.category_entropy(shown([0, 0], [1, 2]), categories) == pytest.approx(entropy)
-
-
-def test_category_entropy_without_two_categories_is_zero() -> None:
-    slates = shown([0, 1], [1, 2])
-    for codes in ([-1, -1, -1], [5, 5, -1]):
-        assert metrics.category_entropy(slates, np.array(codes)) == 0
-    # Two categories, neither of them shown.
-    assert metrics.category_entropy(slates, np.array([-1, -1, -1, 0, 1])) == 0
-
-
-@given(arrays(np.int8, (2, 2, 3), elements=st.integers(0, 5)), st.permutations(range(3)))
-def test_category_entropy_is_bounded_and_knows_no_names(
-    slates: np.ndarray, names: list[int]
-) -> None:
-    sessions, codes = answered(np.zeros(slates.shape), slates), np.array([0, 0, 1, 1, 2, 2])
-    found = metrics.category_entropy(sessions, codes)
-    assert 0 <= found <= 1 + 1e-12
-    renamed = np.array(names)[codes]
-    assert metrics.category_entropy(sessions, renamed) == pytest.approx(found)
-    balanced = shown([0, 2, 4], [1, 3, 5])
-    assert metrics.category_entropy(balanced, codes) == pytest.approx(1)
-
-
 def test_retention_by_hand() -> None:
     found = metrics.summarise_retention(returned(1, 3, 1, 10))
     assert found == {"return_time": 3.75, "retention": 0.5, "r_each": 0.25}

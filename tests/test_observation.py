@@ -203,6 +203,10 @@ def test_further_context_stands_behind(small_rand) -> None:
     assert batch.encoder.preference_slice == slice(0, 32)
     assert batch.encoder.context_slice == slice(32, 38)
     assert (batch.observe()[:, 36:] == 0).all()
-    batch.encoder.extra[:] = [[0.25, 0.5]]
+    batch.encoder.set_context(np.arange(3), days_away=0.5, visit=np.full(3, 0.25))
     np.testing.assert_array_equal(batch.observe()[:, 36:], [[0.25, 0.5]] * 3)
     np.testing.assert_array_equal(batch.observe()[:, 32:36], [[0, 0.5, 0, 0]] * 3)
+    batch.encoder.set_context(np.array([1]), visit=0.75)
+    np.testing.assert_array_equal(batch.observe()[:, 36], [0.25, 0.75, 0.25])
+    with pytest.raises(ConfigError, match="A context column must be one of .* 'visit'"):
+        batch.encoder.set_context(np.arange(3), progress=1.0)

@@ -79,14 +79,14 @@ def test_picks_are_a_sort_of_shown_behind_unshown(engine: Engine, seed, n, items
     rng = np.random.default_rng(seed)
     k = data.draw(st.integers(1, min(items, 20)))
     scores = rng.choice(np.array([-3e38, -1, 0, 0.5, 3e38], np.float32), (n, items + 1))
-    hidden = rng.integers(-1, items, (n, data.draw(st.integers(0, 2 * items))))
+    masked = rng.integers(-1, items, (n, data.draw(st.integers(0, 2 * items))))
     shown = np.zeros((n, items), dtype=bool)
     for row in range(n):
-        shown[row, hidden[row][hidden[row] >= 0]] = True
+        shown[row, masked[row][masked[row] >= 0]] = True
     # The last key counts first; among shown items, columns decide.
     keys = (np.where(shown, 0, -scores[:, :-1]), shown)
     expected = np.lexsort(keys, axis=1)[:, :k]
-    found = pick(scores.copy(), k, hidden, engine)
+    found = pick(scores.copy(), k, masked, engine)
     np.testing.assert_array_equal(found, expected)
     assert found.max() < items
 
@@ -95,8 +95,8 @@ def test_picks_are_a_sort_of_shown_behind_unshown(engine: Engine, seed, n, items
 def test_what_was_shown_comes_last(engine: Engine) -> None:
     scores = np.array([[0.5, 2.0, -3e38, 9.0]], dtype=np.float32)  # three items, and no item
 
-    def picked(hidden: np.ndarray | None) -> list[int]:
-        return pick(scores.copy(), 3, hidden, engine)[0].tolist()
+    def picked(masked: np.ndarray | None) -> list[int]:
+        return pick(scores.copy(), 3, masked, engine)[0].tolist()
 
     assert picked(None) == picked(np.zeros((1, 0), np.int32)) == [1, 0, 2]
     # Padding hides nothing, and shown items come last even behind the lowest score.
@@ -119,11 +119,11 @@ def check_rows(engine: Engine, items: int, dim: int, sizes: Iterable[int]) -> No
     ranker = Ranker(crowded(items, dim), engine)
     rng = np.random.default_rng(0)
     users = rng.uniform(-1, 1, (130, dim)).astype(np.float32)
-    hidden = rng.integers(-1, items, (130, 30))
-    whole = ranker.best(users, 10, hidden)
+    masked = rng.integers(-1, items, (130, 30))
+    whole = ranker.best(users, 10, masked)
     for size in sizes:
-        np.testing.assert_array_equal(ranker.best(users[:size], 10, hidden[:size]), whole[:size])
-        np.testing.assert_array_equal(ranker.best(users[-size:], 10, hidden[-size:]), whole[-size:])
+        np.testing.assert_array_equal(ranker.best(users[:size], 10, masked[:size]), whole[:size])
+        np.testing.assert_array_equal(ranker.best(users[-size:], 10, masked[-size:]), whole[-size:])
 
 
 @every_engine

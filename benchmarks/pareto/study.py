@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from benchmarks.processes import side_by_side
 from benchmarks.registry import LEARNERS, task_of
 from benchmarks.results import Result, already_there, commit, data_block, versions
-from benchmarks.run import Run, evaluation_env, play, summarise, train_agent
+from benchmarks.run import Run, evaluation_env, play, train_agent
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
@@ -180,8 +180,7 @@ def finish(part: Part, out: Path) -> None:
         env = evaluation_env(*world, learner.options)
         worn = learner.play_in(env, fitted, {"preference": setting})  # which MOFIR alone asks for
         sessions, _ = play(agent, worn, spec.sessions)
-        measured = summarise(task_of(spec.env), sessions, env.catalogue)
-        return {"setting": setting, "metrics": measured}
+        return {"setting": setting, "metrics": env.batch.summarise(sessions)}
 
     points = []
     if part.kind == DIAL:

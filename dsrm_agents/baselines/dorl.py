@@ -30,7 +30,6 @@ from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.envs.tasks import RetentionBatch
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 WINDOWS = (1, 2)  # items whose categories are looked at together, the released code's
@@ -182,7 +181,7 @@ class PenalisedVecEnv(VecEnvWrapper):
                     f"{name}_coef must be a finite number of at least 0, got {value}."
                 )
         batch: SessionBatch = venv.get_attr("batch")[0]
-        if isinstance(batch, RetentionBatch):
+        if not batch.slate_rewards:
             raise ConfigError("DORL rewards slates, and this task returns: use another task.")
         fingerprint = batch.dataset.fingerprint
         if dorl.dataset_fingerprint != fingerprint:

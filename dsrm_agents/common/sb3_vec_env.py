@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
-import kuaisim_gym
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, rows_of
@@ -189,6 +188,5 @@ def make_vec_env(
     Raises:
         ConfigError: Unknown id, option or value.
     """
-    check_choice("env_id", env_id, kuaisim_gym.ENVIRONMENTS)
-    options = {**kuaisim_gym.ENVIRONMENTS[env_id], **kwargs}
-    return KuaiVecEnv(make_batch(n_envs, split=split, **options), seed, render_mode)
+    batch = make_batch(n_envs, env_id=env_id, split=split, **kwargs)
+    return KuaiVecEnv(batch, seed, render_mode)

@@ -1,7 +1,7 @@
-"""Puts a world together: dataset, simulator, core, encoder and action kind.
+"""Batches of sessions: dataset, simulator, core, observation encoder and action kind together.
 
 The shells (single, vectorised, Stable-Baselines3) share a :class:`SessionBatch` and add nothing
-but the protocol of their library.
+but the protocol of their library. A task is a subclass of it, see :mod:`kuaisim_gym.envs.tasks`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
-from kuaisim_gym.envs.actions import ACTION_TYPES, action_kind
+from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
-from kuaisim_gym.metrics import Sessions, each_session
+from kuaisim_gym.metrics import Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
@@ -31,26 +31,21 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
-    "dataset",
-    "split",
-    "users",
-    "dataset_seed",
-    "response_model",
-    "calibration",
-    "observation_type",
-    "history_len",
-    "action_type",
-    "engine",
-)
+    "dataset", "split", "users", "dataset_seed", "response_model", "calibration",
+    "observation_type", "history_len", "action_type", "engine",
+)  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
 class SessionBatch:
-    """N sessions with their spaces: what every shell is a view of.
+    """N sessions with their spaces, which every shell is a view of: the whole-session task.
+
+    ``class MyBatch(SessionBatch, task="mine")`` makes another task of the same dynamics, which
+    overrides what differs and is found in :data:`TASKS` by its name.
 
     Args:
         n_sessions: N.
-        name: Dataset name, such as ``"kuairec"``.
+        name: Dataset name, such as ``"kuairec"``; ``None`` for the task's usual one.
         dataset: A loaded dataset, a folder of published files, or ``None`` for the synthetic
             world.
         split: ``"train"`` or ``"test"``: which simulator answers, and whose sessions they are.
@@ -58,27 +53,54 @@ class SessionBatch:
             order; ``None`` for all of them. It changes nothing else: the simulator, the catalogue
             and the preference encoder are the split's.
         dataset_seed: Seed of the synthetic world.
-        response_model: See :func:`~kuaisim_gym.simulator.build.build_simulator`.
-        calibration: See the same function.
-        observation_type: See :class:`~kuaisim_gym.observation.ObservationEncoder`.
-        history_len: See the same class.
-        action_type: One of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
+        calibration: As for the same function.
+        observation_type: As for :class:`~kuaisim_gym.observation.ObservationEncoder`.
+        history_len: As for the same class.
+        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
+
+    Attributes:
+        task: Name of the task.
+        usual_dataset: Name of the dataset that it is about.
+        defaults: Session options of the task, where they differ from ``SessionConfig``'s.
+        extra_options: Names of the arguments that a subclass adds.
+        extra_context: Names of the context columns that it adds, see
+            :meth:`~kuaisim_gym.observation.ObservationEncoder.set_context`.
+        slate_rewards: Whether a step's reward is about the slate that the step has shown.
+        columns: Metrics of a result table, of those that :meth:`summarise` gives, and their titles.
+        headline: Metric by which agents are compared, of :meth:`finished` and :meth:`summarise`
+            alike, and its name in words.
 
     Raises:
         ConfigError: An unknown option or value.
     """
 
-    defaults: ClassVar[dict[str, Any]] = {}  # of the task, where they differ from SessionConfig's
-    extra_context: ClassVar[tuple[str, ...]] = ()
+    task: ClassVar[str] = "session"
+    usual_dataset: ClassVar[str] = "kuairec"
+    defaults: ClassVar[dict[str, Any]] = {}
     extra_options: ClassVar[tuple[str, ...]] = ()
+    extra_context: ClassVar[tuple[str, ...]] = ()
+    slate_rewards: ClassVar[bool] = True
+    columns: ClassVar[dict[str, str]] = {
+        "len": "Len", "r_each": "R_each", "r_cum": "R_cum", "q": "q", "ad": "AD",
+        "slate_ad": "slate AD", "longtail_share": "long tail", "gini": "Gini",
+        "coverage": "coverage",
+    }  # fmt: skip
+    headline: ClassVar[tuple[str, str]] = ("len", "session length (steps)")
+
+    def __init_subclass__(cls, *, task: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if str(TASKS.get(task, cls)) != str(cls):  # a class defined again, in a notebook, is alike
+            raise ConfigError(f"Task {task!r} is {TASKS[task]}: give {cls} another name.")
+        cls.task, TASKS[task] = task, cls
 
     def __init__(
         self,
         n_sessions: int,
-        name: str = "kuairec",
+        name: str | None = None,
         *,
         dataset: Dataset | str | Path | None = None,
         split: str = "train",
@@ -94,12 +116,12 @@ class SessionBatch:
     ) -> None:
         for option in session_options:
             if option not in _SESSION_OPTIONS:
-                known = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
-                raise unknown_option("An environment option", option, known)
+                allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
+                raise unknown_option("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         self.config = SessionConfig(**{**self.defaults, **single, **session_options})
-        self.dataset = _resolve(name, dataset, dataset_seed)
+        self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
@@ -121,7 +143,8 @@ class SessionBatch:
             history_len,
             self.extra_context,
         )
-        self.actions = action_kind(action_type, self.core, self.catalogue, self.simulator)
+        kind = ACTION_TYPES[self.action_type]
+        self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
         self._world = f"{self.dataset.name} ({'synthetic' if self.dataset.synthetic else 'real'})"
 
@@ -145,10 +168,20 @@ class SessionBatch:
         """Action space of one session."""
         return self.actions.space
 
+    @classmethod
+    def limited(cls, options: dict[str, Any], steps: int) -> dict[str, Any]:
+        """Options of the same sessions, cut after so many steps.
+
+        Raises:
+            ConfigError: A cut would be no end of the task's episodes.
+        """
+        limit = options.get("max_steps")
+        return {**options, "max_steps": steps if limit is None else min(steps, limit)}
+
     def seed(
         self, seeds: Sequence[int] | NDArray[np.uint64], slots: BoolArray | None = None
     ) -> None:
-        """Restarts the random sequence of some slots; see :meth:`SessionCore.seed`.
+        """Restarts the random sequence of some slots, one seed a slot, as the core's does.
 
         Raises:
             ConfigError: A seed is not in [0, 2**63).
@@ -168,10 +201,10 @@ class SessionBatch:
 
         Args:
             actions: (N, ...) one action a session, of :attr:`action_space`.
-            slots: (N,) bool, who acts, all if ``None``; see :meth:`SessionCore.step`.
+            slots: (N,) bool, the sessions that act, all if ``None``.
 
         Returns:
-            What happened.
+            The outcome of the step, as of :meth:`SessionCore.step`.
 
         Raises:
             InvalidActionError: An action is not of the action space.
@@ -189,12 +222,9 @@ class SessionBatch:
         return self.encoder.observe()
 
     def snapshot(self) -> Snapshot:
-        """Copies of all that changes in the sessions, by name.
+        """Copies of the arrays that change in the sessions, by name, see the module ``snapshots``.
 
-        What action kinds keep is a function of that, and no part of it.
-
-        Returns:
-            Arrays, plain ones that can be kept in any file; see :mod:`kuaisim_gym.snapshots`.
+        The memory of action kinds is a function of them and left out.
         """
         return {
             **of_settings(self._settings()),
@@ -206,7 +236,7 @@ class SessionBatch:
         """Goes back to a snapshot: from there on, the same actions do the same.
 
         Args:
-            snapshot: What :meth:`snapshot` gave, here or in a batch of the same options, in any
+            snapshot: Of :meth:`snapshot`, of this batch or of a batch of the same options, in any
                 process and on any engine.
 
         Raises:
@@ -217,7 +247,10 @@ class SessionBatch:
         self.encoder.restore(within("encoder", snapshot))
 
     def _settings(self) -> dict[str, Any]:
-        """Whatever decides how the sessions go on; engines do not."""
+        """The settings that determine a trajectory.
+
+        The engine is none of them: all engines give the same numbers.
+        """
         return {
             "task": type(self).__name__,
             "dataset": self.dataset.fingerprint,
@@ -232,13 +265,17 @@ class SessionBatch:
         }
 
     def arrivals(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Who has just arrived in some slots, and in which world, for the reset info."""
+        """The users who have just arrived in some slots, and their world, for the reset info."""
         users = self.dataset.user_ids[self.core.state.users[rows]]
         return {"user_id": users, "dataset": np.full(len(rows), self._world, dtype=object)}
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The metrics of the sessions in some slots, an array each, for the final info."""
         return each_session(self.records(rows), self.catalogue.popular)
+
+    def summarise(self, sessions: Sessions) -> dict[str, float]:
+        """The metrics of finished sessions of this task, by their names in result files."""
+        return summarise(sessions, self.catalogue.popular)
 
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
@@ -300,6 +337,9 @@ class SessionBatch:
             if field in codes:
                 return codes[field][: self.catalogue.n_items, 0] - 1
         return np.full(self.catalogue.n_items, -1, dtype=np.int32)
+
+
+TASKS: dict[str, type[SessionBatch]] = {SessionBatch.task: SessionBatch}
 
 
 def check_seed(seed: object) -> int:

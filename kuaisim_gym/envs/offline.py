@@ -12,10 +12,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -23,14 +24,15 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-import kuaisim_gym
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.simulator import load_catalogue
+from kuaisim_gym.version import __version__
 
 Arrays = NDArray[Any] | dict[str, NDArray[Any]]
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
@@ -38,12 +40,12 @@ AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One session of T steps, as an agent met it.
+    """One session of T steps, as observed by an agent.
 
     Attributes:
-        observations: (T + 1, ...) what was seen before each step and after the last; for
+        observations: (T + 1, ...) of the moments before each step and after the last; for
             dictionary observations one such array a key.
-        actions: (T, ...) what was done.
+        actions: (T, ...) of the steps.
         rewards: (T,) float64.
         terminations: (T,) bool, true where the user left: at the last step or nowhere.
         truncations: (T,) bool, true where the episode was cut although the user stayed.
@@ -60,14 +62,13 @@ class Episode:
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
-        lengths = {len(part) for part in _leaves(self.actions)}
-        lengths |= {len(self.terminations), len(self.truncations)}
-        seen = {len(part) for part in _leaves(self.observations)}
-        if not steps or lengths != {steps} or seen != {steps + 1}:
+        lengths = _lengths(self.actions) | {len(self.terminations), len(self.truncations)}
+        observed = _lengths(self.observations)
+        if not steps or lengths != {steps} or observed != {steps + 1}:
             raise DataFormatError(
                 f"An episode of {steps} rewards needs at least one step, as many actions and "
                 f"flags, and one observation more; got lengths {sorted(lengths)} and "
-                f"{sorted(seen)} observations."
+                f"{sorted(observed)} observations."
             )
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ def logged_episodes(
 def _cut_log(
     dataset: Dataset, max_len: int, window: int, users: NDArray[np.integer]
 ) -> Iterator[Episode]:
-    """The episodes of :func:`logged_episodes`; apart from it, so that errors are not put off."""
+    """The generator of :func:`logged_episodes`, which checks before the first episode is read."""
     encoder, popular = preference_encoder(dataset), load_catalogue(dataset).popular
     log = dataset.train_log
     starts = log.starts(dataset.n_users)
@@ -132,14 +133,13 @@ def _cut_log(
         states = _states(encoder, popular, items, responses, steps, max_len, window)
         actions, rewards = items[steps].astype(np.int64), responses[steps]
         for begin in range(0, len(steps), max_len):
-            part = slice(begin, min(begin + max_len, len(steps)))
-            length = part.stop - begin
+            length = min(max_len, len(steps) - begin)
             # Each earlier episode of the user has one observation more than it has steps.
-            seen = begin + begin // max_len
+            first = begin + begin // max_len
             yield Episode(
-                states[seen : seen + length + 1],
-                actions[part],
-                rewards[part],
+                states[first : first + length + 1],
+                actions[begin : begin + length],
+                rewards[begin : begin + length],
                 np.zeros(length, dtype=bool),
                 np.arange(length) == length - 1,
             )
@@ -169,28 +169,28 @@ def _states(
         (m + number of episodes, d + 4) float32.
     """
     m = len(steps)
-    place = np.arange(m + -(-m // max_len))  # one observation more an episode
-    step = place % (max_len + 1)
-    done = place - place // (max_len + 1)  # steps that the user has made, over all episodes
-    ends = (step == max_len) | (done == m)
-    # How many rows of the log each observation knows: those before the next step's row, and at an
+    moment = np.arange(m + -(-m // max_len))  # one observation more an episode
+    step = moment % (max_len + 1)
+    before = moment - moment // (max_len + 1)  # steps that the user has made, over all episodes
+    ends = (step == max_len) | (before == m)
+    # Rows of the log that precede each observation: those before the next step's row, and at an
     # episode's end those up to the last step's.
-    known = np.where(ends, steps[done - 1] + 1, steps[np.minimum(done, m - 1)])
+    n_rows = np.where(ends, steps[before - 1] + 1, steps[np.minimum(before, m - 1)])
 
-    total = _running(responses[:, None] * encoder.embedding[items])[known]
-    weight = _running(responses)[known]
+    total = _running(responses[:, None] * encoder.embedding[items])[n_rows]
+    weight = _running(responses)[n_rows]
     preference = encoder.encode(total.astype(np.float32), weight.astype(np.float32))
 
     rewards = responses[steps]
     earned = _running(rewards)
     shown = _running(popular[items[steps]].astype(np.float64))
     in_window = np.minimum(step, window)
-    share = (shown[done] - shown[done - in_window]) / np.maximum(in_window, 1)
+    share = (shown[before] - shown[before - in_window]) / np.maximum(in_window, 1)
     context = (
         step / max_len,
         np.where(step > 0, share, 0.5),
-        np.where(step > 0, rewards[done - 1], 0.0),
-        (earned[done] - earned[done - step]) / np.maximum(step, 1),
+        np.where(step > 0, rewards[before - 1], 0.0),
+        (earned[before] - earned[before - step]) / np.maximum(step, 1),
     )
     return np.column_stack([preference, *context]).astype(np.float32)
 
@@ -217,10 +217,10 @@ def collect_episodes(
 
     Args:
         env: A Gymnasium environment or vector environment, of any spaces; it is reset.
-        agent: Is asked with batches, a row a slot, like a Stable-Baselines3 model.
+        agent: Acts on batches, a row a slot, like a Stable-Baselines3 model.
         sessions: How many to record, at least 1.
         seed: Of the first reset; slot i is seeded ``seed + i``. ``None`` for no seed.
-        deterministic: Whether the agent takes its best action instead of drawing.
+        deterministic: True for the agent's best actions, false for drawn ones.
 
     Returns:
         The episodes, in the order in which they end.
@@ -240,7 +240,7 @@ def collect_episodes(
             "collect_episodes needs a vector environment with autoreset_mode SAME_STEP or "
             f"NEXT_STEP, got {mode}."
         )
-    return _record(env, agent, sessions, seed, deterministic, mode is AutoresetMode.SAME_STEP)
+    return _record(env, agent, sessions, seed, deterministic)
 
 
 def _record(
@@ -249,18 +249,18 @@ def _record(
     sessions: int,
     seed: int | None,
     deterministic: bool,
-    same_step: bool,
 ) -> Iterator[Episode]:
-    """The episodes of :func:`collect_episodes`."""
+    """The generator of :func:`collect_episodes`."""
     slots = np.arange(env.num_envs)
     quota = sessions // env.num_envs + (slots < sessions % env.num_envs)
     begin = np.zeros(env.num_envs, dtype=np.int64)  # the step at which each slot's session began
     history: dict[int, tuple[Arrays, Arrays, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
     observation, _ = env.reset(seed=seed)
     state, step = None, 0
-    masked = wants_masks(agent)
+    same_step = env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    masked, inner = wants_masks(agent), cast(Any, env.unwrapped)
     while quota.any():
-        masks = {"action_masks": _masks(env)} if masked else {}
+        masks = {"action_masks": np.stack(inner.call("action_masks"))} if masked else {}
         actions, state = agent.predict(
             observation, state, begin == step, deterministic=deterministic, **masks
         )
@@ -271,13 +271,16 @@ def _record(
         done = np.asarray(terminated | truncated)
         for slot in np.flatnonzero(done & (quota > 0)).tolist():
             last = _row(infos["final_obs"] if same_step else following, slot)
-            steps = [history[at] for at in range(begin[slot], step + 1)]
+            steps = (history[past] for past in range(begin[slot], step + 1))
+            seen, acts, rewards, terminations, truncations = (
+                [_row(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
+            )
             yield Episode(
-                _stack([*(_row(one[0], slot) for one in steps), last]),
-                _stack([_row(one[1], slot) for one in steps]),
-                np.array([one[2][slot] for one in steps], dtype=np.float64),
-                np.array([one[3][slot] for one in steps], dtype=bool),
-                np.array([one[4][slot] for one in steps], dtype=bool),
+                _stack([*seen, last]),
+                _stack(acts),
+                np.array(rewards, dtype=np.float64),
+                np.array(terminations, dtype=bool),
+                np.array(truncations, dtype=bool),
             )
             quota[slot] -= 1
         step += 1
@@ -286,13 +289,6 @@ def _record(
         for past in range(min(history), min(int(begin.min()), step)):
             del history[past]
         observation = following
-
-
-def _masks(env: VectorEnv[Any, Any, Any]) -> NDArray[np.bool_]:
-    """(N, m) bool action masks of a native or a synchronous vector environment."""
-    inner: Any = env.unwrapped
-    own = getattr(inner, "action_masks", None)
-    return np.asarray(own() if own is not None else np.stack(inner.call("action_masks")))
 
 
 def write_minari(
@@ -312,22 +308,22 @@ def write_minari(
 ) -> Any:
     """Stores episodes as a local Minari dataset, one at a time.
 
-    The dataset appears under its id when it is whole, and not at all if anything fails. The
+    The dataset appears under its id when it is complete, and not at all if anything fails. The
     description ends with the source: its size, whether it is synthetic, and its fingerprint.
 
     Args:
         dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.
-        episodes: At least one; an iterator is read once and never held whole.
-        env: Where the episodes come from, or could: its spaces, its dataset and what
+        episodes: At least one; an iterator is read once, an episode at a time.
+        env: An environment of the episodes: its spaces, its dataset, and what
             ``recover_environment()`` makes again. Its options must be names, numbers and paths.
-        dataset: Source of the episodes; needed without ``env``, compared with its own otherwise.
+        dataset: Source of the episodes; needed without ``env``, compared with env's otherwise.
         observation_space: Needed without ``env``, refused with it.
         action_space: The same.
-        description: What the episodes are.
-        algorithm_name: Which policy acted; a logged one is the platform's.
-        author: Who made them.
-        author_email: Where the author is found, if anywhere.
-        code_permalink: Where the code that made them is found, if anywhere.
+        description: Of the episodes.
+        algorithm_name: The policy that acted; a logged one is the platform's.
+        author: Of the episodes.
+        author_email: Address of the author, if any.
+        code_permalink: Address of the code that made the episodes, if any.
         data_format: A storage format of Minari's: ``"hdf5"``, ``"arrow"`` or ``"parquet"``.
 
     Returns:
@@ -339,25 +335,15 @@ def write_minari(
         DataFormatError: An episode is not of the spaces.
     """
     minari, storage = _minari()
-    if env is None:
-        if dataset is None or observation_space is None or action_space is None:
-            raise ConfigError(
-                "Without env, dataset, observation_space and action_space are all needed."
-            )
-    else:
+    if env is not None:
         if observation_space is not None or action_space is not None:
             raise ConfigError("env has spaces of its own: pass env or the spaces, not both.")
         observation_space, action_space = env.observation_space, env.action_space
         dataset = _source(env, dataset)
-    try:
-        namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
-    except (ValueError, TypeError) as error:  # the latter where it has no version
+    if dataset is None or observation_space is None or action_space is None:
         raise ConfigError(
-            f'dataset_id must read like "name-v0" or "namespace/name-v0", got {dataset_id!r}.'
-        ) from error
-    folder: Path = minari.storage.get_dataset_path(dataset_id)
-    if folder.exists():
-        raise _taken(dataset_id, folder)
+            "Without env, dataset, observation_space and action_space are all needed."
+        )
     metadata: dict[str, Any] = {
         "dataset_id": dataset_id,
         "minari_version": minari.__version__,
@@ -366,25 +352,16 @@ def write_minari(
         "description": (
             f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
         ),
-        "requirements": [f"kuaisim-gym=={kuaisim_gym.__version__}"],
-        "source": {
-            "name": dataset.name,
-            "synthetic": dataset.synthetic,
-            "fingerprint": dataset.fingerprint,
-        },
+        "requirements": [f"kuaisim-gym=={__version__}"],
+        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
     if author_email is not None:
         metadata["author_email"] = {author_email}
     if code_permalink is not None:
         metadata["code_permalink"] = code_permalink
-
-    # Filled beside its place, under a hidden name that Minari does not list, and renamed.
-    root: Path = minari.storage.get_dataset_path()
-    with tempfile.TemporaryDirectory(prefix=".kuaisim-", dir=root) as temporary:
-        whole = Path(temporary) / "whole"
-        whole.mkdir()
+    with _new_folder(minari, dataset_id) as folder:
         store = storage.new(
-            whole / "data",
+            folder / "data",
             observation_space=observation_space,
             action_space=action_space,
             env_spec=None if env is None else env.spec,
@@ -395,15 +372,38 @@ def write_minari(
         store.update_episodes(_buffers(minari, episodes, observation_space, action_space))
         if not store.total_episodes:
             raise ConfigError("A Minari dataset needs at least one episode, got none.")
+    return minari.load_dataset(dataset_id)
+
+
+@contextmanager
+def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
+    """A hidden folder that takes the name of the dataset once it is filled without an error."""
+    try:
+        namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
+    except (ValueError, TypeError) as error:  # the latter where it has no version
+        raise ConfigError(
+            f'dataset_id must read like "name-v0" or "namespace/name-v0", got {dataset_id!r}.'
+        ) from error
+    target: Path = minari.storage.get_dataset_path(dataset_id)
+    occupied = ConfigError(
+        f"There is already something at {target}: choose another id than {dataset_id!r}, or "
+        "delete it with minari.delete_dataset."
+    )
+    if target.exists():
+        raise occupied
+    root: Path = minari.storage.get_dataset_path()
+    with tempfile.TemporaryDirectory(prefix=".kuaisim-", dir=root) as temporary:  # not listed
+        folder = Path(temporary) / "dataset"
+        folder.mkdir()
+        yield folder
         if namespace is not None and namespace not in minari.namespace.list_local_namespaces():
             minari.namespace.create_namespace(namespace)
         try:
-            os.rename(whole, folder)
+            os.rename(folder, target)
         except OSError as error:
-            if not folder.exists():
+            if not target.exists():
                 raise
-            raise _taken(dataset_id, folder) from error
-    return minari.load_dataset(dataset_id)
+            raise occupied from error
 
 
 def _minari() -> tuple[Any, Any]:
@@ -421,9 +421,9 @@ def _minari() -> tuple[Any, Any]:
 def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
     """The dataset of an environment that can be written down and made again."""
     try:
-        own = env.get_wrapper_attr("dataset")
+        source = env.get_wrapper_attr("dataset")
     except AttributeError as error:
-        raise ConfigError(f"env must be one of {list(kuaisim_gym.ENVIRONMENTS)}.") from error
+        raise ConfigError(f"env must be one of {list(ENVIRONMENTS)}.") from error
     try:
         json.dumps(None if env.spec is None else env.spec.kwargs)
     except TypeError as error:
@@ -431,16 +431,9 @@ def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
             "This environment cannot be written down: make it with gymnasium.make and "
             "dataset=<folder> instead of a Dataset, or pass its dataset and spaces without env."
         ) from error
-    if not isinstance(own, Dataset) or (dataset and dataset.fingerprint != own.fingerprint):
+    if not isinstance(source, Dataset) or (dataset and dataset.fingerprint != source.fingerprint):
         raise ConfigError("The environment's dataset is another than the episodes' one.")
-    return own
-
-
-def _taken(dataset_id: str, folder: Path) -> ConfigError:
-    return ConfigError(
-        f"There is already something at {folder}: choose another id than {dataset_id!r}, or "
-        "delete it with minari.delete_dataset."
-    )
+    return source
 
 
 def _buffers(
@@ -451,11 +444,11 @@ def _buffers(
 ) -> Iterator[Any]:
     """Minari's form of each episode, checked against the spaces by its first step."""
     for number, episode in enumerate(episodes):
-        for name, parts, space in (
+        for name, arrays, space in (
             ("observations", episode.observations, observation_space),
             ("actions", episode.actions, action_space),
         ):
-            if not space.contains(_row(parts, 0)):
+            if not space.contains(_row(arrays, 0)):
                 raise DataFormatError(f"Episode {number}: its {name} are not of {space}.")
         yield minari.data_collector.EpisodeBuffer(
             observations=episode.observations,
@@ -466,14 +459,14 @@ def _buffers(
         )
 
 
-def _leaves(arrays: Arrays) -> list[NDArray[Any]]:
-    return list(arrays.values()) if isinstance(arrays, dict) else [arrays]
+def _lengths(arrays: Arrays) -> set[int]:
+    return {len(array) for array in (arrays.values() if isinstance(arrays, dict) else [arrays])}
 
 
 def _row(arrays: Any, row: int) -> Any:
-    """One row of a batch, of each part where it is a dictionary."""
+    """One row of a batch, of each array where it is a dictionary."""
     if isinstance(arrays, dict):
-        return {name: part[row] for name, part in arrays.items()}
+        return {name: array[row] for name, array in arrays.items()}
     return arrays[row]
 
 

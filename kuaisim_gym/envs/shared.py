@@ -1,4 +1,4 @@
-"""What the shells have in common, views of one batch, and who acts in them."""
+"""Common base of the shells, the protocol of agents, and helpers for infos."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ class Agent(Protocol):
 
 
 class BatchView:
-    """What agents, wrappers and viewers ask a shell for, whichever it is."""
+    """Attributes that all shells of a batch have, for agents, wrappers and viewers."""
 
     batch: SessionBatch
-    canvas: Canvas | None = None  # made when something is first drawn
+    canvas: Canvas | None = None  # made for the first frame
 
     @property
     def preference_slice(self) -> slice:
-        """Which part of the state vector is the preference."""
+        """Position of the preference in the state vector."""
         return self.batch.encoder.preference_slice
 
     @property
     def dataset(self) -> Dataset:
-        """Where the world comes from."""
+        """The data of the world."""
         return self.batch.dataset
 
     @property
     def dataset_fingerprint(self) -> str:
-        """Of the dataset, for processes to which the dataset itself would be a burden."""
+        """Fingerprint of the dataset, for processes that need not load the dataset itself."""
         return self.batch.dataset.fingerprint
 
     @property
@@ -57,20 +57,20 @@ class BatchView:
         return self.batch.catalogue
 
     def drawn(self) -> Canvas:
-        """What frames are drawn with."""
+        """The canvas of all frames, made by the first call."""
         if self.canvas is None:
             self.canvas = Canvas()
         return self.canvas
 
     def close_canvas(self) -> None:
-        """Closes the window, if there is one, and forgets what frames were drawn with."""
+        """Closes the window, if there is one, and drops the canvas."""
         if self.canvas is not None:
             self.canvas.close()
             self.canvas = None
 
 
 def wants_masks(agent: Agent) -> bool:
-    """Whether an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
+    """True if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
     return "action_masks" in inspect.signature(agent.predict).parameters
 
 
@@ -78,11 +78,11 @@ def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
     """Some sessions' observations out of a batch's, copied."""
     if not isinstance(observation, dict):
         return list(observation[rows])
-    parts = zip(*(part[rows] for part in observation.values()), strict=True)
-    return [dict(zip(observation, one, strict=True)) for one in parts]
+    values = zip(*(array[rows] for array in observation.values()), strict=True)
+    return [dict(zip(observation, row, strict=True)) for row in values]
 
 
 def as_rows(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
     """Columns as infos, one a session, of Python objects."""
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, one, strict=True)) for one in values]
+    return [dict(zip(columns, row, strict=True)) for row in values]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, SupportsFloat
+from typing import Any, ClassVar, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -48,7 +48,7 @@ class KuaiEnv(BatchView, gym.Env):
     ## Observation Space
     ``observation_type="state"`` (default): ``Box((36,), float32)`` of
 
-    | Part | Range | Meaning |
+    | Column | Range | Meaning |
     |---|---|---|
     | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
     | 32 | [0, 1] | progress: steps over max_len |
@@ -75,7 +75,7 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
     | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
-    | "context" | ``Box(0, 1, (4,), float32)`` | parts 32-35 above |
+    | "context" | ``Box(0, 1, (4,), float32)`` | columns 32-35 above |
 
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
@@ -126,14 +126,20 @@ class KuaiEnv(BatchView, gym.Env):
     * v0: first version.
     """
 
-    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}
+    task: ClassVar[str] = "session"
 
     def __init__(
-        self, name: str = "kuairec", render_mode: str | None = None, **options: Any
+        self, name: str | None = None, render_mode: str | None = None, **options: Any
     ) -> None:
         if render_mode is not None:
             check_choice("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
+        if "env_id" not in options and options.setdefault("task", self.task) != self.task:
+            raise ConfigError(
+                f"{type(self).__name__} fixes its task, {self.task!r}, got {options['task']!r}: "
+                "leave it out, or use the class or the id of that task."
+            )
         self.batch = make_batch(1, name, **options)
         self.observation_space = self.batch.observation_space
         self.action_space = self.batch.action_space
@@ -143,10 +149,10 @@ class KuaiEnv(BatchView, gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins a session; see :meth:`gymnasium.Env.reset`.
+        """Begins a session, as Gymnasium says.
 
         Raises:
-            ConfigError: The seed is none, or there are options: a reset has none.
+            ConfigError: The seed is no seed, or there are options: a reset has none.
         """
         if options:
             raise ConfigError(f"reset() knows no options, got {options!r}; give them to make().")
@@ -161,7 +167,7 @@ class KuaiEnv(BatchView, gym.Env):
         return self._observation(), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Shows a slate; see :meth:`gymnasium.Env.step`.
+        """Shows a slate, as Gymnasium says.
 
         Raises:
             InvalidActionError: The action is not of the action space.
@@ -216,7 +222,7 @@ class KuaiEnv(BatchView, gym.Env):
     def _observation(self) -> Any:
         observation = self.batch.observe()
         if isinstance(observation, dict):
-            return {name: part[0] for name, part in observation.items()}
+            return {name: array[0] for name, array in observation.items()}
         return observation[0]
 
     def _show(self) -> None:
@@ -239,15 +245,8 @@ class KuaiRequestEnv(KuaiEnv):
     As :class:`KuaiEnv`: "continuous" (default), "slate", "discrete" or "fusion".
 
     ## Observation Space
-    As :class:`KuaiEnv`: ``Box((36,), float32)`` by default, of
-
-    | Part | Range | Meaning |
-    |---|---|---|
-    | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
-    | 32 | [0, 1] | progress: requests over max_len |
-    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure |
-    | 34 | [0, 1] | reward of the last list |
-    | 35 | [0, 1] | mean reward of the lists |
+    As :class:`KuaiEnv`: ``Box((36,), float32)`` by default; a step is a request, and its reward
+    that of the list.
 
     ## Rewards
     The list-wise reward, in [0, 1]: the mean over its items of the share of six behaviours that are
@@ -272,6 +271,8 @@ class KuaiRequestEnv(KuaiEnv):
     * v0: first version.
     """
 
+    task = "request"
+
 
 class KuaiRetentionEnv(KuaiEnv):
     """Several sessions of one user, rewarded by how soon the user comes back.
@@ -290,15 +291,11 @@ class KuaiRetentionEnv(KuaiEnv):
     item's score is the weighted sum of its probabilities; the K best unexposed items form the list.
 
     ## Observation Space
-    As :class:`KuaiEnv` with two more parts of the context, ``Box((38,), float32)`` by default:
+    As :class:`KuaiEnv`, of the running session and with mean responses in the place of rewards,
+    and with two more columns of the context: ``Box((38,), float32)`` by default.
 
-    | Part | Range | Meaning |
+    | Column | Range | Meaning |
     |---|---|---|
-    | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
-    | 32 | [0, 1] | progress: requests of the session over max_len |
-    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure |
-    | 34 | [0, 1] | mean response to the last list of the session |
-    | 35 | [0, 1] | mean response of the session |
     | 36 | [0, 1] | sessions finished over n_visits |
     | 37 | [0, 1] | days away before this session, over 10; 0 before any return |
 
@@ -323,3 +320,5 @@ class KuaiRetentionEnv(KuaiEnv):
     ## Version History
     * v0: first version.
     """
+
+    task = "retention"

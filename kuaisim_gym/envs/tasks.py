@@ -1,4 +1,8 @@
-"""KuaiSim's other two tasks, as batches over the same dynamics: single requests, and returns."""
+"""The tasks: whole sessions, and KuaiSim's single requests and returns over the same dynamics.
+
+A new task is a subclass of :class:`SessionBatch` here, or in a module of a user, and a row of
+:mod:`kuaisim_gym.registration`.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +17,24 @@ from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog
 from kuaisim_gym.engine.types import BoolArray, StepResult
-from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.metrics import Sessions, each_session
+from kuaisim_gym.envs.assembly import TASKS, SessionBatch
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import Sessions, each_session, summarise_requests, summarise_retention
 from kuaisim_gym.randomness import RETURN_STREAM
+from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator.returns import ReturnModel
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 
-class RequestBatch(SessionBatch):
+class RequestBatch(SessionBatch, task="request"):
     """N users who make a fixed number of requests, whatever they are shown.
 
     The list is what counts: its reward weighs all behaviours but hate alike, and look-alikes in
-    one list take from each other. See :class:`SessionBatch` for the arguments.
+    one list take from each other. The arguments are those of :class:`SessionBatch`.
     """
 
+    usual_dataset = "kuairand"
     defaults: ClassVar[dict[str, Any]] = {
         "max_len": 20,
         "abandonment": "none",
@@ -35,15 +42,24 @@ class RequestBatch(SessionBatch):
         "correlation": 0.2,
         "reward_weights": {name: 1.0 for name in BehaviourLog.behaviours if name != "is_hate"},
     }
+    columns: ClassVar[dict[str, str]] = {
+        "list_reward": "list reward", "list_reward_max": "max list reward", "r_ndcg": "R-NDCG",
+        "r_mrr": "R-MRR", "coverage": "coverage", "ild": "ILD", "slate_ad": "slate AD",
+        "longtail_share": "long tail",
+    }  # fmt: skip
+    headline = ("r_each", "list reward")
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """See :class:`SessionBatch`; with the largest reward of a list."""
-        records = self.records(rows)
-        metrics = each_session(records, self.catalogue.popular)
-        return {**metrics, "list_reward_max": records.rewards.max(axis=1)}
+        """Metrics of the sessions in some slots, and the largest reward of a list."""
+        return super().finished(rows) | {"list_reward_max": self.records(rows).rewards.max(axis=1)}
+
+    def summarise(self, sessions: Sessions) -> dict[str, float]:
+        """The metrics of whole sessions, and those of their lists."""
+        popular, vectors = self.catalogue.popular, self.catalogue.item_embedding
+        return super().summarise(sessions) | summarise_requests(sessions, popular, vectors)
 
 
-class RetentionBatch(SessionBatch):
+class RetentionBatch(SessionBatch, task="retention"):
     """N users over several sessions, rewarded by how soon they come back.
 
     A session is ``max_len`` requests. When it ends the user stays away for some days, drawn from a
@@ -55,43 +71,59 @@ class RetentionBatch(SessionBatch):
         n_sessions: N.
         name: Dataset name.
         n_visits: Sessions in an episode.
-        **options: See :class:`SessionBatch`.
+        action_type: As for :class:`SessionBatch`.
+        **options: As for :class:`SessionBatch`.
 
     Raises:
         ConfigError: An unknown option or value.
     """
 
+    usual_dataset = "kuairand"
     defaults: ClassVar[dict[str, Any]] = {
         "max_len": 5,
         "abandonment": "none",
         "step_cost": "request",
     }
-    extra_context: ClassVar[tuple[str, ...]] = ("visit", "days_away")
-    extra_options: ClassVar[tuple[str, ...]] = ("n_visits",)
+    extra_options = ("n_visits",)
+    extra_context = ("visit", "days_away")
+    slate_rewards = False
+    columns: ClassVar[dict[str, str]] = {
+        "return_time": "return time", "retention": "retention", "r_each": "R_each",
+        "slate_ad": "slate AD", "longtail_share": "long tail", "coverage": "coverage",
+    }  # fmt: skip
+    headline = ("return_time", "return time (days)")
 
     def __init__(
-        self, n_sessions: int, name: str = "kuairand", *, n_visits: int = 6, **options: Any
+        self,
+        n_sessions: int,
+        name: str | None = None,
+        *,
+        n_visits: int = 6,
+        action_type: str = "fusion",
+        **options: Any,
     ) -> None:
         self.n_visits = check_whole("n_visits", n_visits, 1)
-        super().__init__(n_sessions, name, **options)
+        super().__init__(n_sessions, name, action_type=action_type, **options)
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()
 
     @property
     def longest(self) -> int:
-        """See :class:`SessionBatch`."""
         return self.n_visits * super().longest
+
+    @classmethod
+    def limited(cls, options: dict[str, Any], steps: int) -> dict[str, Any]:
+        raise ConfigError("max_episode_steps does not cut visits; set n_visits instead.")
 
     def reset(self, slots: BoolArray | None = None) -> None:
         """Begins a new episode, with a new user, in some slots, all if ``None``."""
         super().reset(slots)
         rows = np.arange(self.n_sessions) if slots is None else np.flatnonzero(slots)
         self._visit[rows] = 0
-        self.encoder.extra[rows] = 0.0
+        self.encoder.set_context(rows, visit=0.0, days_away=0.0)
 
     def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
-        """See :class:`SessionBatch`; the reward is the one of this task."""
         result = super().step(actions, slots)
         reward, over = np.zeros(self.n_sessions), np.zeros(self.n_sessions, dtype=bool)
         rows = np.flatnonzero(result.done)
@@ -99,18 +131,15 @@ class RetentionBatch(SessionBatch):
             reward[rows] = -self._leave(rows) / self.returns.max_days
             over[rows] = self._visit[rows] == self.n_visits
             back = result.done & ~over
-            # Same users: what is known of them, in the encoder, stays known.
+            # The users stay the same, so the encoder keeps what it knows of them.
             self.core.reset(back, self.core.state.users[back])
-        nobody = np.zeros_like(over)
-        return result._replace(reward=reward, terminated=nobody, truncated=over)
+        return result._replace(reward=reward, terminated=np.zeros_like(over), truncated=over)
 
     def snapshot(self) -> Snapshot:
-        """See :class:`SessionBatch`; with the episodes' finished sessions."""
         past = {name: array.copy() for name, array in self._past().items()}
         return super().snapshot() | under("past", past)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """See :class:`SessionBatch`."""
         super().restore(snapshot)
         past = within("past", snapshot)
         for name, array in self._past().items():
@@ -125,13 +154,13 @@ class RetentionBatch(SessionBatch):
         return {**super()._settings(), "n_visits": self.n_visits}
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """See :class:`SessionBatch`: an episode's requests together, and its returns."""
+        """Metrics of the episodes in some slots: all requests together, and the returns."""
         sessions = self.records(rows)
-        each = each_session(sessions, self.catalogue.popular)
-        length = each["len"].reshape(len(rows), self.n_visits)
+        metrics = each_session(sessions, self.catalogue.popular)
+        length = metrics["len"].reshape(len(rows), self.n_visits)
         requests = length.sum(axis=1)
         total, penalised, popular = (
-            (each[name].reshape(length.shape) * length).sum(axis=1)
+            (metrics[name].reshape(length.shape) * length).sum(axis=1)
             for name in ("r_each", "q", "popular_share")
         )
         assert sessions.return_day is not None
@@ -146,13 +175,19 @@ class RetentionBatch(SessionBatch):
             "retention": (days == 1).mean(axis=1),
         }
 
+    def summarise(self, sessions: Sessions) -> dict[str, float]:
+        """The metrics of whole sessions, and those of the returns."""
+        return super().summarise(sessions) | summarise_retention(sessions)
+
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The finished sessions of the episodes in some slots, one after another."""
-        places = rows[:, None] * self.n_visits + np.arange(self.n_visits)
-        return self._visits.take(places[np.arange(self.n_visits) < self._visit[rows, None]])
+        visits = np.arange(self.n_visits)
+        return self._visits.take(
+            (rows[:, None] * self.n_visits + visits)[visits < self._visit[rows, None]]
+        )
 
     def view(self, slot: int) -> SessionView:
-        """See :class:`SessionBatch`; between two sessions, the one that has just ended."""
+        """The session in one slot; between two sessions, the one that has just ended."""
         visit = int(self._visit[slot])
         if visit == 0 or self.core.state.steps[slot]:
             return super().view(slot)
@@ -166,12 +201,13 @@ class RetentionBatch(SessionBatch):
         draws = self.core.uniform(rows, RETURN_STREAM, step=state.steps[rows])
         days = self.returns.draw(state.users[rows], satisfaction, draws)
         session = replace(self._running(rows), return_day=days)
-        place = rows * self.n_visits + self._visit[rows]
+        row = rows * self.n_visits + self._visit[rows]
         for field in fields(Sessions):
-            getattr(self._visits, field.name)[place] = getattr(session, field.name)
+            getattr(self._visits, field.name)[row] = getattr(session, field.name)
         self._visit[rows] += 1
-        self.encoder.extra[rows, 0] = self._visit[rows] / self.n_visits
-        self.encoder.extra[rows, 1] = days / self.returns.max_days
+        self.encoder.set_context(
+            rows, visit=self._visit[rows] / self.n_visits, days_away=days / self.returns.max_days
+        )
         return days
 
     def _room(self) -> Sessions:
@@ -189,15 +225,40 @@ def return_model(dataset: Dataset) -> ReturnModel:
     return ReturnModel.of(dataset.training)
 
 
-TASKS = {"session": SessionBatch, "request": RequestBatch, "retention": RetentionBatch}
+def resolve(
+    name: str | None = None, task: str | None = None, env_id: str | None = None, **options: Any
+) -> tuple[type[SessionBatch], dict[str, Any]]:
+    """The class of a task, and the options of its sessions.
+
+    Args:
+        name: Dataset name; ``None`` for the task's usual one.
+        task: A key of :data:`TASKS`; ``None`` for ``"session"``.
+        env_id: Registered id, which fixes dataset and task and has defaults of options.
+        **options: As for the class.
+
+    Raises:
+        ConfigError: Unknown id or task, or an id beside what it fixes.
+    """
+    if env_id is not None:
+        check_choice("env_id", env_id, ENVIRONMENTS)
+        for option, value in (("name", name), ("task", task)):
+            if value is not None:
+                raise ConfigError(
+                    f"{env_id} fixes its dataset and task, got {option}={value!r}: leave it out, "
+                    f"choose another id of {list(ENVIRONMENTS)}, or register one of your own with "
+                    "kuaisim_gym.register()."
+                )
+        return resolve(**{**ENVIRONMENTS[env_id], **options})
+    return TASKS[check_choice("task", task or "session", TASKS)], {"name": name, **options}
 
 
 def make_batch(
-    n_sessions: int, name: str = "kuairec", task: str = "session", **options: Any
+    n_sessions: int, name: str | None = None, task: str | None = None, **options: Any
 ) -> SessionBatch:
-    """The batch of a task: ``"session"``, ``"request"`` or ``"retention"``.
+    """N sessions of a task, by the arguments of :func:`resolve`.
 
     Raises:
         ConfigError: Unknown task, option or value.
     """
-    return TASKS[check_choice("task", task, TASKS)](n_sessions, name, **options)
+    batch_class, options = resolve(name, task, **options)
+    return batch_class(n_sessions, **options)

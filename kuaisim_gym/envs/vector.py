@@ -14,7 +14,7 @@ from kuaisim_gym.config import check_choice
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.assembly import check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, rows_of
-from kuaisim_gym.envs.tasks import make_batch
+from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.rendering import as_text
 
@@ -30,15 +30,16 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
 
     Args:
         num_envs: N.
-        name: Dataset name, such as ``"kuairec"``.
-        autoreset_mode: When a finished session makes way for the next: in the following step, whose
-            action for it is ignored (``NEXT_STEP``); in the same step, with the last observation
-            and info under ``"final_obs"`` and ``"final_info"`` (``SAME_STEP``); or by
+        name: Dataset name, such as ``"kuairec"``; ``None`` for the task's usual one.
+        autoreset_mode: The time at which a finished session is replaced: in the following step,
+            whose action for it is ignored (``NEXT_STEP``); in the same step, with the last
+            observation and info under ``"final_obs"`` and ``"final_info"`` (``SAME_STEP``); or by
             ``reset(options={"reset_mask": ...})`` alone (``DISABLED``).
         render_mode: ``None``, ``"ansi"`` or ``"rgb_array"``; :meth:`render` gives a frame a slot.
         max_episode_steps: The same as ``max_steps``; ``gymnasium.make`` cuts from outside instead,
             so that the environment knows nothing of it.
-        **options: As for the single environment.
+        **options: As for the single environment, and ``task``, a key of
+            :data:`~kuaisim_gym.envs.tasks.TASKS`.
 
     Raises:
         ConfigError: An unknown option or value.
@@ -47,7 +48,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
     def __init__(
         self,
         num_envs: int = 1,
-        name: str = "kuairec",
+        name: str | None = None,
         *,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
@@ -55,10 +56,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         **options: Any,
     ) -> None:
         modes = {mode.value: mode for mode in AutoresetMode}
-        wanted = (
-            autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
-        )
-        self.autoreset_mode = modes[check_choice("autoreset_mode", wanted, modes)]
+        mode = autoreset_mode.value if isinstance(autoreset_mode, AutoresetMode) else autoreset_mode
+        self.autoreset_mode = modes[check_choice("autoreset_mode", mode, modes)]
         if render_mode is not None:
             check_choice("render_mode", render_mode, _RENDER_MODES)
         self.render_mode = render_mode
@@ -67,12 +66,10 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             "render_fps": RENDER_FPS,
             "autoreset_mode": self.autoreset_mode,
         }
+        batch_class, options = resolve(name, **options)
         if max_episode_steps is not None:
-            if options.get("task") == "retention":
-                raise ConfigError("max_episode_steps does not cut visits; set n_visits instead.")
-            own = options.get("max_steps")
-            options["max_steps"] = max_episode_steps if own is None else min(max_episode_steps, own)
-        self.batch = make_batch(num_envs, name, **options)
+            options = batch_class.limited(options, max_episode_steps)
+        self.batch = batch_class(num_envs, **options)
         self.num_envs = num_envs
         self.single_observation_space = self.batch.observation_space
         self.single_action_space = self.batch.action_space
@@ -102,23 +99,23 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         """
         slots = self._slots(options)
         seeds = self._seeds(seed)
-        given = np.array([one is not None for one in seeds])
-        fresh = slots & ~given & ~self._seeded
-        chosen = slots & (given | fresh)
-        drawn = self.np_random.integers(2**63, size=self.num_envs if fresh.any() else 1)
+        explicit = np.array([value is not None for value in seeds])
+        first = slots & ~explicit & ~self._seeded
+        chosen = slots & (explicit | first)
+        drawn = self.np_random.integers(2**63, size=self.num_envs if first.any() else 1)
         pairs = zip(seeds, np.broadcast_to(drawn, self.num_envs).tolist(), strict=True)
-        self.batch.seed([own if one is None else one for one, own in pairs], chosen)
+        self.batch.seed([draw if value is None else value for value, draw in pairs], chosen)
         self._seeded |= chosen
         self.batch.reset(slots)
         self._ended[slots] = False
         infos: dict[str, Any] = {}
-        self._arrive(infos, slots)
+        self._add_arrivals(infos, slots)
         return self.batch.observe(), infos
 
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]:
-        """Shows slates; see :meth:`gymnasium.vector.VectorEnv.step`.
+        """Shows slates, as Gymnasium says.
 
         Raises:
             InvalidActionError: An action is not of the action space.
@@ -133,18 +130,18 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
             arriving = self._ended
             actions = actions.copy()
-            actions[arriving] = 0  # whatever it is, it is not looked at
+            actions[arriving] = 0  # any valid action: it is ignored
             result = self.batch.step(actions, ~arriving)
             self.batch.reset(arriving)
             if not arriving.all():
-                self._tell(infos, result, ~arriving)
-            self._arrive(infos, arriving)
+                self._add_step(infos, result, ~arriving)
+            self._add_arrivals(infos, arriving)
         else:
             result = self.batch.step(actions)
             if self.autoreset_mode is AutoresetMode.SAME_STEP and result.done.any():
                 self._restart(infos, result)
             else:
-                self._tell(infos, result, np.ones(self.num_envs, dtype=bool))
+                self._add_step(infos, result, np.ones(self.num_envs, dtype=bool))
         self._ended = result.done
         return self.batch.observe(), result.reward, result.terminated, result.truncated, infos
 
@@ -158,8 +155,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute of a single environment, for every slot: they share it."""
-        own = f"single_{name}" if name in ("observation_space", "action_space") else name
-        return (getattr(self, own),) * self.num_envs
+        prefix = "single_" if name in ("observation_space", "action_space") else ""
+        return (getattr(self, prefix + name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """As :meth:`get_attr`; of methods there is ``"action_masks"``, a row for each slot."""
@@ -170,7 +167,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return self.get_attr(name)
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Forgets what frames were drawn with."""
+        """Drops the canvas of the frames."""
         self.close_canvas()
 
     def render(self) -> tuple[Any, ...] | None:
@@ -183,40 +180,38 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return tuple(self.drawn().draw(view) for view in views)
 
     def _restart(self, infos: dict[str, Any], result: StepResult) -> None:
-        """Same-step reset: the finished sessions' last words, then the next users."""
+        """Same-step autoreset: stores final observations and infos, then resets finished slots."""
         done = result.done
-        last, rows = self.batch.observe(), np.flatnonzero(done)
+        rows = np.flatnonzero(done)
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, one in zip(rows.tolist(), rows_of(last, rows), strict=True):
-            final_obs[row] = one
+        for row, observation in zip(rows, rows_of(self.batch.observe(), rows), strict=True):
+            final_obs[row] = observation
         final_info: dict[str, Any] = {}
-        self._tell(final_info, result, done)
+        self._add_step(final_info, result, done)
         infos.update(final_obs=final_obs, _final_obs=done.copy())
         infos.update(final_info=final_info, _final_info=done.copy())
         self.batch.reset(done)
         if not done.all():
-            self._tell(infos, result, ~done)
-        self._arrive(infos, done)
+            self._add_step(infos, result, ~done)
+        self._add_arrivals(infos, done)
 
-    def _tell(self, infos: dict[str, Any], result: StepResult, slots: BoolArray) -> None:
-        """Adds what a step did in some slots."""
-        told: dict[str, NDArray[Any]]
-        told = {"responses": result.responses, "penalised": result.penalised}
+    def _add_step(self, infos: dict[str, Any], result: StepResult, slots: BoolArray) -> None:
+        """Adds a step's responses in some slots to the infos, and metrics of finished sessions."""
+        columns = {"responses": result.responses, "penalised": result.penalised}
         if result.feedback.shape[2] > 1:
-            told["feedback"] = result.feedback
+            columns["feedback"] = result.feedback
         if not slots.all():
-            told = {name: _only(values, slots) for name, values in told.items()}
+            columns = {name: array[slots] for name, array in columns.items()}
+        _add_columns(infos, columns, slots)
         done = result.done & slots
-        mask = slots.copy()
-        infos.update(told, **{f"_{name}": mask for name in told})
         if done.any():
             session: dict[str, Any] = {}
-            _put(session, self.batch.finished(np.flatnonzero(done)), done)
+            _add_columns(session, self.batch.finished(np.flatnonzero(done)), done)
             infos.update(session=session, _session=done)
 
-    def _arrive(self, infos: dict[str, Any], slots: BoolArray) -> None:
-        """Adds who has just arrived in some slots."""
-        _put(infos, self.batch.arrivals(np.flatnonzero(slots)), slots)
+    def _add_arrivals(self, infos: dict[str, Any], slots: BoolArray) -> None:
+        """Adds the users who have just arrived in some slots to the infos."""
+        _add_columns(infos, self.batch.arrivals(np.flatnonzero(slots)), slots)
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
         options = options or {}
@@ -225,8 +220,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         mask = options.get("reset_mask")
         if mask is None:
             return np.ones(self.num_envs, dtype=bool)
-        right = isinstance(mask, np.ndarray) and mask.dtype == bool
-        if not right or mask.shape != (self.num_envs,) or not mask.any():
+        boolean = isinstance(mask, np.ndarray) and mask.dtype == bool
+        if not boolean or mask.shape != (self.num_envs,) or not mask.any():
             raise ConfigError(
                 f"reset_mask must be a boolean array of shape ({self.num_envs},) with at least one "
                 f"True, got {mask!r}."
@@ -246,15 +241,12 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return seed
 
 
-def _only(values: NDArray[Any], slots: BoolArray) -> NDArray[Any]:
-    """(N, ...) values of some slots, zero elsewhere."""
-    return values * slots.reshape(-1, *(1,) * (values.ndim - 1))
-
-
-def _put(infos: dict[str, Any], columns: dict[str, NDArray[Any]], slots: BoolArray) -> None:
-    """Adds columns of some slots the way Gymnasium does: arrays of all slots, and a mask."""
+def _add_columns(infos: dict[str, Any], columns: dict[str, NDArray[Any]], slots: BoolArray) -> None:
+    """Adds (n, ...) values of n slots as Gymnasium does: arrays of all N slots, and a mask each."""
     mask = slots.copy()
     for name, values in columns.items():
-        whole = np.full(len(slots), None if values.dtype == object else 0, dtype=values.dtype)
-        whole[mask] = values
-        infos[name], infos[f"_{name}"] = whole, mask
+        infos[name], infos[f"_{name}"] = values, mask
+        if len(values) < len(slots):
+            fill = None if values.dtype == object else 0
+            infos[name] = np.full((len(slots), *values.shape[1:]), fill, dtype=values.dtype)
+            infos[name][mask] = values

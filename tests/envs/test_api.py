@@ -19,8 +19,10 @@ from matplotlib import pyplot as plt
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 import kuaisim_gym
-from dsrm_agents import make_vec_env
+from dsrm_agents import KuaiVecEnv, make_vec_env
 from kuaisim_gym.envs import single
+from kuaisim_gym.envs.tasks import make_batch
+from kuaisim_gym.envs.vector import KuaiVectorEnv
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 
 HEADINGS = [
@@ -96,9 +98,9 @@ def test_render_modes_pass_gymnasium_s_check(env_id, action, worlds) -> None:
 @pytest.mark.parametrize("env_id", kuaisim_gym.ENVIRONMENTS)
 def test_every_environment_is_documented_as_gymnasium_s_are(env_id, worlds) -> None:
     env = gym.make(env_id, dataset=worlds[env_id]).unwrapped
-    kind = kuaisim_gym.ENVIRONMENTS[env_id].get("task", "session")
     names = {"session": "KuaiEnv", "request": "KuaiRequestEnv", "retention": "KuaiRetentionEnv"}
-    assert type(env) is getattr(single, names[kind])
+    assert type(env) is getattr(single, names[env.task])
+    assert env.batch.task == env.task == kuaisim_gym.ENVIRONMENTS[env_id]["task"]
     text = inspect.cleandoc(type(env).__doc__ or "")
     assert re.findall(r"^## (.+)$", text, re.MULTILINE) == HEADINGS
     sections = re.split(r"^## .+$", text, flags=re.MULTILINE)
@@ -527,11 +529,12 @@ def test_users_who_are_none_of_the_split_s_are_refused(users, message, small) ->
         ({"dataset_seed": -1}, "seed must be an integer of at least 0, got -1"),
         ({"engine": "cuda"}, r"engine must be one of \['auto', 'numba', 'numpy'\], got 'cuda'"),
         ({"engine": "nump"}, "Did you mean 'numpy'"),
-        ({"task": "sessions"}, "Did you mean 'session'"),
+        ({"task": "session"}, "KuaiRec-Fair-v0 fixes its dataset and task, got task='session'"),
+        ({"name": "kuairec"}, "fixes its dataset and task, got name='kuairec': leave it out"),
         ({"history_len": 5}, 'history_len is for observation_type="history" alone'),
         ({"observation_type": "history", "history_len": 0}, "integer of at least 1, got 0"),
         ({"action_type": "discrete", "slate_size": 3}, 'use "slate" for more'),
-        ({"action_type": "fusion"}, "Use KuaiRand"),
+        ({"action_type": "fusion"}, "kuairec has one. Use data with more"),
         ({"slate_size": 3328}, "at most the catalogue's 3327 items, got 3328"),
         ({"n_visits": 3}, "must be one of"),
     ],
@@ -663,6 +666,70 @@ def test_a_dataset_of_the_other_kind_is_refused(small, small_rand) -> None:
         gym.make("KuaiRand-Fair-v0", dataset=small)
     with pytest.raises(ConfigError, match="simulates kuairec, got a dataset of kuairand"):
         gym.make("KuaiRec-Fair-v0", dataset=small_rand)
+
+
+def test_an_id_fixes_its_data(small, small_rand) -> None:
+    """Whether or not the dataset would fit the other name."""
+    for make in (gym.make, gym.make_vec, make_vec_env):
+        for options in ({}, {"dataset": small_rand}, {"dataset": small}):
+            with pytest.raises(ConfigError, match=r"name='kuairand': leave it out.*KuaiRand-v0"):
+                make("KuaiRec-Fair-v0", name="kuairand", **options)
+    sync = {"vectorization_mode": "sync", "name": "kuairand"}
+    with pytest.raises(ConfigError, match="fixes its dataset and task"):
+        gym.make_vec("KuaiRec-Fair-v0", num_envs=2, **sync)
+    # The class has an argument in its place.
+    assert single.KuaiEnv("kuairand", dataset=small_rand).dataset is small_rand
+
+
+def test_a_class_fixes_its_task(small_rand) -> None:
+    for env_class, task in ((single.KuaiEnv, "request"), (single.KuaiRequestEnv, "retention")):
+        with pytest.raises(
+            ConfigError, match=f"{env_class.__name__} fixes its task.* got '{task}'"
+        ):
+            env_class("kuairand", dataset=small_rand, task=task)
+    with pytest.raises(ConfigError, match="Did you mean 'request'"):
+        KuaiVectorEnv(2, "kuairand", dataset=small_rand, task="requests")
+
+
+CLASSES = {
+    "KuaiRand-Fair-v0": single.KuaiEnv,
+    "KuaiRand-Request-v0": single.KuaiRequestEnv,
+    "KuaiRand-Retention-v0": single.KuaiRetentionEnv,
+}
+
+
+@pytest.mark.parametrize("env_id", CLASSES)
+def test_a_class_built_directly_is_the_environment_of_its_id(env_id, small_rand) -> None:
+    """Step by step, and in the shells for many sessions."""
+    direct = CLASSES[env_id]("kuairand", dataset=small_rand)
+    made = gym.make(env_id, dataset=small_rand).unwrapped
+    assert direct.batch.config == made.batch.config
+    assert direct.observation_space == made.observation_space
+    assert direct.action_space == made.action_space
+    vector = KuaiVectorEnv(3, "kuairand", dataset=small_rand, task=direct.task)
+    envs = gym.make_vec(env_id, num_envs=3, dataset=small_rand)
+    shells = [
+        KuaiVecEnv(make_batch(3, "kuairand", direct.task, dataset=small_rand), 5),
+        make_vec_env(env_id, 3, seed=5, dataset=small_rand),
+    ]
+    envs.action_space.seed(1)
+    pairs = [[env.reset(seed=5) for env in pair] for pair in ((direct, made), (vector, envs))]
+    pairs.append([shell.reset() for shell in shells])
+    for _ in range(70):
+        actions = envs.action_space.sample()
+        pairs.append([env.step(actions[0]) for env in (direct, made)])
+        if pairs[-1][0][2] or pairs[-1][0][3]:
+            pairs.append([env.reset() for env in (direct, made)])
+        pairs.append([env.step(actions) for env in (vector, envs)])
+        pairs.append([shell.step(actions) for shell in shells])
+    for one, two in pairs:
+        assert pickle.dumps(one) == pickle.dumps(two)
+    assert any("session" in str(one) for one, _ in pairs)
+
+
+@pytest.mark.parametrize("env_class", [single.KuaiRequestEnv, single.KuaiRetentionEnv])
+def test_classes_of_kuairand_s_tasks_need_no_name(env_class) -> None:
+    assert env_class().dataset.name == "kuairand"
 
 
 @pytest.mark.parametrize(

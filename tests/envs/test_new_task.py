@@ -1,0 +1,126 @@
+"""A task of a user: a subclass and an id are all that the shells and the benchmarks need."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import kuaisim_gym
+from benchmarks.plots import plot_all
+from benchmarks.registry import task_of
+from benchmarks.results import read_results
+from benchmarks.run import Run, run
+from benchmarks.tables import markdown
+from dsrm_agents import evaluate, make_vec_env
+from kuaisim_gym.envs.tasks import TASKS, SessionBatch
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.metrics import Sessions
+
+ENV = "Toy-v0"
+
+
+class ToyBatch(SessionBatch, task="toy"):
+    """Few short requests, and a context column that tells the best response so far."""
+
+    defaults: ClassVar[dict[str, Any]] = {"max_len": 4, "abandonment": "none"}
+    extra_context = ("best",)
+    columns: ClassVar[dict[str, str]] = {"best": "best step", "r_each": "R_each"}
+    headline = ("best", "largest reward of a step")
+
+    def step(self, actions, slots=None):
+        result = super().step(actions, slots)
+        rows = np.arange(self.n_sessions)
+        self.encoder.set_context(rows, best=self.core.state.rewards.max(axis=1))
+        return result
+
+    def finished(self, rows):
+        return super().finished(rows) | {"best": self.records(rows).rewards.max(axis=1)}
+
+    def summarise(self, sessions: Sessions) -> dict[str, float]:
+        return super().summarise(sessions) | {"best": float(sessions.rewards.max())}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    kuaisim_gym.register(ENV, "kuairec", "toy", slate_size=3)
+    yield
+    del kuaisim_gym.ENVIRONMENTS[ENV], gym.registry[ENV], TASKS["toy"]
+
+
+def test_it_plays_alike_in_every_shell(small) -> None:
+    single = gym.make(ENV, dataset=small)
+    vector = gym.make_vec(ENV, num_envs=2, dataset=small, autoreset_mode="SameStep")
+    shell = make_vec_env(ENV, 2, seed=7, dataset=small)
+    observation, _ = single.reset(seed=7)
+    observations, seen = vector.reset(seed=7)[0], shell.reset()
+    rng, ends = np.random.default_rng(0), 0
+    for _ in range(8):
+        np.testing.assert_array_equal(observations, seen)
+        np.testing.assert_array_equal(observations[0], observation)
+        actions = rng.uniform(-1, 1, (2, 33)).astype(np.float32)
+        observation, reward, terminated, _, info = single.step(actions[0])
+        observations, rewards, over, _, infos = vector.step(actions)
+        seen, paid, dones, told = shell.step(actions)
+        np.testing.assert_array_equal(paid, rewards.astype(np.float32))
+        assert (reward, terminated) == (rewards[0], over[0])
+        assert dones.tolist() == over.tolist()
+        if terminated:
+            ends += 1
+            assert info["session"] == told[0]["session"]
+            assert info["session"]["best"] == infos["final_info"]["session"]["best"][0]
+            assert observation[36] == np.float32(info["session"]["best"])
+            observation, _ = single.reset()
+            observations[:, 36] = seen[:, 36] = observation[36]  # the toy forgets at no reset
+    assert ends > 1
+    assert info["responses"].shape == (3,)
+
+
+def test_it_is_summarised_and_tabulated(small, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("benchmarks.run.shared_dataset", lambda name, path, seed: small)
+    for agent in ("random", "a2c"):
+        run(Run(agent, ENV, max_len=4, episodes=64, sessions=40), tmp_path, progress=False)
+    results = read_results(tmp_path)
+    assert task_of(ENV) == "toy"
+    for result in results:
+        assert {"len", "best", "best_ci95"} <= result["metrics"].keys()
+    heading, _, header, _, first, second, *_ = markdown(results).splitlines()
+    assert heading.startswith("### Toy-v0, kuairec")
+    assert header == "| agent | seeds | best step | R_each | train s |"
+    assert first.startswith("| random | 1 | 1.000 ±")
+    assert second.startswith("| a2c | 1 | ")
+    assert len(plot_all(results, tmp_path)) == 2
+
+
+def test_the_batch_summarises_what_an_agent_plays(small) -> None:
+    env = make_vec_env(ENV, 5, seed=1, dataset=small)
+
+    class Zero:
+        def predict(self, observation, state=None, episode_start=None, deterministic=False):
+            return np.zeros((5, 33), dtype=np.float32), None
+
+    values = env.batch.summarise(evaluate(Zero(), env, 10))
+    assert 0 < values["best"] <= 1
+    assert (
+        values.keys()
+        > kuaisim_gym.summarise(evaluate(Zero(), env, 5), env.catalogue.popular).keys()
+    )
+
+
+def test_a_name_belongs_to_one_task() -> None:
+    with pytest.raises(ConfigError, match="Task 'session' is .*SessionBatch.*another name"):
+        type("OtherBatch", (SessionBatch,), {}, task="session")
+    assert TASKS["session"] is SessionBatch
+    with pytest.raises(TypeError, match="task"):
+        type("NamelessBatch", (SessionBatch,), {})
+
+
+def test_an_unknown_task_is_refused_when_the_environment_is_made() -> None:
+    kuaisim_gym.register("Nothing-v0", "kuairec", "toi")
+    try:
+        with pytest.raises(ConfigError, match="task must be one of .* Did you mean 'toy'"):
+            gym.make("Nothing-v0")
+    finally:
+        del kuaisim_gym.ENVIRONMENTS["Nothing-v0"], gym.registry["Nothing-v0"]
