@@ -15,7 +15,8 @@
 # dtype=np.float64)`; in numba, `array.astype(np.float64)` or a loop with a float64 total.
 #
 # Source: numba/np/arraymath.py:866 (array_mean: `c += v.item()` in the array's own type);
-# numpy.sum's documentation, Notes: pairwise summation "only along the fast axis in memory".
+# numpy.sum's documentation, Notes: the more precise sum is taken along the fast axis in memory
+# alone.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -10,12 +10,12 @@
 #
 # Matters: trainings are stopped and resumed, and results need a seed. Ten trials in five sittings
 # are then two settings, five times each, with a best value that looks like the best of ten. Seed
-# a resumed sampler by the number of trials that exist (`seed=[1, len(study.trials)]` is refused;
-# `seed=1000 + len(study.trials)` is not), or save the sampler.
+# a resumed sampler by a number that depends on the trials that exist, such as `1000 +
+# len(study.trials)`, or pickle the sampler beside the storage.
 #
 # Source: optuna/samplers/_tpe/sampler.py:383 and optuna/samplers/_random.py:46
-# (`LazyRandomState(seed)` at construction). Optuna's FAQ on resuming says that the sampler must
-# be saved apart.
+# (`LazyRandomState(seed)` at construction). Optuna's tutorial on resuming a study says that
+# storages do not keep samplers.
 set -euo pipefail
 
 folder=$(mktemp -d)
