@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint types clean
+.PHONY: demo test lint format types clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
@@ -11,7 +11,12 @@ test: .venv/test
 	.venv/bin/python -m pytest -n 2
 
 lint: .venv/test
-	.venv/bin/python -m flake8
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m ruff check .
+
+format: .venv/test
+	.venv/bin/python -m ruff check --fix .
+	.venv/bin/python -m ruff format .
 
 types: .venv/test
 	.venv/bin/python -m mypy

@@ -334,7 +334,7 @@ def test_a_window_opens_once_and_again_when_closed_by_hand(
     opened: list[FigureManagerBase] = []
     served: list[float] = []
     monkeypatch.setattr(FigureCanvasAgg, "required_interactive_framework", "stand-in")
-    monkeypatch.setattr(FigureManagerBase, "show", lambda self: opened.append(self))
+    monkeypatch.setattr(FigureManagerBase, "show", lambda self: opened.append(self))  # noqa: PLW0108
     monkeypatch.setattr(
         FigureCanvasAgg, "start_event_loop", lambda self, timeout=0: served.append(timeout)
     )

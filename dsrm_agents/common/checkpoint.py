@@ -231,7 +231,7 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
     if model.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(model.device)
     numpy = {name: rng.bit_generator.state for name, rng in _generators(model).items()}
-    numpy["global"] = np.random.get_state(legacy=False)
+    numpy["global"] = np.random.get_state(legacy=False)  # noqa: NPY002  # SB3 draws from it
     return states | {"numpy": json.dumps(numpy, default=lambda array: array.tolist())}
 
 
@@ -239,7 +239,7 @@ def _set_random_states(model: BaseAlgorithm, states: dict[str, Any]) -> None:
     numpy = json.loads(states["numpy"])
     for name, rng in _generators(model).items():
         rng.bit_generator.state = numpy[name]
-    np.random.set_state(numpy["global"])
+    np.random.set_state(numpy["global"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], model.device)

@@ -73,7 +73,7 @@ def plain_rows(folder: Path, name: str, required: Iterable[str]) -> list[Row]:
     """A table by the csv module alone."""
     try:
         text = (folder / f"{name}.csv").read_bytes().decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Refused from error
     if "\0" in text or not rows or not rows[0] or len(set(rows[0])) < len(rows[0]):
@@ -89,7 +89,7 @@ def number(cell: str, *, whole: bool = False, low: float = -1e308, high: float =
         value = float(cell) if cell.isascii() else np.nan
     except ValueError:
         raise Refused from None
-    if not low <= value <= high or whole and (value % 1 or abs(value) >= 2**53):
+    if not low <= value <= high or (whole and (value % 1 or abs(value) >= 2**53)):
         raise Refused
     return value
 
