@@ -30,9 +30,8 @@ from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS, metrics
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
+from kuaisim_gym.envs.assembly import TASKS, SessionBatch, shared_dataset
 from kuaisim_gym.envs.shared import Agent
-from kuaisim_gym.envs.assembly import TASKS
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 

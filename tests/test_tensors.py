@@ -100,12 +100,12 @@ def test_missing_torn_and_foreign_files_are_refused(tmp_path: Path) -> None:
 )
 def test_values_that_do_not_fit_are_damage(tmp_path: Path, rebuild) -> None:
     save_tensors(tmp_path / "file", "f-1", ARRAYS, **HEADER)
-    with pytest.raises(CheckpointError, match="file is a damaged model"):
-        with open_tensors(tmp_path / "file", "f-1", "model") as file:
-            rebuild(file)
-    with pytest.raises(CheckpointError, match="^of another dataset$"):
-        with open_tensors(tmp_path / "file", "f-1", "model"):
-            raise CheckpointError("of another dataset")
+    damaged = pytest.raises(CheckpointError, match="file is a damaged model")
+    with damaged, open_tensors(tmp_path / "file", "f-1", "model") as file:
+        rebuild(file)
+    foreign = pytest.raises(CheckpointError, match="^of another dataset$")
+    with foreign, open_tensors(tmp_path / "file", "f-1", "model"):
+        raise CheckpointError("of another dataset")
 
 
 def test_digests_are_of_bytes_in_order() -> None:

@@ -6,8 +6,16 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents.agent import SLATES, Agent, Options, constructor, purified
-from benchmarks.agents.agent import log_uniform, one_of, uniform
+from benchmarks.agents.agent import (
+    SLATES,
+    Agent,
+    Options,
+    constructor,
+    log_uniform,
+    one_of,
+    purified,
+    uniform,
+)
 from benchmarks.agents.sb3 import a2c
 from dsrm_agents.baselines.bcq import BCQ
 from dsrm_agents.baselines.dnair import DNaIR

@@ -18,8 +18,17 @@ from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent, Options, Wrap, constructor, purified
-from benchmarks.agents.agent import log_uniform, one_of, uniform
+from benchmarks.agents.agent import (
+    SLATE_ACTIONS,
+    Agent,
+    Options,
+    Wrap,
+    constructor,
+    log_uniform,
+    one_of,
+    purified,
+    uniform,
+)
 from dsrm_agents.baselines.scorer import ScorerVecEnv
 
 

@@ -25,8 +25,8 @@ from dsrm_agents import (
     load_purifier,
     make_vec_env,
 )
-from dsrm_agents.dsrm.pairs import build_pairs
 from dsrm_agents.dsrm.measures import cosine, identity_check, popularity_leakage
+from dsrm_agents.dsrm.pairs import build_pairs
 from dsrm_agents.dsrm.probes import probe, probe_data
 from dsrm_agents.dsrm.purifier import PURIFIERS, FittedPurifier
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import study
 from benchmarks import run as running
+from benchmarks import study
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
 from benchmarks.agents import agent as rows
