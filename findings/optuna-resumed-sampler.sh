@@ -6,7 +6,7 @@
 # does for its first 10 trials, it proposes the settings that have been tried. With
 # `RandomSampler` it repeats the whole search.
 #
-# Since: seen in 4.0.0 and 5.0.0, with any storage.
+# Since: seen in 4.0.0 and 5.0.0, in memory and in a journal.
 #
 # Matters: trainings are stopped and resumed, and results need a seed. Ten trials in five sittings
 # are then two settings, five times each, with a best value that looks like the best of ten. Seed
