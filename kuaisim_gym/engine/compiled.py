@@ -137,6 +137,8 @@ def _answer(
     exposed: BoolArray,
     feedback: FloatArray,
     responses: FloatArray,
+    slate_record: NDArray[np.int32],
+    response_record: FloatArray,
 ) -> float:
     """Answers one slate: marks its items, fills feedback and responses, returns their sum."""
     total = 0.0
@@ -153,6 +155,8 @@ def _answer(
                 response += answer * weights[b]
             responses[k] = min(max(response, _ZERO), _ONE)
         exposed[item] = True
+        slate_record[k] = item
+        response_record[k] = responses[k]
         total += np.float64(responses[k])
     return total
 
@@ -202,6 +206,8 @@ def _advance(
             state.exposed[n],
             feedback[n],
             responses[n],
+            state.slates[n, step],
+            state.responses[n, step],
         )
         reward[n] = total / slate_size
         count = _expose(state.recent[n], slates[n], rules.popular)
@@ -219,9 +225,6 @@ def _advance(
         state.last_reward[n] = reward[n]
         state.reward_sum[n] += reward[n]
         state.active[n] = not (terminated[n] or truncated[n])
-        for k in range(slate_size):
-            state.slates[n, step, k] = slates[n, k]
-            state.responses[n, step, k] = responses[n, k]
         state.rewards[n, step] = reward[n]
         state.penalised[n, step] = penalised[n]
         state.tempers[n, step] = state.temper[n]
