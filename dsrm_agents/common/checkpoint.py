@@ -43,7 +43,7 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 FORMAT = "kuaisim-agent-training-1"
 
 # Purified observations differ slightly between batch sizes.
-_SAME = 1e-3
+_TOLERANCE = 1e-3
 
 
 class TrainingCheckpoint(BaseCallback):
@@ -129,7 +129,7 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     env.restore({name: tensor.numpy() for name, tensor in content["sessions"].items()})
     observations = {name: tensor.numpy() for name, tensor in content["observations"].items()}
     for name, shown in _named(env.observe()).items():
-        if not np.allclose(shown, observations[name], rtol=_SAME, atol=_SAME):
+        if not np.allclose(shown, observations[name], rtol=_TOLERANCE, atol=_TOLERANCE):
             raise ConfigError(
                 "The environment shows these sessions otherwise than at the checkpoint: wrap it in "
                 "the purifier that it had."
@@ -170,7 +170,7 @@ def _check_resumable(model: BaseAlgorithm) -> None:
 
 def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
     env: Any = model.env
-    seen: Any = model._last_obs
+    last_obs: Any = model._last_obs
     starts: Any = model._last_episode_starts
     content = {
         "format": FORMAT,
@@ -182,7 +182,7 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "random": _random_states(model),
         "sessions": {name: torch.from_numpy(array) for name, array in env.snapshot().items()},
         "observations": {
-            name: torch.from_numpy(np.array(array)) for name, array in _named(seen).items()
+            name: torch.from_numpy(np.array(array)) for name, array in _named(last_obs).items()
         },
         "episode_starts": torch.from_numpy(np.array(starts)),
         "extra": json.dumps(extra),
@@ -231,7 +231,7 @@ def _random_states(model: BaseAlgorithm) -> dict[str, Any]:
     if model.device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(model.device)
     numpy = {name: rng.bit_generator.state for name, rng in _generators(model).items()}
-    numpy["global"] = np.random.get_state(legacy=False)
+    numpy["global"] = np.random.get_state(legacy=False)  # noqa: NPY002  # SB3 draws from it
     return states | {"numpy": json.dumps(numpy, default=lambda array: array.tolist())}
 
 
@@ -239,7 +239,7 @@ def _set_random_states(model: BaseAlgorithm, states: dict[str, Any]) -> None:
     numpy = json.loads(states["numpy"])
     for name, rng in _generators(model).items():
         rng.bit_generator.state = numpy[name]
-    np.random.set_state(numpy["global"])
+    np.random.set_state(numpy["global"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], model.device)

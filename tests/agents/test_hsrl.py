@@ -103,7 +103,7 @@ def test_predictions_are_slates_of_distinct_unexposed_items(small, fairness, det
             assert not set(slate) & set(exposed[exposed >= 0])
         if fairness == 1.0:
             assert (popular[slates].sum(axis=1) == 5).all()
-        observation, _, dones, _ = env.step(slates)
+        observation, _, _, _ = env.step(slates)
     one, _ = model.predict({name: part[0] for name, part in observation.items()})
     assert one.shape == (10,)
 
