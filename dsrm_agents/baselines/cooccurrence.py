@@ -33,15 +33,15 @@ def neighbours(data: TrainingData, count: int) -> NDArray[np.int32]:
     shown = log.items < data.n_items
     users, items = log.users[shown], log.items[shown]
     shape = (data.n_users, data.n_items)
-    seen = csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)), shape=shape)
-    seen.data[:] = 1.0  # a user who was shown an item twice is one user
-    by_item = seen.T.tocsr()
+    shown_to = csr_matrix((np.ones(len(users), dtype=np.float32), (users, items)), shape=shape)
+    shown_to.data[:] = 1.0  # a user who was shown an item twice is one user
+    by_item = shown_to.T.tocsr()
     # n_i is the same for all that i is compared with, and leaves their order as it is.
     weights = 1.0 / np.sqrt(np.maximum(np.diff(by_item.indptr), 1))
 
     similar = np.empty((data.n_items, count), dtype=np.int32)
     for start in range(0, data.n_items, _BLOCK):
-        together = (by_item[start : start + _BLOCK] @ seen).toarray()
+        together = (by_item[start : start + _BLOCK] @ shown_to).toarray()
         likeness = (together * weights).astype(np.float32)
         rows = np.arange(len(likeness))
         likeness[rows, start + rows] = -1.0  # an item is not its own neighbour

@@ -138,23 +138,23 @@ class DNaIRPolicy(SlatePolicy):
             (n, K) int64 distinct unexposed items, in the order of picking.
         """
         values = unexposed(values, exposed)
-        used = values.isneginf()
+        picked = values.isneginf()
         near = self._near(values, liked)
         near_values = values.gather(1, near)
         chance = torch.rand(len(values), self.slate_size, generator=self.generator)
         diverse = (chance >= self.epsilon).to(values.device)
         slates = torch.empty_like(diverse, dtype=torch.int64)
         for pick in range(self.slate_size):
-            free = ~used.gather(1, near)
+            free = ~picked.gather(1, near)
             similar = free & (free.cumsum(1) <= self.similar)
             best = near_values.masked_fill(~similar, -torch.inf).argmax(1, keepdim=True)
             items = near.gather(1, best)
             rows = diverse[:, pick].nonzero().squeeze(1)
             if len(rows):
-                distant = (~used[rows]).scatter(1, near[rows], (free & ~similar)[rows])
+                distant = (~picked[rows]).scatter(1, near[rows], (free & ~similar)[rows])
                 items[rows] = self._any_of(distant, items[rows])
             slates[:, pick : pick + 1] = items
-            used.scatter_(1, items, True)
+            picked.scatter_(1, items, True)
         return slates
 
     def _near(self, values: Tensor, liked: Tensor) -> Tensor:
@@ -231,7 +231,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         policy: ``"DNaIRPolicy"`` or a subclass.
         env: An environment with ``observation_type="dict"`` and ``action_type="slate"``, such as
             :func:`dsrm_agents.make_vec_env` makes, purified or not. Its train log gives qualities
-            and neighbours. Its reward is not used.
+            and neighbours. Its reward is not read.
         beta: Weight of novelty, the paper's by default; 0 for relevance alone.
         **kwargs: Of :class:`~dsrm_agents.baselines.slate_learning.SlateOffPolicyAlgorithm`. In
             ``policy_kwargs``: ``similar``, ``epsilon`` and ``hidden`` of :class:`DNaIRPolicy`.

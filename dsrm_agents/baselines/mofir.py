@@ -68,13 +68,13 @@ class PreferenceVecEnv(VecEnvWrapper):
                 f"preference is the weight of utility, in [0, 1] or None, got {preference}."
             )
         batch = batch_of(venv, "PreferenceVecEnv")
-        seen = venv.observation_space
-        if not (isinstance(seen, spaces.Box) and isinstance(batch.action_space, spaces.Box)):
+        space = venv.observation_space
+        if not (isinstance(space, spaces.Box) and isinstance(batch.action_space, spaces.Box)):
             raise ConfigError(
                 'Preferences need observation_type="state" and action_type="continuous" beneath '
                 f"them, got {batch.encoder.observation_type!r} and {batch.action_type!r}."
             )
-        low, high = np.append(seen.low, np.zeros(_N)), np.append(seen.high, np.ones(_N))
+        low, high = np.append(space.low, np.zeros(_N)), np.append(space.high, np.ones(_N))
         super().__init__(venv, spaces.Box(low.astype(np.float32), high.astype(np.float32)))
         self.preference = preference
         self._batch = batch
@@ -148,6 +148,7 @@ class MOFIRPolicy(TD3Policy):
     critic_target: VectorCritic
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> VectorCritic:
+        """Makes a vector critic."""
         options = self._update_features_extractor(self.critic_kwargs, features_extractor)
         return VectorCritic(**options).to(self.device)
 

@@ -168,18 +168,18 @@ def first_within_bounds(
     return torch.cat(items, dim=1).gather(1, chosen), first
 
 
-def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, mine: Tensor) -> Tensor:
+def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, in_group: Tensor) -> Tensor:
     """Log of a group's total weight before every draw.
 
     Args:
         never_drawn: (N, 1) log of the weight of the group's items that are not in the slate.
         chosen: (N, K) scores of the drawn items, in order.
-        mine: (N, K) bool, whether a drawn item belongs to the group.
+        in_group: (N, K) bool, whether a drawn item belongs to the group.
 
     Returns:
         (N, K).
     """
-    later = chosen.masked_fill(~mine, MASKED)
+    later = chosen.masked_fill(~in_group, MASKED)
     # Before draw j the group still holds its undrawn items and those drawn from j on.
     remaining = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
     return torch.logaddexp(never_drawn.expand_as(remaining), remaining)

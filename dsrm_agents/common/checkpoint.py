@@ -43,7 +43,7 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 FORMAT = "kuaisim-agent-training-1"
 
 # Purified observations differ slightly between batch sizes.
-_SAME = 1e-3
+_TOLERANCE = 1e-3
 
 
 class TrainingCheckpoint(BaseCallback):
@@ -129,7 +129,7 @@ def _take_up(content: dict[str, Any], model: BaseAlgorithm) -> dict[str, Any]:
     env.restore({name: tensor.numpy() for name, tensor in content["sessions"].items()})
     observations = {name: tensor.numpy() for name, tensor in content["observations"].items()}
     for name, shown in _named(env.observe()).items():
-        if not np.allclose(shown, observations[name], rtol=_SAME, atol=_SAME):
+        if not np.allclose(shown, observations[name], rtol=_TOLERANCE, atol=_TOLERANCE):
             raise ConfigError(
                 "The environment shows these sessions otherwise than at the checkpoint: wrap it in "
                 "the purifier that it had."
@@ -170,7 +170,7 @@ def _check_resumable(model: BaseAlgorithm) -> None:
 
 def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
     env: Any = model.env
-    seen: Any = model._last_obs
+    last_obs: Any = model._last_obs
     starts: Any = model._last_episode_starts
     content = {
         "format": FORMAT,
@@ -182,7 +182,7 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
         "random": _random_states(model),
         "sessions": {name: torch.from_numpy(array) for name, array in env.snapshot().items()},
         "observations": {
-            name: torch.from_numpy(np.array(array)) for name, array in _named(seen).items()
+            name: torch.from_numpy(np.array(array)) for name, array in _named(last_obs).items()
         },
         "episode_starts": torch.from_numpy(np.array(starts)),
         "extra": json.dumps(extra),

@@ -59,11 +59,11 @@ def identity_of(model: BaseAlgorithm, generators: Iterable[str] = ()) -> str:
 
 def differences(present: str, saved: str) -> str:
     """Differences of two descriptions in words; empty if there are none."""
-    now, before = json.loads(present), json.loads(saved)
+    current, previous = json.loads(present), json.loads(saved)
     return "; ".join(
-        f"{name} is {now.get(name)!r} here and was {before.get(name)!r}"
-        for name in dict.fromkeys((*now, *before))
-        if now.get(name) != before.get(name)
+        f"{name} is {current.get(name)!r} here and was {previous.get(name)!r}"
+        for name in dict.fromkeys((*current, *previous))
+        if current.get(name) != previous.get(name)
     )
 
 

@@ -100,17 +100,17 @@ class HierarchicalPPO(SlatePPO):
         self.fair = Fairness(self.fairness, self.policy.catalogue)
         self.fair.check_target(self.fairness_target)
         # The manager's last draws, and how many steps ago each session's was made.
-        self._held = torch.zeros(self.n_envs, 2, device=self.device)
+        self._last_control = torch.zeros(self.n_envs, 2, device=self.device)
         self._age = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
 
     def training_state(self) -> dict[str, Tensor]:
         """State that the next rollout depends on, beside weights, sessions and generators."""
         multiplier = torch.tensor(self.weight.value, dtype=torch.float64)
-        return {"held": self._held, "age": self._age, "multiplier": multiplier}
+        return {"held": self._last_control, "age": self._age, "multiplier": multiplier}
 
     def set_training_state(self, state: dict[str, Tensor]) -> None:
         """Restores what :meth:`training_state` returned."""
-        self._held, self._age = state["held"].to(self.device), state["age"].to(self.device)
+        self._last_control, self._age = state["held"].to(self.device), state["age"].to(self.device)
         self.weight.value = float(state["multiplier"])
 
     def collect_rollouts(
@@ -140,7 +140,7 @@ class HierarchicalPPO(SlatePPO):
             self._age[torch.as_tensor(self._last_episode_starts, dtype=torch.bool)] = 0
             due = self._age % self.policy.decision_period == 0
             with torch.no_grad():
-                decision = self.policy.decide(self._observed(), self._held, due)
+                decision = self.policy.decide(self._observed(), self._last_control, due)
             new_obs, rewards, dones, infos = env.step(decision.slates.cpu().numpy())
             self.num_timesteps += env.num_envs
             callback.update_locals(locals())
@@ -165,7 +165,7 @@ class HierarchicalPPO(SlatePPO):
                 choice_credit(credit),
                 self._last_episode_starts,
             )
-            self._held = decision.control
+            self._last_control = decision.control
             self._age += 1
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
@@ -202,23 +202,27 @@ class HierarchicalPPO(SlatePPO):
 
     def _losses(self, batch: HierarchicalSamples, clip: float) -> Losses:
         """PPO's clipped surrogates and value errors, the manager's where it decided."""
-        now = self.policy.evaluate_decision(batch.observations, batch.control, batch.slates)
+        decision = self.policy.evaluate_decision(batch.observations, batch.control, batch.slates)
         entropy = torch.zeros(())
         if self.ent_coef != 0.0:
             entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
         decided = batch.decided / batch.decided.sum().clamp(min=1.0)
         everywhere = torch.full_like(batch.credit, 1.0 / batch.credit.numel())
         manager, manager_kl = clipped_surrogate(
-            now.control_log_prob, batch.old_control_log_prob, batch.advantages[:, 0], decided, clip
+            decision.control_log_prob,
+            batch.old_control_log_prob,
+            batch.advantages[:, 0],
+            decided,
+            clip,
         )
         worker, worker_kl = clipped_surrogate(
-            now.choice_log_prob,
+            decision.choice_log_prob,
             batch.old_choice_log_prob,
             batch.advantages[:, 1:] + batch.credit,
             everywhere,
             clip,
         )
-        error = (now.values - batch.returns).square()
+        error = (decision.values - batch.returns).square()
         values = torch.stack([(error[:, 0] * decided).sum(), error[:, 1].mean()])
         return Losses(
             torch.stack([manager, worker]), values, torch.stack([manager_kl, worker_kl]), entropy

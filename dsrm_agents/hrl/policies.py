@@ -166,7 +166,7 @@ class HierarchicalPolicy(SlateActorCritic):
     def decide(
         self,
         obs: PyTorchObs,
-        held: Tensor | None = None,
+        last_control: Tensor | None = None,
         due: Tensor | None = None,
         deterministic: bool = False,
     ) -> Decision:
@@ -174,7 +174,7 @@ class HierarchicalPolicy(SlateActorCritic):
 
         Args:
             obs: Observations of N sessions.
-            held: (N, 2) the manager's last draws; ``None`` where all are due.
+            last_control: (N, 2) the manager's last draws; ``None`` where all are due.
             due: (N,) bool, where the manager decides anew.
             deterministic: Whether to take the best instead of drawing.
 
@@ -184,8 +184,8 @@ class HierarchicalPolicy(SlateActorCritic):
         state, exposed = state_and_exposed(obs)
         manager = self._manager_distribution(state)
         control = manager.mean if deterministic else manager.sample()
-        if held is not None and due is not None:
-            control = torch.where(due[:, None], control, held)
+        if last_control is not None and due is not None:
+            control = torch.where(due[:, None], control, last_control)
         slates, log_prob = self.worker.act(self._context(state, exposed, control), deterministic)
         manager_log_prob = manager.log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
@@ -280,13 +280,13 @@ class HierarchicalPolicy(SlateActorCritic):
         self.set_training_mode(False)
         obs, vectorised = self.obs_to_tensor(observation)
         n = len(state_and_exposed(obs)[0])
-        held, age = (np.zeros((n, 2), np.float32), np.zeros(n, int)) if state is None else state
+        last, age = (np.zeros((n, 2), np.float32), np.zeros(n, int)) if state is None else state
         if episode_start is not None:
             age = np.where(episode_start, 0, age)
         due = torch.as_tensor(age % self.decision_period == 0, device=self.device)
         with torch.no_grad():
             decision = self.decide(
-                obs, torch.as_tensor(held, device=self.device), due, deterministic
+                obs, torch.as_tensor(last, device=self.device), due, deterministic
             )
         slates = decision.slates.cpu().numpy()
         following = (decision.control.cpu().numpy(), age + 1)

@@ -122,20 +122,20 @@ class HSRL(SlatePPO):
 
     def _losses(self, batch: TokenSamples, clip: float) -> Losses:
         """PPO's clipped surrogate over tokens, value error, divergence and entropy of a draw."""
-        now = self._evaluate(batch)
+        present = self._evaluate(batch)
         slate = batch.returns[:, None]
         item = slate + batch.credit
-        log_prob = now.paths.log_prob
+        log_prob = present.paths.log_prob
         target = item[:, :, None].expand_as(log_prob)
         if self.policy.fairness is not None:
             group = slate.expand_as(item)[:, :, None]
             target = torch.cat([group, target[:, :, 1:]], dim=2)
-        value_loss = (now.values - slate).square().mean()
+        value_loss = (present.values - slate).square().mean()
         if self.token_credit:
-            baseline = now.token_values
+            baseline = present.token_values
             value_loss = value_loss + (baseline - item[:, :, None]).square().mean()
         else:
-            baseline = now.values[:, :, None]
+            baseline = present.values[:, :, None]
         policy_loss, divergence = clipped_surrogate(
             log_prob,
             batch.old_log_prob,
@@ -143,7 +143,7 @@ class HSRL(SlatePPO):
             torch.full_like(log_prob, 1.0 / log_prob.numel()),
             clip,
         )
-        entropy = now.paths.entropy.sum(dim=2).mean()
+        entropy = present.paths.entropy.sum(dim=2).mean()
         return Losses(policy_loss[None], value_loss[None], divergence[None], entropy)
 
     def _record(self, losses: Losses, batch: TokenSamples) -> None:

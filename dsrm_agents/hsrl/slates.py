@@ -198,10 +198,10 @@ class SemanticSlates:
             popular = torch.ones_like(slates, dtype=torch.bool)
             left = nn.functional.pad(left.sum(1, keepdim=True), (0, 1))
             of_group = item_log_prob.new_tensor([0.0, MASKED]).expand(len(slates), 2)
-        mine = torch.stack([popular, ~popular], dim=1)
-        within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~mine, MASKED)
+        in_group = torch.stack([popular, ~popular], dim=1)
+        within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~in_group, MASKED)
         undrawn = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # share of the group's probability
-        never = torch.where(left > mine.sum(2), of_group + undrawn.log(), MASKED)
+        never = torch.where(left > in_group.sum(2), of_group + undrawn.log(), MASKED)
         return choice_log_prob(item_log_prob, never, popular, self.bounds)
 
 
