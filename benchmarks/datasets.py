@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.formatting import markdown_table
+from benchmarks.formatting import markdown_table, section
 from benchmarks.results import Result, data_block, read_result
 from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
@@ -186,7 +186,7 @@ def _rows_table(results: list[Result]) -> str:
             rows.append([_name(result), usage, *numbers, published])
     header = ["dataset", "usage", "users", "items", "interactions",
               "published users / items / rows"]  # fmt: skip
-    return f"### Table 1: rows\n\n{markdown_table(header, rows, 'llrrrl')}"
+    return section("Table 1: rows", markdown_table(header, rows, "llrrrl"))
 
 
 def _quality_table(results: list[Result]) -> str:
@@ -200,12 +200,12 @@ def _quality_table(results: list[Result]) -> str:
                     labels = (_name(result), model, split, behaviour)
                     rows.append([*labels, *cells, f"{values['rows']:,.0f}"])
     header = ["dataset", "model", "split", "behaviour", *MEASURES.values(), "rows"]
-    title = "### Response models on rows that they have not seen"
-    return f"{title}\n\n{markdown_table(header, rows, 'llllr')}"
+    title = "Response models on rows that they have not seen"
+    return section(title, markdown_table(header, rows, "llllr"))
 
 
 def _readings(results: list[Result]) -> str:
-    lines = ["### Figure 2: exposure and reward of the train log's items", ""]
+    lines = []
     for result in results:
         numbers = result["exposure_and_reward"]
         lines.append(
@@ -214,7 +214,7 @@ def _readings(results: list[Result]) -> str:
             f"reward, which grows with every exposure, but {numbers['r2_mean']:.2f} of its MEAN "
             "reward."
         )
-    return "\n".join(lines)
+    return section("Figure 2: exposure and reward of the train log's items", "\n".join(lines))
 
 
 def draw(datasets: Sequence[Dataset]) -> Figure:

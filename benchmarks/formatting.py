@@ -43,3 +43,8 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: 
     rules = ("--:" if side == "r" else "---" for side in align.ljust(len(header), align[-1]))
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
+
+
+def section(title: str, *blocks: str) -> str:
+    """Markdown of a heading and the blocks below it; empty blocks are left out."""
+    return "\n\n".join([f"### {title}", *filter(None, blocks)])

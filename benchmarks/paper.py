@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 
 from benchmarks.agents import AGENTS
-from benchmarks.formatting import interval, markdown_table
+from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.results import Result
 
 _CAPTIONS = {2: "Overall performance", 3: "Ablation"}
@@ -90,27 +90,23 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
     return "\n\n".join(filter(None, sections))
 
 
-def _section(title: str, table: str, note: str) -> str:
-    return f"### {title}\n\n{table}\n\n{note}"
-
-
 def _comparison(table: int, runs: Runs) -> str:
     if not _methods_run(runs, TABLES[table]):
         return ""
     rows = []
     for (dataset, env), max_len in product(ENVS.items(), MAX_LENS):
-        theirs = published(dataset, max_len)
+        reference = published(dataset, max_len)
         for method in TABLES[table]:
             cells = [f"{dataset}, T = {max_len}", method]
             ours = runs.get((env, max_len, METHODS[method]), [])
             for name, (_, digits) in _MEASURES.items():
                 values = [run["metrics"][name] for run in ours]
-                cells += [interval(values, digits), theirs[method][name]]
+                cells += [interval(values, digits), reference[method][name]]
             rows.append(cells)
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
     agents = [AGENTS[METHODS[method]] for method in TABLES[table]]
     sources = [f"{agent.label} ({agent.reference})" for agent in agents]
-    return _section(
+    return section(
         f"Table {table}: {_CAPTIONS[table]}, SYNTHETIC worlds beside the published figures",
         markdown_table(["world", "method", *columns], rows, "llr"),
         "Ours: mean ± 95 % interval over seeds, on synthetic worlds that are calibrated to the "
@@ -140,7 +136,7 @@ def _left_out(runs: Runs) -> str:
             rows.append([dataset, agent, *map(interval, values)])
     if not rows:
         return ""
-    return _section(
+    return section(
         "What denoising losses leave out of the positive answers, SYNTHETIC worlds",
         markdown_table(["world", "agent", "AUC", "all", "popular", "long tail"], rows, "llr"),
         "Mean ± 95 % interval over seeds. T-CE: the share dropped, of the last quarter of the "
@@ -159,7 +155,7 @@ def _seconds(runs: Runs) -> str:
     if not rows:
         return ""
     titles = [f"{env.removesuffix('-Fair-v0')}, T = {max_len}" for env, max_len in WORLDS]
-    return _section(
+    return section(
         "Table 4: training seconds, SYNTHETIC worlds beside the published figures",
         markdown_table(["method", *titles, "published (KuaiRec, T = 30)"], rows),
         "Ours: mean over seeds of the processor seconds of one process on one core, what is fitted "

@@ -104,7 +104,7 @@ def _styles() -> Any:
 
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
-    """Where each agent lies; of whole sessions, long and balanced ones are at the upper left."""
+    """Positions of the agents; of whole sessions, long and balanced ones are at the upper left."""
     measure, label = _WORTH[task]
     for number, (agent, runs) in enumerate(agents.items()):
         ad, worth = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))

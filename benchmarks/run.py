@@ -170,12 +170,6 @@ class RunStudy(Study):
 def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = None) -> Path:
     """Makes one run, if its result is missing, and returns the result file.
 
-    Args:
-        spec: Settings of the run.
-        out: Folder of the result file.
-        progress: Whether to show progress bars.
-        tensorboard: Folder of TensorBoard's logs, see :class:`RunStudy`.
-
     Raises:
         ConfigError: ``out`` is a file, or holds the result or the checkpoint of a run with other
             settings; or TensorBoard is not installed.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from itertools import starmap
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.commands import add_folder
-from benchmarks.formatting import interval, markdown_table
+from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.plots import draw_curves, name_agents
 from benchmarks.results import Result, World, read_results, task_of
 from benchmarks.tables import by_world, metric
@@ -131,7 +132,7 @@ def sessions_to_settle(curve: list[Point]) -> int:
 
 def markdown(worlds: dict[World, dict[str, list[Result]]]) -> str:
     """A table of each world; see :func:`select`."""
-    return "\n".join(_table(world, agents) for world, agents in worlds.items())
+    return "\n\n".join(starmap(_table, worlds.items())) + "\n"
 
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:
@@ -148,17 +149,14 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         ])  # fmt: skip
     titles = [title for title, _ in SPREADS.values()]
     header = ["agent", "seeds", *titles, "Len in training", "sessions to 95 % of it"]
-    return "\n".join([
-        f"### {world.title}",
-        "",
+    return section(
+        world.title,
         markdown_table(header, rows),
-        "",
         "Over seeds: of the test sessions. Over time: of the last fifth of the training curve, "
         "mean over seeds; imbalance is |2p - 1| with p the popular share of a block of training "
         "sessions. Len in training: of the last fifth, mean and 95 % interval over seeds; after so "
         "many sessions the curve first has 95 % of it, mean and range over seeds.",
-        "",
-    ])  # fmt: skip
+    )
 
 
 def draw(world: World, agents: dict[str, list[Result]]) -> Figure:

@@ -60,7 +60,7 @@ class Study(ABC):
         return ""
 
     def is_complete(self, path: Path, result: Result) -> bool:
-        """Whether an existing file holds all of this study's result.
+        """Checks an existing file: true if it holds all of this study's result.
 
         Raises:
             ConfigError: It holds the result of other data or settings.
@@ -127,15 +127,15 @@ def run_study(study: Study, out: Path) -> Path:
     path = result_path(study, out)
     if not _is_made(study, out):
         save(study, path, study.make(path))
-    path.with_suffix(".checkpoint").unlink(missing_ok=True)
+        _checkpoint(path).unlink(missing_ok=True)
     return path
 
 
-def save(study: Study, path: Path, made: Result) -> None:
+def save(study: Study, path: Path, body: Result) -> None:
     """Writes a result under its header, with versions and commit, completely or not at all."""
-    commits = dict.fromkeys([*made.pop("commits", []), commit()])
+    commits = dict.fromkeys([*body.pop("commits", []), commit()])
     origin = {"versions": versions(study.packages), "commit": ", ".join(commits)}
-    write_atomically(path, study.encode(study.header() | made | origin).encode())
+    write_atomically(path, study.encode(study.header() | body | origin).encode())
 
 
 def result_path(study: Study, out: Path) -> Path:
@@ -147,7 +147,14 @@ def _is_made(study: Study, out: Path) -> bool:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The results' folder {out} is a file.")
     path = result_path(study, out)
-    return path.exists() and study.is_complete(path, read_result(path))
+    if not path.exists() or not study.is_complete(path, read_result(path)):
+        return False
+    _checkpoint(path).unlink(missing_ok=True)  # of a process that ended before it did this
+    return True
+
+
+def _checkpoint(path: Path) -> Path:
+    return path.with_suffix(".checkpoint")
 
 
 def _in_this_process(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 
 from benchmarks import paper
 from benchmarks.agents import agents_for, find_agent
@@ -50,20 +51,18 @@ def main(options: argparse.Namespace) -> None:
 def expand(
     base: Run, agents: Iterable[str], max_lens: Iterable[int], seeds: Iterable[int]
 ) -> list[Run]:
-    """Every combination, as runs that differ from ``base`` in agent, length and seed.
+    """All combinations, as runs that differ from ``base`` in agent, length and seed.
 
     Raises:
         ConfigError: An agent is unknown, or two have one name.
     """
-    agents, lengths, numbers = tuple(agents), tuple(max_lens), tuple(seeds)
+    agents = tuple(agents)
     names = [find_agent(agent).name for agent in agents]
     if len(set(names)) < len(names):
         raise ConfigError(f"Agents must have different names, got {names}: rename or drop one.")
     return [
         replace(base, agent=agent, max_len=max_len, seed=seed)
-        for agent in agents
-        for max_len in lengths
-        for seed in numbers
+        for agent, max_len, seed in product(agents, max_lens, seeds)
     ]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from itertools import starmap
 
 import numpy as np
 
 from benchmarks import paper
 from benchmarks.agents import AGENTS
 from benchmarks.commands import add_folder
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
 from benchmarks.results import Result, World, read_results, task_of, world_of
 
@@ -76,7 +77,7 @@ def metric(runs: list[Result], name: str) -> list[float]:
 
 def markdown(results: list[Result]) -> str:
     """All tables, one for each environment, dataset and session length."""
-    return "\n".join(_table(world, agents) for world, agents in by_world(results).items())
+    return "\n\n".join(starmap(_table, by_world(results).items())) + "\n"
 
 
 def summary(results: list[Result]) -> str:
@@ -135,15 +136,10 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
             f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
             "its own simulator, where R has another scale."
         )
-    return "\n".join([
-        f"### {world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}",
-        "",
-        markdown_table(["agent", "seeds", *columns.values(), *last], rows),
-        "",
-        *([*_verdict(agents, lengths), *_paired(agents)] if task == "session" else []),
-        note,
-        "",
-    ])  # fmt: skip
+    title = f"{world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}"
+    table = markdown_table(["agent", "seeds", *columns.values(), *last], rows)
+    comparisons = [_verdict(agents, lengths), _paired(agents)] if task == "session" else []
+    return section(title, table, *comparisons, note)
 
 
 def _cell(runs: list[Result], name: str) -> str:
@@ -153,11 +149,11 @@ def _cell(runs: list[Result], name: str) -> str:
     return cell if len(runs) > 1 else f"{cell} ± {runs[0]['metrics'][f'{name}_ci95']:.{digits}f}"
 
 
-def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> list[str]:
-    """The learned agent with the longest sessions, and what that is worth."""
+def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
+    """The learned agent with the longest sessions, beside the references."""
     learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
-        return []
+        return ""
     longest = max(learned, key=learned.__getitem__)
     shares = [
         f"{learned[longest] / lengths[reference]:.3f} of {reference}"
@@ -165,24 +161,24 @@ def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> list
         if reference in lengths
     ]
     sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"
-    return [", ".join([sentence, *shares]) + ".", ""]
+    return ", ".join([sentence, *shares]) + "."
 
 
-def _paired(agents: dict[str, list[Result]]) -> list[str]:
+def _paired(agents: dict[str, list[Result]]) -> str:
     """Our agents against their controls: all agents of a seed meet the same users."""
     by_seed = {
         agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }
     lines = []
-    pairs = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
-    for agent, control in pairs:
-        ours, theirs = by_seed.get(agent, {}), by_seed.get(control, {})
-        seeds = sorted(ours.keys() & theirs.keys())
-        if len(seeds) < 2:
+    compared = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
+    for agent, control in compared:
+        metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
+        pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
+        if len(pairs) < 2:
             continue
         differences = [
-            f"{label} {interval([ours[n][name] - theirs[n][name] for n in seeds], digits, '+')}"
+            f"{label} {interval([x[name] - y[name] for x, y in pairs], digits, '+')}"
             for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4))
         ]
         lines.append(f"* {agent} less {control}, seed by seed: {', '.join(differences)}.")
-    return [*lines, ""] if lines else []
+    return "\n".join(lines)

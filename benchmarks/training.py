@@ -39,11 +39,11 @@ class Seconds:
         """Both, by their names in results."""
         return {"seconds": self.wall, "processor_seconds": self.processor}
 
-    def __add__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall + other.wall, self.processor + other.processor)
+    def __add__(self, seconds: Seconds) -> Seconds:
+        return Seconds(self.wall + seconds.wall, self.processor + seconds.processor)
 
-    def __sub__(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall - other.wall, self.processor - other.processor)
+    def __sub__(self, seconds: Seconds) -> Seconds:
+        return Seconds(self.wall - seconds.wall, self.processor - seconds.processor)
 
 
 class TrainingRecord(BaseCallback):
@@ -94,17 +94,17 @@ class TrainingRecord(BaseCallback):
         self.finished += len(ended)
         self._latest += ended
         self._bar.update(len(ended))
-        every = max(1, self.episodes // CURVE_POINTS)
-        while len(self._latest) >= every:
-            self._add_point(self._latest[:every])
-            del self._latest[:every]
+        block = max(1, self.episodes // CURVE_POINTS)
+        while len(self._latest) >= block:
+            self._add_point(self._latest[:block])
+            del self._latest[:block]
         return self.finished < self.episodes
 
     def _on_training_end(self) -> None:
         self._bar.close()
 
     def _add_point(self, block: list[dict[str, float]]) -> None:
-        means = {name: float(np.mean([one[name] for one in block])) for name in block[0]}
+        means = {name: float(np.mean([session[name] for session in block])) for name in block[0]}
         for name, value in means.items():
             self.logger.record(f"session/{name}", value)
         episodes = (len(self.curve) + 1) * len(block)

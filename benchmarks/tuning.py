@@ -124,12 +124,6 @@ class TuneStudy(Study):
 def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
     """Searches until the study has so many trials, and returns the result file.
 
-    Args:
-        spec: See :class:`TuneStudy`.
-        trials: See the same class.
-        out: Folder of the result file and of the journal.
-        progress: Whether to show a progress bar.
-
     Raises:
         ConfigError: The agent has no space, all sessions of the environment have one length,
             ``out`` is a file, or it holds a study of other data or settings.

@@ -59,7 +59,7 @@ class Args:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave.
+    """Outcome of a run.
 
     Attributes:
         agent: The trained agent.
@@ -114,14 +114,10 @@ def _mlp(n_in: int, n_out: int, hidden: int, last_gain: float) -> nn.Sequential:
 
 def make_envs(args: Args, split: str, num_envs: int, **options: Any) -> VectorEnv:
     """Sessions side by side; a finished slot begins its next session in the same step."""
-    return gym.make_vec(
-        args.env_id,
-        num_envs=num_envs,
-        autoreset_mode=AutoresetMode.SAME_STEP,
-        split=split,
-        **({"max_len": args.max_len} if args.max_len else {}),
-        **options,
-    )
+    if args.max_len:
+        options["max_len"] = args.max_len
+    options |= {"split": split, "autoreset_mode": AutoresetMode.SAME_STEP}
+    return gym.make_vec(args.env_id, num_envs, **options)
 
 
 @dataclass
@@ -129,13 +125,13 @@ class Rollout:
     """``num_steps`` steps of every slot; each field is (num_steps, num_envs, ...).
 
     Attributes:
-        observations: What was seen.
-        actions: What was drawn, before clipping.
+        observations: Observations before the steps.
+        actions: Drawn actions, before clipping.
         log_probs: Log-probability of the draw.
-        values: Estimated value of what was seen.
-        rewards: What came.
-        next_values: Estimated value of what followed, zero where the user left.
-        done: Whether the session ended, either way.
+        values: Estimated value of the observations.
+        rewards: Rewards of the steps.
+        next_values: Estimated value of the next observations, zero where the user left.
+        ended: Whether the session ended, either way.
     """
 
     observations: Tensor
@@ -144,7 +140,7 @@ class Rollout:
     values: Tensor
     rewards: Tensor
     next_values: Tensor
-    done: Tensor
+    ended: Tensor
 
 
 def advantages(rollout: Rollout, gamma: float, gae_lambda: float) -> Tensor:
@@ -153,7 +149,7 @@ def advantages(rollout: Rollout, gamma: float, gae_lambda: float) -> Tensor:
     estimate = torch.zeros_like(errors)
     following = torch.zeros_like(errors[0])
     for step in reversed(range(len(errors))):
-        goes_on = 1.0 - rollout.done[step].float()
+        goes_on = 1.0 - rollout.ended[step].float()
         following = errors[step] + gamma * gae_lambda * goes_on * following
         estimate[step] = following
     return estimate
@@ -164,7 +160,7 @@ class Collector:
 
     Args:
         envs: The sessions.
-        agent: Who acts.
+        agent: The agent that acts.
         seed: Of the first users and all that follows.
     """
 
@@ -186,18 +182,18 @@ class Collector:
             following, reward, terminated, truncated, infos = self.envs.step(
                 action.clamp(-1.0, 1.0).numpy()
             )
-            done = terminated | truncated
+            ended = terminated | truncated
             self._observation = torch.as_tensor(following)
             next_value = self.agent.value(self._observation)
             # `following` shows a finished slot's next session already: what followed the old one
             # is its final observation where it was cut, and nothing where the user left.
             after = next_value.clone()
-            after[torch.as_tensor(done)] = 0.0
+            after[torch.as_tensor(ended)] = 0.0
             for slot in np.flatnonzero(truncated & ~terminated):
                 final = torch.as_tensor(infos["final_obs"][slot])
                 after[slot] = self.agent.value(final[None])[0]
-            if done.any():
-                self.lengths += infos["final_info"]["session"]["len"][done].tolist()
+            if ended.any():
+                self.lengths += infos["final_info"]["session"]["len"][ended].tolist()
             columns.append(
                 (
                     observation,
@@ -206,7 +202,7 @@ class Collector:
                     value,
                     torch.as_tensor(reward, dtype=torch.float32),
                     after,
-                    torch.as_tensor(done),
+                    torch.as_tensor(ended),
                 )
             )
             value = next_value
@@ -280,7 +276,7 @@ def run(args: Args, **options: Any) -> Outcome:
     torch.manual_seed(args.seed)
     envs = make_envs(args, "train", args.num_envs, **options)
     widths = [
-        spaces.flatdim(one) for one in (envs.single_observation_space, envs.single_action_space)
+        spaces.flatdim(space) for space in (envs.single_observation_space, envs.single_action_space)
     ]
     agent = Agent(widths[0], widths[1], args.hidden, args.log_std)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)

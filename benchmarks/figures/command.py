@@ -63,14 +63,14 @@ def figure3(options: argparse.Namespace) -> Figure:
     """Raw beside purified states, of three policies."""
     learned = policies.ppo_results(read_results(options.results), studies.world(), options.seeds)
     needed = policies.studies(options.seeds, options.sessions)
-    made = results_of(needed, _folder(options), options.jobs)
-    return policies.draw(policies.bars(made, learned))
+    results = results_of(needed, _folder(options), options.jobs)
+    return policies.draw(policies.bars(results, learned))
 
 
 def figure4(options: argparse.Namespace) -> Figure:
     """Positions of users' states, of one purifier."""
-    (made,) = results_of([states.StatesStudy(options.seeds[0])], _folder(options), jobs=1)
-    return states.draw(made)
+    (result,) = results_of([states.StatesStudy(options.seeds[0])], _folder(options), jobs=1)
+    return states.draw(result)
 
 
 def figure6(options: argparse.Namespace) -> Figure:

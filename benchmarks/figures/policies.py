@@ -186,14 +186,14 @@ def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -
     return [runs[key] for key in needed]
 
 
-def bars(made: list[Result], learned: list[Result]) -> Bars:
+def bars(results: list[Result], learned: list[Result]) -> Bars:
     """Sorts the studies and PPO's results into the figure's bars."""
 
     def of_policy(policy: str, beta: float | None = None) -> dict[str, list[dict[str, float]]]:
         return {
             state: [
                 result["metrics"]
-                for result in made
+                for result in results
                 if (result["policy"], result.get("beta"), result["state"]) == (policy, beta, state)
             ]
             for state in STATES

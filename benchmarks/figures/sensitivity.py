@@ -99,7 +99,7 @@ def studies(
 
 
 def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
-    """How fast a purifier is on a batch."""
+    """Speed of a purifier on a batch."""
     states = states.copy()  # the purifier's own: it may write into it
     denoise(states)
     seconds = []
@@ -110,18 +110,21 @@ def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
     return len(states) / float(np.median(seconds))
 
 
-def draw(made: list[Result]) -> Figure:
+def draw(results: list[Result]) -> Figure:
     """Over K: mean and 95 % interval over seeds."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
-    steps = sorted({result["diffusion_steps"] for result in made})
+    steps = sorted({result["diffusion_steps"] for result in results})
     panels = figure.subplots(2, 2).ravel()
     for axes, (metric, label) in zip(panels[:3], POLICY_PANELS.items(), strict=True):
         for block, name in BLOCKS.items():
-            _line(axes, steps, [_values(made, number, block, metric) for number in steps], name)
+            _line(axes, steps, [_values(results, number, block, metric) for number in steps], name)
         axes.set_ylabel(label)
     for metric, label in PROBE_LINES.items():
         _line(
-            panels[3], steps, [_values(made, number, "probes", metric) for number in steps], label
+            panels[3],
+            steps,
+            [_values(results, number, "probes", metric) for number in steps],
+            label,
         )
     panels[3].set_ylabel("probes of held-out users")
     for axes in (panels[0], panels[3]):
@@ -132,14 +135,14 @@ def draw(made: list[Result]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("diffusion steps K")
         axes.grid(alpha=0.3)
-    seeds, episodes = len({result["seed"] for result in made}), made[0]["episodes"]
+    seeds, episodes = len({result["seed"] for result in results}), results[0]["episodes"]
     text = f"{seeds} world(s), PPO trained for {episodes:,} sessions"
     figure.suptitle(title("Figure 6", text), fontsize="medium")
     return figure
 
 
-def _values(made: list[Result], steps: int, block: str, metric: str) -> list[float]:
-    return [result[block][metric] for result in made if result["diffusion_steps"] == steps]
+def _values(results: list[Result], steps: int, block: str, metric: str) -> list[float]:
+    return [result[block][metric] for result in results if result["diffusion_steps"] == steps]
 
 
 def _line(axes: Any, steps: list[int], groups: list[list[float]], label: str | None = None) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.results import Result, World, read_results, world_of
 from kuaisim_gym.errors import DataFormatError
 
@@ -89,27 +89,24 @@ def _front(world: World, results: list[Result]) -> Front:
 
 def markdown(results: list[Result]) -> str:
     """The tables of every world: the dial, and the agents without one."""
-    return "\n".join(tables(front) for front in fronts(results))
+    return "\n\n".join(map(tables, fronts(results))) + "\n"
 
 
 def tables(front: Front) -> str:
     """The tables of one world."""
-    lines = [f"### {front.world.title}", ""]
-    if front.points[DIAL]:
-        lines += [_dial_table(front), "", verdict(front), ""]
+    blocks = [_dial_table(front), verdict(front)] if front.points[DIAL] else []
     for kind, title in ((FLAT, "flat, penalty"), (SWEEP, "MOFIR, weight of utility")):
         if front.points[kind]:
             rows = [
                 [f"{setting:g}", *_cells(front.points[kind][setting])]
                 for setting in front.settings(kind)
             ]
-            header = [title, "seeds", *COLUMNS.values()]
-            lines += [markdown_table(header, rows, "r"), ""]
+            blocks.append(markdown_table([title, "seeds", *COLUMNS.values()], rows, "r"))
     note = (
         f"± is a 95 % interval over seeds; {front.note}. Distance: the largest of a seed. "
         "Differences are paired by seed: the same test sessions."
     )
-    return "\n".join([*lines, note, ""])
+    return section(front.world.title, *blocks, note)
 
 
 def _dial_table(front: Front) -> str:
@@ -192,5 +189,5 @@ def differences(front: Front, target: float) -> list[float]:
 def _shares(front: Front, low: float, high: float) -> list[tuple[int, float, float]]:
     """(seed, share at one target, share at the other)."""
     before, after = front.points[DIAL][low], front.points[DIAL][high]
-    both = sorted(before.keys() & after)
-    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in both]
+    seeds = sorted(before.keys() & after)
+    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in seeds]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.formatting import interval, markdown_table
+from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.results import Result, read_results
 from kuaisim_gym.errors import DataFormatError
 
@@ -89,7 +89,7 @@ def markdown(results: list[Result]) -> str:
     tables += [
         _events_table(worlds) for worlds in by_events.values() if any(k.events for k in worlds)
     ]
-    return "\n".join(tables)
+    return "\n\n".join(tables) + "\n"
 
 
 def _kind(result: Result) -> Kind:
@@ -107,12 +107,13 @@ def _check_one_world_a_seed(rows: Rows) -> None:
     worlds: dict[int, Result] = {}
     for runs in rows.values():
         for seed, result in runs.items():
-            other = worlds.setdefault(seed, result)
-            ours, theirs = (fit["dataset"]["fingerprint"] for fit in (result, other))
-            if ours != theirs:
+            first = worlds.setdefault(seed, result)
+            digests = [fit["dataset"]["fingerprint"] for fit in (result, first)]
+            if digests[0] != digests[1]:
                 raise DataFormatError(
-                    f"{result['purifier']} and {other['purifier']} of {result['env']}, seed "
-                    f"{seed}, are of different worlds, {ours} and {theirs}. Run one of them again."
+                    f"{result['purifier']} and {first['purifier']} of {result['env']}, seed "
+                    f"{seed}, are of different worlds, {' and '.join(digests)}. Run one of them "
+                    "again."
                 )
 
 
@@ -139,26 +140,25 @@ def _table(kind: Kind, rows: Rows) -> str:
             f"{ORACLE}, which reads the truth, a purifier gains."
         )
     differences = [
-        _difference(rows, DSRM, other) for other in COMPARED if {DSRM, other} <= rows.keys()
+        _difference(rows, DSRM, control) for control in COMPARED if {DSRM, control} <= rows.keys()
     ]
     table = markdown_table(["purifier", "seeds", *COLUMNS.values()], cells)
-    return "\n".join([f"### {_title(kind, rows)}", "", table, "", note, "", *differences, ""])
+    return section(_title(kind, rows), table, note, "\n".join(differences))
 
 
-def _difference(rows: Rows, purifier: str, other: str) -> str:
+def _difference(rows: Rows, purifier: str, control: str) -> str:
     """One purifier less another in the same worlds: what worlds have in common cancels."""
     pairs = [
-        (rows[purifier][seed]["metrics"], rows[other][seed]["metrics"])
-        for seed in sorted(rows[purifier].keys() & rows[other].keys())
+        (rows[purifier][seed]["metrics"], rows[control][seed]["metrics"])
+        for seed in sorted(rows[purifier].keys() & rows[control].keys())
     ]
     differences = {
-        COLUMNS[name]: [ours[name] - theirs[name] for ours, theirs in pairs if name in ours]
-        for name in PAIRED
+        COLUMNS[name]: [x[name] - y[name] for x, y in pairs if name in x] for name in PAIRED
     }
     text = ", ".join(
         f"{title} {interval(values, sign='+')}" for title, values in differences.items() if values
     )
-    return f"* {purifier} less {other}, world by world: {text}."
+    return f"* {purifier} less {control}, world by world: {text}."
 
 
 def _events_table(worlds: dict[Kind, Rows]) -> str:
@@ -175,14 +175,11 @@ def _events_table(worlds: dict[Kind, Rows]) -> str:
         if purifier in shown
     ]  # fmt: skip
     header = ["rows", "purifier", "seeds", *(COLUMNS[name] for name in EVENT_COLUMNS)]
-    return "\n".join([
-        f"### {_title(kind._replace(events=0), rows)}, by logged rows of a user",
-        "",
+    return section(
+        f"{_title(kind._replace(events=0), rows)}, by logged rows of a user",
         markdown_table(header, cells, "rlr"),
-        "",
         "Rows: the mean over users, as measured.",
-        "",
-    ])  # fmt: skip
+    )
 
 
 def _title(kind: Kind, rows: Rows) -> str:

@@ -1,1 +1,1 @@
-"""What the environments and the sequential response model cost in time and memory."""
+"""Time and memory of environments, response models, purifiers and training."""

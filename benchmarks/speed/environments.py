@@ -6,13 +6,14 @@ import argparse
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from operator import attrgetter
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Row, report, timed
+from benchmarks.speed.timing import Row, add_out, add_sessions, report, timed
 from kuaisim_gym.engine import find_engine
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
@@ -37,7 +38,13 @@ PARTS = {
 }
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser, repeats=5)
+    add_sessions(parser)
+
+
+def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``environments.json``."""
     engine = find_engine(options.engine).name
     seconds = 0.0 if options.quick else LEAST_SECONDS
@@ -48,29 +55,31 @@ def run(options: argparse.Namespace) -> None:
     case = Case(sessions=options.sessions, engine=engine, items=TINY if options.quick else None)
     columns = {
         f"{env} {actions}": parts(replace(case, env=env, actions=actions))
-        for env in ENVS
-        for actions in ACTIONS
+        for env, actions in product(ENVS, ACTIONS)
     }
     tables["parts"] = [
-        {"processor_ns": part, **{name: column[part] for name, column in columns.items()}}
-        for part in (*PARTS.values(), "rest")
+        {"processor_ns": stage, **{name: column[stage] for name, column in columns.items()}}
+        for stage in (*PARTS.values(), "rest")
     ]
     report("environments", tables, options.out, repeats=options.repeats)
 
 
 def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
-    """What is measured, by table."""
+    """The cases of each table."""
     few, items = max(1, sessions // 16), TINY if quick else None
     shells = dict.fromkeys(  # once each, also where NumPy is the engine anyway
         [("SameStep", sessions, engine), ("NextStep", sessions, engine),
          ("SameStep", sessions, "numpy"), ("sb3", few, engine), ("sb3", sessions, engine),
          ("single", 1, engine)]
     )  # fmt: skip
-    every = [(env, actions) for env in ENVS for actions in ACTIONS]
     return {
         "environments": [
-            *(Case(*one, *shell, items=items) for one in every for shell in shells),
-            *(Case(*one, "SameStep", few, engine, items=items) for one in TASKS),
+            *(
+                Case(env, actions, shell, n, name, items=items)
+                for env, actions in product(ENVS, ACTIONS)
+                for shell, n, name in shells
+            ),
+            *(Case(*task, "SameStep", few, engine, items=items) for task in TASKS),
         ],
         "sessions": [
             Case(ENVS[0], actions, "SameStep", n, engine, items=items)
@@ -107,7 +116,7 @@ def measure(case: Case, repeats: int, seconds: float) -> Row:
 
 
 def parts(case: Case) -> dict[str, float]:
-    """Processor nanoseconds a user-step that each part takes while sessions are played."""
+    """Processor nanoseconds a user-step of each stage while sessions are played."""
     env = make(case)
     play = player(env, draw(env, case.sessions))
     play(LEAST_STEPS)
@@ -119,14 +128,14 @@ def parts(case: Case) -> dict[str, float]:
     begun = time.process_time()
     play(steps)
     spent["rest"] = time.process_time() - begun - sum(spent.values())
-    return {part: 1e9 * took / (steps * case.sessions) for part, took in spent.items()}
+    return {stage: 1e9 * took / (steps * case.sessions) for stage, took in spent.items()}
 
 
 def _clock(env: Any, path: str, spent: dict[str, float]) -> None:
     """Puts a clock around the function at a path."""
     owner, _, name = path.rpartition(".")
-    place = attrgetter(owner)(env) if owner else env
-    call = getattr(place, name)
+    target = attrgetter(owner)(env) if owner else env
+    call = getattr(target, name)
 
     def clocked(*arguments: Any) -> Any:
         begun = time.process_time()
@@ -134,4 +143,4 @@ def _clock(env: Any, path: str, spent: dict[str, float]) -> None:
         spent[PARTS[path]] += time.process_time() - begun
         return result
 
-    object.__setattr__(place, name, clocked)  # an engine is frozen
+    object.__setattr__(target, name, clocked)  # an engine is frozen

@@ -1,11 +1,9 @@
-"""What a policy's action head costs as the catalogue grows: an update, a draw, and memory."""
+"""Cost of a policy's action head as the catalogue grows: an update, a draw, and memory."""
 
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from torch import Tensor
 
-from benchmarks.speed.timing import Row, process_memory, report, timed
+from benchmarks.speed.timing import Row, add_out, in_fresh_processes, process_memory, report, timed
 from dsrm_agents import Codebook, HierarchicalPolicy, HSRLPolicy
 from kuaisim_gym.simulator.catalogue import EMBEDDING_DIM, Catalogue
 
@@ -28,15 +26,21 @@ BATCH, SESSIONS = 256, 64
 LIMIT_GB = 8.0
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser, repeats=7)
+
+
+def main(options: argparse.Namespace) -> None:
     """Measures, prints a table and writes ``heads.json``."""
     items = QUICK if options.quick else ITEMS
     cases = [(head, n, options.repeats) for head in HEADS for n in items]
-    # A process for each: what one takes and gives back would hide the next.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        rows = list(processes.map(measured, cases))
-    report("heads", {"heads": rows}, options.out, repeats=options.repeats)
+    report(
+        "heads",
+        {"heads": in_fresh_processes(measured, cases)},
+        options.out,
+        repeats=options.repeats,
+    )
 
 
 def measured(case: tuple[str, int, int]) -> Row:
@@ -66,7 +70,7 @@ def measured(case: tuple[str, int, int]) -> Row:
     row["update_ms"] = 1e3 / timed(update, repeats)["per_processor_second"]
     row["draw_ms"] = 1e3 / timed(draw, repeats)["per_processor_second"]
     row["MB_added"] = process_memory()["VmHWM"] - before
-    row["parameters"] = sum(one.numel() for one in policy.parameters())
+    row["parameters"] = sum(weights.numel() for weights in policy.parameters())
     return row
 
 
@@ -85,11 +89,11 @@ def _catalogue(n_items: int) -> Catalogue:
 
 
 def _spaces(n_items: int) -> tuple[spaces.Dict, spaces.MultiDiscrete]:
-    parts: dict[str, spaces.Space[Any]] = {
+    observed: dict[str, spaces.Space[Any]] = {
         "state": spaces.Box(-8.0, 8.0, (STATE,)),
         "exposed": spaces.Box(-1, n_items - 1, (ROOM,), dtype=np.int32),
     }
-    return spaces.Dict(parts), spaces.MultiDiscrete([n_items] * SLATE)
+    return spaces.Dict(observed), spaces.MultiDiscrete([n_items] * SLATE)
 
 
 def _policy(head: str, catalogue: Catalogue, codebook: Codebook | None) -> ActorCriticPolicy:
@@ -120,7 +124,7 @@ def _calls(
 ) -> tuple[Callable[[], tuple[Tensor, Tensor]], Callable[[], int]]:
     """An evaluation of slates, as (log-probabilities, values), and a draw of slates."""
     if head == "independent":
-        batch, few = ({"state": one["state"]} for one in (batch, few))
+        batch, few = ({"state": views["state"]} for views in (batch, few))
     if head == "plackett-luce":
         with torch.no_grad():
             decision = policy.decide(batch)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Row, process_memory, report
+from benchmarks.speed.timing import (
+    Row,
+    add_out,
+    add_sessions,
+    in_fresh_processes,
+    process_memory,
+    report,
+)
 
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
@@ -19,29 +24,32 @@ VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("s
 STEPS = 60  # at least two sessions of every user
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser)
+    add_sessions(parser)
+
+
+def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``memory.json``."""
     case = Case(ENV, sessions=options.sessions, engine=options.engine)
     case = replace(case, items=TINY if options.quick else None)
     views = [replace(case, actions=actions, observation=seen) for actions, seen in VIEWS]
     runs = [case, replace(case, shell="single", sessions=1)]
     early = [5_000, 500] if options.quick else [500_000, 50_000]
-    # A process for each measurement: what one takes and gives back would hide the next.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        tables = {
-            "sessions": list(processes.map(occupied, views)),
-            "growth": list(processes.map(grown, runs, early)),
-        }
+    tables = {
+        "sessions": in_fresh_processes(occupied, views),
+        "growth": in_fresh_processes(grown, runs, early),
+    }
     report("memory", tables, options.out)
 
 
 def occupied(case: Case) -> Row:
     """MB that sessions add to a process that has dataset and models, and has played one session."""
-    one = make(replace(case, sessions=1))
-    actions = draw(one, case.sessions)
-    player(one, draw(one, 1))(STEPS)
-    del one
+    single = make(replace(case, sessions=1))
+    actions = draw(single, case.sessions)
+    player(single, draw(single, 1))(STEPS)
+    del single
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)  # or the sessions would move into what was freed

@@ -1,4 +1,4 @@
-"""Environments in play: what is timed, and whose memory is watched."""
+"""Environments in play, whose time and memory are measured."""
 
 from __future__ import annotations
 
@@ -82,18 +82,18 @@ def player(env: Any, actions: list[Any]) -> Callable[[int], int]:
     makes none in that step.
     """
     single, endless = isinstance(env, gym.Env), cycle(actions)
-    sessions = env.unwrapped.batch.n_sessions
+    sessions: int = env.unwrapped.batch.n_sessions
     pauses = getattr(env, "autoreset_mode", None) is AutoresetMode.NEXT_STEP
     env.reset()
 
     def play(steps: int) -> int:
         idle = 0
         for action in islice(endless, steps):
-            told = env.step(action)
-            if single and (told[2] or told[3]):
+            _, _, terminated, truncated, *_ = env.step(action)
+            if single and (terminated or truncated):
                 env.reset()
             if pauses:
-                idle += int(np.count_nonzero(told[2] | told[3]))
+                idle += int(np.count_nonzero(terminated | truncated))
         return steps * sessions - idle
 
     return play

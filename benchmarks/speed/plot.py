@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
@@ -11,7 +12,12 @@ from benchmarks.results import read_result
 from kuaisim_gym.errors import DatasetNotFoundError
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of environments.json")
+
+
+def main(options: argparse.Namespace) -> None:
     """Draws ``environments.png`` beside ``environments.json``."""
     path = options.folder / "environments.json"
     if not path.is_file():

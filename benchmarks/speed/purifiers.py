@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from benchmarks.run import Run, train_agent
-from benchmarks.speed.timing import Row, report, timed
+from benchmarks.speed.timing import Row, add_out, report, timed
 from dsrm_agents import DSRM, Purifier, distil, fit_dsrm, fit_purifier
 from dsrm_agents.dsrm.student import DISTILLATION
 from dsrm_agents.dsrm.training import TrainConfig
@@ -23,11 +24,17 @@ AGENT = "dsrm-hrl"
 FULL = 20_000  # sessions of a full training run
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser, repeats=5)
+    parser.add_argument("--episodes", type=int, default=4000, help="training sessions clocked")
+
+
+def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``purifiers.json``."""
     torch.set_num_threads(1)
     dataset = shared_dataset("kuairec", None, 0)
-    brief = {"updates": 5} if options.quick else {}
+    brief: dict[str, Any] = {"updates": 5} if options.quick else {}
     begun = time.process_time()
     dsrm = fit_dsrm(dataset, **brief)
     fit_seconds = time.process_time() - begun
@@ -60,15 +67,15 @@ def _speed(purifier: Purifier, batch: int, repeats: int) -> Row:
             purifier.denoise(states)
         return calls * batch
 
-    found = timed(call, repeats)
-    return {**found, "ms_a_call": 1e3 * batch / found["per_second"]}
+    speed = timed(call, repeats)
+    return {**speed, "ms_a_call": 1e3 * batch / speed["per_second"]}
 
 
 class _Clocked:
-    """A purifier that knows how long it was at work.
+    """A purifier that measures its processor seconds.
 
     Args:
-        dsrm: What works.
+        dsrm: The purifier.
     """
 
     def __init__(self, dsrm: DSRM) -> None:
@@ -96,12 +103,12 @@ def _overhead(dataset: Dataset, dsrm: DSRM, fit_seconds: float, sessions: int) -
     _, trained = train_agent(spec, dataset, clocked, progress=False)
     total = time.process_time() - begun
     scale = FULL / trained["episodes"]
-    other, added = scale * (total - clocked.seconds), fit_seconds + scale * clocked.seconds
+    base, added = scale * (total - clocked.seconds), fit_seconds + scale * clocked.seconds
     return {
         "agent": AGENT,
         "sessions": trained["episodes"],
         "fit_s": fit_seconds,
         "denoising_s_of_20000": scale * clocked.seconds,
-        "all_else_s_of_20000": other,
-        "overhead": added / other,
+        "all_else_s_of_20000": base,
+        "overhead": added / base,
     }

@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 import torch
 
-from benchmarks.speed.timing import timed
+from benchmarks.speed.timing import Row, add_out, report, timed
 from kuaisim_gym.data.dataset import BehaviourLog, Features
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
@@ -49,12 +49,22 @@ def random_model(rng: np.random.Generator, events: int) -> SequentialModel:
     return SequentialModel(BEHAVIOURS, network, encoded_users, encoded_items, histories)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Measures and prints steps, full recomputes and resets."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser, repeats=5, quick=False)
+    parser.add_argument("--sessions", type=int, default=256, help="sessions in lockstep")
+    parser.add_argument("--slate", type=int, default=10, help="items in a slate")
+    parser.add_argument("--events", type=int, default=200, help="logged events of each user")
+    parser.add_argument("--steps", type=int, default=10, help="steps in a timing")
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
+
+
+def main(options: argparse.Namespace) -> None:
+    """Measures steps, full recomputes and resets, prints a table and writes ``sequential.json``."""
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(0)
     model = random_model(rng, options.events)
-    n, k = options.sessions, options.slate
+    n, k = int(options.sessions), options.slate
     slates = rng.integers(0, N_ITEMS, (n, k))
     users = rng.integers(0, N_USERS, n)
     sessions = model.begin(n)
@@ -65,9 +75,10 @@ def run(options: argparse.Namespace) -> None:
 
     def steps() -> int:
         for _ in range(options.steps):
-            answered = sessions.feedback(slates)
-            sessions.observe(slates, (rng.random(answered.shape) < answered).astype(np.float32))
-        return n * options.steps
+            probability = sessions.feedback(slates)
+            drawn = rng.random(probability.shape) < probability
+            sessions.observe(slates, drawn.astype(np.float32))
+        return n * int(options.steps)
 
     @torch.inference_mode()
     def recompute() -> int:
@@ -78,21 +89,10 @@ def run(options: argparse.Namespace) -> None:
         model.network.logits(scores, model.items[torch.from_numpy(slates)])
         return n
 
-    print(f"{n} sessions, slates of {k}, {options.events} logged events, {options.threads} threads")
-    begun = timed(reset, options.repeats)
-    step = timed(steps, options.repeats)
-    whole = timed(recompute, options.repeats)
-    print(
-        f"step: {step['per_second']:,.0f} user-steps/s, median of {options.repeats} (least "
-        f"{step['least']:,.0f}, most {step['most']:,.0f}); {step['per_processor_second']:,.0f} a "
-        "processor second"
-    )
-    print(
-        f"full recompute of {min(options.events, 100)} events: {whole['per_second']:,.0f} "
-        f"user-steps/s, {whole['per_processor_second']:,.0f} a processor second: "
-        f"{step['per_processor_second'] / whole['per_processor_second']:.1f} times the work"
-    )
-    print(
-        f"reset: {1e3 / begun['per_second']:.2f} ms a session, "
-        f"{1e3 / begun['per_processor_second']:.2f} ms of the processor"
-    )
+    rows: list[Row] = []
+    for work, call in (("reset", reset), ("step", steps), ("full recompute", recompute)):
+        speed = timed(call, options.repeats)
+        rows.append({"work": work, **speed, "processor_ms": 1e3 / speed["per_processor_second"]})
+    names = ("sessions", "slate", "events", "threads", "repeats")
+    settings = {name: getattr(options, name) for name in names}
+    report("sequential", {"user-steps or sessions": rows}, options.out, **settings)

@@ -1,4 +1,4 @@
-"""Where a training second goes: environment, purifier, decisions, and the parts of an update."""
+"""Division of a training second: environment, purifier, decisions, and steps of an update."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 
 from benchmarks.agents import find_agent
 from benchmarks.results import data_block
-from benchmarks.run import TrainingRecord
 from benchmarks.speed.play import TINY, world
-from benchmarks.speed.timing import Row, report
+from benchmarks.speed.timing import Row, add_out, report
+from benchmarks.training import TrainingRecord
 from dsrm_agents import KuaiVecEnv, Purifier, fit_purifier, make_vec_env
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
@@ -34,10 +34,10 @@ WARM_UP = 2  # sessions a slot: rare cases, such as one session that ends alone,
 
 ENVIRONMENT, PURIFIER, DECISION = "environment step", "purifier", "policy decision"
 FORWARD, BACKWARD, STEP, OTHER = (
-    f"update: {part}" for part in ("forward", "backward", "optimiser step", "rest")
+    f"update: {stage}" for stage in ("forward", "backward", "optimiser step", "rest")
 )
 REST = "rest"
-PARTS = (ENVIRONMENT, PURIFIER, DECISION, FORWARD, BACKWARD, STEP, OTHER, REST)
+STAGES = (ENVIRONMENT, PURIFIER, DECISION, FORWARD, BACKWARD, STEP, OTHER, REST)
 
 # Methods of the policies: those that act or value states in a rollout, and those that judge past
 # actions in an update. A policy has either the first or the second of each.
@@ -45,7 +45,17 @@ DECISIONS = (("decide", "level_values"), ("forward", "predict_values"))
 EVALUATIONS = ("evaluate_decision", "evaluate_actions")
 
 
-def run(options: argparse.Namespace) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_out(parser)
+    fair = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
+    parser.add_argument("--env", nargs="+", default=fair[:1], choices=fair)
+    parser.add_argument(
+        "--episodes", type=int, default=1000, help="sessions of full length in steps"
+    )
+
+
+def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``training.json``."""
     torch.set_num_threads(1)
     tables: dict[str, list[Row]] = {"training": [], "parts": []}
@@ -68,17 +78,17 @@ def _dataset(name: str, quick: bool) -> Dataset:
 
 
 class Clock:
-    """Processor seconds of named parts; what a part calls of another counts for that one alone.
+    """Processor seconds of stages; a stage that calls another is not charged for its time.
 
     Attributes:
-        seconds: By part.
+        seconds: By stage.
     """
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
         self._within = [0.0]  # seconds of clocked calls in each call that is going on
 
-    def around(self, call: Callable[..., Any], part: str) -> Callable[..., Any]:
+    def around(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
         """The same function, with a clock around it."""
 
         def clocked(*arguments: Any, **named: Any) -> Any:
@@ -88,14 +98,14 @@ class Clock:
                 return call(*arguments, **named)
             finally:
                 took = time.process_time() - begun
-                self.seconds[part] += took - self._within.pop()
+                self.seconds[stage] += took - self._within.pop()
                 self._within[-1] += took
 
         return clocked
 
-    def put_on(self, owner: Any, name: str, part: str) -> None:
+    def put_on(self, owner: Any, name: str, stage: str) -> None:
         """Puts a clock around something that an object calls by name."""
-        setattr(owner, name, self.around(getattr(owner, name), part))
+        setattr(owner, name, self.around(getattr(owner, name), stage))
 
 
 def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) -> dict[str, Any]:
@@ -139,13 +149,13 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
         begun = time.process_time()
         model.learn(rounds * n_envs * MAX_LEN, callback=record, reset_num_timesteps=False)
         seconds = time.process_time() - begun
-    parts = {part: clock.seconds[part] for part in PARTS[:-1]}
+    seconds_of = {stage: clock.seconds[stage] for stage in STAGES[:-1]}
     return {
         "steps": model.num_timesteps - before,
         "sessions": record.finished,
         "fit_s": fit_seconds,
         "s": seconds,
-        "parts": parts | {REST: seconds - sum(parts.values())},
+        "parts": seconds_of | {REST: seconds - sum(seconds_of.values())},
     }
 
 
@@ -165,31 +175,31 @@ def _put_on(clock: Clock, model: BaseAlgorithm, core: KuaiVecEnv, worn: bool) ->
 
 
 def summary(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
-    """What training costs, a row an agent; ratios are of seconds a step, without the fit."""
-    a_step = {agent: found["s"] / found["steps"] for agent, found in profiles.items()}
+    """Cost of training, a row an agent; ratios are of seconds a step, without the fit."""
+    a_step = {agent: costs["s"] / costs["steps"] for agent, costs in profiles.items()}
     return [
         {
             "env": env,
             "agent": agent,
-            "steps": found["steps"],
-            "sessions": found["sessions"],
-            "s": found["s"],
+            "steps": costs["steps"],
+            "sessions": costs["sessions"],
+            "s": costs["s"],
             "us_a_step": 1e6 * a_step[agent],
             f"times_{REFERENCE}": a_step[agent] / a_step[REFERENCE],
-            "fit_s": found["fit_s"],
-            f"s_of_{FULL}": found["fit_s"] + FULL / found["sessions"] * found["s"],
+            "fit_s": costs["fit_s"],
+            f"s_of_{FULL}": costs["fit_s"] + FULL / costs["sessions"] * costs["s"],
         }
-        for agent, found in profiles.items()
+        for agent, costs in profiles.items()
     ]
 
 
 def shares(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
-    """Seconds and shares of the parts, a row a part."""
+    """Seconds and shares of the stages, a row each."""
     rows: list[Row] = []
-    for part in PARTS:
-        row: Row = {"env": env, "part": part}
-        for agent, found in profiles.items():
-            row[f"{agent}_s"] = found["parts"][part]
-            row[f"{agent}_share"] = found["parts"][part] / found["s"]
+    for stage in STAGES:
+        row: Row = {"env": env, "part": stage}
+        for agent, costs in profiles.items():
+            row[f"{agent}_s"] = costs["parts"][stage]
+            row[f"{agent}_share"] = costs["parts"][stage] / costs["s"]
         rows.append(row)
     return rows

@@ -71,7 +71,7 @@ def test_a_training_second_is_divided_without_rest(tmp_path: Path) -> None:
         assert row["s_of_20000"] == pytest.approx(
             row["fit_s"] + 20_000 * row["s"] / row["sessions"]
         )
-    assert [row["part"] for row in study["parts"]] == list(training.PARTS)
+    assert [row["part"] for row in study["parts"]] == list(training.STAGES)
     for agent, cost in costs.items():
         shares = {row["part"]: row[f"{agent}_share"] for row in study["parts"]}
         assert sum(shares.values()) == pytest.approx(1)
@@ -107,16 +107,22 @@ def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> N
     assert "### growth" in capsys.readouterr().out
 
 
-def test_the_sequential_model_is_timed(capsys) -> None:
+def test_the_sequential_model_is_timed(tmp_path: Path, capsys) -> None:
     assert main(["sequential", "--sessions", "2", "--events", "3", "--slate", "2", "--steps", "1",
-                 "--repeats", "1"]) == 0  # fmt: skip
+                 "--repeats", "1", "--out", str(tmp_path)]) == 0  # fmt: skip
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("step: ", "full recompute of 3 events: ", "reset: "))
+    assert all(f"| {work} |" in printed for work in ("step", "full recompute", "reset"))
+    study = json.loads((tmp_path / "sequential.json").read_text())
+    assert study["events"] == 3
+    assert all(row["processor_ms"] > 0 for row in study["user-steps or sessions"])
 
 
 def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
     assert main(["plot", str(tmp_path)]) == 2
     assert "environments.json is not there" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert main(["heads", "--quick", "--repeats", "1", "--out", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["environments", "--engine", "fortran"])
 

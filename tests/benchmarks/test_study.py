@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.study import Study, run_studies, run_study
+from kuaisim_gym.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Square(Study):
+    """A study that notes in a file of its folder that it was made."""
+
+    packages = ("numpy",)
+
+    number: int
+    data: str = "first"
+
+    @property
+    def name(self) -> str:
+        return f"square{self.number}"
+
+    def header(self) -> dict[str, Any]:
+        return {"study": "square", "number": self.number, "data": self.data}
+
+    def make(self, path: Path) -> dict[str, Any]:
+        path.parent.mkdir(exist_ok=True)
+        with (path.parent / "made").open("a") as file:
+            file.write(f"{self.number}\n")
+        if self.number < 0:
+            raise ConfigError(f"{self.number} is negative.")
+        return {"square": self.number**2, "commits": ["earlier"]}
+
+
+def made(folder: Path) -> list[str]:
+    return (folder / "made").read_text().split()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_is_missing_is_made_and_the_rest_left_alone(jobs: int, tmp_path: Path) -> None:
+    paths = run_studies([Square(3)], tmp_path)
+    before = paths[0].stat().st_mtime_ns
+    paths = run_studies([Square(2), Square(3), Square(4)], tmp_path, jobs)
+    assert [path.name for path in paths] == ["square2.json", "square3.json", "square4.json"]
+    assert paths[1].stat().st_mtime_ns == before
+    assert [json.loads(path.read_text())["square"] for path in paths] == [4, 9, 16]
+    assert sorted(made(tmp_path)) == ["2", "3", "4"]
+
+
+def test_a_result_has_header_versions_and_all_code_that_made_it(tmp_path: Path) -> None:
+    result = json.loads(run_study(Square(5), tmp_path).read_text())
+    assert list(result) == ["study", "number", "data", "square", "versions", "commit"]
+    assert result["versions"].keys() == {"python", "numpy"}
+    assert result["commit"].startswith("earlier, ")
+
+
+def test_other_data_are_refused_before_any_work(tmp_path: Path) -> None:
+    run_study(Square(1), tmp_path)
+    with pytest.raises(ConfigError, match="wanted {'data': 'second'}, found {'data': 'first'}"):
+        run_studies([Square(2), Square(1, "second")], tmp_path)
+    assert made(tmp_path) == ["1"]
+    with pytest.raises(ConfigError, match="is a file"):
+        run_study(Square(1), tmp_path / "made")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failure_ends_the_rest_and_keeps_what_was_made(jobs: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="-1 is negative"):
+        run_studies([Square(1), Square(-1), *map(Square, range(2, 30))], tmp_path, jobs)
+    assert (tmp_path / "square1.json").exists()
+    assert not (tmp_path / "square-1.json").exists()
+    assert len(made(tmp_path)) < 30
+
+
+def test_checkpoints_go_when_the_result_is_there(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "square7.checkpoint"
+    for studies in ([Square(7)], [Square(7)], [Square(8), Square(7)]):
+        checkpoint.touch()
+        run_studies(studies, tmp_path)
+        assert not checkpoint.exists()
