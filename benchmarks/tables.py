@@ -14,10 +14,7 @@ from benchmarks.commands import add_folder
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
 from benchmarks.results import Result, World, read_results, task_of, world_of
-<<<<<<< HEAD
 from kuaisim_gym.envs.assembly import TASKS
-=======
->>>>>>> h/rows
 
 CEILING = "expected-oracle+quota"
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
@@ -142,13 +139,8 @@ def _paired(agents: dict[str, list[Result]]) -> str:
         agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }
     lines = []
-<<<<<<< HEAD
     pairings = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
     for agent, control in pairings:
-=======
-    compared = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
-    for agent, control in compared:
->>>>>>> h/rows
         metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
         pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
         if len(pairs) < 2:

@@ -72,6 +72,7 @@ class SlatePPO(CatalogueAlgorithm, PPO):
         policy: str | type[BasePolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule,
+        *,
         n_steps: int = 32,
         batch_size: int = 256,
         n_epochs: int = 1,

@@ -63,6 +63,7 @@ class HierarchicalPPO(SlatePPO):
         policy: str | type[HierarchicalPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 8e-4,
+        *,
         gamma: float = 0.0,
         manager_gamma: float = 0.99,
         fairness: str = "ad",

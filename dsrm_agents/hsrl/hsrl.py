@@ -70,6 +70,7 @@ class HSRL(SlatePPO):
         policy: str | type[HSRLPolicy],
         env: GymEnv | str,
         learning_rate: float | Schedule = 1.3e-3,
+        *,
         token_credit: bool = True,
         **kwargs: Any,
     ) -> None:
