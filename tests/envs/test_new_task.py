@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
-from benchmarks.registry import task_of
 
 import kuaisim_gym
 from benchmarks.plots import plot_all
-from benchmarks.results import read_results
+from benchmarks.results import read_results, task_of
 from benchmarks.run import Run, run
 from benchmarks.tables import markdown
 from dsrm_agents import evaluate, make_vec_env
