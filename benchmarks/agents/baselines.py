@@ -37,7 +37,7 @@ def _penalise(env: VecEnv, fitted: Any, options: Options, training: bool) -> Vec
 AGENTS = (
     Agent(
         "bcq", label="BCQ", tables=(2,), reference="Fujimoto, Meger & Precup, ICML 2019",
-        build=constructor(BCQ, "BCQPolicy"),
+        build=constructor(BCQ, "BCQPolicy"), env_options=SLATES, offline=True,
         settings={
             "n_envs": 1,  # to read the log by; nothing is played
             "learning_rate": log_uniform(1e-4, 3e-3, value=2.7e-3),
@@ -45,14 +45,12 @@ AGENTS = (
             "gamma": one_of(0.5, 0.9, 0.99, value=0.9),
             "divergence_weight": log_uniform(0.1, 1.0, value=0.2),
         },
-        env_options=SLATES, offline=True,
     ),
     Agent(
         "mofir", label="MOFIR", tables=(2,), reference="Ge et al., WSDM 2022",
         build=constructor(MOFIR, "MlpPolicy"),
         settings={
-            "n_envs": 32,
-            "learning_rate": log_uniform(1e-4, 1e-3, value=3.4e-4),
+            "n_envs": 32, "learning_rate": log_uniform(1e-4, 1e-3, value=3.4e-4),
             "gamma": one_of(0.9, 0.95, 0.99, value=0.99),
             "batch_size": 256, "buffer_size": 100_000, "learning_starts": 2000, "train_freq": 1,
             "gradient_steps": 1,
@@ -79,7 +77,7 @@ AGENTS = (
     ),
     Agent(
         "dnair", label="DNaIR", tables=(2,), reference="Shi et al., TOIS 2024",
-        build=constructor(DNaIR, "DNaIRPolicy", "similar"),
+        build=constructor(DNaIR, "DNaIRPolicy", "similar"), env_options=SLATES,
         settings={
             "n_envs": 32, "batch_size": 128,
             "learning_rate": log_uniform(1e-4, 3e-3, value=5.0e-4),
@@ -87,11 +85,10 @@ AGENTS = (
             "beta": log_uniform(1e-3, 0.4, value=0.005),
             "similar": one_of(100, 300, 1000, value=1000),
         },
-        env_options=SLATES,
     ),
     Agent(
         "sac4ir", label="SAC4IR", tables=(2,), reference="after Christodoulou, arXiv 1910.07207",
-        build=constructor(SAC4IR, "SAC4IRPolicy"),
+        build=constructor(SAC4IR, "SAC4IRPolicy"), env_options=SLATES,
         settings={
             "n_envs": 32, "batch_size": 64,
             "learning_rate": log_uniform(1e-4, 1e-3, value=3.0e-4),
@@ -99,6 +96,5 @@ AGENTS = (
             "target_entropy_ratio": uniform(0.2, 0.9, value=0.4),
             "novelty_coef": log_uniform(1e-3, 0.5, value=0.05),
         },
-        env_options=SLATES,
     ),
 )  # fmt: skip

@@ -25,16 +25,14 @@ def randomised_quality(env: VecEnv, hyperparams: Options) -> NDArray[np.floating
 
 hrl = Agent(
     "hrl", label="HRL", tables=(3,), reference="the paper",
-    build=constructor(HierarchicalPPO, "HierarchicalPolicy"),
+    build=constructor(HierarchicalPPO, "HierarchicalPolicy"), env_options=SLATES,
     settings={  # HierarchicalPPO's own defaults are these values, too
-        "n_envs": 64,
-        "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
+        "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
         "n_epochs": one_of(1, 2, 3, value=1),
         "clip_range": one_of(0.1, 0.2, 0.3, value=0.3),
         "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.99),
         "fairness_coef": log_uniform(0.3, 5.0, value=3.5),
     },
-    env_options=SLATES,
 )  # fmt: skip
 
 

@@ -22,19 +22,14 @@ def _codebook(env: VecEnv, hyperparams: dict[str, Any]) -> Codebook:
 build = partial(constructor, HSRL, "HSRLPolicy", "fairness", "context", codebook=_codebook)
 hsrl = Agent(
     "hsrl", reference="Wang et al., arXiv 2510.09167",
-    build=build(),
+    build=build(), env_options=SLATES,
     settings={
-        "n_envs": 64,
-        "learning_rate": log_uniform(3e-4, 1e-2, value=1.3e-3),
+        "n_envs": 64, "learning_rate": log_uniform(3e-4, 1e-2, value=1.3e-3),
         "n_epochs": one_of(1, 2, 3, value=1),
         "gamma": one_of(0.5, 0.8, 0.9, 0.95, value=0.9),
-        "clip_range": 0.3,
-        "context": "sampled",
-        "levels": one_of(2, 3, value=3),
-        "codes": one_of(16, 32, value=16),
-        "fairness": None,
+        "clip_range": 0.3, "context": "sampled", "fairness": None,
+        "levels": one_of(2, 3, value=3), "codes": one_of(16, 32, value=16),
     },
-    env_options=SLATES,
     controls=("ppo", "hsrl-no-residual", "hsrl-no-token-credit"),
 )  # fmt: skip
 fair = replace(

@@ -58,8 +58,7 @@ a2c = Agent(
     "a2c", label="A2C", tables=(2,), reference="Mnih et al., ICML 2016",
     build=constructor(A2C, "MlpPolicy"),
     settings={
-        "n_envs": 64,
-        "learning_rate": log_uniform(3e-4, 1e-2, value=7.6e-3),
+        "n_envs": 64, "learning_rate": log_uniform(3e-4, 1e-2, value=7.6e-3),
         "n_steps": one_of(8, 16, 32, value=8),
         "gamma": one_of(0.9, 0.95, 0.99, value=0.95),
         "gae_lambda": one_of(0.9, 0.95, 1.0, value=1.0),
