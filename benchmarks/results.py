@@ -57,7 +57,7 @@ def world_of(result: Result) -> World:
 
 def task_of(env: str) -> str:
     """Name of a registered environment's task, a key of ``kuaisim_gym.envs.tasks.TASKS``."""
-    return str(ENVIRONMENTS[env].get("task", "session"))
+    return str(ENVIRONMENTS[env]["task"])
 
 
 def data_block(dataset: Dataset) -> dict[str, Any]:
