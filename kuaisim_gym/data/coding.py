@@ -130,20 +130,22 @@ class _Coded:
 
 def read_entities(
     tables: Tables,
-    files: Sequence[Path],
+    files: Sequence[Path] | None,
     key: str,
     fields: Sequence[str],
     numbers: Sequence[str],
-) -> Table:
+) -> Table | None:
     """Reads a file of users or items, as :func:`read_features` takes it.
 
     Args:
         tables: The database.
-        files: The file, or its parts.
+        files: The file, or its parts; ``None`` where it was not published.
         key: Its column of ids: ``"user_id"`` or ``"video_id"``.
         fields: Columns of texts; each may be missing, and have missing cells.
         numbers: Columns of numbers; likewise.
     """
+    if files is None:
+        return None
     columns = [Column(key)]
     columns += [Column(name, "text", gaps=True, required=False) for name in fields]
     columns += [Column(name, "number", gaps=True, required=False) for name in numbers]
@@ -152,10 +154,9 @@ def read_entities(
 
 def read_features(
     tables: Tables,
-    table: Table,
+    table: Table | None,
     positions: Positions,
     fields: Sequence[Field],
-    numbers: Sequence[str],
     notes: MutableMapping[str, int],
     label: str,
 ) -> Features:
@@ -168,10 +169,11 @@ def read_features(
 
     Args:
         tables: The database.
-        table: The table: its first column holds the ids, the fields are texts.
+        table: The table: its first column holds the ids, the fields are texts; ``None`` for no
+            features.
         positions: The position of each id.
-        fields: The columns to code; those that the table lacks are skipped.
-        numbers: The columns to keep as numbers; likewise.
+        fields: The columns to code; those that the table lacks are skipped, and its other columns
+            stay numbers.
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
 
@@ -181,10 +183,13 @@ def read_features(
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
     """
+    if table is None:
+        return Features()
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
     coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
-    numbers = [name for name in numbers if name in table.columns]
+    names = {field.column for field in fields}
+    numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
         code.field.name: allocate(
             tables.folder / f"{label}.code{i}.npy", (n, code.rows.shape[1]), np.int32
@@ -279,18 +284,6 @@ def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
     """Adds to a count; one that stays 0 gets no entry."""
     if count:
         notes[name] = notes.get(name, 0) + count
-
-
-def merge_features(tables: Iterable[Features]) -> Features:
-    """Features from several tables of the same users or items; of one name, the last stays."""
-    codes: dict[str, IntArray] = {}
-    values: dict[str, tuple[str, ...]] = {}
-    numbers: dict[str, NDArray[np.float64]] = {}
-    for features in tables:
-        codes |= features.codes
-        values |= features.values
-        numbers |= features.numbers
-    return Features(codes, values, numbers)
 
 
 def note_counts(notes: Mapping[str, int]) -> str:

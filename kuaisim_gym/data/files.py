@@ -28,7 +28,7 @@ class Layout:
     Attributes:
         name: Its name in messages.
         required: Tables that must be there.
-        optional: Tables that may be; where nothing is required, one of them must.
+        optional: Tables that may be.
         parts: Number of parts of the tables that are published in several.
     """
 
@@ -84,9 +84,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             table is there both whole and in parts.
     """
     top = Path(path)
-    expected = " or ".join(
-        f"{layout.name} ({', '.join(layout.required or layout.optional)})" for layout in layouts
-    )
+    expected = " or ".join(f"{layout.name} ({', '.join(layout.required)})" for layout in layouts)
     if not top.exists():
         raise DatasetNotFoundError(
             f"Expected the files of {expected} as .csv, but {top} is not there. Give the archive "

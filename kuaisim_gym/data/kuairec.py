@@ -242,15 +242,10 @@ class _Reader:
 
     def user_features(self) -> Features:
         """Features of the users; no fields without their file."""
-        if USER_FEATURES not in self.files:
-            return Features()
-        table = read_entities(
-            self.tables, self.files[USER_FEATURES], "user_id", USER_FIELDS, USER_NUMBERS
-        )
+        files = self.files.get(USER_FEATURES)
+        table = read_entities(self.tables, files, "user_id", USER_FIELDS, USER_NUMBERS)
         fields = [Field(name) for name in USER_FIELDS]
-        return read_features(
-            self.tables, table, self.users, fields, USER_NUMBERS, self.notes, USER_FEATURES
-        )
+        return read_features(self.tables, table, self.users, fields, self.notes, USER_FEATURES)
 
     def categories(self) -> Features:
         """The categories of the videos; no field without their file."""
@@ -259,9 +254,7 @@ class _Reader:
         columns = [Column("video_id"), Column("feat", "text", gaps=True)]
         table = self.tables.read(self.files[ITEM_CATEGORIES], columns, rows="videos")
         fields = [Field("category", _id_texts, source="feat")]
-        return read_features(
-            self.tables, table, self.items, fields, (), self.notes, ITEM_CATEGORIES
-        )
+        return read_features(self.tables, table, self.items, fields, self.notes, ITEM_CATEGORIES)
 
     def show_counts(self) -> NDArray[np.int64] | None:
         """(n_items,) sums over the days of how often each video was shown."""

@@ -250,11 +250,9 @@ class Tables:
         chunks = [next(iter(chunk.values())) for chunk in self.stream(query)]
         return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64, copy=False)
 
-    def distinct(self, column: str, *tables: Table) -> NDArray[np.int64]:
-        """The distinct ids in a column of some tables, ascending; without a table, none."""
-        if not tables:
-            return np.empty(0, np.int64)
-        union = " UNION ALL ".join(f"SELECT {column} FROM {table.sql}" for table in tables)
+    def distinct(self, column: str, *tables: Table | None) -> NDArray[np.int64]:
+        """The distinct ids in a column of some tables, ascending."""
+        union = " UNION ALL ".join(f"SELECT {column} FROM {table.sql}" for table in tables if table)
         return self.column(f"SELECT DISTINCT {column} FROM ({union}) ORDER BY 1")
 
 
