@@ -47,36 +47,25 @@ class Sessions:
 
     def take(self, rows: NDArray[np.int64]) -> Sessions:
         """Some of the sessions, repeats allowed."""
-        return Sessions(
-            self.length[rows],
-            self.rewards[rows],
-            self.penalised[rows],
-            self.slates[rows],
-            self.responses[rows],
-            None if self.return_day is None else self.return_day[rows],
-        )
+        arrays: list[Any] = [x if x is None else x[rows] for x in vars(self).values()]
+        return Sessions(*arrays)
 
     @classmethod
-    def concatenate(cls, parts: list[Sessions]) -> Sessions:
+    def concatenate(cls, batches: list[Sessions]) -> Sessions:
         """All sessions of several batches with the same T and K.
 
         Raises:
             ValueError: Some batches have return days and others have none.
         """
-        days = [part.return_day for part in parts if part.return_day is not None]
-        if len(days) not in (0, len(parts)):
+        n_days = sum(batch.return_day is not None for batch in batches)
+        if n_days not in (0, len(batches)):
             raise ValueError(
                 "Sessions with and without return days cannot be put together: "
-                f"{len(days)} of {len(parts)} batches have them."
+                f"{n_days} of {len(batches)} batches have them."
             )
-        return cls(
-            np.concatenate([part.length for part in parts]),
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate([part.penalised for part in parts]),
-            np.concatenate([part.slates for part in parts]),
-            np.concatenate([part.responses for part in parts]),
-            np.concatenate(days) if days else None,
-        )
+        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        arrays: list[Any] = [x[0] if x[0] is None else np.concatenate(x) for x in columns]
+        return cls(*arrays)
 
 
 def session_length(sessions: Sessions) -> float:

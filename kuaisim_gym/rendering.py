@@ -511,16 +511,7 @@ def _bars(heights: FloatArray) -> FloatArray:
 
 
 def _tiles(view: SessionView, height: int, width: int) -> Frame:
-    """The slates as tiles, one column a step and one row a position.
-
-    Args:
-        view: The session.
-        height: Pixels for all K positions.
-        width: Pixels for ``max_len`` steps.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """(height, width, 3) uint8: the slates as tiles, a column a step and a row a position."""
     position, from_row_edge = _cells(height, view.item_ids.shape[1])
     step, from_column_edge = _cells(width, view.max_len)
     fill, frame = _tile_colours(view)

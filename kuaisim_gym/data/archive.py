@@ -23,12 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from kuaisim_gym.errors import (
-    DataFormatError,
-    DatasetNotFoundError,
-    DiskSpaceError,
-    KuaiSimError,
-)
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 Select = Callable[[str], bool]
 

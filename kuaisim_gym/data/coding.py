@@ -177,9 +177,6 @@ def read_features(
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
 
-    Returns:
-        The features.
-
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
     """

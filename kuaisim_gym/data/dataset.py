@@ -320,6 +320,11 @@ class Dataset:
         """Number of users in the log and the test table together."""
         return len(self.user_ids)
 
+    @property
+    def n_all_items(self) -> int:
+        """Number of items, log-only ones included."""
+        return len(self.item_ids)
+
     @cached_property
     def test_users(self) -> IntArray:
         """(n_test,) int32, ascending: users with test rows."""
@@ -345,18 +350,7 @@ class Dataset:
     @cached_property
     def training(self) -> TrainingData:
         """All of the dataset that may be learned from."""
-        return TrainingData(
-            self.n_users,
-            self.n_items,
-            len(self.item_ids),
-            self.log,
-            self.train_users,
-            self.train_log,
-            self.randomised,
-            self.user_features,
-            self.item_features,
-            self.show_counts,
-        )
+        return TrainingData(*(getattr(self, column.name) for column in fields(TrainingData)))
 
     @cached_property
     def fingerprint(self) -> str:

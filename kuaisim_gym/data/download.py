@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -25,16 +25,11 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.archive import extract, free_space_check, readable_size
 from kuaisim_gym.data.cache import cache_dir, write_atomically
 from kuaisim_gym.data.source import SOURCES, ZENODO, PublishedArchive
-from kuaisim_gym.errors import (
-    ConfigError,
-    DataFormatError,
-    DownloadError,
-    KuaiSimError,
-    unknown_option,
-)
+from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, KuaiSimError
 
 _MARKER = ".archive.md5"  # in an unpacked folder: the md5 of the archive it came from
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -96,9 +91,7 @@ def download(
         DiskSpaceError: The disk has too little room for it.
         DataFormatError: The archive was as expected, but must not or cannot be unpacked.
     """
-    published = archives().get(name)
-    if published is None:
-        raise unknown_option("name", name, archives())
+    published = archives()[check_choice("name", name, archives())]
     if timeout <= 0 or retries < 0 or backoff < 0:
         raise ConfigError(
             f"Expected timeout > 0, retries >= 0 and backoff >= 0, got {timeout}, {retries} and "
@@ -110,7 +103,7 @@ def download(
     try:
         if not fetched.is_unpacked():
             root.mkdir(parents=True, exist_ok=True)
-            with _lock(root / f"{published.file}.lock"):
+            with _acquired(root / f"{published.file}.lock"):
                 if not fetched.is_unpacked():  # another process may have been first
                     fetched.fetch_and_unpack()
     except KuaiSimError:
@@ -138,17 +131,11 @@ class _ChangedFileError(Exception):
 
 @dataclass(frozen=True)
 class _Origin:
-    """The remote file that the bytes fetched so far belong to; stored beside them.
-
-    Attributes:
-        url: Its address.
-        validator: The server's mark of this version, if there is one.
-        total: Its size, if the server gave it.
-    """
+    """The remote file that the bytes fetched so far belong to; stored next to them."""
 
     url: str
-    validator: str | None
-    total: int | None
+    validator: str | None  # the server's mark of this version
+    total: int | None  # its size, if the server told it
 
 
 @dataclass(frozen=True)
@@ -427,18 +414,14 @@ def _read_md5(file: Path) -> str | None:
     return md5 if _MD5.fullmatch(md5) else None
 
 
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
+def _acquired(file: Path) -> AbstractContextManager[object]:
+    """A lock that the end of a ``with`` block releases."""
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.warning("Waiting for another process that holds %s.", file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:

@@ -9,9 +9,9 @@ there are many items, a few arrays over them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,9 @@ from kuaisim_gym.data.tables import (
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
-    durations,
+    Columns,
     feature_columns,
-    query_writer,
+    log_writer,
     spread_times,
     table_writer,
     user_writer,
@@ -332,15 +332,9 @@ def _log_writer(
         f"AS play_time_ms, duration AS duration_ms, 0 AS profile_stay_time, "
         f"0 AS comment_stay_time, 0 AS is_profile_enter, {is_rand} AS is_rand, 1 AS tab"
     )
-    duration = durations(dataset)
 
-    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
-        return {
-            "user_id": dataset.user_ids[table.users[block]],
-            "video_id": dataset.item_ids[table.items[block]],
-            "time_ms": times[block].astype(np.int64),
-            "flags": table.columns["flags"][block].astype(np.int32),
-            "duration": duration[table.items[block]],
-        }
+    def columns(block: slice) -> Columns:
+        flags = table.columns["flags"][block].astype(np.int32)
+        return {"time_ms": times[block].astype(np.int64), "flags": flags}
 
-    return query_writer(select, rows, len(table))
+    return log_writer(dataset, table, select, columns)

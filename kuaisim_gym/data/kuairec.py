@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,9 @@ from kuaisim_gym.data.tables import (
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
-    durations,
+    Columns,
     joined_values,
-    query_writer,
+    log_writer,
     spread_times,
     table_writer,
     user_writer,
@@ -174,15 +174,7 @@ def _read_matrix(tables: Tables, files: DataFiles, name: str) -> Table:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the tables of users and items whose positions are known.
-
-    Attributes:
-        tables: The database.
-        files: By table its files.
-        users: Positions of the users.
-        items: Positions of the videos.
-        notes: Counts of irregularities, which the methods add.
-    """
+    """Reads the tables of users and items by position, and counts irregularities in ``notes``."""
 
     tables: Tables
     files: Mapping[str, tuple[Path, ...]]
@@ -193,11 +185,7 @@ class _Reader:
     def rows(self, matrix: Table, name: str, answered: NDArray[np.bool_] | None) -> WatchLog:
         """A matrix's rows by position, one a cell.
 
-        Args:
-            matrix: The table.
-            name: Which matrix it is.
-            answered: (n_users, n_catalogue) cells of the test table, whose rows are dropped; or
-                ``None`` for the test table itself.
+        Rows of (n_users, n_catalogue) ``answered`` cells, those of the test table, are dropped.
         """
         timed = "timestamp" in matrix.columns
         order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
@@ -362,22 +350,16 @@ def _matrix_writer(dataset: Dataset, table: Interactions) -> Writer:
         f'strftime({local}, \'%Y%m%d\') AS "date", stamp AS "timestamp", watch AS watch_ratio'
     )
     times = spread_times(table.users, start, end - 1)
-    duration = durations(dataset)
 
-    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
-        return {
-            "user_id": dataset.user_ids[table.users[block]],
-            "video_id": dataset.item_ids[table.items[block]],
-            "duration": duration[table.items[block]],
-            "stamp": np.round(times[block], 3),
-            # As float64 a float32 is written with all the digits that give it back.
-            "watch": table.columns["watch_ratio"][block].astype(np.float64),
-        }
+    def columns(block: slice) -> Columns:
+        # As float64 a float32 is written with all the digits that give it back.
+        watch = table.columns["watch_ratio"][block].astype(np.float64)
+        return {"stamp": np.round(times[block], 3), "watch": watch}
 
-    return query_writer(select, rows, len(table))
+    return log_writer(dataset, table, select, columns)
 
 
-def _friend_columns(user_ids: NDArray[np.int64], friends: IntArray) -> dict[str, NDArray[Any]]:
+def _friend_columns(user_ids: NDArray[np.int64], friends: IntArray) -> Columns:
     """One row a user, with the list of that user's friends."""
     pairs = friends[np.argsort(friends[:, 0], kind="stable")]
     users, starts = np.unique(pairs[:, 0], return_index=True)

@@ -127,7 +127,6 @@ class Engine(Protocol):
         stream: int,
     ) -> DoubleArray:
         """Random numbers, see :func:`kuaisim_gym.randomness.uniform`."""
-        ...
 
     def first_invalid(
         self, active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
@@ -144,7 +143,6 @@ class Engine(Protocol):
             The session and the position in its slate that holds no item of the catalogue; the
             position is -1 where the session itself does not run; (-1, -1) if all are valid.
         """
-        ...
 
     def factor_scores(
         self,
@@ -172,7 +170,6 @@ class Engine(Protocol):
         Returns:
             (N, K, B) float32.
         """
-        ...
 
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
@@ -185,7 +182,6 @@ class Engine(Protocol):
             users: (n,) int32 positions of the users who arrive in them.
             max_len: Their temper, in steps.
         """
-        ...
 
     def advance(
         self,
@@ -207,7 +203,6 @@ class Engine(Protocol):
         Returns:
             Answers, rewards and ends.
         """
-        ...
 
     def update(
         self,
@@ -226,7 +221,6 @@ class Engine(Protocol):
             slates: (N, K) int64 item positions.
             responses: (N, K) float32.
         """
-        ...
 
     def state_vectors(
         self,
@@ -254,7 +248,6 @@ class Engine(Protocol):
         Returns:
             (N, d + 4 + extra) float32: preference, progress, popular share, last and mean reward.
         """
-        ...
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
         """Matrix product, summed in order.
@@ -269,7 +262,6 @@ class Engine(Protocol):
         Returns:
             (N, n) float32.
         """
-        ...
 
     def top_items(self, scores: FloatArray, k: int) -> CountArray:
         """The k best columns of each row, best first, ties by column.
@@ -281,4 +273,3 @@ class Engine(Protocol):
         Returns:
             (N, k) int64.
         """
-        ...

@@ -22,7 +22,7 @@ from kuaisim_gym.data import Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
-from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
+from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.metrics import Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.rendering import SessionView
@@ -114,10 +114,9 @@ class SessionBatch:
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
+        allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
         for option in session_options:
-            if option not in _SESSION_OPTIONS:
-                allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
-                raise unknown_option("An environment option", option, allowed)
+            check_choice("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         self.config = SessionConfig(**{**self.defaults, **single, **session_options})

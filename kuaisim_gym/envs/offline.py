@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
-from kuaisim_gym.envs.shared import Agent, wants_masks
+from kuaisim_gym.envs.shared import Agent, row_of, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
@@ -156,17 +156,8 @@ def _states(
 ) -> NDArray[np.float32]:
     """All observations of one user's episodes, one episode after the other.
 
-    Args:
-        encoder: Encodes preferences.
-        popular: (n_items,) bool, the popular group.
-        items: (n,) positions of the user's logged items.
-        responses: (n,) float64 in [0, 1].
-        steps: (m,) ascending, the rows among the n that are steps.
-        max_len: Steps of the longest episode.
-        window: Exposures over which the popular share is taken.
-
-    Returns:
-        (m + number of episodes, d + 4) float32.
+    Of the user's n logged ``items`` and ``responses``, the m rows at the ascending positions
+    ``steps`` are steps; the result is (m + number of episodes, d + 4) float32.
     """
     m = len(steps)
     moment = np.arange(m + -(-m // max_len))  # one observation more an episode
@@ -270,10 +261,10 @@ def _record(
         history[step] = (observation, actions, reward, terminated, truncated)
         done = np.asarray(terminated | truncated)
         for slot in np.flatnonzero(done & (quota > 0)).tolist():
-            last = _row(infos["final_obs"] if same_step else following, slot)
+            last = row_of(infos["final_obs"] if same_step else following, slot)
             steps = (history[past] for past in range(begin[slot], step + 1))
             seen, acts, rewards, terminations, truncations = (
-                [_row(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
+                [row_of(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
             )
             yield Episode(
                 _stack([*seen, last]),
@@ -355,10 +346,8 @@ def write_minari(
         "requirements": [f"kuaisim-gym=={__version__}"],
         "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
-    if author_email is not None:
-        metadata["author_email"] = {author_email}
-    if code_permalink is not None:
-        metadata["code_permalink"] = code_permalink
+    optional = {"author_email": author_email and {author_email}, "code_permalink": code_permalink}
+    metadata |= {name: value for name, value in optional.items() if value is not None}
     with _new_folder(minari, dataset_id) as folder:
         store = storage.new(
             folder / "data",
@@ -448,7 +437,7 @@ def _buffers(
             ("observations", episode.observations, observation_space),
             ("actions", episode.actions, action_space),
         ):
-            if not space.contains(_row(arrays, 0)):
+            if not space.contains(row_of(arrays, 0)):
                 raise DataFormatError(f"Episode {number}: its {name} are not of {space}.")
         yield minari.data_collector.EpisodeBuffer(
             observations=episode.observations,
@@ -463,15 +452,8 @@ def _lengths(arrays: Arrays) -> set[int]:
     return {len(array) for array in (arrays.values() if isinstance(arrays, dict) else [arrays])}
 
 
-def _row(arrays: Any, row: int) -> Any:
-    """One row of a batch, of each array where it is a dictionary."""
-    if isinstance(arrays, dict):
-        return {name: array[row] for name, array in arrays.items()}
-    return arrays[row]
-
-
 def _stack(rows: list[Any]) -> Any:
-    """The opposite of :func:`_row`."""
+    """Stacks rows: the inverse of :func:`row_of`."""
     if isinstance(rows[0], dict):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return np.stack(rows)

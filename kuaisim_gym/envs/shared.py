@@ -27,7 +27,6 @@ class Agent(Protocol):
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """Actions for a batch of observations, and the next hidden state."""
-        ...
 
 
 class BatchView:
@@ -62,7 +61,7 @@ class BatchView:
             self.canvas = Canvas()
         return self.canvas
 
-    def close_canvas(self) -> None:
+    def close_extras(self, **kwargs: Any) -> None:
         """Closes the window, if there is one, and drops the canvas."""
         if self.canvas is not None:
             self.canvas.close()
@@ -72,6 +71,13 @@ class BatchView:
 def wants_masks(agent: Agent) -> bool:
     """True if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
     return "action_masks" in inspect.signature(agent.predict).parameters
+
+
+def row_of(arrays: Any, row: int) -> Any:
+    """One row of a batch, of each array where it is a dictionary."""
+    if isinstance(arrays, dict):
+        return {name: array[row] for name, array in arrays.items()}
+    return arrays[row]
 
 
 def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, row_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.rendering import as_text
@@ -164,7 +164,7 @@ class KuaiEnv(BatchView, gym.Env):
             self._seeded = True
         self.batch.reset()
         self._show()
-        return self._observation(), as_rows(self.batch.arrivals(self._first))[0]
+        return row_of(self.batch.observe(), 0), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate, as Gymnasium says.
@@ -192,7 +192,7 @@ class KuaiEnv(BatchView, gym.Env):
         if terminated or truncated:
             info["session"] = as_rows(self.batch.finished(self._first))[0]
         self._show()
-        observation = self._observation()
+        observation = row_of(self.batch.observe(), 0)
         return observation, float(result.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -217,13 +217,7 @@ class KuaiEnv(BatchView, gym.Env):
 
     def close(self) -> None:
         """Closes the window, if there is one."""
-        self.close_canvas()
-
-    def _observation(self) -> Any:
-        observation = self.batch.observe()
-        if isinstance(observation, dict):
-            return {name: array[0] for name, array in observation.items()}
-        return observation[0]
+        self.close_extras()
 
     def _show(self) -> None:
         if self.render_mode == "human":

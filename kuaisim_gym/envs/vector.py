@@ -166,10 +166,6 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             raise ConfigError(f"{name!r} cannot be called: slots are no objects.")
         return self.get_attr(name)
 
-    def close_extras(self, **kwargs: Any) -> None:
-        """Drops the canvas of the frames."""
-        self.close_canvas()
-
     def render(self) -> tuple[Any, ...] | None:
         """A frame for each slot: text or (H, W, 3) uint8."""
         if self.render_mode is None:

@@ -157,21 +157,11 @@ class Causes:
             map_scores: (g,) ascending latent scores.
             map_responses: (g,) expected unbiased responses at them.
         """
-
-        def single(values: Vector | Matrix | float) -> NDArray[np.float32]:
-            return np.asarray(values, dtype=np.float32)
-
-        return Truth(
-            preference=single(self.preference),
-            item_vectors=single(self.item_vectors),
-            interest=self.interest,
-            conformity=single(self.conformity),
-            user_level=single(self.user_level),
-            item_level=single(self.item_level),
-            scale=single(self.scale),
-            map_scores=single(map_scores),
-            map_responses=single(map_responses),
-        )
+        names = ("preference", "item_vectors", "conformity", "user_level", "item_level", "scale")
+        arrays = {name: getattr(self, name) for name in names}
+        arrays |= {"map_scores": map_scores, "map_responses": map_responses}
+        single = {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
+        return Truth(interest=self.interest, **single)
 
 
 def power_shares(n: int, exponent: float = 0.7) -> Vector:

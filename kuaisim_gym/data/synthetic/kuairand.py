@@ -30,18 +30,8 @@ from tqdm.auto import tqdm
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog, IntArray
 from kuaisim_gym.data.split import is_test_user
-from kuaisim_gym.data.synthetic.causal import (
-    Vector,
-    WorldConfig,
-    draw_causes,
-    expose,
-    row_counts,
-)
-from kuaisim_gym.data.synthetic.kuairand_features import (
-    TAG_COUNTS,
-    item_features,
-    user_features,
-)
+from kuaisim_gym.data.synthetic.causal import Vector, WorldConfig, draw_causes, expose, row_counts
+from kuaisim_gym.data.synthetic.kuairand_features import TAG_COUNTS, item_features, user_features
 from kuaisim_gym.errors import ConfigError
 
 # Logit of each further behaviour: offset, and slope on the click score. Long views are fitted to
@@ -207,15 +197,9 @@ def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
 def _show_at_random(
     counts: NDArray[np.int64], time: Vector, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draws items for every user, without replacement and without regard to anything but time.
+    """Draws (n_users,) counts of items for the users, without replacement; users ascend.
 
-    Args:
-        counts: (n_users,) how many items each user gets.
-        time: (n_items,) part of the time that each item can be drawn.
-        rng: Source of the draws.
-
-    Returns:
-        Users and items of all rows, users ascending.
+    An item's probability depends on nothing but its (n_items,) share of the time.
     """
     bounds = np.cumsum(time)
     users = np.repeat(np.arange(len(counts)), counts)
