@@ -94,8 +94,8 @@ def absolute_difference(sessions: Sessions, popular: BoolArray) -> float:
     Users of opposite imbalance cancel out: compare :func:`slate_absolute_difference`.
     """
     flags, shown = _popular_flags(sessions, popular)
-    made = shown.sum(axis=(0, 2))
-    share = flags.sum(axis=(0, 2))[made > 0] / made[made > 0]
+    exposures = shown.sum(axis=(0, 2))
+    share = flags.sum(axis=(0, 2))[exposures > 0] / exposures[exposures > 0]
     return float(np.abs(2.0 * share - 1.0).mean())
 
 
@@ -223,13 +223,13 @@ def intra_list_diversity(
         return 0.0
     norm = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit = vectors / np.where(norm > 0, norm, 1.0)
-    own = (unit**2).sum(axis=1)
+    squares = (unit**2).sum(axis=1)
     # The squared length of a sum of unit vectors holds every pair's cosine twice, beside each
     # vector's product with itself: no (K, K) table is needed.
     products = 0.0
     for start in range(0, n_lists, lists_at_once):
-        some = slates[start : start + lists_at_once]
-        products += (unit[some].sum(axis=1) ** 2).sum() - own[some].sum()
+        batch = slates[start : start + lists_at_once]
+        products += (unit[batch].sum(axis=1) ** 2).sum() - squares[batch].sum()
     return float(1.0 - products / (n_lists * size * (size - 1)))
 
 

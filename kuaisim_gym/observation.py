@@ -222,7 +222,7 @@ class ObservationEncoder:
         if self.observation_type == "state":
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
-        flat = {name: part.reshape(core.n_sessions, -1).copy() for name, part in shown.items()}
+        flat = {name: array.reshape(core.n_sessions, -1).copy() for name, array in shown.items()}
         return {"state": state, **flat}
 
     def snapshot(self) -> Snapshot:

@@ -71,8 +71,8 @@ def _download(name: str, to: Path | None) -> None:
 def _show_cache() -> None:
     entries = cache_info()
     for entry in entries:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
-        sys.stdout.write(f"{readable_size(entry.bytes):>10}  {when}  {entry.key}\n")
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
+        sys.stdout.write(f"{readable_size(entry.bytes):>10}  {written}  {entry.key}\n")
     total = readable_size(sum(entry.bytes for entry in entries))
     sys.stdout.write(f"{total} in {len(entries)} entries of {cache_dir()}\n")
 

@@ -30,7 +30,7 @@ Select = Callable[[str], bool]
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 10_000
-_MAX_PART = 255  # bytes of one folder's or file's name; common file systems take no more
+_MAX_COMPONENT = 255  # bytes of one folder's or file's name; common file systems take no more
 _MAX_NAME = 1024  # bytes of a member's whole name
 _MAX_DEPTH = 32  # folders and the file in a member's name
 _MAX_HEADER = 1 << 16  # bytes of a tar member's headers, extended ones included
@@ -188,13 +188,13 @@ class _Unpacking:
         self._n_members += 1
         if self._n_members > _MAX_MEMBERS:
             raise self.refuse(member, f"expected at most {_MAX_MEMBERS} members")
-        parts = self._parts(member)
-        if not parts:
+        components = self._components(member)
+        if not components:
             if is_folder:
                 return None  # "./", the archive's own top
             raise self.refuse(member, "expected a file's name")
         # File systems differ in whether case and the spelling of accents tell files apart.
-        keys = [unicodedata.normalize("NFC", part).casefold() for part in parts]
+        keys = [unicodedata.normalize("NFC", component).casefold() for component in components]
         paths = ["/".join(keys[: depth + 1]) for depth in range(len(keys))]
         self._folder_keys.update(paths if is_folder else paths[:-1])
         if not is_folder:
@@ -204,10 +204,10 @@ class _Unpacking:
         for path in paths:
             if path in self._file_keys and path in self._folder_keys:
                 raise self.refuse(member, f"{path!r} is both a file and a folder")
-        name = "/".join(parts)
+        name = "/".join(components)
         if is_folder or (self._select is not None and not self._select(name)):
             return None
-        return Path(*parts)
+        return Path(*components)
 
     def write(self, member: str, file: Path, content: IO[bytes]) -> None:
         """Writes a member that was admitted."""
@@ -220,26 +220,26 @@ class _Unpacking:
                 out.write(chunk)
         self.files.append(file)
 
-    def _parts(self, member: str) -> list[str]:
+    def _components(self, member: str) -> list[str]:
         try:
             size = len(member.encode())
         except UnicodeEncodeError as error:
             raise self.refuse(member, "expected a name in UTF-8") from error
-        parts = [part for part in member.split("/") if part not in ("", ".")]
+        components = [component for component in member.split("/") if component not in ("", ".")]
         control = any(unicodedata.category(letter) == "Cc" for letter in member)
-        long = any(len(part.encode()) > _MAX_PART for part in parts)
+        long = any(len(component.encode()) > _MAX_COMPONENT for component in components)
         for is_broken, rule in (
             (size > _MAX_NAME, f"a name of at most {_MAX_NAME} bytes, got {size}"),
             ("\\" in member or control, "a name without backslashes and control characters"),
             (member.startswith("/"), "a relative name, got an absolute one"),
-            (len(parts) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
-            (".." in parts, "a name inside the archive, got one with '..'"),
-            (any(map(_DRIVE.match, parts)), "a name without a drive letter"),
-            (long, f"parts of at most {_MAX_PART} bytes in the name"),
+            (len(components) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
+            (".." in components, "a name inside the archive, got one with '..'"),
+            (any(map(_DRIVE.match, components)), "a name without a drive letter"),
+            (long, f"parts of at most {_MAX_COMPONENT} bytes in the name"),
         ):
             if is_broken:
                 raise self.refuse(member, f"expected {rule}")
-        return parts
+        return components
 
 
 def _unpack_zip(unpacking: _Unpacking) -> None:

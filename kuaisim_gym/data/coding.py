@@ -252,7 +252,7 @@ def _code(
             literal = "'" + cell.replace("'", "''") + "'"
             row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal}")
             raise DataFormatError(
-                f"{table.place(int(row[0]))}, column {field.column!r}: expected {error}, got "
+                f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
                 f"{cell!r}. Correct or remove the row."
             ) from error
     values, codes = number_values(value for values in lists for value in values)

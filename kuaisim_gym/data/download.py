@@ -164,7 +164,7 @@ class _Download:
         return self.root / f"{self.published.file}.md5"
 
     @property
-    def part(self) -> Path:
+    def unfinished(self) -> Path:
         """The bytes fetched so far."""
         return self.root / f"{self.published.file}.part"
 
@@ -242,7 +242,7 @@ class _Download:
             message = "%s has md5 %s, the published one is %s: downloading it again."
             logger.warning(message, self.archive, md5, expected)
         self._fetch()
-        md5 = _file_md5(self.part)
+        md5 = _file_md5(self.unfinished)
         if expected not in (None, md5):
             self._discard()
             advice = (
@@ -254,7 +254,7 @@ class _Download:
                 f"Expected an archive of md5 {expected} at {self.url}, got one of md5 {md5}. "
                 f"{advice}"
             )
-        os.replace(self.part, self.archive)
+        os.replace(self.unfinished, self.archive)
         self._discard()
         return md5, True
 
@@ -349,8 +349,8 @@ class _Download:
         if span is None or int(span["first"]) != have:
             raise _ChangedFileError(f"the server does not go on from byte {have}")
         total = _number(span["total"])
-        for before, now in ((origin.validator, validator), (origin.total, total)):
-            if before is not None and now is not None and before != now:
+        for before, after in ((origin.validator, validator), (origin.total, total)):
+            if before is not None and after is not None and before != after:
                 raise _ChangedFileError("the file has changed on the server")
         return _Origin(self.url, origin.validator, origin.total or total), have
 
@@ -368,7 +368,7 @@ class _Download:
             unit_scale=True,
             disable=None if self.progress else True,
         )
-        with bar, self.part.open("ab") as file:
+        with bar, self.unfinished.open("ab") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -380,7 +380,7 @@ class _Download:
             raise _LostConnectionError(f"the connection ended after {have} of {total} bytes")
 
     def _have(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
+        return self.unfinished.stat().st_size if self.unfinished.is_file() else 0
 
     def _origin(self) -> _Origin | None:
         """The file that the bytes fetched so far belong to; ``None`` if that is not certain."""
@@ -391,7 +391,7 @@ class _Download:
         return origin if origin.url == self.url else None
 
     def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
+        self.unfinished.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
 
 

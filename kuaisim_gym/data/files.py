@@ -17,7 +17,7 @@ from kuaisim_gym.data.archive import ENDINGS, extract
 from kuaisim_gym.data.cache import cache_dir, file_digest
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
-_PART = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
+_NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
 _DEPTH = 3  # folders between the one that is given and the files
 
 
@@ -29,13 +29,13 @@ class Layout:
         name: Its name in messages.
         required: Tables that must be there.
         optional: Tables that may be.
-        parts: Number of parts of the tables that are published in several.
+        n_files: Number of files of the tables that are published in several.
     """
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    parts: Mapping[str, int] = field(default_factory=dict)
+    n_files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -61,7 +61,7 @@ class DataFiles:
     def digest(self) -> str:
         """32 hexadecimal digits that identify the names and contents of all files."""
         digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(file for parts in self.tables.values() for file in parts):
+        for file in sorted(file for paths in self.tables.values() for file in paths):
             digest.update(f"{file.name}={file_digest(file)};".encode())
         return digest.hexdigest()
 
@@ -105,7 +105,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             absent = [table for table in layout.required if table not in stems]
             present = [table for table in layout.tables if table in stems]
             if present and not absent:
-                tables = {table: _parts(folder, table, stems[table], layout) for table in present}
+                tables = {table: _paths(folder, table, stems[table], layout) for table in present}
                 candidates.append(DataFiles(folder, layout, tables))
             elif len(absent) < len(layout.required):
                 incomplete.append(" and ".join(str(folder / f"{table}.csv") for table in absent))
@@ -150,12 +150,12 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
 
 def _table(file: PurePath) -> tuple[str, int]:
     """The table and part number of a file; no name for a file of another kind."""
-    part = _PART.fullmatch(file.stem)
-    name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
+    match = _NUMBERED.fullmatch(file.stem)
+    name, number = (match["table"], int(match["number"])) if match else (file.stem, 0)
     return name if file.suffix == ".csv" else "", number
 
 
-def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
+def _paths(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
     if 0 in files:
         if len(files) > 1:
             raise DataFormatError(
@@ -163,7 +163,7 @@ def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) 
                 f"{[file.name for file in files.values()]}. Remove the one that is not meant."
             )
         return (files[0],)
-    count = max(len(files), *files, layout.parts.get(table, 1))
+    count = max(len(files), *files, layout.n_files.get(table, 1))
     for number in range(1, count + 1):
         if number not in files:
             raise DatasetNotFoundError(

@@ -127,7 +127,7 @@ class KuaiRand(Source):
 
     def read(self, files: DataFiles) -> Dataset:
         notes: dict[str, int] = {}
-        paths = {table.rsplit("_", 1)[0]: parts for table, parts in files.tables.items()}
+        paths = {table.rsplit("_", 1)[0]: group for table, group in files.tables.items()}
         with open_tables() as tables:
             random = _read_log(tables, paths[RANDOM])
             notes["random_rows_marked_standard_dropped"] = _delete(tables, random, "is_rand = 0")

@@ -290,8 +290,8 @@ class _Reader:
                     lists.append(np.array(_id_list(cell), np.int64))
                 except (ValueError, OverflowError) as error:
                     raise DataFormatError(
-                        f"{table.place(len(lists))}, column 'friend_list': expected a list of user "
-                        f"ids such as [27, 9], got {cell!r}. Correct or remove the row."
+                        f"{table.location(len(lists))}, column 'friend_list': expected a list of "
+                        f"user ids such as [27, 9], got {cell!r}. Correct or remove the row."
                     ) from error
         first = self.users(np.repeat(np.array(users, np.int64), list(map(len, lists))))
         second = self.users(np.concatenate(lists))

@@ -135,7 +135,7 @@ class Table:
     columns: tuple[str, ...]
     starts: tuple[int, ...]
 
-    def place(self, row_id: int) -> str:
+    def location(self, row_id: int) -> str:
         """``"FILE, data row N"`` of a row, for messages."""
         number = int(np.searchsorted(self.starts, row_id, side="right")) - 1
         return f"{self.files[number]}, data row {row_id - self.starts[number] + 1}"
@@ -187,19 +187,19 @@ class Tables:
                     f"{file} and {files[0]} are parts of one table, but {file.name} has the "
                     f"columns {header} and {files[0].name} has {headers[0]}."
                 )
-        used = [column for column in columns if column.name in headers[0]]
+        present = [column for column in columns if column.name in headers[0]]
         self._count += 1
         name = f"t{self._count}"
         starts = [0]
         for file, header in zip(files, headers, strict=True):
             if _check_text(file, len(header)):
-                _explain(file, header, used)
+                _explain(file, header, present)
             start = f"CREATE TABLE {name} AS" if len(starts) == 1 else f"INSERT INTO {name}"
-            self._load(f"{start} {_select(file, header, used, keep)}", file, header, used)
+            self._load(f"{start} {_select(file, header, present, keep)}", file, header, present)
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
-        names = [column.name for column in used] if keep is None else keep
+        names = [column.name for column in present] if keep is None else keep
         return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
 
     def _load(
@@ -318,7 +318,7 @@ def _select(
     kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
     spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
     # Brackets take a pattern's characters for themselves.
-    path = "".join(f"[{one}]" if one in "[*?" else one for one in str(file)).replace("'", "''")
+    path = re.sub(r"[\[*?]", r"[\g<0>]", str(file)).replace("'", "''")
     source = (
         f"read_csv('{path}', auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
         f"strict_mode=true, null_padding=false, compression='none', columns={{{spec}}})"
@@ -329,8 +329,8 @@ def _select(
     )
     if keep is None:
         return f"SELECT {cells} FROM {source}"
-    kept = ", ".join(f"{expression} AS {quoted(name)}" for name, expression in keep.items())
-    return f"SELECT {kept} FROM (SELECT {cells} FROM {source})"
+    outputs = ", ".join(f"{expression} AS {quoted(name)}" for name, expression in keep.items())
+    return f"SELECT {outputs} FROM (SELECT {cells} FROM {source})"
 
 
 @contextmanager

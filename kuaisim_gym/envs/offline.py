@@ -263,11 +263,11 @@ def _record(
         for slot in np.flatnonzero(done & (quota > 0)).tolist():
             last = row_of(infos["final_obs"] if same_step else following, slot)
             steps = (history[past] for past in range(begin[slot], step + 1))
-            seen, acts, rewards, terminations, truncations = (
+            observations, acts, rewards, terminations, truncations = (
                 [row_of(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
             )
             yield Episode(
-                _stack([*seen, last]),
+                _stack([*observations, last]),
                 _stack(acts),
                 np.array(rewards, dtype=np.float64),
                 np.array(terminations, dtype=bool),

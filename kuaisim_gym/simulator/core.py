@@ -264,6 +264,6 @@ def _resemblance(directions: FloatArray) -> FloatArray:
     if k == 1:
         return np.zeros(directions.shape[:2], dtype=np.float32)
     cosines = np.einsum("nid,njd->nij", directions, directions)
-    own = np.einsum("nii->ni", cosines)
-    mean = (cosines.sum(axis=2) - own) / np.float32(k - 1)
+    diagonal = np.einsum("nii->ni", cosines)
+    mean = (cosines.sum(axis=2) - diagonal) / np.float32(k - 1)
     return np.asarray(np.clip(mean, 0.0, 1.0), dtype=np.float32)

@@ -387,11 +387,11 @@ class _Problem:
 
     def _side(self, fit: _Fit, side: str) -> _Fit:
         """One ridge regression for every user, or for every item, given the other side."""
-        other = "item" if side == "user" else "user"
+        opposite = "item" if side == "user" else "user"
         expected = self.link.response(self.score(fit))
         weight, residual = self.link.weight(expected), self.response - expected
         numbers = self._numbers[side]
-        design = fit.theta[other].copy()
+        design = fit.theta[opposite].copy()
         design[:, 0] = 1.0
         width = design.shape[1]
         upper = np.triu_indices(width)

@@ -276,9 +276,9 @@ def standardised(values: Vector) -> Vector:
     return np.asarray((values - values.mean()) / values.std())
 
 
-def _mixed(correlation: float, one: Vector, other: Vector) -> Vector:
-    """Unit-variance mixture of two such vectors, correlated with the first as told."""
-    return np.asarray(correlation * one + np.sqrt(1 - correlation**2) * other)
+def _mixed(correlation: float, first: Vector, second: Vector) -> Vector:
+    """Mixes two unit-variance vectors to one that correlates so much with the first."""
+    return np.asarray(correlation * first + np.sqrt(1 - correlation**2) * second)
 
 
 def _unit_rows(rows: Matrix) -> Matrix:

@@ -26,10 +26,10 @@ def coded(columns: Mapping[str, Strings]) -> Features:
     codes, values = {}, {}
     for field, column in columns.items():
         rows = column.reshape(len(column), -1)
-        known, places = np.unique(rows, return_inverse=True)
-        values[field], numbers = number_values(known.tolist())
-        number_of = np.array([numbers[value] for value in known.tolist()], dtype=np.int32)
-        codes[field] = number_of[places].reshape(rows.shape)
+        distinct, positions = np.unique(rows, return_inverse=True)
+        values[field], numbers = number_values(distinct.tolist())
+        number_of = np.array([numbers[value] for value in distinct.tolist()], dtype=np.int32)
+        codes[field] = number_of[positions].reshape(rows.shape)
     return Features(codes, values)
 
 

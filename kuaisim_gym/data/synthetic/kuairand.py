@@ -152,8 +152,8 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
         score = causes.latent(users, items) + config.conformity * causes.sway(users, items)
         log = BehaviourLog(users, items, _flags(score, rng))
         progress.update()
-        other = rng.standard_normal(config.n_users)
-        activity = _SAME_ACTIVITY * causes.activity + np.sqrt(1 - _SAME_ACTIVITY**2) * other
+        independent = rng.standard_normal(config.n_users)
+        activity = _SAME_ACTIVITY * causes.activity + np.sqrt(1 - _SAME_ACTIVITY**2) * independent
         counts = row_counts(
             activity, config.random_per_user, _ACTIVITY_SPREAD, 1, config.most_random
         )

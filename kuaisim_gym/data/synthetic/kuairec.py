@@ -181,10 +181,10 @@ def _test_table(
     """The answers of the test users to every item that their log does not hold."""
     noise = rng.standard_normal(config.n_test_users * config.n_items, dtype=np.float32)
     logged = log.take(log.users < config.n_test_users)
-    held = np.zeros((config.n_test_users, config.n_items), dtype=bool)
-    held[logged.users, logged.items] = True
-    users, items = (place.astype(np.int32) for place in np.nonzero(~held))
-    score = causes.latent(users, items) + watch.noise * noise[~held.ravel()]
+    is_logged = np.zeros((config.n_test_users, config.n_items), dtype=bool)
+    is_logged[logged.users, logged.items] = True
+    users, items = (positions.astype(np.int32) for positions in np.nonzero(~is_logged))
+    score = causes.latent(users, items) + watch.noise * noise[~is_logged.ravel()]
     return WatchLog(users, items, watch.of(score).astype(np.float32))
 
 
