@@ -1,4 +1,4 @@
-"""Datasets: real ones from their published files, synthetic ones from a causal model."""
+"""Datasets: real data from published files, synthetic data from a causal model."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: in
         The dataset; ``dataset.synthetic`` tells a synthetic world from real data.
 
     Raises:
-        ConfigError: Unknown name, or a path or seed of the wrong kind.
+        ConfigError: Unknown name, or a path or seed of the wrong type.
         DatasetNotFoundError: A file is missing under ``path``.
         DataFormatError: A file holds a value that is not allowed.
     """

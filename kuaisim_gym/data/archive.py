@@ -1,7 +1,7 @@
-"""Unpacking of untrusted archives: all of the files inside one folder, or nothing.
+"""Unpacks untrusted archives: all files into one folder, or nothing.
 
 Each member is checked before it is written, and one bad member refuses the archive. Headers are not
-believed: names, kinds and sizes are checked, and bytes are counted as they are written.
+trusted: names, kinds and sizes are checked, and bytes are counted as they are written.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ _DAMAGE = (
 def extract(archive: Path, folder: Path, select: Select | None = None) -> list[Path]:
     """Unpacks the regular files of an archive.
 
-    The files are written under a temporary name beside ``folder`` and renamed, so that readers see
+    The files are written under a temporary name next to ``folder`` and renamed, so that readers see
     all of them or nothing. Permissions, owners and times are not taken over.
 
     Args:
         archive: A .zip, .tar, .tar.gz or .tgz file.
-        folder: Where to; must be absent or empty.
+        folder: Target folder; must be absent or empty.
         select: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
-            ``None`` unpacks all. Other members are checked all the same.
+            ``None`` unpacks all. Other members are checked, too.
 
     Returns:
         The files, in the archive's order.
@@ -116,7 +116,7 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
 
 
 def free_space_check(folder: Path, needed: int) -> None:
-    """Makes sure that a folder's disk has room.
+    """Checks that a folder's disk has room.
 
     Args:
         folder: The folder; may be yet to be made.
@@ -149,7 +149,7 @@ def _free_space(folder: Path) -> int:
 
 
 class _Unpacking:
-    """One archive on its way into one folder: the rules that hold for every kind of archive."""
+    """Unpacking of one archive into one folder: the rules for every kind of archive."""
 
     def __init__(self, archive: Path, folder: Path, select: Select | None) -> None:
         self.archive = archive
@@ -169,7 +169,7 @@ class _Unpacking:
         )
 
     def claim_room(self, member: str, size: int) -> None:
-        """Makes sure that there is room for a member of the size that its header gives."""
+        """Checks that there is room for a member of the size in its header."""
         if size < 0:
             raise self.refuse(member, f"expected a size of at least 0, got {size}")
         if size > self._room:
@@ -183,7 +183,7 @@ class _Unpacking:
         """Checks a member's name.
 
         Returns:
-            Where in the folder to write it, or ``None`` for what is not to be written.
+            Path in the folder to write it to, or ``None`` if it is not to be written.
         """
         self._n_members += 1
         if self._n_members > _MAX_MEMBERS:
@@ -306,7 +306,7 @@ class _TarMember(tarfile.TarInfo):
 
 
 class _Metered(io.RawIOBase):
-    """A stream that gives away no more than is allowed: a header can ask for any length."""
+    """Stream with a limit on the bytes read, because a header can ask for any length."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream

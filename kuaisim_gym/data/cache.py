@@ -1,4 +1,4 @@
-"""Built arrays on disk: written once, completely or not at all, and mapped back in milliseconds.
+"""Cache of arrays on disk: entries are written completely or not at all, and memory-mapped.
 
 An entry is a folder of ``.npy`` files, filled under a temporary name and renamed, so that readers
 see all of it or nothing; a lock lets one process build while others wait. The folder of entries is
@@ -69,7 +69,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder until the block ends, in the cache or else in the system's own place."""
+    """An empty folder until the block ends, in the cache or else in the system's folder."""
     folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_UNFINISHED}"
     try:
         folder.mkdir(parents=True)
@@ -86,7 +86,7 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
 
     Args:
         key: Name that changes whenever the content would: sources, options and code version.
-        build: Makes the arrays.
+        build: Builds the arrays.
 
     Returns:
         The arrays by name, mapped from disk and read-only where the cache can be written.
@@ -150,7 +150,7 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
 
 def _read(folder: Path) -> Arrays | None:
-    """The entry's arrays; ``None``, and nothing left in the way, where it is absent or damaged."""
+    """The entry's arrays; ``None`` if it is absent or damaged, in which case it is removed."""
     if not folder.is_dir():
         return None
     try:
@@ -170,7 +170,7 @@ def _map(file: Path) -> NDArray[np.generic]:
 
 
 def _remove(entry: Path) -> int:
-    """Takes an entry out of the readers' sight at once, then deletes it; returns its bytes."""
+    """Renames an entry, which hides it at once, and deletes it; returns its bytes."""
     size = _size(entry)
     doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
@@ -198,7 +198,7 @@ def cache_info() -> list[CacheEntry]:
 
 
 def _entries(root: Path) -> list[Path]:
-    """Folders of arrays, and files of models that are stored in a format of their own."""
+    """Folders of arrays, and files of models in other formats."""
     return sorted([*root.glob(f"*{_ENTRY}"), *root.glob("*.safetensors")])
 
 
@@ -233,7 +233,7 @@ def clear_cache() -> int:
 def file_digest(file: Path) -> str:
     """32 hexadecimal digits that identify a file's content.
 
-    The digest is remembered beside the file's size and time of change, so that gigabytes are read
+    The digest is stored with the file's size and time of change, so that gigabytes are read
     once only; a file that has just changed is always read.
     """
     status = file.stat()

@@ -1,4 +1,4 @@
-"""Ids become positions and feature values become codes, without a Python object a row."""
+"""Turns ids into positions and feature values into codes, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SPARSE = 8  # ids whose range is this many times their number are searched, not
 
 
 class Positions:
-    """The position of each id in an array of distinct ids.
+    """Positions of ids in an array of distinct ids.
 
     Attributes:
         ids: (n,) int64, distinct.
@@ -94,8 +94,8 @@ def number_values(values: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
     """Numbers a field's values from 1 on.
 
     Values that are numbers throughout are ordered by size, all others as strings. Among numbers,
-    two spellings of one, such as ``9`` and ``9.0`` in two parts of a table, are one value, which
-    goes by the spelling that is the lesser string.
+    two spellings of one, such as ``9`` and ``9.0`` in two parts of a table, are one value, under
+    the spelling that sorts first.
 
     Args:
         values: The values, in any order, repeated or not; ``""`` is a missing one.
@@ -119,7 +119,7 @@ def number_values(values: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
 
 @dataclass
 class _Coded:
-    """A field on its way from cells to codes; ``rows[c]`` are the codes of cell number c."""
+    """Codes of a field: ``rows[c]`` are those of cell number c."""
 
     field: Field
     sql: str
@@ -142,7 +142,7 @@ def read_entities(
         files: The file, or its parts; ``None`` where it was not published.
         key: Its column of ids: ``"user_id"`` or ``"video_id"``.
         fields: Columns of texts; each may be missing, and have missing cells.
-        numbers: Columns of numbers; likewise.
+        numbers: Columns of numbers; each may be missing, and have missing cells.
     """
     if files is None:
         return None

@@ -1,4 +1,4 @@
-"""The published archives: fetched once, checked, and unpacked.
+"""Downloads published archives: each is fetched once, checked and unpacked.
 
 Everything lies in one folder, by default ``downloads`` in the cache: the archive, which is kept so
 that it need not be fetched again; the folder it was unpacked to, which alone is needed from then
@@ -57,7 +57,7 @@ def download(
     backoff: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Fetches a published archive, checks it and unpacks it; does only what is left to do.
+    """Fetches a published archive, checks it and unpacks it, and skips steps already done.
 
     * What an earlier call fetched, until it was broken off, is not fetched again, provided that the
       file has not changed on the server since.
@@ -69,7 +69,7 @@ def download(
     * An archive that was put there by hand is taken, after the same check; one with another md5
       than the published one is fetched again. A folder that was unpacked there by hand is taken as
       it is.
-    * Of several processes one works while the others wait.
+    * One process works while others wait.
 
     Args:
         name: ``"kuairec"``, ``"kuairand-pure"``, ``"kuairand-1k"``, ``"kuairand-27k"``, or another
@@ -77,7 +77,7 @@ def download(
         to: Folder for the archive and the unpacked folder; ``None`` for ``downloads`` in the cache.
         base_url: Where the records are: Zenodo, or a mirror with the same paths below it.
         timeout: Seconds without a byte after which a connection counts as lost.
-        retries: How many lost connections in a row, without progress between them, are tried again.
+        retries: Number of retries after successive lost connections without progress.
         backoff: Seconds before the first of these attempts; doubled before each further one.
         progress: Whether to show a progress bar, on terminals.
 
@@ -122,7 +122,7 @@ def archive_md5(folder: Path) -> str | None:
 
 
 class _LostConnectionError(Exception):
-    """An attempt failed in a way that the next one may not."""
+    """An attempt failed, and the next one may succeed."""
 
 
 class _ChangedFileError(Exception):
@@ -140,7 +140,7 @@ class _Origin:
 
 @dataclass(frozen=True)
 class _Download:
-    """One archive on its way into a folder; the options are those of :func:`download`."""
+    """Download of one archive; the options are those of :func:`download`."""
 
     published: PublishedArchive
     root: Path
@@ -181,7 +181,7 @@ class _Download:
         if md5 is None:
             raise DownloadError(
                 f"Expected an md5 of 32 hexadecimal digits in {self.pin}, found something else. "
-                f"Remove that file to accept whatever {self.published.file} is downloaded next."
+                f"Remove that file to accept the next {self.published.file} that is downloaded."
             )
         return md5
 
@@ -206,7 +206,7 @@ class _Download:
         )
 
     def fetch_and_unpack(self) -> None:
-        """Does everything that is left to do."""
+        """Fetches and unpacks the archive, as far as needed."""
         md5, is_fresh = self._obtain()
         if archive_md5(self.folder) != md5:
             try:
@@ -227,7 +227,7 @@ class _Download:
             logger.info(message, self.archive, md5, self.pin)
 
     def _obtain(self) -> tuple[str, bool]:
-        """Makes sure that the archive is there; returns its md5, and whether it was downloaded."""
+        """Returns the archive's md5, and whether it had to be downloaded."""
         expected = self.expected_md5()
         is_published = self.published.md5 is not None
         if self.archive.is_file():
@@ -259,7 +259,7 @@ class _Download:
         return md5, True
 
     def _unpack(self, md5: str) -> None:
-        """Puts the archive's files in its folder, in place of those of another archive."""
+        """Unpacks the archive to its folder, and replaces the files of an earlier one."""
         for leftover in self.root.glob(f"{self.folder.name}.*.part"):  # of a killed process
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -282,7 +282,7 @@ class _Download:
         shutil.rmtree(old, ignore_errors=True)
 
     def _fetch(self) -> None:
-        """Fetches all bytes, and goes on where an earlier attempt or call stopped."""
+        """Fetches all bytes, and resumes earlier attempts and calls."""
         furthest, failures = self._have(), 0
         while True:
             try:
@@ -405,7 +405,7 @@ def _md5() -> hashlib._Hash:
 
 
 def _read_md5(file: Path) -> str | None:
-    """The md5 in a file as md5sum writes it; ``None`` where it is absent or says something else."""
+    """The md5 in a file as md5sum writes it; ``None`` without a valid one."""
     try:
         words = file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):

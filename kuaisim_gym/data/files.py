@@ -1,4 +1,4 @@
-"""The files of a dataset, in an archive as downloaded, its unpacked folder, or the data folder.
+"""Finds the files of a dataset in a downloaded archive, its unpacked folder, or the data folder.
 
 A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...
 """
@@ -18,7 +18,7 @@ from kuaisim_gym.data.cache import cache_dir, file_digest
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
 _NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
-_DEPTH = 3  # folders between the one that is given and the files
+_DEPTH = 3  # folders between the path and the files
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Layout:
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """All of them."""
+        """Required and optional tables."""
         return self.required + self.optional
 
 
@@ -75,8 +75,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
         layouts: The variants to look for.
 
     Returns:
-        The files of the one variant that is there. Where ``path`` itself holds one, its
-        subfolders are not looked at.
+        The files of the only variant. If ``path`` itself holds one, its subfolders are ignored.
 
     Raises:
         DatasetNotFoundError: Nothing is there, or a required table or a part of one is missing.
@@ -139,7 +138,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _stems(folder: Path) -> dict[str, dict[int, Path]]:
-    """By table its files, by part number; 0 is a table in one piece."""
+    """Files by table and part number; number 0 is a complete table."""
     tables: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.iterdir()):
         table, number = _table(file)

@@ -98,13 +98,13 @@ class KuaiRand(Source):
     * Rows of one log with the same user, video and ``time_ms`` are one exposure: the first stays,
       and shows every behaviour that one of them shows. Other repeats of a (user, video) pair are
       repeated exposures and stay.
-    * A standard row that also stands in the random log, by user, video and ``time_ms``, is
+    * A standard row that also occurs in the random log, by user, video and ``time_ms``, is
       dropped: it would leak test answers.
     * A user's rows are sorted by ``time_ms``, equal times by their order in the files.
     * ``test`` is the random log of the users that :func:`is_test_user` chooses, ``randomised``
       that of the other users, ``log`` the standard log of everybody.
     * The catalogue is the videos of the random log and, in KuaiRand-Pure, those of its basic
-      feature file, ascending; other logged videos stand behind it, ascending. Users are those
+      feature file, ascending; other logged videos follow it, ascending. Users are those
       of the logs and of the user feature file, ascending.
     * Feature files are optional; :func:`~kuaisim_gym.data.coding.read_features` has their rules.
 
@@ -193,7 +193,7 @@ class KuaiRand(Source):
 
     def write(self, dataset: Dataset) -> dict[str, Writer]:
         random = _random_rows(dataset)
-        # Even milliseconds here and odd ones there: no row seems to stand in both logs.
+        # Even milliseconds, odd ones in the random log: no row seems to be in both.
         times = 2 * np.floor(spread_times(dataset.log.users, _START, _END - 1) / 2)
         late = times >= _CUT
         files: dict[str, Writer] = {}
@@ -264,7 +264,7 @@ def _read_rows(
 
 
 def _one_an_exposure(chunk: Chunk) -> Chunk:
-    """Merges rows of one user, video and time in rows that are sorted by user and time."""
+    """Merges rows of equal user, video and time; the rows are sorted by user and time."""
     tied = (chunk["user_id"][1:] == chunk["user_id"][:-1]) & (
         chunk["time_ms"][1:] == chunk["time_ms"][:-1]
     )

@@ -75,7 +75,7 @@ class KuaiRec(Source):
     * Of the rows of one (user, video) pair in a matrix the last by ``timestamp`` stays; a row
       without a time counts as earlier than any with one, and of equal times the later line is the
       last. Without a column ``timestamp``, their mean watch ratio stays, at the first one's place.
-    * A logged row whose cell also stands in the small matrix is dropped: it would leak test
+    * A logged row whose cell is also in the small matrix is dropped: it would leak test
       answers.
     * A user's rows are sorted by time, rows without one first, then by their order in the file.
     * The catalogue is the videos of the small matrix, ascending; videos of the log alone stand
@@ -183,7 +183,7 @@ class _Reader:
     notes: dict[str, int] = field(default_factory=dict)
 
     def rows(self, matrix: Table, name: str, answered: NDArray[np.bool_] | None) -> WatchLog:
-        """A matrix's rows by position, one a cell.
+        """Rows of a matrix by position, one per cell.
 
         Rows of (n_users, n_catalogue) ``answered`` cells, those of the test table, are dropped.
         """
@@ -304,7 +304,7 @@ class _Reader:
 
 
 def _one_a_cell(cells: Chunk, n_items: int, timed: bool) -> Chunk:
-    """Resolves the repeated cells of complete users' rows, which are in the order of time."""
+    """Resolves repeated cells in the rows of complete users, which are in the order of time."""
     key = cells["users"].astype(np.int64) * n_items + cells["items"].astype(np.int64)
     if timed:
         last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]

@@ -1,4 +1,4 @@
-"""Sources of datasets: each class says all that the package knows of one dataset.
+"""Sources of datasets, one class for each dataset.
 
 A class with a ``name`` registers itself when its module is imported, and ``load_dataset``, the
 environments, ``write_csv`` and the commands then know it.
@@ -37,7 +37,7 @@ class PublishedArchive:
         file: Its file's name there.
         md5: Its published checksum; ``None`` where there is none.
         archive_bytes: Its size, approximately: it serves to refuse a disk that is too small.
-        unpacked_bytes: The size of its files, likewise.
+        unpacked_bytes: The size of its files, approximately.
     """
 
     name: str
@@ -61,8 +61,8 @@ class PublishedArchive:
 class Source:
     """A dataset's published files and its synthetic world.
 
-    A subclass sets ``name`` and overrides the methods that its dataset has an answer to; the others
-    refuse, and say which sources do have one. Heavy libraries are imported where they are used, so
+    A subclass sets ``name`` and overrides the methods that apply to its dataset; the rest refuse,
+    and name the sources that have them. Heavy libraries are imported where they are used, so
     that importing a source is cheap.
 
     Attributes:

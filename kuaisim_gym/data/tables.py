@@ -3,13 +3,13 @@
 Rules that hold for every file:
 
 * UTF-8, with or without a byte-order mark; no NUL bytes. The first line is the header; a column
-  may stand anywhere in it, but once only. Blank lines are skipped.
+  may be anywhere in it, but only once. Blank lines are skipped.
 * Every line has as many fields as the header.
 * A cell that must be a number is one that ``float`` accepts, in ASCII and finite, inside its
   column's bounds, and whole where its column must be. Whole numbers are exact up to 2**53.
 * A missing (empty) cell is refused unless its column says that it may have gaps.
 
-Nothing is corrected: whatever breaks a rule is a :class:`~kuaisim_gym.errors.DataFormatError` that
+Nothing is corrected: a broken rule is a :class:`~kuaisim_gym.errors.DataFormatError` that
 names file, line or data row, column and value. DuckDB reads and checks at its own speed; only when
 it refuses does :func:`_explain` read the file again, plainly, to say where and why.
 """
@@ -47,7 +47,7 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 500  # DuckDB vectors of 2,048 rows in a chunk: about a million rows
 _BLOCK = 1 << 19  # bytes of text looked at together; they stay in the processor's cache
-_IN_MEMORY = 1 << 24  # bytes up to which an array is not worth a file
+_IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
 # DuckDB takes a quote after blanks as one that opens a field, the csv module as a character.
 _STRAY_QUOTE = re.compile(rb'(?:^|[,\n\r])[ \t]+"', re.MULTILINE)
 
@@ -89,7 +89,7 @@ class Column:
         return max(self.low, -limit), min(self.high, limit)
 
     def accepts(self, cell: str) -> bool:
-        """Tells whether a cell, as it stands in the file, keeps the rules."""
+        """Tells whether the text of a cell keeps the rules."""
         if not cell:
             return self.gaps
         if self.kind == "text":
@@ -314,7 +314,7 @@ def _select(
     file: Path, header: list[str], columns: Sequence[Column], keep: Mapping[str, str] | None
 ) -> str:
     """SQL that reads and checks a file."""
-    # Names of our own: DuckDB's are blind to case, a header's need not be.
+    # Other names: DuckDB's ignore case, a header's need not.
     kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
     spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
     # Brackets take a pattern's characters for themselves.
@@ -447,7 +447,7 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
 
 
 def whole_groups(chunks: Iterable[Chunk], key: str) -> Iterator[Chunk]:
-    """Cuts a stream anew so that rows of one key, which follow each other, stay together."""
+    """Regroups a sorted stream so that the rows of a key are in one chunk."""
     carried: Chunk | None = None
     for chunk in chunks:
         if carried is not None:

@@ -1,4 +1,4 @@
-"""Datasets as CSV files in the format that their source is published in.
+"""Writes datasets as CSV files in the format of their source.
 
 Reading back such files gives the same arrays, under these conditions, which the published data and
 the synthetic worlds meet: catalogue and log-only ids ascend, features are numbered as

@@ -159,7 +159,7 @@ def _answer(
 
 @_inlined
 def _expose(recent: BoolArray, slate: NDArray[np.int64], popular: BoolArray) -> int:
-    """Moves an exposure window past a slate; the popular items in it."""
+    """Moves an exposure window past a slate; returns the number of popular items in it."""
     older = max(recent.size - slate.size, 0)
     for position in range(older):
         recent[position] = recent[position + slate.size]
@@ -279,8 +279,8 @@ def _state_vectors(
 def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     """Matrix product, summed in order.
 
-    Items go by in stretches that stay in the processor's first cache, and features four at a time,
-    so that sums are loaded and stored a quarter as often.
+    Items are read in stretches that stay in the processor's first cache, and features four at a
+    time, so that sums are loaded and stored a quarter as often.
     """
     n_rows, dim = vectors.shape
     n_items = items.shape[1]
@@ -338,7 +338,7 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
-    """The engine that numba compiles; new sessions are rare, and begun by NumPy."""
+    """Engine compiled by numba; new sessions, which are rare, begin in NumPy."""
 
     name: ClassVar[str] = "numba"
     uniform = staticmethod(_uniform)

@@ -87,7 +87,7 @@ def logged_episodes(
     A step is one logged row: its item is the action, the row's response the reward. The
     observation is that of the environment with ``action_type="discrete"`` and the same ``max_len``
     and ``window``, for a user whose history is the log before that row: the preference goes on
-    over the user's episodes, from the origin, and the context begins anew with each. Rows of
+    over the user's episodes, from the origin, and the context starts over with each. Rows of
     log-only items can be no actions; they enter the preference, like everything that the user
     answered, and are neither steps nor exposures in the window. The last observation of an
     episode is the one right after its last row.
@@ -114,7 +114,7 @@ def logged_episodes(
     chosen = dataset.train_users if users is None else np.asarray(users)
     strangers = np.setdiff1d(chosen, dataset.train_users)
     if len(strangers):
-        raise ConfigError(f"users must be positions of train users; {strangers[0]} is none.")
+        raise ConfigError(f"users must be positions of train users; {strangers[0]} is not one.")
     return _cut_log(dataset, max_len, window, chosen)
 
 
@@ -208,7 +208,7 @@ def collect_episodes(
 
     Args:
         env: A Gymnasium environment or vector environment, of any spaces; it is reset.
-        agent: Acts on batches, a row a slot, like a Stable-Baselines3 model.
+        agent: Acts on batches, one row per slot, like a Stable-Baselines3 model.
         sessions: How many to record, at least 1.
         seed: Of the first reset; slot i is seeded ``seed + i``. ``None`` for no seed.
         deterministic: True for the agent's best actions, false for drawn ones.
@@ -328,7 +328,7 @@ def write_minari(
     minari, storage = _minari()
     if env is not None:
         if observation_space is not None or action_space is not None:
-            raise ConfigError("env has spaces of its own: pass env or the spaces, not both.")
+            raise ConfigError("env already has spaces: pass env or the spaces, not both.")
         observation_space, action_space = env.observation_space, env.action_space
         dataset = _source(env, dataset)
     if dataset is None or observation_space is None or action_space is None:
@@ -366,7 +366,7 @@ def write_minari(
 
 @contextmanager
 def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
-    """A hidden folder that takes the name of the dataset once it is filled without an error."""
+    """A hidden folder that gets the dataset's name when the block ends without an error."""
     try:
         namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
     except (ValueError, TypeError) as error:  # the latter where it has no version
@@ -408,7 +408,7 @@ def _minari() -> tuple[Any, Any]:
 
 
 def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
-    """The dataset of an environment that can be written down and made again."""
+    """The dataset of an environment whose specification can be stored."""
     try:
         source = env.get_wrapper_attr("dataset")
     except AttributeError as error:
@@ -431,7 +431,7 @@ def _buffers(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> Iterator[Any]:
-    """Minari's form of each episode, checked against the spaces by its first step."""
+    """Episodes as Minari's buffers; the first step of each is checked against the spaces."""
     for number, episode in enumerate(episodes):
         for name, arrays, space in (
             ("observations", episode.observations, observation_space),

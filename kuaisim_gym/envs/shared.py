@@ -1,4 +1,4 @@
-"""Common base of the shells, the protocol of agents, and helpers for infos."""
+"""Common base of the environments, the protocol of agents, and helpers for infos."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Agent(Protocol):
 
 
 class BatchView:
-    """Attributes that all shells of a batch have, for agents, wrappers and viewers."""
+    """Attributes of all environments over a batch, for agents, wrappers and viewers."""
 
     batch: SessionBatch
     canvas: Canvas | None = None  # made for the first frame
@@ -69,19 +69,19 @@ class BatchView:
 
 
 def wants_masks(agent: Agent) -> bool:
-    """True if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
+    """Tells if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
     return "action_masks" in inspect.signature(agent.predict).parameters
 
 
 def row_of(arrays: Any, row: int) -> Any:
-    """One row of a batch, of each array where it is a dictionary."""
+    """One row of a batch: of its array, or of each array of its dictionary."""
     if isinstance(arrays, dict):
         return {name: array[row] for name, array in arrays.items()}
     return arrays[row]
 
 
 def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
-    """Some sessions' observations out of a batch's, copied."""
+    """Copies of some sessions' observations from a batch's."""
     if not isinstance(observation, dict):
         return list(observation[rows])
     values = zip(*(array[rows] for array in observation.values()), strict=True)
@@ -89,6 +89,6 @@ def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
 
 
 def as_rows(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """Columns as infos, one a session, of Python objects."""
+    """Infos of Python objects, one per session, from columns."""
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in values]

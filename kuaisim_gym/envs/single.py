@@ -116,7 +116,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``allow_repeats`` | False | whether an item may be answered again in the session |
     | ``stochastic_response`` | True | responses are drawn; False: their probabilities |
     | ``reward_weights`` | None | weights of the behaviours, by name; None: the first alone |
-    | ``step_cost`` | "dissatisfaction" | 2 - reward; or "request", one whatever the reward |
+    | ``step_cost`` | "dissatisfaction" | 2 - reward; or "request", one for any reward |
     | ``correlation`` | 0.0 | what look-alikes in a slate take from each other's probabilities |
     | ``max_steps`` | None | step cap |
     | ``engine`` | "auto" | "numba" where it is installed, or "numpy": the same sessions, slower |
@@ -149,7 +149,7 @@ class KuaiEnv(BatchView, gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins a session, as Gymnasium says.
+        """Begins a session; arguments and results are Gymnasium's.
 
         Raises:
             ConfigError: The seed is no seed, or there are options: a reset has none.
@@ -167,7 +167,7 @@ class KuaiEnv(BatchView, gym.Env):
         return row_of(self.batch.observe(), 0), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Shows a slate, as Gymnasium says.
+        """Shows a slate; arguments and results are Gymnasium's.
 
         Raises:
             InvalidActionError: The action is not of the action space.

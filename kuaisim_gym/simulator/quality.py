@@ -1,4 +1,4 @@
-"""Measures of a response model on held-out rows, and its calibration by them."""
+"""Quality of a response model on held-out rows, and its calibration by them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FloatArray = NDArray[np.floating]
 
 
 def last_rows(table: Interactions, share: float = HOLD_OUT_SHARE) -> NDArray[np.bool_]:
-    """Marks the last rows of every user, as those that a model should predict from the others.
+    """Marks the last rows of every user, which a model should predict from the earlier rows.
 
     Args:
         table: Rows grouped by user, in the order of time.

@@ -1,4 +1,4 @@
-"""Response models: how likely a user's answers to an item are, by position in the dataset."""
+"""Response models: probabilities of a user's answers to an item, by position in the dataset."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SessionAnswers(Protocol):
         """Probabilities of every behaviour for (N, K) items: (N, K, B) float32."""
 
     def observe(self, slates: Index, feedback: FloatArray) -> None:
-        """Takes in how (N, K) items were answered: (N, K, B) float32 in [0, 1]."""
+        """Records answers to (N, K) items: (N, K, B) float32 in [0, 1]."""
 
     def snapshot(self) -> Snapshot:
         """Copies of all that is remembered, by name."""
@@ -53,7 +53,7 @@ class ResponseModel(Protocol):
     behaviours: tuple[str, ...]
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """Probability of a positive response, given what was logged of the user.
+        """Probability of a positive response, given the user's logged history.
 
         Args:
             users: Integer positions, broadcastable with ``items``.
@@ -67,7 +67,7 @@ class ResponseModel(Protocol):
         """As :meth:`probability`, for every behaviour, along a last axis of size B."""
 
     def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
-        """Room for N sessions, computed by an engine where that makes a difference."""
+        """Answers for N sessions, computed by an engine where the model uses one."""
 
 
 class LogitModel(ResponseModel, Protocol):
@@ -119,7 +119,7 @@ class MemorylessModel(ResponseModel, Protocol):
 
 
 class FactorAnswers(MemorylessAnswers):
-    """Answers of a factor model, whose scores the engine computes; ``None`` for the default."""
+    """Answers of a factor model, whose scores an engine computes."""
 
     def __init__(self, model: FactorModel, n_sessions: int, engine: Engine | None) -> None:
         super().__init__(model, n_sessions)
@@ -134,7 +134,7 @@ class FactorAnswers(MemorylessAnswers):
 
 @dataclass(frozen=True, eq=False)
 class FactorModel(MemorylessModel, LogitModel):
-    """Effects and a low-rank interaction: O(rank) an answer.
+    """Effects and a low-rank interaction, at O(rank) per answer.
 
     The score of behaviour b is ``mean[b] + user_effect[b, u] + item_effect[b, i] + slope[b] *
     <user_factors[u], item_factors[i]>``; the response is the score clipped to [0, 1], or its

@@ -40,7 +40,7 @@ _SCATTER = 0.5  # how far items lie from the centre of their category
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The knobs that both worlds have. Spreads and pulls are in units of the latent score.
+    """Parameters of both worlds; spreads and pulls are in units of the latent score.
 
     Attributes:
         n_users: Users.
@@ -99,7 +99,7 @@ class WorldConfig:
 
 @dataclass(frozen=True, eq=False)
 class Causes:
-    """Everything that is drawn before anybody sees anything.
+    """Causes, all drawn before any exposure.
 
     Attributes:
         preference: (n_users, m) unit rows, true preferences.
@@ -245,7 +245,7 @@ def expose(
     """Draws each user's exposures without replacement (Gumbel top-n).
 
     Args:
-        causes: Who likes what.
+        causes: Preferences of the users.
         counts: (n_users,) exposures of each user, 0 allowed.
         pull: (n_items,) logits, each item's own pull on exposure; ``-inf`` where it is never shown.
         relevance: Logits, the pull of one standard deviation of relevance.
@@ -277,7 +277,7 @@ def standardised(values: Vector) -> Vector:
 
 
 def _mixed(correlation: float, first: Vector, second: Vector) -> Vector:
-    """Mixes two unit-variance vectors to one that correlates so much with the first."""
+    """Mixes two unit-variance vectors; the result has this correlation with the first."""
     return np.asarray(correlation * first + np.sqrt(1 - correlation**2) * second)
 
 

@@ -4,7 +4,7 @@ On the shared causal model (:mod:`~kuaisim_gym.data.synthetic.causal`) the laten
 of a click. The standard log holds what the platform chose, popular and relevant items, with
 popularity swaying the answers; the random log holds items drawn uniformly for every user, answered
 without sway: a random insertion carries no sign that it is popular. The random rows of test users
-are the test rows, those of the others ``Dataset.randomised``.
+are the test rows, those of train users ``Dataset.randomised``.
 
 Calibrated to what is published or measured of KuaiRand-Pure (KuaiRand, CIKM 2022): users, items and
 rows; click and long-view rates of both logs; exposures and click rates per video and per user in
@@ -114,12 +114,12 @@ class KuaiRandConfig(WorldConfig):
 
     @property
     def most_logged(self) -> int:
-        """Most standard rows of a user."""
+        """Largest number of standard rows of a user."""
         return self.n_items // 4
 
     @property
     def most_random(self) -> int:
-        """Most random rows of a user; 1,516 of 7,583 items, where the real most is 1,580."""
+        """Largest number of random rows of a user; 1,516 of 7,583 items, 1,580 in the real data."""
         return self.n_items // 5
 
 
@@ -182,7 +182,7 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
 
 
 def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(n,) uint8: which behaviours rows with these click scores show."""
+    """(n,) uint8: behaviours of rows with these click scores."""
     click = rng.random(len(score)) < expit(score)
     flags: NDArray[np.uint8] = click.astype(np.uint8)
     for bit, name in enumerate(BehaviourLog.behaviours[1:], start=1):
@@ -197,9 +197,9 @@ def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
 def _show_at_random(
     counts: NDArray[np.int64], time: Vector, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draws (n_users,) counts of items for the users, without replacement; users ascend.
+    """Draws (n_users,) counts of items without replacement; returns users and items of the rows.
 
-    An item's probability depends on nothing but its (n_items,) share of the time.
+    An item's probability is proportional to its (n_items,) share of the time; users ascend.
     """
     bounds = np.cumsum(time)
     users = np.repeat(np.arange(len(counts)), counts)

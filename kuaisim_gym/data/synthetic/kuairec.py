@@ -2,11 +2,11 @@
 
 On the shared causal model (:mod:`~kuaisim_gym.data.synthetic.causal`) the watch ratio is a monotone
 map of the latent score, chosen so that the log's quantiles are those measured on the real data
-(KuaiRec, CIKM 2022). The score has noise of its own, so that its total variance is near one.
+(KuaiRec, CIKM 2022). The score includes noise, so that its total variance is near one.
 Latent variances and the spread of popularity are calibrated to the other published facts;
 ``tests/data/test_synthetic.py`` holds each fact with its tolerance.
 
-A test user's cells that stand in that user's log are left out of the test table, because the real
+A test user's cells that occur in that user's log are left out of the test table, because the real
 matrices are disjoint where both are read. Features are derived for the sake of their form: a
 category list per item and an activity degree per user; their shares are not measured.
 """

@@ -1,4 +1,4 @@
-"""Sizes of the sequential response model, and how it is trained."""
+"""Options of the sequential response model: sizes and training."""
 
 from __future__ import annotations
 
@@ -69,10 +69,10 @@ class SequentialConfig:
 
     @property
     def width(self) -> int:
-        """Of an event and of a state of the transformer."""
+        """Width of an event and of a state of the transformer."""
         return 2 * self.encoding
 
     @property
     def reach(self) -> int:
-        """Events, the last ones, that a state depends on."""
+        """Number of last events that a state depends on."""
         return self.layers * (self.window - 1) + 1

@@ -1,8 +1,8 @@
 """Trains the sequential response model.
 
 Deviation from KuaiSim: a training example is a user's whole sequence and not one event with the
-history before it. Every place of the sequence predicts the responses to the next event, so that an
-epoch takes about a hundredth of the transformer's work and all predictions stay causal.
+history before it. Every position of the sequence predicts the responses to the next event, so that
+an epoch takes about a hundredth of the transformer's work and all predictions stay causal.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _encoded(encoder: FieldEncoder, n: int) -> Tensor:
 
 
 class _Trainer(nn.Module):
-    """Everything that has weights, and the rows they are learned from."""
+    """All modules with weights, and the rows that they are fitted to."""
 
     def __init__(
         self,
@@ -179,7 +179,7 @@ class _Trainer(nn.Module):
 
     @torch.inference_mode()
     def held_out(self) -> float:
-        """Mean loss of the held-out events, with what went before as history."""
+        """Mean loss of the held-out events, with the earlier events as history."""
         self.eval()
         total, count = 0.0, 0
         lengths = self.sequences.lengths

@@ -1,6 +1,6 @@
 """The fitted model: answers from logged histories, checkpoints, and sessions that go on.
 
-In a session a user's history grows by a slate a step, at the price of the slate alone.
+In a session a user's history grows by one slate per step, and only the slate is computed.
 """
 
 from __future__ import annotations
@@ -78,11 +78,11 @@ class SequentialModel(LogitModel):
 
     @property
     def config(self) -> SequentialConfig:
-        """Sizes."""
+        """Sizes of the network."""
         return self.network.config
 
     def rescaled(self, scale: FloatArray, shift: FloatArray) -> SequentialModel:
-        """The same with log-odds ``scale * log-odds + shift``, both (B,) float32."""
+        """The model with log-odds ``scale * log-odds + shift``, both (B,) float32."""
         model = copy.copy(self)  # shares weights, histories and scores
         model.scale = np.asarray(self.scale * scale, dtype=np.float32)
         model.shift = np.asarray(self.shift * scale + shift, dtype=np.float32)
@@ -231,16 +231,16 @@ class SequentialSessions(SessionAnswers):
     """N sessions, each with its user's history.
 
     An event's keys and values never change once computed, so each layer keeps those of the last
-    events in a ring and new events are all that is computed. The ring's next place is the same for
-    all sessions: each step moves all of them, and a logged history is laid down so that it ends
-    there. Hence one penalty by age serves all sessions, and places a history is too short for are
-    closed session by session.
+    events in a ring, and only new events are computed. The ring's next position is the same for
+    all sessions: each step moves all of them, and a logged history is stored so that it ends there.
+    So one penalty by age serves all sessions, and positions before a short history are closed
+    session by session.
 
     The events of a slate are appended in slate order and later ones see earlier ones, as
     neighbours do in training, although they were shown at once.
 
     Args:
-        model: Answers.
+        model: The fitted model.
         n_sessions: N.
     """
 
@@ -325,12 +325,12 @@ class SequentialSessions(SessionAnswers):
         }
 
     def _append(self, events: Tensor) -> Tensor:
-        """Takes in (N, k, width) events, k at most ``_CHUNK``; the (N, width) state after them."""
+        """Appends (N, k, width) events, k at most ``_CHUNK``; returns the (N, width) state."""
         network, k = self.model.network, events.shape[1]
         ring = (self._next + torch.arange(k)) % self._capacity
         self._next = (self._next + k) % self._capacity
         self._closed[:, ring] = 0.0
-        # Ages at the last of the new events; at the others they are smaller.
+        # Ages at the last of the new events; at earlier ones they are smaller.
         ages = (self._next - 1 - torch.arange(self._capacity)) % self._capacity
         ages = ages - torch.arange(k - 1, -1, -1)[:, None]
         mask = network.penalty(ages) + self._closed[:, None, None, :]

@@ -1,7 +1,7 @@
 """The networks: encoders of users and items, the causal transformer, and the scorer.
 
 Source: KuaiSim (Zhao et al., "KuaiSim: A comprehensive simulator for recommender systems", NeurIPS
-2023), its multi-behaviour user response model. What differs is said where it differs.
+2023), its multi-behaviour user response model. Each class names its deviations.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _START_NOISE = 0.03  # of the rows around it; training would not leave a start w
 
 
 class FieldEncoder(nn.Module):
-    """Users or items by id and categorical features, each a field; numbers take no part.
+    """Encodes users or items by id and categorical features, without numbers.
 
     Deviations from KuaiSim: the rows of a field's table begin small and near one vector, so that
-    they turn quickly and what is met rarely stays near the others; fields of several values are
-    averaged over those values.
+    they turn quickly and rare values stay near the others; fields of several values are averaged
+    over those values.
 
     Args:
         n: Number of users or items.
@@ -67,7 +67,7 @@ class FieldEncoder(nn.Module):
 
     @torch.no_grad()
     def forget_unseen(self, trained: NDArray[np.bool_]) -> None:
-        """Gives every id and value that training did not meet the vector of an unknown one.
+        """Gives ids and values that did not occur in training the vector of an unknown one.
 
         Args:
             trained: (n,) bool, users or items of the training rows.
@@ -101,7 +101,7 @@ def _pooled(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One transformer layer, in parts, so that keys and values can be kept between calls.
+    """Transformer layer in separate steps, so that keys and values can be kept between calls.
 
     As in KuaiSim, it normalises after each sum. Deviation: no dropout on the attention weights,
     which would rule out the fused kernel.
@@ -142,11 +142,11 @@ class Layer(nn.Module):
         return tuple(tensor.transpose(1, 2) for tensor in vectors.unbind(dim=2))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer.
+        """Output of the layer, from its attention.
 
         Args:
             x: (m, L, width) inputs.
-            attended: (m, heads, L, d), what their queries found.
+            attended: (m, heads, L, d) attention outputs.
 
         Returns:
             (m, L, width).
@@ -157,9 +157,9 @@ class Layer(nn.Module):
 
 
 class SequenceNetwork(nn.Module):
-    """From events to states, and from states to log-odds.
+    """Maps events to states, and states to log-odds.
 
-    Deviations from KuaiSim, beside those of :class:`Layer`:
+    Deviations from KuaiSim, in addition to those of :class:`Layer`:
 
     * Where an event stands is told by a penalty on attention that grows linearly with its age
       (ALiBi; Press et al., ICLR 2022) rather than by a position embedding, and a band replaces the
@@ -187,7 +187,7 @@ class SequenceNetwork(nn.Module):
             nn.LayerNorm(config.scorer),
             nn.Linear(config.scorer, n_behaviours * config.encoding),
         )
-        # Normalised with a gain of its own for each behaviour: rare ones need other spreads. It
+        # Normalised with a separate gain for each behaviour: rare ones need other spreads. It
         # starts where log-odds, means over ``encoding`` products, have a spread of about one.
         spread = math.sqrt(config.encoding)
         self.gain = nn.Parameter(torch.full((n_behaviours, config.encoding), spread))
@@ -201,7 +201,7 @@ class SequenceNetwork(nn.Module):
         return torch.cat([items, self.responses(responses)], dim=-1)
 
     def with_start(self, events: Tensor) -> Tensor:
-        """(m, L, width) events behind the start: (m, L + 1, width)."""
+        """(m, L, width) events after the start: (m, L + 1, width)."""
         return torch.cat([self.start.expand(len(events), 1, -1), events], dim=1)
 
     def forward(self, events: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:

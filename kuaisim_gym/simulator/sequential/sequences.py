@@ -1,4 +1,4 @@
-"""Users' events as padded arrays, in batches of users with about as many events."""
+"""Users' events as padded arrays, in batches of users with similar numbers of events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESET_EVENTS = 4096  # events in a batch of logged histories, padding included
 
 @dataclass(frozen=True)
 class Padded:
-    """Sequences of m users, longest L; what lies behind a sequence's end is zero.
+    """Sequences of m users, padded with zeros to the longest length L.
 
     Attributes:
         items: (m, L) int64 item positions.
@@ -85,11 +85,11 @@ class Sequences:
 def batches(
     lengths: Positions, events: int, rng: np.random.Generator | None = None
 ) -> Iterator[Positions]:
-    """Groups sequences of about the same length.
+    """Groups sequences of similar length.
 
     Args:
         lengths: (m,) int64.
-        events: Events in a batch, padding included; a longer sequence is a batch of its own.
+        events: Events in a batch, padding included; a longer sequence is a batch by itself.
         rng: Draws neighbours and the order of batches; ``None`` for shortest first.
 
     Yields:
@@ -97,7 +97,7 @@ def batches(
     """
     if len(lengths) == 0:
         return
-    # Drawing breaks ties and mixes neighbouring lengths, at the price of a little padding.
+    # Drawing breaks ties and mixes neighbouring lengths, for a little more padding.
     blur = np.ones(len(lengths)) if rng is None else rng.uniform(0.9, 1.1, len(lengths))
     order = np.argsort(lengths * blur, kind="stable")
     cuts, start, longest = [0], 0, 0
