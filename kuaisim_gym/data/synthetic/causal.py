@@ -164,9 +164,9 @@ class Causes:
         return Truth(interest=self.interest, **single)
 
 
-def power_shares(n: int, exponent: float = 0.7) -> Vector:
-    """(n,) shares of categories, the k-th proportional to ``k ** -exponent``."""
-    share = 1.0 / np.arange(1, n + 1) ** exponent
+def power_shares(n: int) -> Vector:
+    """(n,) shares of categories, the k-th proportional to ``k ** -0.7``."""
+    share = 1.0 / np.arange(1, n + 1) ** 0.7
     return np.asarray(share / share.sum())
 
 
