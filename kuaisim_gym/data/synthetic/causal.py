@@ -147,7 +147,7 @@ class Causes:
         return np.asarray(score)
 
     def sway(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Vector:
-        """(n,) pull of popularity on logged answers, before the knob ``conformity``."""
+        """(n,) pull of popularity on logged answers, before the parameter ``conformity``."""
         return np.asarray(self.conformity[users] * self.popularity[items])
 
     def truth(self, map_scores: Vector, map_responses: Vector) -> Truth:
@@ -174,7 +174,7 @@ def draw_causes(config: WorldConfig, share: Vector, rng: np.random.Generator) ->
     """Draws preferences, items and everything else that comes before exposure.
 
     Args:
-        config: The knobs.
+        config: The parameters.
         share: (n_categories,) share of each category among items, and among interests.
         rng: Source of the draws.
     """

@@ -52,7 +52,7 @@ _MAP_SCORES = np.linspace(-16.0, 16.0, 2049)  # interpolation errs by less than 
 
 @dataclass(frozen=True)
 class KuaiRandConfig(WorldConfig):
-    """Knobs of the synthetic KuaiRand-Pure world; the defaults are the calibrated ones.
+    """Parameters of the synthetic KuaiRand-Pure world; the defaults are the calibrated ones.
 
     The others are described in :class:`~kuaisim_gym.data.synthetic.causal.WorldConfig`. The
     latent score is the logit of a click, so spreads and pulls are logits.
@@ -128,7 +128,7 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
 
     Args:
         seed: Same seed and configuration, same world.
-        config: Knobs; ``None`` for the calibrated defaults.
+        config: Parameters; ``None`` for the calibrated defaults.
 
     Returns:
         A dataset marked synthetic, with its causes under ``truth``; ``truth.expected`` is the

@@ -45,7 +45,7 @@ _MAP_POINTS = 1024
 
 @dataclass(frozen=True)
 class SyntheticConfig(WorldConfig):
-    """Knobs of the synthetic KuaiRec world; the defaults are the calibrated ones.
+    """Parameters of the synthetic KuaiRec world; the defaults are the calibrated ones.
 
     The others are described in :class:`~kuaisim_gym.data.synthetic.causal.WorldConfig`. The
     latent score has unit variance. ``quality_popularity`` is slightly negative, so that with
@@ -103,7 +103,7 @@ def synthetic_kuairec(seed: int = 0, config: SyntheticConfig | None = None) -> D
 
     Args:
         seed: Same seed and configuration, same world.
-        config: Knobs; ``None`` for the calibrated defaults.
+        config: Parameters; ``None`` for the calibrated defaults.
 
     Returns:
         A dataset marked synthetic, with its causes under ``truth``. Users
