@@ -1,4 +1,4 @@
-"""The options of a session: the rules of the world, and nothing about its shells."""
+"""Options of a session: the rules that users follow, whichever environment they are in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINES = ("auto", "numba", "numpy")
 
 
 def check_choice(name: str, value: str, options: Iterable[str]) -> str:
-    """Returns ``value`` when it is one of ``options``, whatever its type.
+    """Returns ``value`` if it is one of ``options``; values of any type can be checked.
 
     Raises:
         ConfigError: It is not; the message names the nearest option.
@@ -30,7 +30,7 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
 
 
 def check_whole(name: str, value: object, least: int) -> int:
-    """Returns ``value`` as an int when it is a whole number of at least ``least``.
+    """Returns ``value`` as an int if it is a whole number of at least ``least``.
 
     Raises:
         ConfigError: It is not.
@@ -55,11 +55,11 @@ class SessionConfig:
             sentence taken literally (section 5.1.1); ``"none"`` never penalises.
         allow_repeats: Whether an item may be answered again in the same session.
         stochastic_response: Bernoulli responses if true, their probabilities otherwise.
-        reward_weights: What each behaviour adds to a response, by name, negative ones allowed; a
+        reward_weights: Weight of each behaviour in a response, by name, negative ones allowed; a
             response is the weighted sum of the answers over the sum of the positive weights, and at
             least 0. ``None`` counts the first behaviour alone: the watched share, or the click.
-        step_cost: What a step costs in temper, penalties apart: ``"dissatisfaction"``, 2 - reward;
-            or ``"request"``, one whatever the reward.
+        step_cost: Temper that a step costs without penalties: ``"dissatisfaction"``, 2 - reward;
+            or ``"request"``, one for any reward.
         correlation: Similarity penalty (KuaiSim's rho): ``correlation`` times an item's mean cosine
             similarity to the rest of its slate is subtracted from its probabilities.
         max_steps: Step cap below the natural end, reported as ``truncated``; ``None`` for none.
@@ -137,5 +137,5 @@ class SessionConfig:
 
     @property
     def longest(self) -> int:
-        """Steps for which per-session arrays must have room."""
+        """Number of steps that per-session arrays must hold."""
         return min(self.max_len, self.step_limit)

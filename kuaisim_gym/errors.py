@@ -1,6 +1,6 @@
 """The package's own errors, and the wording they share.
 
-Every message says what was expected, what came, and what to do about it.
+Every message says what was expected, what was received, and how to fix it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ class KuaiSimError(Exception):
 
 
 class DatasetNotFoundError(KuaiSimError, FileNotFoundError):
-    """A data file or folder is not where it was looked for."""
+    """A data file or folder does not exist."""
 
 
 class DataFormatError(KuaiSimError, ValueError):
@@ -22,7 +22,7 @@ class DataFormatError(KuaiSimError, ValueError):
 
 
 class UnknownIdError(KuaiSimError, KeyError):
-    """A user or item id is not part of the dataset or split that was asked."""
+    """A user or item id is not in the dataset or split."""
 
     def __str__(self) -> str:
         # KeyError would print the message's repr; ours is a sentence.
@@ -34,7 +34,7 @@ class ConfigError(KuaiSimError, ValueError):
 
 
 class NoPreferenceError(ConfigError, AttributeError):
-    """Observations hold no preference state; also for those who ask whether they do."""
+    """Observations hold no preference state; ``hasattr`` is false for attributes that raise it."""
 
 
 class InvalidActionError(KuaiSimError, ValueError):
@@ -46,7 +46,7 @@ class ResetNeededError(KuaiSimError, RuntimeError):
 
 
 class CheckpointError(KuaiSimError, ValueError):
-    """A saved file is not a checkpoint of ours or belongs to another dataset."""
+    """A file is no checkpoint of this project, or belongs to another dataset."""
 
 
 class DownloadError(KuaiSimError, OSError):
@@ -54,7 +54,7 @@ class DownloadError(KuaiSimError, OSError):
 
 
 class DiskSpaceError(KuaiSimError, OSError):
-    """A disk has too little free space for what is to be written."""
+    """A disk has too little free space."""
 
 
 def unknown_option(name: str, value: object, options: Iterable[str]) -> ConfigError:
@@ -62,7 +62,7 @@ def unknown_option(name: str, value: object, options: Iterable[str]) -> ConfigEr
 
     Args:
         name: The option's name, as the user writes it.
-        value: What came.
+        value: The value received.
         options: The values that are allowed.
 
     Returns:

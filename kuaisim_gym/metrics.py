@@ -1,7 +1,7 @@
 """Metrics of finished sessions: pure functions of arrays.
 
-Len, R_each, R_cum and AD are the paper's (section 5.1.2); the others tell apart what AD, an
-aggregate over users, leaves together. The metrics of single lists and of returns are those that
+Len, R_each, R_cum and AD are the paper's (section 5.1.2); the others separate what AD, an
+aggregate over users, mixes. The metrics of single lists and of returns are those that
 KuaiSim names (Zhao et al., "KuaiSim: A Comprehensive Simulator for Recommender Systems", NeurIPS
 2023); where it leaves a definition open, the function says which one is taken, and why.
 """
@@ -47,36 +47,25 @@ class Sessions:
 
     def take(self, rows: NDArray[np.int64]) -> Sessions:
         """Some of the sessions, repeats allowed."""
-        return Sessions(
-            self.length[rows],
-            self.rewards[rows],
-            self.penalised[rows],
-            self.slates[rows],
-            self.responses[rows],
-            None if self.return_day is None else self.return_day[rows],
-        )
+        arrays: list[Any] = [x if x is None else x[rows] for x in vars(self).values()]
+        return Sessions(*arrays)
 
     @classmethod
-    def concatenate(cls, parts: list[Sessions]) -> Sessions:
+    def concatenate(cls, batches: list[Sessions]) -> Sessions:
         """All sessions of several batches with the same T and K.
 
         Raises:
             ValueError: Some batches have return days and others have none.
         """
-        days = [part.return_day for part in parts if part.return_day is not None]
-        if len(days) not in (0, len(parts)):
+        n_days = sum(batch.return_day is not None for batch in batches)
+        if n_days not in (0, len(batches)):
             raise ValueError(
                 "Sessions with and without return days cannot be put together: "
-                f"{len(days)} of {len(parts)} batches have them."
+                f"{n_days} of {len(batches)} batches have them."
             )
-        return cls(
-            np.concatenate([part.length for part in parts]),
-            np.concatenate([part.rewards for part in parts]),
-            np.concatenate([part.penalised for part in parts]),
-            np.concatenate([part.slates for part in parts]),
-            np.concatenate([part.responses for part in parts]),
-            np.concatenate(days) if days else None,
-        )
+        columns = zip(*(vars(batch).values() for batch in batches), strict=True)
+        arrays: list[Any] = [x[0] if x[0] is None else np.concatenate(x) for x in columns]
+        return cls(*arrays)
 
 
 def session_length(sessions: Sessions) -> float:
@@ -105,8 +94,8 @@ def absolute_difference(sessions: Sessions, popular: BoolArray) -> float:
     Users of opposite imbalance cancel out: compare :func:`slate_absolute_difference`.
     """
     flags, shown = _popular_flags(sessions, popular)
-    made = shown.sum(axis=(0, 2))
-    share = flags.sum(axis=(0, 2))[made > 0] / made[made > 0]
+    exposures = shown.sum(axis=(0, 2))
+    share = flags.sum(axis=(0, 2))[exposures > 0] / exposures[exposures > 0]
     return float(np.abs(2.0 * share - 1.0).mean())
 
 
@@ -158,7 +147,7 @@ def average_list_reward(sessions: Sessions) -> float:
 
 
 def max_list_reward(sessions: Sessions, requests: int = REQUESTS) -> float:
-    """Max L-reward: expected largest mean response among so many lists, in [0, 1].
+    """Max L-reward: expected largest mean response among ``requests`` lists, in [0, 1].
 
     KuaiSim records the largest of the list rewards in each mini-batch, one list for each of
     ``requests`` users, and averages the records. The plain maximum of a sample would grow with the
@@ -167,7 +156,7 @@ def max_list_reward(sessions: Sessions, requests: int = REQUESTS) -> float:
     runs of any size compare.
 
     Args:
-        sessions: What was answered.
+        sessions: Finished sessions.
         requests: Lists in a mini-batch, at least 1.
     """
     ascending = np.sort(_list_responses(sessions).mean(axis=1))
@@ -221,7 +210,7 @@ def intra_list_diversity(
     and counts each item with itself: with 64 dimensions its ILD cannot leave [.98, 1.02].
 
     Args:
-        sessions: What was shown.
+        sessions: Finished sessions.
         vectors: (n_items, d) floats, of any length. A zero vector is at right angles to all.
         lists_at_once: Lists handled together, which bounds the memory and nothing else.
 
@@ -234,13 +223,13 @@ def intra_list_diversity(
         return 0.0
     norm = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     unit = vectors / np.where(norm > 0, norm, 1.0)
-    own = (unit**2).sum(axis=1)
-    # The squared length of a sum of unit vectors holds every pair's cosine twice, beside each
+    squares = (unit**2).sum(axis=1)
+    # The squared length of a sum of unit vectors holds every pair's cosine twice, and each
     # vector's product with itself: no (K, K) table is needed.
     products = 0.0
     for start in range(0, n_lists, lists_at_once):
-        some = slates[start : start + lists_at_once]
-        products += (unit[some].sum(axis=1) ** 2).sum() - own[some].sum()
+        batch = slates[start : start + lists_at_once]
+        products += (unit[batch].sum(axis=1) ** 2).sum() - squares[batch].sum()
     return float(1.0 - products / (n_lists * size * (size - 1)))
 
 
@@ -253,14 +242,14 @@ def retention(sessions: Sessions) -> float:
     """Share of sessions after which the user came back on the next day, in [0, 1].
 
     KuaiSim speaks of the ratio of visiting again and leaves the period open. Its published ratios
-    (.57 to .61) are no next-day shares of its own return model: beside such a share its ten-day
+    (.57 to .61) are no next-day shares of its own return model: with such a share its ten-day
     truncated geometric cannot have a mean of more than 3.2 days, and 3.5 are published.
     """
     return float((_return_days(sessions) == 1).mean())
 
 
 def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
-    """Len, R_each, R_cum, q and popular share of every session by itself: (S,) arrays by name."""
+    """Len, R_each, R_cum, q and popular share of each session: (S,) arrays by name."""
     length, slate_size = sessions.length, sessions.slates.shape[2]
     total = np.cumsum(sessions.rewards, axis=1)[:, -1]
     flags, _ = _popular_flags(sessions, popular)
@@ -274,7 +263,7 @@ def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[An
 
 
 def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
-    """The whole-session task: every metric by its name in result files."""
+    """Metrics of the whole-session task, by their names in result files."""
     counts = exposure_counts(sessions, len(popular))
     return {
         "len": session_length(sessions),
@@ -292,10 +281,10 @@ def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
 def summarise_requests(
     sessions: Sessions, popular: BoolArray, vectors: NDArray[np.floating]
 ) -> dict[str, float]:
-    """The request-level task: every metric by its name in result files.
+    """Metrics of the request-level task, by their names in result files.
 
     Args:
-        sessions: What was shown and answered.
+        sessions: Finished sessions.
         popular: (n_items,) bool, the popular group.
         vectors: (n_items, d) floats, in which ILD measures.
     """
@@ -312,7 +301,7 @@ def summarise_requests(
 
 
 def summarise_retention(sessions: Sessions) -> dict[str, float]:
-    """The cross-session task: every metric by its name in result files."""
+    """Metrics of the cross-session task, by their names in result files."""
     return {
         "return_time": return_time(sessions),
         "retention": retention(sessions),
@@ -333,8 +322,8 @@ def bootstrap_ci95(
         sessions: The sample; sessions are the independent units, steps are not.
         statistic: Named numbers of a sample.
         rng: Source of the resamples.
-        resamples: How many.
-        together: How many sessions that follow one another are of one user, and so one unit.
+        resamples: Number of resamples.
+        together: Number of successive sessions that are of one user, and so one unit.
 
     Returns:
         1.96 standard errors of each number.
@@ -348,7 +337,7 @@ def bootstrap_ci95(
 
 
 def _popular_flags(sessions: Sessions, popular: BoolArray) -> tuple[BoolArray, BoolArray]:
-    """(S, T, K) bool twice: is a popular item, and is an item at all."""
+    """(S, T, K) bool arrays: cells with a popular item, and cells with an item."""
     shown = sessions.slates >= 0
     return popular[np.where(shown, sessions.slates, 0)] & shown, shown
 
@@ -359,7 +348,7 @@ def _list_responses(sessions: Sessions) -> FloatArray:
 
 
 def _return_days(sessions: Sessions) -> NDArray[np.int64]:
-    """(S,) int64.
+    """(S,) int64 days until the users came back.
 
     Raises:
         ValueError: The sessions come from a task without returns.

@@ -222,7 +222,7 @@ class ObservationEncoder:
         if self.observation_type == "state":
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
-        flat = {name: part.reshape(core.n_sessions, -1).copy() for name, part in shown.items()}
+        flat = {name: array.reshape(core.n_sessions, -1).copy() for name, array in shown.items()}
         return {"state": state, **flat}
 
     def snapshot(self) -> Snapshot:
@@ -231,7 +231,7 @@ class ObservationEncoder:
         return {name: array.copy() for name, array in self._arrays().items()} | history
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Takes up a snapshot of an encoder with the same options."""
+        """Restores a snapshot of an encoder with the same options."""
         for name, array in self._arrays().items():
             array[...] = snapshot[name]
         if self._history is not None:
@@ -285,7 +285,7 @@ class History:
         self._items[rows], self._responses[rows] = items, responses
 
     def update(self, slates: NDArray[np.int64], feedback: FloatArray) -> None:
-        """Appends (N, K) items and their (N, K, B) answers, oldest events falling out."""
+        """Appends (N, K) items and their (N, K, B) answers, and drops the oldest events."""
         length = self._items.shape[1]
         items = np.concatenate([self._items, slates.astype(np.int32)], axis=1)
         self._items = np.ascontiguousarray(items[:, -length:])
@@ -302,6 +302,6 @@ class History:
         return {"items": self._items.copy(), "responses": self._responses.copy()}
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Takes up a snapshot of histories of the same size."""
+        """Restores a snapshot of histories of the same size."""
         self._items[...] = snapshot["items"]
         self._responses[...] = snapshot["responses"]

@@ -3,7 +3,7 @@
 A generator object per session costs tens of microseconds at each reset. Philox4x32-10
 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns the counter
 (draw, step, episode, stream) and the key (seed) into uniforms, for all sessions in one pass.
-The same seed therefore gives the same session in any shell, batch size or process, and two
+The same seed therefore gives the same session in any environment, batch size or process, and two
 agents that run under one seed face common random numbers.
 """
 

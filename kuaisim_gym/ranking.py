@@ -1,4 +1,4 @@
-"""The best items of many users at once, exactly and without sorting catalogues."""
+"""Exact ranking of the best items of many users at once, without sorting catalogues."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROWS = 64  # users scored at once, so that their scores stay in the processor's
 def pick(
     scores: FloatArray, k: int, masked: NDArray[np.integer] | None, engine: Engine
 ) -> NDArray[np.int64]:
-    """The k best items of each row, masked items behind all others.
+    """Picks the k best items of each row, masked items last.
 
     Args:
         scores: (N, n_items + 1) float32; the last column is no item, and what padding points to.

@@ -1,4 +1,4 @@
-"""Environment ids: the dataset, the task and the options that each stands for."""
+"""Environment ids, each with its dataset, task and options."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def register(
 
     Args:
         env_id: Versioned id, such as ``"KuaiRec-Fair-v0"``.
-        name: Its dataset, such as ``"kuairec"``; whoever makes the environment cannot change it.
+        name: Its dataset, such as ``"kuairec"``; ``gymnasium.make`` cannot change it.
         task: Name of its task, a key of ``kuaisim_gym.envs.tasks.TASKS``; fixed like the dataset.
         entry_point: ``"module:class"`` of the single environment, which documents it.
         **options: Defaults of options, where they differ from the task's.

@@ -1,4 +1,4 @@
-"""Pictures of a session: text, frames of a video, a window.
+"""Renders a session as text, as video frames and in a window.
 
 Both pictures and text are functions of a :class:`SessionView` alone, so they know nothing of
 environments. Pictures need matplotlib, which is imported when a canvas is made.
@@ -94,7 +94,7 @@ class SessionView:
 
     @property
     def steps(self) -> int:
-        """Steps taken so far, t."""
+        """Number of steps taken so far, t."""
         return len(self.rewards)
 
 
@@ -120,7 +120,7 @@ def as_text(view: SessionView) -> str:
 
 
 def _table(view: SessionView, tokens: list[list[str]]) -> list[str]:
-    """Column heads, and one line a step."""
+    """Column heads, and one line per step."""
     slates = [" ".join(row) for row in tokens]
     width = max(map(len, slates))
     lines = [f"step  {'slate':{width}}  reward  temper  popular"]
@@ -134,7 +134,7 @@ def _table(view: SessionView, tokens: list[list[str]]) -> list[str]:
 
 
 def _tokens(view: SessionView, with_ids: bool) -> list[list[str]]:
-    """Every item as a short word, all of one length."""
+    """Short words for the items, all of equal length."""
     ids = view.item_ids.astype(str) if with_ids else np.full(view.item_ids.shape, "")
     width = max(map(len, ids.flat))
     return [
@@ -188,7 +188,7 @@ class Canvas:
         self._window: _Window | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_board": None, "_window": None}  # drawn anew by a copy
+        return {**vars(self), "_board": None, "_window": None}  # a copy draws them again
 
     def draw(self, view: SessionView) -> Frame:
         """The session as a picture.
@@ -207,7 +207,7 @@ class Canvas:
     def show(self, view: SessionView) -> None:
         """Draws the session in a window, which the first call opens, and returns at once.
 
-        Where matplotlib has no window to give (a backend such as Agg), nothing is to be seen.
+        Backends without windows, such as Agg, show nothing.
         """
         frame = self.draw(view)
         if self._window is None or self._window.closed:
@@ -225,7 +225,7 @@ class Canvas:
 def category_colours(categories: NDArray[np.integer]) -> FloatArray:
     """One colour for each category code, the same in every session.
 
-    Successive codes are a golden angle apart in hue, at two lightnesses by turns, so that the
+    Successive codes are a golden angle apart in hue, at two alternating lightnesses, so that the
     codes whose hues come closest differ in lightness. The space is OKLCH (Ottosson 2020), where
     colours of equal lightness look equally light.
 
@@ -267,7 +267,7 @@ class _Window:
         self._image.set_data(frame)
         if self._visible:
             self._figure.canvas.draw_idle()
-            # As pyplot.pause, which would raise whatever window happens to be the current one.
+            # As pyplot.pause, which would raise the current window, any window.
             self._figure.canvas.start_event_loop(0.001)
 
     def close(self) -> None:
@@ -281,7 +281,7 @@ class _Window:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The constants of a session, of which the backdrop is drawn once."""
+    """Constants of a session; as long as they stay, the backdrop does."""
 
     max_len: int
     slate_size: int
@@ -362,7 +362,7 @@ def _layout(size: tuple[int, int]) -> list[_Box]:
 
 
 def _axes(figure: Figure, box: _Box, plan: _Plan) -> Axes:
-    """Axes whose columns are the steps, as those of all the others."""
+    """Axes with one column per step, aligned in all panels."""
     left, top, right, bottom = box
     width, height = figure.bbox.size
     axes = figure.add_axes(
@@ -384,7 +384,7 @@ def _numbers(last: int, most: int) -> NDArray[np.int64]:
 
 
 def _slate_axes(axes: Axes, plan: _Plan) -> None:
-    """Only labels: the tiles are pasted over its inside."""
+    """Labels the slate panel; its tiles are pasted in later."""
     axes.set_ylim(plan.slate_size, 0)
     positions = _numbers(plan.slate_size, 10)
     axes.set_yticks(positions - 0.5, [str(position) for position in positions])
@@ -394,7 +394,7 @@ def _slate_axes(axes: Axes, plan: _Plan) -> None:
 
 
 def _share_axes(axes: Axes, plan: _Plan) -> tuple[Line2D, Line2D]:
-    """The line of shares, and its marks at penalised steps, in front of the band without."""
+    """Line of popular shares with marks at penalised steps, over the band of allowed shares."""
     low, high = np.clip(plan.bounds, 0.0, 1.0)
     axes.axhspan(low, high, color=_GREEN, linewidth=0)
     axes.set_ylim(-0.08, 1.08)  # marks at 0 and 1 are whole
@@ -407,7 +407,7 @@ def _share_axes(axes: Axes, plan: _Plan) -> tuple[Line2D, Line2D]:
 
 
 def _reward_axes(axes: Axes, plan: _Plan) -> PolyCollection:
-    """One bar a step."""
+    """One bar per step."""
     from matplotlib.collections import PolyCollection
 
     axes.set_ylim(plan.lowest_reward, 1.0)
@@ -421,7 +421,7 @@ def _reward_axes(axes: Axes, plan: _Plan) -> PolyCollection:
 
 
 def _temper_axes(axes: Axes, plan: _Plan) -> Line2D:
-    """The line of temper, over the dots below which users leave."""
+    """Line of temper, over a dotted line below which users leave."""
     axes.axhline(1.0, color=_RED, linewidth=0.8, linestyle=":")
     axes.text(
         plan.max_len * 0.995, 1.0, "leaves below 1", fontsize=6, color=_RED, ha="right", va="bottom"
@@ -436,13 +436,13 @@ def _temper_axes(axes: Axes, plan: _Plan) -> Line2D:
 
 
 def _name(axes: Axes, text: str) -> None:
-    """Names the upright axis, all names in one line."""
+    """Labels the y axis; labels of all panels are aligned."""
     axes.yaxis.set_label_coords(-32 / axes.bbox.width, 0.5)
     axes.set_ylabel(text, fontsize=7, linespacing=0.95)
 
 
 def _header(figure: Figure, box: _Box) -> tuple[Text, Text]:
-    """Two empty texts above the slates: the title of the session, and its current state."""
+    """Empty texts above the slates: the title of the session, and its current state."""
     width, height = figure.bbox.size
     y = 1.0 - 20 / height
     title = figure.text(box.left / width, y, "", fontsize=9, weight="bold", va="center")
@@ -457,7 +457,7 @@ def _facts(view: SessionView) -> str:
 
 
 def _legend(figure: Figure, box: _Box) -> None:
-    """One line that explains tiles and marks."""
+    """Legend of tiles and marks in one line."""
     from matplotlib.patches import Patch
 
     first, second = category_colours(np.arange(2))
@@ -490,7 +490,7 @@ def _legend(figure: Figure, box: _Box) -> None:
 
 
 def _penalty_mark(label: str = "") -> Line2D:
-    """Crosses, without positions as yet."""
+    """Crosses, whose positions are set later."""
     from matplotlib.lines import Line2D
 
     mark = Line2D([], [], color=_RED, linestyle="none", label=label)
@@ -499,28 +499,19 @@ def _penalty_mark(label: str = "") -> Line2D:
 
 
 def _hex(colour: FloatArray) -> str:
-    """A colour of [0, 255] by the name that matplotlib reads."""
+    """A colour in [0, 255] as hexadecimal text for matplotlib."""
     return "#" + bytes(colour.round().astype(np.uint8).tolist()).hex()
 
 
 def _bars(heights: FloatArray) -> FloatArray:
-    """(t, 4, 2) corners of one upright bar a step, from 0 on."""
+    """(t, 4, 2) corners of one vertical bar per step, starting at 0."""
     left = np.arange(len(heights))[:, None] + np.array([0.14, 0.86, 0.86, 0.14])
     ends = heights[:, None] * np.array([0.0, 0.0, 1.0, 1.0])
     return np.stack([left, ends], axis=2)
 
 
 def _tiles(view: SessionView, height: int, width: int) -> Frame:
-    """The slates as tiles, one column a step and one row a position.
-
-    Args:
-        view: The session.
-        height: Pixels for all K positions.
-        width: Pixels for ``max_len`` steps.
-
-    Returns:
-        (height, width, 3) uint8.
-    """
+    """(height, width, 3) uint8: slates as tiles, one column per step and one row per position."""
     position, from_row_edge = _cells(height, view.item_ids.shape[1])
     step, from_column_edge = _cells(width, view.max_len)
     fill, frame = _tile_colours(view)
@@ -533,7 +524,7 @@ def _tiles(view: SessionView, height: int, width: int) -> Frame:
 
 
 def _tile_colours(view: SessionView) -> tuple[Frame, Frame]:
-    """(K, max_len, 3) uint8 twice: the inside of every tile, and its frame."""
+    """(K, max_len, 3) uint8 arrays: the inside of every tile, and its frame."""
     shape = (view.item_ids.shape[1], view.max_len, 3)
     inside = np.full(shape, _PAPER if view.over else _SLOT)
     frame = inside.copy()
@@ -552,7 +543,7 @@ def _blend(colours: FloatArray, white: float, share: FloatArray | float) -> Floa
 
 
 def _cells(length: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """(length,) twice: each pixel's cell, of so many equal ones, and distance from its edges."""
+    """(length,) arrays: each pixel's cell, and its distance from the edges of that cell."""
     pixels = np.arange(length)
     edges = np.linspace(0, length, cells + 1).round().astype(np.intp)
     cell = np.searchsorted(edges, pixels, side="right") - 1

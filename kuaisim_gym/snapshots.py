@@ -21,12 +21,12 @@ Snapshot = dict[str, NDArray[Any]]
 
 
 def under(component: str, arrays: Snapshot) -> Snapshot:
-    """The arrays of a component, by their names in the snapshot of its owner."""
+    """Arrays of a component, by their names in the whole snapshot."""
     return {f"{component}.{name}": array for name, array in arrays.items()}
 
 
 def within(component: str, snapshot: Snapshot) -> Snapshot:
-    """The arrays of a component, by the component's names: the inverse of :func:`under`."""
+    """Arrays of a component, by its names: the inverse of :func:`under`."""
     prefix = f"{component}."
     return {
         name.removeprefix(prefix): array
@@ -42,7 +42,7 @@ def of_settings(settings: Mapping[str, Any]) -> Snapshot:
 
 
 def check_alike(expected: Snapshot, snapshot: Snapshot) -> None:
-    """Refuses a snapshot that cannot be taken up by the sessions that ``expected`` is of.
+    """Refuses a snapshot that sessions with the snapshot ``expected`` cannot restore.
 
     Raises:
         ConfigError: The settings differ, or names, shapes or dtypes of arrays do.
@@ -83,5 +83,5 @@ def _kind(array: NDArray[Any] | None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON does not know as plain ones: mappings as dicts, and NumPy's numbers."""
+    """Turns mappings and NumPy's numbers into values that JSON knows."""
     return dict(value) if isinstance(value, Mapping) else value.item()

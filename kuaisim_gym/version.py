@@ -1,3 +1,3 @@
-"""Version of the distribution, by itself so that builds read it without imports."""
+"""Version of the distribution, in its own module so that builds read it without imports."""
 
 __version__ = "0.1.0"

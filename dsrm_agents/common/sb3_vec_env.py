@@ -117,7 +117,7 @@ class KuaiVecEnv(BatchView, VecEnv):
 
     def close(self) -> None:
         """Forgets what frames were drawn with."""
-        self.close_canvas()
+        self.close_extras()
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute of this environment for every slot."""

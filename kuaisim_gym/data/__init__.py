@@ -1,16 +1,15 @@
-"""Datasets: real ones from their published files, synthetic ones from a causal model."""
+"""Datasets: real data from published files, synthetic data from a causal model."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import kuairand, kuairec  # noqa: F401  (each import registers a source)
 from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
 from kuaisim_gym.data.feedback import BehaviourLog, Interactions, WatchLog
-from kuaisim_gym.data.source import SOURCES, FeatureTables, Source, find_source
+from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
 from kuaisim_gym.errors import ConfigError
 
@@ -18,7 +17,6 @@ __all__ = [
     "SOURCES",
     "BehaviourLog",
     "Dataset",
-    "FeatureTables",
     "Features",
     "Interactions",
     "Source",
@@ -26,7 +24,6 @@ __all__ = [
     "Truth",
     "WatchLog",
     "load_dataset",
-    "load_features",
     "write_csv",
 ]
 
@@ -50,12 +47,14 @@ def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: in
         The dataset; ``dataset.synthetic`` tells a synthetic world from real data.
 
     Raises:
-        ConfigError: Unknown name, or a path or seed of the wrong kind.
+        ConfigError: Unknown name, or a path or seed of the wrong type.
         DatasetNotFoundError: A file is missing under ``path``.
         DataFormatError: A file holds a value that is not allowed.
     """
     source = find_source(name)
-    dataset = source.load(None if path is None else _check_path(path), check_whole("seed", seed, 0))
+    if not isinstance(path, str | Path | None):
+        raise ConfigError(f"path must be a folder, an archive or None, got {path!r}.")
+    dataset = source.load(path, check_whole("seed", seed, 0))
     logger.info(
         "Loaded %s (%s): %d users, %d items, %d logged and %d test rows; notes: %s",
         dataset.name,
@@ -67,37 +66,3 @@ def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: in
         dict(dataset.notes),
     )
     return dataset
-
-
-def load_features(
-    name: str,
-    path: str | Path,
-    user_columns: Sequence[str] | None = None,
-    item_columns: Sequence[str] | None = None,
-) -> FeatureTables:
-    """Reads the feature files of a dataset alone; its logs need not be there.
-
-    Args:
-        name: ``"kuairand"``, the dataset whose features are published apart from its logs.
-        path: As for :func:`load_dataset`.
-        user_columns: Columns of the user file; by default those that a dataset holds. Only the
-            columns that are chosen are parsed.
-        item_columns: Columns of the item files, such as ``show_cnt`` of KuaiRand's statistics; by
-            default those that a dataset holds. Of a further file only the header is read unless one
-            of its columns is chosen.
-
-    Returns:
-        The features of all users and videos in the files.
-
-    Raises:
-        ConfigError: Unknown name or column, or a path of the wrong kind.
-        DatasetNotFoundError: There is no feature file under ``path``.
-        DataFormatError: A file holds a value that is not allowed.
-    """
-    return find_source(name).features(_check_path(path), user_columns, item_columns)
-
-
-def _check_path(path: str | Path) -> str | Path:
-    if not isinstance(path, (str, Path)):
-        raise ConfigError(f"path must be a folder, an archive or None, got {path!r}.")
-    return path

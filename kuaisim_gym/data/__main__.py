@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif options.info:
             _show_cache()
         else:
-            _clear_cache()
+            sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
     except KuaiSimError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -71,14 +71,10 @@ def _download(name: str, to: Path | None) -> None:
 def _show_cache() -> None:
     entries = cache_info()
     for entry in entries:
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
-        sys.stdout.write(f"{readable_size(entry.bytes):>10}  {when}  {entry.key}\n")
+        written = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.modified))
+        sys.stdout.write(f"{readable_size(entry.bytes):>10}  {written}  {entry.key}\n")
     total = readable_size(sum(entry.bytes for entry in entries))
     sys.stdout.write(f"{total} in {len(entries)} entries of {cache_dir()}\n")
-
-
-def _clear_cache() -> None:
-    sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
 
 
 if __name__ == "__main__":

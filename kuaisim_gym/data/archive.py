@@ -1,7 +1,7 @@
-"""Unpacking of untrusted archives: all of the files inside one folder, or nothing.
+"""Unpacks untrusted archives: all files into one folder, or nothing.
 
 Each member is checked before it is written, and one bad member refuses the archive. Headers are not
-believed: names, kinds and sizes are checked, and bytes are counted as they are written.
+trusted: names, kinds and sizes are checked, and bytes are counted as they are written.
 """
 
 from __future__ import annotations
@@ -23,19 +23,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
-from kuaisim_gym.errors import (
-    DataFormatError,
-    DatasetNotFoundError,
-    DiskSpaceError,
-    KuaiSimError,
-)
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 Select = Callable[[str], bool]
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 _CHUNK = 1 << 20
 _MAX_MEMBERS = 10_000
-_MAX_PART = 255  # bytes of one folder's or file's name; common file systems take no more
+_MAX_COMPONENT = 255  # bytes of one folder's or file's name; common file systems take no more
 _MAX_NAME = 1024  # bytes of a member's whole name
 _MAX_DEPTH = 32  # folders and the file in a member's name
 _MAX_HEADER = 1 << 16  # bytes of a tar member's headers, extended ones included
@@ -61,14 +56,14 @@ _DAMAGE = (
 def extract(archive: Path, folder: Path, select: Select | None = None) -> list[Path]:
     """Unpacks the regular files of an archive.
 
-    The files are written under a temporary name beside ``folder`` and renamed, so that readers see
+    The files are written under a temporary name next to ``folder`` and renamed, so that readers see
     all of them or nothing. Permissions, owners and times are not taken over.
 
     Args:
         archive: A .zip, .tar, .tar.gz or .tgz file.
-        folder: Where to; must be absent or empty.
+        folder: Target folder; must be absent or empty.
         select: Whether to unpack a file, by its name in the archive, with ``/`` between folders;
-            ``None`` unpacks all. Other members are checked all the same.
+            ``None`` unpacks all. Other members are checked, too.
 
     Returns:
         The files, in the archive's order.
@@ -121,7 +116,7 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
 
 
 def free_space_check(folder: Path, needed: int) -> None:
-    """Makes sure that a folder's disk has room.
+    """Checks that a folder's disk has room.
 
     Args:
         folder: The folder; may be yet to be made.
@@ -154,7 +149,7 @@ def _free_space(folder: Path) -> int:
 
 
 class _Unpacking:
-    """One archive on its way into one folder: the rules that hold for every kind of archive."""
+    """Unpacking of one archive into one folder: the rules for every kind of archive."""
 
     def __init__(self, archive: Path, folder: Path, select: Select | None) -> None:
         self.archive = archive
@@ -174,7 +169,7 @@ class _Unpacking:
         )
 
     def claim_room(self, member: str, size: int) -> None:
-        """Makes sure that there is room for a member of the size that its header gives."""
+        """Checks that there is room for a member of the size in its header."""
         if size < 0:
             raise self.refuse(member, f"expected a size of at least 0, got {size}")
         if size > self._room:
@@ -188,18 +183,18 @@ class _Unpacking:
         """Checks a member's name.
 
         Returns:
-            Where in the folder to write it, or ``None`` for what is not to be written.
+            Path in the folder to write it to, or ``None`` if it is not to be written.
         """
         self._n_members += 1
         if self._n_members > _MAX_MEMBERS:
             raise self.refuse(member, f"expected at most {_MAX_MEMBERS} members")
-        parts = self._parts(member)
-        if not parts:
+        components = self._components(member)
+        if not components:
             if is_folder:
                 return None  # "./", the archive's own top
             raise self.refuse(member, "expected a file's name")
         # File systems differ in whether case and the spelling of accents tell files apart.
-        keys = [unicodedata.normalize("NFC", part).casefold() for part in parts]
+        keys = [unicodedata.normalize("NFC", component).casefold() for component in components]
         paths = ["/".join(keys[: depth + 1]) for depth in range(len(keys))]
         self._folder_keys.update(paths if is_folder else paths[:-1])
         if not is_folder:
@@ -209,10 +204,10 @@ class _Unpacking:
         for path in paths:
             if path in self._file_keys and path in self._folder_keys:
                 raise self.refuse(member, f"{path!r} is both a file and a folder")
-        name = "/".join(parts)
+        name = "/".join(components)
         if is_folder or (self._select is not None and not self._select(name)):
             return None
-        return Path(*parts)
+        return Path(*components)
 
     def write(self, member: str, file: Path, content: IO[bytes]) -> None:
         """Writes a member that was admitted."""
@@ -225,26 +220,26 @@ class _Unpacking:
                 out.write(chunk)
         self.files.append(file)
 
-    def _parts(self, member: str) -> list[str]:
+    def _components(self, member: str) -> list[str]:
         try:
             size = len(member.encode())
         except UnicodeEncodeError as error:
             raise self.refuse(member, "expected a name in UTF-8") from error
-        parts = [part for part in member.split("/") if part not in ("", ".")]
+        components = [component for component in member.split("/") if component not in ("", ".")]
         control = any(unicodedata.category(letter) == "Cc" for letter in member)
-        long = any(len(part.encode()) > _MAX_PART for part in parts)
+        long = any(len(component.encode()) > _MAX_COMPONENT for component in components)
         for is_broken, rule in (
             (size > _MAX_NAME, f"a name of at most {_MAX_NAME} bytes, got {size}"),
             ("\\" in member or control, "a name without backslashes and control characters"),
             (member.startswith("/"), "a relative name, got an absolute one"),
-            (len(parts) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
-            (".." in parts, "a name inside the archive, got one with '..'"),
-            (any(map(_DRIVE.match, parts)), "a name without a drive letter"),
-            (long, f"parts of at most {_MAX_PART} bytes in the name"),
+            (len(components) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
+            (".." in components, "a name inside the archive, got one with '..'"),
+            (any(map(_DRIVE.match, components)), "a name without a drive letter"),
+            (long, f"parts of at most {_MAX_COMPONENT} bytes in the name"),
         ):
             if is_broken:
                 raise self.refuse(member, f"expected {rule}")
-        return parts
+        return components
 
 
 def _unpack_zip(unpacking: _Unpacking) -> None:
@@ -311,7 +306,7 @@ class _TarMember(tarfile.TarInfo):
 
 
 class _Metered(io.RawIOBase):
-    """A stream that gives away no more than is allowed: a header can ask for any length."""
+    """Stream with a limit on the bytes read, because a header can ask for any length."""
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream

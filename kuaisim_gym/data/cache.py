@@ -1,4 +1,4 @@
-"""Built arrays on disk: written once, completely or not at all, and mapped back in milliseconds.
+"""Cache of arrays on disk: entries are written completely or not at all, and memory-mapped.
 
 An entry is a folder of ``.npy`` files, filled under a temporary name and renamed, so that readers
 see all of it or nothing; a lock lets one process build while others wait. The folder of entries is
@@ -28,7 +28,7 @@ from platformdirs import user_cache_dir
 Arrays = dict[str, NDArray[np.generic]]
 
 _ENTRY = ".arrays"  # ending of an entry's folder
-_PART = ".part"  # ending of a file or folder that is being written, or is being removed
+_UNFINISHED = ".part"  # ending of a file or folder that is being written, or is being removed
 _SETTLED = 2.0  # seconds after which a file's time of change tells a further change
 _ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
 
@@ -58,7 +58,7 @@ def cache_dir() -> Path:
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes a file under a temporary name and renames it: readers see all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PART}")
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         temporary.write_bytes(content)
         os.replace(temporary, path)
@@ -69,8 +69,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder until the block ends, in the cache or else in the system's own place."""
-    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_PART}"
+    """An empty folder until the block ends, in the cache or else in the system's folder."""
+    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_UNFINISHED}"
     try:
         folder.mkdir(parents=True)
     except OSError:
@@ -86,7 +86,7 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
 
     Args:
         key: Name that changes whenever the content would: sources, options and code version.
-        build: Makes the arrays.
+        build: Builds the arrays.
 
     Returns:
         The arrays by name, mapped from disk and read-only where the cache can be written.
@@ -136,9 +136,9 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
     The caller must hold the lock; a leftover temporary folder belongs to a process that died.
     """
-    for leftover in folder.parent.glob(f"{folder.name}.*{_PART}"):
+    for leftover in folder.parent.glob(f"{folder.name}.*{_UNFINISHED}"):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_PART}")
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     temporary.mkdir()
     try:
         for name, array in arrays.items():
@@ -150,7 +150,7 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
 
 def _read(folder: Path) -> Arrays | None:
-    """The entry's arrays; ``None``, and nothing left in the way, where it is absent or damaged."""
+    """The entry's arrays; ``None`` if it is absent or damaged, in which case it is removed."""
     if not folder.is_dir():
         return None
     try:
@@ -170,9 +170,9 @@ def _map(file: Path) -> NDArray[np.generic]:
 
 
 def _remove(entry: Path) -> int:
-    """Takes an entry out of the readers' sight at once, then deletes it; returns its bytes."""
+    """Renames an entry, which hides it at once, and deletes it; returns its bytes."""
     size = _size(entry)
-    doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{_PART}")
+    doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{_UNFINISHED}")
     try:
         os.rename(entry, doomed)
     except FileNotFoundError:
@@ -198,7 +198,7 @@ def cache_info() -> list[CacheEntry]:
 
 
 def _entries(root: Path) -> list[Path]:
-    """Folders of arrays, and files of models that are stored in a format of their own."""
+    """Folders of arrays, and files of models in other formats."""
     return sorted([*root.glob(f"*{_ENTRY}"), *root.glob("*.safetensors")])
 
 
@@ -214,7 +214,7 @@ def clear_cache() -> int:
     doomed = [*_entries(root), *root.glob("unpacked")]
     doomed += [
         folder
-        for folder in root.glob(f"scratch-*{_PART}")
+        for folder in root.glob(f"scratch-*{_UNFINISHED}")
         if time.time() - folder.stat().st_mtime > _ABANDONED
     ]
     freed = sum(map(_remove, doomed))
@@ -222,7 +222,7 @@ def clear_cache() -> int:
         try:
             with FileLock(lock_file).acquire(timeout=0):
                 key = lock_file.name.removesuffix(".lock")
-                freed += sum(map(_remove, sorted(root.glob(f"{key}{_ENTRY}.*{_PART}"))))
+                freed += sum(map(_remove, sorted(root.glob(f"{key}{_ENTRY}.*{_UNFINISHED}"))))
         except Timeout:
             continue
     for memo in (root / "digests").glob("*.json"):
@@ -233,7 +233,7 @@ def clear_cache() -> int:
 def file_digest(file: Path) -> str:
     """32 hexadecimal digits that identify a file's content.
 
-    The digest is remembered beside the file's size and time of change, so that gigabytes are read
+    The digest is stored with the file's size and time of change, so that gigabytes are read
     once only; a file that has just changed is always read.
     """
     status = file.stat()

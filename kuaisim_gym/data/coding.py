@@ -1,4 +1,4 @@
-"""Ids become positions and feature values become codes, without a Python object a row."""
+"""Turns ids into positions and feature values into codes, without a Python object per row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SPARSE = 8  # ids whose range is this many times their number are searched, not
 
 
 class Positions:
-    """The position of each id in an array of distinct ids.
+    """Positions of ids in an array of distinct ids.
 
     Attributes:
         ids: (n,) int64, distinct.
@@ -94,8 +94,8 @@ def number_values(values: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
     """Numbers a field's values from 1 on.
 
     Values that are numbers throughout are ordered by size, all others as strings. Among numbers,
-    two spellings of one, such as ``9`` and ``9.0`` in two parts of a table, are one value, which
-    goes by the spelling that is the lesser string.
+    two spellings of one, such as ``9`` and ``9.0`` in two parts of a table, are one value, under
+    the spelling that sorts first.
 
     Args:
         values: The values, in any order, repeated or not; ``""`` is a missing one.
@@ -119,7 +119,7 @@ def number_values(values: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
 
 @dataclass
 class _Coded:
-    """A field on its way from cells to codes; ``rows[c]`` are the codes of cell number c."""
+    """Codes of a field: ``rows[c]`` are those of cell number c."""
 
     field: Field
     sql: str
@@ -130,20 +130,22 @@ class _Coded:
 
 def read_entities(
     tables: Tables,
-    files: Sequence[Path],
+    files: Sequence[Path] | None,
     key: str,
     fields: Sequence[str],
     numbers: Sequence[str],
-) -> Table:
+) -> Table | None:
     """Reads a file of users or items, as :func:`read_features` takes it.
 
     Args:
         tables: The database.
-        files: The file, or its parts.
+        files: The file, or its parts; ``None`` where it was not published.
         key: Its column of ids: ``"user_id"`` or ``"video_id"``.
         fields: Columns of texts; each may be missing, and have missing cells.
-        numbers: Columns of numbers; likewise.
+        numbers: Columns of numbers; each may be missing, and have missing cells.
     """
+    if files is None:
+        return None
     columns = [Column(key)]
     columns += [Column(name, "text", gaps=True, required=False) for name in fields]
     columns += [Column(name, "number", gaps=True, required=False) for name in numbers]
@@ -152,10 +154,9 @@ def read_entities(
 
 def read_features(
     tables: Tables,
-    table: Table,
+    table: Table | None,
     positions: Positions,
     fields: Sequence[Field],
-    numbers: Sequence[str],
     notes: MutableMapping[str, int],
     label: str,
 ) -> Features:
@@ -168,23 +169,24 @@ def read_features(
 
     Args:
         tables: The database.
-        table: The table: its first column holds the ids, the fields are texts.
+        table: The table: its first column holds the ids, the fields are texts; ``None`` for no
+            features.
         positions: The position of each id.
-        fields: The columns to code; those that the table lacks are skipped.
-        numbers: The columns to keep as numbers; likewise.
+        fields: The columns to code; those that the table lacks are skipped, and its other columns
+            stay numbers.
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
-
-    Returns:
-        The features.
 
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
     """
+    if table is None:
+        return Features()
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
     coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
-    numbers = [name for name in numbers if name in table.columns]
+    names = {field.column for field in fields}
+    numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
         code.field.name: allocate(
             tables.folder / f"{label}.code{i}.npy", (n, code.rows.shape[1]), np.int32
@@ -250,7 +252,7 @@ def _code(
             literal = "'" + cell.replace("'", "''") + "'"
             row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal}")
             raise DataFormatError(
-                f"{table.place(int(row[0]))}, column {field.column!r}: expected {error}, got "
+                f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
                 f"{cell!r}. Correct or remove the row."
             ) from error
     values, codes = number_values(value for values in lists for value in values)
@@ -279,18 +281,6 @@ def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
     """Adds to a count; one that stays 0 gets no entry."""
     if count:
         notes[name] = notes.get(name, 0) + count
-
-
-def merge_features(tables: Iterable[Features]) -> Features:
-    """Features from several tables of the same users or items; of one name, the last stays."""
-    codes: dict[str, IntArray] = {}
-    values: dict[str, tuple[str, ...]] = {}
-    numbers: dict[str, NDArray[np.float64]] = {}
-    for features in tables:
-        codes |= features.codes
-        values |= features.values
-        numbers |= features.numbers
-    return Features(codes, values, numbers)
 
 
 def note_counts(notes: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""The frozen, validated form that every data source is turned into."""
+"""Dataset, the immutable and validated form of every data source."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Features:
         """Checks shapes and ranges for ``n`` users or items.
 
         Raises:
-            DataFormatError: A field has the wrong shape, or a code stands for nothing.
+            DataFormatError: A field has the wrong shape, or a code has no value.
         """
         if self.codes.keys() != self.values.keys():
             raise DataFormatError(f"{label}: every field needs codes and values.")
@@ -75,14 +75,14 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Causes behind a synthetic world, which no agent sees; for the ceiling and for probes.
+    """Causes of a synthetic world, which no agent sees; for upper bounds and probes.
 
     The latent score of a (user, item) pair is ``user_level + item_level + scale * <preference,
     item vector>``; a monotone map turns it into the expected unbiased response.
 
     Attributes:
         preference: (n_users, m) float32, each user's true preference.
-        item_vectors: (n_items, m) float32, each item's place in the same space.
+        item_vectors: (n_items, m) float32, each item's position in the same space.
         interest: (n_users,) int32, the category that the user likes most.
         conformity: (n_users,) float32, how strongly popularity sways the user's logged answers.
         user_level: (n_users,) float32, general inclination to respond, in latent units.
@@ -139,13 +139,13 @@ def pair_products(
 class TrainingData:
     """The part of a dataset that may be learned from: it holds no row of the test source.
 
-    Catalogues, encoders and denoisers are built from this and nothing else, so that nothing of the
-    test source can reach them.
+    Catalogues, encoders and denoisers are built from this alone, so that nothing of the test
+    source can reach them.
 
     Attributes:
         n_users: Number of users of the dataset, test users included.
         n_all_items: Number of items, log-only ones included.
-        log: As the dataset's; a test user's rows in it only place that user.
+        log: As the dataset's; a test user's rows in it affect that user alone.
 
     The other attributes are those of :class:`Dataset`.
     """
@@ -277,25 +277,25 @@ class Dataset:
         )
 
     def with_unbiased_users(self, n_users: int, seed: int = 0) -> Dataset:
-        """The dataset with some test users as train users, their test rows free to learn from.
+        """Turns some test users into train users, whose test rows can be learned from.
 
         Answers of a fully observed user (KuaiRec's small matrix) are free of exposure bias; with
-        some of those users given up as test users, :attr:`randomised` holds their answers and
-        models of the undistorted preference can be learned. It is another dataset: build the
-        environments from it, too.
+        some of those users no longer test users, :attr:`randomised` holds their answers, and
+        models of the undistorted preference can be learned. The result is another dataset: build
+        the environments from it, too.
 
         Args:
-            n_users: How many test users are given up, at least 1 and not all.
+            n_users: Number of test users to turn, at least 1 and not all.
             seed: Seed of the draw.
 
         Raises:
             ConfigError: ``n_users`` is out of range, or the dataset has test users alone, so that
-                those given up would be the only ones left to learn from.
+                the turned ones would be the only users to learn from.
         """
         if self.split_by == "cell":
             raise ConfigError(
-                f"{self.name} is split by cell: all its users are test users, and giving some up "
-                "would leave the others' logs unread."
+                f"{self.name} is split by cell: all its users are test users, and turning some "
+                "would leave the logs of the rest unread."
             )
         check_whole("seed", seed, 0)
         if check_whole("n_users", n_users, 1) >= len(self.test_users):
@@ -319,6 +319,11 @@ class Dataset:
     def n_users(self) -> int:
         """Number of users in the log and the test table together."""
         return len(self.user_ids)
+
+    @property
+    def n_all_items(self) -> int:
+        """Number of items, log-only ones included."""
+        return len(self.item_ids)
 
     @cached_property
     def test_users(self) -> IntArray:
@@ -345,18 +350,7 @@ class Dataset:
     @cached_property
     def training(self) -> TrainingData:
         """All of the dataset that may be learned from."""
-        return TrainingData(
-            self.n_users,
-            self.n_items,
-            len(self.item_ids),
-            self.log,
-            self.train_users,
-            self.train_log,
-            self.randomised,
-            self.user_features,
-            self.item_features,
-            self.show_counts,
-        )
+        return TrainingData(*(getattr(self, column.name) for column in fields(TrainingData)))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -377,7 +371,7 @@ class Dataset:
 
     @property
     def description(self) -> str:
-        """One line for people: what this is, how large, and whether it is real."""
+        """Summary in one line: name, size, and whether the data are real."""
         kind = "synthetic" if self.synthetic else "real"
         return (
             f"{self.name} ({kind}): {self.n_users:,} users ({len(self.test_users):,} test), "

@@ -1,4 +1,4 @@
-"""The published archives: fetched once, checked, and unpacked.
+"""Downloads published archives: each is fetched once, checked and unpacked.
 
 Everything lies in one folder, by default ``downloads`` in the cache: the archive, which is kept so
 that it need not be fetched again; the folder it was unpacked to, which alone is needed from then
@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -25,16 +25,11 @@ import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.archive import extract, free_space_check, readable_size
 from kuaisim_gym.data.cache import cache_dir, write_atomically
 from kuaisim_gym.data.source import SOURCES, ZENODO, PublishedArchive
-from kuaisim_gym.errors import (
-    ConfigError,
-    DataFormatError,
-    DownloadError,
-    KuaiSimError,
-    unknown_option,
-)
+from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, KuaiSimError
 
 _MARKER = ".archive.md5"  # in an unpacked folder: the md5 of the archive it came from
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -62,7 +57,7 @@ def download(
     backoff: float = 1.0,
     progress: bool = True,
 ) -> Path:
-    """Fetches a published archive, checks it and unpacks it; does only what is left to do.
+    """Fetches a published archive, checks it and unpacks it, and skips steps already done.
 
     * What an earlier call fetched, until it was broken off, is not fetched again, provided that the
       file has not changed on the server since.
@@ -74,7 +69,7 @@ def download(
     * An archive that was put there by hand is taken, after the same check; one with another md5
       than the published one is fetched again. A folder that was unpacked there by hand is taken as
       it is.
-    * Of several processes one works while the others wait.
+    * One process works while others wait.
 
     Args:
         name: ``"kuairec"``, ``"kuairand-pure"``, ``"kuairand-1k"``, ``"kuairand-27k"``, or another
@@ -82,7 +77,7 @@ def download(
         to: Folder for the archive and the unpacked folder; ``None`` for ``downloads`` in the cache.
         base_url: Where the records are: Zenodo, or a mirror with the same paths below it.
         timeout: Seconds without a byte after which a connection counts as lost.
-        retries: How many lost connections in a row, without progress between them, are tried again.
+        retries: Number of retries after successive lost connections without progress.
         backoff: Seconds before the first of these attempts; doubled before each further one.
         progress: Whether to show a progress bar, on terminals.
 
@@ -96,9 +91,7 @@ def download(
         DiskSpaceError: The disk has too little room for it.
         DataFormatError: The archive was as expected, but must not or cannot be unpacked.
     """
-    published = archives().get(name)
-    if published is None:
-        raise unknown_option("name", name, archives())
+    published = archives()[check_choice("name", name, archives())]
     if timeout <= 0 or retries < 0 or backoff < 0:
         raise ConfigError(
             f"Expected timeout > 0, retries >= 0 and backoff >= 0, got {timeout}, {retries} and "
@@ -110,7 +103,7 @@ def download(
     try:
         if not fetched.is_unpacked():
             root.mkdir(parents=True, exist_ok=True)
-            with _lock(root / f"{published.file}.lock"):
+            with _acquired(root / f"{published.file}.lock"):
                 if not fetched.is_unpacked():  # another process may have been first
                     fetched.fetch_and_unpack()
     except KuaiSimError:
@@ -129,7 +122,7 @@ def archive_md5(folder: Path) -> str | None:
 
 
 class _LostConnectionError(Exception):
-    """An attempt failed in a way that the next one may not."""
+    """An attempt failed, and the next one may succeed."""
 
 
 class _ChangedFileError(Exception):
@@ -138,22 +131,16 @@ class _ChangedFileError(Exception):
 
 @dataclass(frozen=True)
 class _Origin:
-    """The remote file that the bytes fetched so far belong to; stored beside them.
-
-    Attributes:
-        url: Its address.
-        validator: The server's mark of this version, if there is one.
-        total: Its size, if the server gave it.
-    """
+    """The remote file that the bytes fetched so far belong to; stored next to them."""
 
     url: str
-    validator: str | None
-    total: int | None
+    validator: str | None  # the server's mark of this version
+    total: int | None  # its size, if the server told it
 
 
 @dataclass(frozen=True)
 class _Download:
-    """One archive on its way into a folder; the options are those of :func:`download`."""
+    """Download of one archive; the options are those of :func:`download`."""
 
     published: PublishedArchive
     root: Path
@@ -177,7 +164,7 @@ class _Download:
         return self.root / f"{self.published.file}.md5"
 
     @property
-    def part(self) -> Path:
+    def unfinished(self) -> Path:
         """The bytes fetched so far."""
         return self.root / f"{self.published.file}.part"
 
@@ -194,7 +181,7 @@ class _Download:
         if md5 is None:
             raise DownloadError(
                 f"Expected an md5 of 32 hexadecimal digits in {self.pin}, found something else. "
-                f"Remove that file to accept whatever {self.published.file} is downloaded next."
+                f"Remove that file to accept the next {self.published.file} that is downloaded."
             )
         return md5
 
@@ -219,7 +206,7 @@ class _Download:
         )
 
     def fetch_and_unpack(self) -> None:
-        """Does everything that is left to do."""
+        """Fetches and unpacks the archive, as far as needed."""
         md5, is_fresh = self._obtain()
         if archive_md5(self.folder) != md5:
             try:
@@ -240,7 +227,7 @@ class _Download:
             logger.info(message, self.archive, md5, self.pin)
 
     def _obtain(self) -> tuple[str, bool]:
-        """Makes sure that the archive is there; returns its md5, and whether it was downloaded."""
+        """Returns the archive's md5, and whether it had to be downloaded."""
         expected = self.expected_md5()
         is_published = self.published.md5 is not None
         if self.archive.is_file():
@@ -255,7 +242,7 @@ class _Download:
             message = "%s has md5 %s, the published one is %s: downloading it again."
             logger.warning(message, self.archive, md5, expected)
         self._fetch()
-        md5 = _file_md5(self.part)
+        md5 = _file_md5(self.unfinished)
         if expected not in (None, md5):
             self._discard()
             advice = (
@@ -267,12 +254,12 @@ class _Download:
                 f"Expected an archive of md5 {expected} at {self.url}, got one of md5 {md5}. "
                 f"{advice}"
             )
-        os.replace(self.part, self.archive)
+        os.replace(self.unfinished, self.archive)
         self._discard()
         return md5, True
 
     def _unpack(self, md5: str) -> None:
-        """Puts the archive's files in its folder, in place of those of another archive."""
+        """Unpacks the archive to its folder, and replaces the files of an earlier one."""
         for leftover in self.root.glob(f"{self.folder.name}.*.part"):  # of a killed process
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -295,7 +282,7 @@ class _Download:
         shutil.rmtree(old, ignore_errors=True)
 
     def _fetch(self) -> None:
-        """Fetches all bytes, and goes on where an earlier attempt or call stopped."""
+        """Fetches all bytes, and resumes earlier attempts and calls."""
         furthest, failures = self._have(), 0
         while True:
             try:
@@ -362,8 +349,8 @@ class _Download:
         if span is None or int(span["first"]) != have:
             raise _ChangedFileError(f"the server does not go on from byte {have}")
         total = _number(span["total"])
-        for before, now in ((origin.validator, validator), (origin.total, total)):
-            if before is not None and now is not None and before != now:
+        for before, after in ((origin.validator, validator), (origin.total, total)):
+            if before is not None and after is not None and before != after:
                 raise _ChangedFileError("the file has changed on the server")
         return _Origin(self.url, origin.validator, origin.total or total), have
 
@@ -381,7 +368,7 @@ class _Download:
             unit_scale=True,
             disable=None if self.progress else True,
         )
-        with bar, self.part.open("ab") as file:
+        with bar, self.unfinished.open("ab") as file:
             for chunk in _chunks(response):
                 file.write(chunk)
                 bar.update(len(chunk))
@@ -393,7 +380,7 @@ class _Download:
             raise _LostConnectionError(f"the connection ended after {have} of {total} bytes")
 
     def _have(self) -> int:
-        return self.part.stat().st_size if self.part.is_file() else 0
+        return self.unfinished.stat().st_size if self.unfinished.is_file() else 0
 
     def _origin(self) -> _Origin | None:
         """The file that the bytes fetched so far belong to; ``None`` if that is not certain."""
@@ -404,7 +391,7 @@ class _Download:
         return origin if origin.url == self.url else None
 
     def _discard(self) -> None:
-        self.part.unlink(missing_ok=True)
+        self.unfinished.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
 
 
@@ -418,7 +405,7 @@ def _md5() -> hashlib._Hash:
 
 
 def _read_md5(file: Path) -> str | None:
-    """The md5 in a file as md5sum writes it; ``None`` where it is absent or says something else."""
+    """The md5 in a file as md5sum writes it; ``None`` without a valid one."""
     try:
         words = file.read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError):
@@ -427,18 +414,14 @@ def _read_md5(file: Path) -> str | None:
     return md5 if _MD5.fullmatch(md5) else None
 
 
-@contextmanager
-def _lock(file: Path) -> Iterator[None]:
+def _acquired(file: Path) -> AbstractContextManager[object]:
+    """A lock that the end of a ``with`` block releases."""
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.warning("Waiting for another process that holds %s.", file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _chunks(response: requests.Response) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Logged answers of users to items, and the questions that simulators ask of a feedback type."""
+"""Logged answers of users to items, and the properties of their feedback types."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Interactions(ABC):
     """A table of (user, item, feedback) rows, by position in the dataset's id arrays.
 
     A subclass is a type of feedback. It adds the feedback's columns, and its class attributes tell
-    the response models what to make of them. Rows are grouped by user, users ascending; a user's
-    rows stand in the order of time where the source knows it, in the source's order otherwise. The
+    the response models how to use them. Rows are grouped by user, users ascending; a user's
+    rows are in the order of time where the source knows it, in the source's order otherwise. The
     arrays are taken over, not copied, and become read-only.
 
     Attributes:
@@ -104,7 +104,7 @@ class Interactions(ABC):
         """Raises a DataFormatError where the feedback columns hold a value that is not allowed."""
 
     def check(self, label: str, n_users: int, n_items: int) -> None:
-        """Checks what all tables of rows promise.
+        """Checks the rules of all tables of rows.
 
         Args:
             label: The table's name in messages.
@@ -135,7 +135,7 @@ class Interactions(ABC):
         return type(self)(*(column[rows] for column in self.columns.values()))
 
     def merged(self, *tables: Self) -> Self:
-        """These rows and those of other tables of the same feedback, users ascending."""
+        """Merges these rows with other tables of the same feedback, users ascending."""
         columns = zip(*(table.columns.values() for table in (self, *tables)), strict=True)
         rows = type(self)(*map(np.concatenate, columns))
         return rows.take(np.argsort(rows.users, kind="stable"))
@@ -176,7 +176,7 @@ class WatchLog(Interactions):
 
 @dataclass(frozen=True, eq=False)
 class BehaviourLog(Interactions):
-    """KuaiRand's feedback: seven kinds of yes or no.
+    """KuaiRand's feedback: seven yes-or-no behaviours.
 
     Attributes:
         flags: (n,) uint8, bit b set where the row shows ``behaviours[b]``.

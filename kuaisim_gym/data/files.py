@@ -1,4 +1,4 @@
-"""The files of a dataset, in an archive as downloaded, its unpacked folder, or the data folder.
+"""Finds the files of a dataset in a downloaded archive, its unpacked folder, or the data folder.
 
 A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...
 """
@@ -17,8 +17,8 @@ from kuaisim_gym.data.archive import ENDINGS, extract
 from kuaisim_gym.data.cache import cache_dir, file_digest
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
-_PART = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
-_DEPTH = 3  # folders between the one that is given and the files
+_NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
+_DEPTH = 3  # folders between the path and the files
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Layout:
     Attributes:
         name: Its name in messages.
         required: Tables that must be there.
-        optional: Tables that may be; where nothing is required, one of them must.
-        parts: Number of parts of the tables that are published in several.
+        optional: Tables that may be.
+        n_files: Number of files of the tables that are published in several.
     """
 
     name: str
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
-    parts: Mapping[str, int] = field(default_factory=dict)
+    n_files: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """All of them."""
+        """Required and optional tables."""
         return self.required + self.optional
 
 
@@ -61,7 +61,7 @@ class DataFiles:
     def digest(self) -> str:
         """32 hexadecimal digits that identify the names and contents of all files."""
         digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(file for parts in self.tables.values() for file in parts):
+        for file in sorted(file for paths in self.tables.values() for file in paths):
             digest.update(f"{file.name}={file_digest(file)};".encode())
         return digest.hexdigest()
 
@@ -75,8 +75,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
         layouts: The variants to look for.
 
     Returns:
-        The files of the one variant that is there. Where ``path`` itself holds one, its
-        subfolders are not looked at.
+        The files of the only variant. If ``path`` itself holds one, its subfolders are ignored.
 
     Raises:
         DatasetNotFoundError: Nothing is there, or a required table or a part of one is missing.
@@ -84,9 +83,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             table is there both whole and in parts.
     """
     top = Path(path)
-    expected = " or ".join(
-        f"{layout.name} ({', '.join(layout.required or layout.optional)})" for layout in layouts
-    )
+    expected = " or ".join(f"{layout.name} ({', '.join(layout.required)})" for layout in layouts)
     if not top.exists():
         raise DatasetNotFoundError(
             f"Expected the files of {expected} as .csv, but {top} is not there. Give the archive "
@@ -107,7 +104,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             absent = [table for table in layout.required if table not in stems]
             present = [table for table in layout.tables if table in stems]
             if present and not absent:
-                tables = {table: _parts(folder, table, stems[table], layout) for table in present}
+                tables = {table: _paths(folder, table, stems[table], layout) for table in present}
                 candidates.append(DataFiles(folder, layout, tables))
             elif len(absent) < len(layout.required):
                 incomplete.append(" and ".join(str(folder / f"{table}.csv") for table in absent))
@@ -141,7 +138,7 @@ def _folders(top: Path) -> Iterator[Path]:
 
 
 def _stems(folder: Path) -> dict[str, dict[int, Path]]:
-    """By table its files, by part number; 0 is a table in one piece."""
+    """Files by table and part number; number 0 is a complete table."""
     tables: dict[str, dict[int, Path]] = {}
     for file in sorted(folder.iterdir()):
         table, number = _table(file)
@@ -152,12 +149,12 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
 
 def _table(file: PurePath) -> tuple[str, int]:
     """The table and part number of a file; no name for a file of another kind."""
-    part = _PART.fullmatch(file.stem)
-    name, number = (part["table"], int(part["number"])) if part else (file.stem, 0)
+    match = _NUMBERED.fullmatch(file.stem)
+    name, number = (match["table"], int(match["number"])) if match else (file.stem, 0)
     return name if file.suffix == ".csv" else "", number
 
 
-def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
+def _paths(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:
     if 0 in files:
         if len(files) > 1:
             raise DataFormatError(
@@ -165,7 +162,7 @@ def _parts(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) 
                 f"{[file.name for file in files.values()]}. Remove the one that is not meant."
             )
         return (files[0],)
-    count = max(len(files), *files, layout.parts.get(table, 1))
+    count = max(len(files), *files, layout.n_files.get(table, 1))
     for number in range(1, count + 1):
         if number not in files:
             raise DatasetNotFoundError(

@@ -9,29 +9,27 @@ there are many items, a few arrays over them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.coding import (
     USER_FIELDS,
     USER_FLAGS,
     USER_NUMBERS,
     Field,
     Positions,
-    merge_features,
     note_counts,
     read_entities,
     read_features,
 )
-from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog, Interactions
 from kuaisim_gym.data.files import DataFiles, Layout, find_files
-from kuaisim_gym.data.source import FeatureTables, PublishedArchive, Source, Writer
+from kuaisim_gym.data.source import PublishedArchive, Source, Writer
 from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.data.tables import (
     Chunk,
@@ -45,9 +43,9 @@ from kuaisim_gym.data.tables import (
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
-    durations,
+    Columns,
     feature_columns,
-    query_writer,
+    log_writer,
     spread_times,
     table_writer,
     user_writer,
@@ -57,20 +55,20 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 VARIANTS = {"pure": "KuaiRand-Pure", "1k": "KuaiRand-1K", "27k": "KuaiRand-27K"}
 STANDARD = ("log_standard_4_08_to_4_21", "log_standard_4_22_to_5_08")
 RANDOM = "log_random_4_22_to_5_08"
-USER_FEATURES = "user_features"
-VIDEO_BASIC, VIDEO_STATISTIC = "video_features_basic", "video_features_statistic"
+USER_FEATURES, VIDEO_BASIC = "user_features", "video_features_basic"
+LAYOUTS = [
+    Layout(
+        title,
+        tuple(f"{name}_{variant}" for name in (*STANDARD, RANDOM)),
+        tuple(f"{name}_{variant}" for name in (USER_FEATURES, VIDEO_BASIC)),
+        {f"{name}_27k": 2 for name in STANDARD},
+    )
+    for variant, title in VARIANTS.items()
+]
 
 ITEM_NUMBERS = ("video_duration",)
 ITEM_FIELDS = ("video_type", "upload_type", "music_type", "tag")
 
-_PARTS = {f"{STANDARD[0]}_27k": 2, f"{STANDARD[1]}_27k": 2, f"{VIDEO_STATISTIC}_27k": 3}
-# By column of ids: the fields and numbers that a dataset holds, and the columns of texts or codes;
-# all other columns of the feature files are numbers.
-_DEFAULTS = {"user_id": USER_FIELDS + USER_NUMBERS, "video_id": ITEM_FIELDS + ITEM_NUMBERS}
-_TEXTS = {
-    "user_id": USER_FIELDS,
-    "video_id": (*ITEM_FIELDS, "author_id", "upload_dt", "visible_status", "music_id"),
-}
 _DOCUMENTED = {
     "user_active_degree": frozenset({"full_active", "high_active", "middle_active", "UNKNOWN"}),
     "video_type": frozenset({"NORMAL", "AD"}),
@@ -100,13 +98,13 @@ class KuaiRand(Source):
     * Rows of one log with the same user, video and ``time_ms`` are one exposure: the first stays,
       and shows every behaviour that one of them shows. Other repeats of a (user, video) pair are
       repeated exposures and stay.
-    * A standard row that also stands in the random log, by user, video and ``time_ms``, is
+    * A standard row that also occurs in the random log, by user, video and ``time_ms``, is
       dropped: it would leak test answers.
     * A user's rows are sorted by ``time_ms``, equal times by their order in the files.
     * ``test`` is the random log of the users that :func:`is_test_user` chooses, ``randomised``
       that of the other users, ``log`` the standard log of everybody.
     * The catalogue is the videos of the random log and, in KuaiRand-Pure, those of its basic
-      feature file, ascending; other logged videos stand behind it, ascending. Users are those
+      feature file, ascending; other logged videos follow it, ascending. Users are those
       of the logs and of the user feature file, ascending.
     * Feature files are optional; :func:`~kuaisim_gym.data.coding.read_features` has their rules.
 
@@ -125,11 +123,11 @@ class KuaiRand(Source):
     }
 
     def find(self, path: str | Path) -> DataFiles:
-        return find_files(path, _layouts((*STANDARD, RANDOM), (USER_FEATURES, VIDEO_BASIC)))
+        return find_files(path, LAYOUTS)
 
     def read(self, files: DataFiles) -> Dataset:
         notes: dict[str, int] = {}
-        paths = _by_name(files)
+        paths = {table.rsplit("_", 1)[0]: group for table, group in files.tables.items()}
         with open_tables() as tables:
             random = _read_log(tables, paths[RANDOM])
             notes["random_rows_marked_standard_dropped"] = _delete(tables, random, "is_rand = 0")
@@ -140,19 +138,19 @@ class KuaiRand(Source):
                 f"USING (user_id, video_id, time_ms))"
             )
             notes["standard_rows_dropped_as_random_rows"] = _delete(tables, standard, leaks)
-            user_files = _read_entities(tables, paths, (USER_FEATURES,), "user_id")
-            item_files = _read_entities(tables, paths, (VIDEO_BASIC,), "video_id")
-
-            shown = [random]
-            if files.layout.name == VARIANTS["pure"]:
-                shown += [entity.table for entity in item_files]
-            catalogue = tables.distinct("video_id", *shown)
+            user_table = read_entities(
+                tables, paths.get(USER_FEATURES), "user_id", USER_FIELDS, USER_NUMBERS
+            )
+            item_table = read_entities(
+                tables, paths.get(VIDEO_BASIC), "video_id", ITEM_FIELDS, ITEM_NUMBERS
+            )
+            is_pure = files.layout.name == VARIANTS["pure"]
+            catalogue = tables.distinct("video_id", random, item_table if is_pure else None)
             logged = tables.distinct("video_id", standard)
             log_only = np.setdiff1d(logged, catalogue, assume_unique=True)
             notes["log_only_items"] = len(log_only)
             n_items = len(catalogue)
-            user_tables = [entity.table for entity in user_files]
-            users = Positions(tables.distinct("user_id", standard, random, *user_tables))
+            users = Positions(tables.distinct("user_id", standard, random, user_table))
             items = Positions(np.concatenate([catalogue, log_only]))
             del catalogue, logged, log_only
 
@@ -177,34 +175,16 @@ class KuaiRand(Source):
                 log=log,
                 test=shown_at_random.take(is_test),
                 randomised=None if is_test.all() else shown_at_random.take(~is_test),
-                user_features=_features(tables, user_files, users, notes),
-                item_features=_features(tables, item_files, items, notes),
+                user_features=read_features(
+                    tables, user_table, users, _fields(USER_FIELDS), notes, USER_FEATURES
+                ),
+                item_features=read_features(
+                    tables, item_table, items, _fields(ITEM_FIELDS), notes, VIDEO_BASIC
+                ),
                 notes=notes,
             )
         logger.info("Read %s from %s: %s", files.layout.name, files.folder, note_counts(notes))
         return dataset
-
-    def features(
-        self,
-        path: str | Path,
-        user_columns: Sequence[str] | None = None,
-        item_columns: Sequence[str] | None = None,
-    ) -> FeatureTables:
-        names = (USER_FEATURES, VIDEO_BASIC, VIDEO_STATISTIC)
-        paths = _by_name(find_files(path, _layouts((), names)))
-        notes: dict[str, int] = {}
-        with open_tables() as tables:
-            users = _read_entities(tables, paths, names[:1], "user_id", user_columns)
-            items = _read_entities(tables, paths, names[1:], "video_id", item_columns)
-            positions = [
-                Positions(tables.distinct(key, *(entity.table for entity in entities)))
-                for key, entities in (("user_id", users), ("video_id", items))
-            ]
-            user_features = _features(tables, users, positions[0], notes)
-            item_features = _features(tables, items, positions[1], notes)
-        return FeatureTables(
-            positions[0].ids, positions[1].ids, user_features, item_features, notes
-        )
 
     def synthetic(self, seed: int) -> Dataset:
         from kuaisim_gym.data.synthetic import synthetic_kuairand
@@ -213,7 +193,7 @@ class KuaiRand(Source):
 
     def write(self, dataset: Dataset) -> dict[str, Writer]:
         random = _random_rows(dataset)
-        # Even milliseconds here and odd ones there: no row seems to stand in both logs.
+        # Even milliseconds, odd ones in the random log: no row seems to be in both.
         times = 2 * np.floor(spread_times(dataset.log.users, _START, _END - 1) / 2)
         late = times >= _CUT
         files: dict[str, Writer] = {}
@@ -228,23 +208,6 @@ class KuaiRand(Source):
         ids = {"video_id": dataset.item_ids[: dataset.n_items]}
         files[VIDEO_BASIC] = table_writer(ids | columns)
         return {f"{name}_pure": writer for name, writer in files.items()}
-
-
-def _layouts(required: Sequence[str], optional: Sequence[str]) -> list[Layout]:
-    """The variants' layouts, of tables by their names without the variant."""
-
-    def named(names: Sequence[str], variant: str) -> tuple[str, ...]:
-        return tuple(f"{name}_{variant}" for name in names)
-
-    return [
-        Layout(title, named(required, variant), named(optional, variant), _PARTS)
-        for variant, title in VARIANTS.items()
-    ]
-
-
-def _by_name(files: DataFiles) -> dict[str, tuple[Path, ...]]:
-    """The files by table, without the variant in its name."""
-    return {table.rsplit("_", 1)[0]: paths for table, paths in files.tables.items()}
 
 
 def _read_log(tables: Tables, files: Sequence[Path]) -> Table:
@@ -301,7 +264,7 @@ def _read_rows(
 
 
 def _one_an_exposure(chunk: Chunk) -> Chunk:
-    """Merges rows of one user, video and time in rows that are sorted by user and time."""
+    """Merges rows of equal user, video and time; the rows are sorted by user and time."""
     tied = (chunk["user_id"][1:] == chunk["user_id"][:-1]) & (
         chunk["time_ms"][1:] == chunk["time_ms"][:-1]
     )
@@ -322,69 +285,8 @@ def _one_an_exposure(chunk: Chunk) -> Chunk:
     return {name: column[stay] for name, column in (chunk | {"flags": flags}).items()}
 
 
-class _Entity(NamedTuple):
-    """A table of users or videos, with the columns that are read of it."""
-
-    table: Table
-    fields: list[str]
-    numbers: list[str]
-
-
-def _read_entities(
-    tables: Tables,
-    paths: Mapping[str, tuple[Path, ...]],
-    names: Sequence[str],
-    key: str,
-    chosen: Sequence[str] | None = None,
-) -> list[_Entity]:
-    """Reads the feature files that hold the chosen columns; the first file in any case.
-
-    Args:
-        tables: The database.
-        paths: By name, the files that are there.
-        names: Names of the feature files.
-        key: Their column of ids.
-        chosen: Columns to read; ``None`` for those that a dataset holds.
-
-    Raises:
-        ConfigError: A chosen column is in none of the files.
-    """
-    present = [paths[name] for name in names if name in paths]
-    headers = [read_header(files[0]) for files in present]
-    columns_of_all = {name for header in headers for name in header} - {key}
-    for name in chosen or ():
-        check_choice("column", name, columns_of_all)
-    unread = dict.fromkeys(_DEFAULTS[key] if chosen is None else chosen)
-    entities: list[_Entity] = []
-    for number, (files, header) in enumerate(zip(present, headers, strict=True)):
-        columns = [name for name in unread if name in header]
-        unread = dict.fromkeys(name for name in unread if name not in header)
-        if number and not columns:
-            continue
-        fields = [name for name in columns if name in _TEXTS[key]]
-        numbers = [name for name in columns if name not in _TEXTS[key]]
-        table = read_entities(tables, files, key, fields, numbers)
-        entities.append(_Entity(table, fields, numbers))
-    return entities
-
-
-def _features(
-    tables: Tables,
-    entities: Iterable[_Entity],
-    positions: Positions,
-    notes: MutableMapping[str, int],
-) -> Features:
-    """Features by position; no fields without a file."""
-
-    def read(entity: _Entity) -> Features:
-        label = entity.table.files[0].stem.rsplit("_part", 1)[0].rsplit("_", 1)[0]
-        fields = [
-            Field(name, _tags if name == "tag" else None, _DOCUMENTED.get(name))
-            for name in entity.fields
-        ]
-        return read_features(tables, entity.table, positions, fields, entity.numbers, notes, label)
-
-    return merge_features(map(read, entities))
+def _fields(names: Iterable[str]) -> list[Field]:
+    return [Field(name, _tags if name == "tag" else None, _DOCUMENTED.get(name)) for name in names]
 
 
 def _tags(cell: str) -> list[str]:
@@ -430,15 +332,9 @@ def _log_writer(
         f"AS play_time_ms, duration AS duration_ms, 0 AS profile_stay_time, "
         f"0 AS comment_stay_time, 0 AS is_profile_enter, {is_rand} AS is_rand, 1 AS tab"
     )
-    duration = durations(dataset)
 
-    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
-        return {
-            "user_id": dataset.user_ids[table.users[block]],
-            "video_id": dataset.item_ids[table.items[block]],
-            "time_ms": times[block].astype(np.int64),
-            "flags": table.columns["flags"][block].astype(np.int32),
-            "duration": duration[table.items[block]],
-        }
+    def columns(block: slice) -> Columns:
+        flags = table.columns["flags"][block].astype(np.int32)
+        return {"time_ms": times[block].astype(np.int64), "flags": flags}
 
-    return query_writer(select, rows, len(table))
+    return log_writer(dataset, table, select, columns)

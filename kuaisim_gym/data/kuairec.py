@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,9 +43,9 @@ from kuaisim_gym.data.tables import (
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
-    durations,
+    Columns,
     joined_values,
-    query_writer,
+    log_writer,
     spread_times,
     table_writer,
     user_writer,
@@ -75,7 +75,7 @@ class KuaiRec(Source):
     * Of the rows of one (user, video) pair in a matrix the last by ``timestamp`` stays; a row
       without a time counts as earlier than any with one, and of equal times the later line is the
       last. Without a column ``timestamp``, their mean watch ratio stays, at the first one's place.
-    * A logged row whose cell also stands in the small matrix is dropped: it would leak test
+    * A logged row whose cell is also in the small matrix is dropped: it would leak test
       answers.
     * A user's rows are sorted by time, rows without one first, then by their order in the file.
     * The catalogue is the videos of the small matrix, ascending; videos of the log alone stand
@@ -174,15 +174,7 @@ def _read_matrix(tables: Tables, files: DataFiles, name: str) -> Table:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads the tables of users and items whose positions are known.
-
-    Attributes:
-        tables: The database.
-        files: By table its files.
-        users: Positions of the users.
-        items: Positions of the videos.
-        notes: Counts of irregularities, which the methods add.
-    """
+    """Reads the tables of users and items by position, and counts irregularities in ``notes``."""
 
     tables: Tables
     files: Mapping[str, tuple[Path, ...]]
@@ -191,13 +183,9 @@ class _Reader:
     notes: dict[str, int] = field(default_factory=dict)
 
     def rows(self, matrix: Table, name: str, answered: NDArray[np.bool_] | None) -> WatchLog:
-        """A matrix's rows by position, one a cell.
+        """Rows of a matrix by position, one per cell.
 
-        Args:
-            matrix: The table.
-            name: Which matrix it is.
-            answered: (n_users, n_catalogue) cells of the test table, whose rows are dropped; or
-                ``None`` for the test table itself.
+        Rows of (n_users, n_catalogue) ``answered`` cells, those of the test table, are dropped.
         """
         timed = "timestamp" in matrix.columns
         order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
@@ -242,15 +230,10 @@ class _Reader:
 
     def user_features(self) -> Features:
         """Features of the users; no fields without their file."""
-        if USER_FEATURES not in self.files:
-            return Features()
-        table = read_entities(
-            self.tables, self.files[USER_FEATURES], "user_id", USER_FIELDS, USER_NUMBERS
-        )
+        files = self.files.get(USER_FEATURES)
+        table = read_entities(self.tables, files, "user_id", USER_FIELDS, USER_NUMBERS)
         fields = [Field(name) for name in USER_FIELDS]
-        return read_features(
-            self.tables, table, self.users, fields, USER_NUMBERS, self.notes, USER_FEATURES
-        )
+        return read_features(self.tables, table, self.users, fields, self.notes, USER_FEATURES)
 
     def categories(self) -> Features:
         """The categories of the videos; no field without their file."""
@@ -259,9 +242,7 @@ class _Reader:
         columns = [Column("video_id"), Column("feat", "text", gaps=True)]
         table = self.tables.read(self.files[ITEM_CATEGORIES], columns, rows="videos")
         fields = [Field("category", _id_texts, source="feat")]
-        return read_features(
-            self.tables, table, self.items, fields, (), self.notes, ITEM_CATEGORIES
-        )
+        return read_features(self.tables, table, self.items, fields, self.notes, ITEM_CATEGORIES)
 
     def show_counts(self) -> NDArray[np.int64] | None:
         """(n_items,) sums over the days of how often each video was shown."""
@@ -309,8 +290,8 @@ class _Reader:
                     lists.append(np.array(_id_list(cell), np.int64))
                 except (ValueError, OverflowError) as error:
                     raise DataFormatError(
-                        f"{table.place(len(lists))}, column 'friend_list': expected a list of user "
-                        f"ids such as [27, 9], got {cell!r}. Correct or remove the row."
+                        f"{table.location(len(lists))}, column 'friend_list': expected a list of "
+                        f"user ids such as [27, 9], got {cell!r}. Correct or remove the row."
                     ) from error
         first = self.users(np.repeat(np.array(users, np.int64), list(map(len, lists))))
         second = self.users(np.concatenate(lists))
@@ -323,7 +304,7 @@ class _Reader:
 
 
 def _one_a_cell(cells: Chunk, n_items: int, timed: bool) -> Chunk:
-    """Resolves the repeated cells of complete users' rows, which are in the order of time."""
+    """Resolves repeated cells in the rows of complete users, which are in the order of time."""
     key = cells["users"].astype(np.int64) * n_items + cells["items"].astype(np.int64)
     if timed:
         last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]
@@ -369,22 +350,16 @@ def _matrix_writer(dataset: Dataset, table: Interactions) -> Writer:
         f'strftime({local}, \'%Y%m%d\') AS "date", stamp AS "timestamp", watch AS watch_ratio'
     )
     times = spread_times(table.users, start, end - 1)
-    duration = durations(dataset)
 
-    def rows(block: slice) -> Mapping[str, NDArray[Any]]:
-        return {
-            "user_id": dataset.user_ids[table.users[block]],
-            "video_id": dataset.item_ids[table.items[block]],
-            "duration": duration[table.items[block]],
-            "stamp": np.round(times[block], 3),
-            # As float64 a float32 is written with all the digits that give it back.
-            "watch": table.columns["watch_ratio"][block].astype(np.float64),
-        }
+    def columns(block: slice) -> Columns:
+        # As float64 a float32 is written with all the digits that give it back.
+        watch = table.columns["watch_ratio"][block].astype(np.float64)
+        return {"stamp": np.round(times[block], 3), "watch": watch}
 
-    return query_writer(select, rows, len(table))
+    return log_writer(dataset, table, select, columns)
 
 
-def _friend_columns(user_ids: NDArray[np.int64], friends: IntArray) -> dict[str, NDArray[Any]]:
+def _friend_columns(user_ids: NDArray[np.int64], friends: IntArray) -> Columns:
     """One row a user, with the list of that user's friends."""
     pairs = friends[np.argsort(friends[:, 0], kind="stable")]
     users, starts = np.unique(pairs[:, 0], return_index=True)

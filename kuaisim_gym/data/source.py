@@ -1,4 +1,4 @@
-"""Sources of datasets: each class says all that the package knows of one dataset.
+"""Sources of datasets, one class for each dataset.
 
 A class with a ``name`` registers itself when its module is imported, and ``load_dataset``, the
 environments, ``write_csv`` and the commands then know it.
@@ -6,18 +6,15 @@ environments, ``write_csv`` and the commands then know it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import cached
-from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.files import DataFiles
 from kuaisim_gym.data.registry import register
 from kuaisim_gym.data.storage import from_arrays, to_arrays
@@ -40,7 +37,7 @@ class PublishedArchive:
         file: Its file's name there.
         md5: Its published checksum; ``None`` where there is none.
         archive_bytes: Its size, approximately: it serves to refuse a disk that is too small.
-        unpacked_bytes: The size of its files, likewise.
+        unpacked_bytes: The size of its files, approximately.
     """
 
     name: str
@@ -61,30 +58,11 @@ class PublishedArchive:
         return f"{base_url}/{self.record}/files/{self.file}?download=1"
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureTables:
-    """Features of users and items, read without any log.
-
-    Attributes:
-        user_ids: (n,) int64, ascending; empty where there is no file of users.
-        item_ids: (m,) int64, ascending; likewise.
-        users: Features of the users, by position in ``user_ids``.
-        items: Features of the items, by position in ``item_ids``.
-        notes: Counts of irregularities and how they were handled.
-    """
-
-    user_ids: NDArray[np.int64]
-    item_ids: NDArray[np.int64]
-    users: Features
-    items: Features
-    notes: dict[str, int] = field(default_factory=dict)
-
-
 class Source:
     """A dataset's published files and its synthetic world.
 
-    A subclass sets ``name`` and overrides the methods that its dataset has an answer to; the others
-    refuse, and say which sources do have one. Heavy libraries are imported where they are used, so
+    A subclass sets ``name`` and overrides the methods that apply to its dataset; the rest refuse,
+    and name the sources that have them. Heavy libraries are imported where they are used, so
     that importing a source is cheap.
 
     Attributes:
@@ -143,19 +121,6 @@ class Source:
             ConfigError: This dataset has no published format, or the format cannot hold its rows.
         """
         raise self._refusal("write", "no published format to write")
-
-    def features(
-        self,
-        path: str | Path,
-        user_columns: Sequence[str] | None = None,
-        item_columns: Sequence[str] | None = None,
-    ) -> FeatureTables:
-        """Reads the feature files alone; :func:`~kuaisim_gym.data.load_features` has the arguments.
-
-        Raises:
-            ConfigError: Unknown column, or a dataset without feature files of their own.
-        """
-        raise self._refusal("features", "no feature files apart from its logs")
 
     def load(self, path: str | Path | None, seed: int) -> Dataset:
         """Loads the dataset from the cache, or builds it and stores it there.

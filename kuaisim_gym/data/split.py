@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 def is_test_user(user_ids: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """Which users' random-log rows are the test table: half of all users, always the same.
+    """Tells test users, whose random-log rows are the test table: always the same half.
 
     The side follows from the id alone, so that it does not depend on the variant, the order of
     rows, or which users a log happens to hold. It is the lowest bit of SplitMix64's output function

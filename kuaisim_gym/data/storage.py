@@ -20,7 +20,7 @@ _FEATURES = ("user_features", "item_features")
 
 
 def to_arrays(dataset: Dataset) -> Arrays:
-    """Turns a dataset into named arrays; ``meta`` holds, as JSON, all that is no array."""
+    """Turns a dataset into named arrays; ``meta`` holds the rest as JSON."""
     meta: dict[str, Any] = {name: getattr(dataset, name) for name in _PLAIN}
     meta |= {"notes": dict(dataset.notes), "tables": {}, "features": {}}
     arrays: Arrays = {}

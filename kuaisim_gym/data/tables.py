@@ -3,13 +3,13 @@
 Rules that hold for every file:
 
 * UTF-8, with or without a byte-order mark; no NUL bytes. The first line is the header; a column
-  may stand anywhere in it, but once only. Blank lines are skipped.
+  may be anywhere in it, but only once. Blank lines are skipped.
 * Every line has as many fields as the header.
 * A cell that must be a number is one that ``float`` accepts, in ASCII and finite, inside its
   column's bounds, and whole where its column must be. Whole numbers are exact up to 2**53.
 * A missing (empty) cell is refused unless its column says that it may have gaps.
 
-Nothing is corrected: whatever breaks a rule is a :class:`~kuaisim_gym.errors.DataFormatError` that
+Nothing is corrected: a broken rule is a :class:`~kuaisim_gym.errors.DataFormatError` that
 names file, line or data row, column and value. DuckDB reads and checks at its own speed; only when
 it refuses does :func:`_explain` read the file again, plainly, to say where and why.
 """
@@ -47,7 +47,7 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 500  # DuckDB vectors of 2,048 rows in a chunk: about a million rows
 _BLOCK = 1 << 19  # bytes of text looked at together; they stay in the processor's cache
-_IN_MEMORY = 1 << 24  # bytes up to which an array is not worth a file
+_IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
 # DuckDB takes a quote after blanks as one that opens a field, the csv module as a character.
 _STRAY_QUOTE = re.compile(rb'(?:^|[,\n\r])[ \t]+"', re.MULTILINE)
 
@@ -89,7 +89,7 @@ class Column:
         return max(self.low, -limit), min(self.high, limit)
 
     def accepts(self, cell: str) -> bool:
-        """Tells whether a cell, as it stands in the file, keeps the rules."""
+        """Tells whether the text of a cell keeps the rules."""
         if not cell:
             return self.gaps
         if self.kind == "text":
@@ -135,7 +135,7 @@ class Table:
     columns: tuple[str, ...]
     starts: tuple[int, ...]
 
-    def place(self, row_id: int) -> str:
+    def location(self, row_id: int) -> str:
         """``"FILE, data row N"`` of a row, for messages."""
         number = int(np.searchsorted(self.starts, row_id, side="right")) - 1
         return f"{self.files[number]}, data row {row_id - self.starts[number] + 1}"
@@ -187,19 +187,19 @@ class Tables:
                     f"{file} and {files[0]} are parts of one table, but {file.name} has the "
                     f"columns {header} and {files[0].name} has {headers[0]}."
                 )
-        used = [column for column in columns if column.name in headers[0]]
+        present = [column for column in columns if column.name in headers[0]]
         self._count += 1
         name = f"t{self._count}"
         starts = [0]
         for file, header in zip(files, headers, strict=True):
             if _check_text(file, len(header)):
-                _explain(file, header, used)
+                _explain(file, header, present)
             start = f"CREATE TABLE {name} AS" if len(starts) == 1 else f"INSERT INTO {name}"
-            self._load(f"{start} {_select(file, header, used, keep)}", file, header, used)
+            self._load(f"{start} {_select(file, header, present, keep)}", file, header, present)
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
-        names = [column.name for column in used] if keep is None else keep
+        names = [column.name for column in present] if keep is None else keep
         return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
 
     def _load(
@@ -250,11 +250,9 @@ class Tables:
         chunks = [next(iter(chunk.values())) for chunk in self.stream(query)]
         return np.concatenate([np.empty(0, np.int64), *chunks]).astype(np.int64, copy=False)
 
-    def distinct(self, column: str, *tables: Table) -> NDArray[np.int64]:
-        """The distinct ids in a column of some tables, ascending; without a table, none."""
-        if not tables:
-            return np.empty(0, np.int64)
-        union = " UNION ALL ".join(f"SELECT {column} FROM {table.sql}" for table in tables)
+    def distinct(self, column: str, *tables: Table | None) -> NDArray[np.int64]:
+        """The distinct ids in a column of some tables, ascending."""
+        union = " UNION ALL ".join(f"SELECT {column} FROM {table.sql}" for table in tables if table)
         return self.column(f"SELECT DISTINCT {column} FROM ({union}) ORDER BY 1")
 
 
@@ -316,11 +314,11 @@ def _select(
     file: Path, header: list[str], columns: Sequence[Column], keep: Mapping[str, str] | None
 ) -> str:
     """SQL that reads and checks a file."""
-    # Names of our own: DuckDB's are blind to case, a header's need not be.
+    # Other names: DuckDB's ignore case, a header's need not.
     kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
     spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
     # Brackets take a pattern's characters for themselves.
-    path = "".join(f"[{one}]" if one in "[*?" else one for one in str(file)).replace("'", "''")
+    path = re.sub(r"[\[*?]", r"[\g<0>]", str(file)).replace("'", "''")
     source = (
         f"read_csv('{path}', auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
         f"strict_mode=true, null_padding=false, compression='none', columns={{{spec}}})"
@@ -331,8 +329,8 @@ def _select(
     )
     if keep is None:
         return f"SELECT {cells} FROM {source}"
-    kept = ", ".join(f"{expression} AS {quoted(name)}" for name, expression in keep.items())
-    return f"SELECT {kept} FROM (SELECT {cells} FROM {source})"
+    outputs = ", ".join(f"{expression} AS {quoted(name)}" for name, expression in keep.items())
+    return f"SELECT {outputs} FROM (SELECT {cells} FROM {source})"
 
 
 @contextmanager
@@ -449,7 +447,7 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
 
 
 def whole_groups(chunks: Iterable[Chunk], key: str) -> Iterator[Chunk]:
-    """Cuts a stream anew so that rows of one key, which follow each other, stay together."""
+    """Regroups a sorted stream so that the rows of a key are in one chunk."""
     carried: Chunk | None = None
     for chunk in chunks:
         if carried is not None:

@@ -1,4 +1,4 @@
-"""Datasets as CSV files in the format that their source is published in.
+"""Writes datasets as CSV files in the format of their source.
 
 Reading back such files gives the same arrays, under these conditions, which the published data and
 the synthetic worlds meet: catalogue and log-only ids ascend, features are numbered as
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,12 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.coding import USER_NUMBERS
 from kuaisim_gym.data.dataset import Dataset, Features
+from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.data.source import Writer, find_source
 from kuaisim_gym.data.tables import SETTINGS
 from kuaisim_gym.errors import ConfigError, KuaiSimError
+
+Columns = dict[str, NDArray[Any]]
 
 CLOCK_OFFSET = 8 * 3600  # seconds by which the platform's clock is ahead of UTC
 _USER_COLUMNS = (
@@ -82,17 +85,9 @@ def spread_times(users: NDArray[np.int32], start: float, end: float) -> NDArray[
     return np.asarray(start + share * (end - start), np.float64)
 
 
-def durations(dataset: Dataset) -> NDArray[np.int64]:
-    """(n_items,) milliseconds of each video, a usual value where a duration is missing."""
-    published = dataset.item_features.numbers.get("video_duration")
-    if published is None:
-        return np.full(len(dataset.item_ids), _DURATION)
-    return np.where(published >= 1, np.nan_to_num(published), _DURATION).astype(np.int64)
-
-
-def feature_columns(features: Features, names: Sequence[str], n: int) -> dict[str, NDArray[Any]]:
+def feature_columns(features: Features, names: Sequence[str], n: int) -> Columns:
     """Columns of ``n`` cells by name: features as text or numbers, empty cells where missing."""
-    columns: dict[str, NDArray[Any]] = {}
+    columns: Columns = {}
     for name in names:
         if name in features.codes:
             columns[name] = joined_values(features, name, "{}", ",")
@@ -120,27 +115,36 @@ def user_writer(dataset: Dataset) -> Writer:
     return table_writer({"user_id": dataset.user_ids} | columns)
 
 
-def table_writer(columns: Mapping[str, NDArray[Any]]) -> Writer:
+def table_writer(columns: Columns) -> Writer:
     """Writes a table of few rows."""
 
     def write(file: Path) -> None:
         import pandas as pd
 
-        pd.DataFrame(dict(columns)).to_csv(file, index=False, lineterminator="\n")
+        pd.DataFrame(columns).to_csv(file, index=False, lineterminator="\n")
 
     return write
 
 
-def query_writer(
-    select: str, rows: Callable[[slice], Mapping[str, NDArray[Any]]], n: int
+def log_writer(
+    dataset: Dataset, table: Interactions, select: str, columns: Callable[[slice], Columns]
 ) -> Writer:
-    """Writes a table of many rows, computed by DuckDB a block at a time.
+    """Writes a log, computed by DuckDB a block at a time.
 
     Args:
-        select: The query, up to its ``FROM``.
-        rows: Gives the columns that it selects from, of a slice of the rows.
-        n: Number of rows.
+        dataset: The dataset.
+        table: The rows.
+        select: The query, up to its ``FROM``; it may use ``user_id``, ``video_id`` and ``duration``
+            (milliseconds, a usual value where it is missing).
+        columns: Gives further columns for it, of a slice of the rows.
     """
+    published = dataset.item_features.numbers.get("video_duration", np.zeros(len(dataset.item_ids)))
+    duration = np.where(published >= 1, np.nan_to_num(published), _DURATION).astype(np.int64)
+
+    def rows(block: slice) -> Columns:
+        items = table.items[block]
+        ids = {"user_id": dataset.user_ids[table.users[block]], "video_id": dataset.item_ids[items]}
+        return ids | {"duration": duration[items]} | columns(block)
 
     def write(file: Path) -> None:
         import duckdb
@@ -151,8 +155,8 @@ def query_writer(
         try:
             with duckdb.connect(":memory:", config=SETTINGS) as connection, file.open("wb") as out:
                 connection.execute("SET enable_progress_bar = false")
-                for start in range(0, max(n, 1), _BLOCK):
-                    block = pd.DataFrame(dict(rows(slice(start, start + _BLOCK))))
+                for start in range(0, max(len(table), 1), _BLOCK):
+                    block = pd.DataFrame(rows(slice(start, start + _BLOCK)))
                     connection.register("block", block)
                     connection.execute(
                         f"COPY ({select} FROM block) TO '{path}' "

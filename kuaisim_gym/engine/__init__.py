@@ -1,8 +1,8 @@
-"""The arithmetic of sessions on arrays, twice: in NumPy and compiled.
+"""Engines: the arithmetic of sessions on arrays, in NumPy and compiled by numba.
 
-:mod:`~kuaisim_gym.engine.reference` reads like the text of the rules and needs NumPy alone;
-:mod:`~kuaisim_gym.engine.compiled` runs the same arithmetic, in the same order, through numba. They
-agree to the last bit, and tests hold them to it.
+:mod:`~kuaisim_gym.engine.reference` is written like the rules and needs NumPy alone;
+:mod:`~kuaisim_gym.engine.compiled` runs the same arithmetic, in the same order, through numba. Both
+give equal numbers, to the last bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @cache
 def find_engine(name: str = "auto") -> Engine:
-    """The engine of that name.
+    """Returns the engine of a name.
 
     Args:
         name: ``"numpy"``, ``"numba"``, or ``"auto"``: numba where it is installed.

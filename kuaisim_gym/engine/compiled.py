@@ -66,9 +66,9 @@ def _fill_uniform(
             )
             k0, k1 = (k0 + _W0) & _LOW32, (k1 + _W1) & _LOW32
         start = 4 * block
-        for place, word in enumerate((c0, c1, c2, c3)):
-            if start + place < out.size:
-                out[start + place] = (np.float64(word) + 0.5) * 2.0**-32
+        for offset, word in enumerate((c0, c1, c2, c3)):
+            if start + offset < out.size:
+                out[start + offset] = (np.float64(word) + 0.5) * 2.0**-32
 
 
 @_jit
@@ -163,7 +163,7 @@ def _answer(
 
 @_inlined
 def _expose(recent: BoolArray, slate: NDArray[np.int64], popular: BoolArray) -> int:
-    """Moves an exposure window past a slate; the popular items in it."""
+    """Moves an exposure window past a slate; returns the number of popular items in it."""
     older = max(recent.size - slate.size, 0)
     for position in range(older):
         recent[position] = recent[position + slate.size]
@@ -282,28 +282,28 @@ def _state_vectors(
 def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     """Matrix product, summed in order.
 
-    Items go by in stretches that stay in the processor's first cache, and features four at a time,
-    so that sums are loaded and stored a quarter as often.
+    Items are read in stretches that stay in the processor's first cache, and features four at a
+    time, so that sums are loaded and stored a quarter as often.
     """
     n_rows, dim = vectors.shape
     n_items = items.shape[1]
     products = np.zeros((n_rows, n_items), np.float32)
-    whole = dim - dim % 4
+    n_unrolled = dim - dim % 4
     for start in range(0, n_items, _STRETCH):
         stop = min(start + _STRETCH, n_items)
         for row in range(n_rows):
             total, weight = products[row, start:stop], vectors[row]
-            for f in range(0, whole, 4):
+            for f in range(0, n_unrolled, 4):
                 w0, w1, w2, w3 = weight[f], weight[f + 1], weight[f + 2], weight[f + 3]
                 item0, item1 = items[f, start:stop], items[f + 1, start:stop]
                 item2, item3 = items[f + 2, start:stop], items[f + 3, start:stop]
-                for place in range(total.size):
-                    first = (total[place] + w0 * item0[place]) + w1 * item1[place]
-                    total[place] = (first + w2 * item2[place]) + w3 * item3[place]
-            for f in range(whole, dim):
+                for column in range(total.size):
+                    first = (total[column] + w0 * item0[column]) + w1 * item1[column]
+                    total[column] = (first + w2 * item2[column]) + w3 * item3[column]
+            for f in range(n_unrolled, dim):
                 w0, item0 = weight[f], items[f, start:stop]
-                for place in range(total.size):
-                    total[place] += w0 * item0[place]
+                for column in range(total.size):
+                    total[column] += w0 * item0[column]
     return products
 
 
@@ -313,10 +313,10 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     best = np.empty((n_rows, k), np.int64)
     values = np.empty(k, np.float32)
     for row in range(n_rows):
-        found = 0
+        count = 0
         for start in range(0, n_items, _BLOCK):
             stop = min(start + _BLOCK, n_items)
-            if found == k:
+            if count == k:
                 largest = scores[row, start]
                 for column in range(start + 1, stop):
                     value = scores[row, column]
@@ -325,23 +325,23 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
                     continue
             for column in range(start, stop):
                 value = scores[row, column]
-                if found == k and not value > values[k - 1]:
+                if count == k and not value > values[k - 1]:
                     continue
                 # Inserted behind its equals: of ties the first column is the better one.
-                found = min(found + 1, k)
-                place = found - 1
-                while place > 0 and values[place - 1] < value:
-                    values[place] = values[place - 1]
-                    best[row, place] = best[row, place - 1]
-                    place -= 1
-                values[place] = value
-                best[row, place] = column
+                count = min(count + 1, k)
+                rank = count - 1
+                while rank > 0 and values[rank - 1] < value:
+                    values[rank] = values[rank - 1]
+                    best[row, rank] = best[row, rank - 1]
+                    rank -= 1
+                values[rank] = value
+                best[row, rank] = column
     return best
 
 
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
-    """The engine that numba compiles; new sessions are rare, and begun by NumPy."""
+    """Engine compiled by numba; new sessions, which are rare, begin in NumPy."""
 
     name: ClassVar[str] = "numba"
     uniform = staticmethod(_uniform)

@@ -1,7 +1,7 @@
 """The arithmetic of sessions in NumPy.
 
 Sums run in a stated order (``cumsum`` adds from left to right, ``sum`` does not promise to), so
-that a session's numbers do not depend on how many sessions run beside it, nor on the engine.
+that a session's numbers do not depend on how many other sessions run, nor on the engine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BLOCK = 16  # columns that share a maximum
 
 @dataclass(frozen=True)
 class NumpyEngine(Engine):
-    """The engine that needs NumPy alone, and reads like the text of the rules."""
+    """Engine in NumPy alone, written like the rules."""
 
     name: ClassVar[str] = "numpy"
     uniform = staticmethod(uniform)
@@ -240,7 +240,7 @@ def preference(
 
 
 def _kth_largest(scores: FloatArray, k: int) -> FloatArray:
-    """(N, 1) float32.
+    """(N, 1) float32, the k-th largest score of each row.
 
     The k largest values lie in the k blocks with the largest maxima, and a maximum over strided
     blocks is one fast pass: far fewer columns are left to be partitioned.

@@ -1,4 +1,4 @@
-"""The interface of engines, and the named tuples that they work on."""
+"""Interface of engines, and the named tuples that they work on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rules(NamedTuple):
         weights: (B,) float32 of the behaviours in a response.
         stochastic: Whether responses are drawn.
         allow_repeats: Whether an item may be answered twice in a session.
-        per_request: Whether a step costs one temper whatever its reward.
+        per_request: Whether a step costs one temper for any reward.
         least_surplus: Popular less long-tail exposures in the window that are too few.
         most_surplus: Popular less long-tail exposures in the window that are too many.
         step_limit: Steps after which a session is truncated.
@@ -58,7 +58,7 @@ class SessionState(NamedTuple):
         slates: (N, longest, K) int32 items shown, -1 where no step was made yet.
         responses: (N, longest, K) float32, zero where no step was made yet.
         rewards: (N, longest) float64, likewise.
-        penalised: (N, longest) bool, likewise false.
+        penalised: (N, longest) bool, false where no step was made yet.
         tempers: (N, longest) float64 after each step; only steps made have a meaning.
         shares: (N, longest) float64 after each step; likewise.
     """
@@ -83,7 +83,7 @@ class SessionState(NamedTuple):
 
 
 class StepResult(NamedTuple):
-    """Outcome of one step, a row per session; sessions that stood still have zeros.
+    """Outcome of one step, one row per session; sessions that made no step have zeros.
 
     Attributes:
         slates: (N, K) int64 items shown.
@@ -105,7 +105,7 @@ class StepResult(NamedTuple):
 
     @property
     def done(self) -> BoolArray:
-        """(N,) bool: the session is over, either way."""
+        """(N,) bool: sessions that are over, terminated or truncated."""
         return self.terminated | self.truncated
 
 
@@ -126,13 +126,12 @@ class Engine(Protocol):
         draws: int,
         stream: int,
     ) -> DoubleArray:
-        """Random numbers, see :func:`kuaisim_gym.randomness.uniform`."""
-        ...
+        """Random numbers of :func:`kuaisim_gym.randomness.uniform`."""
 
     def first_invalid(
         self, active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
     ) -> tuple[int, int]:
-        """The first session that cannot be stepped.
+        """Finds the first session that cannot be stepped.
 
         Args:
             active: (N,) bool, sessions that run.
@@ -144,7 +143,6 @@ class Engine(Protocol):
             The session and the position in its slate that holds no item of the catalogue; the
             position is -1 where the session itself does not run; (-1, -1) if all are valid.
         """
-        ...
 
     def factor_scores(
         self,
@@ -172,7 +170,6 @@ class Engine(Protocol):
         Returns:
             (N, K, B) float32.
         """
-        ...
 
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
@@ -185,7 +182,6 @@ class Engine(Protocol):
             users: (n,) int32 positions of the users who arrive in them.
             max_len: Their temper, in steps.
         """
-        ...
 
     def advance(
         self,
@@ -195,7 +191,7 @@ class Engine(Protocol):
         probability: FloatArray,
         slots: BoolArray,
     ) -> StepResult:
-        """One step of some sessions: answers, reward, penalty, temper, and who leaves.
+        """Makes one step of some sessions: answers, rewards, penalties, temper and ends.
 
         Args:
             rules: The rules.
@@ -207,7 +203,6 @@ class Engine(Protocol):
         Returns:
             Answers, rewards and ends.
         """
-        ...
 
     def update(
         self,
@@ -226,7 +221,6 @@ class Engine(Protocol):
             slates: (N, K) int64 item positions.
             responses: (N, K) float32.
         """
-        ...
 
     def state_vectors(
         self,
@@ -254,13 +248,12 @@ class Engine(Protocol):
         Returns:
             (N, d + 4 + extra) float32: preference, progress, popular share, last and mean reward.
         """
-        ...
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
         """Matrix product, summed in order.
 
         BLAS is faster, but the last bits of its rows depend on how many there are and on the
-        processor; who is ranked beside a user must not decide a near tie.
+        processor; the other users of a batch must not decide a near tie.
 
         Args:
             vectors: (N, d) float32.
@@ -269,7 +262,6 @@ class Engine(Protocol):
         Returns:
             (N, n) float32.
         """
-        ...
 
     def top_items(self, scores: FloatArray, k: int) -> CountArray:
         """The k best columns of each row, best first, ties by column.
@@ -281,4 +273,3 @@ class Engine(Protocol):
         Returns:
             (N, k) int64.
         """
-        ...

@@ -1,4 +1,4 @@
-"""Kinds of actions: each has its space, and turns actions into slates."""
+"""Action types: the spaces of actions, and the slates that actions stand for."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Slates = NDArray[np.integer]
 
 
 class ActionKind(ABC):
-    """A kind of action, for the N sessions of a core; a subclass registers itself by its name.
+    """An action type for the N sessions of a core; a subclass registers itself by its name.
 
     Args:
         core: The sessions.
@@ -50,7 +50,7 @@ class ActionKind(ABC):
         """
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, m) bool: which choices lead to items not yet shown, as sb3-contrib wants it.
+        """(N, m) bool: choices that lead to items not yet shown, as sb3-contrib expects.
 
         Raises:
             ConfigError: This kind of action makes no choices.
@@ -193,7 +193,7 @@ class FusionAction(ActionKind, name="fusion"):
 
 
 def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]:
-    """The actions as float32, if they are of ``Box(-1, 1, (dim,))``."""
+    """Returns actions of ``Box(-1, 1, (dim,))`` as float32."""
     if actions.dtype.kind != "f":
         raise InvalidActionError(f"A continuous action must be floats, got {actions.dtype}.")
     if actions.shape != (n_sessions, dim):

@@ -1,7 +1,7 @@
-"""Batches of sessions: dataset, simulator, core, observation encoder and action kind together.
+"""Batches of sessions, which assemble dataset, simulator, core, observations and actions.
 
-The shells (single, vectorised, Stable-Baselines3) share a :class:`SessionBatch` and add nothing
-but the protocol of their library. A task is a subclass of it, see :mod:`kuaisim_gym.envs.tasks`.
+The environments (single, vectorised, Stable-Baselines3) share a :class:`SessionBatch` and add
+only the interface of their library. A task is a subclass of it, see :mod:`kuaisim_gym.envs.tasks`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kuaisim_gym.data import Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
-from kuaisim_gym.errors import ConfigError, ResetNeededError, unknown_option
+from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.metrics import Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.rendering import SessionView
@@ -38,7 +38,7 @@ _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
 class SessionBatch:
-    """N sessions with their spaces, which every shell is a view of: the whole-session task.
+    """N sessions with their spaces, which every environment is a view of: the whole-session task.
 
     ``class MyBatch(SessionBatch, task="mine")`` makes another task of the same dynamics, which
     overrides what differs and is found in :data:`TASKS` by its name.
@@ -114,10 +114,9 @@ class SessionBatch:
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
+        allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
         for option in session_options:
-            if option not in _SESSION_OPTIONS:
-                allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
-                raise unknown_option("An environment option", option, allowed)
+            check_choice("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         self.config = SessionConfig(**{**self.defaults, **single, **session_options})
@@ -155,7 +154,7 @@ class SessionBatch:
 
     @property
     def longest(self) -> int:
-        """Most steps that an episode can have."""
+        """Largest number of steps of an episode."""
         return self.config.longest
 
     @property
@@ -237,7 +236,7 @@ class SessionBatch:
                 process and on any engine.
 
         Raises:
-            ConfigError: It is of a batch with other options, or is none; nothing has changed then.
+            ConfigError: It is no snapshot of a batch with these options; nothing has changed then.
         """
         check_alike(self.snapshot(), snapshot)
         self.core.restore(within("core", snapshot))
@@ -246,7 +245,7 @@ class SessionBatch:
     def _settings(self) -> dict[str, Any]:
         """The settings that determine a trajectory.
 
-        The engine is none of them: all engines give the same numbers.
+        The engine is not among them: all engines give the same numbers.
         """
         return {
             "task": type(self).__name__,
@@ -300,7 +299,7 @@ class SessionBatch:
         return self._view(slot, self._running(row), over=not state.active[slot])
 
     def _view(self, slot: int, session: Sessions, over: bool) -> SessionView:
-        """A session of the user in one slot, the latest that made steps."""
+        """View of a session of the user in one slot, the latest that made steps."""
         state, config = self.core.state, self.config
         steps = int(session.length[0])
         slates = session.slates[0, :steps]
@@ -334,7 +333,7 @@ TASKS: dict[str, type[SessionBatch]] = {SessionBatch.task: SessionBatch}
 
 
 def check_seed(seed: object) -> int:
-    """Returns a seed, if it is one.
+    """Returns a valid seed as an int.
 
     Raises:
         ConfigError: It is not an integer in [0, 2**63).
@@ -379,7 +378,7 @@ def _load(name: str, path: str | None, seed: int) -> Dataset:
 
 
 def shared_dataset(name: str, path: str | Path | None, seed: int) -> Dataset:
-    """As :func:`~kuaisim_gym.data.load_dataset`, one object for all who ask in this process."""
+    """Loads a dataset once per process; the arguments are those of ``load_dataset``."""
     return _load(name, None if path is None else str(Path(path).resolve()), seed)
 
 

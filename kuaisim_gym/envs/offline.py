@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
-from kuaisim_gym.envs.shared import Agent, wants_masks
+from kuaisim_gym.envs.shared import Agent, row_of, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
@@ -87,7 +87,7 @@ def logged_episodes(
     A step is one logged row: its item is the action, the row's response the reward. The
     observation is that of the environment with ``action_type="discrete"`` and the same ``max_len``
     and ``window``, for a user whose history is the log before that row: the preference goes on
-    over the user's episodes, from the origin, and the context begins anew with each. Rows of
+    over the user's episodes, from the origin, and the context starts over with each. Rows of
     log-only items can be no actions; they enter the preference, like everything that the user
     answered, and are neither steps nor exposures in the window. The last observation of an
     episode is the one right after its last row.
@@ -114,7 +114,7 @@ def logged_episodes(
     chosen = dataset.train_users if users is None else np.asarray(users)
     strangers = np.setdiff1d(chosen, dataset.train_users)
     if len(strangers):
-        raise ConfigError(f"users must be positions of train users; {strangers[0]} is none.")
+        raise ConfigError(f"users must be positions of train users; {strangers[0]} is not one.")
     return _cut_log(dataset, max_len, window, chosen)
 
 
@@ -156,17 +156,8 @@ def _states(
 ) -> NDArray[np.float32]:
     """All observations of one user's episodes, one episode after the other.
 
-    Args:
-        encoder: Encodes preferences.
-        popular: (n_items,) bool, the popular group.
-        items: (n,) positions of the user's logged items.
-        responses: (n,) float64 in [0, 1].
-        steps: (m,) ascending, the rows among the n that are steps.
-        max_len: Steps of the longest episode.
-        window: Exposures over which the popular share is taken.
-
-    Returns:
-        (m + number of episodes, d + 4) float32.
+    Of the user's n logged ``items`` and ``responses``, the m rows at the ascending positions
+    ``steps`` are steps; the result is (m + number of episodes, d + 4) float32.
     """
     m = len(steps)
     moment = np.arange(m + -(-m // max_len))  # one observation more an episode
@@ -217,7 +208,7 @@ def collect_episodes(
 
     Args:
         env: A Gymnasium environment or vector environment, of any spaces; it is reset.
-        agent: Acts on batches, a row a slot, like a Stable-Baselines3 model.
+        agent: Acts on batches, one row per slot, like a Stable-Baselines3 model.
         sessions: How many to record, at least 1.
         seed: Of the first reset; slot i is seeded ``seed + i``. ``None`` for no seed.
         deterministic: True for the agent's best actions, false for drawn ones.
@@ -270,13 +261,13 @@ def _record(
         history[step] = (observation, actions, reward, terminated, truncated)
         done = np.asarray(terminated | truncated)
         for slot in np.flatnonzero(done & (quota > 0)).tolist():
-            last = _row(infos["final_obs"] if same_step else following, slot)
+            last = row_of(infos["final_obs"] if same_step else following, slot)
             steps = (history[past] for past in range(begin[slot], step + 1))
-            seen, acts, rewards, terminations, truncations = (
-                [_row(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
+            observations, acts, rewards, terminations, truncations = (
+                [row_of(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
             )
             yield Episode(
-                _stack([*seen, last]),
+                _stack([*observations, last]),
                 _stack(acts),
                 np.array(rewards, dtype=np.float64),
                 np.array(terminations, dtype=bool),
@@ -337,7 +328,7 @@ def write_minari(
     minari, storage = _minari()
     if env is not None:
         if observation_space is not None or action_space is not None:
-            raise ConfigError("env has spaces of its own: pass env or the spaces, not both.")
+            raise ConfigError("env already has spaces: pass env or the spaces, not both.")
         observation_space, action_space = env.observation_space, env.action_space
         dataset = _source(env, dataset)
     if dataset is None or observation_space is None or action_space is None:
@@ -355,10 +346,8 @@ def write_minari(
         "requirements": [f"kuaisim-gym=={__version__}"],
         "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
-    if author_email is not None:
-        metadata["author_email"] = {author_email}
-    if code_permalink is not None:
-        metadata["code_permalink"] = code_permalink
+    optional = {"author_email": author_email and {author_email}, "code_permalink": code_permalink}
+    metadata |= {name: value for name, value in optional.items() if value is not None}
     with _new_folder(minari, dataset_id) as folder:
         store = storage.new(
             folder / "data",
@@ -377,7 +366,7 @@ def write_minari(
 
 @contextmanager
 def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
-    """A hidden folder that takes the name of the dataset once it is filled without an error."""
+    """A hidden folder that gets the dataset's name when the block ends without an error."""
     try:
         namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
     except (ValueError, TypeError) as error:  # the latter where it has no version
@@ -419,7 +408,7 @@ def _minari() -> tuple[Any, Any]:
 
 
 def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
-    """The dataset of an environment that can be written down and made again."""
+    """The dataset of an environment whose specification can be stored."""
     try:
         source = env.get_wrapper_attr("dataset")
     except AttributeError as error:
@@ -442,13 +431,13 @@ def _buffers(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> Iterator[Any]:
-    """Minari's form of each episode, checked against the spaces by its first step."""
+    """Episodes as Minari's buffers; the first step of each is checked against the spaces."""
     for number, episode in enumerate(episodes):
         for name, arrays, space in (
             ("observations", episode.observations, observation_space),
             ("actions", episode.actions, action_space),
         ):
-            if not space.contains(_row(arrays, 0)):
+            if not space.contains(row_of(arrays, 0)):
                 raise DataFormatError(f"Episode {number}: its {name} are not of {space}.")
         yield minari.data_collector.EpisodeBuffer(
             observations=episode.observations,
@@ -463,15 +452,8 @@ def _lengths(arrays: Arrays) -> set[int]:
     return {len(array) for array in (arrays.values() if isinstance(arrays, dict) else [arrays])}
 
 
-def _row(arrays: Any, row: int) -> Any:
-    """One row of a batch, of each array where it is a dictionary."""
-    if isinstance(arrays, dict):
-        return {name: array[row] for name, array in arrays.items()}
-    return arrays[row]
-
-
 def _stack(rows: list[Any]) -> Any:
-    """The opposite of :func:`_row`."""
+    """Stacks rows: the inverse of :func:`row_of`."""
     if isinstance(rows[0], dict):
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return np.stack(rows)

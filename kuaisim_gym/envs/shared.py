@@ -1,4 +1,4 @@
-"""Common base of the shells, the protocol of agents, and helpers for infos."""
+"""Common base of the environments, the protocol of agents, and helpers for infos."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ class Agent(Protocol):
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """Actions for a batch of observations, and the next hidden state."""
-        ...
 
 
 class BatchView:
-    """Attributes that all shells of a batch have, for agents, wrappers and viewers."""
+    """Attributes of all environments over a batch, for agents, wrappers and viewers."""
 
     batch: SessionBatch
     canvas: Canvas | None = None  # made for the first frame
@@ -62,7 +61,7 @@ class BatchView:
             self.canvas = Canvas()
         return self.canvas
 
-    def close_canvas(self) -> None:
+    def close_extras(self, **kwargs: Any) -> None:
         """Closes the window, if there is one, and drops the canvas."""
         if self.canvas is not None:
             self.canvas.close()
@@ -70,12 +69,19 @@ class BatchView:
 
 
 def wants_masks(agent: Agent) -> bool:
-    """True if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
+    """Tells if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
     return "action_masks" in inspect.signature(agent.predict).parameters
 
 
+def row_of(arrays: Any, row: int) -> Any:
+    """One row of a batch: of its array, or of each array of its dictionary."""
+    if isinstance(arrays, dict):
+        return {name: array[row] for name, array in arrays.items()}
+    return arrays[row]
+
+
 def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
-    """Some sessions' observations out of a batch's, copied."""
+    """Copies of some sessions' observations from a batch's."""
     if not isinstance(observation, dict):
         return list(observation[rows])
     values = zip(*(array[rows] for array in observation.values()), strict=True)
@@ -83,6 +89,6 @@ def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
 
 
 def as_rows(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """Columns as infos, one a session, of Python objects."""
+    """Infos of Python objects, one per session, from columns."""
     values = zip(*(column.tolist() for column in columns.values()), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in values]

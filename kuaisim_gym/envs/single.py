@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, row_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.rendering import as_text
@@ -116,7 +116,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``allow_repeats`` | False | whether an item may be answered again in the session |
     | ``stochastic_response`` | True | responses are drawn; False: their probabilities |
     | ``reward_weights`` | None | weights of the behaviours, by name; None: the first alone |
-    | ``step_cost`` | "dissatisfaction" | 2 - reward; or "request", one whatever the reward |
+    | ``step_cost`` | "dissatisfaction" | 2 - reward; or "request", one for any reward |
     | ``correlation`` | 0.0 | what look-alikes in a slate take from each other's probabilities |
     | ``max_steps`` | None | step cap |
     | ``engine`` | "auto" | "numba" where it is installed, or "numpy": the same sessions, slower |
@@ -149,7 +149,7 @@ class KuaiEnv(BatchView, gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Begins a session, as Gymnasium says.
+        """Begins a session; arguments and results are Gymnasium's.
 
         Raises:
             ConfigError: The seed is no seed, or there are options: a reset has none.
@@ -164,10 +164,10 @@ class KuaiEnv(BatchView, gym.Env):
             self._seeded = True
         self.batch.reset()
         self._show()
-        return self._observation(), as_rows(self.batch.arrivals(self._first))[0]
+        return row_of(self.batch.observe(), 0), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Shows a slate, as Gymnasium says.
+        """Shows a slate; arguments and results are Gymnasium's.
 
         Raises:
             InvalidActionError: The action is not of the action space.
@@ -192,7 +192,7 @@ class KuaiEnv(BatchView, gym.Env):
         if terminated or truncated:
             info["session"] = as_rows(self.batch.finished(self._first))[0]
         self._show()
-        observation = self._observation()
+        observation = row_of(self.batch.observe(), 0)
         return observation, float(result.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
@@ -217,13 +217,7 @@ class KuaiEnv(BatchView, gym.Env):
 
     def close(self) -> None:
         """Closes the window, if there is one."""
-        self.close_canvas()
-
-    def _observation(self) -> Any:
-        observation = self.batch.observe()
-        if isinstance(observation, dict):
-            return {name: array[0] for name, array in observation.items()}
-        return observation[0]
+        self.close_extras()
 
     def _show(self) -> None:
         if self.render_mode == "human":

@@ -1,4 +1,4 @@
-"""The tasks: whole sessions, and KuaiSim's single requests and returns over the same dynamics.
+"""Tasks: whole sessions, and KuaiSim's single requests and returns with the same dynamics.
 
 A new task is a subclass of :class:`SessionBatch` here, or in a module of a user, and a row of
 :mod:`kuaisim_gym.registration`.
@@ -28,7 +28,7 @@ from kuaisim_gym.snapshots import Snapshot, under, within
 
 
 class RequestBatch(SessionBatch, task="request"):
-    """N users who make a fixed number of requests, whatever they are shown.
+    """N users who make a fixed number of requests.
 
     The list is what counts: its reward weighs all behaviours but hate alike, and look-alikes in
     one list take from each other. The arguments are those of :class:`SessionBatch`.
@@ -228,7 +228,7 @@ def return_model(dataset: Dataset) -> ReturnModel:
 def resolve(
     name: str | None = None, task: str | None = None, env_id: str | None = None, **options: Any
 ) -> tuple[type[SessionBatch], dict[str, Any]]:
-    """The class of a task, and the options of its sessions.
+    """Finds the class of a task and the options of its sessions.
 
     Args:
         name: Dataset name; ``None`` for the task's usual one.
@@ -237,7 +237,7 @@ def resolve(
         **options: As for the class.
 
     Raises:
-        ConfigError: Unknown id or task, or an id beside what it fixes.
+        ConfigError: Unknown id or task, or an id together with an option that it fixes.
     """
     if env_id is not None:
         check_choice("env_id", env_id, ENVIRONMENTS)
@@ -255,7 +255,7 @@ def resolve(
 def make_batch(
     n_sessions: int, name: str | None = None, task: str | None = None, **options: Any
 ) -> SessionBatch:
-    """N sessions of a task, by the arguments of :func:`resolve`.
+    """Makes N sessions of a task, by the arguments of :func:`resolve`.
 
     Raises:
         ConfigError: Unknown task, option or value.

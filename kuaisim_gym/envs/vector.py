@@ -92,7 +92,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             options: ``{"reset_mask": (N,) bool}``, or ``None``.
 
         Returns:
-            Observations of all slots, and who arrived.
+            Observations of all slots, and infos about the users who arrived.
 
         Raises:
             ConfigError: A seed, the mask, or a key of the options is not what it should be.
@@ -115,7 +115,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
     def step(
         self, actions: Any
     ) -> tuple[Any, NDArray[np.float64], BoolArray, BoolArray, dict[str, Any]]:
-        """Shows slates, as Gymnasium says.
+        """Shows slates; arguments and results are Gymnasium's.
 
         Raises:
             InvalidActionError: An action is not of the action space.
@@ -159,16 +159,12 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return (getattr(self, prefix + name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """As :meth:`get_attr`; of methods there is ``"action_masks"``, a row for each slot."""
+        """An attribute, as :meth:`get_attr`, or the method ``"action_masks"``, a row per slot."""
         if name == "action_masks":
             return tuple(self.action_masks())
         if args or kwargs or callable(getattr(self, name)):
             raise ConfigError(f"{name!r} cannot be called: slots are no objects.")
         return self.get_attr(name)
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Drops the canvas of the frames."""
-        self.close_canvas()
 
     def render(self) -> tuple[Any, ...] | None:
         """A frame for each slot: text or (H, W, 3) uint8."""
@@ -242,7 +238,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
 
 
 def _add_columns(infos: dict[str, Any], columns: dict[str, NDArray[Any]], slots: BoolArray) -> None:
-    """Adds (n, ...) values of n slots as Gymnasium does: arrays of all N slots, and a mask each."""
+    """Adds (n, ...) values of n slots as Gymnasium does: arrays of all N slots, and their masks."""
     mask = slots.copy()
     for name, values in columns.items():
         infos[name], infos[f"_{name}"] = values, mask

@@ -1,4 +1,4 @@
-"""Simulators: a response model for each role, and the dynamics of sessions."""
+"""Simulators: a response model for each split, and the dynamics of sessions."""
 
 from kuaisim_gym.simulator.build import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.catalogue import Catalogue

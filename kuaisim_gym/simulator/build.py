@@ -1,4 +1,4 @@
-"""Builds the two simulators and the catalogue of a dataset, once, and keeps them in the cache."""
+"""Builds the simulators and the catalogue of a dataset, and caches them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Simulator:
             float32 in [0, 1], of the broadcast shape.
 
         Raises:
-            UnknownIdError: An id is not in the dataset, or this split knows no response of it.
+            UnknownIdError: An id is not in the dataset, or this split has no response of it.
             ConfigError: The shapes cannot be broadcast.
         """
         return np.asarray(self.model.probability(*self._positions(user_ids, item_ids)))
@@ -192,7 +192,7 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
 
 
 def _split_rows(dataset: Dataset, split: str) -> tuple[Interactions, Interactions]:
-    """Rows that a split's items are learned from, and rows that place its users."""
+    """Rows that a split's items are fitted to, and rows that its users are fitted to."""
     if split == "train":
         return dataset.train_log, dataset.log
     return dataset.test, dataset.test
@@ -207,7 +207,7 @@ def _split_model(dataset: Dataset, split: str, response_model: str) -> LogitMode
 def _fit(
     dataset: Dataset, rows: Interactions, placing: Interactions, label: str, response_model: str
 ) -> LogitModel:
-    """Fits a response model to ``rows`` and places users by ``placing``, once for each label."""
+    """Fits a response model to ``rows`` and users to ``placing``; each label is fitted once."""
     key = f"response-{dataset.fingerprint}-{label}-v{FIT_VERSION}"
     if response_model == "sequential":
         return _sequential(dataset, rows, placing, key)
@@ -228,7 +228,7 @@ def _fit(
 
 
 def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Assessment:
-    """Predicts the last tenth of each user's rows from the others, and calibrates by it.
+    """Predicts the last tenth of each user's rows from the earlier ones, and calibrates by it.
 
     Of rows without an order, as in KuaiRec's test table, a random tenth is predicted.
 

@@ -1,4 +1,4 @@
-"""What a platform knows of its items from the train log: embedding, popularity, groups."""
+"""Catalogue of items, as the train log describes them: embedding, popularity, groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Catalogue:
 
     Attributes:
         embedding: (n_all_items, d) float32, standardised columns over the catalogue. Column 0
-            is the item's effect on the logged response, the others are spectral. Rows from
+            is the item's effect on the logged response, the rest is spectral. Rows from
             ``n_items`` on are items of the log alone.
         exposures: (n_items,) int64, how often each item was shown: on the whole platform where the
             dataset knows it, else in the train log.

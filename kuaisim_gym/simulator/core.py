@@ -1,8 +1,8 @@
-"""The dynamics of N sessions, the only place where they exist.
+"""Dynamics of N sessions.
 
 A step: the slate is answered, the reward is the mean answer, an unbalanced exposure window
 costs one temper, dissatisfaction costs between one and two, and a user whose temper falls below
-one leaves. Shells decide when to reset; the core never does. The arithmetic itself is in
+one leaves. Environments decide when to reset; the core never does. The arithmetic itself is in
 :mod:`kuaisim_gym.engine`.
 
 With steady mean reward R and penalty rate q every policy obeys
@@ -37,7 +37,7 @@ class SessionCore:
         session_users: (n,) int32 positions of the users who may arrive.
         config: The rules.
         n_sessions: N.
-        engine: What computes; :func:`~kuaisim_gym.engine.find_engine` by default.
+        engine: Computes the steps; :func:`~kuaisim_gym.engine.find_engine` by default.
         vectors: (n_items, d) float32, by which items of a slate resemble each other; needed where
             ``config.correlation`` is not 0.
 
@@ -181,23 +181,23 @@ class SessionCore:
 
     @property
     def unpenalised(self) -> tuple[float, float]:
-        """Popular shares of a full exposure window strictly between which no step is penalised."""
+        """Bounds of a full exposure window's popular share, between which no step is penalised."""
         low, high = too_unbalanced(self.config.abandonment, self.config.ad_bound)
         return 1.0 - (1.0 - low) / 2.0, (1.0 + high) / 2.0
 
     def snapshot(self) -> Snapshot:
-        """Copies of all that changes in sessions, by name."""
+        """Copies of all state of the sessions, by name."""
         state = {name: array.copy() for name, array in self.state._asdict().items()}
         return state | under("answers", self._answers.snapshot())
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Puts the sessions where they were when a core like this one gave a snapshot."""
+        """Returns to a snapshot of a core with the same options."""
         for name, array in self.state._asdict().items():
             array[...] = snapshot[name]
         self._answers.restore(within("answers", snapshot))
 
     def _checked(self, slates: NDArray[np.integer], slots: BoolArray) -> NDArray[np.int64]:
-        """The slates as int64, if they can be shown."""
+        """Returns the slates as int64, if they can be shown."""
         if not isinstance(slates, np.ndarray) or slates.dtype.kind not in "iu":
             kind = getattr(slates, "dtype", type(slates).__name__)
             raise InvalidActionError(
@@ -223,7 +223,7 @@ class SessionCore:
 
 
 def too_unbalanced(abandonment: str, bound: float) -> tuple[float, float]:
-    """Least and greatest imbalance of an abandonment rule: at them, and beyond, is the penalty.
+    """Least and greatest imbalance of an abandonment rule, from which on steps are penalised.
 
     Args:
         abandonment: One of :data:`~kuaisim_gym.config.ABANDONMENT_RULES`.
@@ -250,7 +250,7 @@ def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | 
 
 
 def _resemblance(directions: FloatArray) -> FloatArray:
-    """Mean cosine of each item of a slate to the others, at least 0.
+    """Mean cosine of each item of a slate to its other items, at least 0.
 
     KuaiSim's is divided by the dimension once more, and includes the item itself.
 
@@ -264,6 +264,6 @@ def _resemblance(directions: FloatArray) -> FloatArray:
     if k == 1:
         return np.zeros(directions.shape[:2], dtype=np.float32)
     cosines = np.einsum("nid,njd->nij", directions, directions)
-    own = np.einsum("nii->ni", cosines)
-    mean = (cosines.sum(axis=2) - own) / np.float32(k - 1)
+    diagonal = np.einsum("nii->ni", cosines)
+    mean = (cosines.sum(axis=2) - diagonal) / np.float32(k - 1)
     return np.asarray(np.clip(mean, 0.0, 1.0), dtype=np.float32)

@@ -8,7 +8,7 @@ regression's weights and residuals.
 
 Items, and what features are worth, are learned from the train users only; every user, test users
 included, is then a ridge estimate from that user's own rows given the items. A test user's log
-therefore places that user and moves nothing else.
+therefore affects that user alone.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Link:
         logistic: Whether responses are yes or no, and scores log-odds.
         user_ridge: Pull on a user's effect, in rows (in units of information, if logistic).
         item_ridge: The same for items.
-        factor_ridges: Pulls on factors that are tried on held-out rows, beside effects alone.
+        factor_ridges: Pulls on factors to compare, on held-out rows, with effects alone.
     """
 
     logistic: bool
@@ -97,10 +97,10 @@ def fit_factor_model(
     seed: int = 0,
     progress: bool = False,
 ) -> FactorModel:
-    """Fits all behaviours of a table.
+    """Fits a factor model to all behaviours of a table.
 
     The first behaviour has effects and, where held-out rows are predicted better with them,
-    factors; the others have effects of their own and a share in its factors.
+    factors; the others have separate effects and share its factors.
 
     Args:
         train: Rows that items are learned from.
@@ -179,7 +179,7 @@ def _choose(fit: _Problem, check: _Problem) -> _Fit:
 
 
 def feature_matrix(features: Features, n: int) -> csr_matrix | None:
-    """(n, all values) sparse: which values each user or item has, several of a field shared out."""
+    """(n, all values) sparse: each user's or item's values; weights of a field sum to one."""
     blocks = []
     for name, codes in features.codes.items():
         present = codes > 0
@@ -191,7 +191,7 @@ def feature_matrix(features: Features, n: int) -> csr_matrix | None:
 
 
 class _Prior:
-    """The linear prior of one side: what features say of its vectors.
+    """Linear prior of the users' or the items' vectors, given their features.
 
     Args:
         design: The features, as :func:`feature_matrix` gives them.
@@ -227,9 +227,9 @@ class _Fit:
 
     Attributes:
         mean: Constant of the score.
-        slope: What the first behaviour's factors are worth in the scores of another.
+        slope: Weight of the first behaviour's factors in the scores.
         theta: By side, (n, D): effect, then factors.
-        prior: By side, (n, D): what features expect theta to be.
+        prior: By side, (n, D): prior mean of theta, given the features.
         pull: By side, (D,): how strongly theta is pulled there.
     """
 
@@ -251,7 +251,7 @@ class _Fit:
 
 
 def _with_factors(effects: _Fit, ridge: float, start: Vector) -> _Fit:
-    """The fit with factors beside its effects: none for users, ``start`` for items."""
+    """The fit with effects and factors: zero for users, ``start`` for items."""
     factors = {"user": np.zeros((len(effects.theta["user"]), RANK)), "item": start}
 
     def widened(arrays: dict[str, Vector], by: dict[str, Vector]) -> dict[str, Vector]:
@@ -268,14 +268,14 @@ def _with_factors(effects: _Fit, ridge: float, start: Vector) -> _Fit:
 
 
 class _Problem:
-    """One behaviour's rows with all that a step needs.
+    """Regression of one behaviour on users and items.
 
     Args:
         rows: The rows, grouped by user.
         behaviour: Which of their behaviours.
         size: Number of users and of items.
         link: Score to response.
-        designs: By side, what :func:`feature_matrix` makes of the features.
+        designs: By side, the matrix of :func:`feature_matrix`.
         first: The first behaviour's fit, whose factors the others share; ``None`` for the first.
     """
 
@@ -293,7 +293,7 @@ class _Problem:
         self._shared = None if first is None else first.factor_score(rows)
 
     def start(self) -> _Fit:
-        """The mean, and effects of zero."""
+        """Fit to start from: the mean, and effects of zero."""
         mean = float(self.response.mean(dtype=np.float64))
         if self.link.logistic:
             mean = float(np.log((mean + 1e-6) / (1.0 - mean + 1e-6)))
@@ -341,13 +341,13 @@ class _Problem:
         return best
 
     def place_users(self, fit: _Fit) -> _Fit:
-        """Every user's vector given the items, by this problem's rows alone."""
+        """Fits every user's vector to this problem's rows, given the items."""
         for _ in range(PLACING_STEPS if self.link.logistic else 1):
             fit = self._side(fit, "user")
         return fit
 
     def spectrum(self, effects: _Fit) -> Vector:
-        """(n_items, rank) where factors start: the leading directions of what effects leave.
+        """(n_items, rank) initial factors: the leading directions of the effects' residuals.
 
         Alternating from random factors finds nothing where signal is weak and users are many.
         """
@@ -386,12 +386,12 @@ class _Problem:
         return replace(fit, mean=fit.mean + mean, slope=fit.slope + slope)
 
     def _side(self, fit: _Fit, side: str) -> _Fit:
-        """One ridge regression for every user, or for every item, given the other side."""
-        other = "item" if side == "user" else "user"
+        """Runs a ridge regression for every user, or for every item, given the other side."""
+        opposite = "item" if side == "user" else "user"
         expected = self.link.response(self.score(fit))
         weight, residual = self.link.weight(expected), self.response - expected
         numbers = self._numbers[side]
-        design = fit.theta[other].copy()
+        design = fit.theta[opposite].copy()
         design[:, 0] = 1.0
         width = design.shape[1]
         upper = np.triu_indices(width)
@@ -424,8 +424,8 @@ class _Problem:
 
     @cached_property
     def _numbers(self) -> dict[str, csr_matrix]:
-        """The rows' numbers as sparse matrices, user x item and item x user."""
-        # Built by hand: the usual constructors would add up rows of the same cell.
+        """Row numbers as sparse matrices, user x item and item x user."""
+        # Built from its arrays: the usual constructors would add up rows of the same cell.
         starts = self.rows.starts(self.size[0])
         number = np.arange(len(self.rows), dtype=np.int64)
         by_user = csr_matrix((number, self.rows.items, starts), shape=self.size)

@@ -1,4 +1,4 @@
-"""Measures of a response model on held-out rows, and its calibration by them."""
+"""Quality of a response model on held-out rows, and its calibration by them."""
 
 from __future__ import annotations
 
@@ -16,20 +16,19 @@ _NEWTON_STEPS = 25
 FloatArray = NDArray[np.floating]
 
 
-def last_rows(table: Interactions, share: float = HOLD_OUT_SHARE) -> NDArray[np.bool_]:
-    """Marks the last rows of every user, as those that a model should predict from the others.
+def last_rows(table: Interactions) -> NDArray[np.bool_]:
+    """Marks the last tenth of every user's rows, which a model should predict from the rest.
 
     Args:
-        table: Rows grouped by user, in the order of time.
-        share: Of each user's rows; users with too few for one whole row keep all.
+        table: Rows grouped by user, in the order of time; users with less than ten keep all.
 
     Returns:
         (n,) bool.
     """
     starts = table.starts(int(table.users.max(initial=-1)) + 1)
-    place_from_end = starts[table.users + 1] - np.arange(len(table))  # 1 for the last row
-    chosen = np.floor(np.diff(starts) * share)
-    marked: NDArray[np.bool_] = place_from_end <= chosen[table.users]
+    position_from_end = starts[table.users + 1] - np.arange(len(table))  # 1 for the last row
+    chosen = np.floor(np.diff(starts) * HOLD_OUT_SHARE)
+    marked: NDArray[np.bool_] = position_from_end <= chosen[table.users]
     return marked
 
 

@@ -1,10 +1,8 @@
-"""Response models: how likely a user's answers to an item are, by position in the dataset."""
+"""Response models: probabilities of a user's answers to an item, by position in the dataset."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,13 +12,11 @@ from scipy.special import expit
 from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.snapshots import Snapshot
-from kuaisim_gym.tensors import open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
 
 FACTOR_ARRAYS = ("mean", "slope", "user_effect", "item_effect", "user_factors", "item_factors")
-_FORMAT = "kuaisim-factor-model-1"
 
 
 class SessionAnswers(Protocol):
@@ -33,23 +29,18 @@ class SessionAnswers(Protocol):
             slots: (N,) bool.
             users: Positions of the users of these slots, in slot order.
         """
-        ...
 
     def feedback(self, slates: Index) -> FloatArray:
         """Probabilities of every behaviour for (N, K) items: (N, K, B) float32."""
-        ...
 
     def observe(self, slates: Index, feedback: FloatArray) -> None:
-        """Takes in how (N, K) items were answered: (N, K, B) float32 in [0, 1]."""
-        ...
+        """Records answers to (N, K) items: (N, K, B) float32 in [0, 1]."""
 
     def snapshot(self) -> Snapshot:
         """Copies of all that is remembered, by name."""
-        ...
 
     def restore(self, snapshot: Snapshot) -> None:
         """Takes over a :meth:`snapshot` of as many sessions with the same model."""
-        ...
 
 
 class ResponseModel(Protocol):
@@ -62,7 +53,7 @@ class ResponseModel(Protocol):
     behaviours: tuple[str, ...]
 
     def probability(self, users: Index, items: Index) -> FloatArray:
-        """Probability of a positive response, given what was logged of the user.
+        """Probability of a positive response, given the user's logged history.
 
         Args:
             users: Integer positions, broadcastable with ``items``.
@@ -71,15 +62,12 @@ class ResponseModel(Protocol):
         Returns:
             float32 in [0, 1], of the broadcast shape.
         """
-        ...
 
     def feedback(self, users: Index, items: Index) -> FloatArray:
         """As :meth:`probability`, for every behaviour, along a last axis of size B."""
-        ...
 
     def begin(self, n_sessions: int, engine: Engine | None = None) -> SessionAnswers:
-        """Room for N sessions, computed by an engine where that makes a difference."""
-        ...
+        """Answers for N sessions, computed by an engine where the model uses one."""
 
 
 class LogitModel(ResponseModel, Protocol):
@@ -87,11 +75,9 @@ class LogitModel(ResponseModel, Protocol):
 
     def logits(self, users: Index, items: Index) -> FloatArray:
         """Log-odds of every behaviour, along a last axis of size B."""
-        ...
 
     def rescaled(self, scale: FloatArray, shift: FloatArray) -> LogitModel:
         """The model whose log-odds are ``scale * log-odds + shift``, both (B,) float32."""
-        ...
 
 
 class MemorylessAnswers(SessionAnswers):
@@ -133,13 +119,7 @@ class MemorylessModel(ResponseModel, Protocol):
 
 
 class FactorAnswers(MemorylessAnswers):
-    """Answers of a factor model, whose scores the engine computes.
-
-    Args:
-        model: The model.
-        n_sessions: N.
-        engine: What computes; ``None`` for the default.
-    """
+    """Answers of a factor model, whose scores an engine computes."""
 
     def __init__(self, model: FactorModel, n_sessions: int, engine: Engine | None) -> None:
         super().__init__(model, n_sessions)
@@ -154,7 +134,7 @@ class FactorAnswers(MemorylessAnswers):
 
 @dataclass(frozen=True, eq=False)
 class FactorModel(MemorylessModel, LogitModel):
-    """Effects and a low-rank interaction: O(rank) an answer.
+    """Effects and a low-rank interaction, at O(rank) per answer.
 
     The score of behaviour b is ``mean[b] + user_effect[b, u] + item_effect[b, i] + slope[b] *
     <user_factors[u], item_factors[i]>``; the response is the score clipped to [0, 1], or its
@@ -201,23 +181,6 @@ class FactorModel(MemorylessModel, LogitModel):
             user_effect=self.user_effect * scale[:, None],
             item_effect=self.item_effect * scale[:, None],
         )
-
-    def save(self, path: str | Path) -> None:
-        """Writes the model as safetensors, completely or not at all."""
-        arrays = {name: getattr(self, name) for name in FACTOR_ARRAYS}
-        behaviours, logistic = json.dumps(self.behaviours), json.dumps(self.logistic)
-        save_tensors(path, _FORMAT, arrays, behaviours=behaviours, logistic=logistic)
-
-    @classmethod
-    def load(cls, path: str | Path) -> FactorModel:
-        """Reads the file that :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: The file is missing, damaged, or no factor model.
-        """
-        with open_tensors(path, _FORMAT, "factor model") as file:
-            behaviours = tuple(json.loads(file.header["behaviours"]))
-            return cls(behaviours, json.loads(file.header["logistic"]), **file.arrays)
 
     def _scores(self, users: Index, items: Index, count: int) -> list[FloatArray]:
         """Scores of the first ``count`` behaviours."""

@@ -1,4 +1,4 @@
-"""When a user comes back after a session, the feedback of the cross-session task.
+"""Return times: the day on which a user comes back, the feedback of the cross-session task.
 
 KuaiSim (Zhao et al., NeurIPS 2023) draws the day from a truncated geometric distribution whose
 daily probability is a user's own bias, plus .4, plus .1 of a mean reward, clipped to [.001, .999].
@@ -42,7 +42,7 @@ class ReturnModel:
     average user who is fully satisfied has p = 1/2 (``bias + influence = 0``). At a satisfaction
     of .6 users return after 3.5 days on average, as in KuaiSim's benchmark (3.48 to 3.57); in the
     synthetic KuaiRand and KuaiRec worlds random slates earn .41 and .64, and each user's best ones
-    .82 and 1. And satisfaction must be worth a policy's while: for an average user
+    .82 and 1. And a policy must gain by satisfaction: for an average user
 
     ============  =====  =============
     satisfaction  p      expected days
@@ -93,7 +93,7 @@ class ReturnModel:
 
     @classmethod
     def of(cls, data: TrainingData) -> Self:
-        """The model of a dataset's users.
+        """Builds the model of a dataset's users.
 
         A user's habit is ``log(1 + rows)`` of the user's logged rows, standardised over the train
         users. A test user's logged rows place that user, as they do in the user's first state; no
@@ -156,7 +156,7 @@ class ReturnModel:
             raise ConfigError(
                 f"uniforms must hold one number in (0, 1) for each of {len(users)} users."
             )
-        # The last day is certain, whatever the sum of its row rounds to.
+        # The last day is certain, however the sum of its row is rounded.
         return np.asarray(1 + (reached[:, :-1] < uniforms[:, None]).sum(axis=1), dtype=np.int64)
 
     def _logit(self, users: NDArray[np.integer], satisfaction: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""The leading directions of a user x item matrix, whatever its degrees."""
+"""Leading directions of a user x item matrix, normalised by degree."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def leading_item_vectors(
 
     Args:
         matrix: (n_users, n_items) sparse float64.
-        user_degree: (n_users,) what a user's row is normalised by.
-        item_degree: (n_items,) likewise.
-        rank: How many vectors are wanted.
+        user_degree: (n_users,) degrees by which rows are normalised.
+        item_degree: (n_items,) degrees by which columns are normalised.
+        rank: Number of vectors.
 
     Returns:
         (n_items, k) by falling singular value, each with its largest entry positive; k is less than

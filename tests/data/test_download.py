@@ -231,7 +231,7 @@ def test_does_only_what_is_left_to_do(tmp_path: Path, server: Server, monkeypatc
     monkeypatch.setattr(downloads, "extract", lambda *args: extracted.append(args) or real(*args))
     with monkeypatch.context() as read_only:
         read_only.setattr(
-            downloads, "_lock", lambda _: pytest.fail("a lock needs a folder to write")
+            downloads, "_acquired", lambda _: pytest.fail("a lock needs a folder to write")
         )
         assert fetch(server, tmp_path) == folder
     (tmp_path / "KuaiRec.zip.md5").unlink()

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from kuaisim_gym import load_dataset
-from kuaisim_gym.data import BehaviourLog, Dataset, load_features
+from kuaisim_gym.data import BehaviourLog, Dataset
 from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, KuaiRand
 from kuaisim_gym.data.split import is_test_user
-from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
 
 BEHAVIOURS = (
     "is_click",
@@ -233,14 +233,27 @@ def cells(file: Path) -> dict[str, list[str]]:
     return {name: [one[place] for one in rows[1:]] for place, name in enumerate(rows[0])}
 
 
-def test_the_real_features_are_read_whole(sample: Path) -> None:
-    tables = load_features("kuairand", sample)
-    assert (len(tables.user_ids), len(tables.item_ids)) == (27_285, 7_583)
+@pytest.fixture(scope="module")
+def featured(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The real features beside logs of a few rows."""
+    names = ("user_features_pure", "video_features_basic_pure")
+    real = {name: (sample / f"{name}.csv").read_text(encoding="utf-8") for name in names}
+    return load_uncached(folder(tmp_path_factory.mktemp("featured"), files() | real))
+
+
+def test_the_real_features_are_read_whole(sample: Path, featured: Dataset) -> None:
+    assert (featured.n_users, len(featured.item_ids)) == (27_285, 7_583)
     for features, ids, key, file, fields in (
-        (tables.users, tables.user_ids, "user_id", "user_features_pure.csv", USER_FIELDS),
-        (tables.items, tables.item_ids, "video_id", "video_features_basic_pure.csv", ITEM_FIELDS),
+        (featured.user_features, featured.user_ids, "user_id", "user_features", USER_FIELDS),
+        (
+            featured.item_features,
+            featured.item_ids,
+            "video_id",
+            "video_features_basic",
+            ITEM_FIELDS,
+        ),
     ):
-        plain = cells(sample / file)
+        plain = cells(sample / f"{file}_pure.csv")
         order = np.argsort(np.array(plain[key], dtype=np.int64))
         np.testing.assert_array_equal(ids, np.array(plain[key], dtype=np.int64)[order])
         assert set(features.codes) == set(fields)
@@ -253,10 +266,10 @@ def test_the_real_features_are_read_whole(sample: Path) -> None:
             np.testing.assert_array_equal(numbers, raw)
 
 
-def test_the_real_features_hold_what_is_known_of_them(sample: Path) -> None:
-    tables = load_features("kuairand", sample)
-    degree = tables.users.values["user_active_degree"]
-    counts = Counter(degree[code] for code in tables.users.codes["user_active_degree"][:, 0])
+def test_the_real_features_hold_what_is_known_of_them(featured: Dataset) -> None:
+    users, items, notes = featured.user_features, featured.item_features, featured.notes
+    degree = users.values["user_active_degree"]
+    counts = Counter(degree[code] for code in users.codes["user_active_degree"][:, 0])
     assert counts == {
         "full_active": 17_959,
         "high_active": 6_158,
@@ -268,10 +281,9 @@ def test_the_real_features_hold_what_is_known_of_them(sample: Path) -> None:
         "day_new": 11,
         "UNKNOWN": 6,
     }
-    assert "-124" in tables.users.values["is_live_streamer"]
-    assert tables.items.codes["tag"].shape == (7_583, 3)
-    assert len(tables.items.values["tag"]) == 47
-    notes = tables.notes
+    assert "-124" in users.values["is_live_streamer"]
+    assert items.codes["tag"].shape == (7_583, 3)
+    assert len(items.values["tag"]) == 47
     assert notes["user_features.user_active_degree.undocumented"] == 635 + 300 + 68 + 15 + 11
     assert notes["user_features.onehot_feat4.missing"] == 874
     for number in range(12, 18):
@@ -279,33 +291,6 @@ def test_the_real_features_hold_what_is_known_of_them(sample: Path) -> None:
     assert notes["video_features_basic.tag.missing"] == 96
     assert notes["video_features_basic.video_duration.missing"] == 239
     assert notes["video_features_basic.music_type.missing"] == 203
-    video_type = tables.items.values["video_type"]
-    types = Counter(video_type[code] for code in tables.items.codes["video_type"][:, 0])
+    video_type = items.values["video_type"]
+    types = Counter(video_type[code] for code in items.codes["video_type"][:, 0])
     assert (types["AD"], types["UNKNOWN"]) == (76, 1)
-
-
-def test_columns_are_chosen_by_name(sample: Path, tmp_path: Path) -> None:
-    tables = load_features("kuairand", sample, ["register_days"], ["author_id", "server_width"])
-    assert not tables.users.codes
-    assert list(tables.users.numbers) == ["register_days"]
-    assert len(tables.items.values["author_id"]) == 6_510 + 1
-    assert list(tables.items.numbers) == ["server_width"]
-    with pytest.raises(ConfigError, match="Did you mean 'author_id'"):
-        load_features("kuairand", sample, None, ["autor_id"])
-    with pytest.raises(ConfigError, match="kuairand"):
-        load_features("kuairec", sample)
-    with pytest.raises(DatasetNotFoundError, match="found none"):
-        load_features("kuairand", tmp_path)
-
-
-def test_statistics_are_reached_by_name(tmp_path: Path) -> None:
-    tables = files()
-    tables["video_features_statistic_pure"] = "video_id,show_cnt,play_cnt\n20,8,1\n50,9,\n"
-    path = folder(tmp_path, tables)
-    features = load_features("kuairand", path, item_columns=["show_cnt", "tag"])
-    assert features.item_ids.tolist() == [20, 30, 40, 50]
-    np.testing.assert_array_equal(features.items.numbers["show_cnt"], [8, np.nan, np.nan, 9])
-    assert features.items.codes["tag"].shape == (4, 2)
-    # Nobody asked for the statistics, so that they are not even opened.
-    (path / "video_features_statistic_pure.csv").write_text("video_id,show_cnt\nx,x\n")
-    assert load_features("kuairand", path).item_ids.tolist() == [20, 30, 40]

@@ -117,8 +117,8 @@ def test_parts_are_one_table_whatever_the_order_of_their_columns(tmp_path: Path)
     assert read(first, second) == {"a": [1, 3, 5], "b": [2.0, 4.0, 6.0], "c": ["x", "y", "z"]}
     with open_tables() as tables:
         table = tables.read([first, second], [WHOLE])
-        assert table.place(0) == f"{first}, data row 1"
-        assert table.place(2) == f"{second}, data row 2"
+        assert table.location(0) == f"{first}, data row 1"
+        assert table.location(2) == f"{second}, data row 2"
     other = write(tmp_path, b"a,b\n1,2\n", "x_part3.csv")
     with pytest.raises(DataFormatError, match="parts of one table, but x_part3.csv has the col"):
         read(first, other)

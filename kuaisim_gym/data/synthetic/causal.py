@@ -40,7 +40,7 @@ _SCATTER = 0.5  # how far items lie from the centre of their category
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """The knobs that both worlds have. Spreads and pulls are in units of the latent score.
+    """Parameters of both worlds; spreads and pulls are in units of the latent score.
 
     Attributes:
         n_users: Users.
@@ -99,7 +99,7 @@ class WorldConfig:
 
 @dataclass(frozen=True, eq=False)
 class Causes:
-    """Everything that is drawn before anybody sees anything.
+    """Causes, all drawn before any exposure.
 
     Attributes:
         preference: (n_users, m) unit rows, true preferences.
@@ -147,7 +147,7 @@ class Causes:
         return np.asarray(score)
 
     def sway(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Vector:
-        """(n,) pull of popularity on logged answers, before the knob ``conformity``."""
+        """(n,) pull of popularity on logged answers, before the parameter ``conformity``."""
         return np.asarray(self.conformity[users] * self.popularity[items])
 
     def truth(self, map_scores: Vector, map_responses: Vector) -> Truth:
@@ -157,26 +157,16 @@ class Causes:
             map_scores: (g,) ascending latent scores.
             map_responses: (g,) expected unbiased responses at them.
         """
-
-        def single(values: Vector | Matrix | float) -> NDArray[np.float32]:
-            return np.asarray(values, dtype=np.float32)
-
-        return Truth(
-            preference=single(self.preference),
-            item_vectors=single(self.item_vectors),
-            interest=self.interest,
-            conformity=single(self.conformity),
-            user_level=single(self.user_level),
-            item_level=single(self.item_level),
-            scale=single(self.scale),
-            map_scores=single(map_scores),
-            map_responses=single(map_responses),
-        )
+        names = ("preference", "item_vectors", "conformity", "user_level", "item_level", "scale")
+        arrays = {name: getattr(self, name) for name in names}
+        arrays |= {"map_scores": map_scores, "map_responses": map_responses}
+        single = {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
+        return Truth(interest=self.interest, **single)
 
 
-def power_shares(n: int, exponent: float = 0.7) -> Vector:
-    """(n,) shares of categories, the k-th proportional to ``k ** -exponent``."""
-    share = 1.0 / np.arange(1, n + 1) ** exponent
+def power_shares(n: int) -> Vector:
+    """(n,) shares of categories, the k-th proportional to ``k ** -0.7``."""
+    share = 1.0 / np.arange(1, n + 1) ** 0.7
     return np.asarray(share / share.sum())
 
 
@@ -184,7 +174,7 @@ def draw_causes(config: WorldConfig, share: Vector, rng: np.random.Generator) ->
     """Draws preferences, items and everything else that comes before exposure.
 
     Args:
-        config: The knobs.
+        config: The parameters.
         share: (n_categories,) share of each category among items, and among interests.
         rng: Source of the draws.
     """
@@ -255,7 +245,7 @@ def expose(
     """Draws each user's exposures without replacement (Gumbel top-n).
 
     Args:
-        causes: Who likes what.
+        causes: Preferences of the users.
         counts: (n_users,) exposures of each user, 0 allowed.
         pull: (n_items,) logits, each item's own pull on exposure; ``-inf`` where it is never shown.
         relevance: Logits, the pull of one standard deviation of relevance.
@@ -286,9 +276,9 @@ def standardised(values: Vector) -> Vector:
     return np.asarray((values - values.mean()) / values.std())
 
 
-def _mixed(correlation: float, one: Vector, other: Vector) -> Vector:
-    """Unit-variance mixture of two such vectors, correlated with the first as told."""
-    return np.asarray(correlation * one + np.sqrt(1 - correlation**2) * other)
+def _mixed(correlation: float, first: Vector, second: Vector) -> Vector:
+    """Mixes two unit-variance vectors; the result has this correlation with the first."""
+    return np.asarray(correlation * first + np.sqrt(1 - correlation**2) * second)
 
 
 def _unit_rows(rows: Matrix) -> Matrix:

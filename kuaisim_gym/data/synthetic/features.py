@@ -1,4 +1,4 @@
-"""Categorical features: drawing them, and coding them as a loader would."""
+"""Draws categorical features, and codes them as a loader would."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def coded(columns: Mapping[str, Strings]) -> Features:
     codes, values = {}, {}
     for field, column in columns.items():
         rows = column.reshape(len(column), -1)
-        known, places = np.unique(rows, return_inverse=True)
-        values[field], numbers = number_values(known.tolist())
-        number_of = np.array([numbers[value] for value in known.tolist()], dtype=np.int32)
-        codes[field] = number_of[places].reshape(rows.shape)
+        distinct, positions = np.unique(rows, return_inverse=True)
+        values[field], numbers = number_values(distinct.tolist())
+        number_of = np.array([numbers[value] for value in distinct.tolist()], dtype=np.int32)
+        codes[field] = number_of[positions].reshape(rows.shape)
     return Features(codes, values)
 
 
@@ -49,11 +49,11 @@ def by_rank(values: NDArray[np.float64], shares: Mapping[str, float]) -> Strings
 
 
 def category_lists(causes: Causes, sizes: NDArray[np.integer], names: Sequence[str]) -> Strings:
-    """The category of each item, and the ones it lies nearest to beside it.
+    """Lists the category of each item, then the categories nearest to it.
 
     Args:
-        causes: The items' places.
-        sizes: (n_items,) how many categories each item is said to have; 0 where it is unknown.
+        causes: The items' positions.
+        sizes: (n_items,) number of categories of each item; 0 where it is unknown.
         names: Names of the categories.
 
     Returns:

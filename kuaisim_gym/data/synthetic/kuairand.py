@@ -4,7 +4,7 @@ On the shared causal model (:mod:`~kuaisim_gym.data.synthetic.causal`) the laten
 of a click. The standard log holds what the platform chose, popular and relevant items, with
 popularity swaying the answers; the random log holds items drawn uniformly for every user, answered
 without sway: a random insertion carries no sign that it is popular. The random rows of test users
-are the test rows, those of the others ``Dataset.randomised``.
+are the test rows, those of train users ``Dataset.randomised``.
 
 Calibrated to what is published or measured of KuaiRand-Pure (KuaiRand, CIKM 2022): users, items and
 rows; click and long-view rates of both logs; exposures and click rates per video and per user in
@@ -30,18 +30,8 @@ from tqdm.auto import tqdm
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog, IntArray
 from kuaisim_gym.data.split import is_test_user
-from kuaisim_gym.data.synthetic.causal import (
-    Vector,
-    WorldConfig,
-    draw_causes,
-    expose,
-    row_counts,
-)
-from kuaisim_gym.data.synthetic.kuairand_features import (
-    TAG_COUNTS,
-    item_features,
-    user_features,
-)
+from kuaisim_gym.data.synthetic.causal import Vector, WorldConfig, draw_causes, expose, row_counts
+from kuaisim_gym.data.synthetic.kuairand_features import TAG_COUNTS, item_features, user_features
 from kuaisim_gym.errors import ConfigError
 
 # Logit of each further behaviour: offset, and slope on the click score. Long views are fitted to
@@ -62,7 +52,7 @@ _MAP_SCORES = np.linspace(-16.0, 16.0, 2049)  # interpolation errs by less than 
 
 @dataclass(frozen=True)
 class KuaiRandConfig(WorldConfig):
-    """Knobs of the synthetic KuaiRand-Pure world; the defaults are the calibrated ones.
+    """Parameters of the synthetic KuaiRand-Pure world; the defaults are the calibrated ones.
 
     The others are described in :class:`~kuaisim_gym.data.synthetic.causal.WorldConfig`. The
     latent score is the logit of a click, so spreads and pulls are logits.
@@ -124,12 +114,12 @@ class KuaiRandConfig(WorldConfig):
 
     @property
     def most_logged(self) -> int:
-        """Most standard rows of a user."""
+        """Largest number of standard rows of a user."""
         return self.n_items // 4
 
     @property
     def most_random(self) -> int:
-        """Most random rows of a user; 1,516 of 7,583 items, where the real most is 1,580."""
+        """Largest number of random rows of a user; 1,516 of 7,583 items, 1,580 in the real data."""
         return self.n_items // 5
 
 
@@ -138,7 +128,7 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
 
     Args:
         seed: Same seed and configuration, same world.
-        config: Knobs; ``None`` for the calibrated defaults.
+        config: Parameters; ``None`` for the calibrated defaults.
 
     Returns:
         A dataset marked synthetic, with its causes under ``truth``; ``truth.expected`` is the
@@ -162,8 +152,8 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
         score = causes.latent(users, items) + config.conformity * causes.sway(users, items)
         log = BehaviourLog(users, items, _flags(score, rng))
         progress.update()
-        other = rng.standard_normal(config.n_users)
-        activity = _SAME_ACTIVITY * causes.activity + np.sqrt(1 - _SAME_ACTIVITY**2) * other
+        independent = rng.standard_normal(config.n_users)
+        activity = _SAME_ACTIVITY * causes.activity + np.sqrt(1 - _SAME_ACTIVITY**2) * independent
         counts = row_counts(
             activity, config.random_per_user, _ACTIVITY_SPREAD, 1, config.most_random
         )
@@ -192,7 +182,7 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
 
 
 def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """(n,) uint8: which behaviours rows with these click scores show."""
+    """(n,) uint8: behaviours of rows with these click scores."""
     click = rng.random(len(score)) < expit(score)
     flags: NDArray[np.uint8] = click.astype(np.uint8)
     for bit, name in enumerate(BehaviourLog.behaviours[1:], start=1):
@@ -207,15 +197,9 @@ def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:
 def _show_at_random(
     counts: NDArray[np.int64], time: Vector, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray]:
-    """Draws items for every user, without replacement and without regard to anything but time.
+    """Draws (n_users,) counts of items without replacement; returns users and items of the rows.
 
-    Args:
-        counts: (n_users,) how many items each user gets.
-        time: (n_items,) part of the time that each item can be drawn.
-        rng: Source of the draws.
-
-    Returns:
-        Users and items of all rows, users ascending.
+    An item's probability is proportional to its (n_items,) share of the time; users ascend.
     """
     bounds = np.cumsum(time)
     users = np.repeat(np.arange(len(counts)), counts)

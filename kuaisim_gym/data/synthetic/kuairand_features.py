@@ -137,6 +137,6 @@ def item_features(causes: Causes, rng: np.random.Generator) -> Features:
 def _music_type(unknown: NDArray[np.bool_], rng: np.random.Generator) -> Strings:
     """Music types; uploads of unknown type have next to none."""
     n = len(unknown)
-    known = {name: count for name, count in _MUSIC_TYPES.items() if name}
+    shares = {name: count for name, count in _MUSIC_TYPES.items() if name}
     missing = rng.random(n) < np.where(unknown, 0.97, 0.0167)
-    return np.where(missing, "", drawn(known, n, rng))
+    return np.where(missing, "", drawn(shares, n, rng))

@@ -2,11 +2,11 @@
 
 On the shared causal model (:mod:`~kuaisim_gym.data.synthetic.causal`) the watch ratio is a monotone
 map of the latent score, chosen so that the log's quantiles are those measured on the real data
-(KuaiRec, CIKM 2022). The score has noise of its own, so that its total variance is near one.
+(KuaiRec, CIKM 2022). The score includes noise, so that its total variance is near one.
 Latent variances and the spread of popularity are calibrated to the other published facts;
 ``tests/data/test_synthetic.py`` holds each fact with its tolerance.
 
-A test user's cells that stand in that user's log are left out of the test table, because the real
+A test user's cells that occur in that user's log are left out of the test table, because the real
 matrices are disjoint where both are read. Features are derived for the sake of their form: a
 category list per item and an activity degree per user; their shares are not measured.
 """
@@ -45,7 +45,7 @@ _MAP_POINTS = 1024
 
 @dataclass(frozen=True)
 class SyntheticConfig(WorldConfig):
-    """Knobs of the synthetic KuaiRec world; the defaults are the calibrated ones.
+    """Parameters of the synthetic KuaiRec world; the defaults are the calibrated ones.
 
     The others are described in :class:`~kuaisim_gym.data.synthetic.causal.WorldConfig`. The
     latent score has unit variance. ``quality_popularity`` is slightly negative, so that with
@@ -103,7 +103,7 @@ def synthetic_kuairec(seed: int = 0, config: SyntheticConfig | None = None) -> D
 
     Args:
         seed: Same seed and configuration, same world.
-        config: Knobs; ``None`` for the calibrated defaults.
+        config: Parameters; ``None`` for the calibrated defaults.
 
     Returns:
         A dataset marked synthetic, with its causes under ``truth``. Users
@@ -181,10 +181,10 @@ def _test_table(
     """The answers of the test users to every item that their log does not hold."""
     noise = rng.standard_normal(config.n_test_users * config.n_items, dtype=np.float32)
     logged = log.take(log.users < config.n_test_users)
-    held = np.zeros((config.n_test_users, config.n_items), dtype=bool)
-    held[logged.users, logged.items] = True
-    users, items = (place.astype(np.int32) for place in np.nonzero(~held))
-    score = causes.latent(users, items) + watch.noise * noise[~held.ravel()]
+    is_logged = np.zeros((config.n_test_users, config.n_items), dtype=bool)
+    is_logged[logged.users, logged.items] = True
+    users, items = (positions.astype(np.int32) for positions in np.nonzero(~is_logged))
+    score = causes.latent(users, items) + watch.noise * noise[~is_logged.ravel()]
     return WatchLog(users, items, watch.of(score).astype(np.float32))
 
 

@@ -1,4 +1,4 @@
-"""Sizes of the sequential response model, and how it is trained."""
+"""Options of the sequential response model: sizes and training."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ class SequentialConfig:
     patience: int = 2
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value = getattr(self, one.name)
-            whole = isinstance(one.default, int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-                kind = "an integer" if whole else "a number"
-                raise ConfigError(f"{one.name} must be {kind}, got {value!r}.")
-            if whole and value < 1:
-                raise ConfigError(f"{one.name} must be at least 1, got {value}.")
+        for option in fields(self):
+            value = getattr(self, option.name)
+            is_integer = isinstance(option.default, int)
+            types = int if is_integer else (int, float)
+            if isinstance(value, bool) or not isinstance(value, types):
+                kind = "an integer" if is_integer else "a number"
+                raise ConfigError(f"{option.name} must be {kind}, got {value!r}.")
+            if is_integer and value < 1:
+                raise ConfigError(f"{option.name} must be at least 1, got {value}.")
         for name in ("dropout", "id_dropout"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ConfigError(f"{name} must lie in [0, 1), got {getattr(self, name)}.")
@@ -68,10 +69,10 @@ class SequentialConfig:
 
     @property
     def width(self) -> int:
-        """Of an event and of a state of the transformer."""
+        """Width of an event and of a state of the transformer."""
         return 2 * self.encoding
 
     @property
     def reach(self) -> int:
-        """Events, the last ones, that a state depends on."""
+        """Number of last events that a state depends on."""
         return self.layers * (self.window - 1) + 1

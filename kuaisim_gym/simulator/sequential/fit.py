@@ -1,8 +1,8 @@
 """Trains the sequential response model.
 
 Deviation from KuaiSim: a training example is a user's whole sequence and not one event with the
-history before it. Every place of the sequence predicts the responses to the next event, so that an
-epoch takes about a hundredth of the transformer's work and all predictions stay causal.
+history before it. Every position of the sequence predicts the responses to the next event, so that
+an epoch takes about a hundredth of the transformer's work and all predictions stay causal.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _encoded(encoder: FieldEncoder, n: int) -> Tensor:
 
 
 class _Trainer(nn.Module):
-    """Everything that has weights, and the rows they are learned from."""
+    """All modules with weights, and the rows that they are fitted to."""
 
     def __init__(
         self,
@@ -151,8 +151,8 @@ class _Trainer(nn.Module):
         ) as bar:
             for _ in range(config.epochs):
                 self.train()
-                for part in batches(self._learned[users], config.batch_events, self.rng):
-                    chosen = users[part]
+                for batch in batches(self._learned[users], config.batch_events, self.rng):
+                    chosen = users[batch]
                     start = np.zeros(len(chosen), dtype=np.int64)
                     total, count = self._loss(chosen, start, self._learned[chosen])
                     optimizer.zero_grad()
@@ -179,12 +179,12 @@ class _Trainer(nn.Module):
 
     @torch.inference_mode()
     def held_out(self) -> float:
-        """Mean loss of the held-out events, with what went before as history."""
+        """Mean loss of the held-out events, with the earlier events as history."""
         self.eval()
         total, count = 0.0, 0
         lengths = self.sequences.lengths
-        for part in batches(lengths[self._checked], self.config.batch_events):
-            chosen = self._checked[part]
+        for batch in batches(lengths[self._checked], self.config.batch_events):
+            chosen = self._checked[batch]
             loss, events = self._loss(chosen, self._first_checked[chosen], lengths[chosen])
             total, count = total + loss.item(), count + events
         return total / count
@@ -192,19 +192,19 @@ class _Trainer(nn.Module):
     def _loss(self, users: Positions, first: Positions, end: Positions) -> tuple[Tensor, int]:
         """Summed loss of the events ``first`` to ``end - 1`` of some users, and their number."""
         rows = self.sequences.padded(users, end)
-        distinct, place = torch.unique(rows.items, return_inverse=True)
-        encoded = self.items(distinct, self._masked(len(distinct)))[place]
-        asked = torch.arange(rows.items.shape[1]) >= torch.from_numpy(first)[:, None]
-        asked &= torch.arange(rows.items.shape[1]) < rows.lengths[:, None]
+        distinct, inverse = torch.unique(rows.items, return_inverse=True)
+        encoded = self.items(distinct, self._masked(len(distinct)))[inverse]
+        counted = torch.arange(rows.items.shape[1]) >= torch.from_numpy(first)[:, None]
+        counted &= torch.arange(rows.items.shape[1]) < rows.lengths[:, None]
         network, rate = self.network, self.config.dropout
         events = network.events(functional.dropout(encoded, rate, self.training), rows.responses)
         states = network(network.with_start(events[:, :-1]))  # before each event
-        own = self.users(torch.from_numpy(users), self._masked(len(users)))
-        own = functional.dropout(own, rate, self.training)[torch.nonzero(asked)[:, 0]]
-        scores = network.scores(states[asked], own)
-        logits = network.logits(scores, encoded[asked][:, None])[:, 0]
+        encoded_users = self.users(torch.from_numpy(users), self._masked(len(users)))
+        encoded_users = functional.dropout(encoded_users, rate, self.training)
+        scores = network.scores(states[counted], encoded_users[torch.nonzero(counted)[:, 0]])
+        logits = network.logits(scores, encoded[counted][:, None])[:, 0]
         loss = functional.binary_cross_entropy_with_logits(
-            logits, rows.responses[asked], reduction="sum"
+            logits, rows.responses[counted], reduction="sum"
         )
         return loss, len(logits)
 

@@ -1,7 +1,7 @@
 """The networks: encoders of users and items, the causal transformer, and the scorer.
 
 Source: KuaiSim (Zhao et al., "KuaiSim: A comprehensive simulator for recommender systems", NeurIPS
-2023), its multi-behaviour user response model. What differs is said where it differs.
+2023), its multi-behaviour user response model. Each class names its deviations.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _START_NOISE = 0.03  # of the rows around it; training would not leave a start w
 
 
 class FieldEncoder(nn.Module):
-    """Users or items by id and categorical features, each a field; numbers take no part.
+    """Encodes users or items by id and categorical features, without numbers.
 
     Deviations from KuaiSim: the rows of a field's table begin small and near one vector, so that
-    they turn quickly and what is met rarely stays near the others; fields of several values are
-    averaged over those values.
+    they turn quickly and rare values stay near the others; fields of several values are averaged
+    over those values.
 
     Args:
         n: Number of users or items.
@@ -66,18 +66,18 @@ class FieldEncoder(nn.Module):
         return torch.as_tensor(self.norm(encoded + len(fields) * self.project.bias))
 
     @torch.no_grad()
-    def forget_unseen(self, seen: NDArray[np.bool_]) -> None:
-        """Gives every id and value that training did not meet the vector of an unknown one.
+    def forget_unseen(self, trained: NDArray[np.bool_]) -> None:
+        """Gives ids and values that did not occur in training the vector of an unknown one.
 
         Args:
-            seen: (n,) bool, users or items of the training rows.
+            trained: (n,) bool, users or items of the training rows.
         """
-        met = torch.from_numpy(seen)
-        known = [torch.cat([torch.ones(1, dtype=torch.bool), met])]
+        met = torch.from_numpy(trained)
+        rows_met = [torch.cat([torch.ones(1, dtype=torch.bool), met])]
         for codes, table in zip(self.codes, list(self.tables)[1:], strict=True):
-            known.append(torch.zeros(len(table.weight), dtype=torch.bool))  # type: ignore[arg-type]
-            known[-1][codes[met].flatten().long()] = True
-        for table, rows in zip(self.tables, known, strict=True):
+            rows_met.append(torch.zeros(len(table.weight), dtype=torch.bool))  # type: ignore[arg-type]
+            rows_met[-1][codes[met].flatten().long()] = True
+        for table, rows in zip(self.tables, rows_met, strict=True):
             weight = table.weight
             assert isinstance(weight, Tensor)
             weight[~rows] = weight[0].clone()
@@ -101,7 +101,7 @@ def _pooled(vectors: Tensor, codes: Tensor) -> Tensor:
 
 
 class Layer(nn.Module):
-    """One transformer layer, in parts, so that keys and values can be kept between calls.
+    """Transformer layer in separate steps, so that keys and values can be kept between calls.
 
     As in KuaiSim, it normalises after each sum. Deviation: no dropout on the attention weights,
     which would rule out the fused kernel.
@@ -138,15 +138,15 @@ class Layer(nn.Module):
         width = x.shape[-1]
         rows = slice(first * width, last * width)
         projected = functional.linear(x, self.project.weight[rows], self.project.bias[rows])
-        parts = projected.unflatten(-1, (last - first, self.heads, width // self.heads))
-        return tuple(part.transpose(1, 2) for part in parts.unbind(dim=2))
+        vectors = projected.unflatten(-1, (last - first, self.heads, width // self.heads))
+        return tuple(tensor.transpose(1, 2) for tensor in vectors.unbind(dim=2))
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """The rest of the layer.
+        """Output of the layer, from its attention.
 
         Args:
             x: (m, L, width) inputs.
-            attended: (m, heads, L, d), what their queries found.
+            attended: (m, heads, L, d) attention outputs.
 
         Returns:
             (m, L, width).
@@ -157,9 +157,9 @@ class Layer(nn.Module):
 
 
 class SequenceNetwork(nn.Module):
-    """From events to states, and from states to log-odds.
+    """Maps events to states, and states to log-odds.
 
-    Deviations from KuaiSim, beside those of :class:`Layer`:
+    Deviations from KuaiSim, in addition to those of :class:`Layer`:
 
     * Where an event stands is told by a penalty on attention that grows linearly with its age
       (ALiBi; Press et al., ICLR 2022) rather than by a position embedding, and a band replaces the
@@ -187,7 +187,7 @@ class SequenceNetwork(nn.Module):
             nn.LayerNorm(config.scorer),
             nn.Linear(config.scorer, n_behaviours * config.encoding),
         )
-        # Normalised with a gain of its own for each behaviour: rare ones need other spreads. It
+        # Normalised with a separate gain for each behaviour: rare ones need other spreads. It
         # starts where log-odds, means over ``encoding`` products, have a spread of about one.
         spread = math.sqrt(config.encoding)
         self.gain = nn.Parameter(torch.full((n_behaviours, config.encoding), spread))
@@ -201,15 +201,15 @@ class SequenceNetwork(nn.Module):
         return torch.cat([items, self.responses(responses)], dim=-1)
 
     def with_start(self, events: Tensor) -> Tensor:
-        """(m, L, width) events behind the start: (m, L + 1, width)."""
+        """(m, L, width) events after the start: (m, L + 1, width)."""
         return torch.cat([self.start.expand(len(events), 1, -1), events], dim=1)
 
-    def forward(self, events: Tensor, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
+    def forward(self, events: Tensor, memory: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """States after each event.
 
         Args:
             events: (m, L, width).
-            kept: Takes in each layer's keys and values, (m, heads, L, d).
+            memory: Takes in each layer's keys and values, (m, heads, L, d).
 
         Returns:
             (m, L, width).
@@ -218,8 +218,8 @@ class SequenceNetwork(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Layer)
             keys, values = layer.key_value(x)
-            if kept is not None:
-                kept.append((keys, values))
+            if memory is not None:
+                memory.append((keys, values))
             x = layer.finish(x, self._banded(layer.query(x), keys, values))
         return x
 
@@ -236,29 +236,29 @@ class SequenceNetwork(nn.Module):
     def _banded(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Attention within the band, (m, heads, L, d); blocks keep long sequences linear."""
         length, window = queries.shape[2], self.config.window
-        places = torch.arange(window)
+        positions = torch.arange(window)
         if length <= 2 * window:
-            places = torch.arange(length)
-            mask = self.penalty(places[:, None] - places)
+            positions = torch.arange(length)
+            mask = self.penalty(positions[:, None] - positions)
             return functional.scaled_dot_product_attention(queries, keys, values, mask[None])
         # A block's queries see the block before it and their own, and nothing farther.
         n_blocks = -(-length // window)
         padding = (0, 0, 0, n_blocks * window - length)
         blocks = [
-            functional.pad(part, padding).unflatten(2, (n_blocks, window)).transpose(1, 2)
-            for part in (queries, keys, values)
+            functional.pad(tensor, padding).unflatten(2, (n_blocks, window)).transpose(1, 2)
+            for tensor in (queries, keys, values)
         ]  # (m, n_blocks, heads, window, d)
         queries, keys, values = (block.flatten(0, 1) for block in blocks)
         before = [functional.pad(block[:, :-1], (0, 0, 0, 0, 0, 0, 1, 0)) for block in blocks[1:]]
         keys = torch.cat([before[0].flatten(0, 1), keys], dim=2)
         values = torch.cat([before[1].flatten(0, 1), values], dim=2)
-        mask = self.penalty(places[:, None] + window - torch.arange(2 * window))
+        mask = self.penalty(positions[:, None] + window - torch.arange(2 * window))
         mask = mask.expand(n_blocks, -1, -1, -1).clone()
         mask[0, :, :, :window] = -math.inf
         mask = mask.repeat(len(queries) // n_blocks, 1, 1, 1)
-        found = functional.scaled_dot_product_attention(queries, keys, values, mask)
-        found = found.unflatten(0, (-1, n_blocks)).transpose(1, 2).flatten(2, 3)
-        return torch.as_tensor(found[:, :, :length])
+        attended = functional.scaled_dot_product_attention(queries, keys, values, mask)
+        attended = attended.unflatten(0, (-1, n_blocks)).transpose(1, 2).flatten(2, 3)
+        return torch.as_tensor(attended[:, :, :length])
 
     def scores(self, states: Tensor, users: Tensor) -> Tensor:
         """Directions of encoded items that users answer.

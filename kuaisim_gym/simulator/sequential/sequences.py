@@ -1,4 +1,4 @@
-"""Users' events as padded arrays, in batches of users with about as many events."""
+"""Users' events as padded arrays, in batches of users with similar numbers of events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESET_EVENTS = 4096  # events in a batch of logged histories, padding included
 
 @dataclass(frozen=True)
 class Padded:
-    """Sequences of m users, longest L; what lies behind a sequence's end is zero.
+    """Sequences of m users, padded with zeros to the longest length L.
 
     Attributes:
         items: (m, L) int64 item positions.
@@ -63,18 +63,18 @@ class Sequences:
     def last(self, count: int) -> Sequences:
         """Each user's last events, ``count`` at most."""
         lengths = self.lengths
-        kept = np.minimum(lengths, count)
-        place = np.arange(len(self.items)) - np.repeat(self.starts[:-1], lengths)
-        rows = place >= np.repeat(lengths - kept, lengths)
-        starts = np.concatenate([[0], np.cumsum(kept)])
+        counts = np.minimum(lengths, count)
+        position = np.arange(len(self.items)) - np.repeat(self.starts[:-1], lengths)
+        rows = position >= np.repeat(lengths - counts, lengths)
+        starts = np.concatenate([[0], np.cumsum(counts)])
         return Sequences(starts, self.items[rows], self.responses[rows])
 
     def padded(self, users: Positions, lengths: Positions) -> Padded:
         """The first ``lengths`` events, (m,), of some users, (m,)."""
         longest = int(lengths.max(initial=0))
-        places = np.arange(longest)
-        real = places < lengths[:, None]
-        rows = np.where(real, self.starts[users, None] + places, 0)
+        positions = np.arange(longest)
+        real = positions < lengths[:, None]
+        rows = np.where(real, self.starts[users, None] + positions, 0)
         items = np.zeros(rows.shape, dtype=np.int64)
         responses = np.zeros((*rows.shape, self.responses.shape[1]), dtype=np.float32)
         items[real] = self.items[rows[real]]
@@ -85,11 +85,11 @@ class Sequences:
 def batches(
     lengths: Positions, events: int, rng: np.random.Generator | None = None
 ) -> Iterator[Positions]:
-    """Groups sequences of about the same length.
+    """Groups sequences of similar length.
 
     Args:
         lengths: (m,) int64.
-        events: Events in a batch, padding included; a longer sequence is a batch of its own.
+        events: Events in a batch, padding included; a longer sequence is a batch by itself.
         rng: Draws neighbours and the order of batches; ``None`` for shortest first.
 
     Yields:
@@ -97,16 +97,16 @@ def batches(
     """
     if len(lengths) == 0:
         return
-    # Drawing breaks ties and mixes neighbouring lengths, at the price of a little padding.
+    # Drawing breaks ties and mixes neighbouring lengths, for a little more padding.
     blur = np.ones(len(lengths)) if rng is None else rng.uniform(0.9, 1.1, len(lengths))
     order = np.argsort(lengths * blur, kind="stable")
     cuts, start, longest = [0], 0, 0
-    for place, length in enumerate(lengths[order].tolist()):
+    for index, length in enumerate(lengths[order].tolist()):
         longest = max(longest, length, 1)
-        if place > start and longest * (place - start + 1) > events:
-            cuts.append(place)
-            start, longest = place, max(length, 1)
+        if index > start and longest * (index - start + 1) > events:
+            cuts.append(index)
+            start, longest = index, max(length, 1)
     groups = np.split(order, cuts[1:])
     if rng is not None:
-        groups = [groups[place] for place in rng.permutation(len(groups))]
+        groups = [groups[index] for index in rng.permutation(len(groups))]
     yield from groups
