@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 import pytest
-from benchmarks.registry import task_of
 
 import kuaisim_gym
 from benchmarks.plots import plot_all
-from benchmarks.results import read_results
+from benchmarks.results import read_results, task_of
 from benchmarks.run import Run, run
 from benchmarks.tables import markdown
 from dsrm_agents import evaluate, make_vec_env
@@ -83,7 +82,7 @@ def test_it_is_summarised_and_tabulated(small, tmp_path, monkeypatch) -> None:
     for agent in ("random", "a2c"):
         run(Run(agent, ENV, max_len=4, episodes=64, sessions=40), tmp_path, progress=False)
     results = read_results(tmp_path)
-    assert task_of(ENV) == "toy"
+    assert task_of(ENV) is ToyBatch
     for result in results:
         assert {"len", "best", "best_ci95"} <= result["metrics"].keys()
     heading, _, header, _, first, second, *_ = markdown(results).splitlines()
