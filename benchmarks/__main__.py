@@ -1,4 +1,4 @@
-"""The benchmarks: runs, searches and studies of agents and purifiers, their tables and figures."""
+"""Runs, searches and studies of agents and purifiers, with their tables and figures."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from benchmarks.commands import run_command
 
 COMMANDS = {
     "run": ("benchmarks.run", "train and evaluate one agent, one seed"),
-    "suite": ("benchmarks.suite", "run agents x lengths x seeds, or one of the paper's tables"),
-    "tune": ("benchmarks.tuning", "search an agent's hyper-parameters on the train simulator"),
-    "demo": ("benchmarks.demo", "run every kind of agent once on the synthetic world, small"),
-    "datasets": ("benchmarks.datasets", "describe the data: Table 1 and Figure 2"),
-    "purify": ("benchmarks.purify.study", "measure what purifiers remove and keep"),
-    "figures": ("benchmarks.figures.command", "draw the paper's figures about purification"),
-    "pareto": (
-        "benchmarks.pareto.study",
-        "compare one agent's fairness dial with retrained agents",
+    "suite": (
+        "benchmarks.suite",
+        "run agents x lengths x seeds, or a table of the paper",
     ),
+    "tune": ("benchmarks.tuning", "search an agent's hyper-parameters on the train simulator"),
+    "demo": (
+        "benchmarks.demo",
+        "run several kinds of agents in a small setting",
+    ),
+    "datasets": ("benchmarks.datasets", "describe the data, with Table 1 and Figure 2"),
+    "purify": ("benchmarks.purify.study", "measure what purifiers remove and retain"),
+    "figures": ("benchmarks.figures.command", "draw the paper's figures about purification"),
+    "pareto": ("benchmarks.pareto.study", "compare a fairness dial with retrained agents"),
     "stability": ("benchmarks.stability", "show how steadily agents learn, from run results"),
     "table": ("benchmarks.tables", "print the tables of run results"),
     "plot": ("benchmarks.plots", "draw the figures of run results as PNG"),

@@ -1,7 +1,7 @@
-"""The command line: a table of commands, and the options that several of them share.
+"""The command line: a table of commands, and shared options.
 
-A command is a module with ``add_arguments(parser)`` and ``main(options)``. It is imported when it
-is called, so that the others cost nothing.
+A command is a module with ``add_arguments(parser)`` and ``main(options)``, which is imported only
+when it is called.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ def run_command(
     """Runs one command.
 
     Args:
-        prog: How the program is called.
-        description: Shown by ``--help``.
+        prog: Name of the program in ``--help``.
+        description: Description in ``--help``.
         commands: Module and help text by command.
-        arguments: Of the command line; ``None`` for those of this process.
+        arguments: Arguments of the command line; ``None`` for those of this process.
 
     Returns:
-        The exit status: 0, or 2 after an error of the user's, which is printed as one sentence.
+        The exit status: 0, or 2 after a user's mistake, which is printed as one sentence.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog=prog, description=description)
@@ -57,9 +57,9 @@ def count(text: str) -> int:
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Adds the number of processes."""
+    """Adds the number of parallel processes."""
     parser.add_argument(
-        "--jobs", type=count, default=2, metavar="N", help="processes side by side; default: 2"
+        "--jobs", type=count, default=2, metavar="N", help="parallel processes; default: 2"
     )
 
 
@@ -74,7 +74,7 @@ def add_folder(parser: argparse.ArgumentParser) -> None:
 
 
 def add_out_or_table(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder of a study's results, to fill or only to read."""
+    """Adds the folder of a study's results, either to write or to read."""
     folder = parser.add_mutually_exclusive_group(required=True)
     folder.add_argument("--out", type=Path, metavar="DIR", help="folder of results and figures")
     folder.add_argument("--table", type=Path, metavar="DIR", help="only print the tables of DIR")

@@ -1,4 +1,4 @@
-"""The ``datasets`` command: Table 1 and Figure 2 of the paper, and the response models' fit."""
+"""The ``datasets`` command: Table 1 and Figure 2 of the paper, and quality of response models."""
 
 from __future__ import annotations
 
@@ -22,14 +22,10 @@ from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.simulator.build import assess
 
 MEASURES = {
-    "rate": "rate",
-    "auc": "AUC",
-    "user_auc": "AUC within users",
-    "log_loss": "log-loss",
-    "calibration_error": "calibration error",
-    "mse": "MSE",
-}
-FEW_ROWS = 5  # an item's mean response over fewer rows is mostly chance
+    "rate": "rate", "auc": "AUC", "user_auc": "AUC within users", "log_loss": "log-loss",
+    "calibration_error": "calibration error", "mse": "MSE",
+}  # fmt: skip
+FEW_ROWS = 5  # with fewer rows, an item's mean response is mostly chance
 
 
 @dataclass(frozen=True)
@@ -51,13 +47,13 @@ class DatasetStudy(Study):
         return f"datasets_{self.source}_{'real' if self.folder else 'synthetic'}"
 
     def load(self) -> Dataset:
-        """The data, one object for all who ask in this process."""
+        """The data, one object for all studies in this process."""
         return shared_dataset(self.source, self.folder, 0)
 
     def header(self) -> Result:
         dataset = self.load()
-        about = {"split_by": dataset.split_by, "notes": dict(dataset.notes)}
-        return {"study": "datasets", "dataset": data_block(dataset) | about}
+        notes = {"split_by": dataset.split_by, "notes": dict(dataset.notes)}
+        return {"study": "datasets", "dataset": data_block(dataset) | notes}
 
     def is_complete(self, path: Path, result: Result) -> bool:
         return super().is_complete(path, result) and set(result["quality"]) == set(self.models)
@@ -73,17 +69,14 @@ class DatasetStudy(Study):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
-        "--dataset",
-        metavar="NAME[=PATH]",
-        action="append",
-        default=[],
+    add = parser.add_argument
+    add(
+        "--dataset", metavar="NAME[=PATH]", action="append", default=[],
         help="kuairec=DIR for real data, kuairec for the synthetic world; default: both worlds",
-    )
-    parser.add_argument("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files"
-    )
+    )  # fmt: skip
+    text = "response models to assess; default: factor"
+    add("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS, help=text)
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -100,29 +93,16 @@ def main(options: argparse.Namespace) -> None:
 
 
 def describe(dataset: Dataset, models: Sequence[str]) -> Result:
-    """All numbers of the tables.
-
-    Args:
-        dataset: The data.
-        models: Response models to assess, on both splits.
-
-    Returns:
-        ``rows``, ``rates``, ``exposure_and_reward`` and ``quality``.
-    """
-    log = dataset.train_log
-    exposures, reward = item_totals(log, len(dataset.item_ids))
-    seen = exposures >= FEW_ROWS
+    """All numbers of the tables: ``rows``, ``rates``, ``exposure_and_reward`` and ``quality``."""
+    exposures, reward = frequent_items(dataset)
+    tables = {
+        "train": dataset.log,
+        "train, train users alone": dataset.train_log,
+        "randomised rows of train users": dataset.randomised,
+        "test": dataset.test,
+    }
     return {
-        "rows": {
-            name: counts(table)
-            for name, table in (
-                ("train", dataset.log),
-                ("train, train users alone", log),
-                ("randomised rows of train users", dataset.randomised),
-                ("test", dataset.test),
-            )
-            if table is not None
-        },
+        "rows": {name: counts(table) for name, table in tables.items() if table is not None},
         "rates": {
             name: {
                 behaviour: float(table.behaviour(b).mean(dtype=np.float64))
@@ -131,9 +111,9 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
             for name, table in (("train", dataset.log), ("test", dataset.test))
         },
         "exposure_and_reward": {
-            "items": int(seen.sum()),
-            "r2_total": r_squared(exposures[seen], reward[seen]),
-            "r2_mean": r_squared(np.log(exposures[seen]), reward[seen] / exposures[seen]),
+            "items": len(exposures),
+            "r2_total": r_squared(exposures, reward),
+            "r2_mean": r_squared(np.log(exposures), reward / exposures),
         },
         "quality": {
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
@@ -143,7 +123,7 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
 
 
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
-    """Quality by behaviour; JSON knows no NaN, so a measure without a value is ``None``."""
+    """Quality by behaviour; ``None`` replaces NaN, which JSON does not have."""
     return {
         behaviour: {name: None if np.isnan(value) else value for name, value in values.items()}
         for behaviour, values in assess(dataset, split, model).metrics.items()
@@ -163,8 +143,15 @@ def item_totals(log: Interactions, n_items: int) -> tuple[NDArray[np.int64], NDA
     return exposures.astype(np.int64), reward.astype(np.float64)
 
 
+def frequent_items(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Exposures and summed responses of items with at least ``FEW_ROWS`` rows in the train log."""
+    exposures, reward = item_totals(dataset.train_log, len(dataset.item_ids))
+    frequent = exposures >= FEW_ROWS
+    return exposures[frequent], reward[frequent]
+
+
 def r_squared(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Share of the variance of y that a line in x explains."""
+    """Share of the variance of y that is linear in x."""
     if len(x) < 2 or np.std(x) == 0 or np.std(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1] ** 2)
@@ -178,8 +165,8 @@ def _rows_table(results: list[Result]) -> str:
             published = " / ".join(source.published.get(usage, ()))
             numbers = (f"{size[key]:,}" for key in ("users", "items", "interactions"))
             rows.append([_name(result), usage, *numbers, published])
-    header = ["dataset", "usage", "users", "items", "interactions",
-              "published users / items / rows"]  # fmt: skip
+    sizes = ["users", "items", "interactions", "published users / items / rows"]
+    header = ["dataset", "usage", *sizes]
     return section("Table 1: rows", markdown_table(header, rows, "llrrrl"))
 
 
@@ -212,13 +199,11 @@ def _readings(results: list[Result]) -> str:
 
 
 def draw(datasets: Sequence[Dataset]) -> Figure:
-    """Figure 2: an item's exposures against its total and against its mean reward."""
+    """Figure 2: exposures of items against their total and mean reward."""
     figure = Figure(figsize=(9, 3.6 * len(datasets)), layout="constrained", dpi=120)
     grid = figure.subplots(len(datasets), 2, squeeze=False)
     for row, dataset in zip(grid, datasets, strict=True):
-        exposures, total = item_totals(dataset.train_log, len(dataset.item_ids))
-        seen = exposures >= FEW_ROWS
-        exposures, total = exposures[seen], total[seen]
+        exposures, total = frequent_items(dataset)
         mean = total / exposures
         kind = "SYNTHETIC" if dataset.synthetic else "real"
         for axes, values, label, r2 in (

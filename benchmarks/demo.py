@@ -1,4 +1,4 @@
-"""The ``demo`` command: every kind of agent once on the synthetic world, small."""
+"""The ``demo`` command: small runs of several kinds of agents on the synthetic world."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from benchmarks.tables import markdown
 from dsrm_agents.baselines.reference import REFERENCES
 from kuaisim_gym import load_dataset
 
-# The slow ones first: two processes then finish together.
+# Slow agents first: two processes then finish together.
 AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *REFERENCES)
 EPISODES, SMOKE_EPISODES = 3000, 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("--smoke", action="store_true", help="just enough to see that it runs")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
     add_jobs(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("results/demo"), metavar="DIR",
-        help="folder in which a new one is made; default: results/demo",
+        help="folder in which a new subfolder is made; default: results/demo",
     )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
     """Runs the agents, prints their table and draws their figures."""
-    load_dataset("kuairec")  # built once, before the processes need it
+    load_dataset("kuairec")  # built once, before all processes need it
     episodes, sessions = (SMOKE_EPISODES, 100) if options.smoke else (EPISODES, 1000)
-    # A demo always runs, and overwrites nothing.
+    # A new subfolder: the demo always runs and overwrites nothing.
     out = options.out / time.strftime("%Y-%m-%dT%H-%M-%S")
     base = Run("random", episodes=episodes, sessions=sessions)
     runs = expand(base, AGENTS, [base.max_len], [base.seed])

@@ -1,4 +1,4 @@
-"""Means over seeds, and the form of numbers and tables in Markdown."""
+"""Means over seeds, and the format of numbers and tables in Markdown."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def mean_and_ci95(values: Sequence[float]) -> tuple[float, float]:
 
 
 def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
-    """Mean ± half-width of the 95 % interval: a single value has none, and no value no mean.
+    """Mean ± half-width of the 95 % interval; the mean alone of one value, empty without values.
 
     Args:
-        values: One a seed.
-        digits: After the point.
-        sign: ``"+"`` to write the mean's sign always.
+        values: One per seed.
+        digits: Decimal places.
+        sign: ``"+"`` to print the sign of positive means.
     """
     if not values:
         return ""
@@ -32,12 +32,12 @@ def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: str = "lr") -> str:
-    """A table in Markdown, its cells unpadded, so that a changed number changes one line.
+    """A table in Markdown, with unpadded cells: a changed number changes only its line.
 
     Args:
         header: Titles of the columns.
-        rows: Cells of each row.
-        align: ``l`` or ``r`` for each column; the last letter goes for all columns after it.
+        rows: Cells by row.
+        align: ``l`` or ``r`` for each column; the last letter also applies to further columns.
     """
     header = tuple(header)
     rules = ("--:" if side == "r" else "---" for side in align.ljust(len(header), align[-1]))

@@ -1,4 +1,4 @@
-"""The paper's tables: their methods, the published figures, and ours beside them."""
+"""The paper's tables: methods, published figures, and figures of this benchmark."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from kuaisim_gym.data import SOURCES
 
 _CAPTIONS = {2: "Overall performance", 3: "Ablation"}
 _AGENTS = [agent for agent in AGENTS.values() if agent.tables]
-# Names in the paper, in its order, and ours.
+# Names of agents by the paper's names, in its order.
 METHODS = {agent.label: agent.name for agent in sorted(_AGENTS, key=lambda agent: agent.tables[-1])}
 TABLES = {
     table: tuple(agent.label for agent in _AGENTS if table in agent.tables) for table in _CAPTIONS
 }
 DENOISED = tuple(agent.name for agent in _AGENTS if agent.report == "encoder")
-# Of each dataset with published figures, the first environment.
+# The first environment of each dataset with published figures.
 ENVS = {
     name: next(env for env, options in ENVIRONMENTS.items() if options["name"] == name)
     for name in dict.fromkeys(options["name"] for options in ENVIRONMENTS.values())
@@ -30,15 +30,10 @@ ENVS = {
 }
 MAX_LENS = (30, 50)
 SEEDS = (11, 15, 19)
-# Table 4: of 20,000 episodes on KuaiRec, T = 30, on hardware that the paper does not name.
+# Table 4: 20,000 episodes on KuaiRec, T = 30, on hardware that the paper does not name.
 TRAINING_SECONDS = {
-    "A2C": 7512,
-    "DNaIR": 5935,
-    "SAC4IR": 6755,
-    "HRL": 8463,
-    "HRL+RCE": 29919,
-    "DSRM-HRL": 15909,
-}
+    "A2C": 7512, "DNaIR": 5935, "SAC4IR": 6755, "HRL": 8463, "HRL+RCE": 29919, "DSRM-HRL": 15909,
+}  # fmt: skip
 WORLDS = tuple(product(ENVS.values(), MAX_LENS))
 _MEASURES = {"len": ("Len", 2), "r_each": ("R_each", 3), "r_cum": ("R_cum", 2), "ad": ("AD", 3)}
 
@@ -46,12 +41,12 @@ Runs = dict[tuple[str, int, str], list[Result]]  # by environment, length and ag
 
 
 def agents_of(table: int) -> tuple[str, ...]:
-    """Our names of the methods in Table 2 or 3."""
+    """Names of the agents in Table 2 or 3."""
     return tuple(METHODS[method] for method in TABLES[table])
 
 
 def published(dataset: str, max_len: int) -> dict[str, dict[str, str]]:
-    """The paper's figures for a dataset and a length: by method, then by metric.
+    """Published figures for a dataset and a session length, by method and metric.
 
     Args:
         dataset: ``"kuairec"`` or ``"kuairand"``.
@@ -79,14 +74,11 @@ def _rows() -> list[dict[str, str]]:
 
 
 def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> str:
-    """Some of the tables, and Table 4: ours on the synthetic worlds beside the published figures.
+    """Tables of synthetic worlds next to published figures, without tables that have no runs.
 
     Args:
-        results: Of runs; those that the tables do not show are left out.
+        results: Results of runs.
         tables: Keys of ``TABLES``; the table of the denoising losses and Table 4 always follow.
-
-    Returns:
-        Markdown of the tables that have runs; empty where none has.
     """
     runs: Runs = {}
     for result in results:
@@ -105,9 +97,9 @@ def _comparison(table: int, runs: Runs) -> str:
         reference = published(dataset, max_len)
         for method in TABLES[table]:
             cells = [f"{dataset}, T = {max_len}", method]
-            ours = runs.get((env, max_len, METHODS[method]), [])
+            results = runs.get((env, max_len, METHODS[method]), [])
             for name, (_, digits) in _MEASURES.items():
-                values = [run["metrics"][name] for run in ours]
+                values = [run["metrics"][name] for run in results]
                 cells += [interval(values, digits), reference[method][name]]
             rows.append(cells)
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
@@ -123,15 +115,15 @@ def _comparison(table: int, runs: Runs) -> str:
 
 
 def _methods_run(runs: Runs, methods: Iterable[str]) -> list[str]:
-    """Those of some methods that have a run in one of the paper's worlds."""
+    """Methods that have a run in one of the paper's worlds."""
     return [name for name in methods if any((*world, METHODS[name]) in runs for world in WORLDS)]
 
 
 def _left_out(runs: Runs) -> str:
-    """The share of the positive answers that each denoising loss leaves out, by group."""
+    """Shares of the positive responses that denoising losses leave out, by group."""
     rows = []
     for (dataset, env), agent in product(ENVS.items(), DENOISED):
-        # The encoder knows nothing of T; a seed has the same one for all lengths.
+        # The encoder does not depend on T: a seed has the same encoder for all lengths.
         reports = {
             run["seed"]: run["train"]["encoder"]
             for max_len in MAX_LENS
@@ -171,7 +163,7 @@ def _seconds(runs: Runs) -> str:
 
 
 def _mean_seconds(runs: list[Result]) -> str:
-    """The mean over seeds; results of older code know the clock on the wall alone."""
+    """The mean over seeds; results of older code have only elapsed seconds."""
     if not runs:
         return ""
     mark = "" if all("processor_seconds" in run["train"] for run in runs) else "*"

@@ -1,9 +1,10 @@
-"""The ``plot`` command: learning curves, and the plane of an agent's worth against AD."""
+"""The ``plot`` command: learning curves, and a plane of headline metric against AD."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import numpy as np
 from cycler import cycler
 from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
 
 from benchmarks.commands import add_folder
-from benchmarks.results import Result, read_results, task_of
+from benchmarks.formatting import mean_and_ci95
+from benchmarks.results import Result, read_results
 from benchmarks.tables import by_world, metric
-from kuaisim_gym.envs.assembly import TASKS
+from kuaisim_gym.envs.assembly import SessionBatch
+
+DPI = 110  # of small files, unless a figure has more
+COLOURS = 256
 
 add_arguments = add_folder
 
@@ -26,15 +33,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:
-    """Draws both figures of every world in the results.
-
-    Args:
-        results: As read from a folder.
-        out: Where the PNG files go.
-
-    Returns:
-        The files.
-    """
+    """Draws both figures of every world into a folder, and returns the PNG files."""
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for world, agents in by_world(results).items():
@@ -42,7 +41,7 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
         for name, draw in (("curves", _curves), ("plane", _plane)):
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             axes = figure.subplots()
-            draw(axes, agents, task_of(world.env))
+            draw(axes, agents, world.task)
             name_agents(figure)
             axes.set_title(f"{world.env}, {data} data, max_len {world.max_len}")
             axes.grid(alpha=0.3)
@@ -53,15 +52,15 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
 
 
 def name_agents(figure: Figure) -> None:
-    """Puts one legend beside all panels, where any number of agents has room."""
+    """Adds one legend to the right of all panels."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", fontsize="small")
 
 
-def _curves(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
+def _curves(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch]) -> None:
     """The task's headline metric over training sessions."""
-    measure, label = TASKS[task].headline
+    measure, label = task.headline
     draw_curves(axes, agents, lambda point: point[measure])
     axes.set_ylabel(f"{label}, training")
 
@@ -69,14 +68,16 @@ def _curves(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
 def draw_curves(
     axes: Any, agents: dict[str, list[Result]], measure: Callable[[dict[str, float]], float]
 ) -> None:
-    """Learning curves: mean and range over seeds; agents that were not trained have none.
+    """Draws mean and range of learning curves over seeds; untrained agents have no curve.
 
     Args:
-        axes: Of Matplotlib.
+        axes: Axes of Matplotlib.
         agents: Results by agent.
-        measure: What is drawn of a point of a result's curve.
+        measure: The drawn value of a curve's point.
     """
-    axes.set_prop_cycle(_styles())
+    # Ten colours in each of four line styles: no two of forty agents look alike.
+    styles = cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=TABLEAU_COLORS.values())
+    axes.set_prop_cycle(styles)
     for agent, runs in agents.items():
         curves = [run["train"]["curve"] for run in runs if run["train"]["curve"]]
         if not curves:
@@ -91,17 +92,32 @@ def draw_curves(
     axes.set_xlabel("training sessions")
 
 
-def _styles() -> Any:
-    """Ten colours, in one style of line after the other: forty agents look like no other."""
-    return cycler(linestyle=["-", "--", ":", "-."]) * cycler(color=TABLEAU_COLORS.values())
-
-
-def _plane(axes: Any, agents: dict[str, list[Result]], task: str) -> None:
-    """Positions of the agents; of whole sessions, long and balanced ones are at the upper left."""
-    measure, label = TASKS[task].headline
+def _plane(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch]) -> None:
+    """Positions of the agents: in the session task, long and balanced is at the upper left."""
+    measure, label = task.headline
     for number, (agent, runs) in enumerate(agents.items()):
-        ad, worth = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))
+        ad, headline = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))
         style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}"}
-        axes.scatter([ad], [worth], s=60, label=agent, **style)
+        axes.scatter([ad], [headline], s=60, label=agent, **style)
     axes.set_xlabel("AD (0 is balanced)")
     axes.set_ylabel(f"{label}, test")
+
+
+def save_small(figure: Figure, path: Path) -> Path:
+    """Writes a PNG file with a colour palette, a third of the usual size, and returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=max(DPI, figure.dpi), format="png")
+    method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE  # keep colour maps smooth
+    image = Image.open(content).convert("RGB")
+    palette_image = image.quantize(COLOURS, method, kmeans=4, dither=dither)
+    palette_image.save(path, format="PNG", optimize=True)
+    return path
+
+
+def means_and_halves(groups: Iterable[list[float]]) -> NDArray[np.float64]:
+    """(2, n) float64: mean and half-width of the 95 % interval of each group.
+
+    A single value has no interval: its half-width is NaN, which is not drawn.
+    """
+    return np.array([mean_and_ci95(values) for values in groups]).T

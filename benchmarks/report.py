@@ -1,4 +1,4 @@
-"""The ``report`` command: all tables of a folder of results in one file, beside the results."""
+"""The ``report`` command: all tables of a folder of results in one file of the folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def report(folder: Path) -> str:
-    """Markdown of all results in a folder: runs, stability, the dial, purification, searches.
+    """Tables of all results in a folder: runs, stability, fairness dial, purification, searches.
 
     Raises:
         DataFormatError: There are no results of runs.

@@ -1,4 +1,4 @@
-"""Result files: their keys, the worlds that they are about, and reading them."""
+"""Result files: their keys, the worlds that they describe, and how they are read."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import DataFormatError
 
-RUN = "run"  # the study of a result that names none
+RUN = "run"  # the study of results that name no study
 METRICS = (
     "len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage",
 )  # fmt: skip
@@ -29,7 +31,7 @@ Result = dict[str, Any]
 
 
 class World(NamedTuple):
-    """The fields that must agree for two results to be comparable."""
+    """Fields that agree in comparable results."""
 
     env: str
     synthetic: bool
@@ -37,16 +39,25 @@ class World(NamedTuple):
     max_len: int
 
     @property
+    def task(self) -> type[SessionBatch]:
+        """The environment's task."""
+        return task_of(self.env)
+
+    @property
     def slug(self) -> str:
-        """A name for files."""
+        """Name of the world in file names."""
         data = "synthetic" if self.synthetic else "real"
         return f"{self.env}_{data}-{self.fingerprint[:8]}_T{self.max_len}"
 
     @property
+    def data(self) -> str:
+        """A phrase for headings: no synthetic world may be taken for real data."""
+        return "SYNTHETIC world" if self.synthetic else "real rows"
+
+    @property
     def title(self) -> str:
-        """A name for headings: no synthetic world may be taken for real data."""
-        data = "SYNTHETIC world" if self.synthetic else "real rows"
-        return f"{self.env}, {data} {self.fingerprint}, T {self.max_len}"
+        """Name of the world in headings."""
+        return f"{self.env}, {self.data} {self.fingerprint}, T {self.max_len}"
 
 
 def world_of(result: Result) -> World:
@@ -55,18 +66,18 @@ def world_of(result: Result) -> World:
     return World(result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"])
 
 
-def task_of(env: str) -> str:
-    """Name of a registered environment's task, a key of ``kuaisim_gym.envs.tasks.TASKS``."""
-    return str(ENVIRONMENTS[env]["task"])
+def task_of(env: str) -> type[SessionBatch]:
+    """The task of a registered environment: its metrics and defaults are attributes."""
+    return TASKS[ENVIRONMENTS[env]["task"]]
+
+
+# Environments whose sessions are as long as users stay.
+SESSION_ENVS = tuple(env for env in ENVIRONMENTS if task_of(env) is SessionBatch)
 
 
 def data_block(dataset: Dataset) -> dict[str, Any]:
-    """The ``dataset`` block of a result: its data, and whether they are real."""
-    return {
-        "name": dataset.name,
-        "synthetic": dataset.synthetic,
-        "fingerprint": dataset.fingerprint,
-    }
+    """The ``dataset`` block of a result."""
+    return {name: getattr(dataset, name) for name in ("name", "synthetic", "fingerprint")}
 
 
 def read_result(path: Path) -> Result:
@@ -81,9 +92,7 @@ def read_result(path: Path) -> Result:
         raise DataFormatError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
         raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
-    if "study" not in result:
-        _check_keys(path, result, KEYS)
-    return result
+    return result if "study" in result else _with_keys(path, result, KEYS)
 
 
 def run_of(result: Result) -> Hashable:
@@ -98,15 +107,14 @@ def read_results(
     identity: Callable[[Result], Hashable] | None = run_of,
     subject: str = "agent",
 ) -> list[Result]:
-    """All results of one study under a folder, in a stable order; other files are left out.
+    """Results of one study in a folder and its subfolders, in a stable order.
 
     Args:
-        folder: Searched with all below it.
+        folder: The folder.
         study: Name of the study, and of the command that makes it.
         keys: Keys that a result must have.
-        identity: Equal for results that measure the same and would be counted twice; ``None`` to
-            let all pass.
-        subject: What was measured, for the error message.
+        identity: Equal for results of the same measurement; ``None`` to skip that check.
+        subject: The subject of a measurement, for the error message.
 
     Raises:
         DataFormatError: There are none, a file is not a result, or a measurement has two files.
@@ -116,42 +124,41 @@ def read_results(
         result = read_result(path)
         if result.get("study", RUN) != study:
             continue
-        _check_keys(path, result, keys)
         key = path if identity is None else identity(result)
         if key in results:
             raise DataFormatError(
                 f"{results[key][0]} and {path} are the same {subject}, world and seed: one would "
                 "count as two seeds. Give a folder that holds one of them."
             )
-        results[key] = path, result
+        results[key] = path, _with_keys(path, result, keys)
     if not results:
         raise DataFormatError(f"There are no results under {folder}; make some with `{study}`.")
     return [result for _, result in results.values()]
 
 
-def _check_keys(path: Path, result: Result, keys: frozenset[str]) -> None:
+def _with_keys(path: Path, result: Result, keys: frozenset[str]) -> Result:
+    """The result, which is refused if it lacks keys."""
     if missing := keys - result.keys():
         raise DataFormatError(f"{path} lacks the key(s) {sorted(missing)} of a result.")
+    return result
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Versions of Python and of the packages that decide a result."""
+    """Versions of Python and of packages that affect a result."""
     return {"python": platform.python_version()} | {name: version(name) for name in packages}
 
 
 def commit() -> str:
-    """The commit of the code that runs, ``-dirty`` where it differs, or ``"unknown"``."""
-    folder = Path(__file__).parent
+    """The commit of the running code, with ``-dirty`` if files differ, or ``"unknown"``."""
 
     def git(*arguments: str) -> str:
-        process = subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        )
-        return process.stdout.strip()
+        return subprocess.check_output(
+            ["git", *arguments], cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
 
     try:
-        code = ("kuaisim_gym", "dsrm_agents", "benchmarks/*.py")  # in all folders of it
-        changed = git("status", "--porcelain", "--", *(f":/{path}" for path in code))
+        code = (":/kuaisim_gym", ":/dsrm_agents", ":/benchmarks/*.py")  # also in subfolders
+        changed = git("status", "--porcelain", "--", *code)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

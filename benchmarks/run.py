@@ -7,9 +7,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,31 +17,29 @@ from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents import AGENTS, find_agent
+from benchmarks.agents import AGENTS, Agent, find_agent
 from benchmarks.commands import add_dataset, count
 from benchmarks.results import Result, commit, data_block, task_of, versions
 from benchmarks.study import Study, run_study
 from benchmarks.tables import markdown
 from benchmarks.training import Seconds, TrainingRecord, agent_logger
-from dsrm_agents import KuaiVecEnv, TrainingCheckpoint, make_vec_env, resume
+from dsrm_agents import TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.common.evaluation import evaluate
-from kuaisim_gym import ENVIRONMENTS, metrics
+from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import TASKS, SessionBatch, shared_dataset
-from kuaisim_gym.envs.shared import Agent
+from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.metrics import Sessions
+from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 
-CHECKPOINTS = 30  # of a run whose sessions are as long as can be; about 20 of most
-# A run's session slots are seeded from a range of its own: two seeds share no session, and all
+CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20
+# Session slots of a run are seeded within its seed's range: two seeds share no session, and all
 # agents of one seed meet the same users.
 SEED_RANGE = 1_000_000
-SLOTS = 1000  # evaluation sessions played side by side
+SLOTS = 1000  # evaluation sessions played in parallel
 
-logger = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,13 +47,13 @@ class Run:
     """Settings of a run.
 
     Attributes:
-        agent: Name of an agent of the benchmark, or ``module:attribute`` of another.
+        agent: Name of an agent of the benchmark, or ``module:attribute`` of another agent.
         env: A registered environment id.
         dataset: Folder of real data, or ``None`` for the synthetic world.
-        max_len: T.
-        seed: Of training; evaluation is seeded apart.
+        max_len: T, the longest session.
+        seed: Seed of the training; evaluation sessions are seeded from another part of its range.
         episodes: Training sessions.
-        sessions: Evaluation episodes: sessions, or users who make several.
+        sessions: Evaluation episodes: sessions, or users who make several sessions.
     """
 
     agent: str
@@ -80,9 +78,19 @@ class Run:
         """The data, one object for all runs in this process."""
         return shared_dataset(ENVIRONMENTS[self.env]["name"], self.dataset, 0)
 
+    def header(self) -> Result:
+        """The first keys of results."""
+        return {
+            "agent": find_agent(self.agent).name,
+            "env": self.env,
+            "max_len": self.max_len,
+            "seed": self.seed,
+            "dataset": data_block(self.load()),
+        }
+
     @property
     def world(self) -> str:
-        """Environment, kind of data and length, for names of files."""
+        """Environment, kind of data and session length, as in file names."""
         return f"{self.env}_{'real' if self.dataset else 'synthetic'}_T{self.max_len}"
 
 
@@ -90,15 +98,15 @@ class Run:
 class RunStudy(Study):
     """A run and its result file.
 
-    While an agent trains, a checkpoint lies beside the result to be. A run goes on from it, and
-    ends with the result of a run that was never interrupted, training seconds apart. Off-policy
-    agents have none and start over.
+    Training writes a checkpoint next to the result file. An interrupted run continues from it and
+    ends with the result of an uninterrupted run, except for the seconds. Off-policy agents write
+    no checkpoint and start again.
 
     Attributes:
         spec: Settings of the run.
         progress: Whether to show progress bars.
-        tensorboard: Folder in which training is logged for TensorBoard, in a folder of the
-            result's name; ``None`` for no log.
+        tensorboard: Folder for TensorBoard logs, where the run makes a subfolder named like its
+            result; ``None`` for no log.
     """
 
     spec: Run
@@ -112,31 +120,18 @@ class RunStudy(Study):
         return f"{find_agent(self.spec.agent).name}_{self.spec.world}_seed{self.spec.seed}"
 
     def header(self) -> Result:
-        return {
-            "agent": find_agent(self.spec.agent).name,
-            "env": self.spec.env,
-            "max_len": self.spec.max_len,
-            "seed": self.spec.seed,
-            "dataset": data_block(self.spec.load()),
-        }
+        return self.spec.header()
 
     def is_complete(self, path: Path, result: Result) -> bool:
-        spec = self.spec
-        expected: dict[str, Any] = {
-            "dataset": spec.load().fingerprint,
-            "sessions": spec.sessions,
-        }
-        actual = {
-            "dataset": result["dataset"]["fingerprint"],
-            "sessions": result["eval"]["sessions"],
-        }
-        agent = find_agent(spec.agent)
+        spec, agent = self.spec, find_agent(self.spec.agent)
+        digest, sessions = result["dataset"]["fingerprint"], result["eval"]["sessions"]
+        expected = {"dataset": spec.load().fingerprint, "sessions": spec.sessions}
+        actual = {"dataset": digest, "sessions": sessions}
         if agent.rule is None:
-            # Training ends with the step in which the last session does; a few may end with it.
-            surplus = result["train"]["episodes"] - spec.episodes
-            within = 0 <= surplus <= agent.hyperparams["n_envs"]
-            expected["episodes"] = spec.episodes
-            actual["episodes"] = spec.episodes if within else result["train"]["episodes"]
+            expected["episodes"], actual["episodes"] = spec.episodes, result["train"]["episodes"]
+            # Training ends with the step in which the last session does, and others may end with.
+            if 0 <= actual["episodes"] - spec.episodes <= agent.hyperparams["n_envs"]:
+                actual["episodes"] = spec.episodes
         if expected != actual:
             raise ConfigError(
                 f"{path} holds the result of another run: wanted {expected}, found {actual}. "
@@ -145,21 +140,32 @@ class RunStudy(Study):
         return True
 
     def make(self, path: Path) -> Result:
-        spec, checkpoint = self.spec, path.with_suffix(".checkpoint")
-        log = None if self.tensorboard is None else self.tensorboard / self.name
-        sessions, batch, train, evaluation = _play(
-            spec, spec.load(), self.progress, checkpoint, log
-        )
-        commits = train.pop("commits", [])
-        values = batch.summarise(sessions)
+        spec, agent = self.spec, find_agent(self.spec.agent)
+        dataset, fitted, model = spec.load(), None, None
+        train: dict[str, Any] = {"episodes": 0, "steps": 0, **Seconds().block(), "curve": []}
+        if agent.rule is None:
+            started = Seconds.clocks()
+            fitted = agent.prepare(dataset, spec.seed, self.progress)
+            fitting = Seconds.clocks() - started
+            log = None if self.tensorboard is None else self.tensorboard / self.name
+            checkpoint = path.with_suffix(".checkpoint")
+            model, train = train_agent(
+                spec, dataset, fitted, self.progress, checkpoint=checkpoint, log=log
+            )
+            for name, seconds in fitting.block().items():
+                train[name] += seconds  # once, however often the run was interrupted
+            if agent.report is not None:
+                train[agent.report] = fitted.report
+        sessions, batch, evaluation = play(agent, spec, dataset, model, fitted)
         rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
-        intervals = metrics.bootstrap_ci95(sessions, batch.summarise, rng, together=together)
+        intervals = bootstrap_ci95(sessions, batch.summarise, rng, together=together)
+        half_widths = {f"{name}_ci95": half_width for name, half_width in intervals.items()}
         return {
             "slate_size": sessions.slates.shape[2],
             "train": train,
             "eval": evaluation,
-            "metrics": values | {f"{name}_ci95": half for name, half in intervals.items()},
-            "commits": commits,
+            "metrics": batch.summarise(sessions) | half_widths,
+            "commits": train.pop("commits", []),
         }
 
 
@@ -169,7 +175,7 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
     Raises:
         ConfigError: ``out`` is a file, or holds the result or the checkpoint of a run with other
             settings; or TensorBoard is not installed.
-        CheckpointError: The checkpoint is damaged, or of an agent made otherwise.
+        CheckpointError: The checkpoint is damaged, or of another kind of model.
     """
     return run_study(RunStudy(spec, progress, tensorboard), out)
 
@@ -177,9 +183,9 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
-        "--agent", required=True, help=f"{', '.join(AGENTS)}, or mypackage.my:AGENT of your own"
+        "--agent", required=True, help=f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
     )
-    parser.add_argument("--max-len", type=int, help="default: 30, or the task's own")
+    parser.add_argument("--max-len", type=int, help="longest session; default: 30, or the task's")
     parser.add_argument("--seed", type=int, default=Run.seed)
     add_run_arguments(parser)
 
@@ -190,10 +196,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser)
     parser.add_argument("--episodes", type=int, default=Run.episodes, help="training sessions")
     parser.add_argument("--sessions", type=int, default=Run.sessions, help="evaluation sessions")
-    parser.add_argument("--threads", type=count, default=1, help="torch threads a process")
+    parser.add_argument("--threads", type=count, default=1, help="torch threads per process")
     parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
     parser.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="log training for TensorBoard there"
+        "--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard logs"
     )
 
 
@@ -205,41 +211,13 @@ def main(options: argparse.Namespace) -> None:
 
 def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
     """The run that the options describe, or one that differs in some settings."""
-    names = ("agent", "env", "dataset", "max_len", "seed", "episodes", "sessions")
+    names = [field.name for field in fields(Run)]
     settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
     settings["env"] = settings["env"] or Run.env
     if settings["max_len"] is None:
-        settings["max_len"] = usual_max_len(settings["env"])
+        defaults = task_of(settings["env"]).defaults
+        settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
     return Run(**settings)
-
-
-def usual_max_len(env: str) -> int:
-    """The session length of an environment whose user names none."""
-    usual: int = TASKS[task_of(env)].defaults.get("max_len", SessionConfig.max_len)
-    return usual
-
-
-def _play(
-    spec: Run, dataset: Dataset, progress: bool, checkpoint: Path, log: Path | None
-) -> tuple[Sessions, SessionBatch, dict[str, Any], dict[str, Any]]:
-    """Test sessions, their batch, and the ``train`` and ``eval`` blocks of the result."""
-    agent, fitted, model = find_agent(spec.agent), None, None
-    train: dict[str, Any] = {"episodes": 0, "steps": 0, **Seconds().block(), "curve": []}
-    if agent.rule is None:
-        began = Seconds.now()
-        fitted = agent.prepare(dataset, spec.seed, progress)
-        fitting = Seconds.now() - began
-        model, train = train_agent(spec, dataset, fitted, progress, checkpoint=checkpoint, log=log)
-        for name, seconds in fitting.block().items():
-            train[name] += seconds  # once, however often the run was interrupted
-        if agent.report is not None:
-            train[agent.report] = fitted.report
-    world = (spec.env, dataset, spec.max_len, spec.seed, spec.sessions)
-    env = evaluation_env(*world, agent.env_options)
-    policy: Any = model if agent.rule is None else agent.rule(env.batch)
-    wrapped = agent.wrap(env, fitted, agent.hyperparams, False)
-    sessions, evaluation = play(policy, wrapped, spec.sessions)
-    return sessions, env.batch, train, evaluation
 
 
 def train_agent(
@@ -254,106 +232,136 @@ def train_agent(
     log: Path | None = None,
     prepare: Callable[[BaseAlgorithm], object] | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
-    """Trains an agent behind what was fitted for it, or on the raw state.
+    """Trains the model of an agent.
 
     Args:
-        spec: Settings of the run; its agent is one that is trained.
+        spec: Settings of the run; its agent must be trainable.
         dataset: The data.
-        fitted: What the agent is wrapped with: see :meth:`~benchmarks.agents.Agent.prepare`; for an
-            agent whose states can be purified any purifier, or ``None``.
+        fitted: Fitted object that the environment is wrapped with, see
+            :meth:`~benchmarks.agents.Agent.prepare`: any purifier, or ``None`` for the raw state,
+            unless the agent needs another kind of object.
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
-        overrides: Hyper-parameters that stand before the agent's own.
-        checkpoint: File in which progress is kept, and from which it goes on if it is there; for
-            on-policy agents alone.
-        log: Folder of TensorBoard's files; ``None`` for no log.
-        prepare: Called with the agent before it learns.
+        overrides: Hyper-parameters that replace the agent's.
+        checkpoint: File of intermediate progress, from which training continues if it exists; only
+            for on-policy agents.
+        log: Folder for TensorBoard files; ``None`` for no log.
+        prepare: Called with the model before it learns.
 
     Returns:
-        The trained agent and the ``train`` block of the result; with a checkpoint also under
-        ``"commits"`` the code that ran before.
+        The trained model and the ``train`` block of the result; with a checkpoint also, under
+        ``"commits"``, the code of the earlier processes.
 
     Raises:
-        ConfigError: The checkpoint is of a run with other settings, or there is no TensorBoard.
-        CheckpointError: It is damaged, or of an agent made otherwise.
+        ConfigError: The checkpoint is of a run with other settings, or TensorBoard is missing.
+        CheckpointError: The checkpoint is damaged, or of another kind of model.
     """
-    learner = find_agent(spec.agent)
-    assert learner.build is not None
-    options = learner.hyperparams | dict(overrides or {})
+    agent = find_agent(spec.agent)
+    assert agent.build is not None
+    hyperparams = agent.hyperparams | dict(overrides or {})
     record = TrainingRecord(spec.episodes, progress)
-    n_envs = options.pop("n_envs")
-    wrapper_options = {name: options.pop(name) for name in learner.wrapper_options}
-    world: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **learner.env_options}
-    env = make_vec_env(spec.env, n_envs, "train", users=users, **world)
-    wrapped = learner.wrap(env, fitted, wrapper_options, True)
-    agent = learner.build(wrapped, options, spec.seed)
+    n_envs = hyperparams.pop("n_envs")
+    wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
+    options: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **agent.env_options}
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
+    wrapped = agent.wrap(env, fitted, wrapper_options, True)
+    model = agent.build(wrapped, hyperparams, spec.seed)
     if prepare is not None:
-        prepare(agent)
-    wrapped.seed(spec.seed * SEED_RANGE)  # after SB3 has seeded it with the agent's own seed
-    rounds = -(-spec.episodes // n_envs)  # in each of which every slot ends a session
+        prepare(model)
+    wrapped.seed(spec.seed * SEED_RANGE)  # replaces the seed that SB3 has just set
+    rounds = -(-spec.episodes // n_envs)  # in a round every slot ends a session
     total = rounds * n_envs * env.batch.longest
     callbacks: list[BaseCallback] = [record]
     commits: list[str] = []
-    if checkpoint is not None and isinstance(agent, OnPolicyAlgorithm):
+    if checkpoint is not None and isinstance(model, OnPolicyAlgorithm):
         settings = {"episodes": spec.episodes, "versions": versions()}
         if checkpoint.exists():
-            commits = _go_on(checkpoint, agent, record, settings)
-        now = list(dict.fromkeys([*commits, commit()]))
-        callbacks.append(
-            TrainingCheckpoint(
-                checkpoint,
-                max(1, total // CHECKPOINTS),
-                lambda: {"settings": settings, "commits": now, "record": record.state()},
-            )
-        )
-    with closing(agent_logger(log)) as logged:
-        agent.set_logger(logged)
-        left = total - agent.num_timesteps
-        agent.learn(left, callbacks, reset_num_timesteps=agent.num_timesteps == 0)
-        logged.dump(agent.num_timesteps)  # what was recorded since the last rollout
-    return agent, {
-        # An offline agent plays none: it replays as many logged decisions as so many have steps.
-        "episodes": spec.episodes if learner.offline else record.finished,
-        "steps": int(agent.num_timesteps),
+            commits = _restore(checkpoint, model, record, settings)
+        code = list(dict.fromkeys([*commits, commit()]))
+
+        def progress_state() -> dict[str, Any]:
+            return {"settings": settings, "commits": code, "record": record.state()}
+
+        interval = max(1, total // CHECKPOINTS)
+        callbacks.append(TrainingCheckpoint(checkpoint, interval, progress_state))
+    with closing(agent_logger(log)) as logger:
+        model.set_logger(logger)
+        steps = total - model.num_timesteps
+        model.learn(steps, callbacks, reset_num_timesteps=model.num_timesteps == 0)
+        logger.dump(model.num_timesteps)  # values recorded since the last rollout
+    return model, {
+        # An offline agent plays no sessions; it replays as many logged steps as they would have.
+        "episodes": spec.episodes if agent.offline else record.finished,
+        "steps": int(model.num_timesteps),
         **record.seconds.block(),
         "curve": record.curve,
     } | ({"commits": commits} if commits else {})
 
 
-def _go_on(
-    checkpoint: Path, agent: BaseAlgorithm, record: TrainingRecord, settings: dict[str, Any]
+def _restore(
+    checkpoint: Path, model: BaseAlgorithm, record: TrainingRecord, settings: dict[str, Any]
 ) -> list[str]:
-    """Takes up a checkpoint of the same run; the commits of the code that ran before it."""
-    kept = resume(checkpoint, agent)
-    if kept["settings"] != settings:
+    """Loads a checkpoint of the same run; returns the commits of the code that ran before it."""
+    progress = resume(checkpoint, model)
+    if progress["settings"] != settings:
         raise ConfigError(
             f"{checkpoint} holds the progress of another run: wanted {settings}, found "
-            f"{kept['settings']}. Remove it or choose another folder."
+            f"{progress['settings']}. Remove it or choose another folder."
         )
-    record.take_up(kept["record"])
-    logger.info("Going on from %s, after %d sessions.", checkpoint, record.finished)
-    return list(kept["commits"])
+    record.restore(progress["record"])
+    _LOG.info("Continuing from %s, after %d sessions.", checkpoint, record.finished)
+    return list(progress["commits"])
 
 
-def evaluation_env(
-    env: str,
+class Played(NamedTuple):
+    """Finished evaluation sessions.
+
+    Attributes:
+        sessions: The sessions.
+        batch: Their batch, which knows the metrics of the task.
+        block: The ``eval`` block of a result.
+    """
+
+    sessions: Sessions
+    batch: SessionBatch
+    block: dict[str, Any]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The ``metrics`` block of a result, without intervals."""
+        return self.batch.summarise(self.sessions)
+
+
+def play(
+    agent: Agent,
+    spec: Run,
     dataset: Dataset,
-    max_len: int,
-    seed: int,
-    sessions: int,
-    options: dict[str, str],
+    model: BaseAlgorithm | None,
+    fitted: Any,
+    *,
+    overrides: Mapping[str, Any] | None = None,
     split: str = "test",
     users: NDArray[np.int32] | None = None,
-) -> KuaiVecEnv:
-    """The evaluation sessions of a seed: the same for all agents, with the options they need."""
-    given: dict[str, Any] = {"dataset": dataset, "max_len": max_len, **options}
-    slots, first = min(sessions, SLOTS), seed * SEED_RANGE + SEED_RANGE // 2
-    return make_vec_env(env, slots, split, first, users=users, **given)
+) -> Played:
+    """Plays the evaluation sessions of a seed, which are the same for all agents.
 
-
-def play(agent: Agent, env: VecEnv, sessions: int) -> tuple[Sessions, dict[str, Any]]:
-    """Finished sessions and the ``eval`` block of the result."""
+    Args:
+        agent: The agent, which may differ from the run's.
+        spec: Settings of the run.
+        dataset: The data.
+        model: The trained model; ``None`` for an agent with a rule.
+        fitted: Fitted object that the environment is wrapped with, as for :func:`train_agent`.
+        overrides: Hyper-parameters that replace the agent's.
+        split: ``"train"`` or ``"test"``.
+        users: Positions of the split's users to play with, all if ``None``.
+    """
+    slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
+    options: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **agent.env_options}
+    env = make_vec_env(spec.env, slots, split, first_seed, users=users, **options)
+    policy: Any = model if agent.rule is None else agent.rule(env.batch)
+    wrapped = agent.wrap(env, fitted, agent.hyperparams | dict(overrides or {}), False)
     started = time.perf_counter()
     with torch.no_grad():
-        finished = evaluate(agent, env, sessions)
-    return finished, {"sessions": sessions, "seconds": time.perf_counter() - started}
+        sessions = evaluate(policy, wrapped, spec.sessions)
+    block = {"sessions": spec.sessions, "seconds": time.perf_counter() - started}
+    return Played(sessions, env.batch, block)

@@ -12,15 +12,16 @@ from matplotlib.figure import Figure
 from benchmarks.commands import add_folder
 from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.plots import draw_curves, name_agents
-from benchmarks.results import Result, World, read_results, task_of
+from benchmarks.results import Result, World, read_results
 from benchmarks.tables import by_world, metric
+from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 AGENTS = (
     "dsrm-hrl", "hrl", "flat", "flat+quota", "ppo", "ppo+quota", "hsrl", "hsrl-no-residual",
     "hsrl-no-token-credit", "hsrl+quota", "hsrl+dsrm",
 )  # fmt: skip
-TAIL = 5  # training has settled in the last fifth of a curve
+TAIL = 5  # the last fifth of a curve counts as settled
 REACHED = 0.95  # of the settled session length
 SPREADS = {  # titles and digits
     "test_len": ("s.d. of Len over seeds", 3),
@@ -37,16 +38,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_folder(parser)
     parser.add_argument(
         "--agents", nargs="+", metavar="AGENT",
-        help=f"default: those of {', '.join(AGENTS)} that are there",
+        help=f"default: {', '.join(AGENTS)}, where they have results",
     )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints a table of each world, draws its curves, and prints the names of their files.
+    """Prints a table for each world, draws its curves, and prints the names of their files.
 
     Raises:
-        ConfigError: An agent that was asked for has no results.
-        DataFormatError: The folder holds no results of whole sessions, or something else.
+        ConfigError: A named agent has no results.
+        DataFormatError: The folder holds no results of whole sessions, or other files.
     """
     worlds = select(read_results(options.folder), options.agents)
     print(markdown(worlds))
@@ -63,8 +64,8 @@ def select(
 
     Args:
         results: As read from a folder.
-        names: Agents, in their order; ``None`` for those of :data:`AGENTS` that have results. An
-            agent that plays no training sessions has no curve, and is left out.
+        names: Agents, in their order; ``None`` for those of :data:`AGENTS` that have results.
+            Agents without training sessions have no curve and are left out.
 
     Raises:
         ConfigError: A named agent has no results.
@@ -74,7 +75,7 @@ def select(
     worlds = {
         world: {name: agents[name] for name in names or AGENTS if name in agents}
         for world, agents in curves.items()
-        if task_of(world.env) == "session"
+        if world.task is SessionBatch
     }
     present = {name for agents in worlds.values() for name in agents}
     if missing := [name for name in names or () if name not in present]:
@@ -93,29 +94,27 @@ def select(
 def imbalance(point: Point) -> float:
     """|2p - 1| with p the popular share of a block of training sessions.
 
-    Curves have no AD, which looks at every step apart: this is AD where a session's steps are
-    alike, and less where they differ.
+    Curves have no AD, which is a mean over single steps: this is AD if all steps of a session are
+    alike, and less if they differ.
     """
     return abs(2.0 * point["popular_share"] - 1.0)
 
 
 def spreads(runs: list[Result]) -> dict[str, float]:
-    """Variation of an agent's results and curves.
-
-    Args:
-        runs: One result a seed.
+    """Standard deviations of an agent's results (one per seed) and curves; NaN for single values.
 
     Returns:
-        Standard deviations over seeds of the test sessions' Len and AD (``test_len``,
-        ``test_ad``), and over the last fifth of a curve, mean over seeds, of Len and imbalance
-        (``curve_len``, ``curve_imbalance``); NaN for a single value.
+        Over seeds: of Len and AD of test sessions (``test_len``, ``test_ad``). Over the last fifth
+        of a curve, mean over seeds: of Len and imbalance (``curve_len``, ``curve_imbalance``).
     """
     curves = [run["train"]["curve"] for run in runs]
     return {
         "test_len": _deviation(metric(runs, "len")),
         "test_ad": _deviation(metric(runs, "ad")),
-        "curve_len": float(np.mean([_unrest(curve, _length) for curve in curves])),
-        "curve_imbalance": float(np.mean([_unrest(curve, imbalance) for curve in curves])),
+        **{
+            name: float(np.mean([_deviation([*map(measure, _tail(curve))]) for curve in curves]))
+            for name, measure in (("curve_len", _length), ("curve_imbalance", imbalance))
+        },
     }
 
 
@@ -131,7 +130,7 @@ def sessions_to_settle(curve: list[Point]) -> int:
 
 
 def markdown(worlds: dict[World, dict[str, list[Result]]]) -> str:
-    """A table of each world; see :func:`select`."""
+    """Tables of the worlds that :func:`select` returns."""
     return "\n\n".join(starmap(_table, worlds.items())) + "\n"
 
 
@@ -143,7 +142,10 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         settled = [sessions_to_settle(curve) for curve in curves]
         rows.append([
             agent, str(len(runs)),
-            *(_number(deviations[name], digits) for name, (_, digits) in SPREADS.items()),
+            *(
+                "" if np.isnan(deviations[name]) else f"{deviations[name]:.{digits}f}"
+                for name, (_, digits) in SPREADS.items()
+            ),
             interval([settled_length(curve) for curve in curves], 2),
             f"{np.mean(settled):,.0f} ({min(settled):,} to {max(settled):,})",
         ])  # fmt: skip
@@ -180,18 +182,10 @@ def _length(point: Point) -> float:
 
 
 def _tail(curve: list[Point]) -> list[Point]:
-    """The last fifth of a curve, of one point at least."""
+    """The last fifth of a curve, at least one point."""
     return curve[-max(1, len(curve) // TAIL) :]
 
 
-def _unrest(curve: list[Point], measure: Callable[[Point], float]) -> float:
-    return _deviation([measure(point) for point in _tail(curve)])
-
-
 def _deviation(values: list[float]) -> float:
-    """The sample's standard deviation; NaN for a single value."""
+    """Standard deviation of a sample; NaN for a single value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _number(value: float, digits: int) -> str:
-    return "" if np.isnan(value) else f"{value:.{digits}f}"

@@ -1,7 +1,6 @@
-"""Studies: pieces of work with a result file each, made where it is missing, side by side.
+"""Studies: pieces of work with one result file each; missing results are made in parallel.
 
-A kind of study is a subclass of :class:`Study`. A command is a module with ``add_arguments`` and
-``main``, and a row in a table of :mod:`benchmarks.__main__`.
+A kind of study is a subclass of :class:`Study`.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from kuaisim_gym.errors import ConfigError
 
 
 class Study(ABC):
-    """A piece of work with one result file, small enough to be sent to another process.
+    """A piece of work with one result file, which can be pickled for another process.
 
     Attributes:
-        packages: Packages whose versions decide the result.
+        packages: Packages whose versions affect the result.
     """
 
     packages: tuple[str, ...] = PACKAGES
@@ -34,33 +33,33 @@ class Study(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """Name of the result file, without its ending."""
+        """Name of the result file, without extension."""
 
     @abstractmethod
     def header(self) -> Result:
-        """Data and settings: the beginning of the result, known before the work."""
+        """Data and settings, which are the first keys of the result."""
 
     @abstractmethod
     def make(self, path: Path) -> Result:
         """Does the work.
 
         Args:
-            path: The result file to be. Unfinished work may be kept beside it, and an earlier
-                process may have left some; ``path.with_suffix(".checkpoint")`` is removed when the
-                result is written.
+            path: The future result file. Intermediate files may be saved next to it, for a later
+                process to continue; ``path.with_suffix(".checkpoint")`` is removed when the result
+                is written.
 
         Returns:
-            The result after its header, without versions; ``"commits"``, if there, is the code
-            that did some of the work before.
+            The result without header and versions; ``"commits"``, if present, is the code of
+            earlier processes.
         """
 
     @staticmethod
     def markdown(results: list[Result]) -> str:
-        """Tables of results of this kind; empty where there are none to show."""
+        """Tables of results of this kind; empty if there are none to show."""
         return ""
 
     def is_complete(self, path: Path, result: Result) -> bool:
-        """Checks an existing file: true if it holds all of this study's result.
+        """Checks whether an existing file holds the complete result.
 
         Raises:
             ConfigError: It holds the result of other data or settings.
@@ -74,10 +73,10 @@ class Study(ABC):
 
 
 def check_same(path: Path, header: Result, existing: Mapping[str, object]) -> None:
-    """Refuses to take the content of a file for the study that has this header.
+    """Compares the content of a file with the header of a study.
 
     Raises:
-        ConfigError: It is the result of other data or settings.
+        ConfigError: The file holds the result of other data or settings.
     """
     different = [name for name in header if existing.get(name) != header[name]]
     if different:
@@ -90,17 +89,17 @@ def check_same(path: Path, header: Result, existing: Mapping[str, object]) -> No
 
 
 def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int = 1) -> list[Path]:
-    """Makes the studies whose results are missing, in the order given, under one progress bar.
+    """Makes the studies whose results are missing, in order, under one progress bar.
 
-    Existing files are checked before any work. After a failure no further study is begun; those
-    that run are waited for.
+    Existing files are checked before any work. After a failure no further study is started;
+    running studies are completed.
 
     Args:
         studies: The studies.
         out: Folder of the result files.
-        jobs: Processes at a time; with one, this process works itself.
-        threads: Threads of torch in each, and of NumPy's linear algebra in other processes where
-            the environment (``OMP_NUM_THREADS`` and its like) does not say otherwise.
+        jobs: Parallel processes; with one, this process does the work.
+        threads: Threads of torch per process, and of NumPy's linear algebra in other processes
+            unless the environment (``OMP_NUM_THREADS`` and similar variables) sets them.
 
     Returns:
         All result files, in the order of the studies.
@@ -111,7 +110,7 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
     missing = [study for study in studies if not _is_made(study, out)]
     skipped = len(studies) - len(missing)
     with tqdm(total=len(studies), initial=skipped, desc="Studies", unit="study") as bar:
-        work = _in_this_process if jobs == 1 else _side_by_side
+        work = _in_this_process if jobs == 1 else _in_parallel
         for study in work(missing, out, jobs, threads):
             bar.set_postfix_str(study.name)
             bar.update()
@@ -119,7 +118,7 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
 
 
 def run_study(study: Study, out: Path) -> Path:
-    """Makes one study in this process, if its result is missing, and returns the result file.
+    """Makes a study in this process, if its result is missing, and returns the result file.
 
     Raises:
         ConfigError: ``out`` is a file, or holds a result of other data or settings.
@@ -149,7 +148,7 @@ def _is_made(study: Study, out: Path) -> bool:
     path = result_path(study, out)
     if not path.exists() or not study.is_complete(path, read_result(path)):
         return False
-    _checkpoint(path).unlink(missing_ok=True)  # of a process that ended before it did this
+    _checkpoint(path).unlink(missing_ok=True)  # in case an earlier process was killed before that
     return True
 
 
@@ -166,12 +165,12 @@ def _in_this_process(
         yield study
 
 
-def _side_by_side(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Study]:
-    # NumPy's linear algebra reads these when a process starts; two processes that each use every
-    # core spin against each other.
+def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Study]:
+    # NumPy's linear algebra reads these when a process starts. Processes that each use all cores
+    # would slow each other down.
     for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(library, str(threads))
-    # Spawned, not forked: torch's thread pool does not survive a fork.
+    # Torch's thread pool does not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)

@@ -1,4 +1,4 @@
-"""The ``suite`` command: many runs, side by side in processes; interrupted ones go on."""
+"""The ``suite`` command: many runs in parallel; an interrupted suite continues."""
 
 from __future__ import annotations
 
@@ -20,23 +20,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
         "--table", type=int, choices=tuple(paper.TABLES),
-        help="all runs of one of the paper's tables, on both synthetic worlds; then the table",
+        help="make all runs of one of the paper's tables, on both synthetic worlds, and print it",
     )  # fmt: skip
-    parser.add_argument("--agents", nargs="+", help="see run; default: all that the data allow")
-    parser.add_argument("--max-len", type=int, nargs="+", help="default: 30, or the task's own")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(paper.SEEDS))
+    add = parser.add_argument
+    add("--agents", nargs="+", help="names, as for run; default: all that the data allow")
+    add("--max-len", type=int, nargs="+", help="longest sessions; default: 30, or the task's")
+    add("--seeds", type=int, nargs="+", default=list(paper.SEEDS), help="default: 11 15 19")
     add_jobs(parser)
     add_run_arguments(parser)
 
 
 def main(options: argparse.Namespace) -> None:
-    """Makes the runs that are missing, and prints the paper's table where it was asked for."""
+    """Makes the missing runs, and prints a table of the paper with ``--table``."""
     if options.table is None:
         base = spec_of(options, agent="random", max_len=None, seed=options.seeds[0])
         agents = options.agents or agents_for(base.load())
         runs = expand(base, agents, options.max_len or [base.max_len], options.seeds)
     else:
-        _refuse_beside_table(options)
+        for name in ("agents", "env", "max_len", "dataset"):
+            if getattr(options, name) is not None:
+                option = f"--{name.replace('_', '-')}"
+                raise ConfigError(f"--table {options.table} fixes {option}: leave that out.")
         agents = paper.agents_of(options.table)
         runs = []
         for env in paper.ENVS.values():
@@ -51,10 +55,10 @@ def main(options: argparse.Namespace) -> None:
 def expand(
     base: Run, agents: Iterable[str], max_lens: Iterable[int], seeds: Iterable[int]
 ) -> list[Run]:
-    """All combinations, as runs that differ from ``base`` in agent, length and seed.
+    """Runs for all combinations of agents, lengths and seeds, otherwise like ``base``.
 
     Raises:
-        ConfigError: An agent is unknown, or two have one name.
+        ConfigError: An agent is unknown, or two have the same name.
     """
     agents = tuple(agents)
     names = [find_agent(agent).name for agent in agents]
@@ -64,11 +68,3 @@ def expand(
         replace(base, agent=agent, max_len=max_len, seed=seed)
         for agent, max_len, seed in product(agents, max_lens, seeds)
     ]
-
-
-def _refuse_beside_table(options: argparse.Namespace) -> None:
-    """A table says what runs it consists of; seeds and sizes are anybody's choice."""
-    for name in ("agents", "env", "max_len", "dataset"):
-        if getattr(options, name) is not None:
-            option = f"--{name.replace('_', '-')}"
-            raise ConfigError(f"--table {options.table} fixes {option}: leave that out.")

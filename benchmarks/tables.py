@@ -1,4 +1,4 @@
-"""The ``table`` command: means and 95 % intervals over seeds, beside the published rows."""
+"""The ``table`` command: means and 95 % intervals over seeds, next to published figures."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from benchmarks.agents import AGENTS
 from benchmarks.commands import add_folder
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
-from benchmarks.results import Result, World, read_results, task_of, world_of
-from kuaisim_gym.envs.assembly import TASKS
+from benchmarks.results import Result, World, read_results, world_of
+from kuaisim_gym.envs.assembly import SessionBatch
 
 CEILING = "expected-oracle+quota"
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
-
 
 add_arguments = add_folder
 
@@ -31,7 +30,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent, those of the benchmark first and in its order."""
+    """Results by world and agent; the benchmark's agents come first, in its order."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     order = {agent: number for number, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda run: order.get(run["agent"], len(order))):
@@ -40,7 +39,7 @@ def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
 
 
 def metric(runs: list[Result], name: str) -> list[float]:
-    """Values of a metric, one a seed."""
+    """Values of a metric, one per seed."""
     return [run["metrics"][name] for run in runs]
 
 
@@ -50,11 +49,9 @@ def markdown(results: list[Result]) -> str:
 
 
 def summary(results: list[Result]) -> str:
-    """One table of whole sessions with fairness: a row an agent, a column a world and a length."""
+    """Len and R_each of whole sessions: a row per agent, a column per world and length."""
     worlds = {
-        world: agents
-        for world, agents in by_world(results).items()
-        if task_of(world.env) == "session"
+        world: agents for world, agents in by_world(results).items() if world.task is SessionBatch
     }
     titles = [
         f"{world.env.removesuffix('-Fair-v0')} {'SYNTHETIC' if world.synthetic else 'real'}, "
@@ -71,44 +68,41 @@ def summary(results: list[Result]) -> str:
 
 
 def _len_and_reward(runs: list[Result]) -> str:
-    """Both with 95 % intervals over seeds; empty without runs."""
+    """Both metrics with 95 % intervals over seeds; empty without runs."""
     cells = interval(metric(runs, "len"), 2), interval(metric(runs, "r_each"))
     return ", ".join(filter(None, cells))
 
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:
-    kind = "SYNTHETIC world" if world.synthetic else "real rows"
     first = next(iter(agents.values()))[0]
-    name, task = first["dataset"]["name"], task_of(world.env)
-    columns = TASKS[task].columns
-    last = ["Len / ceiling", "train s", "published Len"] if task == "session" else ["train s"]
+    name, columns = first["dataset"]["name"], world.task.columns
     lengths = {agent: mean_and_ci95(metric(runs, "len"))[0] for agent, runs in agents.items()}
     reference = published(name, world.max_len) if "-Fair-" in world.env else {}
+    header = ["agent", "seeds", *columns.values(), "train s"]
     rows = []
     for agent, runs in agents.items():
-        cells = [agent, str(len(runs)), *(_cell(runs, column) for column in columns)]
         seconds = np.mean([run["train"]["seconds"] for run in runs])
-        trained = f"{seconds:.0f}" if seconds else ""
-        if task == "session":
-            share = f"{lengths[agent] / lengths[CEILING]:.3f}" if CEILING in lengths else ""
-            label = AGENTS[agent].label if agent in AGENTS else ""
-            length = reference.get(label, {}).get("len", "")
-            rows.append([*cells, share, trained, length])
-        else:
-            rows.append([*cells, trained])
+        cells = (_cell(runs, column) for column in columns)
+        rows.append([agent, str(len(runs)), *cells, f"{seconds:.0f}" if seconds else ""])
     note = (
         "± is a 95 % interval over seeds (over sessions where there is one seed); "
         f"{first['eval']['sessions']:,} test sessions a seed."
     )
-    if task == "session":
+    comparisons = []
+    if world.task is SessionBatch:
+        header[-1:] = ["Len / ceiling", "train s", "published Len"]
+        for row in rows:
+            agent = row[0]
+            share = f"{lengths[agent] / lengths[CEILING]:.3f}" if CEILING in lengths else ""
+            label = AGENTS[agent].label if agent in AGENTS else ""
+            row[-1:] = [share, row[-1], reference.get(label, {}).get("len", "")]
+        comparisons = [_verdict(agents, lengths), _paired(agents)]
         note += (
             f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
             "its own simulator, where R has another scale."
         )
-    title = f"{world.env}, {name} ({kind}, {world.fingerprint}), max_len {world.max_len}"
-    table = markdown_table(["agent", "seeds", *columns.values(), *last], rows)
-    comparisons = [_verdict(agents, lengths), _paired(agents)] if task == "session" else []
-    return section(title, table, *comparisons, note)
+    title = f"{world.env}, {name} ({world.data}, {world.fingerprint}), max_len {world.max_len}"
+    return section(title, markdown_table(header, rows), *comparisons, note)
 
 
 def _cell(runs: list[Result], name: str) -> str:
@@ -119,7 +113,7 @@ def _cell(runs: list[Result], name: str) -> str:
 
 
 def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
-    """The learned agent with the longest sessions, beside the references."""
+    """The learned agent with the longest sessions, compared with references."""
     learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
         return ""
@@ -134,7 +128,7 @@ def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
 
 
 def _paired(agents: dict[str, list[Result]]) -> str:
-    """Our agents against their controls: all agents of a seed meet the same users."""
+    """Agents against their controls: all agents of a seed meet the same users."""
     by_seed = {
         agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
     }

@@ -23,20 +23,20 @@ class Seconds:
     """Durations in seconds.
 
     Attributes:
-        wall: By the clock on the wall.
-        processor: Of this process, whatever runs beside it.
+        wall: Elapsed time.
+        processor: Processor time of this process.
     """
 
     wall: float = 0.0
     processor: float = 0.0
 
     @classmethod
-    def now(cls) -> Seconds:
-        """Both clocks, which begin anywhere."""
+    def clocks(cls) -> Seconds:
+        """Readings of both clocks; only differences mean something."""
         return cls(time.perf_counter(), time.process_time())
 
     def block(self) -> dict[str, float]:
-        """Both, by their names in results."""
+        """Both durations by their names in results."""
         return {"seconds": self.wall, "processor_seconds": self.processor}
 
     def __add__(self, seconds: Seconds) -> Seconds:
@@ -47,17 +47,17 @@ class Seconds:
 
 
 class TrainingRecord(BaseCallback):
-    """Counts finished sessions, keeps the learning curve, and stops at the last session.
+    """Counts finished sessions, records the learning curve, and stops training.
 
-    The curve goes to the agent's logger too.
+    The points of the curve go to the model's logger as well.
 
     Args:
-        episodes: Sessions to finish.
+        episodes: Sessions after which training stops.
         progress: Whether to show a progress bar.
 
     Attributes:
-        finished: Sessions finished.
-        curve: Points of the learning curve: means over the sessions since the one before.
+        finished: Number of finished sessions.
+        curve: Points of the learning curve: means over the sessions since the previous point.
     """
 
     def __init__(self, episodes: int, progress: bool) -> None:
@@ -66,16 +66,16 @@ class TrainingRecord(BaseCallback):
         self.finished = 0
         self.curve: list[dict[str, float]] = []
         self._latest: list[dict[str, float]] = []  # finished since the last point
-        self._before, self._began = Seconds(), Seconds.now()
+        self._earlier, self._started = Seconds(), Seconds.clocks()
         self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
 
     @property
     def seconds(self) -> Seconds:
-        """Since it was made, and up to the state that it took up."""
-        return self._before + Seconds.now() - self._began
+        """Time since the start, and that of earlier processes."""
+        return self._earlier + Seconds.clocks() - self._started
 
     def state(self) -> dict[str, Any]:
-        """All of it, as JSON knows it."""
+        """The whole record, for JSON."""
         return {
             "finished": self.finished,
             "curve": self.curve,
@@ -83,10 +83,10 @@ class TrainingRecord(BaseCallback):
             "seconds": asdict(self.seconds),
         }
 
-    def take_up(self, state: dict[str, Any]) -> None:
-        """Goes on from what :meth:`state` gave."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues a record that :meth:`state` has saved."""
         self.finished, self.curve = state["finished"], state["curve"]
-        self._latest, self._before = state["latest"], Seconds(**state["seconds"])
+        self._latest, self._earlier = state["latest"], Seconds(**state["seconds"])
         self._bar.update(self.finished)
 
     def _on_step(self) -> bool:
@@ -112,7 +112,7 @@ class TrainingRecord(BaseCallback):
 
 
 def agent_logger(folder: Path | None) -> Logger:
-    """An agent's logger, which writes TensorBoard's files into a folder, or nothing at all.
+    """A logger for a model, which writes TensorBoard files into a folder or nothing.
 
     Raises:
         ConfigError: TensorBoard is not installed.

@@ -1,8 +1,8 @@
-"""Agents of the benchmark: a row says all that the benchmark knows of an agent.
+"""Agents of the benchmark: a row describes an agent completely.
 
-A module of this package holds the rows of a family as its ``AGENTS`` and is found by itself: a new
-agent is two files, its algorithm and its rows, and a variant of an agent is one more row. An agent
-from elsewhere is named by module and attribute, without touching this package::
+A module of this package holds the rows of a family as ``AGENTS`` and is discovered automatically: a
+new agent needs two files, its algorithm and its rows; a variant of an agent is one more row. Agents
+of other packages are named by module and attribute::
 
     # mypackage/my.py
     from benchmarks.agents import Agent, constructor
@@ -24,7 +24,7 @@ from kuaisim_gym.errors import ConfigError, unknown_option
 __all__ = ["AGENTS", "Agent", "agents_for", "constructor", "find_agent", "log_uniform", "one_of",
            "uniform"]  # fmt: skip
 
-# Families in the order of result tables; others follow by name.
+# Families in the order of result tables; further families follow by name.
 ORDER = ("references", "sb3", "baselines", "hrl", "hsrl")
 
 
@@ -39,7 +39,7 @@ AGENTS: dict[str, Agent] = {agent.name: agent for agent in _discover()}
 
 
 def find_agent(name: str) -> Agent:
-    """The agent of a registered name, or of a ``module:attribute`` of the user's.
+    """The agent with a registered name, or a user's agent as ``module:attribute``.
 
     Raises:
         ConfigError: There is none, it cannot be imported, it is no :class:`Agent`, or it has the
@@ -68,5 +68,5 @@ def find_agent(name: str) -> Agent:
 
 
 def agents_for(dataset: Dataset) -> list[str]:
-    """Names of the agents that a suite plays on some data without being told to."""
+    """Names of the agents that a suite plays on some data by default."""
     return [name for name, agent in AGENTS.items() if agent.suits(dataset)]

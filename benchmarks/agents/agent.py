@@ -1,4 +1,4 @@
-"""One agent of the benchmark: how it is made, tuned, wrapped, named and compared."""
+"""Description of an agent of the benchmark: algorithm, settings, wrappers and references."""
 
 from __future__ import annotations
 
@@ -30,31 +30,50 @@ Wrap = Callable[[VecEnv, Any, Options, bool], VecEnv]
 
 
 class Searched(NamedTuple):
-    """A hyper-parameter that ``python -m benchmarks tune`` draws from a distribution."""
+    """A hyper-parameter that ``python -m benchmarks tune`` searches.
+
+    Attributes:
+        value: Present value, which may lie outside the search space.
+        distribution: Search space.
+        text: Description of the search space.
+        nearest: Finds the value of the search space that is nearest to a number.
+    """
 
     value: float
     distribution: BaseDistribution
+    text: str
+    nearest: Callable[[float], float]
 
 
 def log_uniform(low: float, high: float, *, value: float) -> Searched:
-    """A number from ``low`` to ``high``, searched by orders of magnitude."""
-    return Searched(value, FloatDistribution(low, high, log=True))
+    """A number from ``low`` to ``high``, uniform on a logarithmic scale."""
+    return _interval(low, high, value, log=True)
 
 
 def uniform(low: float, high: float, *, value: float) -> Searched:
-    """A number from ``low`` to ``high``."""
-    return Searched(value, FloatDistribution(low, high))
+    """A number from ``low`` to ``high``, uniform."""
+    return _interval(low, high, value, log=False)
+
+
+def _interval(low: float, high: float, value: float, *, log: bool) -> Searched:
+    text = f"{low:g} to {high:g}, {'log-' if log else ''}uniform"
+    distribution = FloatDistribution(low, high, log=log)
+    return Searched(value, distribution, text, lambda number: min(max(number, low), high))
 
 
 def one_of(*choices: float, value: float) -> Searched:
-    """A number out of some."""
-    return Searched(value, CategoricalDistribution(choices))
+    """One of several numbers."""
+    text = f"one of {', '.join(map(str, choices))}"
+    distribution = CategoricalDistribution(choices)
+    return Searched(
+        value, distribution, text, lambda number: min(choices, key=lambda x: abs(x - number))
+    )
 
 
 def purified(
     env: VecEnv, purifier: Purifier | None, options: Options | None = None, training: bool = False
 ) -> VecEnv:
-    """A ``wrap`` that puts a purifier, if there is one, between environment and agent."""
+    """A ``wrap`` that puts a purifier between environment and agent, unless it is ``None``."""
     return env if purifier is None else PurifyVecEnv(env, purifier)
 
 
@@ -63,25 +82,25 @@ class Agent:
     """An agent that is trained, by ``build``, or one that needs no training, by ``rule``.
 
     Attributes:
-        name: On the command line, in tables and in the names of result files.
-        build: Makes the untrained model of an environment, hyper-parameters and a seed.
-        rule: Makes a policy of the sessions that it will act in; nothing is fitted for it.
+        name: Name on the command line, in tables and in the names of result files.
+        build: Makes the untrained model from an environment, hyper-parameters and a seed.
+        rule: Makes a policy for a batch of sessions.
         settings: ``n_envs`` and the arguments of ``build`` and ``wrap`` that differ from the
             algorithm's defaults or are :class:`Searched`.
         env_options: Options of the environment that the agent needs.
-        purifier: Name of the purifier that observations go through; ``None`` for the raw state.
-        fit: Fits to the log, before training, what ``wrap`` needs instead of a purifier; called
-            with the data, a seed, and whether to show progress.
+        purifier: Name of the purifier of observations; ``None`` for the raw state.
+        fit: Fits another object for ``wrap`` to the log, before training; called with the data, a
+            seed, and whether to show progress.
         report: Key of a result's ``train`` block for the fitted object's ``report``, if any.
         wrap: Wraps the bare environment; called with it, the fitted object, hyper-parameters, and
             whether it is for training.
-        wrapper_options: Names of the hyper-parameters that are for ``wrap``, not for ``build``.
-        offline: Whether it learns from the log and plays no training sessions.
-        suits: Whether a suite plays it on some data without being told to.
-        label: Its name in the paper's tables; empty if it is no method of the paper.
-        tables: Numbers of the paper's tables that it stands in.
+        wrapper_options: Names of hyper-parameters for ``wrap`` instead of ``build``.
+        offline: Whether the agent learns from the log and plays no training sessions.
+        suits: Tells whether a suite plays the agent on some data by default.
+        label: Name in the paper's tables; empty if the paper does not have the method.
+        tables: Numbers of the paper's tables with this agent.
         reference: Publication of the method.
-        controls: Names of the agents that it is compared with, seed by seed.
+        controls: Names of agents to compare with, seed by seed.
 
     Raises:
         ConfigError: The name does not fit into file names, there are both ``build`` and ``rule`` or
@@ -119,22 +138,29 @@ class Agent:
             raise ConfigError(f"Agent {self.name} lacks the settings {sorted(missing)}.")
 
     @property
+    def searched(self) -> dict[str, Searched]:
+        """Settings that are searched."""
+        items = self.settings.items()
+        return {name: setting for name, setting in items if isinstance(setting, Searched)}
+
+    @property
     def hyperparams(self) -> dict[str, Any]:
         """Values of the settings."""
-        items = self.settings.items()
-        return {name: item.value if isinstance(item, Searched) else item for name, item in items}
+        values = {name: setting.value for name, setting in self.searched.items()}
+        return {**self.settings, **values}
 
     @property
     def space(self) -> dict[str, BaseDistribution]:
         """Distributions of the settings that are searched."""
-        items = self.settings.items()
-        return {name: item.distribution for name, item in items if isinstance(item, Searched)}
+        return {name: setting.distribution for name, setting in self.searched.items()}
 
     def at(self, **values: Any) -> dict[str, Any]:
         """Settings with other values, in the same search space."""
-        space = self.space
-        searched = {name: Searched(values[name], space[name]) for name in values.keys() & space}
-        return {**self.settings, **values, **searched}
+        searched = self.searched
+        moved = {
+            name: searched[name]._replace(value=values[name]) for name in values.keys() & searched
+        }
+        return {**self.settings, **values, **moved}
 
     def prepare(self, dataset: Dataset, seed: int, progress: bool) -> Any:
         """Fits what ``wrap`` needs: a purifier, an encoder, a world model, or ``None``."""
@@ -151,10 +177,10 @@ def constructor(
     Args:
         algorithm: Class of the model.
         policy: Name of its policy.
-        *policy_options: Names of the hyper-parameters that go into ``policy_kwargs``. Another,
-            ``noise_std``, becomes Gaussian exploration noise on all action coordinates.
-        **computed: Functions that make further ``policy_kwargs`` of the environment and of the
-            hyper-parameters, of which they take theirs away.
+        *policy_options: Names of hyper-parameters for ``policy_kwargs``. The hyper-parameter
+            ``noise_std`` becomes Gaussian exploration noise on all action coordinates.
+        **computed: Functions that make further ``policy_kwargs`` from the environment and the
+            hyper-parameters, from which they remove those that they use.
     """
 
     def build(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:

@@ -39,7 +39,7 @@ AGENTS = (
         "bcq", label="BCQ", tables=(2,), reference="Fujimoto, Meger & Precup, ICML 2019",
         build=constructor(BCQ, "BCQPolicy"), env_options=SLATES, offline=True,
         settings={
-            "n_envs": 1,  # to read the log by; nothing is played
+            "n_envs": 1,  # for the spaces: training reads the log
             "learning_rate": log_uniform(1e-4, 3e-3, value=2.7e-3),
             "batch_size": 100,  # the paper's: 6,000 updates at T = 30
             "gamma": one_of(0.5, 0.9, 0.99, value=0.9),
@@ -56,7 +56,7 @@ AGENTS = (
             "gradient_steps": 1,
             "noise_std": log_uniform(0.03, 0.3, value=0.08),
             "action_l2": log_uniform(0.1, 3.0, value=0.34),
-            "preference": uniform(0.0, 1.0, value=0.72),  # of utility, in the sessions that count
+            "preference": uniform(0.0, 1.0, value=0.72),  # weight of utility in evaluation
         },
         wrap=_prefer, wrapper_options=("preference",),
     ),

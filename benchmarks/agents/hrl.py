@@ -14,7 +14,7 @@ from dsrm_agents.common.quality import unbiased_quality
 from dsrm_agents.encoders.pretrain import fit_encoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
 
-ENCODER = "attention"  # of histories; a GRU predicts as well, and takes twice as long
+ENCODER = "attention"  # of histories; a GRU predicts equally well in twice the time
 
 
 def randomised_quality(env: VecEnv, hyperparams: Options) -> NDArray[np.floating] | None:
@@ -26,7 +26,7 @@ def randomised_quality(env: VecEnv, hyperparams: Options) -> NDArray[np.floating
 hrl = Agent(
     "hrl", label="HRL", tables=(3,), reference="the paper",
     build=constructor(HierarchicalPPO, "HierarchicalPolicy"), env_options=SLATES,
-    settings={  # HierarchicalPPO's own defaults are these values, too
+    settings={  # equal to the defaults of HierarchicalPPO
         "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
         "n_epochs": one_of(1, 2, 3, value=1),
         "clip_range": one_of(0.1, 0.2, 0.3, value=0.3),
@@ -37,7 +37,7 @@ hrl = Agent(
 
 
 def _denoised(loss: str, reference: str) -> Agent:
-    """The agent on the states of an encoder that a denoising loss has trained."""
+    """The agent on states of an encoder that was trained with a denoising loss."""
     return replace(
         hrl,
         name=f"hrl+{loss}", label=f"HRL+{loss.upper()}", reference=reference,
@@ -57,7 +57,7 @@ AGENTS = (
     replace(
         hrl,
         name="dsrm-hrl", label="DSRM-HRL", tables=(2, 3),
-        # Items are purified as states are, where the data allow it.
+        # Item qualities are debiased as well, if the data allow it.
         build=constructor(HierarchicalPPO, "HierarchicalPolicy", item_quality=randomised_quality),
         purifier="dsrm",
         controls=("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+rce", "hrl+tce",

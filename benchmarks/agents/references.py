@@ -1,4 +1,4 @@
-"""Reference rows: what chance, popularity, quality and degrees of knowledge are worth."""
+"""References without training: random, popular and best items, and oracles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ AGENTS = tuple(
         name,
         rule=partial(make_reference, name),
         env_options=SLATE_ACTIONS,
-        # The causes of synthetic worlds, which real data never tell, are asked for by name alone.
+        # The true preferences of synthetic worlds are used only on request.
         suits=lambda dataset, name=name: name != "truth+quota",  # type: ignore[misc]
     )
     for name in REFERENCES

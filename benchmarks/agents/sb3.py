@@ -1,11 +1,11 @@
 """Stable-Baselines3's A2C, PPO and TD3 over scorers, and PPO over feasible slates.
 
-Settings of all families were chosen by session length of held-out users on the train simulator of
-the synthetic KuaiRec world, T = 30, by the searches in ``results/tuning``: eight trials of 4,000
-sessions each; for TD3 ten, for PPO twelve of 20,000, and for A2C and DORL sixteen of them: after
-4,000 their means had hardly moved, and the choice was one of chance. For HSRL twelve of 8,000,
-without the demand for balance. Of two settings of the hierarchical agent that differ by less than
-chance, the one in half the time.
+Settings of all families maximise the session length of held-out users on the train simulator of the
+synthetic KuaiRec world, T = 30, in the searches in ``results/tuning``: eight trials of 4,000
+sessions each; ten for TD3, twelve of 20,000 sessions for PPO, sixteen of 20,000 for A2C and DORL
+(after 4,000 sessions their means had hardly changed, and the choice was random), and twelve of
+8,000 for HSRL, without fairness. Of two settings of the hierarchical agent whose difference is not
+significant, the faster was chosen.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from dsrm_agents.baselines.scorer import ScorerVecEnv
 
 
 def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:
-    """PPO over scorers that starts at the ranking by quality, where the hierarchical worker starts.
+    """PPO over scorers that start at the ranking by quality, like the hierarchical worker.
 
-    But for a little similarity: a scorer that answers to the state has none before it has learned.
+    Unlike the worker's ranking, it includes no similarity: the scorer has to learn that first.
     """
     model = constructor(PPO, "MlpPolicy", "log_std_init")(env, hyperparams, seed)
     head: Any = model.policy.action_net
@@ -45,7 +45,7 @@ def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorith
 
 
 def _slates(quota: bool) -> Wrap:
-    """A ``wrap`` that turns scorers into slates and pays for fairness in training alone."""
+    """A ``wrap`` that turns scorers into slates, with a fairness reward only in training."""
 
     def wrap(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:
         coef = options["fairness_coef"] if training else 0.0
@@ -105,7 +105,7 @@ AGENTS = (
         "td3", label="TD3", tables=(2,), reference="Fujimoto, van Hoof & Meger, ICML 2018",
         build=constructor(TD3, "MlpPolicy"),
         settings={
-            "n_envs": 32,  # about as many gradient steps in 20,000 sessions as the tuning runs made
+            "n_envs": 32,  # about as many gradient steps in 20,000 sessions as in the tuning runs
             "learning_rate": log_uniform(1e-4, 3e-3, value=1.2e-4),
             "batch_size": one_of(128, 256, 512, value=256),
             "gamma": one_of(0.9, 0.95, 0.99, value=0.9),

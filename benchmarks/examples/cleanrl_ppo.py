@@ -1,12 +1,11 @@
-"""PPO for continuous actions in one file: nothing between the algorithm and the environment.
+"""PPO for continuous actions in one file.
 
     python -m benchmarks.examples.cleanrl_ppo --sessions 20000
     python -m benchmarks.examples.cleanrl_ppo --help
 
-It needs torch, and tensorboard for ``--tensorboard``. Sessions end by themselves (the user leaves,
-``terminated``): what follows is worth nothing. Where a session is only cut (``truncated``, with
-``max_steps``), what would have followed is estimated from its last observation, which Gymnasium's
-vector environments hand over as ``final_obs``.
+It needs torch, and tensorboard for ``--tensorboard``. When the user leaves (``terminated``), the
+value of what follows is zero. When a session is cut (``truncated``, with ``max_steps``), it is the
+estimate for the last observation, which Gymnasium's vector environments return as ``final_obs``.
 """
 
 from __future__ import annotations
@@ -34,59 +33,43 @@ def _option(default: Any, text: str) -> Any:
 
 @dataclass(frozen=True)
 class Args:
-    """Every number of the algorithm; each is an option of the command line."""
+    """All parameters of the algorithm; each is an option of the command line."""
 
     env_id: str = _option("KuaiRec-Fair-v0", f"one of {', '.join(kuaisim_gym.ENVIRONMENTS)}")
     max_len: int = _option(0, "initial temper of a user; 0 for the environment's own")
     sessions: int = _option(20_000, "training sessions to finish")
     test_sessions: int = _option(1000, "test sessions to evaluate on")
-    seed: int = _option(11, "of users, answers, weights and exploration")
+    seed: int = _option(11, "seed of users, answers, weights and exploration")
     num_envs: int = _option(64, "sessions side by side")
     num_steps: int = _option(32, "steps of each slot between two updates")
-    learning_rate: float = _option(2e-3, "of Adam at the start; it falls to zero")
+    learning_rate: float = _option(2e-3, "initial learning rate of Adam; it falls to zero")
     gamma: float = _option(0.95, "discount")
-    gae_lambda: float = _option(0.95, "of the generalised advantage estimate")
+    gae_lambda: float = _option(0.95, "lambda of the generalised advantage estimate")
     epochs: int = _option(8, "passes over a rollout")
     batch_size: int = _option(256, "steps of a minibatch")
-    clip: float = _option(0.2, "largest change of the probability ratio that still pays")
-    entropy_weight: float = _option(0.0, "of the entropy bonus")
-    value_weight: float = _option(0.5, "of the value loss")
-    max_grad_norm: float = _option(0.5, "gradients are shortened to it")
+    clip: float = _option(0.2, "largest rewarded change of the probability ratio")
+    entropy_weight: float = _option(0.0, "weight of the entropy bonus")
+    value_weight: float = _option(0.5, "weight of the value loss")
+    max_grad_norm: float = _option(0.5, "largest norm of a gradient")
     hidden: int = _option(64, "units of each of the two hidden layers")
-    log_std: float = _option(-1.0, "log of the exploration's spread at the start")
+    log_std: float = _option(-1.0, "initial log standard deviation of actions")
     tensorboard: str = _option("", "folder for TensorBoard files; none if empty")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Outcome of a run.
-
-    Attributes:
-        agent: The trained agent.
-        train_lengths: Steps of each finished training session, in the order of their ends.
-        losses: (updates, 3) policy loss, value loss and entropy, means over the minibatches.
-        test_lengths: (test_sessions,) steps of each test session.
-        random_lengths: (test_sessions,) the same under uniformly drawn actions.
-        seconds: Wall time of the training.
-    """
+    """Outcome of a run; lengths of sessions are in steps."""
 
     agent: Agent
-    train_lengths: NDArray[np.int64]
-    losses: NDArray[np.float64]
+    train_lengths: NDArray[np.int64]  # of finished training sessions, in the order of their ends
+    losses: NDArray[np.float64]  # (updates, 3) policy loss, value loss and entropy
     test_lengths: NDArray[np.int64]
-    random_lengths: NDArray[np.int64]
-    seconds: float
+    random_lengths: NDArray[np.int64]  # of the test sessions under uniformly drawn actions
+    seconds: float  # wall time of the training
 
 
 class Agent(nn.Module):
-    """A Gaussian policy with a spread of its own, and a value function.
-
-    Args:
-        n_observations: Width of an observation.
-        n_actions: Width of an action.
-        hidden: Units of each hidden layer.
-        log_std: Where the logarithm of the spread starts.
-    """
+    """A Gaussian policy with a learned standard deviation, and a value function."""
 
     def __init__(self, n_observations: int, n_actions: int, hidden: int, log_std: float) -> None:
         super().__init__()
@@ -95,11 +78,11 @@ class Agent(nn.Module):
         self.log_std = nn.Parameter(torch.full((n_actions,), log_std))
 
     def policy(self, observation: Tensor) -> Normal:
-        """The distribution of actions; the environment's are clipped to [-1, 1]."""
+        """The distribution of actions, which are clipped to [-1, 1] before a step."""
         return Normal(self.actor(observation), self.log_std.exp())
 
     def value(self, observation: Tensor) -> Tensor:
-        """(n,) discounted reward that is still to come."""
+        """(n,) estimates of the discounted future reward."""
         value: Tensor = self.critic(observation)
         return value.squeeze(-1)
 
@@ -113,7 +96,7 @@ def _mlp(n_in: int, n_out: int, hidden: int, last_gain: float) -> nn.Sequential:
 
 
 def make_envs(args: Args, split: str, num_envs: int, **options: Any) -> VectorEnv:
-    """Sessions side by side; a finished slot begins its next session in the same step."""
+    """Parallel sessions; a finished slot starts its next session in the same step."""
     if args.max_len:
         options["max_len"] = args.max_len
     options |= {"split": split, "autoreset_mode": AutoresetMode.SAME_STEP}
@@ -122,104 +105,72 @@ def make_envs(args: Args, split: str, num_envs: int, **options: Any) -> VectorEn
 
 @dataclass
 class Rollout:
-    """``num_steps`` steps of every slot; each field is (num_steps, num_envs, ...).
+    """Steps of all slots; each field is (num_steps, num_envs, ...)."""
 
-    Attributes:
-        observations: Observations before the steps.
-        actions: Drawn actions, before clipping.
-        log_probs: Log-probability of the draw.
-        values: Estimated value of the observations.
-        rewards: Rewards of the steps.
-        next_values: Estimated value of the next observations, zero where the user left.
-        ended: Whether the session ended, either way.
-    """
-
-    observations: Tensor
-    actions: Tensor
+    observations: Tensor  # before the steps
+    actions: Tensor  # as drawn, before clipping
     log_probs: Tensor
     values: Tensor
     rewards: Tensor
-    next_values: Tensor
-    ended: Tensor
+    next_values: Tensor  # zero where the user left
+    ended: Tensor  # terminated or truncated
 
 
 def advantages(rollout: Rollout, gamma: float, gae_lambda: float) -> Tensor:
-    """Generalised advantage estimates, (num_steps, num_envs), never across a session's end."""
+    """(num_steps, num_envs) generalised advantage estimates, within sessions."""
     errors = rollout.rewards + gamma * rollout.next_values - rollout.values
     estimate = torch.zeros_like(errors)
     following = torch.zeros_like(errors[0])
     for step in reversed(range(len(errors))):
-        goes_on = 1.0 - rollout.ended[step].float()
-        following = errors[step] + gamma * gae_lambda * goes_on * following
+        continues = 1.0 - rollout.ended[step].float()
+        following = errors[step] + gamma * gae_lambda * continues * following
         estimate[step] = following
     return estimate
 
 
 class Collector:
-    """Steps the environments with the agent, over and over.
-
-    Args:
-        envs: The sessions.
-        agent: The agent that acts.
-        seed: Of the first users and all that follows.
-    """
+    """Plays the agent in the environments, one rollout after the other."""
 
     def __init__(self, envs: VectorEnv, agent: Agent, seed: int) -> None:
-        self.envs = envs
-        self.agent = agent
-        self.lengths: list[int] = []  # of the sessions finished so far
+        self.envs, self.agent = envs, agent
+        self.lengths: list[int] = []  # of finished sessions
         self._observation: Tensor = torch.as_tensor(envs.reset(seed=seed)[0])
 
     @torch.no_grad()
     def collect(self, num_steps: int) -> Rollout:
-        """The next steps of every slot."""
+        """The next steps of all slots."""
         columns: list[tuple[Tensor, ...]] = []
         value = self.agent.value(self._observation)
         for _ in range(num_steps):
             observation = self._observation
             policy = self.agent.policy(observation)
             action = policy.sample()
-            following, reward, terminated, truncated, infos = self.envs.step(
-                action.clamp(-1.0, 1.0).numpy()
-            )
+            clipped = action.clamp(-1.0, 1.0).numpy()
+            next_observation, reward, terminated, truncated, infos = self.envs.step(clipped)
             ended = terminated | truncated
-            self._observation = torch.as_tensor(following)
-            next_value = self.agent.value(self._observation)
-            # `following` shows a finished slot's next session already: what followed the old one
-            # is its final observation where it was cut, and nothing where the user left.
-            after = next_value.clone()
-            after[torch.as_tensor(ended)] = 0.0
+            self._observation = torch.as_tensor(next_observation)
+            current_value, value = value, self.agent.value(self._observation)
+            # The next observation of a finished slot belongs to its next session. The old session
+            # goes on with its final observation if it was cut, and not at all if the user left.
+            next_value = value.clone()
+            next_value[torch.as_tensor(ended)] = 0.0
             for slot in np.flatnonzero(truncated & ~terminated):
                 final = torch.as_tensor(infos["final_obs"][slot])
-                after[slot] = self.agent.value(final[None])[0]
+                next_value[slot] = self.agent.value(final[None])[0]
             if ended.any():
                 self.lengths += infos["final_info"]["session"]["len"][ended].tolist()
-            columns.append(
-                (
-                    observation,
-                    action,
-                    policy.log_prob(action).sum(-1),
-                    value,
-                    torch.as_tensor(reward, dtype=torch.float32),
-                    after,
-                    torch.as_tensor(ended),
-                )
-            )
-            value = next_value
+            columns.append((
+                observation, action, policy.log_prob(action).sum(-1), current_value,
+                torch.as_tensor(reward, dtype=torch.float32), next_value, torch.as_tensor(ended),
+            ))  # fmt: skip
         return Rollout(*(torch.stack(column) for column in zip(*columns, strict=True)))
 
 
 def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, args: Args) -> Tensor:
-    """Improves the agent on one rollout.
-
-    Returns:
-        (3,) policy loss, value loss and entropy, means over the minibatches.
-    """
-    advantage = advantages(rollout, args.gamma, args.gae_lambda)
-    target = (advantage + rollout.values).flatten()
-    advantage = advantage.flatten()
-    observations = rollout.observations.flatten(0, 1)
-    actions = rollout.actions.flatten(0, 1)
+    """Improves the agent; returns (3,) means of policy loss, value loss and entropy."""
+    advantage = advantages(rollout, args.gamma, args.gae_lambda).flatten()
+    target = advantage + rollout.values.flatten()
+    observations, actions = rollout.observations.flatten(0, 1), rollout.actions.flatten(0, 1)
     log_probs = rollout.log_probs.flatten()
     losses = []
     for _ in range(args.epochs):
@@ -243,12 +194,9 @@ def update(agent: Agent, optimizer: torch.optim.Optimizer, rollout: Rollout, arg
 
 @torch.no_grad()
 def evaluate(agent: Agent | None, envs: VectorEnv, seed: int) -> NDArray[np.int64]:
-    """(num_envs,) steps of the first session of each slot.
+    """(num_envs,) lengths of the first session of each slot, with the agent's mean actions.
 
-    Args:
-        agent: Plays its mean action; without one, actions are drawn uniformly.
-        envs: The sessions.
-        seed: Of the users and their answers.
+    Without an agent, actions are drawn uniformly.
     """
     observation, _ = envs.reset(seed=seed)
     envs.action_space.seed(seed)
@@ -267,11 +215,11 @@ def evaluate(agent: Agent | None, envs: VectorEnv, seed: int) -> NDArray[np.int6
 
 
 def run(args: Args, **options: Any) -> Outcome:
-    """Trains on the train simulator, then plays the test simulator.
+    """Trains on the train simulator, then evaluates on the test simulator.
 
     Args:
-        args: The numbers.
-        **options: More options of the environment, such as ``dataset``.
+        args: Parameters of the algorithm.
+        **options: Further options of the environment, such as ``dataset``.
     """
     torch.manual_seed(args.seed)
     envs = make_envs(args, "train", args.num_envs, **options)
@@ -281,9 +229,13 @@ def run(args: Args, **options: Any) -> Outcome:
     agent = Agent(widths[0], widths[1], args.hidden, args.log_std)
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.learning_rate, eps=1e-5)
     collector = Collector(envs, agent, args.seed)
-    writer = _writer(args.tensorboard)
+    writer: Any = None
+    if args.tensorboard:
+        from torch.utils.tensorboard import SummaryWriter
+
+        writer = SummaryWriter(args.tensorboard)
     losses: list[Tensor] = []
-    steps, reported, begun = 0, 0, time.perf_counter()
+    steps, reported, started = 0, 0, time.perf_counter()
     while len(collector.lengths) < args.sessions:
         left = 1.0 - len(collector.lengths) / args.sessions
         optimizer.param_groups[0]["lr"] = args.learning_rate * left
@@ -299,47 +251,27 @@ def run(args: Args, **options: Any) -> Outcome:
         if 10 * len(collector.lengths) // args.sessions > reported:
             reported = 10 * len(collector.lengths) // args.sessions
             print(f"{len(collector.lengths):>8,} sessions, {steps:>10,} steps, Len {recent:.2f}")
-    seconds = time.perf_counter() - begun
-    # Far from the seeds of training, so that no session is met twice.
+    seconds = time.perf_counter() - started
     tests = make_envs(args, "test", args.test_sessions, **options)
-    test_lengths = evaluate(agent, tests, args.seed + 1_000_000)
-    random_lengths = evaluate(None, tests, args.seed + 1_000_000)
+    test_seed = args.seed + 1_000_000  # far from the seeds of training
+    test_lengths, random_lengths = (evaluate(player, tests, test_seed) for player in (agent, None))
     if writer is not None:
         writer.add_scalar("test/length", float(test_lengths.mean()), steps)
         writer.close()
-    return Outcome(
-        agent,
-        np.array(collector.lengths),
-        torch.stack(losses).double().numpy(),
-        test_lengths,
-        random_lengths,
-        seconds,
-    )
-
-
-def _writer(folder: str) -> Any:
-    """A TensorBoard writer, or ``None`` without a folder."""
-    if not folder:
-        return None
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(folder)
+    train_lengths, curves = np.array(collector.lengths), torch.stack(losses).double().numpy()
+    return Outcome(agent, train_lengths, curves, test_lengths, random_lengths, seconds)
 
 
 def parse(arguments: list[str] | None = None) -> Args:
-    """Reads :class:`Args` from the command line."""
+    """Reads the parameters from the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.examples.cleanrl_ppo",
         description="PPO in one file, on a recommendation simulator.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     for option in fields(Args):
-        parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
-            type=type(option.default),
-            default=option.default,
-            help=option.metadata["help"],
-        )
+        name, default = f"--{option.name.replace('_', '-')}", option.default
+        parser.add_argument(name, type=type(default), default=default, help=option.metadata["help"])
     return Args(**vars(parser.parse_args(arguments)))
 
 

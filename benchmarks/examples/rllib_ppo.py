@@ -1,13 +1,13 @@
 """PPO of Ray RLlib (new API stack), trained on the train and evaluated on the test simulator.
 
-RLlib pins Gymnasium 1.2.2, on which the environments run as well; other extras are tested with a
-later one, so RLlib has an extra and a virtual environment of its own:
+RLlib pins Gymnasium 1.2.2, which the environments support as well. All other extras are tested with
+a later version, so RLlib has its own extra and needs its own virtual environment:
 
     python -m venv .rllib
     .rllib/bin/pip install -e ".[rllib]"
     .rllib/bin/python -m benchmarks.examples.rllib_ppo --iterations 80
 
-RLlib takes the native vector environment: its environment creator is told ``num_envs``.
+RLlib uses the native vector environment: it passes ``num_envs`` to the environment creator.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ENV_ID = "KuaiRec-Fair-v0"
 
 
 def make_envs(options: dict[str, Any]) -> VectorEnv:
-    """The sessions side by side, ``options["num_envs"]`` of them, in whatever process."""
+    """Makes ``options["num_envs"]`` parallel sessions."""
     import kuaisim_gym  # noqa: F401  # registers the ids, in a worker process too
 
     return gym.make_vec(ENV_ID, **options)
@@ -38,10 +38,10 @@ def config(env_runners: int, seed: int, test_sessions: int, **options: Any) -> P
     """The algorithm's settings.
 
     Args:
-        env_runners: Worker processes that collect; 0 collects in the learner's own.
-        seed: Of users, answers, weights and exploration.
+        env_runners: Worker processes that collect; with 0, the learner's process collects.
+        seed: Seed of users, answers, weights and exploration.
         test_sessions: Sessions of an evaluation.
-        **options: Of the environment, such as ``max_len``.
+        **options: Options of the environment, such as ``max_len``.
     """
     register_env(ENV_ID, make_envs)
     return (
@@ -53,16 +53,9 @@ def config(env_runners: int, seed: int, test_sessions: int, **options: Any) -> P
             gym_env_vectorize_mode=gym.VectorizeMode.VECTOR_ENTRY_POINT,
         )
         .training(
-            gamma=0.95,
-            lambda_=0.95,
-            lr=1e-3,
-            train_batch_size_per_learner=2048,
-            minibatch_size=256,
-            num_epochs=8,
-            clip_param=0.2,
-            vf_clip_param=float("inf"),
-            use_kl_loss=False,
-            grad_clip=0.5,
+            gamma=0.95, lambda_=0.95, lr=1e-3, train_batch_size_per_learner=2048,
+            minibatch_size=256, num_epochs=8, clip_param=0.2, vf_clip_param=float("inf"),
+            use_kl_loss=False, grad_clip=0.5,
         )
         .rl_module(
             model_config=DefaultModelConfig(
@@ -78,7 +71,7 @@ def config(env_runners: int, seed: int, test_sessions: int, **options: Any) -> P
             ),
         )
         .debugging(seed=seed)
-    )
+    )  # fmt: skip
 
 
 def run(
@@ -87,8 +80,8 @@ def run(
     """Trains, then evaluates.
 
     Returns:
-        The mean length of the sessions that ended lately, after each iteration, and the mean
-        length of the test sessions, the first to end, among which short ones are too many.
+        Mean lengths of recent sessions after each iteration, and the mean length of the test
+        sessions, which are the first to end: short sessions are over-represented.
     """
     algorithm = config(env_runners, seed, test_sessions, **options).build_algo()
     curve = []

@@ -1,1 +1,1 @@
-"""The paper's figures about purification, from studies that are made where they are missing."""
+"""The paper's figures about purification, and the studies behind them."""

@@ -1,9 +1,9 @@
-"""The ``figures`` command: makes the studies that are missing and draws the figures."""
+"""The ``figures`` command: makes the missing studies and draws the figures."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -11,33 +11,31 @@ from matplotlib.figure import Figure
 from benchmarks import datasets
 from benchmarks.commands import add_jobs
 from benchmarks.figures import policies, sensitivity, states, studies
-from benchmarks.figures.drawing import save
-from benchmarks.figures.studies import results_of
-from benchmarks.paper import ENVS
-from benchmarks.results import read_results
+from benchmarks.paper import ENVS, SEEDS
+from benchmarks.plots import save_small
+from benchmarks.results import Result, read_result, read_results
+from benchmarks.study import Study, run_studies
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--results", type=Path, required=True, metavar="DIR",
-        help="folder of the run results; studies are kept in its subfolder figures",
+        help="folder of run results; studies are saved in its subfolder figures",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the PNG files; default: the studies'"
-    )
-    parser.add_argument(
+    add("--out", type=Path, metavar="DIR", help="folder of the PNG files; default: the studies'")
+    numbers = ", ".join(map(str, FIGURES))
+    add(
         "--only", type=int, nargs="+", default=list(FIGURES), choices=FIGURES, metavar="FIGURE",
-        help=f"which figures of the paper: {', '.join(map(str, FIGURES))}; default: all",
+        help=f"figures of the paper: {numbers}; default: all",
     )  # fmt: skip
-    parser.add_argument(
-        "--episodes", type=int, default=sensitivity.EPISODES, help="training sessions, Figure 6"
-    )
-    parser.add_argument("--sessions", type=int, default=studies.SESSIONS, help="test sessions")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(studies.SEEDS))
-    parser.add_argument(
+    add("--episodes", type=int, default=sensitivity.EPISODES, help="training sessions for Figure 6")
+    add("--sessions", type=int, default=studies.SESSIONS, help="test sessions")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add(
         "--steps", type=int, nargs="+", default=list(sensitivity.STEPS), metavar="K",
-        help="diffusion steps, Figure 6",
+        help="diffusion steps for Figure 6",
     )  # fmt: skip
     add_jobs(parser)
 
@@ -46,12 +44,12 @@ def main(options: argparse.Namespace) -> None:
     """Draws the figures and prints the names of their files.
 
     Raises:
-        ConfigError: Results of PPO are missing, or a study is there with other settings.
-        DataFormatError: The folder of the results holds none, or something else.
+        ConfigError: Results of PPO are missing, or a study has other settings.
+        DataFormatError: The folder of the results holds none, or other files.
     """
     for number in sorted(set(options.only)):
-        out = options.out or _folder(options)
-        print(save(FIGURES[number](options), out / f"figure{number}.png"))
+        out = options.out or options.results / "figures"
+        print(save_small(FIGURES[number](options), out / f"figure{number}.png"))
 
 
 def figure2(options: argparse.Namespace) -> Figure:
@@ -60,34 +58,32 @@ def figure2(options: argparse.Namespace) -> Figure:
 
 
 def figure3(options: argparse.Namespace) -> Figure:
-    """Raw beside purified states, of three policies."""
+    """Raw and purified states, used by three policies."""
     learned = policies.ppo_results(read_results(options.results), studies.world(), options.seeds)
-    needed = policies.studies(options.seeds, options.sessions)
-    results = results_of(needed, _folder(options), options.jobs)
+    results = _results(options, policies.studies(options.seeds, options.sessions))
     return policies.draw(policies.bars(results, learned))
 
 
 def figure4(options: argparse.Namespace) -> Figure:
-    """Positions of users' states, of one purifier."""
-    (result,) = results_of([states.StatesStudy(options.seeds[0])], _folder(options), jobs=1)
+    """Positions of users' states, before and after one purifier."""
+    (result,) = _results(options, [states.StatesStudy(options.seeds[0])])
     return states.draw(result)
 
 
 def figure6(options: argparse.Namespace) -> Figure:
     """Sensitivity to the number of diffusion steps."""
-    needed = sensitivity.studies(options.steps, options.seeds, options.episodes, options.sessions)
-    return sensitivity.draw(results_of(needed, _folder(options), options.jobs))
+    sizes = options.episodes, options.sessions
+    return sensitivity.draw(
+        _results(options, sensitivity.studies(options.steps, options.seeds, *sizes))
+    )
 
 
 FIGURES: dict[int, Callable[[argparse.Namespace], Figure]] = {
-    2: figure2,
-    3: figure3,
-    4: figure4,
-    6: figure6,
-}
+    2: figure2, 3: figure3, 4: figure4, 6: figure6,
+}  # fmt: skip
 
 
-def _folder(options: argparse.Namespace) -> Path:
-    """Folder of the studies."""
-    folder: Path = options.results / "figures"
-    return folder
+def _results(options: argparse.Namespace, needed: Sequence[Study]) -> list[Result]:
+    """Makes the missing studies, and reads the results of all of them, in their order."""
+    paths = run_studies(needed, options.results / "figures", options.jobs)
+    return [read_result(path) for path in paths]

@@ -1,9 +1,9 @@
-"""Figure 3: the worth of the same policy on raw and on purified states.
+"""Figure 3: the same policies on raw and on purified states.
 
-Three policies: the DNaIR-style one, which is not trained, so that the state is all that differs;
-one that ranks by quality and similarity with a quota, whose single number is chosen on the train
-simulator; and PPO, trained on each state, from the result files of its ordinary runs. All of it on
-world 0, as those are: the world on which the purifiers' defaults were chosen.
+There are three policies: a DNaIR-style policy without training, so that only the state differs; a
+ranking by quality and similarity with a quota, whose single weight is chosen on the train
+simulator; and PPO, trained on each state, from the results of its ordinary runs. All of them play
+in world 0, as those runs do: the world on which the purifiers' defaults were chosen.
 """
 
 from __future__ import annotations
@@ -17,35 +17,43 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agents.agent import SLATES, purified
-from benchmarks.figures.drawing import means_and_halves
-from benchmarks.figures.studies import ENV, MAX_LEN, PURIFIED, RAW, SESSIONS, FigureStudy, title
+from benchmarks.agents.agent import SLATES, Agent
+from benchmarks.figures.studies import (
+    AGENT,
+    ENV,
+    MAX_LEN,
+    PURIFIED,
+    RAW,
+    SESSIONS,
+    FigureStudy,
+    run_of,
+    title,
+)
+from benchmarks.plots import means_and_halves
 from benchmarks.results import Result, World, world_of
-from benchmarks.run import evaluation_env, play
+from benchmarks.run import Played, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.similarity import SimilarityPolicy
 from dsrm_agents.dsrm.purifier import Purifier
-from kuaisim_gym import metrics
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
-# DNaIR's own weight of novelty; and of (0, .05, .1, .2, .4, .8) the one with the longest sessions
-# on the train simulator, mean over raw and purified states.
+# DNaIR's published weight of novelty; and of (0, .05, .1, .2, .4, .8) the weight with the longest
+# sessions on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-PPO = {RAW: "ppo", PURIFIED: "ppo+dsrm", "blank": "ppo+blank"}  # agents by state
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
-# Each with and without purification, and without the state's popularity or anything in it.
-STATES = (RAW, "linear", PURIFIED, "blank")
-PANELS = {"len": "Len (steps)", "r_each": r"$R_{each}$", "ad": "AD (0 is balanced)"}
+# The raw state, two purified states, and a state that says nothing.
 LABELS = {
     RAW: "raw state",
     "linear": "popularity erased",
     PURIFIED: "purified by DSRM",
     "blank": "no state",
 }
+PPO = {state: AGENT if state == RAW else f"{AGENT}+{state}" for state in (RAW, PURIFIED, "blank")}
+PANELS = {"len": "Len (steps)", "r_each": r"$R_{each}$", "ad": "AD (0 is balanced)"}
 
-Bars = dict[str, dict[str, list[dict[str, float]]]]  # metrics of each seed by policy and state
+Bars = dict[str, dict[str, list[dict[str, float]]]]  # metrics of all seeds by policy and state
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class PolicyStudy(FigureStudy):
     state: str
 
     def purifier(self, seed: int) -> Purifier | None:
-        """Fits what the state goes through, if it is not raw."""
+        """The fitted purifier; ``None`` for the raw state."""
         return None if self.state == RAW else fit_purifier(self.state, self.load(), seed=seed)
 
 
@@ -71,10 +79,9 @@ class NoveltyStudy(PolicyStudy):
     """The DNaIR-style policy on one state.
 
     Attributes:
-        state: ``"raw"``, or the name of a purifier.
         beta: Weight of novelty.
-        seed: Of the purifier and of the test sessions.
-        sessions: Test sessions.
+        seed: Seed of the purifier and of the test sessions.
+        sessions: Number of test sessions.
     """
 
     policy = "dnair-style"
@@ -88,27 +95,19 @@ class NoveltyStudy(PolicyStudy):
         return f"{self.policy}_beta{self.beta:g}_{self.state}_seed{self.seed}"
 
     def make(self, path: Path) -> Result:
-        purifier = self.purifier(self.seed)
-        env = evaluation_env(ENV, self.load(), MAX_LEN, self.seed, self.sessions, SLATES)
-        policy = make_novelty(env.batch, self.beta)
-        sessions, evaluation = play(policy, purified(env, purifier), self.sessions)
-        return {
-            "eval": evaluation,
-            "metrics": metrics.summarise(sessions, env.catalogue.popular),
-        }
+        rule = Agent("rule", rule=lambda batch: make_novelty(batch, self.beta), env_options=SLATES)
+        spec, purifier = run_of(self.seed, self.sessions), self.purifier(self.seed)
+        played = play(rule, spec, self.load(), None, purifier)
+        return {"eval": played.block, "metrics": played.metrics}
 
 
 @dataclass(frozen=True)
 class SimilarityStudy(PolicyStudy):
-    """Quality and similarity with a quota, on one state.
-
-    The weight of similarity is the one of :data:`ALPHAS` with the longest sessions on the train
-    simulator, with this state.
+    """A ranking by quality and similarity with a quota, on one state.
 
     Attributes:
-        state: ``"raw"``, or the name of a purifier.
-        seed: Of the purifier and of the sessions.
-        sessions: Test sessions, and train sessions for each weight.
+        seed: Seed of the purifier and of the sessions.
+        sessions: Number of test sessions, and of train sessions for each weight.
     """
 
     policy = "similarity+quota"
@@ -127,51 +126,47 @@ class SimilarityStudy(PolicyStudy):
 def by_similarity(
     dataset: Dataset, purifier: Purifier | None, seed: int, sessions: int
 ) -> dict[str, Any]:
-    """The worth of a state to :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy`.
+    """Plays :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` on a state.
 
     Args:
         dataset: The world.
-        purifier: What the policy's state goes through; ``None`` for the raw state.
-        seed: Of the sessions.
-        sessions: Test sessions, and train sessions for each weight.
+        purifier: Purifier of the state; ``None`` for the raw state.
+        seed: Seed of the sessions.
+        sessions: Number of test sessions, and of train sessions for each weight.
 
     Returns:
-        ``alpha``, the weight of similarity that is best on the train simulator, its ``metrics`` on
-        the test simulator, and the blocks ``train`` and ``eval``.
+        ``alpha``, the weight of similarity in :data:`ALPHAS` with the longest sessions on the train
+        simulator, its ``metrics`` on the test simulator, and the blocks ``train`` and ``eval``.
     """
 
-    def played(alpha: float, split: str) -> tuple[dict[str, float], dict[str, Any]]:
-        env = evaluation_env(ENV, dataset, MAX_LEN, seed, sessions, SLATES, split)
-        policy = SimilarityPolicy(env.batch, alpha)
-        finished, evaluation = play(policy, purified(env, purifier), sessions)
-        return metrics.summarise(finished, env.catalogue.popular), evaluation
+    def play_with(alpha: float, split: str) -> Played:
+        rule = Agent("rule", rule=lambda batch: SimilarityPolicy(batch, alpha), env_options=SLATES)
+        return play(rule, run_of(seed, sessions), dataset, None, purifier, split=split)
 
-    lengths = {alpha: played(alpha, "train")[0]["len"] for alpha in ALPHAS}
+    lengths = {alpha: play_with(alpha, "train").metrics["len"] for alpha in ALPHAS}
     alpha = max(lengths, key=lengths.__getitem__)
-    values, evaluation = played(alpha, "test")
-    train = {"len_by_alpha": {f"{key:g}": value for key, value in lengths.items()}}
-    return {"alpha": alpha, "train": train, "eval": evaluation, "metrics": values}
+    played = play_with(alpha, "test")
+    train = {"len_by_alpha": {f"{weight:g}": length for weight, length in lengths.items()}}
+    return {"alpha": alpha, "train": train, "eval": played.block, "metrics": played.metrics}
 
 
 def studies(seeds: Iterable[int], sessions: int) -> list[PolicyStudy]:
-    """All that the figure needs beside the results of PPO."""
-    needed: list[PolicyStudy] = []
-    for seed, state in product(seeds, STATES):
-        needed += [NoveltyStudy(state, beta, seed, sessions) for beta in BETAS]
-        needed.append(SimilarityStudy(state, seed, sessions))
-    return needed
+    """All studies of the figure; the results of PPO are of ordinary runs."""
+    return [
+        study
+        for seed, state in product(seeds, LABELS)
+        for study in (
+            *(NoveltyStudy(state, beta, seed, sessions) for beta in BETAS),
+            SimilarityStudy(state, seed, sessions),
+        )
+    ]
 
 
 def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -> list[Result]:
-    """PPO's results on both states in a world.
-
-    Args:
-        results: As read from a folder.
-        dataset: The world.
-        seeds: Which are needed of each.
+    """Selects PPO's results on all states in a world.
 
     Raises:
-        ConfigError: One is missing.
+        ConfigError: A result is missing.
     """
     world = World(ENV, dataset.synthetic, dataset.fingerprint, MAX_LEN)
     runs = {(run["agent"], run["seed"]): run for run in results if world_of(run) == world}
@@ -187,7 +182,7 @@ def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -
 
 
 def bars(results: list[Result], learned: list[Result]) -> Bars:
-    """Sorts the studies and PPO's results into the figure's bars."""
+    """Sorts results of the studies and of PPO into the bars of the figure."""
 
     def of_policy(policy: str, beta: float | None = None) -> dict[str, list[dict[str, float]]]:
         return {
@@ -196,7 +191,7 @@ def bars(results: list[Result], learned: list[Result]) -> Bars:
                 for result in results
                 if (result["policy"], result.get("beta"), result["state"]) == (policy, beta, state)
             ]
-            for state in STATES
+            for state in LABELS
         }
 
     novelty = {
@@ -211,7 +206,7 @@ def bars(results: list[Result], learned: list[Result]) -> Bars:
 
 
 def draw(groups: Bars) -> Figure:
-    """Every policy on every state, mean and 95 % interval over seeds."""
+    """Bars of all policies on all states: mean and 95 % interval over seeds."""
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     width = 0.8 / len(LABELS)
     for axes, (metric, label) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
@@ -229,7 +224,6 @@ def draw(groups: Bars) -> Figure:
         axes.set_ylim(bottom=0)
         axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="x-small")
-    figure.suptitle(
-        title("Figure 3", "one policy, several states; intervals over fits"), fontsize="medium"
-    )
+    text = "one policy, several states; intervals over fits"
+    figure.suptitle(title("Figure 3", text), fontsize="medium")
     return figure

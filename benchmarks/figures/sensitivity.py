@@ -1,10 +1,11 @@
-"""Figure 6: how many diffusion steps DSRM needs, by probes and by what PPO learns behind it."""
+"""Figure 6: the number of diffusion steps, judged by probes and by policies on purified states."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +14,18 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.agents import find_agent
-from benchmarks.figures.drawing import means_and_halves
 from benchmarks.figures.policies import by_similarity
-from benchmarks.figures.studies import ENV, MAX_LEN, SESSIONS, FigureStudy, title
+from benchmarks.figures.studies import AGENT, PURIFIED, SESSIONS, FigureStudy, run_of, title
+from benchmarks.plots import means_and_halves
 from benchmarks.results import Result
-from benchmarks.run import Run, evaluation_env, play, train_agent
+from benchmarks.run import play, train_agent
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
 from dsrm_agents.dsrm.purifier import Denoise
-from kuaisim_gym import metrics
 
 STEPS = (5, 10, 20, 30, 100, 500)
-AGENT = "ppo"
 EPISODES = 5000
-TIMINGS = 5  # of which the median counts
+TIMINGS = 5  # the median counts
 POLICY_PANELS = {"len": "Len (steps)", "r_cum": r"$R_{cum}$", "ad": "AD (0 is balanced)"}
 BLOCKS = {"metrics": "PPO", "similarity": "quality + similarity, quota"}
 PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popularity leakage $R^2$"}
@@ -34,13 +33,13 @@ PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popular
 
 @dataclass(frozen=True)
 class SensitivityStudy(FigureStudy):
-    """DSRM with a number of steps, and PPO behind it.
+    """DSRM with a number of diffusion steps, and PPO on the purified states.
 
     Attributes:
         diffusion_steps: K.
-        seed: Of the world, of the purifier, of PPO and of the sessions.
-        episodes: Training sessions.
-        sessions: Test sessions.
+        seed: Seed of the world, the purifier, PPO and the sessions.
+        episodes: Number of training sessions.
+        sessions: Number of test sessions.
     """
 
     kind = "sensitivity"
@@ -60,19 +59,15 @@ class SensitivityStudy(FigureStudy):
         return f"K{self.diffusion_steps}_seed{self.seed}"
 
     def make(self, path: Path) -> Result:
-        dataset = self.load()
-        spec = Run(AGENT, ENV, None, MAX_LEN, self.seed, self.episodes, self.sessions)
+        dataset, spec = self.load(), run_of(self.seed, self.sessions, self.episodes)
         started = time.perf_counter()
         purifier = fit_purifier(
-            "dsrm", dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
+            PURIFIED, dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
         )
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
-        agent, train = train_agent(spec, dataset, purifier, progress=False)
-        learner = find_agent(AGENT)
-        env = evaluation_env(ENV, dataset, MAX_LEN, self.seed, self.sessions, learner.env_options)
-        wrapped = learner.wrap(env, purifier, learner.hyperparams, False)
-        sessions, evaluation = play(agent, wrapped, self.sessions)
+        model, train = train_agent(spec, dataset, purifier, progress=False)
+        played = play(find_agent(AGENT), spec, dataset, model, purifier)
         return {
             "fit": {
                 "seconds": fit_seconds,
@@ -80,8 +75,8 @@ class SensitivityStudy(FigureStudy):
             },
             "probes": probe(purifier.denoise, data),
             "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
-            "eval": evaluation,
-            "metrics": metrics.summarise(sessions, env.catalogue.popular),
+            "eval": played.block,
+            "metrics": played.metrics,
             "similarity": by_similarity(dataset, purifier, self.seed, self.sessions)["metrics"],
         }
 
@@ -89,18 +84,16 @@ class SensitivityStudy(FigureStudy):
 def studies(
     steps: Iterable[int], seeds: Iterable[int], episodes: int, sessions: int
 ) -> list[SensitivityStudy]:
-    """All that the figure needs, the slow ones first: processes then finish together."""
-    seeds = tuple(seeds)
+    """All studies of the figure, slow ones first: processes then finish together."""
     return [
         SensitivityStudy(number, seed, episodes, sessions)
-        for number in sorted(steps, reverse=True)
-        for seed in seeds
+        for number, seed in product(sorted(steps, reverse=True), seeds)
     ]
 
 
 def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
-    """Speed of a purifier on a batch."""
-    states = states.copy()  # the purifier's own: it may write into it
+    """Median speed of a purifier on a batch."""
+    states = states.copy()  # the purifier may write into it
     denoise(states)
     seconds = []
     for _ in range(TIMINGS):
@@ -111,21 +104,26 @@ def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
 
 
 def draw(results: list[Result]) -> Figure:
-    """Over K: mean and 95 % interval over seeds."""
+    """Mean and 95 % interval over seeds, by number of diffusion steps."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     steps = sorted({result["diffusion_steps"] for result in results})
     panels = figure.subplots(2, 2).ravel()
+
+    def line(axes: Any, block: str, metric: str, label: str) -> None:
+        groups = (
+            [result[block][metric] for result in results if result["diffusion_steps"] == number]
+            for number in steps
+        )
+        mean, half = means_and_halves(groups)
+        (drawn,) = axes.plot(steps, mean, marker="o", label=label)
+        axes.fill_between(steps, mean - half, mean + half, color=drawn.get_color(), alpha=0.2)
+
     for axes, (metric, label) in zip(panels[:3], POLICY_PANELS.items(), strict=True):
         for block, name in BLOCKS.items():
-            _line(axes, steps, [_values(results, number, block, metric) for number in steps], name)
+            line(axes, block, metric, name)
         axes.set_ylabel(label)
     for metric, label in PROBE_LINES.items():
-        _line(
-            panels[3],
-            steps,
-            [_values(results, number, "probes", metric) for number in steps],
-            label,
-        )
+        line(panels[3], "probes", metric, label)
     panels[3].set_ylabel("probes of held-out users")
     for axes in (panels[0], panels[3]):
         axes.legend(fontsize="small")
@@ -139,13 +137,3 @@ def draw(results: list[Result]) -> Figure:
     text = f"{seeds} world(s), PPO trained for {episodes:,} sessions"
     figure.suptitle(title("Figure 6", text), fontsize="medium")
     return figure
-
-
-def _values(results: list[Result], steps: int, block: str, metric: str) -> list[float]:
-    return [result[block][metric] for result in results if result["diffusion_steps"] == steps]
-
-
-def _line(axes: Any, steps: list[int], groups: list[list[float]], label: str | None = None) -> None:
-    mean, half = means_and_halves(groups)
-    (line,) = axes.plot(steps, mean, marker="o", label=label)
-    axes.fill_between(steps, mean - half, mean + half, color=line.get_color(), alpha=0.2)

@@ -1,8 +1,8 @@
 """Figure 4: raw and purified states of held-out users, drawn by t-SNE.
 
-A t-SNE picture proves nothing by itself: it keeps neighbours and neither distances nor densities,
-and other seeds and perplexities give other pictures. The evidence is in the captions, where probes
-that were not fitted on the users they are judged on read the same states in all their dimensions.
+A t-SNE picture proves nothing by itself: it preserves neighbours, but neither distances nor
+densities, and other seeds and perplexities give other pictures. The evidence is in the captions:
+cross-validated probes of the same states in all dimensions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.figures.studies import PURIFIED, RAW, FigureStudy, title
 from benchmarks.results import Result
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
-from kuaisim_gym.errors import ConfigError
+from dsrm_agents.dsrm.purifier import Denoise
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C9")  # of the most frequent categories
 PERPLEXITY = 30.0
@@ -28,10 +28,10 @@ LABELS = {RAW: "raw states", PURIFIED: "states purified by DSRM"}
 
 @dataclass(frozen=True)
 class StatesStudy(FigureStudy):
-    """Positions of the probed users' raw and purified states by t-SNE, and probes of both.
+    """Positions of probed users' raw and purified states by t-SNE, and probes of both.
 
     Attributes:
-        seed: Of the world and of the purifier.
+        seed: Seed of the world and of the purifier.
     """
 
     kind = "states"
@@ -49,36 +49,29 @@ class StatesStudy(FigureStudy):
     def make(self, path: Path) -> Result:
         dataset = self.load()
         data = probe_data(dataset)
-        if data.causes is None:
-            raise ConfigError("Favourite categories are known in synthetic worlds only.")
-        denoise = {
-            RAW: _unchanged,
-            PURIFIED: fit_purifier("dsrm", dataset, seed=self.seed).denoise,
-        }
+        assert data.causes is not None, "a synthetic world knows its users' favourite categories"
+        purifier = fit_purifier(PURIFIED, dataset, seed=self.seed)
+        functions: dict[str, Denoise] = {RAW: lambda states: states, PURIFIED: purifier.denoise}
         return {
             "popularity": np.round(data.popularity, 3).tolist(),
             "interest": data.causes.interest.tolist(),
             "places": {
-                name: _positions(function(data.states.copy())) for name, function in denoise.items()
+                name: _positions(denoise(data.states.copy())) for name, denoise in functions.items()
             },
-            "probes": {name: probe(function, data) for name, function in denoise.items()},
+            "probes": {name: probe(denoise, data) for name, denoise in functions.items()},
         }
 
 
-def _unchanged(states: NDArray[np.float32]) -> NDArray[np.float32]:
-    return states
-
-
 def _positions(states: NDArray[np.float32]) -> list[list[float]]:
-    """(n, 2) of t-SNE, the same for the same states."""
-    most = (len(states) - 1) / 3  # beyond which neighbourhoods are no neighbourhoods
-    tsne = TSNE(perplexity=min(PERPLEXITY, most), init="pca", random_state=0)
+    """(n, 2) positions by t-SNE, equal for equal states."""
+    largest = (len(states) - 1) / 3  # that t-SNE takes for a perplexity
+    tsne = TSNE(perplexity=min(PERPLEXITY, largest), init="pca", random_state=0)
     positions: list[list[float]] = np.round(tsne.fit_transform(states).astype(float), 2).tolist()
     return positions
 
 
 def draw(study: Result) -> Figure:
-    """Coloured by popularity above and by interest below, raw left and purified right."""
+    """Raw states left, purified right; coloured by popularity above and by interest below."""
     figure = Figure(figsize=(9, 8.4), layout="constrained")
     grid = figure.subplots(2, 2)
     interest = np.array(study["interest"])
@@ -101,14 +94,11 @@ def draw(study: Result) -> Figure:
         for axes in (above, below):
             axes.set_xticks([])
             axes.set_yticks([])
-    figure.colorbar(
-        dots,
-        cax=above.inset_axes((1.02, 0.0, 0.05, 1.0)),
-        label="mean log popularity of the history",
-    )
+    scale = above.inset_axes((1.02, 0.0, 0.05, 1.0))
+    figure.colorbar(dots, cax=scale, label="mean log popularity of the history")
     below.legend(
         title="favourite\ncategory", loc="center left", bbox_to_anchor=(1.02, 0.5), markerscale=2
     )
-    users = f"t-SNE of {len(interest):,} held-out users"
-    figure.suptitle(title("Figure 4", users), fontsize="medium")
+    text = f"t-SNE of {len(interest):,} held-out users"
+    figure.suptitle(title("Figure 4", text), fontsize="medium")
     return figure

@@ -1,24 +1,21 @@
-"""Studies that the figures are drawn from, each in a synthetic world of one environment."""
+"""Studies behind the figures, each in a synthetic world of one environment."""
 
 from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from benchmarks.results import Result, data_block, read_result
-from benchmarks.study import Study, run_studies
+from benchmarks.results import Result, data_block
+from benchmarks.run import Run
+from benchmarks.study import Study
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
 
-ENV = "KuaiRec-Fair-v0"
-MAX_LEN = 30
-SESSIONS = 1000  # played to evaluate
-SEEDS = (11, 15, 19)
-RAW, PURIFIED = "raw", "dsrm"  # states that an agent may be given
+ENV, MAX_LEN, AGENT = "KuaiRec-Fair-v0", 30, "ppo"
+SESSIONS = 1000  # evaluation sessions
+RAW, PURIFIED = "raw", "dsrm"  # states that an agent may observe
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class FigureStudy(Study):
 
     Attributes:
         kind: Name of this kind of study.
-        policy: The policy that is played, if it is always the same.
+        policy: Name of the policy that is played; ``None`` if there are several or none.
     """
 
     kind: ClassVar[str]
@@ -36,7 +33,7 @@ class FigureStudy(Study):
     @property
     @abstractmethod
     def label(self) -> str:
-        """The settings, fit for a file's name."""
+        """The settings in the file name."""
 
     @property
     @abstractmethod
@@ -53,19 +50,19 @@ class FigureStudy(Study):
 
     def header(self) -> Result:
         policy = {} if self.policy is None else {"policy": self.policy}
-        return {
-            "study": self.kind,
-            "env": ENV,
-            "max_len": MAX_LEN,
-            "dataset": data_block(self.load()),
-            **policy,
-            **asdict(self),
-        }
+        dataset = data_block(self.load())
+        world = {"study": self.kind, "env": ENV, "max_len": MAX_LEN, "dataset": dataset}
+        return {**world, **policy, **asdict(self)}
 
     def encode(self, result: Result) -> str:
-        """A line for each key: thousands of coordinates need no line each."""
+        """One line per key: thousands of coordinates need no line each."""
         lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
         return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def run_of(seed: int, sessions: int, episodes: int = Run.episodes) -> Run:
+    """Settings of a PPO run, whose evaluation sessions all policies of the figures play."""
+    return Run(AGENT, ENV, None, MAX_LEN, seed, episodes, sessions)
 
 
 def world(name: str = "kuairec", seed: int = 0) -> Dataset:
@@ -73,11 +70,6 @@ def world(name: str = "kuairec", seed: int = 0) -> Dataset:
     return shared_dataset(name, None, seed)
 
 
-def results_of(studies: Sequence[Study], out: Path, jobs: int) -> list[dict[str, Any]]:
-    """Makes the studies that are missing, and reads the results of all, in their order."""
-    return [read_result(path) for path in run_studies(studies, out, jobs)]
-
-
 def title(figure: str, text: str) -> str:
-    """A figure's title: no synthetic world may be taken for the real one."""
+    """Title of a figure, which must not pass a synthetic world off as the real one."""
     return f"{figure}, SYNTHETIC world of {ENV}: {text}"

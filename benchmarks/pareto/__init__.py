@@ -1,1 +1,1 @@
-"""The fairness dial of a trained agent, beside agents that were trained for each setting."""
+"""The fairness dial of one agent, compared with agents that are trained for each setting."""

@@ -1,4 +1,4 @@
-"""Tables of the study: means and 95 % intervals over seeds, and differences paired by seed."""
+"""Tables of the pareto study: means and 95 % intervals over seeds, and paired differences."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ KEYS = frozenset(
     {"study", "kind", "settings", "agent", "env", "max_len", "seed", "dataset", "episodes",
      "sessions", "points", "train", "versions", "commit"}
 )  # fmt: skip
-SHARE, WORTH = "longtail_share", "r_each"
-COLUMNS = {SHARE: "long tail", "len": "Len", WORTH: "R_each", "ad": "AD"}
+SHARE, REWARD = "longtail_share", "r_each"
+COLUMNS = {SHARE: "long tail", "len": "Len", REWARD: "R_each", "ad": "AD"}
 _DIGITS = {"len": 2}
 
 Metrics = dict[int, dict[str, float]]  # by seed
@@ -29,7 +29,7 @@ class Front(NamedTuple):
 
     Attributes:
         world: The world.
-        note: How much was trained and played.
+        note: Numbers of training and test sessions.
         points: Metrics by kind and setting; ``None`` is the setting of an untouched dial.
     """
 
@@ -38,12 +38,12 @@ class Front(NamedTuple):
     points: dict[str, dict[float | None, Metrics]]
 
     def settings(self, kind: str) -> list[float]:
-        """Those of a kind that are numbers, ascending."""
+        """Numeric settings of a kind, ascending."""
         return sorted(setting for setting in self.points[kind] if setting is not None)
 
 
 def read_studies(folder: Path) -> list[Result]:
-    """All results of the study under a folder, finished or not; other files are left out.
+    """Results of the study in a folder and its subfolders.
 
     Raises:
         DataFormatError: There are none, or one is damaged.
@@ -52,10 +52,10 @@ def read_studies(folder: Path) -> list[Result]:
 
 
 def fronts(results: list[Result]) -> list[Front]:
-    """The results by world.
+    """Results by world.
 
     Raises:
-        DataFormatError: A point has two results, or they do not compare.
+        DataFormatError: A point has two results, or results cannot be compared.
     """
     worlds: dict[World, list[Result]] = defaultdict(list)
     for result in results:
@@ -88,19 +88,17 @@ def _front(world: World, results: list[Result]) -> Front:
 
 
 def markdown(results: list[Result]) -> str:
-    """The tables of every world: the dial, and the agents without one."""
+    """Tables of all worlds: of the dial, and of agents without a dial."""
     return "\n\n".join(map(tables, fronts(results))) + "\n"
 
 
 def tables(front: Front) -> str:
-    """The tables of one world."""
+    """Tables of one world."""
     blocks = [_dial_table(front), verdict(front)] if front.points[DIAL] else []
     for kind, title in ((FLAT, "flat, penalty"), (SWEEP, "MOFIR, weight of utility")):
         if front.points[kind]:
-            rows = [
-                [f"{setting:g}", *_cells(front.points[kind][setting])]
-                for setting in front.settings(kind)
-            ]
+            points = front.points[kind]
+            rows = [[f"{value:g}", *_cells(points[value])] for value in front.settings(kind)]
             blocks.append(markdown_table([title, "seeds", *COLUMNS.values()], rows, "r"))
     note = (
         f"± is a 95 % interval over seeds; {front.note}. Distance: the largest of a seed. "
@@ -119,7 +117,7 @@ def _dial_table(front: Front) -> str:
         retrained = front.points[RETRAINED].get(target, {})
         rows.append([
             f"{target:g}", seeds, share, f"{distance(front, target):.3f}", *cells,
-            _cell(retrained, WORTH), interval(differences(front, target), sign="+"),
+            _cell(retrained, REWARD), interval(differences(front, target), sign="+"),
         ])  # fmt: skip
     if None in front.points[DIAL]:
         seeds, share, *cells = _cells(front.points[DIAL][None])
@@ -137,7 +135,7 @@ def _cell(metrics: Metrics, name: str) -> str:
 
 
 def verdict(front: Front) -> str:
-    """A sentence or two: whether the dial does what it says, and its cost."""
+    """Sentences on the accuracy of the dial and on its cost."""
     targets = front.settings(DIAL)
     return " ".join([*_obedience(front, targets), *_cost(front, targets)])
 
@@ -146,15 +144,16 @@ def _obedience(front: Front, targets: list[float]) -> list[str]:
     """Sentences on measured shares and their targets."""
     if not targets:
         return []
-    broken = [
+    dial = front.points[DIAL]
+    violations = [
         f"from target {low:g} to {high:g} seed {seed}'s goes from {before:.3f} to {after:.3f}"
         for low, high in pairwise(targets)
-        for seed, before, after in _shares(front, low, high)
+        for seed, before, after in _pairs(dial[low], dial[high], SHARE)
         if after <= before
     ]
     sentence = "Measured long-tail shares are monotone: they rise with every target in every seed"
-    if broken:
-        sentence = f"Measured long-tail shares are not monotone: {'; '.join(broken)}"
+    if violations:
+        sentence = f"Measured long-tail shares are not monotone: {'; '.join(violations)}"
     farthest = max(targets, key=lambda target: distance(front, target))
     return [
         f"{sentence}.",
@@ -176,18 +175,17 @@ def _cost(front: Front, targets: list[float]) -> list[str]:
 
 
 def distance(front: Front, target: float) -> float:
-    """Distance of a measured long-tail share from the target, in the seed where it is farthest."""
+    """Largest distance over seeds between measured long-tail share and target."""
     return max(abs(values[SHARE] - target) for values in front.points[DIAL][target].values())
 
 
 def differences(front: Front, target: float) -> list[float]:
-    """R_each of the dial less that of the agent trained for the target, of each seed with both."""
+    """R_each of the dial less that of the retrained agent, by seed."""
     dial, retrained = front.points[DIAL][target], front.points[RETRAINED].get(target, {})
-    return [dial[seed][WORTH] - retrained[seed][WORTH] for seed in sorted(dial.keys() & retrained)]
+    return [reward - baseline for _, reward, baseline in _pairs(dial, retrained, REWARD)]
 
 
-def _shares(front: Front, low: float, high: float) -> list[tuple[int, float, float]]:
-    """(seed, share at one target, share at the other)."""
-    before, after = front.points[DIAL][low], front.points[DIAL][high]
-    seeds = sorted(before.keys() & after)
-    return [(seed, before[seed][SHARE], after[seed][SHARE]) for seed in seeds]
+def _pairs(first: Metrics, second: Metrics, name: str) -> list[tuple[int, float, float]]:
+    """Common seeds, with a metric at two points."""
+    seeds = sorted(first.keys() & second.keys())
+    return [(seed, first[seed][name], second[seed][name]) for seed in seeds]

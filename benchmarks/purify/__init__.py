@@ -1,1 +1,1 @@
-"""The purification study: what each purifier removes from user states, and what it keeps."""
+"""The purification study: information that purifiers remove from user states and retain."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
+from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ KEYS = frozenset(
     {"study", "purifier", "env", "seed", "events", "dataset", "options", "metrics", "fit_seconds",
      "versions", "commit"}
 )  # fmt: skip
-SHARE, SECONDS = "share", "fit_seconds"  # columns that are no metrics
+SHARE, SECONDS = "share", "fit_seconds"  # columns besides the metrics
 COLUMNS = {
     "leakage_r2": "leakage R² (ridge)",
     "leakage_mlp": "leakage R² (MLP)",
@@ -35,32 +36,31 @@ COLUMNS = {
     "response_r2": "response R²",
     SECONDS: "fit s",
 }
-FLOOR_MLP = "leakage_mlp_floor"
-DSRM, COMPARED = "dsrm", ("identity", "linear", "ridge", "mlp")
+SUBJECT, CONTROLS = "dsrm", ("identity", "linear", "ridge", "mlp")
 PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
 EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)
 _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
 
 
 class Kind(NamedTuple):
-    """The subject of a table: worlds that differ in their seeds alone."""
+    """The worlds of a table, which differ only in their seeds."""
 
     env: str
-    real_data: str  # their fingerprint; "" for synthetic worlds, of which every seed has its own
+    real_data: str  # the fingerprint; "" for synthetic worlds, which differ by seed
     options: str
-    events: int  # 0 for the usual number
+    events: int  # 0 for the default number
 
 
 Rows = dict[str, dict[int, Result]]  # purifier, seed
 
 
 def studied() -> tuple[str, ...]:
-    """Names of all registered purifiers that say something of users, the upper bound last."""
+    """Names of all registered purifiers of informative states, the upper bound last."""
     return (*(name for name in PURIFIERS if name not in ("blank", ORACLE)), ORACLE)
 
 
 def read_studies(folder: Path) -> list[Result]:
-    """All results of the study under a folder, in a stable order; other files are left out.
+    """Results of the study in a folder and its subfolders, in a stable order.
 
     Raises:
         DataFormatError: There are none, one is damaged, or a fit has two files.
@@ -73,7 +73,7 @@ def read_studies(folder: Path) -> list[Result]:
 
 
 def markdown(results: list[Result]) -> str:
-    """All tables: one for each kind of worlds, and a short one over the numbers of events.
+    """All tables: one for each kind of worlds, and a short one by number of events.
 
     Raises:
         DataFormatError: One seed has results of two worlds.
@@ -106,7 +106,7 @@ def _kind(result: Result) -> Kind:
 
 
 def _check_one_world_a_seed(rows: Rows) -> None:
-    """Refuses to compare purifiers across worlds."""
+    """Raises :class:`DataFormatError` for purifiers of different worlds under one seed."""
     worlds: dict[int, Result] = {}
     for runs in rows.values():
         for seed, result in runs.items():
@@ -121,13 +121,10 @@ def _check_one_world_a_seed(rows: Rows) -> None:
 
 
 def _table(kind: Kind, rows: Rows) -> str:
-    cells = [
-        [purifier, str(len(runs)), *(_cell(rows, purifier, column) for column in COLUMNS)]
-        for purifier, runs in rows.items()
-    ]
     metrics = [result["metrics"] for runs in rows.values() for result in runs.values()]
     ridge, mlp = (
-        np.mean([values[name] for values in metrics]) for name in ("leakage_floor", FLOOR_MLP)
+        np.mean([values[name] for values in metrics])
+        for name in ("leakage_floor", "leakage_mlp_floor")
     )
     users = ", ".join(f"{n:,.0f}" for n in sorted({values["n_users"] for values in metrics}))
     held_out = ""
@@ -143,17 +140,19 @@ def _table(kind: Kind, rows: Rows) -> str:
             f"{ORACLE}, which reads the truth, a purifier gains."
         )
     differences = [
-        _difference(rows, DSRM, control) for control in COMPARED if {DSRM, control} <= rows.keys()
+        _difference(rows, control) for control in CONTROLS if {SUBJECT, control} <= rows.keys()
     ]
+    cells = [[purifier, *_cells(rows, purifier, COLUMNS)] for purifier in rows]
     table = markdown_table(["purifier", "seeds", *COLUMNS.values()], cells)
     return section(_title(kind, rows), table, note, "\n".join(differences))
 
 
-def _difference(rows: Rows, purifier: str, control: str) -> str:
-    """One purifier less another in the same worlds: what worlds have in common cancels."""
+def _difference(rows: Rows, control: str) -> str:
+    """DSRM less a control in the same worlds: properties of the worlds cancel out."""
+    subjects, controls = rows[SUBJECT], rows[control]
     pairs = [
-        (rows[purifier][seed]["metrics"], rows[control][seed]["metrics"])
-        for seed in sorted(rows[purifier].keys() & rows[control].keys())
+        (subjects[seed]["metrics"], controls[seed]["metrics"])
+        for seed in sorted(subjects.keys() & controls.keys())
     ]
     differences = {
         COLUMNS[name]: [x[name] - y[name] for x, y in pairs if name in x] for name in PAIRED
@@ -161,22 +160,19 @@ def _difference(rows: Rows, purifier: str, control: str) -> str:
     text = ", ".join(
         f"{title} {interval(values, sign='+')}" for title, values in differences.items() if values
     )
-    return f"* {purifier} less {control}, world by world: {text}."
+    return f"* {SUBJECT} less {control}, world by world: {text}."
 
 
 def _events_table(worlds: dict[Kind, Rows]) -> str:
-    """One study's worlds by the length of the logs; of the usual world the purifiers of all."""
+    """Worlds of one study by the length of their logs, with the purifiers of all lengths."""
     kind, rows = next(iter(worlds.items()))
     shown = {purifier for kind, rows in worlds.items() if kind.events for purifier in rows}
     cells = [
-        [
-            f"{_events(rows):.0f}", purifier, str(len(runs)),
-            *(_cell(rows, purifier, column) for column in EVENT_COLUMNS),
-        ]
+        [f"{_events(rows):.0f}", purifier, *_cells(rows, purifier, EVENT_COLUMNS)]
         for rows in sorted(worlds.values(), key=_events)
-        for purifier, runs in rows.items()
+        for purifier in rows
         if purifier in shown
-    ]  # fmt: skip
+    ]
     header = ["rows", "purifier", "seeds", *(COLUMNS[name] for name in EVENT_COLUMNS)]
     return section(
         f"{_title(kind._replace(events=0), rows)}, by logged rows of a user",
@@ -195,25 +191,26 @@ def _title(kind: Kind, rows: Rows) -> str:
 
 
 def _dataset(rows: Rows) -> dict[str, Any]:
-    """Of any of the results; name and split are the same in all."""
+    """The ``dataset`` block of any result; name and split are the same in all."""
     result = next(iter(next(iter(rows.values())).values()))
     return dict(result["dataset"])
 
 
 def _events(rows: Rows) -> float:
-    """Mean logged rows of a user, over the seeds' worlds."""
+    """Mean logged rows per user, over the worlds of all seeds."""
     by_seed = {seed: result for runs in rows.values() for seed, result in runs.items()}
     events = [result["dataset"]["events_per_user"] for result in by_seed.values()]
     return float(np.mean(events))
 
 
-def _cell(rows: Rows, purifier: str, column: str) -> str:
-    """Mean and interval; blank where nothing was measured."""
-    return interval(_values(rows, purifier, column), _DIGITS.get(column, 3))
+def _cells(rows: Rows, purifier: str, columns: Iterable[str]) -> list[str]:
+    """The number of seeds, then mean and interval of columns; empty without measurements."""
+    values = ((_values(rows, purifier, name), _DIGITS.get(name, 3)) for name in columns)
+    return [str(len(rows[purifier])), *starmap(interval, values)]
 
 
 def _values(rows: Rows, purifier: str, column: str) -> list[float]:
-    """One value a seed, of those seeds that have one."""
+    """Values of a column, one per seed, where it has been measured."""
     runs = rows[purifier]
     if column == SHARE:
         shares = (_share(rows, purifier, seed) for seed in runs)
@@ -224,7 +221,7 @@ def _values(rows: Rows, purifier: str, column: str) -> list[float]:
 
 
 def _share(rows: Rows, purifier: str, seed: int) -> float | None:
-    """Position between the identity's cosine, 0, and the upper bound's, 1, in one world."""
+    """Position of a cosine between the identity's (0) and the upper bound's (1) in one world."""
     cosines = []
     for name in (purifier, "identity", ORACLE):
         result = rows.get(name, {}).get(seed)

@@ -1,8 +1,8 @@
-"""The ``purify`` command: purifiers of worlds that nobody tuned them on, measured on test users.
+"""The ``purify`` command: purifiers measured on test users of worlds that they were not tuned on.
 
-The defaults of the purifiers were chosen on the synthetic worlds of seed 0; here a seed is that of
-a world of its own, and of the fits on it. Real data are the same for all seeds, which then vary
-the fits alone; where those are split by cell, purifiers were fitted on the test users' logs too.
+The defaults of the purifiers were chosen on the synthetic worlds of seed 0; here each seed makes a
+new world, and seeds the fits on it. Real data are the same for all seeds, which then vary only the
+fits; if real data are split by cell, purifiers are fitted on the test users' logs as well.
 """
 
 from __future__ import annotations
@@ -10,28 +10,29 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
+from benchmarks.paper import ENVS as PAPER_ENVS
+from benchmarks.paper import SEEDS
 from benchmarks.purify.report import ORACLE, STUDY, markdown, read_studies, studied
 from benchmarks.results import Result, data_block
 from benchmarks.study import Study, run_studies
-from dsrm_agents.dsrm.dsrm import DISTILLATION, DSRM, distil
 from dsrm_agents.dsrm.fit import fit_purifier
 from dsrm_agents.dsrm.probes import ProbeData, probe, probe_data
-from dsrm_agents.dsrm.purifier import FittedPurifier, recipe_of
+from dsrm_agents.dsrm.purifier import recipe_of
 from kuaisim_gym import ENVIRONMENTS, load_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 
-KUAIREC = "KuaiRec-Fair-v0"
-ENVS = (KUAIREC, "KuaiRand-Fair-v0")
+ENVS = tuple(PAPER_ENVS.values())
+KUAIREC = ENVS[0]
 STUDIED_WITH_EVENTS = ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
 
 
@@ -41,9 +42,9 @@ class World:
 
     Attributes:
         env: A registered environment id, which names the dataset.
-        seed: Of the synthetic world.
+        seed: Seed of the synthetic world.
         dataset: Folder of real data, or ``None`` for the synthetic world.
-        events: Mean logged rows of a user in the synthetic KuaiRec, or ``None`` for the usual.
+        events: Mean logged rows per user in the synthetic KuaiRec; ``None`` for the default.
     """
 
     env: str
@@ -62,7 +63,7 @@ class World:
             )
 
     def load(self) -> Dataset:
-        """The data, one object for all studies of this world in a row."""
+        """The data, one object for consecutive studies of this world."""
         return _load(self)
 
 
@@ -75,7 +76,7 @@ def _load(world: World) -> Dataset:
 
 @lru_cache(maxsize=1)
 def _probe_data(dataset: Dataset) -> ProbeData:
-    """The test users and their measures: purifiers of a world are measured in a row."""
+    """Test users and their measures, one object for consecutive studies of a world."""
     return probe_data(dataset)
 
 
@@ -85,9 +86,9 @@ class PurifyStudy(Study):
 
     Attributes:
         purifier: Name of the purifier.
-        world: The data; its seed is the fit's, too.
-        updates: Gradient steps of the fit, or ``None`` for the purifier's own.
-        propensity: Power of the inverse propensities in targets made of logged rows, or ``None``.
+        world: The data; its seed is also that of the fit.
+        updates: Gradient steps of the fit; ``None`` for the purifier's default.
+        propensity: Power of inverse propensities in targets made of logged rows, or ``None``.
     """
 
     packages = ("numpy", "scipy", "scikit-learn", "torch")
@@ -103,7 +104,7 @@ class PurifyStudy(Study):
         recipe_of(self.purifier)
         if self.world.dataset is not None and self.purifier == ORACLE:
             raise ConfigError(
-                f"{ORACLE} regresses on true preferences, which real data do not tell: leave it "
+                f"{ORACLE} regresses on true preferences, which real data do not have: leave it "
                 "out of the purifiers."
             )
 
@@ -117,17 +118,17 @@ class PurifyStudy(Study):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Options of the fits that differ from the defaults, of whatever purifier."""
+        """Options of the study's fits that differ from the defaults."""
         options = {"updates": self.updates, "propensity_power": self.propensity}
         return {name: value for name, value in options.items() if value is not None}
 
     @property
     def fit_options(self) -> dict[str, Any]:
-        """Those of them that concern this purifier."""
+        """Options that this purifier has."""
         recipe = recipe_of(self.purifier)
         names = set(recipe.purifier.options())
         if recipe.options.get("source") == "identity":
-            names.discard("propensity_power")  # its targets are made of no rows
+            names.discard("propensity_power")  # targets are not made of rows
         return {name: value for name, value in self.options.items() if name in names}
 
     def header(self) -> Result:
@@ -147,57 +148,38 @@ class PurifyStudy(Study):
         dataset = self.world.load()
         data = _probe_data(dataset)
         started = time.perf_counter()
-        purifier = self._fit(dataset)
+        purifier = fit_purifier(self.purifier, dataset, seed=self.world.seed, **self.fit_options)
         seconds = time.perf_counter() - started
         return {"metrics": probe(purifier.denoise, data), "fit_seconds": seconds}
-
-    def _fit(self, dataset: Dataset) -> FittedPurifier:
-        if self.purifier != "student":
-            seed = self.world.seed
-            return fit_purifier(self.purifier, dataset, seed=seed, **self.fit_options)
-        teacher = replace(self, purifier="dsrm")._fit(dataset)
-        assert isinstance(teacher, DSRM)
-        training = replace(DISTILLATION, updates=self.updates or DISTILLATION.updates)
-        return distil(teacher, dataset, training=training, seed=self.world.seed)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
-        "--envs", nargs="+", choices=ENVS, help="default: both; KuaiRec for real data or --events"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 15, 19])
-    parser.add_argument(
-        "--purifiers", nargs="+", help="names, or module:name of your own; default: all that fit"
-    )
+    add = parser.add_argument
+    add("--envs", nargs="+", choices=ENVS, help="default: both; KuaiRec with --dataset or --events")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add("--purifiers", nargs="+", help="names, or your own as module:name; default: all that fit")
     add_dataset(parser)
-    parser.add_argument(
+    add(
         "--events", type=count, nargs="+", default=[], metavar="N",
-        help="synthetic KuaiRec worlds with N logged rows a user instead of the usual ones",
+        help="study synthetic KuaiRec worlds with N logged rows per user",
     )  # fmt: skip
-    parser.add_argument("--propensity", type=float, help="power of inverse propensities in targets")
-    parser.add_argument("--updates", type=count, help="gradient steps a fit; default: as tuned")
+    add("--propensity", type=float, help="power of inverse propensities in targets")
+    add("--updates", type=count, help="gradient steps of a fit; default: as tuned")
     add_jobs(parser)
     add_out_or_table(parser)
 
 
 def main(options: argparse.Namespace) -> None:
-    """Fits and measures what is missing, and prints the tables.
+    """Makes the missing studies and prints the tables.
 
     Raises:
-        ConfigError: The options do not go together, or a result is there with other settings.
-        DataFormatError: The folder holds no results, or some that do not compare.
+        ConfigError: Options contradict each other, or a result has other settings.
+        DataFormatError: The folder holds no results, or results that cannot be compared.
     """
     if options.table is None:
-        studies = plan(
-            options.envs,
-            options.seeds,
-            options.purifiers,
-            dataset=options.dataset,
-            events=options.events,
-            updates=options.updates,
-            propensity=options.propensity,
-        )
+        names = "envs", "seeds", "purifiers", "dataset", "events", "updates", "propensity"
+        studies = plan(**{name: getattr(options, name) for name in names})
         run_studies(studies, options.out, options.jobs)
     print(markdown(read_studies(options.table or options.out)))
 
@@ -215,18 +197,18 @@ def plan(
     """All studies of some worlds, world by world.
 
     Args:
-        envs: ``None`` for both, or for KuaiRec alone where ``dataset`` or ``events`` is given.
-        seeds: Of the worlds and fits.
+        envs: ``None`` for both, or for KuaiRec alone with ``dataset`` or ``events``.
+        seeds: Seeds of the worlds and fits.
         purifiers: ``None`` for all that can be fitted, or a selection of them with ``events``.
         dataset: Folder of real data, or ``None`` for the synthetic worlds.
-        events: Mean logged rows of a user, a world each; none for the usual world.
-        updates: See :class:`PurifyStudy`.
-        propensity: See the same class.
+        events: Mean logged rows per user, one world for each; empty for the default world.
+        updates: As for :class:`PurifyStudy`.
+        propensity: As for :class:`PurifyStudy`.
 
     Raises:
-        ConfigError: They do not go together.
+        ConfigError: Arguments contradict each other.
     """
-    # The usual number is no world of its own: its results are the usual world's.
+    # The default number makes the default world: its results are the same.
     numbers = [None if n == SyntheticConfig.events_per_user else n for n in events]
     names = tuple(envs or ((KUAIREC,) if dataset is not None or numbers else ENVS))
     if dataset is not None and len(names) > 1:

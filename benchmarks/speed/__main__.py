@@ -6,19 +6,19 @@ import os
 import sys
 
 COMMANDS = {
-    "environments": ("benchmarks.speed.environments", "user-steps a second"),
-    "memory": ("benchmarks.speed.memory", "memory of sessions, and whether it grows"),
-    "sequential": ("benchmarks.speed.sequential", "time of the sequential response model"),
-    "purifiers": ("benchmarks.speed.purifiers", "states a second, and the cost in training"),
-    "training": ("benchmarks.speed.training", "division of a training second, agent by agent"),
-    "heads": ("benchmarks.speed.heads", "cost of a policy's action head as the catalogue grows"),
+    "environments": ("benchmarks.speed.environments", "time steps of environments"),
+    "memory": ("benchmarks.speed.memory", "measure the memory of sessions and its growth"),
+    "sequential": ("benchmarks.speed.sequential", "time the sequential response model"),
+    "purifiers": ("benchmarks.speed.purifiers", "time purifiers, alone and in training"),
+    "training": ("benchmarks.speed.training", "time the stages of training, for several agents"),
+    "heads": ("benchmarks.speed.heads", "time action heads on catalogues of several sizes"),
     "plot": ("benchmarks.speed.plot", "draw the growth curves as PNG"),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns the exit status."""
-    # Before NumPy is loaded, which is why nothing above loads it: figures are of one thread.
+    # NumPy reads these when it is loaded, so it is not imported above: timings use one thread.
     for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(library, "1")
     from benchmarks.commands import run_command

@@ -1,4 +1,4 @@
-"""User-steps a second of every shell, how they grow, and where the time of a step goes."""
+"""User-steps per second of all shells, their growth, and the stages of a step."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from operator import attrgetter
-from typing import Any
+from types import SimpleNamespace
 
 from tqdm.auto import tqdm
 
 from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Row, add_out, add_sessions, report, timed
+from benchmarks.speed.timing import Clock, Row, add_out, add_sessions, report, timed
 from kuaisim_gym.engine import find_engine
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
@@ -22,11 +22,11 @@ ACTIONS = ("discrete", "slate", "continuous")
 TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
 GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
 GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
-LEAST_STEPS = 45  # more than three sessions of random actions, so that each timing has its resets
+LEAST_STEPS = 45  # more than three sessions of random actions: every timing includes resets
 LEAST_SECONDS = 0.3
 
-# Functions of the vector environment, none of which calls another, by what they do.
-PARTS = {
+# Stages of a step by functions of the vector environment.
+STAGES = {
     "batch.actions.slates": "actions to slates (top k)",
     "batch.core._checked": "checks of slates",
     "batch.core._answers.feedback": "model answers",
@@ -55,22 +55,22 @@ def main(options: argparse.Namespace) -> None:
     }
     case = Case(sessions=options.sessions, engine=engine, items=TINY if options.quick else None)
     columns = {
-        f"{env} {actions}": parts(replace(case, env=env, actions=actions))
+        f"{env} {actions}": stages(replace(case, env=env, actions=actions))
         for env, actions in product(ENVS, ACTIONS)
     }
     tables["parts"] = [
         {"processor_ns": stage, **{name: column[stage] for name, column in columns.items()}}
-        for stage in (*PARTS.values(), "rest")
+        for stage in (*STAGES.values(), "rest")
     ]
     report("environments", tables, options.out, repeats=options.repeats)
 
 
 def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
-    """The cases of each table."""
-    few, items = max(1, sessions // 16), TINY if quick else None
-    shells = dict.fromkeys(  # once each, also where NumPy is the engine anyway
+    """Cases by table."""
+    small_batch, items = max(1, sessions // 16), TINY if quick else None
+    shells = dict.fromkeys(  # without duplicates if the engine is NumPy
         [("SameStep", sessions, engine), ("NextStep", sessions, engine),
-         ("SameStep", sessions, "numpy"), ("sb3", few, engine), ("sb3", sessions, engine),
+         ("SameStep", sessions, "numpy"), ("sb3", small_batch, engine), ("sb3", sessions, engine),
          ("single", 1, engine)]
     )  # fmt: skip
     return {
@@ -80,7 +80,7 @@ def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
                 for env, actions in product(ENVS, ACTIONS)
                 for shell, n, name in shells
             ),
-            *(Case(*task, "SameStep", few, engine, items=items) for task in TASKS),
+            *(Case(*task, "SameStep", small_batch, engine, items=items) for task in TASKS),
         ],
         "sessions": [
             Case(ENVS[0], actions, "SameStep", n, engine, items=items)
@@ -96,13 +96,13 @@ def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
 
 
 def measure(case: Case, repeats: int, seconds: float) -> Row:
-    """User-steps a second, resets included, over timings of some seconds at least."""
+    """User-steps per second, resets included; a timing takes at least some seconds."""
     env = make(case)
     play = player(env, draw(env, case.sessions))
     play(LEAST_STEPS)  # compiles, and lets sessions get out of step
-    begun = time.perf_counter()
+    started = time.perf_counter()
     play(5)
-    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - begun)))
+    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - started)))
     batch = env.unwrapped.batch
     return {
         "env": case.env,
@@ -116,32 +116,16 @@ def measure(case: Case, repeats: int, seconds: float) -> Row:
     }
 
 
-def parts(case: Case) -> dict[str, float]:
-    """Processor nanoseconds a user-step of each stage while sessions are played."""
-    env = make(case)
+def stages(case: Case) -> dict[str, float]:
+    """Processor nanoseconds per user-step of each stage while sessions are played."""
+    env, clock = make(case), Clock()
     play = player(env, draw(env, case.sessions))
     play(LEAST_STEPS)
-    env.batch.core.engine = copy(env.batch.core.engine)  # whose functions get clocks
-    spent = dict.fromkeys(PARTS.values(), 0.0)
-    for path in PARTS:
-        _clock(env, path, spent)
+    env.batch.core.engine = copy(env.batch.core.engine)  # the original stays unclocked
+    for path, stage in STAGES.items():
+        owner, _, name = f"env.{path}".rpartition(".")
+        clock.attach(attrgetter(owner)(SimpleNamespace(env=env)), name, stage)
     steps = 4 * LEAST_STEPS
-    begun = time.process_time()
-    play(steps)
-    spent["rest"] = time.process_time() - begun - sum(spent.values())
-    return {stage: 1e9 * took / (steps * case.sessions) for stage, took in spent.items()}
-
-
-def _clock(env: Any, path: str, spent: dict[str, float]) -> None:
-    """Puts a clock around the function at a path."""
-    owner, _, name = path.rpartition(".")
-    target = attrgetter(owner)(env) if owner else env
-    call = getattr(target, name)
-
-    def clocked(*arguments: Any) -> Any:
-        begun = time.process_time()
-        result = call(*arguments)
-        spent[PARTS[path]] += time.process_time() - begun
-        return result
-
-    object.__setattr__(target, name, clocked)  # an engine is frozen
+    clock.around(play, "rest")(steps)
+    scale = 1e9 / (steps * case.sessions)
+    return {stage: scale * clock.seconds[stage] for stage in (*STAGES.values(), "rest")}

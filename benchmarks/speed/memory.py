@@ -1,4 +1,4 @@
-"""Resident memory of running sessions, and whether it grows as they go on."""
+"""Resident memory of running sessions, and its growth over time."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import argparse
 import ctypes
 import gc
 from dataclasses import replace
-from pathlib import Path
 
+from benchmarks.speed import timing
 from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import (
-    Row,
-    add_out,
-    add_sessions,
-    in_fresh_processes,
-    process_memory,
-    report,
-)
+from benchmarks.speed.timing import Row, in_fresh_processes, process_memory
 
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
@@ -26,34 +19,34 @@ STEPS = 60  # at least two sessions of every user
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    add_out(parser)
-    add_sessions(parser)
+    timing.add_out(parser)
+    timing.add_sessions(parser)
 
 
 def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``memory.json``."""
-    case = Case(ENV, sessions=options.sessions, engine=options.engine)
-    case = replace(case, items=TINY if options.quick else None)
-    views = [replace(case, actions=actions, observation=seen) for actions, seen in VIEWS]
+    items = TINY if options.quick else None
+    case = Case(ENV, sessions=options.sessions, engine=options.engine, items=items)
+    views = [replace(case, actions=actions, observation=kind) for actions, kind in VIEWS]
     runs = [case, replace(case, shell="single", sessions=1)]
     early = [5_000, 500] if options.quick else [500_000, 50_000]
     tables = {
         "sessions": in_fresh_processes(occupied, views),
         "growth": in_fresh_processes(grown, runs, early),
     }
-    report("memory", tables, options.out)
+    timing.report("memory", tables, options.out)
 
 
 def occupied(case: Case) -> Row:
-    """MB that sessions add to a process that has dataset and models, and has played one session."""
+    """MB that sessions add to a process with dataset and models that has played one session."""
     single = make(replace(case, sessions=1))
     actions = draw(single, case.sessions)
     player(single, draw(single, 1))(STEPS)
     del single
     gc.collect()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)  # or the sessions would move into what was freed
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak
+        libc.malloc_trim(0)  # or sessions would reuse freed memory
+    timing.forget_peak()
     before = process_memory()
     env = make(case)
     player(env, actions)(STEPS)
@@ -71,7 +64,7 @@ def occupied(case: Case) -> Row:
 
 
 def grown(case: Case, early: int) -> Row:
-    """MB of a process after some user-steps of one environment, and after ten times as many."""
+    """MB of a process after some user-steps of an environment, and after ten times as many."""
     env = make(case)
     play = player(env, draw(env, case.sessions))
     steps = early // case.sessions

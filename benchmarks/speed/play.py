@@ -1,4 +1,4 @@
-"""Environments in play, whose time and memory are measured."""
+"""Environments whose time and memory are measured."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairand,
     synthetic_kuairec,
 )
+from kuaisim_gym.envs.assembly import shared_dataset
 
-TINY = 240  # items of a world that is built in a moment
+TINY = 240  # items of a world that is built quickly
 
 
 @dataclass(frozen=True)
 class Case:
-    """An environment that is measured.
+    """A measured environment.
 
     Attributes:
         env: Registered id.
         actions: Action type.
         shell: ``"SameStep"`` or ``"NextStep"``, the native vector environment; ``"sb3"``; or
             ``"single"``.
-        sessions: Stepped together.
+        sessions: Number of sessions that are stepped together.
         engine: As for the environment.
         observation: Observation type.
-        items: Of a world with 400 users; ``None`` for the world at full size.
+        items: As for :func:`world`.
     """
 
     env: str = "KuaiRec-Fair-v0"
@@ -67,7 +68,7 @@ def make(case: Case) -> Any:
 
 
 def draw(env: Any, sessions: int) -> list[Any]:
-    """Some random actions, of so many sessions each where the environment is a vector."""
+    """Random actions, batched if the environment is a vector."""
     space = env.unwrapped.batch.action_space
     if not isinstance(env, gym.Env):
         space = batch_space(space, sessions)
@@ -76,10 +77,9 @@ def draw(env: Any, sessions: int) -> list[Any]:
 
 
 def player(env: Any, actions: list[Any]) -> Callable[[int], int]:
-    """A function that goes on for some steps, repeating the actions, from session to session.
+    """A function that plays some steps with the actions in turn, across sessions.
 
-    It returns the number of user-steps: where finished sessions restart in the next step, a slot
-    makes none in that step.
+    It returns the number of user-steps: a slot that restarts in the next step makes none in it.
     """
     single, endless = isinstance(env, gym.Env), cycle(actions)
     sessions: int = env.unwrapped.batch.n_sessions
@@ -100,10 +100,10 @@ def player(env: Any, actions: list[Any]) -> Callable[[int], int]:
 
 
 @lru_cache(maxsize=2)
-def world(name: str, items: int | None) -> Dataset | None:
-    """A world of 400 users, or ``None``, which stands for the one at full size."""
+def world(name: str, items: int | None) -> Dataset:
+    """A synthetic world of 400 users and some items; ``None`` for the world at full size."""
     if items is None:
-        return None
+        return shared_dataset(name, None, 0)
     if name == "kuairand":
         return synthetic_kuairand(config=KuaiRandConfig(n_users=400, n_items=items))
     config = SyntheticConfig(n_users=400, n_test_users=10, n_items=items, events_per_user=30)

@@ -1,4 +1,4 @@
-"""Growth curves: user-steps a processor second over sessions and over items."""
+"""Growth curves: user-steps per processor second over sessions and over items."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Draws ``environments.png`` beside ``environments.json``."""
+    """Draws ``environments.png`` next to ``environments.json``."""
     path = options.folder / "environments.json"
     if not path.is_file():
         raise DatasetNotFoundError(f"{path} is not there; write it with `environments --out`.")

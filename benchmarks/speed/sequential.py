@@ -1,8 +1,8 @@
 """Speed of the sequential response model in simulation, at KuaiRand-Pure's size.
 
-Weights are random, which speed does not depend on. A step answers a slate for every session and
-appends its events; a full recompute does the same without keys and values kept: a pass over the
-last events of every session.
+Weights are random: speed does not depend on them. A step answers a slate in every session and
+appends its events; a full recompute does the same without cached keys and values, by a pass over
+the last events of every session.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BEHAVIOURS = BehaviourLog.behaviours
 
 
 def random_features(n: int, rng: np.random.Generator) -> Features:
-    """Ten fields of 20 values, the last one with three values for each user or item."""
+    """Ten fields of 20 values, the last with three values for each user or item."""
     codes = {
         f"field{number}": rng.integers(0, 20, (n, 3 if number == FIELDS - 1 else 1), dtype=np.int32)
         for number in range(FIELDS)
@@ -32,7 +32,7 @@ def random_features(n: int, rng: np.random.Generator) -> Features:
 
 
 def random_model(rng: np.random.Generator, events: int) -> SequentialModel:
-    """A model without training, ``events`` logged events a user."""
+    """An untrained model, with ``events`` logged events per user."""
     config = SequentialConfig()
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.default_generator.manual_seed(0)
@@ -52,11 +52,14 @@ def random_model(rng: np.random.Generator, events: int) -> SequentialModel:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_out(parser, repeats=5, quick=False)
-    parser.add_argument("--sessions", type=int, default=256, help="sessions in lockstep")
-    parser.add_argument("--slate", type=int, default=10, help="items in a slate")
-    parser.add_argument("--events", type=int, default=200, help="logged events of each user")
-    parser.add_argument("--steps", type=int, default=10, help="steps in a timing")
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
+    for name, default, text in (
+        ("sessions", 256, "sessions in lockstep"),
+        ("slate", 10, "items in a slate"),
+        ("events", 200, "logged events of each user"),
+        ("steps", 10, "steps in a timing"),
+        ("threads", 1, "torch threads"),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default, help=text)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Clocks, memory, the options of speed commands, and the form of their reports."""
+"""Clocks, memory, shared options and reports of the speed commands."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import re
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -26,34 +27,33 @@ Row = dict[str, str | int | float]
 def add_out(
     parser: argparse.ArgumentParser, repeats: int | None = None, quick: bool = True
 ) -> None:
-    """Adds the folder of a report, and the options of commands with timings or a quick form."""
+    """Adds the options of reports, and those of commands with timings or a quick mode."""
+    add = parser.add_argument
     if quick:
-        parser.add_argument("--quick", action="store_true", help="tiny, just to see that it runs")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the JSON; default: none")
+        add("--quick", action="store_true", help="tiny sizes, to see that the command runs")
+    add("--out", type=Path, metavar="DIR", help="folder of the JSON file; default: only print")
     if repeats is not None:
-        parser.add_argument(
-            "--repeats", type=int, default=repeats, help="timings; the median counts"
-        )
+        add("--repeats", type=int, default=repeats, help="timings, of which the median counts")
 
 
 def add_sessions(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of environments in play."""
+    """Adds the options of timed environments."""
     parser.add_argument("--sessions", type=int, default=1024, help="sessions stepped together")
     parser.add_argument("--engine", default="auto", choices=("auto", "numba", "numpy"))
 
 
 def timed(call: Callable[[], int], repeats: int) -> dict[str, float]:
-    """Units a second of a call that returns how many it did: medians, after one to warm up.
+    """Medians of units per second of a call that returns its units, after a warm-up call.
 
-    Processor seconds are what a call would take on a machine without other work.
+    Processor seconds are those of an otherwise idle machine.
     """
     call()
     wall, processor = [], []
     for _ in range(repeats):
-        begun, busy = time.perf_counter(), time.process_time()
+        started, started_processor = time.perf_counter(), time.process_time()
         units = call()
-        wall.append(units / (time.perf_counter() - begun))
-        processor.append(units / (time.process_time() - busy))
+        wall.append(units / (time.perf_counter() - started))
+        processor.append(units / (time.process_time() - started_processor))
     return {
         "per_second": statistics.median(wall),
         "least": min(wall),
@@ -62,8 +62,44 @@ def timed(call: Callable[[], int], repeats: int) -> dict[str, float]:
     }
 
 
+class Clock:
+    """Processor seconds by stage; a stage is not charged for clocked calls that it makes.
+
+    Attributes:
+        seconds: Seconds by stage.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._nested = [0.0]  # seconds of clocked calls within each running call
+
+    def around(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """The same function, clocked."""
+
+        def clocked(*arguments: Any, **named: Any) -> Any:
+            self._nested.append(0.0)
+            started = time.process_time()
+            try:
+                return call(*arguments, **named)
+            finally:
+                duration = time.process_time() - started
+                self.seconds[stage] += duration - self._nested.pop()
+                self._nested[-1] += duration
+
+        return clocked
+
+    def attach(self, owner: Any, name: str, stage: str) -> None:
+        """Clocks a method of an object, which may be frozen."""
+        object.__setattr__(owner, name, self.around(getattr(owner, name), stage))
+
+
+def forget_peak() -> None:
+    """Resets the peak that :func:`process_memory` reports."""
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
 def process_memory() -> dict[str, float]:
-    """This process's memory in MB, by Linux' names."""
+    """Memory of this process in MB, by Linux's names."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     names = ("VmRSS", "VmHWM", "RssAnon", "RssFile")
@@ -71,7 +107,7 @@ def process_memory() -> dict[str, float]:
 
 
 def in_fresh_processes(measure: Callable[..., Row], *arguments: Sequence[Any]) -> list[Row]:
-    """A row for each case, measured in a process of its own: memory freed would hide the next's."""
+    """Rows, each measured in a new process: freed memory would distort later measurements."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
         return list(processes.map(measure, *arguments))
@@ -79,11 +115,11 @@ def in_fresh_processes(measure: Callable[..., Row], *arguments: Sequence[Any]) -
 
 @dataclass(frozen=True)
 class Timings(Study):
-    """Measurements of this machine, made anew whenever they are asked for.
+    """Measurements of this machine, which are always made again.
 
     Attributes:
         command: Name of the command, and of the file.
-        settings: The command's options that matter.
+        settings: Options of the command that affect the result.
         tables: Rows by title.
     """
 
@@ -113,7 +149,7 @@ class Timings(Study):
 
 
 def report(name: str, tables: dict[str, list[Row]], out: Path | None, **settings: object) -> None:
-    """Prints tables, and writes them as ``name.json`` into a folder, if there is one."""
+    """Prints tables, and writes them as ``name.json`` into a folder unless it is ``None``."""
     for title, rows in tables.items():
         print(markdown(title, rows))
     if out is not None:
@@ -121,7 +157,7 @@ def report(name: str, tables: dict[str, list[Row]], out: Path | None, **settings
 
 
 def markdown(title: str, rows: list[Row]) -> str:
-    """Rows of the same keys as a table under its title."""
+    """A titled table of rows with the same keys."""
     header = (key.replace("_", " ") for key in rows[0])
     align = "".join("l" if isinstance(value, str) else "r" for value in rows[0].values())
     table = markdown_table(header, (map(_cell, row.values()) for row in rows), align)

@@ -1,48 +1,42 @@
-"""Division of a training second: environment, purifier, decisions, and steps of an update."""
+"""Stages of training: environment, purifier, decisions, and the steps of an update."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
 from benchmarks.agents import find_agent
 from benchmarks.results import data_block
 from benchmarks.speed.play import TINY, world
-from benchmarks.speed.timing import Row, add_out, report
+from benchmarks.speed.timing import Clock, Row, add_out, report
 from benchmarks.training import TrainingRecord
-from dsrm_agents import KuaiVecEnv, Purifier, fit_purifier, make_vec_env
+from dsrm_agents import fit_purifier, make_vec_env
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
 
 AGENTS = ("dsrm-hrl", "hrl", "ppo")
-REFERENCE = "ppo"  # what the others' seconds are compared with
+REFERENCE = "ppo"  # denominator of time ratios
 MAX_LEN = 30
 SEED = 11
 FULL = 20_000  # sessions of a full training run
-WARM_UP = 2  # sessions a slot: rare cases, such as one session that ends alone, compile as well
+WARM_UP = 2  # sessions per slot: rare cases, such as a session that ends alone, compile too
 
 ENVIRONMENT, PURIFIER, DECISION = "environment step", "purifier", "policy decision"
-FORWARD, BACKWARD, STEP, OTHER = (
+FORWARD, BACKWARD, STEP, UPDATE = (
     f"update: {stage}" for stage in ("forward", "backward", "optimiser step", "rest")
 )
-REST = "rest"
-STAGES = (ENVIRONMENT, PURIFIER, DECISION, FORWARD, BACKWARD, STEP, OTHER, REST)
-
-# Methods of the policies: those that act or value states in a rollout, and those that judge past
-# actions in an update. A policy has either the first or the second of each.
-DECISIONS = (("decide", "level_values"), ("forward", "predict_values"))
-EVALUATIONS = ("evaluate_decision", "evaluate_actions")
+REMAINDER = "rest"
+STAGES = (ENVIRONMENT, PURIFIER, DECISION, FORWARD, BACKWARD, STEP, UPDATE, REMAINDER)
+# Methods of policies by stage: of those with two levels, and of all others.
+TWO_LEVELS = {"decide": DECISION, "level_values": DECISION, "evaluate_decision": FORWARD}
+ONE_LEVEL = {"forward": DECISION, "predict_values": DECISION, "evaluate_actions": FORWARD}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser)
     fair = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
     parser.add_argument("--env", nargs="+", default=fair[:1], choices=fair)
-    parser.add_argument(
-        "--episodes", type=int, default=1000, help="sessions of full length in steps"
-    )
+    parser.add_argument("--episodes", type=int, default=1000, help="sessions of full length")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -61,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
     tables: dict[str, list[Row]] = {"training": [], "parts": []}
     datasets = []
     for env in dict.fromkeys(options.env):
-        dataset = _dataset(ENVIRONMENTS[env]["name"], options.quick)
+        dataset = world(ENVIRONMENTS[env]["name"], TINY if options.quick else None)
         datasets.append(data_block(dataset))
         profiles = {
             agent: profile(agent, env, dataset, options.episodes, options.quick)
@@ -72,46 +64,10 @@ def main(options: argparse.Namespace) -> None:
     report("training", tables, options.out, episodes=options.episodes, datasets=datasets)
 
 
-def _dataset(name: str, quick: bool) -> Dataset:
-    small = world(name, TINY if quick else None)
-    return small or shared_dataset(name, None, 0)
-
-
-class Clock:
-    """Processor seconds of stages; a stage that calls another is not charged for its time.
-
-    Attributes:
-        seconds: By stage.
-    """
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._within = [0.0]  # seconds of clocked calls in each call that is going on
-
-    def around(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        """The same function, with a clock around it."""
-
-        def clocked(*arguments: Any, **named: Any) -> Any:
-            self._within.append(0.0)
-            begun = time.process_time()
-            try:
-                return call(*arguments, **named)
-            finally:
-                took = time.process_time() - begun
-                self.seconds[stage] += took - self._within.pop()
-                self._within[-1] += took
-
-        return clocked
-
-    def put_on(self, owner: Any, name: str, stage: str) -> None:
-        """Puts a clock around something that an object calls by name."""
-        setattr(owner, name, self.around(getattr(owner, name), stage))
-
-
 def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) -> dict[str, Any]:
-    """Trains an agent under the clock, after rollouts and updates that compile and warm up.
+    """Measures the training of an agent, after rollouts and updates that compile and warm up.
 
-    Every agent makes the steps of as many sessions of full length, in whole rollouts.
+    All agents make the steps of equally many sessions of full length, in whole rollouts.
 
     Args:
         agent: One of :data:`AGENTS`.
@@ -121,18 +77,15 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
         quick: Whether to fit the purifier in a few updates.
 
     Returns:
-        ``steps`` made and ``sessions`` finished under the clock, processor seconds ``fit_s`` of
-        the purifier and ``s`` of the training, and those of its ``parts``, which add up to ``s``.
+        ``steps`` and finished ``sessions``, processor seconds ``fit_s`` of the purifier's fit and
+        ``s`` of the training, and those of the stages as ``parts``, which add up to ``s``.
     """
-    learner = find_agent(agent)
-    options = learner.hyperparams
-    purifier: Purifier | None = None
-    fit_seconds = 0.0
+    learner, clock = find_agent(agent), Clock()
+    options, purifier = learner.hyperparams, None
     if learner.purifier is not None:
-        brief: dict[str, Any] = {"updates": 5} if quick else {}
-        begun = time.process_time()
-        purifier = fit_purifier(learner.purifier, dataset, seed=SEED, **brief)
-        fit_seconds = time.process_time() - begun
+        sizes: dict[str, Any] = {"updates": 5} if quick else {}
+        fit = clock.around(fit_purifier, "fit")
+        purifier = fit(learner.purifier, dataset, seed=SEED, **sizes)
     n_envs = options.pop("n_envs")
     env_options: dict[str, Any] = {"dataset": dataset, "max_len": MAX_LEN, **learner.env_options}
     core = make_vec_env(env, n_envs, **env_options)
@@ -140,43 +93,35 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
     model = learner.build(learner.wrap(core, purifier, {}, True), options, SEED)
     model.set_logger(Logger(folder=None, output_formats=[]))
     model.learn(WARM_UP * MAX_LEN * n_envs)
-    before = model.num_timesteps
-    clock, record = Clock(), TrainingRecord(sys.maxsize, progress=False)
-    _put_on(clock, model, core, worn=purifier is not None)
+    warm_up, record = model.num_timesteps, TrainingRecord(sys.maxsize, progress=False)
+    for name in ("step_async", "step_wait"):
+        clock.attach(core, name, ENVIRONMENT)
+    if purifier is not None:
+        clock.attach(model.get_env(), "purifier", PURIFIER)
+    methods = TWO_LEVELS if hasattr(model.policy, "evaluate_decision") else ONE_LEVEL
+    for name, stage in methods.items():
+        clock.attach(model.policy, name, stage)
+    clock.attach(model.policy.optimizer, "step", STEP)
+    clock.attach(model, "train", UPDATE)
     backward = clock.around(torch.Tensor.backward, BACKWARD)
     rounds = -(-episodes // n_envs)
     with patch.object(torch.Tensor, "backward", backward):
-        begun = time.process_time()
+        started = time.process_time()
         model.learn(rounds * n_envs * MAX_LEN, callback=record, reset_num_timesteps=False)
-        seconds = time.process_time() - begun
+        seconds = time.process_time() - started
     seconds_of = {stage: clock.seconds[stage] for stage in STAGES[:-1]}
     return {
-        "steps": model.num_timesteps - before,
+        "steps": model.num_timesteps - warm_up,
         "sessions": record.finished,
-        "fit_s": fit_seconds,
+        "fit_s": clock.seconds["fit"],
         "s": seconds,
-        "parts": seconds_of | {REST: seconds - sum(seconds_of.values())},
+        "parts": seconds_of | {REMAINDER: seconds - sum(seconds_of.values())},
     }
 
 
-def _put_on(clock: Clock, model: BaseAlgorithm, core: KuaiVecEnv, worn: bool) -> None:
-    """Puts clocks around what training calls."""
-    policy: Any = model.policy
-    for name in ("step_async", "step_wait"):
-        clock.put_on(core, name, ENVIRONMENT)
-    if worn:
-        clock.put_on(model.get_env(), "purifier", PURIFIER)
-    two_levels = hasattr(policy, EVALUATIONS[0])
-    for name in DECISIONS[0 if two_levels else 1]:
-        clock.put_on(policy, name, DECISION)
-    clock.put_on(policy, EVALUATIONS[0 if two_levels else 1], FORWARD)
-    clock.put_on(policy.optimizer, "step", STEP)
-    clock.put_on(model, "train", OTHER)
-
-
 def summary(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
-    """Cost of training, a row an agent; ratios are of seconds a step, without the fit."""
-    a_step = {agent: costs["s"] / costs["steps"] for agent, costs in profiles.items()}
+    """Cost of training, a row per agent; ratios are of seconds per step, without the fit."""
+    per_step = {agent: costs["s"] / costs["steps"] for agent, costs in profiles.items()}
     return [
         {
             "env": env,
@@ -184,8 +129,8 @@ def summary(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
             "steps": costs["steps"],
             "sessions": costs["sessions"],
             "s": costs["s"],
-            "us_a_step": 1e6 * a_step[agent],
-            f"times_{REFERENCE}": a_step[agent] / a_step[REFERENCE],
+            "us_a_step": 1e6 * per_step[agent],
+            f"times_{REFERENCE}": per_step[agent] / per_step[REFERENCE],
             "fit_s": costs["fit_s"],
             f"s_of_{FULL}": costs["fit_s"] + FULL / costs["sessions"] * costs["s"],
         }
@@ -194,7 +139,7 @@ def summary(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
 
 
 def shares(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
-    """Seconds and shares of the stages, a row each."""
+    """Seconds and shares of training time, a row per stage."""
     rows: list[Row] = []
     for stage in STAGES:
         row: Row = {"env": env, "part": stage}

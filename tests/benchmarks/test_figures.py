@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.figures import command, policies, sensitivity, states, studies
-from benchmarks.figures.drawing import means_and_halves, save
+from benchmarks.plots import means_and_halves, save_small
 from benchmarks.results import METRICS, read_result, read_results
-from benchmarks.study import run_study
+from benchmarks.study import run_studies, run_study
 from kuaisim_gym.errors import ConfigError
 
 HEADER = {"study", "env", "max_len", "dataset", "versions", "commit"}
@@ -87,7 +87,7 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
     assert figure.name == "figure3.png"
     assert is_small_png(figure)
     made = found(tmp_path, "policies")
-    assert len(made) == (len(policies.BETAS) + 1) * len(policies.STATES) * 2
+    assert len(made) == (len(policies.BETAS) + 1) * len(policies.LABELS) * 2
     own = {"dnair-style": {"beta"}, "similarity+quota": {"alpha", "train"}}
     for one in made.values():
         assert one.keys() == HEADER | own[one["policy"]] | {
@@ -187,7 +187,7 @@ def test_single_seeds_have_no_interval(tmp_path: Path) -> None:
     assert half[1] > 0
     one = [{"len": 3.0, "r_each": 0.5, "ad": 0.1}]
     figure = policies.draw({"DNaIR-style": {"raw": one, "dsrm": one}})
-    assert is_small_png(save(figure, tmp_path / "one.png"))
+    assert is_small_png(save_small(figure, tmp_path / "one.png"))
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ class Quick(studies.FigureStudy):
 
 
 def test_other_processes_make_studies(world, tmp_path: Path) -> None:
-    (made,) = studies.results_of([Quick(3)], tmp_path, jobs=2)
+    (path,) = run_studies([Quick(3)], tmp_path, jobs=2)
+    made = read_result(path)
     assert (made["study"], made["seed"], made["users"]) == ("quick", 3, world.n_users)
     assert made["dataset"]["fingerprint"] == world.fingerprint

@@ -187,7 +187,7 @@ def test_the_record_goes_on_where_it_was() -> None:
     feed(first, lengths[:100])
     state = json.loads(json.dumps(first.state()))
     state["seconds"] = {"wall": 1000.0, "processor": 500.0}
-    second.take_up(state)
+    second.restore(state)
     second.num_timesteps = 1000
     assert second.seconds.wall >= 1000
     assert second.seconds.processor >= 500

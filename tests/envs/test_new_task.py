@@ -82,7 +82,7 @@ def test_it_is_summarised_and_tabulated(small, tmp_path, monkeypatch) -> None:
     for agent in ("random", "a2c"):
         run(Run(agent, ENV, max_len=4, episodes=64, sessions=40), tmp_path, progress=False)
     results = read_results(tmp_path)
-    assert task_of(ENV) == "toy"
+    assert task_of(ENV) is ToyBatch
     for result in results:
         assert {"len", "best", "best_ci95"} <= result["metrics"].keys()
     heading, _, header, _, first, second, *_ = markdown(results).splitlines()
