@@ -85,7 +85,7 @@ def test_a_cut_session_is_worth_its_last_observation(small, max_steps) -> None:
             actions = rollout.actions[step].clamp(-1, 1).numpy()
             seen, reward, terminated, truncated, infos = again.step(actions)
             np.testing.assert_allclose(rollout.rewards[step], reward, rtol=1e-6)
-            np.testing.assert_array_equal(rollout.done[step], terminated | truncated)
+            np.testing.assert_array_equal(rollout.ended[step], terminated | truncated)
             after = seen.copy()
             for slot in np.flatnonzero(truncated):
                 after[slot] = infos["final_obs"][slot]
