@@ -69,7 +69,7 @@ class Study(ABC):
 
     def encode(self, result: Result) -> str:
         """The text of the result file."""
-        return json.dumps(result, indent=1) + "\n"
+        return json.dumps(result, indent=1, allow_nan=False) + "\n"
 
 
 def check_same(path: Path, header: Result, existing: Mapping[str, object]) -> None:

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.purify import report, study
+from benchmarks.study import run_studies
 from dsrm_agents import (
     DSRM,
     PurifyObservation,
@@ -385,13 +386,13 @@ def test_a_purifier_of_ones_own_needs_its_own_file_alone(
         np.testing.assert_allclose(seen, expected, atol=1e-5)
 
     monkeypatch.setattr(study, "load_dataset", lambda *_: small)
-    world = study.World(study.KUAIREC, 3, ("identity", "of_a_user:shrinkage"))
-    result = json.loads(study.run_world(world, tmp_path / "results")[1].read_text())
+    purify_study = study.PurifyStudy("of_a_user:shrinkage", study.World(study.KUAIREC, 3))
+    result = json.loads(run_studies([purify_study], tmp_path / "results")[0].read_text())
     assert result["purifier"] == "shrinkage"
     assert result["metrics"] == probe(
         fit_purifier("shrinkage", small, seed=3).denoise, probe_data(small)
     )
-    assert "shrinkage" in study.studied()
+    assert "shrinkage" in report.studied()
     assert "| shrinkage | 1 |" in report.markdown([result])
 
 
