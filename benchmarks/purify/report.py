@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,11 +65,9 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, one is damaged, or a fit has two files.
     """
-
-    def fit(result: Result) -> Hashable:
-        return _kind(result), result["purifier"], result["seed"]
-
-    return read_results(folder, STUDY, KEYS, fit, "purifier")
+    return read_results(
+        folder, STUDY, KEYS, lambda fit: (_kind(fit), fit["purifier"], fit["seed"]), "purifier"
+    )
 
 
 def markdown(results: list[Result]) -> str:

@@ -19,7 +19,15 @@ from typing import Any
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
 from benchmarks.paper import ENVS as PAPER_ENVS
 from benchmarks.paper import SEEDS
-from benchmarks.purify.report import ORACLE, STUDY, markdown, read_studies, studied
+from benchmarks.purify.report import (
+    CONTROLS,
+    ORACLE,
+    STUDY,
+    SUBJECT,
+    markdown,
+    read_studies,
+    studied,
+)
 from benchmarks.results import Result, data_block
 from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
@@ -33,7 +41,7 @@ from kuaisim_gym.errors import ConfigError
 
 ENVS = tuple(PAPER_ENVS.values())
 KUAIREC = ENVS[0]
-STUDIED_WITH_EVENTS = ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
+STUDIED_WITH_EVENTS = (*CONTROLS, SUBJECT, ORACLE)
 
 
 @dataclass(frozen=True)
