@@ -37,6 +37,7 @@ COLUMNS = {
     SECONDS: "fit s",
 }
 SUBJECT, CONTROLS = "dsrm", ("identity", "linear", "ridge", "mlp")
+WITH_EVENTS = (*CONTROLS, SUBJECT, ORACLE)  # studied in worlds with other numbers of events
 PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
 EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)
 _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
