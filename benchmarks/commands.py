@@ -70,7 +70,7 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """Adds the folder of results that a command reads."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the run results")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the results")
 
 
 def add_out_or_table(parser: argparse.ArgumentParser) -> None:

@@ -206,15 +206,13 @@ def draw(datasets: Sequence[Dataset]) -> Figure:
         exposures, total = frequent_items(dataset)
         mean = total / exposures
         kind = "SYNTHETIC" if dataset.synthetic else "real"
-        for axes, values, label, r2 in (
-            (row[0], total, "total reward", r_squared(exposures, total)),
-            (row[1], mean, "mean reward", r_squared(np.log(exposures), mean)),
+        for axes, values, label, scale, r2 in (
+            (row[0], total, "total", "log", r_squared(exposures, total)),
+            (row[1], mean, "mean", "linear", r_squared(np.log(exposures), mean)),
         ):
             axes.scatter(exposures, values, s=4, alpha=0.3)
-            axes.set_xscale("log")
-            axes.set_yscale("log" if label == "total reward" else "linear")
-            axes.set_xlabel("exposures in the train log")
-            axes.set_ylabel(f"{label} of the item")
+            axes.set(xscale="log", xlabel="exposures in the train log", yscale=scale)
+            axes.set_ylabel(f"{label} reward of the item")
             axes.set_title(f"{dataset.name} ({kind}): $R^2$ = {r2:.2f}")
             axes.grid(alpha=0.3)
     return figure

@@ -28,7 +28,7 @@ add_arguments = add_folder
 
 
 def main(options: argparse.Namespace) -> None:
-    """Draws the figures beside the results and prints the names of their files."""
+    """Draws the figures into the folder of the results and prints the names of their files."""
     print(*plot_all(read_results(options.folder), options.folder), sep="\n")
 
 

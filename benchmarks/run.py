@@ -186,21 +186,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--agent", required=True, help=f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
     )
     parser.add_argument("--max-len", type=int, help="longest session; default: 30, or the task's")
-    parser.add_argument("--seed", type=int, default=Run.seed)
+    parser.add_argument("--seed", type=int, default=Run.seed, help=f"default: {Run.seed}")
     add_run_arguments(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runs, suites and searches share."""
-    parser.add_argument("--env", choices=tuple(ENVIRONMENTS), help=f"default: {Run.env}")
+    add = parser.add_argument
+    add("--env", choices=tuple(ENVIRONMENTS), help=f"default: {Run.env}")
     add_dataset(parser)
-    parser.add_argument("--episodes", type=int, default=Run.episodes, help="training sessions")
-    parser.add_argument("--sessions", type=int, default=Run.sessions, help="evaluation sessions")
-    parser.add_argument("--threads", type=count, default=1, help="torch threads per process")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the result files")
-    parser.add_argument(
-        "--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard logs"
-    )
+    add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
+    add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
+    add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the result files")
+    add("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard logs")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -237,20 +236,18 @@ def train_agent(
     Args:
         spec: Settings of the run; its agent must be trainable.
         dataset: The data.
-        fitted: Fitted object that the environment is wrapped with, see
-            :meth:`~benchmarks.agents.Agent.prepare`: any purifier, or ``None`` for the raw state,
-            unless the agent needs another kind of object.
+        fitted: Fitted object for the agent's ``wrap``; a purifier may be replaced by any other one,
+            or by ``None`` for the raw state.
         progress: Whether to show a progress bar.
         users: Positions of the train users to train on, all if ``None``.
         overrides: Hyper-parameters that replace the agent's.
-        checkpoint: File of intermediate progress, from which training continues if it exists; only
-            for on-policy agents.
+        checkpoint: File from which training continues if it exists; only for on-policy agents.
         log: Folder for TensorBoard files; ``None`` for no log.
         prepare: Called with the model before it learns.
 
     Returns:
-        The trained model and the ``train`` block of the result; with a checkpoint also, under
-        ``"commits"``, the code of the earlier processes.
+        The trained model and the ``train`` block of the result, with ``"commits"``, the code of
+        earlier processes, if it continues from a checkpoint.
 
     Raises:
         ConfigError: The checkpoint is of a run with other settings, or TensorBoard is missing.
@@ -314,17 +311,11 @@ def _restore(
 
 
 class Played(NamedTuple):
-    """Finished evaluation sessions.
-
-    Attributes:
-        sessions: The sessions.
-        batch: Their batch, which knows the metrics of the task.
-        block: The ``eval`` block of a result.
-    """
+    """Finished evaluation sessions."""
 
     sessions: Sessions
     batch: SessionBatch
-    block: dict[str, Any]
+    block: dict[str, Any]  # ``eval`` in a result
 
     @property
     def metrics(self) -> dict[str, float]:

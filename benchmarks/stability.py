@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import starmap
 
 import numpy as np
@@ -60,12 +60,9 @@ def main(options: argparse.Namespace) -> None:
 def select(
     results: list[Result], names: Sequence[str] | None = None
 ) -> dict[World, dict[str, list[Result]]]:
-    """Results of whole sessions by world and agent.
+    """Results of whole sessions by world and agent; without names, of :data:`AGENTS`.
 
-    Args:
-        results: As read from a folder.
-        names: Agents, in their order; ``None`` for those of :data:`AGENTS` that have results.
-            Agents without training sessions have no curve and are left out.
+    Agents without training sessions have no curve and are left out.
 
     Raises:
         ConfigError: A named agent has no results.
@@ -164,13 +161,12 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
 def draw(world: World, agents: dict[str, list[Result]]) -> Figure:
     """Learning curves of session length and balance: mean and range over seeds."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
-    panels: list[tuple[Callable[[Point], float], str]] = [
-        (_length, "session length (steps), training"),
-        (imbalance, "imbalance |2p - 1|, training (0 is balanced)"),
-    ]
-    for axes, (measure, label) in zip(figure.subplots(1, 2), panels, strict=True):
-        draw_curves(axes, agents, measure)
-        axes.set_ylabel(label)
+    length_axes, imbalance_axes = panels = figure.subplots(1, 2)
+    draw_curves(length_axes, agents, _length)
+    length_axes.set_ylabel("session length (steps), training")
+    draw_curves(imbalance_axes, agents, imbalance)
+    imbalance_axes.set_ylabel("imbalance |2p - 1|, training (0 is balanced)")
+    for axes in panels:
         axes.grid(alpha=0.3)
     name_agents(figure)
     figure.suptitle(f"{world.title}; bands: range over seeds", fontsize="medium")

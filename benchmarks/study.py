@@ -11,6 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -109,10 +110,12 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
     """
     missing = [study for study in studies if not _is_made(study, out)]
     skipped = len(studies) - len(missing)
+    if jobs == 1:
+        torch.set_num_threads(threads)
     with tqdm(total=len(studies), initial=skipped, desc="Studies", unit="study") as bar:
-        work = _in_this_process if jobs == 1 else _in_parallel
-        for study in work(missing, out, jobs, threads):
-            bar.set_postfix_str(study.name)
+        serial = map(partial(run_study, out=out), missing)
+        for path in serial if jobs == 1 else _in_parallel(missing, out, jobs, threads):
+            bar.set_postfix_str(path.stem)
             bar.update()
     return [result_path(study, out) for study in studies]
 
@@ -126,7 +129,7 @@ def run_study(study: Study, out: Path) -> Path:
     path = result_path(study, out)
     if not _is_made(study, out):
         save(study, path, study.make(path))
-        _checkpoint(path).unlink(missing_ok=True)
+        path.with_suffix(".checkpoint").unlink(missing_ok=True)
     return path
 
 
@@ -148,24 +151,11 @@ def _is_made(study: Study, out: Path) -> bool:
     path = result_path(study, out)
     if not path.exists() or not study.is_complete(path, read_result(path)):
         return False
-    _checkpoint(path).unlink(missing_ok=True)  # in case an earlier process was killed before that
+    path.with_suffix(".checkpoint").unlink(missing_ok=True)  # if a killed process has left it
     return True
 
 
-def _checkpoint(path: Path) -> Path:
-    return path.with_suffix(".checkpoint")
-
-
-def _in_this_process(
-    studies: Sequence[Study], out: Path, jobs: int, threads: int
-) -> Iterator[Study]:
-    torch.set_num_threads(threads)
-    for study in studies:
-        run_study(study, out)
-        yield study
-
-
-def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Study]:
+def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Path]:
     # NumPy's linear algebra reads these when a process starts. Processes that each use all cores
     # would slow each other down.
     for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -175,11 +165,10 @@ def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        pending = {pool.submit(run_study, study, out): study for study in studies}
+        futures = [pool.submit(run_study, study, out) for study in studies]
         try:
-            for future in as_completed(pending):
-                future.result()
-                yield pending[future]
+            for future in as_completed(futures):
+                yield future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

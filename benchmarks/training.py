@@ -20,15 +20,10 @@ CURVE_POINTS = 50
 
 @dataclass(frozen=True)
 class Seconds:
-    """Durations in seconds.
+    """Durations in seconds."""
 
-    Attributes:
-        wall: Elapsed time.
-        processor: Processor time of this process.
-    """
-
-    wall: float = 0.0
-    processor: float = 0.0
+    wall: float = 0.0  # elapsed time
+    processor: float = 0.0  # processor time of this process
 
     @classmethod
     def clocks(cls) -> Seconds:

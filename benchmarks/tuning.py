@@ -74,7 +74,6 @@ class TuneStudy(Study):
 
     def header(self) -> Result:
         spec, agent = self.spec, find_agent(self.spec.agent)
-        names = "episodes", "sessions", "seed"
         space, settings = agent.searched, agent.settings
         return {
             "study": STUDY,
@@ -82,7 +81,7 @@ class TuneStudy(Study):
             "env": spec.env,
             "max_len": spec.max_len,
             "dataset": data_block(spec.load()),
-            "settings": {name: getattr(spec, name) for name in names},
+            "settings": {name: getattr(spec, name) for name in ("episodes", "sessions", "seed")},
             "space": {name: setting.text for name, setting in space.items()},
             "fixed": {name: value for name, value in settings.items() if name not in space},
         }
@@ -162,12 +161,7 @@ def session_length(
 ) -> float:
     """Mean session length in steps, of held-out users after training with hyper-parameters.
 
-    Args:
-        spec: See :class:`TuneStudy`.
-        dataset: The data.
-        fitted: Fitted object that the environment is wrapped with.
-        users: Positions of the users to train on, and of the held-out users.
-        params: Hyper-parameters that replace the agent's.
+    The arguments are those of ``train_agent``, with the positions of both groups of users.
     """
     training, held_out = users
     agent = find_agent(spec.agent)

@@ -76,13 +76,7 @@ class PolicyStudy(FigureStudy):
 
 @dataclass(frozen=True)
 class NoveltyStudy(PolicyStudy):
-    """The DNaIR-style policy on one state.
-
-    Attributes:
-        beta: Weight of novelty.
-        seed: Seed of the purifier and of the test sessions.
-        sessions: Number of test sessions.
-    """
+    """The DNaIR-style policy with ``beta``, its weight of novelty, on one state."""
 
     policy = "dnair-style"
 
@@ -103,12 +97,7 @@ class NoveltyStudy(PolicyStudy):
 
 @dataclass(frozen=True)
 class SimilarityStudy(PolicyStudy):
-    """A ranking by quality and similarity with a quota, on one state.
-
-    Attributes:
-        seed: Seed of the purifier and of the sessions.
-        sessions: Number of test sessions, and of train sessions for each weight.
-    """
+    """A ranking by quality and similarity with a quota, on one state."""
 
     policy = "similarity+quota"
 
@@ -126,13 +115,7 @@ class SimilarityStudy(PolicyStudy):
 def by_similarity(
     dataset: Dataset, purifier: Purifier | None, seed: int, sessions: int
 ) -> dict[str, Any]:
-    """Plays :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` on a state.
-
-    Args:
-        dataset: The world.
-        purifier: Purifier of the state; ``None`` for the raw state.
-        seed: Seed of the sessions.
-        sessions: Number of test sessions, and of train sessions for each weight.
+    """Plays :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` on raw or purified states.
 
     Returns:
         ``alpha``, the weight of similarity in :data:`ALPHAS` with the longest sessions on the train
@@ -220,8 +203,7 @@ def draw(groups: Bars) -> Figure:
             shifted = np.array(list(runs)) + (side - (len(LABELS) - 1) / 2) * width
             axes.bar(shifted, mean, width, yerr=half, capsize=2, label=legend)
         axes.set_xticks(range(len(groups)), groups, fontsize="x-small")
-        axes.set_ylabel(label)
-        axes.set_ylim(bottom=0)
+        axes.set(ylabel=label, ylim=(0, None))
         axes.grid(axis="y", alpha=0.3)
     axes.legend(fontsize="x-small")
     text = "one policy, several states; intervals over fits"

@@ -9,9 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from benchmarks.agents import find_agent
 from benchmarks.figures.policies import by_similarity
@@ -19,9 +17,9 @@ from benchmarks.figures.studies import AGENT, PURIFIED, SESSIONS, FigureStudy, r
 from benchmarks.plots import means_and_halves
 from benchmarks.results import Result
 from benchmarks.run import play, train_agent
+from benchmarks.speed.timing import timed
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
-from dsrm_agents.dsrm.purifier import Denoise
 
 STEPS = (5, 10, 20, 30, 100, 500)
 EPISODES = 5000
@@ -33,14 +31,7 @@ PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popular
 
 @dataclass(frozen=True)
 class SensitivityStudy(FigureStudy):
-    """DSRM with a number of diffusion steps, and PPO on the purified states.
-
-    Attributes:
-        diffusion_steps: K.
-        seed: Seed of the world, the purifier, PPO and the sessions.
-        episodes: Number of training sessions.
-        sessions: Number of test sessions.
-    """
+    """DSRM with a number of diffusion steps, and PPO on the purified states; all have one seed."""
 
     kind = "sensitivity"
     policy = AGENT
@@ -66,12 +57,17 @@ class SensitivityStudy(FigureStudy):
         )
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
+        states = data.states.copy()  # the purifier may write into it
+
+        def denoise_all() -> int:
+            return len(purifier.denoise(states))
+
         model, train = train_agent(spec, dataset, purifier, progress=False)
         played = play(find_agent(AGENT), spec, dataset, model, purifier)
         return {
             "fit": {
                 "seconds": fit_seconds,
-                "states_per_second": states_per_second(purifier.denoise, data.states),
+                "states_per_second": timed(denoise_all, TIMINGS)["per_second"],
             },
             "probes": probe(purifier.denoise, data),
             "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
@@ -89,18 +85,6 @@ def studies(
         SensitivityStudy(number, seed, episodes, sessions)
         for number, seed in product(sorted(steps, reverse=True), seeds)
     ]
-
-
-def states_per_second(denoise: Denoise, states: NDArray[np.float32]) -> float:
-    """Median speed of a purifier on a batch."""
-    states = states.copy()  # the purifier may write into it
-    denoise(states)
-    seconds = []
-    for _ in range(TIMINGS):
-        started = time.perf_counter()
-        denoise(states)
-        seconds.append(time.perf_counter() - started)
-    return len(states) / float(np.median(seconds))
 
 
 def draw(results: list[Result]) -> Figure:

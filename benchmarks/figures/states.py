@@ -28,11 +28,7 @@ LABELS = {RAW: "raw states", PURIFIED: "states purified by DSRM"}
 
 @dataclass(frozen=True)
 class StatesStudy(FigureStudy):
-    """Positions of probed users' raw and purified states by t-SNE, and probes of both.
-
-    Attributes:
-        seed: Seed of the world and of the purifier.
-    """
+    """Positions of probed users' raw and purified states by t-SNE, and probes of both."""
 
     kind = "states"
 
@@ -92,8 +88,7 @@ def draw(study: Result) -> Figure:
             f"interest accuracy = {probes['interest_accuracy']:.2f}"
         )
         for axes in (above, below):
-            axes.set_xticks([])
-            axes.set_yticks([])
+            axes.set(xticks=[], yticks=[])
     scale = above.inset_axes((1.02, 0.0, 0.05, 1.0))
     figure.colorbar(dots, cax=scale, label="mean log popularity of the history")
     below.legend(

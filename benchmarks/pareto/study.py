@@ -157,15 +157,15 @@ def plan(
     penalties: Iterable[float],
     preferences: Iterable[float] = (),
 ) -> list[ParetoStudy]:
-    """All studies, slow ones first: processes then finish together.
+    """All studies with the settings of four kinds, slow ones first, to keep all processes busy.
 
     Args:
         base: Settings of the runs, except for agents and seeds.
         seeds: Seeds of trainings, purifiers and test sessions.
-        targets: Long-tail shares that the dial is set to.
-        retrained: Long-tail shares for which agents are retrained.
-        penalties: Weights of the flat agents' fairness reward.
-        preferences: MOFIR's weights of utility; empty to leave MOFIR out.
+        targets: Settings of the dial.
+        retrained: Targets of retrained agents.
+        penalties: Settings of flat agents.
+        preferences: Settings of MOFIR; empty to leave it out.
 
     Raises:
         ConfigError: A setting is out of range.

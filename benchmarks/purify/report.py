@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from itertools import starmap
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ COLUMNS = {
     SECONDS: "fit s",
 }
 SUBJECT, CONTROLS = "dsrm", ("identity", "linear", "ridge", "mlp")
+WITH_EVENTS = (*CONTROLS, SUBJECT, ORACLE)  # studied in worlds with other numbers of events
 PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
 EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)
 _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
@@ -65,11 +66,9 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, one is damaged, or a fit has two files.
     """
-
-    def fit(result: Result) -> Hashable:
-        return _kind(result), result["purifier"], result["seed"]
-
-    return read_results(folder, STUDY, KEYS, fit, "purifier")
+    return read_results(
+        folder, STUDY, KEYS, lambda fit: (_kind(fit), fit["purifier"], fit["seed"]), "purifier"
+    )
 
 
 def markdown(results: list[Result]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
 from benchmarks.paper import ENVS as PAPER_ENVS
 from benchmarks.paper import SEEDS
-from benchmarks.purify.report import ORACLE, STUDY, markdown, read_studies, studied
+from benchmarks.purify.report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
 from benchmarks.results import Result, data_block
 from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
@@ -33,7 +33,6 @@ from kuaisim_gym.errors import ConfigError
 
 ENVS = tuple(PAPER_ENVS.values())
 KUAIREC = ENVS[0]
-STUDIED_WITH_EVENTS = ("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)
 
 
 @dataclass(frozen=True)
@@ -213,7 +212,7 @@ def plan(
     names = tuple(envs or ((KUAIREC,) if dataset is not None or numbers else ENVS))
     if dataset is not None and len(names) > 1:
         raise ConfigError(f"{dataset} holds one dataset: give one environment, got {names}.")
-    usual: tuple[str, ...] = STUDIED_WITH_EVENTS if numbers else studied()
+    usual: tuple[str, ...] = WITH_EVENTS if numbers else studied()
     if dataset is not None:
         usual = tuple(name for name in usual if name != ORACLE)
     studies = [

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from benchmarks.commands import add_folder
 from benchmarks.results import read_result
 from kuaisim_gym.errors import DatasetNotFoundError
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's options."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of environments.json")
+add_arguments = add_folder
 
 
 def main(options: argparse.Namespace) -> None:

@@ -115,13 +115,7 @@ def in_fresh_processes(measure: Callable[..., Row], *arguments: Sequence[Any]) -
 
 @dataclass(frozen=True)
 class Timings(Study):
-    """Measurements of this machine, which are always made again.
-
-    Attributes:
-        command: Name of the command, and of the file.
-        settings: Options of the command that affect the result.
-        tables: Rows by title.
-    """
+    """Measurements of this machine, as tables by title, which are always made again."""
 
     command: str
     settings: dict[str, object]

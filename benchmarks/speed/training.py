@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from itertools import product
 from typing import Any
 from unittest.mock import patch
 
@@ -67,14 +68,8 @@ def main(options: argparse.Namespace) -> None:
 def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) -> dict[str, Any]:
     """Measures the training of an agent, after rollouts and updates that compile and warm up.
 
-    All agents make the steps of equally many sessions of full length, in whole rollouts.
-
-    Args:
-        agent: One of :data:`AGENTS`.
-        env: A registered environment id.
-        dataset: The data.
-        episodes: Sessions of full length.
-        quick: Whether to fit the purifier in a few updates.
+    All agents make the steps of as many sessions of full length, in whole rollouts; with ``quick``,
+    the purifier is fitted in a few updates.
 
     Returns:
         ``steps`` and finished ``sessions``, processor seconds ``fit_s`` of the purifier's fit and
@@ -140,11 +135,8 @@ def summary(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
 
 def shares(env: str, profiles: dict[str, dict[str, Any]]) -> list[Row]:
     """Seconds and shares of training time, a row per stage."""
-    rows: list[Row] = []
-    for stage in STAGES:
-        row: Row = {"env": env, "part": stage}
-        for agent, costs in profiles.items():
-            row[f"{agent}_s"] = costs["parts"][stage]
-            row[f"{agent}_share"] = costs["parts"][stage] / costs["s"]
-        rows.append(row)
+    rows: list[Row] = [{"env": env, "part": stage} for stage in STAGES]
+    for row, (agent, costs) in product(rows, profiles.items()):
+        seconds = costs["parts"][row["part"]]
+        row |= {f"{agent}_s": seconds, f"{agent}_share": seconds / costs["s"]}
     return rows
