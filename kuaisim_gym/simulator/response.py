@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -12,11 +14,13 @@ from scipy.special import expit
 from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.snapshots import Snapshot
+from kuaisim_gym.tensors import open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
 Index = NDArray[np.integer]
 
 FACTOR_ARRAYS = ("mean", "slope", "user_effect", "item_effect", "user_factors", "item_factors")
+_FORMAT = "kuaisim-factor-model-1"
 
 
 class SessionAnswers(Protocol):
@@ -181,6 +185,23 @@ class FactorModel(MemorylessModel, LogitModel):
             user_effect=self.user_effect * scale[:, None],
             item_effect=self.item_effect * scale[:, None],
         )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the model as safetensors, completely or not at all."""
+        arrays = {name: getattr(self, name) for name in FACTOR_ARRAYS}
+        behaviours, logistic = json.dumps(self.behaviours), json.dumps(self.logistic)
+        save_tensors(path, _FORMAT, arrays, behaviours=behaviours, logistic=logistic)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FactorModel:
+        """Reads the file that :meth:`save` wrote.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or no factor model.
+        """
+        with open_tensors(path, _FORMAT, "factor model") as file:
+            behaviours = tuple(json.loads(file.header["behaviours"]))
+            return cls(behaviours, json.loads(file.header["logistic"]), **file.arrays)
 
     def _scores(self, users: Index, items: Index, count: int) -> list[FloatArray]:
         """Scores of the first ``count`` behaviours."""

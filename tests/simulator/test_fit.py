@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit
 
 from kuaisim_gym.data import BehaviourLog, Features, Interactions, WatchLog
+from kuaisim_gym.errors import CheckpointError
 from kuaisim_gym.simulator.fit import LINKS, fit_factor_model
 from kuaisim_gym.simulator.response import FactorModel
 
@@ -147,3 +150,18 @@ def test_rescaling_moves_the_log_odds() -> None:
         rtol=1e-4,
         atol=1e-4,
     )
+
+
+def test_saved_models_answer_alike_and_torn_files_are_refused(tmp_path: Path) -> None:
+    log, _ = planted(7, 20_000, personal=1.0)
+    model = fit_factor_model(log, log, NONE, NONE, (300, 200))
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    again = FactorModel.load(path)
+    assert again.behaviours == model.behaviours
+    np.testing.assert_array_equal(all_pairs(again, 300, 200), all_pairs(model, 300, 200))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        FactorModel.load(path)
+    with pytest.raises(CheckpointError):
+        FactorModel.load(tmp_path / "absent")

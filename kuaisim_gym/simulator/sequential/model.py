@@ -1,11 +1,7 @@
-"""The fitted model: answers from logged histories, checkpoints, and sessions that go on.
-
-In a session a user's history grows by one slate per step, and only the slate is computed.
-"""
+"""The sequential response model: answers from logged histories, and checkpoints."""
 
 from __future__ import annotations
 
-import copy
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -13,17 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import expit
-from torch import Tensor
-from torch.nn import functional
 
 from kuaisim_gym.data.dataset import Dataset
-from kuaisim_gym.errors import CheckpointError, ResetNeededError
-from kuaisim_gym.simulator.response import LogitModel, SessionAnswers
+from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.simulator.response import LogitModel
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
-from kuaisim_gym.simulator.sequential.network import Layer, SequenceNetwork
-from kuaisim_gym.simulator.sequential.sequences import RESET_EVENTS, Sequences, batches
-from kuaisim_gym.snapshots import Snapshot, within
+from kuaisim_gym.simulator.sequential.fitted import FittedSequences
+from kuaisim_gym.simulator.sequential.network import SequenceNetwork
+from kuaisim_gym.simulator.sequential.sequences import Sequences
+from kuaisim_gym.simulator.sequential.sessions import SequentialSessions
+from kuaisim_gym.snapshots import within
 from kuaisim_gym.tensors import TensorFile, open_tensors, save_tensors
 
 FloatArray = NDArray[np.float32]
@@ -31,106 +26,10 @@ Index = NDArray[np.integer]
 
 _FORMAT = "kuaisim-sequential-model-1"
 _BLOCK = 1 << 22  # numbers gathered at once
-_CHUNK = 13  # events appended at once at most; longer slates are split
 
 
-class SequentialModel(LogitModel):
-    """The sequential response model in simulation: no dropout, no gradients.
-
-    It holds users and items encoded, their features included, and the end of each user's logged
-    history, as far back as an answer can depend on it. Encoders are needed in training alone.
-
-    Args:
-        behaviours: Names of the B behaviours; the first is the response.
-        network: Turns events into log-odds.
-        users: (n_users, encoding) float32, encoded users.
-        items: (n_items, encoding) float32, encoded items.
-        histories: Logged events of all users; only the last ``config.reach`` are kept.
-        losses: Held-out loss after each epoch; the weights are those of the least.
-
-    Attributes:
-        histories: The last logged events of all users.
-        logged: (n_users,) int64, events kept of each user.
-        scale: (B,) float32, factor of log-odds; one unless :meth:`rescaled`.
-        shift: (B,) float32, added to scaled log-odds; zero unless :meth:`rescaled`.
-    """
-
-    def __init__(
-        self,
-        behaviours: tuple[str, ...],
-        network: SequenceNetwork,
-        users: Tensor,
-        items: Tensor,
-        histories: Sequences,
-        losses: tuple[float, ...] = (),
-    ) -> None:
-        self.behaviours = behaviours
-        self.network = network.eval().requires_grad_(False)
-        self.users = users
-        self.items = items
-        self.losses = losses
-        self.scale: FloatArray = np.ones(len(behaviours), dtype=np.float32)
-        self.shift: FloatArray = np.zeros(len(behaviours), dtype=np.float32)
-        self.histories = histories.last(self.config.reach)
-        self.logged = self.histories.lengths
-        self._scores = torch.zeros(len(users), len(behaviours), self.config.encoding)
-        self._scored: NDArray[np.bool_] = np.zeros(len(users), dtype=bool)
-
-    @property
-    def config(self) -> SequentialConfig:
-        """Sizes of the network."""
-        return self.network.config
-
-    def rescaled(self, scale: FloatArray, shift: FloatArray) -> SequentialModel:
-        """The model with log-odds ``scale * log-odds + shift``, both (B,) float32."""
-        model = copy.copy(self)  # shares weights, histories and scores
-        model.scale = np.asarray(self.scale * scale, dtype=np.float32)
-        model.shift = np.asarray(self.shift * scale + shift, dtype=np.float32)
-        return model
-
-    def adjusted(self, raw: FloatArray) -> FloatArray:
-        """Log-odds (..., b) of the first b behaviours as the network gives them, rescaled."""
-        b = raw.shape[-1]
-        return np.asarray(raw * self.scale[:b] + self.shift[:b], dtype=np.float32)
-
-    @staticmethod
-    def response(logits: FloatArray) -> FloatArray:
-        """Probabilities of log-odds: a single sigmoid, where KuaiSim has two."""
-        return np.asarray(expit(logits), dtype=np.float32)
-
-    def encoded(self, items: NDArray[np.integer]) -> Tensor:
-        """(..., encoding) float32, the encoded items at (...) positions."""
-        return self.items[torch.from_numpy(items.astype(np.int64))]
-
-    def read(self, users: NDArray[np.integer]) -> None:
-        """Fills the scores of users by their logged histories, each of which is read once."""
-        needed = np.zeros(len(self._scored), dtype=bool)
-        needed[users] = True
-        missing = np.flatnonzero(needed & ~self._scored)
-        for batch in batches(self.logged[missing], RESET_EVENTS):
-            self._scores[torch.from_numpy(missing[batch])] = self.recall(missing[batch])[0]
-        self._scored[missing] = True
-
-    def recall(
-        self, users: NDArray[np.int64], memory: list[tuple[Tensor, Tensor]] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Reads the logged histories of some users.
-
-        Args:
-            users: (m,) positions.
-            memory: Takes in each layer's keys and values, (m, heads, L, d).
-
-        Returns:
-            (m, B, encoding) scores and (m,) int64, how many of the L positions each history takes.
-        """
-        network = self.network
-        rows = self.histories.padded(users, self.logged[users])
-        events = network.events(self.items[rows.items], rows.responses)
-        # A history that was cut begins with the start too, but too far back to be seen from the
-        # last ``window`` positions.
-        states = network(network.with_start(events), memory)
-        last = states[torch.arange(len(users)), rows.lengths]
-        return network.scores(last, self.users[torch.from_numpy(users)]), rows.lengths + 1
+class SequentialModel(FittedSequences, LogitModel):
+    """The sequential response model; its scores of a logged history are computed once."""
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         return self.response(self._logits(users, items, 1))[..., 0]
@@ -225,127 +124,3 @@ class SequentialModel(LogitModel):
         histories = Sequences(*(file.arrays[name] for name in ("starts", "events", "responses")))
         model = cls(tuple(behaviours), network, users, items, histories, tuple(losses))
         return model.rescaled(file.arrays["scale"], file.arrays["shift"])
-
-
-class SequentialSessions(SessionAnswers):
-    """N sessions, each with its user's history.
-
-    An event's keys and values never change once computed, so each layer keeps those of the last
-    events in a ring, and only new events are computed. The ring's next position is the same for
-    all sessions: each step moves all of them, and a logged history is stored so that it ends there.
-    So one penalty by age serves all sessions, and positions before a short history are closed
-    session by session.
-
-    The events of a slate are appended in slate order and later ones see earlier ones, as
-    neighbours do in training, although they were shown at once.
-
-    Args:
-        model: The fitted model.
-        n_sessions: N.
-    """
-
-    @torch.inference_mode()
-    def __init__(self, model: SequentialModel, n_sessions: int) -> None:
-        self.model = model
-        config = model.config
-        self._reach = config.window - 1  # events that the next one may still attend to
-        self._capacity = self._reach + _CHUNK
-        shape = (config.layers, n_sessions, config.heads, self._capacity)
-        self._keys = torch.zeros(*shape, config.width // config.heads)
-        self._values = torch.zeros_like(self._keys)
-        self._closed = torch.full((n_sessions, self._capacity), -torch.inf)
-        self._next = 0
-        self._users = torch.zeros(n_sessions, dtype=torch.int64)
-        self._scores = torch.zeros(n_sessions, len(model.behaviours), config.encoding)
-        self._begun: NDArray[np.bool_] = np.zeros(n_sessions, dtype=bool)
-
-    @torch.inference_mode()
-    def reset(self, slots: NDArray[np.bool_], users: NDArray[np.integer]) -> None:
-        chosen = torch.from_numpy(np.flatnonzero(slots))
-        self._users[chosen] = torch.from_numpy(users.astype(np.int64))
-        self._begun |= slots
-        ring = (self._next + torch.arange(-self._reach, 0)) % self._capacity
-        for batch in batches(self.model.logged[users], RESET_EVENTS):
-            memory: list[tuple[Tensor, Tensor]] = []
-            scores, lengths = self.model.recall(users[batch].astype(np.int64), memory)
-            rows = chosen[torch.from_numpy(batch)]
-            self._scores[rows] = scores
-            positions = lengths[:, None] + torch.arange(-self._reach, 0)
-            real = positions >= 0
-            order = torch.arange(len(batch))[:, None]
-            for layer, (keys, values) in enumerate(memory):
-                for store, fresh in ((self._keys, keys), (self._values, values)):
-                    store[layer][rows[:, None], :, ring] = fresh[order, :, positions.clamp(min=0)]
-            self._closed[rows] = -torch.inf
-            self._closed[rows[:, None], ring] = torch.where(real, 0.0, -torch.inf)
-
-    @torch.inference_mode()
-    def logits(self, slates: NDArray[np.integer]) -> FloatArray:
-        """Log-odds of every behaviour for (N, K) item positions: (N, K, B) float32.
-
-        Raises:
-            ResetNeededError: A session has not begun.
-        """
-        self._check()
-        raw = self.model.network.logits(self._scores, self.model.encoded(slates)).numpy()
-        return self.model.adjusted(raw)
-
-    def feedback(self, slates: NDArray[np.integer]) -> FloatArray:
-        return self.model.response(self.logits(slates))
-
-    @torch.inference_mode()
-    def observe(self, slates: NDArray[np.integer], feedback: FloatArray) -> None:
-        self._check()
-        model = self.model
-        responses = torch.from_numpy(feedback.astype(np.float32))
-        events = model.network.events(model.encoded(slates), responses)
-        state = events[:, -1]
-        for chunk in events.split(_CHUNK, dim=1):
-            state = self._append(chunk)
-        self._scores = model.network.scores(state, model.users[self._users])
-
-    def snapshot(self) -> Snapshot:
-        tensors = {name: tensor.numpy().copy() for name, tensor in self._tensors().items()}
-        return {**tensors, "begun": self._begun.copy(), "next": np.array(self._next)}
-
-    @torch.inference_mode()
-    def restore(self, snapshot: Snapshot) -> None:
-        for name, tensor in self._tensors().items():
-            tensor.copy_(torch.from_numpy(snapshot[name]))
-        self._begun[...] = snapshot["begun"]
-        self._next = int(snapshot["next"])
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {
-            "keys": self._keys,
-            "values": self._values,
-            "closed": self._closed,
-            "users": self._users,
-            "scores": self._scores,
-        }
-
-    def _append(self, events: Tensor) -> Tensor:
-        """Appends (N, k, width) events, k at most ``_CHUNK``; returns the (N, width) state."""
-        network, k = self.model.network, events.shape[1]
-        ring = (self._next + torch.arange(k)) % self._capacity
-        self._next = (self._next + k) % self._capacity
-        self._closed[:, ring] = 0.0
-        # Ages at the last of the new events; at earlier ones they are smaller.
-        ages = (self._next - 1 - torch.arange(self._capacity)) % self._capacity
-        ages = ages - torch.arange(k - 1, -1, -1)[:, None]
-        mask = network.penalty(ages) + self._closed[:, None, None, :]
-        x = events
-        for number, layer in enumerate(network.layers):
-            assert isinstance(layer, Layer)
-            keys, values = self._keys[number], self._values[number]
-            keys[:, :, ring], values[:, :, ring] = layer.key_value(x)
-            if number == len(network.layers) - 1:
-                x, mask = x[:, -1:], mask[:, :, -1:]  # only the state after the last is asked for
-            attended = functional.scaled_dot_product_attention(layer.query(x), keys, values, mask)
-            x = layer.finish(x, attended)
-        return x[:, 0]
-
-    def _check(self) -> None:
-        if not self._begun.all():
-            slot = int(np.flatnonzero(~self._begun)[0])
-            raise ResetNeededError(f"Session {slot} has not begun: call reset() first.")
