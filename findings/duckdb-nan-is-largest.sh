@@ -9,9 +9,9 @@
 # Since: DuckDB 1.1.0 (2024), seen up to 2.0.1; in 1.0.0 the quotient was NULL, and nobody's
 # like.
 #
-# Matters: a watch ratio is play duration by video duration, "liked" above a threshold, and a video
-# whose duration was not recorded may be logged with zero. Positives appear from nothing, and reference scores change with
-# DuckDB's version. Divide by `nullif(duration, 0)`.
+# Matters: a watch ratio is play duration by video duration, "liked" above a threshold, and a
+# video whose duration was not recorded may be logged with zero. Positives appear from nothing,
+# and reference scores change with DuckDB's version. Divide by `nullif(duration, 0)`.
 #
 # Source: DuckDB's documentation of floating-point types (NaN is equal to NaN and greater than any
 # other number) and the setting `ieee_floating_point_ops`, which came in 1.1.0.
