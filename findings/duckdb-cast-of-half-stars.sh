@@ -6,7 +6,7 @@
 # the file, the same expression gives the even neighbours 0, 2, 2, 4, 4. The column is a DOUBLE in
 # all of them: a cast that is the only use of a column is moved into the CSV reader, which rounds
 # the text by another rule than the cast of a DOUBLE. pandas and NumPy cut off, which is a third
-# answer.
+# answer. `avg(rating::INTEGER)` of these five is 3.0 from the file and 2.4 from the table.
 #
 # Since: DuckDB 2.0.0, seen in 2.0.1 too; 1.1.3, 1.4.4 and 1.5.6 give 0, 2, 2, 4, 4 always.
 #
@@ -15,8 +15,8 @@
 # and on the columns beside it. Say which rounding is meant: `floor(rating)`, or `round(rating)`,
 # which goes up in each form.
 #
-# Source: the plan of the first query (EXPLAIN) has no cast left above the reader; casts are moved
-# there since DuckDB's pull request 22788 of 2026.
+# Source: the plan of the first query (EXPLAIN) has no cast left above the reader; DuckDB's pull
+# request 22788 of May 2026, "Push down type casts to file readers".
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -45,6 +45,8 @@ seen = {
     "file, rating shown": stars("SELECT rating, rating::INTEGER FROM 'ratings.csv'"),
     "table": stars("SELECT rating::INTEGER FROM ratings"),
     "file, round": stars("SELECT round(rating)::INTEGER FROM 'ratings.csv'"),
+    "file, mean": stars("SELECT avg(rating::INTEGER) FROM 'ratings.csv'"),
+    "table, mean": stars("SELECT avg(rating::INTEGER) FROM ratings"),
     "table, round": stars("SELECT round(rating)::INTEGER FROM ratings"),
     "pandas": pd.read_csv("ratings.csv").rating.astype(int).tolist(),
 }
@@ -53,5 +55,5 @@ print("expected: one answer from the file and the table")
 print("seen:", seen)
 assert duckdb.sql("SELECT rating FROM 'ratings.csv'").types == ["DOUBLE"]
 up, even = [1, 2, 3, 4, 5], [0, 2, 2, 4, 4]
-assert list(seen.values()) == [up, even, even, up, up, [0, 1, 2, 3, 4]]
+assert list(seen.values()) == [up, even, even, up, [3.0], [2.4], up, [0, 1, 2, 3, 4]]
 CODE

@@ -6,14 +6,15 @@
 # and `avg` is NaN where pandas leaves the row out. The same column handed over from pandas counts
 # as missing, because pandas' NaN arrives as NULL: the answer depends on which of the two divides.
 #
-# Since: DuckDB 1.1 (2024); in 1.0 the quotient was NULL, and nobody's like.
+# Since: DuckDB 1.1.0 (2024), seen up to 2.0.1; in 1.0.0 the quotient was NULL, and nobody's
+# like.
 #
-# Matters: KuaiRec's feedback is play duration by video duration, "liked" above a threshold, and
-# logs have rows of zero length. Positives appear from nothing, and reference scores change with
-# DuckDB's version. Divide by `nullif(duration, 0)`.
+# Matters: a watch ratio is play duration by video duration, "liked" above a threshold, and a
+# video whose duration was not recorded may be logged with zero. Positives appear from nothing,
+# and reference scores change with DuckDB's version. Divide by `nullif(duration, 0)`.
 #
-# Source: DuckDB's documentation of floating-point types (NaN compares as the greatest value, as
-# in PostgreSQL) and of the setting `ieee_floating_point_ops`.
+# Source: DuckDB's documentation of floating-point types (NaN is equal to NaN and greater than any
+# other number) and the setting `ieee_floating_point_ops`, which came in 1.1.0.
 set -euo pipefail
 
 folder=$(mktemp -d)

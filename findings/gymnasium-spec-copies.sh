@@ -6,8 +6,8 @@
 # each wrapper around the environment, and each wrapper keeps its copy. `make` itself adds three
 # wrappers where there is a step limit. No look, no copy.
 #
-# Since: Gymnasium 0.28 (2023), when specs began to record wrappers; seen in 0.29.1, 1.0.0 and
-# 1.4.0.
+# Since: Gymnasium 0.28 (2023), when specs began to record wrappers; seen in 0.28.1, 0.29.1, 1.0.0
+# and 1.4.0. The code of 0.27.1 copies nothing there.
 #
 # Matters: a simulator's dataset or response model is its memory. A logger or a recorder that
 # reads `env.spec.id` makes 4 GB of 1 GB, in each worker. Use `env.unwrapped.spec`, which copies

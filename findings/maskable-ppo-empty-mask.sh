@@ -6,8 +6,8 @@
 # logits are -1e8, where float32 has steps of 8, so that the logarithm of the number of actions is
 # lost. Gymnasium's own masked sampling gives the first action, `start`, for the same mask.
 #
-# Since: MaskablePPO's first version (sb3-contrib 1.3, 2021); seen in 2.9.2. Gymnasium documents
-# its answer.
+# Since: the code is that of MaskablePPO's first version (sb3-contrib 1.3.0, 2021); seen in 2.9.2.
+# Gymnasium documents its answer.
 #
 # Matters: users who have seen the whole catalogue, or whose candidates are filtered to none, have
 # such a row. Training goes on with items that the environment forbids, and random and learned

@@ -6,16 +6,16 @@
 # does for its first 10 trials, it proposes the settings that have been tried. With
 # `RandomSampler` it repeats the whole search.
 #
-# Since: seen in 4.0.0 and 5.0.0, in memory and in a journal.
+# Since: seen in 4.0.0 and 5.0.0 in a journal, and in 5.0.0 in memory.
 #
 # Matters: trainings are stopped and resumed, and results need a seed. Ten trials in five sittings
 # are then two settings, five times each, with a best value that looks like the best of ten. Seed
 # a resumed sampler by a number that depends on the trials that exist, such as `1000 +
 # len(study.trials)`, or pickle the sampler beside the storage.
 #
-# Source: optuna/samplers/_tpe/sampler.py:383 and optuna/samplers/_random.py:46
-# (`LazyRandomState(seed)` at construction). Optuna's tutorial on resuming a study says that
-# storages do not keep samplers.
+# Source: optuna/samplers/_tpe/sampler.py:384 (its RandomSampler) and
+# optuna/samplers/_random.py:46 (`LazyRandomState(seed)` at construction). Optuna's tutorial on
+# resuming a study says that storages do not keep samplers.
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -6,7 +6,7 @@
 # item numbers become one number, without a warning. The observation space, the rollout buffer and
 # `check_env` keep int64 and show nothing of it.
 #
-# Since: the first release of 2020; seen in 2.9.2.
+# Since: the line is in 0.6.0 of 2020; seen in 2.9.2.
 #
 # Matters: KuaiRand-27K has 32,038,725 videos. An embedding that is looked up by such an
 # observation gives half of the upper items their neighbour's vector. Number the items of the

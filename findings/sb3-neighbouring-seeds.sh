@@ -6,7 +6,7 @@
 # therefore slot 0 of the run with seed 2: two runs with neighbouring seeds share n - 1 of their n
 # streams of random numbers.
 #
-# Since: offsets and reseeding were there in the first release of 2020; seen in 2.9.2.
+# Since: 0.6.0 of 2020 has the offsets and the reseeding; seen in 2.9.2.
 #
 # Matters: where a session's user is drawn by the environment's generator, "three seeds" meet the
 # same users in other slots. The runs are not independent, and confidence intervals over them are

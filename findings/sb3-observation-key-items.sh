@@ -6,7 +6,8 @@
 # "clear" or "update" raises "KeyError: attribute 'items' already exists". The same observation
 # with the part called "item" works.
 #
-# Since: dictionary observations (Stable-Baselines3 1.1, 2021); seen in 2.9.2.
+# Since: the code is that of the first dictionary observations (Stable-Baselines3 1.1.0, 2021);
+# seen in 2.9.2.
 #
 # Matters: "items" is what one calls the items that a user was shown. Rename the part, or bring a
 # features extractor of your own which does not make a ModuleDict of the observation's keys.

@@ -5,16 +5,17 @@
 # then not the beginning of the list of 20, and neither is in the order of the items' numbers, as
 # a stable sort would have it.
 #
-# Since: PyTorch's documentation warns that tied indices "may vary"; that they depend on k was
-# seen in 2.13.0 on the CPU.
+# Since: seen in 2.13.0 on the CPU. PyTorch's documentation warns that tied indices "may vary
+# across different invocations", but not that they depend on k.
 #
 # Matters: counts tie all the time, as popularity scores, quantised scores, or scores of items
 # without a row. Recall@10 cut from a top-20 list then differs from Recall@10 of a top-10 list,
 # and a "popular" baseline depends on the length of the list. Break ties by hand:
 # `scores.sort(descending=True, stable=True)`, or add a second key.
 #
-# Source: torch.topk's documentation (note on tied elements); the CPU kernel takes partial_sort
-# for small k, nth_element and sort for others (aten/src/ATen/native/TopKImpl.h).
+# Source: ATen/native/TopKImpl.h, which PyTorch installs among its headers: partial_sort where
+# 64 k is at most the number of items, nth_element and sort where it is more. Here 10 and 20 lie
+# on different sides.
 set -euo pipefail
 
 folder=$(mktemp -d)

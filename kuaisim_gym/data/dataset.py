@@ -250,7 +250,7 @@ class Dataset:
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
-        # gymnasium.make copies its arguments; what never changes need not be copied.
+        # Gymnasium's `env.spec` copies make's arguments; what never changes need not be copied.
         return self
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:

@@ -13,6 +13,7 @@ from benchmarks.agents import AGENTS, agents_for
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95
 from benchmarks.results import KEYS, METRICS
 from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
+from dsrm_agents.common.stateless import batch_of
 
 
 def run(out: Path, agent: str, *more: str) -> dict:
@@ -117,6 +118,17 @@ def test_seeds_share_no_session(tmp_path: Path) -> None:
         for half in (0, SEED_RANGE // 2)
     ]
     assert len(set().union(*ranges)) == 4 * SLOTS
+
+
+def test_neighbouring_seeds_train_on_other_sessions(small) -> None:
+    """SB3 itself seeds slot i with seed + i, so that 63 of 64 slots would meet the same users."""
+    streams = []
+    for seed in (1, 2):
+        spec = Run("a2c", max_len=5, seed=seed, episodes=64, sessions=1)
+        agent, _ = train_agent(spec, small, None, progress=False)
+        streams.append(set(batch_of(agent.env, "Test").core.state.seeds.tolist()))
+    assert len(streams[0]) == len(streams[1]) == AGENTS["a2c"].hyperparams["n_envs"]
+    assert not streams[0] & streams[1]
 
 
 def test_a_suite_runs_side_by_side_and_goes_on_where_it_stopped(tmp_path: Path) -> None:

@@ -104,6 +104,14 @@ def test_bounds_and_gaps(tmp_path: Path) -> None:
         read(file, columns=columns)
 
 
+def test_fractions_that_begin_late_are_neither_rounded_nor_overlooked(tmp_path: Path) -> None:
+    """DuckDB guesses types from the first 20,480 rows, and rounds the halves that come later."""
+    rows = b"a,b\n" + b"4,4\n" * 30_000
+    assert read(write(tmp_path, rows + b"4,3.5\n4,0.5\n"))["b"][-3:] == [4.0, 3.5, 0.5]
+    with pytest.raises(DataFormatError, match="data row 30001, column 'a'.*got '3.5'"):
+        read(write(tmp_path, rows + b"3.5,4\n"))
+
+
 def test_whole_numbers_are_exact_up_to_their_limit(tmp_path: Path) -> None:
     most = 2**53 - 1
     assert read(write(tmp_path, f"a\n{most}\n{-most}\n".encode()), columns=(WHOLE,)) == {
