@@ -19,6 +19,7 @@ from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
 from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
 from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.registration import import_named
 from kuaisim_gym.simulator.build import assess
 
 MEASURES = {
@@ -72,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--dataset", metavar="NAME[=PATH]", action="append", default=[],
-        help="kuairec=DIR for real data, kuairec for the synthetic world; default: both worlds",
+        help="kuairec=DIR for real data, kuairec for the synthetic world, mypackage.my:NAME "
+        "for your own; default: both worlds",
     )  # fmt: skip
     text = "response models to assess; default: factor"
     add("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS, help=text)
@@ -83,7 +85,10 @@ def main(options: argparse.Namespace) -> None:
     """Describes the datasets, prints the tables, and draws Figure 2."""
     sources = [source.partition("=") for source in options.dataset or ENVS]
     models = tuple(options.models)
-    studies = [DatasetStudy(name, path if sign else None, models) for name, sign, path in sources]
+    studies = [
+        DatasetStudy(import_named(name), path if sign else None, models)
+        for name, sign, path in sources
+    ]
     paths = run_studies(studies, options.out)
     print(DatasetStudy.markdown([read_result(path) for path in paths]))
     print(*paths, sep="\n")
@@ -112,8 +117,8 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
         },
         "exposure_and_reward": {
             "items": len(exposures),
-            "r2_total": r_squared(exposures, reward),
-            "r2_mean": r_squared(np.log(exposures), reward / exposures),
+            "r2_total": _number(r_squared(exposures, reward)),
+            "r2_mean": _number(r_squared(np.log(exposures), reward / exposures)),
         },
         "quality": {
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
@@ -123,11 +128,16 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
 
 
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
-    """Quality by behaviour; ``None`` replaces NaN, which JSON does not have."""
+    """Quality by behaviour."""
     return {
-        behaviour: {name: None if np.isnan(value) else value for name, value in values.items()}
+        behaviour: {name: _number(value) for name, value in values.items()}
         for behaviour, values in assess(dataset, split, model).metrics.items()
     }
+
+
+def _number(value: float) -> float | None:
+    """The value; ``None`` replaces NaN, which JSON does not have."""
+    return None if np.isnan(value) else value
 
 
 def counts(table: Interactions) -> dict[str, int]:
@@ -151,7 +161,7 @@ def frequent_items(dataset: Dataset) -> tuple[NDArray[np.int64], NDArray[np.floa
 
 
 def r_squared(x: NDArray[Any], y: NDArray[Any]) -> float:
-    """Share of the variance of y that is linear in x."""
+    """Share of the variance of y that is linear in x; NaN where either has no variance."""
     if len(x) < 2 or np.std(x) == 0 or np.std(y) == 0:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1] ** 2)
@@ -189,11 +199,14 @@ def _readings(results: list[Result]) -> str:
     lines = []
     for result in results:
         numbers = result["exposure_and_reward"]
+        total, mean = (
+            "nothing" if numbers[name] is None else f"{numbers[name]:.2f}"
+            for name in ("r2_total", "r2_mean")
+        )
         lines.append(
             f"* {_name(result)}, {numbers['items']:,} items with at least {FEW_ROWS} rows: "
-            f"exposures explain {numbers['r2_total']:.2f} of the variance of an item's TOTAL "
-            f"reward, which grows with every exposure, but {numbers['r2_mean']:.2f} of its MEAN "
-            "reward."
+            f"exposures explain {total} of the variance of an item's TOTAL reward, which grows "
+            f"with every exposure, but {mean} of its MEAN reward."
         )
     return section("Figure 2: exposure and reward of the train log's items", "\n".join(lines))
 

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 
 import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
 from kuaisim_gym import ENVIRONMENTS
+from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.errors import DataFormatError, unknown_option
+from kuaisim_gym.registration import registered
 
 RUN = "run"  # the study of results that name no study
 METRICS = (
@@ -47,7 +49,8 @@ class World(NamedTuple):
     def slug(self) -> str:
         """Name of the world in file names."""
         data = "synthetic" if self.synthetic else "real"
-        return f"{self.env}_{data}-{self.fingerprint[:8]}_T{self.max_len}"
+        env = self.env.rpartition(":")[2]
+        return f"{env}_{data}-{self.fingerprint[:8]}_T{self.max_len}"
 
     @property
     def data(self) -> str:
@@ -68,11 +71,18 @@ def world_of(result: Result) -> World:
 
 def task_of(env: str) -> type[SessionBatch]:
     """The task of a registered environment: its metrics and defaults are attributes."""
-    return TASKS[ENVIRONMENTS[env]["task"]]
+    return TASKS[check_choice("task", registered(env)["task"], TASKS)]
 
 
-# Environments whose sessions are as long as users stay.
-SESSION_ENVS = tuple(env for env in ENVIRONMENTS if task_of(env) is SessionBatch)
+def check_session_env(env: str) -> None:
+    """Checks that the sessions of an environment are as long as users stay.
+
+    Raises:
+        ConfigError: They are not, or the environment is unknown.
+    """
+    if task_of(env) is not SessionBatch:
+        names = [name for name in ENVIRONMENTS if task_of(name) is SessionBatch]
+        raise unknown_option("env", env, names)
 
 
 def data_block(dataset: Dataset) -> dict[str, Any]:

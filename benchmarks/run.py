@@ -32,6 +32,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, bootstrap_ci95
+from kuaisim_gym.registration import registered
 
 CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20
 # Session slots of a run are seeded within its seed's range: two seeds share no session, and all
@@ -48,7 +49,7 @@ class Run:
 
     Attributes:
         agent: Name of an agent of the benchmark, or ``module:attribute`` of another agent.
-        env: A registered environment id.
+        env: A registered environment id, or ``module:id`` of another environment.
         dataset: Folder of real data, or ``None`` for the synthetic world.
         max_len: T, the longest session.
         seed: Seed of the training; evaluation sessions are seeded from another part of its range.
@@ -66,6 +67,7 @@ class Run:
 
     def __post_init__(self) -> None:
         find_agent(self.agent)
+        registered(self.env)
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -76,7 +78,7 @@ class Run:
 
     def load(self) -> Dataset:
         """The data, one object for all runs in this process."""
-        return shared_dataset(ENVIRONMENTS[self.env]["name"], self.dataset, 0)
+        return shared_dataset(registered(self.env)["name"], self.dataset, 0)
 
     def header(self) -> Result:
         """The first keys of results."""
@@ -91,7 +93,8 @@ class Run:
     @property
     def world(self) -> str:
         """Environment, kind of data and session length, as in file names."""
-        return f"{self.env}_{'real' if self.dataset else 'synthetic'}_T{self.max_len}"
+        env = self.env.rpartition(":")[2]
+        return f"{env}_{'real' if self.dataset else 'synthetic'}_T{self.max_len}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--agent", required=True, help=f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
     )
-    parser.add_argument("--max-len", type=int, help="longest session; default: 30, or the task's")
+    parser.add_argument("--max-len", type=int, help="longest session; default: the environment's")
     parser.add_argument("--seed", type=int, default=Run.seed, help=f"default: {Run.seed}")
     add_run_arguments(parser)
 
@@ -193,7 +196,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that runs, suites and searches share."""
     add = parser.add_argument
-    add("--env", choices=tuple(ENVIRONMENTS), help=f"default: {Run.env}")
+    add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID")
     add_dataset(parser)
     add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
     add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
@@ -214,7 +217,8 @@ def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
     settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
     settings["env"] = settings["env"] or Run.env
     if settings["max_len"] is None:
-        defaults = task_of(settings["env"]).defaults
+        env = settings["env"]
+        defaults = {**task_of(env).defaults, **registered(env)}
         settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
     return Run(**settings)
 

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add = parser.add_argument
     add("--agents", nargs="+", help="names, as for run; default: all that the data allow")
-    add("--max-len", type=int, nargs="+", help="longest sessions; default: 30, or the task's")
+    add("--max-len", type=int, nargs="+", help="longest sessions; default: the environment's")
     add("--seeds", type=int, nargs="+", default=list(paper.SEEDS), help="default: 11 15 19")
     add_jobs(parser)
     add_run_arguments(parser)

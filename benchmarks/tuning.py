@@ -30,10 +30,10 @@ from tqdm.auto import tqdm
 from benchmarks.agents import find_agent
 from benchmarks.commands import count
 from benchmarks.formatting import markdown_table
-from benchmarks.results import PACKAGES, SESSION_ENVS, Result, data_block, read_result
+from benchmarks.results import PACKAGES, Result, check_session_env, data_block, read_result
 from benchmarks.run import Run, add_run_arguments, play, spec_of, train_agent
 from benchmarks.study import Study, check_same, run_study, save
-from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
@@ -65,7 +65,7 @@ class TuneStudy(Study):
                 f"agent must be one of those with settings to search, got {self.spec.agent!r}: "
                 "mark some as log_uniform, uniform or one_of."
             )
-        check_choice("env", self.spec.env, SESSION_ENVS)
+        check_session_env(self.spec.env)
         check_whole("trials", self.trials, 1)
 
     @property

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+
+from kuaisim_gym.config import check_choice
+from kuaisim_gym.errors import ConfigError
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {}  # by id: "name", "task" and options, as registered
 
@@ -24,15 +28,58 @@ def register(
         task: Name of its task, a key of ``kuaisim_gym.envs.tasks.TASKS``; fixed like the dataset.
         entry_point: ``"module:class"`` of the single environment, which documents it.
         **options: Defaults of options, where they differ from the task's.
+
+    Raises:
+        ConfigError: The id stands for another environment.
     """
-    ENVIRONMENTS[env_id] = {"name": name, "task": task, **options}
-    gym.register(
-        env_id,
-        entry_point=entry_point,
-        vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
-        kwargs={"env_id": env_id},
-        order_enforce=False,  # the core does, with an error that says what to do
-    )
+    row = {"name": name, "task": task, **options}
+    kwargs = {"env_id": env_id}
+    if env_id not in gym.registry:
+        gym.register(
+            env_id,
+            entry_point=entry_point,
+            vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
+            kwargs=kwargs,
+            order_enforce=False,  # the core does, with an error that says what to do
+        )
+    spec, holder = gym.registry[env_id], ENVIRONMENTS.get(env_id, row)
+    if (spec.entry_point, spec.kwargs, holder) != (entry_point, kwargs, row):  # else: run again
+        raise ConfigError(
+            f"{env_id} is {spec.entry_point} with {holder} already, got {entry_point} with {row}: "
+            "choose another id."
+        )
+    ENVIRONMENTS[env_id] = row
+
+
+def import_named(name: str) -> str:
+    """The last part of ``"module:name"``, whose module is imported first; other names as they are.
+
+    Raises:
+        ConfigError: The module cannot be imported.
+    """
+    module, _, member = name.rpartition(":")
+    if module:
+        try:
+            import_module(module)
+        except (ImportError, ValueError) as error:
+            raise ConfigError(
+                f"The module of {name} cannot be imported: {error}. Check the spelling and "
+                "PYTHONPATH."
+            ) from error
+    return member
+
+
+def registered(env_id: str) -> dict[str, Any]:
+    """Dataset, task and options of an id, as :func:`register` got them.
+
+    Args:
+        env_id: The id; or ``"module:id"``, as ``gymnasium.make`` takes it, which imports the module
+            that registers it first.
+
+    Raises:
+        ConfigError: The id is unknown, or the module cannot be imported.
+    """
+    return ENVIRONMENTS[check_choice("env", import_named(env_id), ENVIRONMENTS)]
 
 
 register("KuaiRec-Fair-v0", "kuairec")

@@ -88,7 +88,7 @@ def open_tensors(path: str | Path, format_name: str, content: str) -> Iterator[T
         yield TensorFile(path, header, arrays)
     except CheckpointError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is a damaged {content}: {error}") from error
 
 

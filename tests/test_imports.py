@@ -18,7 +18,7 @@ LAYERS = {
     "errors": 0,
     "metrics": 0,
     "randomness": 0,
-    "registration": 0,
+    "registration": 2,
     "version": 0,
     "snapshots": 1,
     "config": 1,

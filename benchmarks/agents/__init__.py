@@ -35,7 +35,20 @@ def _discover() -> Iterable[Agent]:
         yield from getattr(import_module(f"{__name__}.{name}"), "AGENTS", ())
 
 
-AGENTS: dict[str, Agent] = {agent.name: agent for agent in _discover()}
+def by_name(agents: Iterable[Agent]) -> dict[str, Agent]:
+    """Rows by their names.
+
+    Raises:
+        ConfigError: Two have the same name.
+    """
+    rows: dict[str, Agent] = {}
+    for agent in agents:
+        if rows.setdefault(agent.name, agent) is not agent:
+            raise ConfigError(f"Two agents have the name {agent.name!r}: rename one of them.")
+    return rows
+
+
+AGENTS = by_name(_discover())
 
 
 def find_agent(name: str) -> Agent:

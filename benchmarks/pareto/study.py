@@ -22,10 +22,9 @@ from benchmarks.commands import add_dataset, add_jobs, add_out_or_table
 from benchmarks.paper import SEEDS
 from benchmarks.pareto.plot import plot_all
 from benchmarks.pareto.report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
-from benchmarks.results import SESSION_ENVS, Result
+from benchmarks.results import Result, check_session_env
 from benchmarks.run import Run, play, spec_of, train_agent
 from benchmarks.study import Study, run_studies
-from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
 
 # Agent and name of the setting, by kind.
@@ -58,7 +57,7 @@ class ParetoStudy(Study):
     markdown = staticmethod(markdown)
 
     def __post_init__(self) -> None:
-        check_choice("env", self.run.env, SESSION_ENVS)
+        check_session_env(self.run.env)
         name, most = KINDS[self.kind][1], math.inf if self.kind == FLAT else 1.0
         for setting in self.settings:
             if not 0.0 <= setting <= most or math.isinf(setting):
@@ -112,7 +111,7 @@ def _turn(target: float | None) -> Callable[[Any], None]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--env", default=Run.env, choices=SESSION_ENVS, help=f"default: {Run.env}")
+    add("--env", default=Run.env, help=f"of whole sessions; default: {Run.env}")
     add_dataset(parser)
     add("--max-len", type=int, default=Run.max_len, help="longest session; default: 30")
     add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")

@@ -25,11 +25,12 @@ from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
 from dsrm_agents.dsrm.probes import ProbeData, probe, probe_data
 from dsrm_agents.dsrm.purifier import recipe_of
-from kuaisim_gym import ENVIRONMENTS, load_dataset
+from kuaisim_gym import load_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.registration import registered
 
 ENVS = tuple(PAPER_ENVS.values())
 KUAIREC = ENVS[0]
@@ -40,7 +41,7 @@ class World:
     """The data of a study.
 
     Attributes:
-        env: A registered environment id, which names the dataset.
+        env: A registered environment id, or ``module:id``, which names the dataset.
         seed: Seed of the synthetic world.
         dataset: Folder of real data, or ``None`` for the synthetic world.
         events: Mean logged rows per user in the synthetic KuaiRec; ``None`` for the default.
@@ -52,7 +53,8 @@ class World:
     events: int | None = None
 
     def __post_init__(self) -> None:
-        check_choice("env", self.env, ENVS)
+        if registered(self.env)["name"] in PAPER_ENVS:  # whose sessions do not matter
+            check_choice("env", self.env, ENVS)
         if self.seed < 0:
             raise ConfigError(f"seed must be at least 0, got {self.seed}.")
         if self.events is not None and (self.dataset is not None or self.env != KUAIREC):
@@ -70,7 +72,7 @@ class World:
 def _load(world: World) -> Dataset:
     if world.events is not None:
         return synthetic_kuairec(world.seed, SyntheticConfig(events_per_user=world.events))
-    return load_dataset(ENVIRONMENTS[world.env]["name"], world.dataset, world.seed)
+    return load_dataset(registered(world.env)["name"], world.dataset, world.seed)
 
 
 @lru_cache(maxsize=1)
@@ -112,8 +114,8 @@ class PurifyStudy(Study):
         world = self.world
         data = "real" if world.dataset else "synthetic"
         events = "" if world.events is None else f"_events{world.events}"
-        purifier = self.purifier.rpartition(":")[2]
-        return f"{purifier}_{world.env}_{data}{events}_seed{world.seed}"
+        purifier, env = (name.rpartition(":")[2] for name in (self.purifier, world.env))
+        return f"{purifier}_{env}_{data}{events}_seed{world.seed}"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -155,7 +157,11 @@ class PurifyStudy(Study):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--envs", nargs="+", choices=ENVS, help="default: both; KuaiRec with --dataset or --events")
+    add(
+        "--envs", nargs="+",
+        help=f"default: {' '.join(ENVS)}, or the first with --dataset or --events; your own as "
+        "mypackage.my:ID",
+    )  # fmt: skip
     add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
     add("--purifiers", nargs="+", help="names, or your own as module:name; default: all that fit")
     add_dataset(parser)

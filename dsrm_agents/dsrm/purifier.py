@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -21,6 +20,7 @@ from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
+from kuaisim_gym.registration import import_named
 from kuaisim_gym.tensors import TensorFile, open_tensors
 
 FloatArray = NDArray[np.float32]
@@ -106,15 +106,7 @@ def recipe_of(name: str) -> Recipe:
     Raises:
         ConfigError: The name is unknown, or the module cannot be imported.
     """
-    module, _, name = name.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise ConfigError(
-                f"The module of {module}:{name} cannot be imported: {error}"
-            ) from error
-    return PURIFIERS[check_choice("purifier", name, tuple(PURIFIERS))]
+    return PURIFIERS[check_choice("purifier", import_named(name), PURIFIERS)]
 
 
 class FittedPurifier(FittedModule, ABC):
@@ -159,13 +151,14 @@ class FittedPurifier(FittedModule, ABC):
         super().__init_subclass__(**keywords)
         if "kind" not in vars(cls):
             return  # a template
-        for name, options in {cls.kind: {}, **vars(cls).get("recipes", {})}.items():
+        recipes = {cls.kind: {}, **vars(cls).get("recipes", {})}
+        for name in recipes:
             registered = PURIFIERS.get(name, Recipe(cls, {})).purifier
             if str(registered) != str(cls):  # a notebook may define a class again
                 raise ConfigError(
                     f"{cls} and {registered} are both named {name!r}: choose another kind."
                 )
-            PURIFIERS[name] = Recipe(cls, options)
+        PURIFIERS.update({name: Recipe(cls, options) for name, options in recipes.items()})
 
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__()

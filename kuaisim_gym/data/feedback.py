@@ -23,8 +23,9 @@ FEEDBACK: dict[str, type[Interactions]] = {}  # by class name; subclasses add th
 class Interactions(ABC):
     """A table of (user, item, feedback) rows, by position in the dataset's id arrays.
 
-    A subclass is a type of feedback. It adds the feedback's columns, and its class attributes tell
-    the response models how to use them. Rows are grouped by user, users ascending; a user's
+    A subclass is a type of feedback: a dataclass that adds the feedback's columns, implements
+    ``_behaviour`` and ``_check_feedback``, and sets the class attributes, which tell the response
+    models how to use the columns. Rows are grouped by user, users ascending; a user's
     rows are in the order of time where the source knows it, in the source's order otherwise. The
     arrays are taken over, not copied, and become read-only.
 

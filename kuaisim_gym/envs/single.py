@@ -13,6 +13,7 @@ from kuaisim_gym.envs.assembly import check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, row_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
+from kuaisim_gym.registration import registered
 from kuaisim_gym.rendering import as_text
 
 RENDER_MODES = ("ansi", "rgb_array", "human")
@@ -135,9 +136,13 @@ class KuaiEnv(BatchView, gym.Env):
         if render_mode is not None:
             check_choice("render_mode", render_mode, RENDER_MODES)
         self.render_mode = render_mode
-        if "env_id" not in options and options.setdefault("task", self.task) != self.task:
+        env_id = options.get("env_id")
+        task = (
+            options.setdefault("task", self.task) if env_id is None else registered(env_id)["task"]
+        )
+        if task != self.task and (env_id is None or self.task != KuaiEnv.task):
             raise ConfigError(
-                f"{type(self).__name__} fixes its task, {self.task!r}, got {options['task']!r}: "
+                f"{type(self).__name__} fixes its task, {self.task!r}, got {task!r}: "
                 "leave it out, or use the class or the id of that task."
             )
         self.batch = make_batch(1, name, **options)

@@ -21,7 +21,7 @@ from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, each_session, summarise_requests, summarise_retention
 from kuaisim_gym.randomness import RETURN_STREAM
-from kuaisim_gym.registration import ENVIRONMENTS
+from kuaisim_gym.registration import ENVIRONMENTS, registered
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator.returns import ReturnModel
 from kuaisim_gym.snapshots import Snapshot, under, within
@@ -233,14 +233,15 @@ def resolve(
     Args:
         name: Dataset name; ``None`` for the task's usual one.
         task: A key of :data:`TASKS`; ``None`` for ``"session"``.
-        env_id: Registered id, which fixes dataset and task and has defaults of options.
+        env_id: Registered id, or ``"module:id"``, which fixes dataset and task and has defaults of
+            options.
         **options: As for the class.
 
     Raises:
         ConfigError: Unknown id or task, or an id together with an option that it fixes.
     """
     if env_id is not None:
-        check_choice("env_id", env_id, ENVIRONMENTS)
+        row = registered(env_id)
         for option, value in (("name", name), ("task", task)):
             if value is not None:
                 raise ConfigError(
@@ -248,7 +249,7 @@ def resolve(
                     f"choose another id of {list(ENVIRONMENTS)}, or register one of your own with "
                     "kuaisim_gym.register()."
                 )
-        return resolve(**{**ENVIRONMENTS[env_id], **options})
+        return resolve(**{**row, **options})
     return TASKS[check_choice("task", task or "session", TASKS)], {"name": name, **options}
 
 

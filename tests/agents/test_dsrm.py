@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -280,8 +281,11 @@ def test_damaged_checkpoints_are_reported(dsrm, tmp_path) -> None:
         load_purifier(tmp_path / "other")
     with pytest.raises(CheckpointError, match="kind 'dsrm', expected 'student'"):
         Student.load(path)
-    config = json.dumps({"dim": 32})
-    for kind, message in (("foreign", "unknown kind"), ("dsrm", "damaged")):
+    for kind, config, message in (
+        ("foreign", '{"dim": 32}', "unknown kind"),
+        ("dsrm", '{"dim": 32}', "damaged"),
+        ("dsrm", "3", "damaged"),
+    ):
         metadata = {"format": FittedPurifier.format, "kind": kind, "config": config}
         save_file({"x": torch.zeros(1)}, tmp_path / "bad", metadata)
         with pytest.raises(CheckpointError, match=message):
@@ -370,6 +374,15 @@ def test_a_purifier_of_ones_own_needs_its_own_file_alone(
 
         class Other(FittedPurifier):
             kind = "shrinkage"
+
+    registered = dict(PURIFIERS)
+    with pytest.raises(ConfigError, match="both named 'ridge'"):
+
+        class Third(FittedPurifier):
+            kind = "third"
+            recipes: ClassVar = {"ridge": {}}
+
+    assert registered == PURIFIERS
 
     path = tmp_path / "shrinkage.safetensors"
     purifier.save(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks import agents, paper
 from benchmarks.__main__ import main
-from benchmarks.agents import AGENTS, Agent, constructor, find_agent
+from benchmarks.agents import AGENTS, Agent, by_name, constructor, find_agent
 from benchmarks.agents.agent import purified
 from benchmarks.run import Run
 from dsrm_agents import make_vec_env
@@ -191,6 +192,13 @@ def test_two_agents_of_one_name_are_refused(toys: str, tmp_path: Path, capsys) -
     assert main([*suite, f"{toys}:TWIN"]) == 2
     assert "Agents must have different names" in capsys.readouterr().err
     assert find_agent(f"{toys}:KNOWN") is AGENTS["ppo"]
+
+
+def test_two_rows_of_one_name_are_refused() -> None:
+    twin = replace(AGENTS["a2c"], purifier="dsrm")
+    with pytest.raises(ConfigError, match="Two agents have the name 'a2c'"):
+        by_name([*AGENTS.values(), twin])
+    assert by_name(AGENTS.values()) == AGENTS
 
 
 def test_an_algorithm_gets_noise_and_policy_options_under_its_own_names() -> None:

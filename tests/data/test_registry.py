@@ -5,16 +5,20 @@ from __future__ import annotations
 import ast
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
+from benchmarks.__main__ import main as benchmarks
 from benchmarks.datasets import DatasetStudy
-from kuaisim_gym import build_simulator, load_dataset
+from benchmarks.purify.study import PurifyStudy, World
+from kuaisim_gym import ENVIRONMENTS, build_simulator, load_dataset, register
 from kuaisim_gym.data import (
     SOURCES,
     BehaviourLog,
@@ -281,6 +285,21 @@ def test_rows_of_another_feedback_are_not_written_as_the_sources(tmp_path: Path)
     with pytest.raises(ConfigError, match="behaviours of KuaiRand, got a WatchLog"):
         write_csv(one, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_commands_find_it_by_its_module(stars, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "my_stars", ModuleType("my_stars"))
+    assert benchmarks(["datasets", "--dataset", "my_stars:stars", "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "datasets_stars_synthetic.json").read_text())
+    assert result["exposure_and_reward"]["r2_total"] is None  # all items were shown equally often
+    assert benchmarks(["datasets", "--dataset", "your_stars:stars", "--out", str(tmp_path)]) == 2
+    register("Stars-v0", "stars")
+    try:
+        study = PurifyStudy("ridge", World("my_stars:Stars-v0", 3))
+        assert study.name == "ridge_Stars-v0_synthetic_seed3"
+        assert study.header()["dataset"]["name"] == "stars"
+    finally:
+        del ENVIRONMENTS["Stars-v0"], gym.registry["Stars-v0"]
 
 
 @pytest.mark.parametrize("feedback", [WatchLog, BehaviourLog])

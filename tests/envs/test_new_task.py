@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import pytest
 import kuaisim_gym
 from benchmarks.plots import plot_all
 from benchmarks.results import read_results, task_of
-from benchmarks.run import Run, run
+from benchmarks.run import Run, add_arguments, run, spec_of
 from benchmarks.tables import markdown
 from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
@@ -114,6 +115,56 @@ def test_a_name_belongs_to_one_task() -> None:
     assert TASKS["session"] is SessionBatch
     with pytest.raises(TypeError, match="task"):
         type("NamelessBatch", (SessionBatch,), {})
+
+
+def test_an_id_belongs_to_one_environment() -> None:
+    before = {name: dict(row) for name, row in kuaisim_gym.ENVIRONMENTS.items()}
+    kuaisim_gym.register(ENV, "kuairec", "toy", slate_size=3)  # its module is executed again
+    retention = "kuaisim_gym.envs.single:KuaiRetentionEnv"
+    for arguments, options in (
+        (("kuairand", "toy"), {"slate_size": 3}),
+        (("kuairec",), {"slate_size": 3}),
+        (("kuairec", "toy"), {"slate_size": 4}),
+        (("kuairec", "toy", retention), {"slate_size": 3}),
+    ):
+        with pytest.raises(ConfigError, match="Toy-v0 is .*: choose another id"):
+            kuaisim_gym.register(ENV, *arguments, **options)
+    with pytest.raises(ConfigError, match="CartPole-v1 is .* already"):
+        kuaisim_gym.register("CartPole-v1", "kuairec")
+    with pytest.raises(gym.error.Error, match="Malformed"):
+        kuaisim_gym.register("no version", "kuairec")
+    assert before == kuaisim_gym.ENVIRONMENTS
+    assert gym.spec(ENV).kwargs == {"env_id": ENV}
+
+
+def test_an_id_is_found_by_its_module(tmp_path, monkeypatch, small) -> None:
+    (tmp_path / "my_ids.py").write_text(
+        "import kuaisim_gym\n"
+        'kuaisim_gym.register("Module-v0", "kuairec", abandonment="none", max_len=7)\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        env = make_vec_env("my_ids:Module-v0", 1, dataset=small)
+        assert (env.batch.config.max_len, env.batch.config.abandonment) == (7, "none")
+        assert gym.make("my_ids:Module-v0", dataset=small).spec.id == "Module-v0"
+        options = ["--env", "my_ids:Module-v0", "--agent", "random", "--out", "."]
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        spec = spec_of(parser.parse_args(options))
+        assert spec == Run("random", "my_ids:Module-v0", max_len=7)
+        assert spec.world == "Module-v0_synthetic_T7"
+    finally:
+        del kuaisim_gym.ENVIRONMENTS["Module-v0"], gym.registry["Module-v0"]
+    with pytest.raises(ConfigError, match="no_such_module:Module-v0 cannot be imported"):
+        Run("random", "no_such_module:Module-v0")
+    with pytest.raises(ConfigError, match="env must be one of .* Did you mean 'KuaiRec-v0'"):
+        Run("random", "KuaiRek-v0")
+
+
+def test_a_class_of_one_task_refuses_ids_of_others(small) -> None:
+    with pytest.raises(ConfigError, match="KuaiRetentionEnv fixes its task, 'retention'"):
+        kuaisim_gym.KuaiRetentionEnv(env_id=ENV, dataset=small)
+    assert kuaisim_gym.KuaiEnv(env_id=ENV, dataset=small).batch.task == "toy"
 
 
 def test_an_unknown_task_is_refused_when_the_environment_is_made() -> None:
