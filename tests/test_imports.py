@@ -19,6 +19,7 @@ LAYERS = {
     "metrics": 0,
     "randomness": 0,
     "registration": 2,
+    "registry": 1,
     "version": 0,
     "snapshots": 1,
     "config": 1,

@@ -21,6 +21,7 @@ from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
 from kuaisim_gym.registration import import_named
+from kuaisim_gym.registry import check_free
 from kuaisim_gym.tensors import TensorFile, open_tensors
 
 FloatArray = NDArray[np.float32]
@@ -153,11 +154,7 @@ class FittedPurifier(FittedModule, ABC):
             return  # a template
         recipes = {cls.kind: {}, **vars(cls).get("recipes", {})}
         for name in recipes:
-            registered = PURIFIERS.get(name, Recipe(cls, {})).purifier
-            if str(registered) != str(cls):  # a notebook may define a class again
-                raise ConfigError(
-                    f"{cls} and {registered} are both named {name!r}: choose another kind."
-                )
+            check_free(name, PURIFIERS.get(name, Recipe(cls, {})).purifier, cls)
         PURIFIERS.update({name: Recipe(cls, options) for name, options in recipes.items()})
 
     def __init__(self, config: PurifierConfig) -> None:

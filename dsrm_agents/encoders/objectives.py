@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrm_agents.encoders.states import StateEncoder
+from kuaisim_gym.registry import register
 
 LARGEST_DROP_RATE = 0.2  # eps_max; the paper's grid is 0.05 to 0.3
 BETA = 0.25  # of R-CE
@@ -80,7 +81,7 @@ class Objective(ABC):
     positives_only: ClassVar[bool] = False
 
     def __init_subclass__(cls, name: str) -> None:
-        Objective.registry[name] = cls
+        register(Objective.registry, name, cls)
 
     def __init__(self, model: NextResponse, updates: int) -> None:
         self.model = model

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.registry import register
 from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.registry import register
 
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]

@@ -16,9 +16,9 @@ from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.files import DataFiles
-from kuaisim_gym.data.registry import register
 from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
 DATA_VERSION = 2  # raise when the same files or seeds would give other arrays

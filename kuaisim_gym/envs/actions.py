@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.ranking import Ranker, pick
+from kuaisim_gym.registry import register
 from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
@@ -36,7 +37,8 @@ class ActionKind(ABC):
 
     def __init_subclass__(cls, *, name: str, **options: Any) -> None:
         super().__init_subclass__(**options)
-        cls.name, ACTION_TYPES[name] = name, cls
+        register(ACTION_TYPES, name, cls)
+        cls.name = name
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         self.core = core

@@ -25,6 +25,7 @@ from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.metrics import Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
+from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore
@@ -93,9 +94,8 @@ class SessionBatch:
 
     def __init_subclass__(cls, *, task: str, **options: Any) -> None:
         super().__init_subclass__(**options)
-        if str(TASKS.get(task, cls)) != str(cls):  # a class defined again, in a notebook, is alike
-            raise ConfigError(f"Task {task!r} is {TASKS[task]}: give {cls} another name.")
-        cls.task, TASKS[task] = task, cls
+        register(TASKS, task, cls)
+        cls.task = task
 
     def __init__(
         self,

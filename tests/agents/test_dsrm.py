@@ -370,13 +370,13 @@ def test_a_purifier_of_ones_own_needs_its_own_file_alone(
     assert fit_purifier("shrinkage-blind", small).config.blind == 3
     with pytest.raises(ConfigError, match="An option of shrinkage"):
         fit_purifier("shrinkage", small, updates=3)
-    with pytest.raises(ConfigError, match="both named 'shrinkage'"):
+    with pytest.raises(ConfigError, match="name 'shrinkage' of .* belongs to"):
 
         class Other(FittedPurifier):
             kind = "shrinkage"
 
     registered = dict(PURIFIERS)
-    with pytest.raises(ConfigError, match="both named 'ridge'"):
+    with pytest.raises(ConfigError, match="name 'ridge' of .* belongs to"):
 
         class Third(FittedPurifier):
             kind = "third"

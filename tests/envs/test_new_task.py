@@ -110,7 +110,7 @@ def test_the_batch_summarises_what_an_agent_plays(small) -> None:
 
 
 def test_a_name_belongs_to_one_task() -> None:
-    with pytest.raises(ConfigError, match="Task 'session' is .*SessionBatch.*another name"):
+    with pytest.raises(ConfigError, match="name 'session' of .* belongs to .*SessionBatch"):
         type("OtherBatch", (SessionBatch,), {}, task="session")
     assert TASKS["session"] is SessionBatch
     with pytest.raises(TypeError, match="task"):

@@ -20,10 +20,18 @@ def register(registry: dict[str, Class], name: str, member: Class) -> None:
     Raises:
         ConfigError: Another class has this name.
     """
-    holder = registry.get(name, member)
+    check_free(name, registry.get(name, member), member)
+    registry[name] = member
+
+
+def check_free(name: str, holder: type, member: type) -> None:
+    """Checks that a name's present holder is the class that wants it, perhaps defined again.
+
+    Raises:
+        ConfigError: It is another class.
+    """
     if (holder.__module__, holder.__qualname__) != (member.__module__, member.__qualname__):
         raise ConfigError(
             f"The name {name!r} of {member.__module__}.{member.__qualname__} belongs to "
             f"{holder.__module__}.{holder.__qualname__}. Choose another one."
         )
-    registry[name] = member
