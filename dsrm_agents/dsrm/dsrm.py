@@ -10,11 +10,12 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from dsrm_agents.common.networks import seeded
 from dsrm_agents.dsrm.denoiser import MLPDenoiser
 from dsrm_agents.dsrm.diffusion import PREDICTIONS, GaussianDiffusion
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
-from dsrm_agents.dsrm.training import TrainConfig, TrainRun, seeded, train
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import CheckpointError, ConfigError

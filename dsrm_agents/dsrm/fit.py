@@ -8,10 +8,11 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dsrm_agents.common.networks import seeded
 from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.purifier import FittedPurifier, recipe_of
-from dsrm_agents.dsrm.training import TrainConfig, TrainRun, seeded
+from dsrm_agents.dsrm.training import TrainConfig, TrainRun
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 

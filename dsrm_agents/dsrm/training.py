@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -70,14 +69,6 @@ class TrainRun:
     checkpoint: str | Path | None = None
     interval: int = 250
     progress: str | None = None
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seeds torch's global generator; after the block its state is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def train(module: nn.Module, loss: Callable[[Tensor], Tensor], n_rows: int, run: TrainRun) -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from dsrm_agents.common.networks import descend
+from dsrm_agents.common.networks import descend, seeded
 from dsrm_agents.encoders import bod  # noqa: F401  registers its objective
 from dsrm_agents.encoders.events import LoggedEvents
 from dsrm_agents.encoders.history import KINDS
@@ -89,8 +89,7 @@ def fit_encoder(
     config = StateEncoderConfig(
         dataset.fingerprint, data.n_all_items, catalogue.embedding.shape[1], kind, history_len, loss
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         encoder = StateEncoder(config, catalogue.embedding)
         model = NextResponse(encoder, catalogue.embedding)
         objective = Objective.registry[loss](model, updates)
