@@ -10,8 +10,9 @@ import multiprocessing
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -165,10 +166,10 @@ def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -
     with ProcessPoolExecutor(
         jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
     ) as pool:
-        futures = [pool.submit(run_study, study, out) for study in studies]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+        queue = iter(studies)
+        running = {pool.submit(run_study, study, out) for study in islice(queue, jobs)}
+        while running:  # a study starts when another has succeeded: none starts after a failure
+            completed, running = wait(running, return_when=FIRST_COMPLETED)
+            paths = [future.result() for future in completed]
+            running |= {pool.submit(run_study, study, out) for study in islice(queue, len(paths))}
+            yield from paths
