@@ -63,7 +63,7 @@ def first_to_finish(agent, env, sessions: int) -> Sessions:
 
 
 def test_long_sessions_count_as_often_as_short_ones() -> None:
-    lengths = evaluate(Idle(), OneOrThirty(100), sessions=400).length
+    lengths = evaluate(Idle(), OneOrThirty(100), sessions=200).length
     assert lengths.mean() == pytest.approx((SHORT + LONG) / 2)
-    hasty = first_to_finish(Idle(), OneOrThirty(100), sessions=400).length
+    hasty = first_to_finish(Idle(), OneOrThirty(100), sessions=200).length
     assert hasty.mean() < 13
