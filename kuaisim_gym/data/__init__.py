@@ -8,7 +8,14 @@ from pathlib import Path
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import kuairand, kuairec  # noqa: F401  (each import registers a source)
 from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
-from kuaisim_gym.data.feedback import BehaviourLog, Interactions, WatchLog
+from kuaisim_gym.data.feedback import (
+    BehaviourLog,
+    Interactions,
+    LabelLog,
+    PositiveLog,
+    ResponseLog,
+    WatchLog,
+)
 from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
 from kuaisim_gym.errors import ConfigError
@@ -19,6 +26,9 @@ __all__ = [
     "Dataset",
     "Features",
     "Interactions",
+    "LabelLog",
+    "PositiveLog",
+    "ResponseLog",
     "Source",
     "TrainingData",
     "Truth",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import Features
+from kuaisim_gym.data.dataset import Features, IdArray
 from kuaisim_gym.data.feedback import IntArray
 from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
@@ -33,15 +33,16 @@ class Positions:
     """Positions of ids in an array of distinct ids.
 
     Attributes:
-        ids: (n,) int64, distinct.
+        ids: (n,) int64 or strings, distinct.
     """
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: IdArray) -> None:
         self.ids = ids
-        self._low = int(ids.min()) if len(ids) else 0
-        span = int(ids.max()) - self._low + 1 if len(ids) else 0
         self._table: IntArray | None = None
-        if span <= _SPARSE * len(ids) + 2**16:
+        dense = ids.dtype.kind != "U"
+        self._low = int(ids.min()) if dense and len(ids) else 0
+        span = int(ids.max()) - self._low + 1 if dense and len(ids) else 0
+        if dense and span <= _SPARSE * len(ids) + 2**16:
             self._table = np.full(span, -1, np.int32)
             self._table[ids - self._low] = np.arange(len(ids), dtype=np.int32)
         else:
@@ -51,8 +52,8 @@ class Positions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __call__(self, ids: NDArray[np.integer]) -> IntArray:
-        """(m,) int32: each id's position, -1 for an unknown one."""
+    def __call__(self, ids: IdArray) -> IntArray:
+        """(m,) int32: each id's position, -1 for an unknown one; of the ids' own kind."""
         if not len(self):
             return np.full(len(ids), -1, np.int32)
         if self._table is not None:

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_whole
+from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
 from kuaisim_gym.errors import ConfigError, DataFormatError
+
+IdArray = NDArray[Any]  # int64, or strings of any width
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +162,20 @@ class TrainingData:
     user_features: Features
     item_features: Features
     show_counts: NDArray[np.int64] | None
+    popularity: str = "exposures"
+
+    def __post_init__(self) -> None:
+        check_choice("popularity", self.popularity, POPULARITIES)
+
+    @property
+    def popularity_counts(self) -> NDArray[np.int64]:
+        """(n_all_items,) int64: the count by which items are popular, see :class:`Dataset`."""
+        items, shown = self.train_log.items, self.show_counts
+        if self.popularity == "positives":
+            items, shown = items[self.train_log.is_positive], None
+        if shown is None:
+            shown = np.bincount(items, minlength=self.n_all_items)
+        return shown.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +186,10 @@ class Dataset:
     ``n_items`` on occur in the log alone; they inform the user models and are never shown.
 
     Attributes:
-        name: Name of the source, such as ``"kuairec"``.
+        name: Its label in results, such as ``"kuairec"``, or the user's own.
         synthetic: Whether the rows were generated.
-        user_ids: (n_users,) int64, ascending, the source's own ids.
-        item_ids: (n_all_items,) int64, the source's own ids, catalogue first.
+        user_ids: (n_users,) int64 or strings, ascending, the source's own ids.
+        item_ids: (n_all_items,) int64 or strings, the source's own ids, catalogue first.
         n_items: Size of the catalogue.
         log: Rows as the platform logged them: exposure-biased, and swayed by conformity.
         test: Rows that only the test simulator may see.
@@ -191,12 +207,18 @@ class Dataset:
             where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
         notes: Counts of irregularities and how reading handled them, for people to read.
+        source: Name of the source that read it; ``""`` stands for ``name``.
+        popularity: The count by which items are popular. ``"exposures"``: ``show_counts`` if there
+            are any, else rows of the train log. ``"positives"``: rows of the train log whose
+            response is at least .5 (of a watch ratio: that much of the video was watched).
+        pools: Whether a session of the test split may show its user only those items that the
+            user has a test row of.
     """
 
     name: str
     synthetic: bool
-    user_ids: NDArray[np.int64]
-    item_ids: NDArray[np.int64]
+    user_ids: IdArray
+    item_ids: IdArray
     n_items: int
     log: Interactions
     test: Interactions
@@ -207,9 +229,14 @@ class Dataset:
     friends: IntArray | None = None
     truth: Truth | None = None
     notes: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    popularity: str = "exposures"
+    pools: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        object.__setattr__(self, "source", self.source or self.name)
+        check_choice("popularity", self.popularity, POPULARITIES)
         for array in (self.user_ids, self.item_ids):
             array.setflags(write=False)
         if not 1 <= self.n_items <= len(self.item_ids):
@@ -217,6 +244,8 @@ class Dataset:
                 f"The catalogue must hold 1 to {len(self.item_ids)} items, got {self.n_items}."
             )
         for label, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
+            if ids.dtype.kind not in "iU":
+                raise DataFormatError(f"{label} must be integers or strings, got {ids.dtype}.")
             if len(np.unique(ids)) != len(ids):
                 raise DataFormatError(f"{label} must be distinct.")
         n_all = len(self.item_ids)
@@ -365,6 +394,10 @@ class Dataset:
             for columns in (features.codes, features.numbers):
                 arrays += [columns[name] for name in sorted(columns)]
         arrays += [array for array in (self.show_counts, self.friends) if array is not None]
+        if (self.source, self.popularity, self.pools) != (self.name, "exposures", False):
+            feedback = [type(table).__name__ for table in (self.log, self.test)]
+            form = f"{self.source}|{self.popularity}|{self.pools}|{feedback}"
+            digest.update(form.encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()

@@ -13,7 +13,7 @@ from kuaisim_gym.data.cache import Arrays
 from kuaisim_gym.data.dataset import Dataset, Features, Truth
 from kuaisim_gym.data.feedback import FEEDBACK, Interactions
 
-_PLAIN = ("name", "synthetic", "n_items", "notes")
+_PLAIN = ("name", "synthetic", "n_items", "notes", "source", "popularity", "pools")
 _ARRAYS = ("user_ids", "item_ids", "show_counts", "friends")
 _TABLES = ("log", "test", "randomised")
 _FEATURES = ("user_features", "item_features")
@@ -57,7 +57,7 @@ def from_arrays(arrays: Arrays) -> Dataset:
         names = [name for name in arrays if name.startswith(start)]
         return {name.removeprefix(start): arrays[name] for name in names}
 
-    fields: dict[str, Any] = {name: meta[name] for name in _PLAIN}
+    fields: dict[str, Any] = {name: meta[name] for name in _PLAIN if name in meta}
     fields |= {name: arrays[name] for name in _ARRAYS if name in arrays}
     for field, feedback in meta["tables"].items():
         feedback_type = FEEDBACK[check_choice("feedback type", feedback, FEEDBACK)]
