@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Features, IdArray
 from kuaisim_gym.data.feedback import IntArray
-from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
+from kuaisim_gym.data.tables import Column, Table, Tables, allocate, literal, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -250,8 +250,9 @@ def _code(
         try:
             lists.append([cell] if field.split is None else field.split(cell))
         except ValueError as error:
-            literal = "'" + cell.replace("'", "''") + "'"
-            row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal}")
+            row = tables.column(
+                f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}"
+            )
             raise DataFormatError(
                 f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
                 f"{cell!r}. Correct or remove the row."

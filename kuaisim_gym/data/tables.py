@@ -39,6 +39,7 @@ from kuaisim_gym.errors import DataFormatError, KuaiSimError
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 Chunk = dict[str, NDArray[Any]]
 
@@ -270,6 +271,58 @@ class Tables:
         names = [column.name for column in present] if keep is None else keep
         return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
 
+    def adopt(
+        self,
+        sources: Sequence[str],
+        files: Sequence[Path | str],
+        columns: Sequence[str],
+        names: Sequence[str] | None = None,
+    ) -> Table:
+        """Stores columns that have types already: as texts, int64 or float64, times in seconds.
+
+        Args:
+            sources: SQL of each part, such as a call of ``read_parquet``.
+            files: Their names in messages.
+            columns: The columns.
+            names: Their names in the sources, where they differ.
+
+        Raises:
+            DataFormatError: A part is damaged, or there are no rows.
+        """
+        import duckdb
+
+        self._count += 1
+        table = f"t{self._count}"
+        starts = [0]
+        for source, file in zip(sources, files, strict=True):
+            try:
+                described = self._connection.execute(f"DESCRIBE FROM {source}").fetchall()
+                types = {row[0]: row[1] for row in described}
+                cells = ", ".join(
+                    f"{_plain_cell(quoted(name), types[name])} AS {quoted(column)}"
+                    for name, column in zip(names or columns, columns, strict=True)
+                )
+                start = f"CREATE TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
+                self._connection.execute(f"{start} SELECT {cells} FROM {source}")
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise _resources(error) from error
+            except duckdb.Error as error:
+                words = str(error).split("\n")[0]
+                raise DataFormatError(f"{file} cannot be read: {words}") from error
+            starts.append(self.count(f"FROM {table}"))
+        if starts[-1] == 0:
+            raise DataFormatError(f"{files[0]} has no rows; expected some.")
+        return Table(table, tuple(files), tuple(columns), tuple(starts[:-1]))
+
+    @contextmanager
+    def registered(self, frame: pd.DataFrame) -> Iterator[str]:
+        """Makes a data frame known to queries until the block ends; its name in them."""
+        self._connection.register("frame", frame)
+        try:
+            yield "frame"
+        finally:
+            self._connection.unregister("frame")
+
     def _load(
         self, statement: str, file: Path, header: list[str], columns: Sequence[Column]
     ) -> None:
@@ -343,6 +396,34 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_path(file: Path) -> str:
+    """A file's path as SQL writes it; brackets take a pattern's characters for themselves."""
+    return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
+
+
+def trimmed(name: str) -> str:
+    """SQL for a text column without blanks around it; missing where nothing is left."""
+    return f"nullif(trim({quoted(name)}, ' \t'), '')"
+
+
+def _plain_cell(cell: str, kind: str) -> str:
+    """SQL that turns a cell of one of DuckDB's types into a text, an int64 or a float64."""
+    if kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"):
+        return f"{cell}::BIGINT"
+    if kind == "BOOLEAN":
+        return f"{cell}::TINYINT::BIGINT"
+    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
+        return f"CASE WHEN isnan({cell}::DOUBLE) THEN NULL ELSE {cell}::DOUBLE END"
+    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        return f"epoch({cell})::DOUBLE"
+    return f"nullif(trim({cell}::VARCHAR, ' \t'), '')"
+
+
 def read_header(file: Path) -> list[str]:
     """The names in a file's first line.
 
@@ -384,11 +465,9 @@ def _select(
     # Other names: DuckDB's ignore case, a header's need not.
     kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
     spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
-    # Brackets take a pattern's characters for themselves.
-    path = re.sub(r"[\[*?]", r"[\g<0>]", str(file)).replace("'", "''")
     form, compression = form_of(file), "gzip" if file.suffix == ".gz" else "none"
     source = (
-        f"read_csv('{path}', auto_detect=false, header=true, delim='{form.delimiter}', "
+        f"read_csv({sql_path(file)}, auto_detect=false, header=true, delim='{form.delimiter}', "
         f"quote='{form.quote}', escape='{form.quote}', strict_mode=true, null_padding=false, "
         f"compression='{compression}', columns={{{spec}}})"
     )
