@@ -147,7 +147,7 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
             first = tables.setdefault(table, {}).setdefault(number, file)
             if first != file:
                 raise DataFormatError(
-                    f"{folder} holds {first.name} and {file.name}. Remove the one that is not meant."
+                    f"{folder} holds {first.name} and {file.name}. Remove one of them."
                 )
     return tables
 

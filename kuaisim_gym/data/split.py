@@ -41,4 +41,4 @@ def id_bits(ids: NDArray[np.integer] | NDArray[np.str_]) -> NDArray[np.uint64]:
 
 def uniform(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Numbers in [0, 1) of well-mixed uint64 of any shape."""
-    return (bits >> np.uint64(11)) * 2.0**-53
+    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, dtype=np.float64)

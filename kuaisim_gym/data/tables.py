@@ -545,7 +545,9 @@ def _suspicious(text: bytes, width: int, form: Form) -> bool:
     delimiter = form.delimiter.encode()
     text = text if text.endswith(b"\n") else text + b"\n"
     codes = np.frombuffer(text, np.uint8)
-    if not ((codes[:-1] == ord(delimiter)) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))).any():
+    if not (
+        (codes[:-1] == ord(delimiter)) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))
+    ).any():
         return False  # several times as fast as to find the two bytes
     for end in (b"\n", b"\r") if b"\r" in text else (b"\n",):
         last = text.find(delimiter + end)

@@ -155,5 +155,5 @@ def test_compressed_files_are_files_of_the_table(tmp_path: Path) -> None:
 
 def test_a_table_that_is_there_compressed_and_not_is_ambiguous(tmp_path: Path) -> None:
     touch(tmp_path, "log_pure.csv", "random_pure.csv", "users_pure.csv", "users_pure.csv.gz")
-    with pytest.raises(DataFormatError, match=r"users_pure.csv and users_pure.csv.gz. Remove"):
+    with pytest.raises(DataFormatError, match=r"users_pure.csv and users_pure.csv.gz. Remove one"):
         find_files(tmp_path, [PURE])

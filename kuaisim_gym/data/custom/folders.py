@@ -78,8 +78,8 @@ def _named(folder: Path) -> Tables:
     tables: Tables = {}
     for file in sorted(folder.iterdir()):
         stem, ending = stem_and_ending(file)
-        for table, names in _NAMES.items():
-            if ending and file.is_file() and stem.lower() in names:
+        for table, stems in _NAMES.items():
+            if ending and file.is_file() and stem.lower() in stems:
                 tables.setdefault(table, []).append(file)
     for table, files in tables.items():
         if len(files) > 1:

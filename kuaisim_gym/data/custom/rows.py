@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kuaisim_gym.data.coding import add_note
 from kuaisim_gym.data.custom.columns import Roles
 from kuaisim_gym.data.dataset import IdArray
 from kuaisim_gym.data.feedback import Interactions, LabelLog, PositiveLog, ResponseLog
@@ -62,8 +63,8 @@ def make_answer(
     """
     answers = {role: column for role, column in roles.items() if role in _ANSWERS}
     if len(answers) > 1:
-        role, column = next(iter(answers.items()))
-        unused = {other: None for other in list(answers)[1:]}
+        column = next(iter(answers.values()))
+        unused = dict.fromkeys(list(answers)[1:])
         raise DataFormatError(
             f"{label} has several columns of answers: {list(answers.values())}. Leave all but one "
             f"out, for {column!r} by columns={unused}."
@@ -113,7 +114,11 @@ def _rating(
     )
 
 
-_ANSWERS = {"response": _response, "rating": _rating, "label": _label}
+_ANSWERS: dict[str, Callable[..., Answer]] = {
+    "response": _response,
+    "rating": _rating,
+    "label": _label,
+}
 
 
 def number(table: Table, tables: Tables, column: str) -> str:
@@ -228,8 +233,8 @@ class Rows:
             is_test = sides(cells)
             for side, store in enumerate(stores):
                 store.append({key: column[is_test == side] for key, column in rows.items()})
-        _note(self.notes, f"{label}.repeated_rows_dropped", repeated)
-        _note(self.notes, f"{label}.contradictory_rows_dropped", contradictory)
+        add_note(self.notes, f"{label}.repeated_rows_dropped", repeated)
+        add_note(self.notes, f"{label}.contradictory_rows_dropped", contradictory)
         log, test = (answer.feedback(**store.finish()) for store in stores)
         return log, test
 
@@ -247,8 +252,9 @@ class Rows:
         if "time" in roles:
             time = f"({seconds(table, self.tables, roles['time'])})::DOUBLE"
         return (
-            f"SELECT u.id_position AS user, i.id_position AS item, {cell} AS answer, {time} AS time "
-            f"FROM {table.sql} t JOIN user_positions u ON u.id_text = t.{user}::VARCHAR "
+            f"SELECT u.id_position AS user, i.id_position AS item, {cell} AS answer, "
+            f"{time} AS time FROM {table.sql} t "
+            f"JOIN user_positions u ON u.id_text = t.{user}::VARCHAR "
             f"JOIN item_positions i ON i.id_text = t.{item}::VARCHAR "
             f"WHERE {cell} IS NOT NULL ORDER BY u.id_position, 4 NULLS FIRST, t.rowid"
         )
@@ -313,9 +319,3 @@ def _last_of_cells(chunk: Chunk, n_items: int) -> tuple[Chunk, int, int]:
     stay = np.sort(len(key) - 1 - last)
     rows = {name: column[stay] for name, column in chunk.items()}
     return rows, len(key) - len(last), differing
-
-
-def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
-    """Adds a count; one that is 0 gets no entry."""
-    if count:
-        notes[name] = notes.get(name, 0) + count
