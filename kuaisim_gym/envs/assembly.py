@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import SessionConfig, check_choice
-from kuaisim_gym.data import Dataset, load_dataset
+from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
@@ -305,7 +305,7 @@ class SessionBatch:
         slates = session.slates[0, :steps]
         return SessionView(
             dataset=self._world,
-            user_id=int(self.dataset.user_ids[state.users[slot]]),
+            user_id=self.dataset.user_ids[state.users[slot]].item(),
             max_len=config.max_len,
             item_ids=self.dataset.item_ids[slates],
             categories=self._categories[slates],
@@ -390,9 +390,10 @@ def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
 
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:
     if isinstance(dataset, Dataset):
-        if dataset.name != name:
+        if dataset.source != name and not SOURCES[name].plays_any:
             raise ConfigError(
-                f"This environment simulates {name}, got a dataset of {dataset.name}."
+                f"This environment simulates {name}, got a dataset of {dataset.source}. "
+                "Recommendation-Fair-v0 and Recommendation-v0 play any dataset."
             )
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):

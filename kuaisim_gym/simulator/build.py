@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
 from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
 from kuaisim_gym.data.coding import Positions
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.dataset import Dataset, IdArray
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
@@ -60,8 +60,8 @@ class Simulator:
         """Probability of a positive response, by the dataset's own ids.
 
         Args:
-            user_ids: Integers, broadcastable with ``item_ids``.
-            item_ids: Integers (``video_id``).
+            user_ids: Integers or strings, as the dataset's; broadcastable with ``item_ids``.
+            item_ids: Integers or strings, as the dataset's.
 
         Returns:
             float32 in [0, 1], of the broadcast shape.
@@ -322,20 +322,21 @@ def _sequential(
     return model
 
 
-def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+def _positions(kind: str, ids: ArrayLike, dataset_ids: IdArray) -> NDArray[np.int32]:
     """Positions of ids in the dataset's array.
 
     Raises:
         UnknownIdError: An id is not in it.
     """
     ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu":
-        raise UnknownIdError(f"Expected integer {kind} ids, got an array of {ids.dtype}.")
+    kinds, form = ("U", "string") if dataset_ids.dtype.kind == "U" else ("iu", "integer")
+    if ids.dtype.kind not in kinds:
+        raise UnknownIdError(f"Expected {form} {kind} ids, got an array of {ids.dtype}.")
     positions = Positions(dataset_ids)(ids)
     if (positions < 0).any():
         raise UnknownIdError(
             f"{kind} id {ids[positions < 0].flat[0]} is not in the dataset, which holds "
-            f"{len(dataset_ids)} {kind}s with ids from {dataset_ids.min()} to {dataset_ids.max()}."
+            f"{len(dataset_ids)} {kind}s with ids from {min(dataset_ids)} to {max(dataset_ids)}."
         )
     return positions
 
