@@ -302,6 +302,7 @@ class SessionBatch:
             state.penalised[rows],
             state.slates[rows],
             state.responses[rows],
+            state.users[rows],
         )
 
     def view(self, slot: int) -> SessionView:
