@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dsrm_agents.baselines.slates import unexposed
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.core import SLACK
+from kuaisim_gym.simulator.groups import SLACK, nearest_counts
 
 FloatArray = NDArray[np.float32]
 CountArray = NDArray[np.int64]
@@ -35,8 +35,8 @@ class Band(NamedTuple):
     most: int | CountArray
 
 
-class PopularCounts:
-    """Numbers of popular items in the slates of a batch: any that make the best slates.
+class Composition:
+    """Numbers of items of each group in the slates of a batch: any that make the best slates.
 
     Args:
         batch: N sessions.
@@ -52,40 +52,42 @@ class PopularCounts:
             scores: (N, n_items) float32.
 
         Returns:
-            (N,); ``None`` for the best items, whatever their group.
+            (N, G); ``None`` for the best items, whatever their group.
         """
         return None
 
 
-class Half(PopularCounts):
-    """Half of every slate is popular, rounded down.
+class Quota(Composition):
+    """The numbers next to the groups' due shares: half popular, rounded down, by default.
 
     Raises:
-        ConfigError: A group has too few items for the slates.
+        ConfigError: A group has too few items for a slate.
     """
 
     def __init__(self, batch: SessionBatch) -> None:
         super().__init__(batch)
-        half, popular = batch.config.slate_size // 2, int(batch.catalogue.popular.sum())
-        if not half <= popular <= batch.catalogue.n_items - half - 1:
-            raise ConfigError(
-                f"A quota needs {half} items in each group, but {popular} of "
-                f"{batch.catalogue.n_items} items are popular."
-            )
+        groups = batch.core.groups
+        self._counts = nearest_counts(groups.target, batch.config.slate_size)
+        for name, size, count in zip(groups.names, groups.sizes, self._counts, strict=True):
+            if size < count:
+                raise ConfigError(
+                    f"A quota needs {count} items of the group {name!r}, which has {size} of "
+                    f"{groups.n_items}: choose shorter slates, or a row without +quota."
+                )
 
     def __call__(self, scores: FloatArray) -> CountArray:
-        return np.full(len(scores), self.batch.config.slate_size // 2)
+        return np.tile(self._counts, (len(scores), 1))
 
 
-class InBand(PopularCounts):
+class InBand(Composition):
     """Each slate is the best of those that cost no penalty.
 
     Attributes:
-        band: The popular counts without penalty.
+        band: The popular counts without penalty, or of the second of any two groups.
 
     Raises:
-        ConfigError: The window is not one slate, so that the cost of a slate depends on earlier
-            ones; or no count is without penalty.
+        ConfigError: There are more groups than two; or the window is not one slate, so that the
+            cost of a slate depends on earlier ones; or no count is without penalty.
     """
 
     def __init__(self, batch: SessionBatch) -> None:
@@ -93,14 +95,14 @@ class InBand(PopularCounts):
         self.band = unpenalised_band(batch)
 
     def __call__(self, scores: FloatArray) -> CountArray:
-        return self._best_count(scores, self.band)
+        return self._best_counts(scores, self.band)
 
-    def _best_count(self, scores: FloatArray, band: Band) -> CountArray:
-        """(N,): a slate's sum is concave in its count, so the nearest to the free one is best."""
-        batch = self.batch
-        slates = batch.core.engine.top_items(unexposed(batch, scores), batch.config.slate_size)
-        counts = np.clip(batch.catalogue.popular[slates].sum(axis=1), band.least, band.most)
-        return np.asarray(counts, dtype=np.int64)
+    def _best_counts(self, scores: FloatArray, band: Band) -> CountArray:
+        """(N, 2): a slate's sum is concave in its count, so the nearest to the free one is best."""
+        core, k = self.batch.core, self.batch.config.slate_size
+        slates = core.engine.top_items(unexposed(self.batch, scores), k)
+        popular = np.clip(core.groups.labels[slates].sum(axis=1), band.least, band.most)
+        return np.stack([k - popular, popular], axis=1)
 
 
 class PlannedBand(InBand):
@@ -127,7 +129,7 @@ class PlannedBand(InBand):
         # What later slates can still make up for.
         lowest = np.maximum(least, total - (last - 1) * most)
         highest = np.minimum(most, total - (last - 1) * least)
-        return self._best_count(scores, Band(lowest, highest))
+        return self._best_counts(scores, Band(lowest, highest))
 
     def _totals(self, ranking: _Ranking, steps: CountArray) -> CountArray:
         """(N, M) wanted numbers of popular items in the next m slates, m = 1 to M."""
@@ -135,23 +137,24 @@ class PlannedBand(InBand):
 
 
 class BalancedBand(PlannedBand):
-    """Slates without penalty of which half of the items are popular over the expected session.
+    """Slates without penalty whose groups have their due shares over the expected session.
 
     As G above depends on the number alone, which is given, this cannot survive a step more than
-    :class:`Half` where answers are certain: it gains where a session ends sooner than expected.
+    :class:`Quota` where answers are certain: it gains where a session ends sooner than expected.
     """
 
     def _totals(self, ranking: _Ranking, steps: CountArray) -> CountArray:
-        state, k = self.batch.core.state, self.batch.config.slate_size
+        core, k = self.batch.core, self.batch.config.slate_size
+        state, groups = core.state, core.groups
         is_shown = np.arange(state.slates.shape[1]) < state.steps[:, None]
-        is_popular = self.batch.catalogue.popular[state.slates] & is_shown[:, :, None]
-        popular = is_popular.sum(axis=(1, 2))[:, None]
-        return np.asarray(k * (state.steps[:, None] + steps) // 2 - popular, dtype=np.int64)
+        popular = (groups.labels[state.slates] * is_shown[:, :, None]).sum(axis=(1, 2))
+        due = k * (state.steps[:, None] + steps) * groups.target[1]
+        return np.asarray(np.floor(due + SLACK) - popular[:, None], dtype=np.int64)
 
 
-POPULAR_COUNTS: dict[str, type[PopularCounts]] = {
-    "": PopularCounts,
-    "+quota": Half,
+COMPOSITIONS: dict[str, type[Composition]] = {
+    "": Composition,
+    "+quota": Quota,
     "+band": InBand,
     "+balanced-band": BalancedBand,
     "+planned-band": PlannedBand,
@@ -164,21 +167,26 @@ def unpenalised_band(batch: SessionBatch) -> Band:
     Raises:
         ConfigError: As for :class:`InBand`.
     """
-    config, popular = batch.config, int(batch.catalogue.popular.sum())
-    k, tail = config.slate_size, batch.catalogue.n_items - popular
+    config, groups = batch.config, batch.core.groups
+    k = config.slate_size
+    if len(groups) != 2:
+        raise ConfigError(
+            f"A band is for two groups, got {len(groups)} of {groups.column}: take a row with "
+            "+quota."
+        )
     if config.exposure_window != k:
         raise ConfigError(
             f"A band needs an exposure window of one slate, {k} items, got window="
             f"{config.exposure_window}: leave window out, or take a row with +quota."
         )
     low, high = batch.core.unpenalised
-    counts = np.arange(k + 1)
+    counts, (tail, popular) = np.arange(k + 1), groups.sizes
     is_free = (counts > low * k + SLACK) & (counts < high * k - SLACK)
     counts = counts[is_free & (counts <= popular) & (k - counts <= tail)]
     if not counts.size:
         raise ConfigError(
-            f"No popular count of {k} items is without penalty at ad_bound={config.ad_bound}, "
-            f"with {popular} popular items and {tail} others: raise ad_bound."
+            f"No slate of {k} items is without penalty at ad_bound={config.ad_bound}, with "
+            f"{popular} items of {groups.names[1]!r} and {tail} others: raise ad_bound."
         )
     return Band(int(counts[0]), int(counts[-1]))
 
@@ -193,7 +201,7 @@ class _Ranking:
     """
 
     def __init__(self, batch: SessionBatch, scores: FloatArray, depth: int) -> None:
-        scores, popular = unexposed(batch, scores), batch.catalogue.popular
+        scores, popular = unexposed(batch, scores), batch.core.groups.labels == 1
         top_items = batch.core.engine.top_items
         best = np.asarray(top_items(scores, min(depth, scores.shape[1])))
         is_left = np.isfinite(np.take_along_axis(scores, best, axis=1))

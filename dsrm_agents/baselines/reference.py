@@ -1,11 +1,11 @@
 """Reference rows: the worth of chance, popularity, quality and degrees of knowledge.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
-agent can observe. A row is a score of the items and a rule for the popular items of a slate:
+agent can observe. A row is a score of the items and the composition of slates:
 
 * no suffix: the best items of any group;
-* ``+quota``: K/2 popular and K/2 long-tail items; with even K and the default window no step is
-  ever penalised;
+* ``+quota``: K/2 popular and K/2 long-tail items, or as other groups are due; with even K and the
+  default window no step is ever penalised;
 * ``+band``: the best slate of those that cost no penalty, 4 to 6 popular items of 10 by default;
 * ``+balanced-band``: such slates, half of whose items are popular over the session;
 * ``+planned-band``: such slates that make the longest session.
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.baselines.bands import POPULAR_COUNTS, PlannedBand, PopularCounts
+from dsrm_agents.baselines.bands import COMPOSITIONS, Composition, PlannedBand
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.config import check_choice
@@ -43,23 +43,22 @@ ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
 class ReferencePolicy(StatelessAgent):
-    """Shows the best unexposed items by a score, so many of them popular.
+    """Shows the best unexposed items by a score, so many of each group.
 
     Args:
         score: Scores of (N, n_items) for the present users of a batch.
-        counts: Numbers of popular items, with the sessions that the policy will act in, whose
-            actions are slates.
+        composition: Of the slates of the sessions that the policy will act in.
     """
 
-    def __init__(self, score: ScoreRule, counts: PopularCounts) -> None:
-        self.batch = counts.batch
+    def __init__(self, score: ScoreRule, composition: Composition) -> None:
+        self.batch = composition.batch
         self.score = score
-        self.counts = counts
+        self.composition = composition
 
     def slates(self, observation: Any) -> NDArray[np.int64]:
         """(N, K) item positions; the observation is not read."""
         scores = self.score(self.batch)
-        return best_slates(self.batch, scores, self.counts(scores))
+        return best_slates(self.batch, scores, self.composition(scores))
 
 
 def _random(batch: SessionBatch) -> FloatArray:
@@ -135,12 +134,12 @@ SCORES: dict[str, Score] = {
     "realised-oracle": Score(lambda batch: _answers(batch.simulator.model, batch), test_only=True),
 }
 
-# By name: a score, and a rule for the number of popular items.
-REFERENCES: dict[str, tuple[Score, type[PopularCounts]]] = {
-    name + suffix: (score, counts)
+# By name: a score, and the composition of slates.
+REFERENCES: dict[str, tuple[Score, type[Composition]]] = {
+    name + suffix: (score, composition)
     for name, score in SCORES.items()
-    for suffix, counts in POPULAR_COUNTS.items()
-    if score.is_answer or not issubclass(counts, PlannedBand)
+    for suffix, composition in COMPOSITIONS.items()
+    if score.is_answer or not issubclass(composition, PlannedBand)
 }
 CEILING = "expected-oracle+planned-band"
 
@@ -152,11 +151,11 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
         ConfigError: Unknown name, sessions of the train split for an oracle of the test
             simulator, a catalogue with too few items in a group, or a band without a slate.
     """
-    score, counts = REFERENCES[check_choice("reference", name, REFERENCES)]
+    score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
     if score.test_only and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
     if score.synthetic_only and batch.dataset.truth is None:
         raise ConfigError(
             f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
         )
-    return ReferencePolicy(score.rule, counts(batch))
+    return ReferencePolicy(score.rule, composition(batch))

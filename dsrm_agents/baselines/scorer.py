@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
-from dsrm_agents.baselines.bands import Half, PopularCounts
+from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
@@ -57,7 +57,7 @@ class ScorerVecEnv(StatelessVecEnv):
             )
         self.batch = batch
         self.quota = quota
-        self._counts = (Half if quota else PopularCounts)(batch)
+        self._counts = (Quota if quota else Composition)(batch)
         self.fairness_coef = fairness_coef
         self.fair = Fairness(fairness, catalogue)
         self._vectors = catalogue.known

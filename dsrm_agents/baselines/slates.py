@@ -14,30 +14,29 @@ FloatArray = NDArray[np.float32]
 
 
 def best_slates(
-    batch: SessionBatch, scores: FloatArray, popular_counts: NDArray[np.int64] | None
+    batch: SessionBatch, scores: FloatArray, counts: NDArray[np.int64] | None
 ) -> NDArray[np.int64]:
     """The best unexposed items of every session.
 
     Args:
         batch: N sessions.
         scores: (N, n_items) float32.
-        popular_counts: (N,) how many items of a slate are popular, see
+        counts: (N, G) items of each group of the batch in a slate, which sum to K, see
             :mod:`dsrm_agents.baselines.bands`; ``None`` for the best items of any group.
 
     Returns:
-        (N, K) item positions; with counts the popular ones first. Exposed items, which get no
-        answer, come last of their group.
+        (N, K) item positions; with counts the last group's first: popular items before others.
+        Exposed items, which get no answer, come last of their group.
     """
-    k, top_items = batch.config.slate_size, batch.core.engine.top_items
+    k, top_items, groups = batch.config.slate_size, batch.core.engine.top_items, batch.core.groups
     scores = unexposed(batch, scores)
-    if popular_counts is None:
+    if counts is None:
         return np.asarray(top_items(scores, k))
-    popular = batch.catalogue.popular
     ranked, is_shown = [], []
-    for group, counts in ((popular, popular_counts), (~popular, k - popular_counts)):
-        if most := int(counts.max()):
-            ranked.append(np.flatnonzero(group)[top_items(scores[:, group], most)])
-            is_shown.append(np.arange(most) < counts[:, None])
+    for group in np.flatnonzero(counts.max(axis=0))[::-1]:
+        most, items = int(counts[:, group].max()), np.flatnonzero(groups.labels == group)
+        ranked.append(items[top_items(scores[:, items], most)])
+        is_shown.append(np.arange(most) < counts[:, group, None])
     slates = np.concatenate(ranked, axis=1)[np.concatenate(is_shown, axis=1)]
     return slates.reshape(len(scores), k)
 

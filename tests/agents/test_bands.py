@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dsrm_agents.baselines.bands import POPULAR_COUNTS, unpenalised_band
-from dsrm_agents.baselines.reference import ReferencePolicy
+from dsrm_agents import evaluate, make_vec_env
+from dsrm_agents.baselines.bands import COMPOSITIONS, unpenalised_band
+from dsrm_agents.baselines.reference import ReferencePolicy, make_reference
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import popularity_groups
 from kuaisim_gym.simulator.response import MemorylessModel
 
 SIXTEENTHS = 16  # answers in sixteenths: sums of them are exact
@@ -36,23 +38,23 @@ def world(answers: np.ndarray, n_popular: int, n_sessions: int = 1, **options) -
     popular = np.arange(len(answers)) < n_popular
     config = SessionConfig(**{"stochastic_response": False, **options})
     users = np.zeros(1, dtype=np.int32)
-    core = SessionCore(Answers(answers), popular, users, config, n_sessions)
+    groups = popularity_groups(popular)
+    core = SessionCore(Answers(answers), groups, users, config, n_sessions)
     core.seed(np.arange(n_sessions, dtype=np.uint64))
     core.reset()
-    catalogue = SimpleNamespace(popular=popular, n_items=len(answers))
-    return SimpleNamespace(core=core, config=config, catalogue=catalogue)
+    return SimpleNamespace(core=core, config=config)
 
 
 def play(batch: SimpleNamespace, rule: str) -> tuple[np.ndarray, np.ndarray]:
     """Length of every session, and how many of its items were popular."""
     core = batch.core
     answers = np.tile(core.model.answers, (core.n_sessions, 1))
-    policy = ReferencePolicy(lambda batch: answers, POPULAR_COUNTS[rule](batch))
+    policy = ReferencePolicy(lambda batch: answers, COMPOSITIONS[rule](batch))
     popular = np.zeros(core.n_sessions, dtype=int)
     while core.state.active.any():
         active = core.state.active.copy()
         slates = policy.slates(None)
-        popular += batch.catalogue.popular[slates].sum(axis=1) * active
+        popular += batch.core.groups.labels[slates].sum(axis=1) * active
         assert not core.step(slates, active).penalised.any() or rule == ""
     return core.state.steps.copy(), popular
 
@@ -85,7 +87,7 @@ def test_no_sequence_of_unpenalised_slates_is_longer_than_the_planned_one(seed: 
     answers = rng.integers(0, SIXTEENTHS + 1, n_items) / SIXTEENTHS
     options = {"slate_size": 3, "ad_bound": 0.5, "max_len": temper}
     lengths = {
-        rule: int(play(world(answers, n_popular, **options), rule)[0][0]) for rule in POPULAR_COUNTS
+        rule: int(play(world(answers, n_popular, **options), rule)[0][0]) for rule in COMPOSITIONS
     }
     best = longest(answers, n_popular, 3, temper, range(1, 3))
     assert lengths["+planned-band"] == best
@@ -194,7 +196,7 @@ def test_bands_are_what_the_core_does_not_penalise(options: dict, band: tuple[in
 
 def test_small_groups_narrow_the_band() -> None:
     assert unpenalised_band(world(np.full(30, 0.5), 5)) == (4, 5)
-    with pytest.raises(ConfigError, match="with 3 popular items and 27 others"):
+    with pytest.raises(ConfigError, match="3 items of 'popular' and 27 others"):
         unpenalised_band(world(np.full(30, 0.5), 3))
 
 
@@ -214,3 +216,15 @@ def test_sessions_of_a_given_length_are_planned_to_their_last_step() -> None:
         rewards[rule] = batch.core.state.reward_sum[0]
     assert rewards["+band"] == pytest.approx(1.96)
     assert rewards["+planned-band"] == pytest.approx(2.08)
+
+
+def test_a_quota_gives_any_groups_their_due_and_a_band_refuses_three(small) -> None:
+    labels = np.arange(small.n_items) % 3
+    options = {"groups": labels, "target": [0.5, 0.3, 0.2], "ad_bound": 0.3}
+    env = make_vec_env("KuaiRec-Fair-v0", 5, "test", 1, dataset=small, action_type="slate",
+                       max_len=5, **options)  # fmt: skip
+    sessions = evaluate(make_reference("quality+quota", env.batch), env, 5)
+    assert (sessions.slates[:, 0] % 3 == [2, 2, 1, 1, 1, 0, 0, 0, 0, 0]).all()
+    assert not sessions.penalised.any()
+    with pytest.raises(ConfigError, match="A band is for two groups, got 3"):
+        make_reference("quality+band", env.batch)

@@ -58,7 +58,9 @@ def test_rows_that_could_not_be_true_are_refused(small) -> None:
     with pytest.raises(ConfigError, match="split='test'"):
         make_reference("expected-oracle+quota", env.batch)
     wide = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, action_type="slate", slate_size=100)
-    with pytest.raises(ConfigError, match="A quota needs 50 items in each group"):
+    with pytest.raises(
+        ConfigError, match="A quota needs 50 items of the group 'popular', which has 48 of 240"
+    ):
         make_reference("quality+quota", wide.batch)
 
 
