@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -128,8 +128,12 @@ class SessionBatch:
             check_choice("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
-        self.config = SessionConfig(**{**self.defaults, **single, **session_options})
+        chosen = {**self.defaults, **single, **session_options}
+        self.config = SessionConfig(**chosen)
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
+        if "slate_size" not in chosen:
+            usual = usual_slate_size(self.dataset.n_items)
+            self.config = replace(self.config, slate_size=usual)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
@@ -405,6 +409,11 @@ def shared_dataset(name: str, path: str | Path | None, seed: int) -> Dataset:
 def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
     """The preference encoder of a dataset, shared by its environments."""
     return PreferenceEncoder(dataset.training, load_catalogue(dataset))
+
+
+def usual_slate_size(n_items: int) -> int:
+    """Items in a slate where nobody says: ten, or a tenth of a small catalogue, at least one."""
+    return min(SessionConfig.slate_size, max(1, n_items // 10))
 
 
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:
