@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
-from benchmarks.origin import Origin, data_block, env_for, find_origin
+from benchmarks.origin import Origin, data_block, data_label, env_for, find_origin
 from benchmarks.paper import ENVS as PAPER_ENVS
 from benchmarks.paper import SEEDS
 from benchmarks.purify.report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
@@ -119,7 +119,7 @@ class PurifyStudy(Study):
     @property
     def name(self) -> str:
         world = self.world
-        data = world.origin.label.removesuffix(f"-{world.seed}")  # which ends the name
+        data = data_label(data_block(world.load()))  # the seed ends the name
         events = "" if world.events is None else f"_events{world.events}"
         purifier, env = (name.rpartition(":")[2] for name in (self.purifier, world.env))
         return f"{purifier}_{env}_{data}{events}_seed{world.seed}"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.purify import report, study
 from benchmarks.purify.report import ORACLE, markdown, read_studies, studied
@@ -32,10 +33,10 @@ METRICS = NEED_TRUTH | {
 def small_worlds(small, small_rand, monkeypatch) -> None:
     """Both worlds and those with other numbers of events, small; real data as they are."""
     worlds = {"kuairec": small, "kuairand": small_rand}
-    load = study.load_dataset
+    load = origin.shared_dataset
     monkeypatch.setattr(
-        study,
-        "load_dataset",
+        origin,
+        "shared_dataset",
         lambda name, path, seed: worlds[name] if path is None else load(name, path, seed),
     )
     sizes = {"n_users": 400, "n_test_users": 80, "n_items": 240, "n_categories": 6}
