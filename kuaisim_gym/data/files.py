@@ -22,6 +22,10 @@ _NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
 _DEPTH = 3  # folders between the path and the files
 
 
+class IncompleteFilesError(DatasetNotFoundError):
+    """Some required files of a dataset are there, and some are not."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The files that one variant of a dataset is published in.
@@ -118,7 +122,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             f"holds only those that are meant."
         )
     if incomplete and not candidates:
-        raise DatasetNotFoundError(
+        raise IncompleteFilesError(
             f"{'; '.join(incomplete)} is missing. Looked for the files of {expected}."
         )
     if not candidates:

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.dataset import Dataset
-from kuaisim_gym.data.files import DataFiles
+from kuaisim_gym.data.files import DataFiles, IncompleteFilesError
 from kuaisim_gym.data.storage import from_arrays, to_arrays
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DatasetNotFoundError
 from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
@@ -140,6 +140,25 @@ class Source:
             key, build = f"{files.digest}-v{self.version}", partial(self.read, files)
         return from_arrays(cached(f"{self.name}-{key}", lambda: to_arrays(build())))
 
+    def inspect(self, path: str | Path) -> list[str]:
+        """Lines that say which files are there and which optional ones are not; no row is read.
+
+        Args:
+            path: As for :meth:`find`.
+
+        Raises:
+            KuaiSimError: As of :meth:`find`.
+        """
+        files = self.find(path)
+        lines = [f"source:  {self.name}, the files of {files.layout.name} in {files.folder}"]
+        for table in files.layout.tables:
+            if table in files.tables:
+                names = ", ".join(file.name for file in files.tables[table])
+                lines.append(f"found:   {names}")
+            else:
+                lines.append(f"missing: {table}.csv, which is optional; what it says stays unknown")
+        return lines
+
     def _refusal(self, method: str, problem: str) -> ConfigError:
         able = [
             name
@@ -150,6 +169,27 @@ class Source:
 
 
 SOURCES: dict[str, type[Source]] = {}  # by name; subclasses add themselves
+
+
+def recognise(path: str | Path) -> Source:
+    """The source whose published files are at a path, else the one of tables of any origin.
+
+    Raises:
+        DatasetNotFoundError: Required files of a published dataset are missing.
+        DataFormatError: Files are there twice.
+    """
+    missing: list[IncompleteFilesError] = []
+    for source in (source() for source in SOURCES.values() if source.find is not Source.find):
+        try:
+            source.find(path)
+            return source
+        except IncompleteFilesError as error:
+            missing.append(error)
+        except DatasetNotFoundError:
+            continue  # files of another kind
+    if missing:
+        raise missing[0]
+    return next(source() for source in SOURCES.values() if source.plays_any)
 
 
 def find_source(name: str, /, **options: Any) -> Source:

@@ -74,8 +74,8 @@ class TextInput(Input):
 
     def load(self, tables: Tables, columns: Sequence[str]) -> Table:
         cells = [Column(name, "text", gaps=True) for name in columns]
-        trimmed = {name: trimmed(name) for name in columns}
-        return tables.read(self.files, cells, trimmed)
+        blankless = {name: trimmed(name) for name in columns}
+        return tables.read(self.files, cells, blankless)
 
 
 class AtomicInput(TextInput):

@@ -41,6 +41,18 @@ WHOLE_ID = r"-?(0|[1-9]\d{0,17})(\.0*)?"
 LONGEST_ID = 256  # characters: ids are stored at the length of the longest
 LEAST_ITEMS = 2  # one popular and one in the long tail
 
+SOUGHT: dict[str, tuple[str, ...]] = {  # roles by table
+    "log": ("user", "item", *ANSWERS, "time", "exposures", "propensity"),
+    "test": ("user", "item", *ANSWERS, "time"),
+    "items": ("item", "exposures", "propensity"),
+    "users": ("user",),
+}
+ABSENT = {  # what becomes of a dataset without a table
+    "test": "a part of the log becomes the test rows, with the log's bias",
+    "items": "items have no features, and popularity is counted in the log",
+    "users": "users have no features",
+}
+
 logger = logging.getLogger(__name__)
 
 
@@ -130,6 +142,22 @@ class TableSource(Source):
         key = f"{self.name}-{digest}-{_file_name(label)}-v{self.version}"
         return from_arrays(cached(key, lambda: to_arrays(self._read(inputs, label))))
 
+    def inspect(self, path: str | Path | None) -> list[str]:
+        inputs, label = self._inputs(path)
+        lines = [f"source:  {self.name}, your own data, called {label!r}"]
+        for name, table in inputs.items():
+            roles = find_roles(table.label, table.header, SOUGHT[name], self.choices.columns)
+            columns = ", ".join(f"{role} = {column}" for role, column in roles.items())
+            lines.append(f"{f'{name}:':8} {table.label}; {columns or 'no known column'}")
+            unused = [column for column in table.header if column not in roles.values()]
+            if unused:
+                use = "features" if name in ("items", "users") else "not read"
+                lines.append(f"         {use}: {', '.join(unused)}")
+        for name, purpose in ABSENT.items():
+            if name not in inputs:
+                lines.append(f"missing: {name}, which is optional; {purpose}")
+        return lines
+
     def _inputs(self, path: str | Path | None) -> tuple[dict[str, Input], str]:
         """The tables that there are, and the dataset's label."""
         tables = {name: table for name, table in self._given.items() if table is not None}
@@ -198,13 +226,7 @@ class _Reader:
     def _roles(self, name: str) -> Roles:
         """The roles of a table's columns."""
         table = self.inputs[name]
-        sought: dict[str, tuple[str, ...]] = {
-            "log": ("user", "item", *ANSWERS, "time", "exposures", "propensity"),
-            "test": ("user", "item", *ANSWERS, "time"),
-            "items": ("item", "exposures", "propensity"),
-            "users": ("user",),
-        }
-        roles = find_roles(table.label, table.header, sought[name], self.options.columns)
+        roles = find_roles(table.label, table.header, SOUGHT[name], self.options.columns)
         required = {"items": ("item",), "users": ("user",)}.get(name, ("user", "item"))
         require(table.label, table.header, roles, *required)
         return roles
