@@ -218,6 +218,10 @@ def group_excess(
     Returns:
         (n,) float64, at least 0.
     """
+    if len(target) == 2:  # one count says all
+        second = _count(1, recent, filled)
+        excess = np.maximum(second - target[1] * filled, 0.0)
+        return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
     real = _real(recent, filled)
     alike = (recent[:, :, None] == recent[:, None, :]) & real[:, None, :]
     is_first = real & ~np.tril(alike, -1).any(axis=2)

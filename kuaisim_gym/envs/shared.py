@@ -61,6 +61,11 @@ class BatchView:
         """Groups of the items, between which exposures are balanced."""
         return self.batch.groups
 
+    @property
+    def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds on a slate's items of each group that cost nothing, see the session core's."""
+        return self.batch.core.free_counts()
+
     def drawn(self) -> Canvas:
         """The canvas of all frames, made by the first call."""
         if self.canvas is None:

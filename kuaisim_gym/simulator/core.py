@@ -19,7 +19,7 @@ from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import BoolArray, FloatArray, Rules, SessionState, StepResult
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
-from kuaisim_gym.simulator.groups import SLACK, Groups, penalty_rule
+from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
 from kuaisim_gym.simulator.response import ResponseModel
 from kuaisim_gym.snapshots import Snapshot, under, within
 
@@ -191,8 +191,42 @@ class SessionCore:
             return -np.inf, np.inf
         if len(self.groups) > 2:
             return -np.inf, half
-        first, second = self.groups.target
+        first, second = self.groups.target.tolist()
         return (-np.inf if rule == "popularity" else 1.0 - (first + half)), second + half
+
+    def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds on a slate's items of each group, within which no slate is penalised.
+
+        Of two groups they are those of :attr:`unpenalised`; of more the widest ones whose worst
+        slate is not penalised.
+
+        Returns:
+            (G,) int64 least and most items of each group in a slate.
+
+        Raises:
+            ConfigError: The exposure window does not hold whole slates, or no slate is free.
+        """
+        config, k = self.config, self.config.slate_size
+        if config.exposure_window % k:
+            raise ConfigError(
+                f"Only a window of whole slates is unpenalised whenever its slates are, but window "
+                f"is {config.exposure_window} and slate_size {k}."
+            )
+        every, none = np.full(len(self.groups), k), np.zeros(len(self.groups), dtype=np.int64)
+        limit = config.ad_bound * k - SLACK
+        if config.abandonment == "imbalance":
+            bounds = count_boxes(self.groups.target, k).within(limit / 2.0)
+            if bounds is None:
+                raise ConfigError(
+                    f"No slate of {k} items is unpenalised at ad_bound={config.ad_bound}: make the "
+                    "slates or the bound larger."
+                )
+            return bounds
+        if config.abandonment == "popularity":
+            due = self.groups.target * k
+            most = np.array([k, np.ceil(due[1] + limit / 2.0) - 1], dtype=np.int64)
+            return k - most[::-1], most
+        return none, every
 
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -189,6 +190,68 @@ def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
             "or fewer groups, a longer window or a larger bound."
         )
     return -1, limit
+
+
+class CountBoxes(NamedTuple):
+    """Bounds on the counts of groups in n exposures, from the tightest to none at all.
+
+    Attributes:
+        worst: (E,) float64, ascending: the most exposures above what is due to their groups, half
+            of the L1 distance in exposures, that n exposures within the bounds can have.
+        least: (E, G) int64, exposures of each group.
+        most: (E, G) int64.
+    """
+
+    worst: DoubleArray
+    least: NDArray[np.int64]
+    most: NDArray[np.int64]
+
+    def within(self, excess: float) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """(G,) least and most of the widest bounds below an excess; ``None`` if there are none."""
+        index = int(np.searchsorted(self.worst, excess)) - 1
+        return None if index < 0 else (self.least[index], self.most[index])
+
+
+def count_boxes(target: DoubleArray, n: int) -> CountBoxes:
+    """Boxes of group counts around a target, each with the worst distance that it admits.
+
+    Counts within a distance of the target are no box where there are more than two groups; a box
+    that lies within is one that can be drawn from item by item.
+
+    Args:
+        target: (G,) shares that sum to one.
+        n: Exposures.
+    """
+    due = target * n
+    radii = np.unique(np.abs(np.arange(n + 1)[:, None] - due).round(9))
+    rows: dict[float, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+    reached = None
+    for radius in radii:
+        least = np.maximum(np.ceil(due - radius - SLACK), 0).astype(np.int64)
+        most = np.minimum(np.floor(due + radius + SLACK), n).astype(np.int64)
+        box = (least.tolist(), most.tolist())
+        if box != reached and (least <= most).all() and least.sum() <= n <= most.sum():
+            rows[_worst_excess(due, least, most, n)] = (least, most)  # the widest of equals stays
+            reached = box
+    return CountBoxes(
+        np.array(sorted(rows)),
+        *(np.array([rows[worst][side] for worst in sorted(rows)]) for side in (0, 1)),
+    )
+
+
+def _worst_excess(
+    due: DoubleArray, least: NDArray[np.int64], most: NDArray[np.int64], n: int
+) -> float:
+    """Largest excess of ``n`` exposures within bounds, by dynamic programming over the groups."""
+    best = np.full(n + 1, -np.inf)  # by exposures of the groups so far
+    best[0] = 0.0
+    for share, low, high in zip(due.tolist(), least.tolist(), most.tolist(), strict=True):
+        longer = np.full(n + 1, -np.inf)
+        for count in range(low, high + 1):
+            reached = best[: n + 1 - count] + max(count - share, 0.0)
+            longer[count:] = np.maximum(longer[count:], reached)
+        best = longer
+    return float(best[n])
 
 
 def nearest_counts(target: DoubleArray, n: int) -> NDArray[np.int64]:
