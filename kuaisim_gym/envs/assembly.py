@@ -23,7 +23,7 @@ from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError
-from kuaisim_gym.metrics import Sessions, each_session, summarise
+from kuaisim_gym.metrics import Audit, Merit, Sessions, each_session, summarise
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
@@ -272,6 +272,23 @@ class SessionBatch:
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""
         return summarise(sessions, self.catalogue.popular)
+
+    def audit(self, sessions: Sessions, **options: Any) -> Audit:
+        """Audit of finished sessions of this task: how fair and how even their exposure was.
+
+        Args:
+            sessions: Finished sessions.
+            **options: As for :meth:`kuaisim_gym.metrics.Audit.of`; by default the groups are the
+                popular items (0) and the long tail (1), and merit is what this split's simulator
+                expects of the sessions' users, (users, items) float32 in memory.
+        """
+        users = np.unique(sessions.users)
+        options.setdefault("labels", np.where(self.catalogue.popular, 0, 1))
+        if "merit" not in options:
+            items = np.arange(self.catalogue.n_items)
+            expected = self.simulator.expected.probability(users[:, None], items[None, :])
+            options["merit"] = Merit(users, np.asarray(expected))
+        return Audit.of(sessions, popularity=self.catalogue.exposures, **options)
 
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
