@@ -14,6 +14,7 @@ ABANDONMENT_RULES = ("imbalance", "popularity", "none")
 SPLITS = ("train", "test")
 RESPONSE_MODELS = ("factor", "sequential")
 CALIBRATIONS = ("balanced", "calibrated")
+POPULARITIES = ("exposures", "positives")  # counts by which items are popular
 STEP_COSTS = ("dissatisfaction", "request")
 ENGINES = ("auto", "numba", "numpy")
 

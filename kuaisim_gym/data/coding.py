@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import Features
+from kuaisim_gym.data.dataset import Features, IdArray, Labels
 from kuaisim_gym.data.feedback import IntArray
-from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
+from kuaisim_gym.data.tables import Column, Table, Tables, allocate, literal, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -33,15 +33,16 @@ class Positions:
     """Positions of ids in an array of distinct ids.
 
     Attributes:
-        ids: (n,) int64, distinct.
+        ids: (n,) int64 or strings, distinct.
     """
 
-    def __init__(self, ids: NDArray[np.int64]) -> None:
+    def __init__(self, ids: IdArray) -> None:
         self.ids = ids
-        self._low = int(ids.min()) if len(ids) else 0
-        span = int(ids.max()) - self._low + 1 if len(ids) else 0
         self._table: IntArray | None = None
-        if span <= _SPARSE * len(ids) + 2**16:
+        dense = ids.dtype.kind != "U"
+        self._low = int(ids.min()) if dense and len(ids) else 0
+        span = int(ids.max()) - self._low + 1 if dense and len(ids) else 0
+        if dense and span <= _SPARSE * len(ids) + 2**16:
             self._table = np.full(span, -1, np.int32)
             self._table[ids - self._low] = np.arange(len(ids), dtype=np.int32)
         else:
@@ -51,8 +52,8 @@ class Positions:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __call__(self, ids: NDArray[np.integer]) -> IntArray:
-        """(m,) int32: each id's position, -1 for an unknown one."""
+    def __call__(self, ids: IdArray) -> IntArray:
+        """(m,) int32: each id's position, -1 for an unknown one; of the ids' own kind."""
         if not len(self):
             return np.full(len(ids), -1, np.int32)
         if self._table is not None:
@@ -159,6 +160,7 @@ def read_features(
     fields: Sequence[Field],
     notes: MutableMapping[str, int],
     label: str,
+    skipped: Sequence[str] = (),
 ) -> Features:
     """Turns a table of users or items into features by position.
 
@@ -176,6 +178,7 @@ def read_features(
             stay numbers.
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
+        skipped: Columns that are no features, see :func:`read_labels`.
 
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
@@ -185,7 +188,7 @@ def read_features(
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
     coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
-    names = {field.column for field in fields}
+    names = {*skipped, *(field.column for field in fields)}
     numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
         code.field.name: allocate(
@@ -220,16 +223,54 @@ def read_features(
         gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - n_read)
         if gaps == n_read:
             del columns[name]
-            _note(notes, f"{label}.columns_without_values", 1)
+            add_note(notes, f"{label}.columns_without_values", 1)
         else:
-            _note(notes, f"{label}.{name}.missing", gaps)
+            add_note(notes, f"{label}.{name}.missing", gaps)
     for code in coded:
         _count_values(code, notes, label)
-    _note(notes, f"{label}.repeated_rows_dropped", n_repeated)
-    _note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
-    _note(notes, f"{label}.ids_without_a_row", n - n_read)
+    add_note(notes, f"{label}.repeated_rows_dropped", n_repeated)
+    add_note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
+    add_note(notes, f"{label}.ids_without_a_row", n - n_read)
     values = {code.field.name: code.values for code in coded}
     return Features(codes=codes, values=values, numbers=columns)
+
+
+def read_labels(
+    tables: Tables,
+    table: Table | None,
+    catalogue: NDArray[np.int64],
+    names: Sequence[str],
+    among: Table | None = None,
+) -> dict[str, Labels]:
+    """Turns columns of texts into labels of the catalogue's items.
+
+    As for features, of several rows of one id the first counts, and an id without a row or a cell
+    has code 0; a column without a single value gives no labels.
+
+    Args:
+        tables: The database.
+        table: The table of items: its first column holds the ids; ``None`` for no labels.
+        catalogue: (n_items,) ids.
+        names: The columns; those that the table lacks are skipped.
+        among: A table whose ids of the same column are all of the catalogue; ``None`` to read all
+            rows. Tables of millions of items need not be read for a few.
+    """
+    if table is None:
+        return {}
+    positions, labels = Positions(catalogue), {}
+    key = quoted(table.columns[0])
+    source = table.sql if among is None else f"{table.sql} SEMI JOIN {among.sql} USING ({key})"
+    for name in (name for name in names if name in table.columns):
+        texts = np.full(len(catalogue), "", dtype=object)
+        query = f"SELECT {key} AS id, coalesce({quoted(name)}, '') AS label FROM {source}"
+        for chunk in tables.stream(f"{query} ORDER BY id, {table.sql}.rowid DESC"):
+            targets = positions(chunk["id"])
+            texts[targets[targets >= 0]] = chunk["label"][targets >= 0]
+        values, codes = number_values(texts)
+        if len(values) > 1:
+            coded = np.array([codes[text] for text in texts], dtype=np.int32)
+            labels[name] = Labels(coded, values)
+    return labels
 
 
 def _code(
@@ -240,7 +281,7 @@ def _code(
     enum = quoted(f"{table.sql}_{field.column}")
     with_value = f"FROM {table.sql} WHERE {name} IS NOT NULL"
     if not tables.count(f"FROM (SELECT 1 {with_value} LIMIT 1)"):
-        _note(notes, f"{label}.columns_without_values", 1)
+        add_note(notes, f"{label}.columns_without_values", 1)
         return None
     tables.execute(f"CREATE TYPE {enum} AS ENUM (SELECT DISTINCT {name} {with_value})")
     cells = tables.texts(f"SELECT unnest(enum_range(NULL::{enum}))")
@@ -249,8 +290,9 @@ def _code(
         try:
             lists.append([cell] if field.split is None else field.split(cell))
         except ValueError as error:
-            literal = "'" + cell.replace("'", "''") + "'"
-            row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal}")
+            row = tables.column(
+                f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}"
+            )
             raise DataFormatError(
                 f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
                 f"{cell!r}. Correct or remove the row."
@@ -266,18 +308,18 @@ def _code(
 def _count_values(code: _Coded, notes: MutableMapping[str, int], label: str) -> None:
     """Counts a field's missing, undocumented and negative values."""
     name = f"{label}.{code.field.name}"
-    _note(notes, f"{name}.missing", int(code.counts[0]))
+    add_note(notes, f"{name}.missing", int(code.counts[0]))
     counts = np.zeros(len(code.values), np.int64)
     np.add.at(counts, code.rows, np.broadcast_to(code.counts[:, None], code.rows.shape))
     for value, count in zip(code.values[1:], counts[1:].tolist(), strict=True):
         number = _as_number(value)
         if number is not None and number < 0:
-            _note(notes, f"{name}.negative", count)
+            add_note(notes, f"{name}.negative", count)
         elif code.field.documented is not None and value not in code.field.documented:
-            _note(notes, f"{name}.undocumented", count)
+            add_note(notes, f"{name}.undocumented", count)
 
 
-def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
+def add_note(notes: MutableMapping[str, int], name: str, count: int) -> None:
     """Adds to a count; one that stays 0 gets no entry."""
     if count:
         notes[name] = notes.get(name, 0) + count

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_whole
+from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
 from kuaisim_gym.errors import ConfigError, DataFormatError
+
+IdArray = NDArray[Any]  # int64, or strings of any width
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +73,36 @@ class Features:
                 raise DataFormatError(
                     f"{label}.numbers[{name!r}] must have shape ({n},), got {numbers.shape}."
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """A label of each item of the catalogue that only groups are made of, such as its author.
+
+    Attributes:
+        codes: (n_items,) int32, which of the values an item has; 0 stands for a missing one.
+        values: The values in order, as the source writes them; ``values[0]`` is ``""``.
+    """
+
+    codes: IntArray
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.codes.setflags(write=False)
+
+    def check(self, label: str, n: int) -> None:
+        """Checks shape and range for ``n`` items.
+
+        Raises:
+            DataFormatError: The codes have the wrong shape, or one has no value.
+        """
+        if self.codes.shape != (n,) or self.codes.dtype.kind != "i":
+            raise DataFormatError(
+                f"{label}.codes must be ({n},) integers, one for each item of the catalogue, got "
+                f"{self.codes.shape} {self.codes.dtype}."
+            )
+        if self.codes.min() < 0 or self.codes.max() >= len(self.values):
+            raise DataFormatError(f"{label}.codes must lie in [0, {len(self.values)}).")
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +192,20 @@ class TrainingData:
     user_features: Features
     item_features: Features
     show_counts: NDArray[np.int64] | None
+    popularity: str = "exposures"
+
+    def __post_init__(self) -> None:
+        check_choice("popularity", self.popularity, POPULARITIES)
+
+    @property
+    def popularity_counts(self) -> NDArray[np.int64]:
+        """(n_all_items,) int64: the count by which items are popular, see :class:`Dataset`."""
+        items, shown = self.train_log.items, self.show_counts
+        if self.popularity == "positives":
+            items, shown = items[self.train_log.is_positive], None
+        if shown is None:
+            shown = np.bincount(items, minlength=self.n_all_items)
+        return shown.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,10 +216,10 @@ class Dataset:
     ``n_items`` on occur in the log alone; they inform the user models and are never shown.
 
     Attributes:
-        name: Name of the source, such as ``"kuairec"``.
+        name: Its label in results, such as ``"kuairec"``, or the user's own.
         synthetic: Whether the rows were generated.
-        user_ids: (n_users,) int64, ascending, the source's own ids.
-        item_ids: (n_all_items,) int64, the source's own ids, catalogue first.
+        user_ids: (n_users,) int64 or strings, ascending, the source's own ids.
+        item_ids: (n_all_items,) int64 or strings, the source's own ids, catalogue first.
         n_items: Size of the catalogue.
         log: Rows as the platform logged them: exposure-biased, and swayed by conformity.
         test: Rows that only the test simulator may see.
@@ -190,13 +236,23 @@ class Dataset:
         friends: (f, 2) int32, pairs of user positions, the first following the second; ``None``
             where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
+        item_groups: Labels of the catalogue's items, by column: no model and no agent reads them
+            as features.
         notes: Counts of irregularities and how reading handled them, for people to read.
+        source: Name of the source that read it; ``""`` stands for ``name``.
+        split_rule: The rule by which rows became test rows, in words; ``""`` where the source has
+            one rule alone.
+        popularity: The count by which items are popular. ``"exposures"``: ``show_counts`` if there
+            are any, else rows of the train log. ``"positives"``: rows of the train log whose
+            response is at least .5 (of a watch ratio: that much of the video was watched).
+        pools: Whether a session of the test split may show its user only those items that the
+            user has a test row of.
     """
 
     name: str
     synthetic: bool
-    user_ids: NDArray[np.int64]
-    item_ids: NDArray[np.int64]
+    user_ids: IdArray
+    item_ids: IdArray
     n_items: int
     log: Interactions
     test: Interactions
@@ -206,10 +262,18 @@ class Dataset:
     show_counts: NDArray[np.int64] | None = None
     friends: IntArray | None = None
     truth: Truth | None = None
+    item_groups: Mapping[str, Labels] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
+    source: str = ""
+    split_rule: str = ""
+    popularity: str = "exposures"
+    pools: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        for name in ("item_groups", "notes"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        object.__setattr__(self, "source", self.source or self.name)
+        check_choice("popularity", self.popularity, POPULARITIES)
         for array in (self.user_ids, self.item_ids):
             array.setflags(write=False)
         if not 1 <= self.n_items <= len(self.item_ids):
@@ -217,6 +281,8 @@ class Dataset:
                 f"The catalogue must hold 1 to {len(self.item_ids)} items, got {self.n_items}."
             )
         for label, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
+            if ids.dtype.kind not in "iU":
+                raise DataFormatError(f"{label} must be integers or strings, got {ids.dtype}.")
             if len(np.unique(ids)) != len(ids):
                 raise DataFormatError(f"{label} must be distinct.")
         n_all = len(self.item_ids)
@@ -231,6 +297,8 @@ class Dataset:
             self._check_test_answers_once()
         self.user_features.check("user_features", len(self.user_ids))
         self.item_features.check("item_features", n_all)
+        for name, labels in self.item_groups.items():
+            labels.check(f"item_groups[{name!r}]", self.n_items)
         if self.show_counts is not None:
             self.show_counts.setflags(write=False)
             if self.show_counts.shape != (n_all,) or self.show_counts.min() < 0:
@@ -244,9 +312,8 @@ class Dataset:
     def _check_test_answers_once(self) -> None:
         """Refuses a (user, item) pair with two rows: one answer is looked up."""
         cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
-        answered = np.zeros(len(self.user_ids) * self.n_items, dtype=bool)
-        answered[cell] = True
-        if np.count_nonzero(answered) != len(cell):
+        cell.sort()
+        if (cell[1:] == cell[:-1]).any():
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
@@ -255,7 +322,8 @@ class Dataset:
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:
         values = {column.name: getattr(self, column.name) for column in fields(self)}
-        return type(self), tuple((values | {"notes": dict(self.notes)}).values())
+        plain = {name: dict(getattr(self, name)) for name in ("item_groups", "notes")}
+        return type(self), tuple((values | plain).values())
 
     def catalogue_only(self) -> Dataset:
         """The dataset without the items that occur in the log alone.
@@ -365,6 +433,13 @@ class Dataset:
             for columns in (features.codes, features.numbers):
                 arrays += [columns[name] for name in sorted(columns)]
         arrays += [array for array in (self.show_counts, self.friends) if array is not None]
+        for name, labels in sorted(self.item_groups.items()):
+            digest.update(repr((name, labels.values)).encode())
+            arrays.append(labels.codes)
+        if (self.source, self.popularity, self.pools) != (self.name, "exposures", False):
+            feedback = [type(table).__name__ for table in (self.log, self.test)]
+            form = f"{self.source}|{self.popularity}|{self.pools}|{feedback}"
+            digest.update(form.encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()
@@ -376,5 +451,5 @@ class Dataset:
         return (
             f"{self.name} ({kind}): {self.n_users:,} users ({len(self.test_users):,} test), "
             f"{self.n_items:,} items, {len(self.log):,} logged and {len(self.test):,} test rows, "
-            f"train and test split by {self.split_by}"
+            f"train and test split by {self.split_rule or self.split_by}"
         )

@@ -16,6 +16,7 @@ from kuaisim_gym.registry import register
 IntArray = NDArray[np.int32]
 FloatArray = NDArray[np.float32]
 
+POSITIVE = np.float32(0.5)  # the least response that counts as positive
 FEEDBACK: dict[str, type[Interactions]] = {}  # by class name; subclasses add themselves
 
 
@@ -38,6 +39,8 @@ class Interactions(ABC):
             a row is the answer itself, which a test table looks up.
         calibration: The calibration of response models that is used by default, one of
             :data:`~kuaisim_gym.config.CALIBRATIONS`; ``"balanced"`` needs the logistic link.
+        has_negatives: Whether a row can be negative. Where none can, pairs without a row are all
+            that a response model can set the rows against.
         users: (n,) int32 positions in ``Dataset.user_ids``.
         items: (n,) int32 positions in ``Dataset.item_ids``.
     """
@@ -46,6 +49,7 @@ class Interactions(ABC):
     link: ClassVar[Literal["identity", "logistic"]]
     is_draw: ClassVar[bool]
     calibration: ClassVar[Literal["balanced", "calibrated"]]
+    has_negatives: ClassVar[bool] = True
 
     users: IntArray
     items: IntArray
@@ -83,6 +87,11 @@ class Interactions(ABC):
     def response(self) -> FloatArray:
         """(n,) float32 in [0, 1]: the first behaviour, the one that rewards count by default."""
         return self.behaviour(0)
+
+    @property
+    def is_positive(self) -> NDArray[np.bool_]:
+        """(n,) bool: rows whose response is at least :data:`POSITIVE`."""
+        return self.response >= POSITIVE
 
     def behaviour(self, index: int) -> FloatArray:
         """(n,) float32 in [0, 1]: how strongly each row shows one of ``behaviours``.
@@ -204,3 +213,69 @@ class BehaviourLog(Interactions):
     def _check_feedback(self, label: str) -> None:
         if self.flags.dtype != np.uint8 or self.flags.max() >> len(self.behaviours):
             raise DataFormatError(f"{label}.flags must be uint8 with seven bits in use.")
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseLog(Interactions):
+    """Feedback that is a share, such as a rescaled rating: an answer of its own in [0, 1].
+
+    Attributes:
+        value: (n,) float32 in [0, 1].
+    """
+
+    behaviours = ("response",)
+    link = "identity"
+    is_draw = False
+    calibration = "calibrated"
+
+    value: FloatArray
+
+    def _behaviour(self, index: int) -> FloatArray:
+        return self.value
+
+    def _check_feedback(self, label: str) -> None:
+        if not ((self.value >= 0) & (self.value <= 1)).all():
+            raise DataFormatError(f"{label}.value must be numbers in [0, 1].")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelLog(Interactions):
+    """Feedback that is yes or no, one answer for a (user, item) pair.
+
+    Attributes:
+        label: (n,) uint8, 0 or 1.
+    """
+
+    behaviours = ("positive",)
+    link = "logistic"
+    is_draw = False
+    calibration = "calibrated"
+
+    label: NDArray[np.uint8]
+
+    def _behaviour(self, index: int) -> FloatArray:
+        return self.label.astype(np.float32)
+
+    def _check_feedback(self, label: str) -> None:
+        if self.label.dtype != np.uint8 or self.label.max() > 1:
+            raise DataFormatError(f"{label}.label must be uint8, 0 or 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class PositiveLog(Interactions):
+    """Rows that are all positive; a pair without one was answered no, or was never shown.
+
+    Its behaviour is that of :class:`LabelLog`, which can be the form of the test table beside it.
+    """
+
+    behaviours = LabelLog.behaviours
+    link = "logistic"
+    is_draw = False
+    calibration = "calibrated"
+    has_negatives = False
+
+    def _behaviour(self, index: int) -> FloatArray:
+        return np.ones(len(self), dtype=np.float32)
+
+    def _check_feedback(self, label: str) -> None:
+        """Nothing to check: a row has no feedback beside its being there."""

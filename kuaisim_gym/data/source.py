@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import cached
@@ -71,12 +71,16 @@ class Source:
             give other arrays.
         archives: The archives that the dataset is published in.
         published: Users, items and interactions as the paper's Table 1 prints them, by split.
+        options: Names of the arguments that ``load_dataset`` passes to it.
+        plays_any: Whether environments of it play the datasets of all sources.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = DATA_VERSION
     archives: ClassVar[tuple[PublishedArchive, ...]] = ()
     published: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
+    options: ClassVar[tuple[str, ...]] = ()
+    plays_any: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -148,11 +152,21 @@ class Source:
 SOURCES: dict[str, type[Source]] = {}  # by name; subclasses add themselves
 
 
-def find_source(name: str) -> Source:
+def find_source(name: str, /, **options: Any) -> Source:
     """Returns the source of a dataset.
 
+    Args:
+        name: Its name.
+        **options: Arguments of the source, where it has some.
+
     Raises:
-        ConfigError: No source has this name; the message gives the nearest one. A source outside
-            this package is known once its module has been imported.
+        ConfigError: No source has this name, or the source has no such option; the message gives
+            the nearest one. A source outside this package is known once its module has been
+            imported.
     """
-    return SOURCES[check_choice("dataset", name, SOURCES)]()
+    source = SOURCES[check_choice("dataset", name, SOURCES)]
+    for option in options:
+        if not source.options:
+            raise ConfigError(f"{name} takes no options beside path and seed, got {option}=.")
+        check_choice(f"An option of {name}", option, source.options)
+    return source(**options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,22 +18,33 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import SessionConfig, check_choice
-from kuaisim_gym.data import Dataset, load_dataset
+from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError
-from kuaisim_gym.metrics import Audit, Merit, Sessions, each_session, summarise
+from kuaisim_gym.metrics import (
+    Audit,
+    Merit,
+    Sessions,
+    each_session,
+    log_rows,
+    popular_taste,
+    summarise,
+    summarise_users,
+    user_classes,
+)
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
-    "dataset", "split", "users", "dataset_seed", "response_model", "calibration",
-    "observation_type", "history_len", "action_type", "engine",
+    "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
+    "calibration", "observation_type", "history_len", "action_type", "engine",
 )  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -53,6 +64,12 @@ class SessionBatch:
         users: Positions of some of the split's users, whose sessions alone are played, in any
             order; ``None`` for all of them. It changes nothing else: the simulator, the catalogue
             and the preference encoder are the split's.
+        groups: Groups of items, between which exposures are balanced: ``"popularity"``, the popular
+            fifth and the rest; a column of the dataset, such as ``"category"`` or ``"author_id"``;
+            a column cut at quantiles, such as ``{"upload_dt": (0.25, 0.5, 0.75)}``; or (n_items,)
+            labels. See :func:`~kuaisim_gym.simulator.groups.find_groups`.
+        target: The share of the exposures that is due to each group: ``"uniform"``,
+            ``"catalogue"``, in proportion to their items, or numbers that sum to one.
         dataset_seed: Seed of the synthetic world.
         response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: As for the same function.
@@ -105,6 +122,8 @@ class SessionBatch:
         dataset: Dataset | str | Path | None = None,
         split: str = "train",
         users: ArrayLike | None = None,
+        groups: GroupSpec = POPULARITY,
+        target: TargetSpec = "uniform",
         dataset_seed: int = 0,
         response_model: str = "factor",
         calibration: str | None = None,
@@ -119,15 +138,19 @@ class SessionBatch:
             check_choice("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
-        self.config = SessionConfig(**{**self.defaults, **single, **session_options})
+        chosen = {**self.defaults, **single, **session_options}
+        self.config = SessionConfig(**chosen)
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
+        if "slate_size" not in chosen:
+            usual = usual_slate_size(self.dataset.n_items)
+            self.config = replace(self.config, slate_size=usual)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
         self.catalogue = load_catalogue(self.dataset)
         self.core = SessionCore(
             self.simulator.model,
-            self.catalogue.popular,
+            find_groups(groups, target, self.dataset, self.catalogue),
             _arriving(users, self.simulator),
             self.config,
             n_sessions,
@@ -151,6 +174,11 @@ class SessionBatch:
     def n_sessions(self) -> int:
         """N."""
         return self.core.n_sessions
+
+    @property
+    def groups(self) -> Groups:
+        """Groups of items, between which exposures are balanced."""
+        return self.core.groups
 
     @property
     def longest(self) -> int:
@@ -245,8 +273,10 @@ class SessionBatch:
     def _settings(self) -> dict[str, Any]:
         """The settings that determine a trajectory.
 
-        The engine is not among them: all engines give the same numbers.
+        The engine is not among them: all engines give the same numbers. Groups are, if they are of
+        one's own.
         """
+        grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
             "dataset": self.dataset.fingerprint,
@@ -257,6 +287,7 @@ class SessionBatch:
             "calibration": self._calibration,
             "observation_type": self.encoder.observation_type,
             "action_type": self.action_type,
+            **grouping,
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
         }
 
@@ -278,17 +309,26 @@ class SessionBatch:
 
         Args:
             sessions: Finished sessions.
-            **options: As for :meth:`kuaisim_gym.metrics.Audit.of`; by default the groups are the
-                popular items (0) and the long tail (1), and merit is what this split's simulator
-                expects of the sessions' users, (users, items) float32 in memory.
+            **options: As for :meth:`kuaisim_gym.metrics.Audit.of`; by default the groups and their
+                target are the sessions' own, and merit is what this split's simulator expects of
+                the sessions' users, (users, items) float32 in memory.
         """
         users = np.unique(sessions.users)
-        options.setdefault("labels", np.where(self.catalogue.popular, 0, 1))
+        if "labels" not in options:
+            options = {"labels": self.groups.labels, "target": self.groups.target, **options}
         if "merit" not in options:
             items = np.arange(self.catalogue.n_items)
             expected = self.simulator.expected.probability(users[:, None], items[None, :])
             options["merit"] = Merit(users, np.asarray(expected))
         return Audit.of(sessions, popularity=self.catalogue.exposures, **options)
+
+    def summarise_users(self, sessions: Sessions) -> dict[str, float]:
+        """Len and R_each by class of users, and of the worst tenth of sessions.
+
+        Classes are thirds of the split's users: ``"activity"`` by their rows in the log, ``"taste"``
+        by the popular share of these rows.
+        """
+        return summarise_users(sessions, self._user_classes)
 
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
@@ -323,7 +363,7 @@ class SessionBatch:
         slates = session.slates[0, :steps]
         return SessionView(
             dataset=self._world,
-            user_id=int(self.dataset.user_ids[state.users[slot]]),
+            user_id=self.dataset.user_ids[state.users[slot]].item(),
             max_len=config.max_len,
             item_ids=self.dataset.item_ids[slates],
             categories=self._categories[slates],
@@ -335,7 +375,19 @@ class SessionBatch:
             penalised=session.penalised[0, :steps],
             over=bool(over),
             bounds=self.core.unpenalised,
+            measure=self.groups.measure.replace("_", " "),
         )
+
+    @cached_property
+    def _user_classes(self) -> dict[str, NDArray[np.integer]]:
+        """Classes of the split's users by their logs, by name."""
+        log, n_users = self.dataset.log, self.dataset.n_users
+        values = {
+            "activity": log_rows(log.users, n_users),
+            "taste": popular_taste(log.users, log.items, self.catalogue.popular, n_users),
+        }
+        users = self.simulator.users
+        return {name: user_classes(value, users) for name, value in values.items()}
 
     @cached_property
     def _categories(self) -> NDArray[np.int32]:
@@ -406,11 +458,17 @@ def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
     return PreferenceEncoder(dataset.training, load_catalogue(dataset))
 
 
+def usual_slate_size(n_items: int) -> int:
+    """Items in a slate where nobody says: ten, or a tenth of a small catalogue, at least one."""
+    return min(SessionConfig.slate_size, max(1, n_items // 10))
+
+
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:
     if isinstance(dataset, Dataset):
-        if dataset.name != name:
+        if dataset.source != name and not SOURCES[name].plays_any:
             raise ConfigError(
-                f"This environment simulates {name}, got a dataset of {dataset.name}."
+                f"This environment simulates {name}, got a dataset of {dataset.source}. "
+                "Recommendation-Fair-v0 and Recommendation-v0 play any dataset."
             )
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):

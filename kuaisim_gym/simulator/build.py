@@ -12,10 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
 from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
 from kuaisim_gym.data.coding import Positions
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.dataset import Dataset, IdArray
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
+from kuaisim_gym.simulator.cells import observed_cells
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
 from kuaisim_gym.simulator.response import (
@@ -60,8 +61,8 @@ class Simulator:
         """Probability of a positive response, by the dataset's own ids.
 
         Args:
-            user_ids: Integers, broadcastable with ``item_ids``.
-            item_ids: Integers (``video_id``).
+            user_ids: Integers or strings, as the dataset's; broadcastable with ``item_ids``.
+            item_ids: Integers or strings, as the dataset's.
 
         Returns:
             float32 in [0, 1], of the broadcast shape.
@@ -179,9 +180,9 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
     test, users = dataset.test, dataset.test_users
     rows = np.full(dataset.n_users, -1, dtype=np.int32)
     rows[users] = np.arange(len(users))
-    table = np.full((len(users), dataset.n_items), np.nan, dtype=np.float32)
-    table[rows[test.users], test.items] = test.response
-    observed_share = float(np.mean(~np.isnan(table)))
+    shape = len(users), dataset.n_items
+    table = observed_cells(rows[test.users], test.items, test.response, shape)
+    observed_share = len(test) / (shape[0] * shape[1])
     expected: ResponseModel
     if dataset.truth is not None:
         expected = TruthModel(test.behaviours, dataset.truth)
@@ -322,20 +323,21 @@ def _sequential(
     return model
 
 
-def _positions(kind: str, ids: ArrayLike, dataset_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+def _positions(kind: str, ids: ArrayLike, dataset_ids: IdArray) -> NDArray[np.int32]:
     """Positions of ids in the dataset's array.
 
     Raises:
         UnknownIdError: An id is not in it.
     """
     ids = np.asarray(ids)
-    if ids.dtype.kind not in "iu":
-        raise UnknownIdError(f"Expected integer {kind} ids, got an array of {ids.dtype}.")
+    kinds, form = ("U", "string") if dataset_ids.dtype.kind == "U" else ("iu", "integer")
+    if ids.dtype.kind not in kinds:
+        raise UnknownIdError(f"Expected {form} {kind} ids, got an array of {ids.dtype}.")
     positions = Positions(dataset_ids)(ids)
     if (positions < 0).any():
         raise UnknownIdError(
             f"{kind} id {ids[positions < 0].flat[0]} is not in the dataset, which holds "
-            f"{len(dataset_ids)} {kind}s with ids from {dataset_ids.min()} to {dataset_ids.max()}."
+            f"{len(dataset_ids)} {kind}s with ids from {min(dataset_ids)} to {max(dataset_ids)}."
         )
     return positions
 

@@ -15,7 +15,7 @@ from kuaisim_gym.simulator.spectral import leading_item_vectors
 from kuaisim_gym.tensors import digest_of
 
 EMBEDDING_DIM = 32
-POPULAR_SHARE = 0.2  # of the catalogue, by train exposures (paper section 5.1.1)
+POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
 
 FloatArray = NDArray[np.float32]
 
@@ -28,8 +28,9 @@ class Catalogue:
         embedding: (n_all_items, d) float32, standardised columns over the catalogue. Column 0
             is the item's effect on the logged response, the rest is spectral. Rows from
             ``n_items`` on are items of the log alone.
-        exposures: (n_items,) int64, how often each item was shown: on the whole platform where the
-            dataset knows it, else in the train log.
+        exposures: (n_items,) int64, the count by which items are popular: as ``Dataset.popularity``
+            says, how often an item was shown (on the whole platform where the dataset knows it,
+            else in the train log), or how many train rows with a response of at least .5 it has.
     """
 
     embedding: FloatArray
@@ -74,7 +75,7 @@ class Catalogue:
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
-        """(n_items,) bool: the most exposed fifth of the catalogue, ties by position."""
+        """(n_items,) bool: the fifth of the catalogue that counts most, ties by position."""
         count = max(1, round(POPULAR_SHARE * self.n_items))
         popular = np.zeros(self.n_items, dtype=bool)
         popular[np.argsort(-self.exposures, kind="stable")[:count]] = True
@@ -106,11 +107,7 @@ def build_catalogue(data: TrainingData, model: FactorModel) -> Catalogue:
     shown = embedding[: data.n_items]
     spread = shown.std(axis=0)
     embedding = (embedding - shown.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-    shown_often = data.show_counts
-    if shown_often is None:
-        shown_often = np.bincount(log.items, minlength=n_all)
-    exposures = shown_often[: data.n_items]
-    return Catalogue(embedding.astype(np.float32), exposures.astype(np.int64))
+    return Catalogue(embedding.astype(np.float32), data.popularity_counts[: data.n_items])
 
 
 def spectral_embedding(

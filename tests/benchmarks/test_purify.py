@@ -79,7 +79,9 @@ def test_all_that_says_something_is_studied() -> None:
 )
 def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_path: Path) -> None:
     paths = run_studies(quick(env, names), tmp_path)
-    assert [path.name for path in paths] == [f"{n}_{env}_synthetic_seed11.json" for n in names]
+    assert [path.name for path in paths] == [
+        f"{n}_{env}_kuairec-synthetic_seed11.json" for n in names
+    ]
     assert sorted(paths) == sorted(tmp_path.iterdir())
     dataset = small if env == KUAIREC else small_rand
     users_with_rows = len(np.unique(dataset.log.users))
@@ -194,7 +196,7 @@ def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeyp
     results = []
     for events in (20, 40):
         (path,) = run_studies(quick(purifiers=("identity",), events=events), tmp_path)
-        assert path.name == f"identity_{KUAIREC}_synthetic_events{events}_seed11.json"
+        assert path.name == f"identity_{KUAIREC}_kuairec-synthetic_events{events}_seed11.json"
         results.append(read(path))
         assert results[-1]["events"] == events
     one, two = (result["dataset"] for result in results)

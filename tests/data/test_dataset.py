@@ -6,8 +6,19 @@ import pickle
 import numpy as np
 import pytest
 
-from kuaisim_gym.data import BehaviourLog, Dataset, Features, Interactions, WatchLog
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.data import (
+    BehaviourLog,
+    Dataset,
+    Features,
+    Interactions,
+    LabelLog,
+    PositiveLog,
+    ResponseLog,
+    WatchLog,
+)
+from kuaisim_gym.data.coding import Positions
+from kuaisim_gym.data.storage import from_arrays, to_arrays
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 
 def table(users, items, watch) -> Interactions:
@@ -152,3 +163,130 @@ def test_expected_responses_of_pairs_and_of_all_pairs_agree(world) -> None:
     pairs = world.truth.expected(np.repeat(users, 4, 1).ravel(), np.tile(items, (3, 1)).ravel())
     assert every.shape == (3, 4)
     np.testing.assert_allclose(every.ravel(), pairs, rtol=1e-5)
+
+
+def rows(feedback: type[Interactions], users, items, *columns) -> Interactions:
+    return feedback(np.array(users, np.int32), np.array(items, np.int32), *columns)
+
+
+def shares(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def labels(*values: int) -> np.ndarray:
+    return np.array(values, np.uint8)
+
+
+def test_responses_of_tables_are_their_values_labels_or_one() -> None:
+    log = rows(ResponseLog, [0, 1, 1], [0, 0, 1], shares(0.25, 0.5, 1))
+    assert log.response.tolist() == [0.25, 0.5, 1]
+    assert log.is_positive.tolist() == [False, True, True]
+    assert rows(LabelLog, [0, 0], [0, 1], labels(1, 0)).response.tolist() == [1, 0]
+    positives = rows(PositiveLog, [0, 1], [0, 1])
+    assert positives.response.tolist() == [1, 1]
+    assert positives.response.dtype == np.float32
+    assert positives.behaviours == LabelLog.behaviours
+    assert LabelLog.has_negatives and not PositiveLog.has_negatives
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        (rows(ResponseLog, [0], [0], shares(1.5)), r"log.value must be numbers in \[0, 1\]"),
+        (rows(ResponseLog, [0], [0], shares(np.nan)), r"log.value must be numbers in \[0, 1\]"),
+        (rows(LabelLog, [0], [0], labels(2)), "log.label must be uint8, 0 or 1"),
+        (rows(LabelLog, [0], [0], np.array([1])), "log.label must be uint8, 0 or 1"),
+        (rows(PositiveLog, [0], [9]), r"log.items must lie in \[0, 3\)"),
+    ],
+)
+def test_feedback_that_its_type_does_not_allow_is_refused(log, message) -> None:
+    with pytest.raises(DataFormatError, match=message):
+        dataset(log=log)
+
+
+TABLES = {
+    "response": {
+        "log": rows(ResponseLog, [0, 1], [2, 0], shares(0.5, 1)),
+        "test": rows(ResponseLog, [1], [1], shares(0.75)),
+    },
+    "label": {
+        "log": rows(LabelLog, [0, 1], [2, 0], labels(0, 1)),
+        "test": rows(LabelLog, [1], [1], labels(1)),
+    },
+    "positive": {
+        "log": rows(PositiveLog, [0, 1], [2, 0]),
+        "test": rows(LabelLog, [1], [1], labels(1)),
+    },
+}
+
+
+@pytest.mark.parametrize("feedback", TABLES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"popularity": "positives", "pools": True},
+        {"user_ids": np.array(["ann", "bo"]), "item_ids": np.array(["Z 1", "a", "\u00e9t\u00e9"])},
+    ],
+    ids=["plain", "options", "strings"],
+)
+def test_stored_tables_come_back_as_they_were(feedback, changes) -> None:
+    shop = dataset(name="my-shop", source="table", **(TABLES[feedback] | changes))
+    again = from_arrays(to_arrays(shop))
+    assert again.fingerprint == shop.fingerprint
+    assert (again.name, again.source) == ("my-shop", "table")
+    assert (again.popularity, again.pools) == (shop.popularity, shop.pools)
+    assert again.user_ids.tolist() == shop.user_ids.tolist()
+    assert type(again.log) is type(shop.log) and type(again.test) is type(shop.test)
+    assert again.log.response.tolist() == shop.log.response.tolist()
+    assert pickle.loads(pickle.dumps(shop)).fingerprint == shop.fingerprint
+
+
+def test_the_fingerprint_covers_what_is_not_an_array() -> None:
+    changes = [
+        {},
+        {"source": "table"},
+        {"popularity": "positives"},
+        {"pools": True},
+        {"source": "table", **TABLES["response"]},
+        {
+            "source": "table",
+            "log": table([0, 1], [2, 0], [0.5, 1]),
+            "test": table([1], [1], [0.75]),
+        },
+        {"user_ids": np.array(["3", "7"])},
+        {"user_ids": np.array(["3", "8"])},
+    ]
+    assert len({dataset(**change).fingerprint for change in changes}) == len(changes)
+
+
+def test_fingerprints_of_published_datasets_stay() -> None:
+    """Names of cache entries and of committed results hold them."""
+    assert dataset().source == "kuairec"
+    assert dataset().fingerprint == "43baf5e510eecda2"
+
+
+def test_popularity_counts_shows_rows_or_positives() -> None:
+    log = table([0, 0, 0, 1], [0, 0, 1, 2], [0.4, 0.5, 3.0, 1.0])  # user 1 is a test user
+    counted = dataset(log=log).training.popularity_counts
+    assert counted.tolist() == [2, 1, 0]
+    shows = np.array([5, 0, 9])
+    shown = dataset(log=log, show_counts=shows)
+    assert shown.training.popularity_counts.tolist() == [5, 0, 9]
+    positives = dataset(log=log, show_counts=shows, popularity="positives").training
+    assert positives.popularity_counts.tolist() == [1, 1, 0]
+    with pytest.raises(ConfigError, match="positives"):
+        dataset(popularity="positive")
+
+
+@pytest.mark.parametrize("ids", [[3, 5, 4], [10**12, 5, -1], ["b", "a", "abc"]])
+def test_positions_of_ids_of_any_kind(ids) -> None:
+    positions = Positions(np.array(ids))
+    unknown = "zz" if isinstance(ids[0], str) else 77
+    assert positions(np.array([ids[2], ids[0], unknown, ids[1]])).tolist() == [2, 0, -1, 1]
+    assert positions(np.array([[ids[1]], [unknown]])).tolist() == [[1], [-1]]
+
+
+def test_ids_are_integers_or_strings() -> None:
+    with pytest.raises(DataFormatError, match="item_ids must be integers or strings, got float64"):
+        dataset(item_ids=np.array([1.5, 2, 3]))
