@@ -49,16 +49,19 @@ def popular_taste(
 def user_classes(values: FloatArray, population: NDArray[np.integer]) -> Classes:
     """(n_users,) int64 thirds of a population by value: 0 low, 1 middle, 2 high, -1 for no class.
 
-    Users of equal value are in one class, so that classes can differ in size.
+    Users of equal value are in one class, that of the middle one of them, so that classes can
+    differ in size.
 
     Args:
         values: (n_users,) floats, NaN where a user has none.
         population: Positions of the users that are divided, such as the test users.
     """
-    chosen = values[population]
-    bounds = np.nanquantile(chosen, np.arange(1, len(CLASSES)) / len(CLASSES))
+    members = population[~np.isnan(values[population])]
+    ordered = np.sort(values[members])
+    ahead = np.searchsorted(ordered, values[members], "left")
+    ahead_or_equal = np.searchsorted(ordered, values[members], "right")
     classes = np.full(len(values), -1)
-    classes[population] = np.where(np.isnan(chosen), -1, np.searchsorted(bounds, chosen))
+    classes[members] = len(CLASSES) * (ahead + ahead_or_equal) // (2 * len(members))
     return classes
 
 
