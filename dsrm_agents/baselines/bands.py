@@ -179,16 +179,15 @@ def unpenalised_band(batch: SessionBatch) -> Band:
             f"A band needs an exposure window of one slate, {k} items, got window="
             f"{config.exposure_window}: leave window out, or take a row with +quota."
         )
-    low, high = batch.core.unpenalised
-    counts, (tail, popular) = np.arange(k + 1), groups.sizes
-    is_free = (counts > low * k + SLACK) & (counts < high * k - SLACK)
-    counts = counts[is_free & (counts <= popular) & (k - counts <= tail)]
-    if not counts.size:
+    (_, least), (_, most) = batch.core.free_counts()
+    tail, popular = groups.sizes
+    band = Band(max(int(least), k - int(tail)), min(int(most), int(popular)))
+    if band.least > band.most:
         raise ConfigError(
             f"No slate of {k} items is without penalty at ad_bound={config.ad_bound}, with "
             f"{popular} items of {groups.names[1]!r} and {tail} others: raise ad_bound."
         )
-    return Band(int(counts[0]), int(counts[-1]))
+    return band
 
 
 class _Ranking:

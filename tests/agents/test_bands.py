@@ -203,7 +203,7 @@ def test_small_groups_narrow_the_band() -> None:
 def test_bands_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match="window of one slate, 10 items, got window=20"):
         unpenalised_band(world(np.full(30, 0.5), 10, window=20))
-    with pytest.raises(ConfigError, match="without penalty at ad_bound=0.1"):
+    with pytest.raises(ConfigError, match="unpenalised at ad_bound=0.1"):
         unpenalised_band(world(np.full(30, 0.5), 10, slate_size=5, ad_bound=0.1))
 
 
