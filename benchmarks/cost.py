@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ class CostStudy(Study):
             raise ConfigError(
                 f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
             )
-        assert self.origin is not None  # which checks it
+        find_origin(self.dataset, self.env, self.dataset_seed)
 
     @property
     def origin(self) -> Origin:
@@ -86,10 +86,15 @@ class CostStudy(Study):
         return f"{STUDY}_{self.env.rpartition(':')[2]}_{self.origin.label}_seed{self.seed}"
 
     def header(self) -> Result:
-        settings = asdict(self) | {"dataset": self.origin.block()}
-        settings |= {name: list(settings[name]) for name in ("max_lens", "policies")}
-        del settings["dataset_seed"]  # is in the block
-        return {"study": STUDY, **settings}
+        return {
+            "study": STUDY,
+            "env": self.env,
+            "dataset": self.origin.block(),
+            "max_lens": list(self.max_lens),
+            "policies": list(self.policies),
+            "sessions": self.sessions,
+            "seed": self.seed,
+        }
 
     def make(self, path: Path) -> Result:
         rows = []
@@ -118,7 +123,7 @@ class CostStudy(Study):
 
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
-        """A table for each world, and the price in words."""
+        """A table for each world."""
         return "\n\n".join(_table(result) for result in results)
 
 
@@ -134,7 +139,7 @@ def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
         half-widths of their 95 % intervals over sessions.
     """
     differences: dict[str, NDArray[np.float64]] = {
-        "d_len": sessions.length - free.length.astype(np.float64),
+        "d_len": np.subtract(sessions.length, free.length, dtype=np.float64),
         "d_r": _reward(sessions) - _reward(free),
     }
     values = {}
@@ -149,7 +154,7 @@ def _reward(sessions: Sessions) -> NDArray[np.float64]:
 
 
 def _table(result: Result) -> str:
-    rows, prices = [], []
+    rows = []
     r_free = {
         (row["max_len"], row["policy"]): row["r_each"]
         for row in result["rows"]
@@ -169,8 +174,6 @@ def _table(result: Result) -> str:
                 f"{row['d_len']:+.2f} ± {row['d_len_ci95']:.2f}",
             ]
         rows.append(cells)
-        if row["slates"] in ("quota", "band"):
-            prices.append(f"{row['policy']}, {row['slates']}, T = {row['max_len']}: {share:+.1%}")
     header = ["T", "policy", "slates", "Len", "R_each", "q", "popular share", "AD", "d R", "of R",
               "d Len"]  # fmt: skip
     note = (
@@ -178,7 +181,7 @@ def _table(result: Result) -> str:
         "slates of users whom imbalance does not annoy (no rule), session by session, R the mean "
         "reward of a session; ± is a 95 % interval over sessions."
     )
-    world = world_of(result | {"max_len": 0})
+    world = world_of(result | {"max_len": 0})  # of all lengths
     title = f"Cost of balance: {world.env}, {world.dataset} ({world.data}, {world.fingerprint})"
     return section(title, markdown_table(header, rows, "rllr"), note)
 

@@ -45,7 +45,8 @@ class OneOrThirty(DummyVecEnv):
 def record(steps: int) -> Sessions:
     empty = np.zeros((1, LONG))
     slates = np.zeros((1, LONG, 1), dtype=np.int32)
-    return Sessions(np.array([steps]), empty, empty.astype(bool), slates, slates.astype(np.float32))
+    users, answers = np.zeros(1, dtype=np.int32), slates.astype(np.float32)
+    return Sessions(np.array([steps]), empty, empty.astype(bool), slates, answers, users)
 
 
 class Idle(StatelessAgent):
