@@ -21,6 +21,7 @@ COMMANDS = {
     "purify": ("benchmarks.purify.study", "measure what purifiers remove and retain"),
     "figures": ("benchmarks.figures.command", "draw the paper's figures about purification"),
     "pareto": ("benchmarks.pareto.study", "compare a fairness dial with retrained agents"),
+    "exposure": ("benchmarks.exposure", "audit the exposure of simple policies by ten metrics"),
     "stability": ("benchmarks.stability", "measure how steadily agents learn, from run results"),
     "table": ("benchmarks.tables", "print the tables of run results"),
     "plot": ("benchmarks.plots", "draw the figures of run results as PNG"),
