@@ -23,6 +23,7 @@ COMMANDS = {
     "pareto": ("benchmarks.pareto.study", "compare a fairness dial with retrained agents"),
     "cost": ("benchmarks.cost", "measure what balance costs, by what policies know"),
     "labels": ("benchmarks.labels", "judge rankings by labels of random exposures"),
+    "exposure": ("benchmarks.exposure", "audit the exposure of simple policies by ten metrics"),
     "stability": ("benchmarks.stability", "measure how steadily agents learn, from run results"),
     "table": ("benchmarks.tables", "print the tables of run results"),
     "plot": ("benchmarks.plots", "draw the figures of run results as PNG"),

@@ -346,9 +346,9 @@ def test_metrics_of_shares_do_not_depend_on_the_size_of_the_sample() -> None:
     [
         ([-1, -1, -1, -1, -1], None, "labels must number groups from 0 on"),
         ([0, -2, 1, 1, 1], None, "between -2 and 1"),
-        ([0, 0, 1, 1, 1], [0.5, 0.25, 0.25], "2 shares that sum to 1"),
-        ([0, 0, 1, 1, 1], [0.5, 0.6], "2 shares that sum to 1"),
-        ([0, 0, 1, 1, 1], [-0.5, 1.5], "2 shares that sum to 1"),
+        ([0, 0, 1, 1, 1], [1.0], "shares that sum to 1, one for each of 2 groups"),
+        ([0, 0, 1, 1, 1], [0.5, 0.6], "shares that sum to 1, one for each of 2 groups"),
+        ([0, 0, 1, 1, 1], [-0.5, 1.5], "shares that sum to 1, one for each of 2 groups"),
     ],
 )
 def test_groups_and_targets_are_checked(

@@ -325,8 +325,8 @@ class SessionBatch:
     def summarise_users(self, sessions: Sessions) -> dict[str, float]:
         """Len and R_each by class of users, and of the worst tenth of sessions.
 
-        Classes are thirds of the split's users: ``"activity"`` by their rows in the log, ``"taste"``
-        by the popular share of these rows.
+        Classes are thirds of the split's users: ``"activity"`` by their rows in the log, and
+        ``"taste"`` by the popular share of these rows.
         """
         return summarise_users(sessions, self._user_classes)
 

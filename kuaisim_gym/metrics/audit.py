@@ -378,9 +378,10 @@ def group_target(labels: Labels, target: FloatArray | None = None) -> FloatArray
     if target is None:
         return np.full(n_groups, 1.0 / n_groups)
     goal = np.asarray(target, dtype=np.float64)
-    if goal.shape != (n_groups,) or (goal < 0).any() or not np.isclose(goal.sum(), 1.0):
+    fits = goal.ndim == 1 and len(goal) >= n_groups  # a last group may have no item
+    if not fits or (goal < 0).any() or not np.isclose(goal.sum(), 1.0):
         raise ValueError(
-            f"target must be {n_groups} shares that sum to 1, a share for each group, got {target}."
+            f"target must be shares that sum to 1, one for each of {n_groups} groups, got {target}."
         )
     return goal
 
