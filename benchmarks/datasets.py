@@ -16,7 +16,7 @@ from benchmarks.commands import add_dataset_seed
 from benchmarks.formatting import markdown_table, section
 from benchmarks.origin import Origin
 from benchmarks.paper import ENVS
-from benchmarks.results import Result, read_result
+from benchmarks.results import Result, read_result, without_nan
 from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
 from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
@@ -118,8 +118,12 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
         },
         "exposure_and_reward": {
             "items": len(exposures),
-            "r2_total": _number(r_squared(exposures, reward)),
-            "r2_mean": _number(r_squared(np.log(exposures), reward / exposures)),
+            **without_nan(
+                {
+                    "r2_total": r_squared(exposures, reward),
+                    "r2_mean": r_squared(np.log(exposures), reward / exposures),
+                }
+            ),
         },
         "quality": {
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
@@ -131,14 +135,9 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
     """Quality by behaviour."""
     return {
-        behaviour: {name: _number(value) for name, value in values.items()}
+        behaviour: without_nan(values)
         for behaviour, values in assess(dataset, split, model).metrics.items()
     }
-
-
-def _number(value: float) -> float | None:
-    """The value; ``None`` replaces NaN, which JSON does not have."""
-    return None if np.isnan(value) else value
 
 
 def counts(table: Interactions) -> dict[str, int]:

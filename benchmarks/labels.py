@@ -31,7 +31,7 @@ from kuaisim_gym.simulator.quality import auc
 
 STUDY = "labels"
 BASE = "popularity"  # the score that differences refer to
-LEAST_ROWS = 8  # of a user whose top quarter counts
+LEAST_ROWS = 10  # of a user who counts
 TOGETHER = 200  # users whose scores are computed at once
 KEYS = frozenset({"study", "env", "seed", "dataset", "scores", "users", "rows"})
 
@@ -89,7 +89,7 @@ class LabelStudy(Study):
         names = list(dict.fromkeys([BASE, *(self.scores or usual(dataset))]))
         measured = {name: by_user(rows, self._scores(name, rows)) for name in names}
         return {
-            "users": {measure: len(measured[BASE][measure]) for measure in ("gauc", "top_quarter")},
+            "users": len(measured[BASE]["gauc"]),
             "rate": float(rows.response.mean()),
             "labels": len(rows),
             "rows": {name: summary(values, measured[BASE]) for name, values in measured.items()},
@@ -153,20 +153,19 @@ def by_user(rows: Interactions, scores: NDArray[np.floating]) -> dict[str, NDArr
         scores: (n,) their scores.
 
     Returns:
-        ``gauc``: AUC of the users who have positive and negative rows; ``top_quarter``: rate of
-        positives in the best quarter of the rows, rounded up, of users with at least
-        :data:`LEAST_ROWS` rows. Equal scores share their places. Users ascend.
+        ``gauc``, AUC, and ``top_quarter``, rate of positives in the best quarter of the rows: a
+        number for each user with at least :data:`LEAST_ROWS` rows, some positive and some negative.
+        Equal scores share their places. Users ascend.
     """
     order = np.argsort(rows.users, kind="stable")
-    positive, scores = rows.response[order] > 0.5, np.asarray(scores)[order]
+    positive, scores = rows.is_positive[order], np.asarray(scores)[order]
     bounds = np.flatnonzero(np.diff(rows.users[order], prepend=-1))
     areas, rates = [], []
     for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
         labels, values = positive[start:end], scores[start:end]
-        if 0 < labels.sum() < len(labels):
+        if len(labels) >= LEAST_ROWS and 0 < labels.sum() < len(labels):
             areas.append(auc(values, labels))
-        if len(labels) >= LEAST_ROWS:
-            rates.append(_top_rate(values, labels, -(-len(labels) // 4)))
+            rates.append(_top_rate(values, labels, round(len(labels) / 4)))
     return {"gauc": np.array(areas), "top_quarter": np.array(rates)}
 
 
@@ -202,9 +201,8 @@ def _table(result: Result) -> str:
     kind = "SYNTHETIC" if world.answers == "synthetic" else "real"
     note = (
         f"{result['labels']:,} {kind} labels of test users, {result['rate']:.3f} of them positive. "
-        f"GAUC: mean AUC within the {result['users']['gauc']:,} users with both kinds of rows; "
-        f"top quarter: of the {result['users']['top_quarter']:,} users with {LEAST_ROWS} rows or "
-        "more. "
+        f"Of the {result['users']:,} users with at least {LEAST_ROWS} rows, some positive and some "
+        "negative: mean AUC within a user, and the rate of positives in the best quarter. "
         "± is a 95 % interval over users, differences are paired."
     )
     title = f"Rankings by {kind} labels: {world.dataset} ({world.fingerprint})"

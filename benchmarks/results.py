@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,6 +118,11 @@ def check_session_env(env: str) -> None:
     if task_of(env) is not SessionBatch:
         names = [name for name in ENVIRONMENTS if task_of(name) is SessionBatch]
         raise unknown_option("env", env, names)
+
+
+def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values; ``None`` replaces NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def read_result(path: Path) -> Result:

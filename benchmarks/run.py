@@ -21,7 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from benchmarks.agents import AGENTS, Agent, find_agent
 from benchmarks.commands import add_dataset, add_dataset_seed, count
 from benchmarks.origin import Origin, env_for, find_origin
-from benchmarks.results import Result, commit, task_of, versions
+from benchmarks.results import Result, commit, task_of, versions, without_nan
 from benchmarks.study import Study, run_study
 from benchmarks.tables import markdown
 from benchmarks.training import Seconds, TrainingRecord, agent_logger
@@ -176,6 +176,8 @@ class RunStudy(Study):
             "train": train,
             "eval": evaluation,
             "metrics": batch.summarise(sessions) | half_widths,
+            "exposure": without_nan(batch.audit(sessions).summarise()),
+            "users": without_nan(batch.summarise_users(sessions)),
             "commits": train.pop("commits", []),
         }
 
@@ -226,10 +228,14 @@ def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
     settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
     settings["env"] = settings["env"] or env_for(settings["dataset"], Run.env)
     if settings["max_len"] is None:
-        env = settings["env"]
-        defaults = {**task_of(env).defaults, **registered(env)}
-        settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
+        settings["max_len"] = default_max_len(settings["env"])
     return Run(**settings)
+
+
+def default_max_len(env: str) -> int:
+    """The longest session of an environment, unless it is made with another."""
+    defaults = {**task_of(env).defaults, **registered(env)}
+    return int(defaults.get("max_len", SessionConfig.max_len))
 
 
 def train_agent(

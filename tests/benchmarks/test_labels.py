@@ -21,20 +21,24 @@ def labels(users: list[int], answers: list[int]) -> LabelLog:
 
 
 def test_measures_by_hand() -> None:
-    # User 3 has eight rows: the two best, of which one is positive, are the top quarter. Positives
-    # score 8, 5 and 1: of 15 pairs with the negatives 7, 6, 4, 3, 2 they win 5 + 3 + 0.
-    rows = labels([3] * 8 + [5] * 2 + [7] * 2, [1, 0, 0, 1, 0, 0, 0, 1, 1, 1, 0, 1])
-    scores = np.array([8, 7, 6, 5, 4, 3, 2, 1, 9, 1, 4, 4], dtype=float)
+    # User 3 has ten rows; positives score 10, 7 and 1: of the 7 negatives 9, 8, 6, 5, 4, 3 and 2
+    # they beat 7, 5 and none. The two best of them, of which one is positive, are the top quarter.
+    answers = [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
+    rows = labels([3] * 10 + [5] * 10 + [7] * 2, answers + [1] * 10 + [0, 1])
+    scores = np.array([*range(10, 0, -1), *range(10), 1, 2], dtype=float)
     values = by_user(rows, scores)
-    assert values["gauc"].tolist() == [8 / 15, 0.5]  # user 5 has positives alone, 7 a tie
+    assert values["gauc"].tolist() == [12 / 21]  # user 5 has positives alone, 7 too few rows
     assert values["top_quarter"].tolist() == [0.5]
 
 
 def test_equal_scores_share_their_places() -> None:
-    rows = labels([1] * 8, [1, 1, 0, 0, 0, 0, 0, 0])
-    assert by_user(rows, np.zeros(8))["top_quarter"].tolist() == [0.25]
-    best = by_user(rows, np.array([2, 1, 1, 1, 1, 0, 0, 0]))["top_quarter"]
-    assert best.tolist() == [(1 + 1 / 4) / 2]  # the first, and one of four of which one is positive
+    rows = labels([1] * 12, [1, 1] + [0] * 10)
+    equal = by_user(rows, np.zeros(12))
+    assert equal["top_quarter"].tolist() == [pytest.approx(1 / 6)]
+    assert equal["gauc"].tolist() == [0.5]
+    # Two of the three places go to four equal rows, one of which is positive.
+    best = by_user(rows, np.array([2, 1, 1, 1, 1] + [0] * 7))["top_quarter"]
+    assert best.tolist() == [pytest.approx((1 + 2 / 4) / 3)]
 
 
 def test_the_order_of_rows_does_not_matter() -> None:
