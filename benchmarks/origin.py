@@ -92,9 +92,9 @@ def env_for(text: str | None, default: str) -> str:
         return default
     source = Origin(import_named(name)).source
     names = {env: row["name"] for env, row in ENVIRONMENTS.items()}
-    own = [env for env, usual in names.items() if usual == source]
+    usual_envs = [env for env, usual in names.items() if usual == source]
     any_data = [env for env, usual in names.items() if SOURCES[usual].plays_any]
-    return (own + any_data)[0]
+    return (usual_envs + any_data)[0]
 
 
 def _names_source(text: str) -> bool:
