@@ -37,7 +37,7 @@ from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.data.tables import Table, Tables, literal, open_tables, quoted
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-WHOLE_ID = r"-?(0|[1-9]\d{0,17})(\.0*)?"
+WHOLE_ID = r"-?(0|[1-9]\d{0,18})(\.0*)?"
 LONGEST_ID = 256  # characters: ids are stored at the length of the longest
 LEAST_ITEMS = 2  # one popular and one in the long tail
 
@@ -332,10 +332,9 @@ class _Reader:
         union = " UNION ".join(texts.values())
         self.tables.execute(f"CREATE TABLE {entity}_texts AS {union}")
         clause = f"FROM {entity}_texts"
-        whole = f"regexp_full_match(id_text, {literal(WHOLE_ID)})"
-        key = "id_text"
-        if not self.tables.count(f"{clause} WHERE NOT {whole}"):
-            key = "regexp_replace(id_text, '\\.0*$', '')::BIGINT"
+        number = "TRY_CAST(regexp_replace(id_text, '\\.0*$', '') AS BIGINT)"
+        whole = f"regexp_full_match(id_text, {literal(WHOLE_ID)}) AND {number} IS NOT NULL"
+        key = "id_text" if self.tables.count(f"{clause} WHERE NOT ({whole})") else number
         longest = self.tables.column(f"SELECT max(length(id_text)) {clause}")[0]
         if longest > LONGEST_ID:
             raise DataFormatError(
@@ -345,9 +344,13 @@ class _Reader:
         first = "0"
         if entity == "item" and "test" in self.inputs and self.options.catalogue != "all":
             first = f"(id_text NOT IN ({texts['test']}))::INTEGER"
+        numbered = f"SELECT id_text, {key} AS id, {first} AS is_last {clause}"
+        grouped = (
+            f"SELECT id_text, id, min(is_last) OVER (PARTITION BY id) AS behind FROM ({numbered})"
+        )
         self.tables.execute(
-            f"CREATE TABLE {entity}_positions AS SELECT id_text, {key} AS id, {first} AS behind, "
-            f"(dense_rank() OVER (ORDER BY behind, id) - 1)::INTEGER AS id_position {clause}"
+            f"CREATE TABLE {entity}_positions AS SELECT id_text, id, behind, (dense_rank() "
+            f"OVER (ORDER BY behind, id) - 1)::INTEGER AS id_position FROM ({grouped})"
         )
         query = f"SELECT DISTINCT id_position, id FROM {entity}_positions ORDER BY id_position"
         chunks = [chunk["id"] for chunk in self.tables.stream(query)]
@@ -389,11 +392,9 @@ class _Reader:
         share = f"{options.test_share:.0%}"
         if options.split != "time" and options.split_time is None:
             timed = "time" in roles
-            order = "earliest" if timed else "hash of the"
-            rule = (
-                f"user (a hash of the id, {share} are test users, the {order} "
-                f"{options.history_share:.0%} of their rows stay in the log)"
-            )
+            history = f"{options.history_share:.0%} of their rows"
+            stay = f"the first {history}" if timed else f"{history}, chosen by a hash,"
+            rule = f"user (a hash of the id makes {share} test users; {stay} stay in the log)"
             return rows.by_user(options.test_share, options.history_share, timed), rule
         time = seconds(table, self.tables, roles["time"])
         moment = options.moment
