@@ -182,6 +182,8 @@ class TableSource(Source):
             )
         if self.choices.split == "given" and "test" not in tables:
             raise ConfigError("split='given' needs the test rows: test=...")
+        if self.choices.catalogue == "test" and "test" not in tables:
+            raise ConfigError("catalogue='test' needs test rows of their own: test=...")
         if self.choices.split in ("user", "time") and "test" in tables:
             raise ConfigError(
                 f"split={self.choices.split!r} divides the log, but test rows are given too: leave "
@@ -216,6 +218,13 @@ class _Reader:
         self.answers = {name: self._answer(name) for name in ("log", "test") if name in self.inputs}
         if "test" in self.answers:
             self._check_alike(self.answers["log"], self.answers["test"])
+        if not any("rating" in roles for roles in self.roles.values()):
+            for option in ("rating_map", "positive_from"):
+                if getattr(self.options, option) is not None:
+                    raise ConfigError(
+                        f"{option} is for ratings, but {self.inputs['log'].label} has no column of "
+                        f"ratings; it has {self.inputs['log'].header}."
+                    )
         if self.options.split == "time" and "time" not in self.roles["log"]:
             require(self.inputs["log"].label, self.inputs["log"].header, self.roles["log"], "time")
         if self.options.groups and "items" not in self.inputs:
@@ -383,14 +392,12 @@ class _Reader:
             return log.take(stay), test, "given test rows"
         sides, rule = self._sides(stored["log"], rows)
         log, test = rows.read(stored["log"], roles["log"], answers["log"], "log", sides)
-        if self.options.catalogue == "test":
-            raise ConfigError("catalogue='test' needs test rows of their own: test=...")
         return log, test, rule
 
     def _sides(self, table: Table, rows: Rows) -> tuple[Sides, str]:
         options, roles = self.options, self.roles["log"]
         share = f"{options.test_share:.0%}"
-        if options.split != "time" and options.split_time is None:
+        if options.split != "time":
             timed = "time" in roles
             history = f"{options.history_share:.0%} of their rows"
             stay = f"the first {history}" if timed else f"{history}, chosen by a hash,"
