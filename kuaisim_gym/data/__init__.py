@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import kuairand, kuairec  # noqa: F401  (each import registers a source)
-from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
+from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
 from kuaisim_gym.data.feedback import BehaviourLog, Interactions, WatchLog
 from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
@@ -19,6 +19,7 @@ __all__ = [
     "Dataset",
     "Features",
     "Interactions",
+    "Labels",
     "Source",
     "TrainingData",
     "Truth",
