@@ -53,7 +53,7 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
     | 32 | [0, 1] | progress: steps over max_len |
-    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure; see Groups |
+    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure, see Episode End |
     | 34 | [0, 1] | last reward |
     | 35 | [0, 1] | mean reward of the session |
 
@@ -99,12 +99,11 @@ class KuaiEnv(BatchView, gym.Env):
     ``max_steps`` only. ``info["session"]`` then holds ``len``, ``r_each``, ``r_cum``, ``q`` and
     ``popular_share``.
 
-    ## Groups
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
-    ad_bound`` over the window, which for two groups with equal targets is ``|2s - 1|``. Column 33 is
-    the share of the second of two groups, or half of that distance (``env.unwrapped.groups`` says
-    which, under ``measure``); ``info`` keeps its keys. Groups that no window can serve within the
-    bound are refused unless ``abandonment="none"``.
+    ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. Column 33
+    is then the share of the second of two groups, or half of that distance
+    (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
+    serve within the bound are refused unless ``abandonment="none"``.
 
     ## Arguments
     | Argument | Default | Meaning |

@@ -321,6 +321,8 @@ def test_labels_of_one_s_own(labelled: Dataset, as_type) -> None:
         ("video_duration", "uniform", "cut it at quantiles"),
         ({"video_duration": (0.5, 0.5)}, "uniform", "must rise within"),
         ({"video_duration": (0.0, 0.5)}, "uniform", "must rise within"),
+        ({"video_duration": "half"}, "uniform", "must rise within"),
+        ({"video_duration": 0.5}, "uniform", "must rise within"),
         ({"category": (0.5,), "tag": (0.5,)}, "uniform", "must name one column"),
         ({"upload_dt": (0.01, 0.02)}, "uniform", "is empty"),
         (np.zeros(7), "uniform", r"\(240,\) labels"),
