@@ -57,10 +57,10 @@ __all__ = [
     "ENVIRONMENTS", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError", "Dataset",
     "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "Groups",
     "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError",
-    "KuaiVectorEnv", "NoPreferenceError", "ResetNeededError", "SessionBatch", "SessionConfig", "Sessions",
-    "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
-    "find_groups", "load_dataset", "logged_episodes", "popularity_groups", "register",
-    "summarise", "summarise_requests", "summarise_retention", "write_minari",
+    "KuaiVectorEnv", "NoPreferenceError", "ResetNeededError", "SessionBatch", "SessionConfig",
+    "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator",
+    "collect_episodes", "find_groups", "load_dataset", "logged_episodes", "popularity_groups",
+    "register", "summarise", "summarise_requests", "summarise_retention", "write_minari",
 ]  # fmt: skip
 
 
