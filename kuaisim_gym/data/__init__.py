@@ -8,7 +8,7 @@ from typing import Any
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import custom, kuairand, kuairec  # noqa: F401  (each import registers a source)
-from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
+from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
     Interactions,
@@ -28,6 +28,7 @@ __all__ = [
     "Features",
     "Interactions",
     "LabelLog",
+    "Labels",
     "PositiveLog",
     "ResponseLog",
     "Source",
