@@ -183,6 +183,14 @@ class Causes:
         return Truth(interest=self.interest, **single)
 
 
+def strata(n: int, rng: np.random.Generator) -> Vector:
+    """(n,) levels in (0, 1), one from the middle of each n-th, in random order.
+
+    Quantiles of a distribution at these levels have its shape in every world, heavy tail included.
+    """
+    return np.asarray((rng.permutation(n) + 0.5) / n)
+
+
 def power_shares(n: int) -> Vector:
     """(n,) shares of categories, the k-th proportional to ``k ** -0.7``."""
     share = 1.0 / np.arange(1, n + 1) ** 0.7
@@ -205,7 +213,7 @@ def draw_causes(config: WorldConfig, share: Vector, rng: np.random.Generator) ->
     preference = _unit_rows(weights @ centres)
 
     popularity = rng.standard_normal(config.n_items)
-    skewed = (1.5 - rng.gamma(1.5, 1.0, config.n_items)) / np.sqrt(1.5)
+    skewed = 1.0 - rng.standard_exponential(config.n_items)
     quality = _mixed(config.quality_skew, skewed, rng.standard_normal(config.n_items))
     quality = standardised(_mixed(config.quality_popularity, popularity, quality))
     level = rng.standard_normal(config.n_users)

@@ -75,17 +75,18 @@ class KuaiRandConfig(WorldConfig):
     quality_skew: float = 0.0
     user_level: float = 1.22
     personal: float = 1.17
-    conformity: float = 0.25
-    quality_popularity: float = 0.0
+    conformity: float = 0.15
+    quality_popularity: float = 0.48
     activity_level: float = 0.1
-    popularity_spread: float = 1.15
-    exposure_relevance: float = 1.8
+    popularity_spread: float = 1.8
+    exposure_relevance: float = 1.18
     interests: float = 0.12
     click_level: float = -2.46
     logged_per_user: float = 54.4
     random_per_user: float = 43.1
     unlogged: float = 0.03665
     unshown: float = 0.004
+    exploration: float = 0.025
     late: float = 0.09
 
     def __post_init__(self) -> None:
@@ -146,7 +147,7 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
             causes.activity, config.logged_per_user, _ACTIVITY_SPREAD, 1, config.most_logged
         )
         counts[rng.permutation(config.n_users) < round(config.unlogged * config.n_users)] = 0
-        pull = config.popularity_spread * causes.popularity
+        pull = _pull(config, causes.popularity)
         pull[rng.permutation(config.n_items) < round(config.unshown * config.n_items)] = -np.inf
         users, items = expose(causes, counts, pull, config.exposure_relevance, rng)
         score = causes.latent(users, items) + config.conformity * causes.sway(users, items)
@@ -179,6 +180,13 @@ def synthetic_kuairand(seed: int = 0, config: KuaiRandConfig | None = None) -> D
         )
         progress.update()
     return dataset
+
+
+def _pull(config: KuaiRandConfig, popularity: Vector) -> Vector:
+    """(n_items,) logits of exposure: popularity, over a floor of exploration."""
+    weight = np.exp(config.popularity_spread * popularity)
+    floor = config.exploration * weight.mean()
+    return np.asarray(np.log((1 - config.exploration) * weight + floor))
 
 
 def _flags(score: Vector, rng: np.random.Generator) -> NDArray[np.uint8]:

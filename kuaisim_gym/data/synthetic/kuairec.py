@@ -30,6 +30,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import gammaincinv, ndtri
 from tqdm.auto import tqdm
 
 from kuaisim_gym.data.dataset import Dataset, Features
@@ -42,14 +43,16 @@ from kuaisim_gym.data.synthetic.causal import (
     expose,
     power_shares,
     row_counts,
+    strata,
 )
 from kuaisim_gym.data.synthetic.features import by_rank, category_lists, coded
 from kuaisim_gym.errors import ConfigError
 
-# Quantiles of watch_ratio in the real rows; the two outermost bound the simulated range.
-WATCH_RATIO_LEVELS = np.array([0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0])
+# Quantiles of watch_ratio in cells of the real full matrix; the two outermost bound the simulated
+# range. How many cells reach 2 is counted in the whole matrix.
+WATCH_RATIO_LEVELS = np.array([0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.9531, 0.99, 1.0])
 WATCH_RATIO_QUANTILES = np.array(
-    [0.001, 0.017, 0.097, 0.182, 0.467, 0.779, 1.137, 1.586, 1.994, 3.670, 144.3]
+    [0.001, 0.017, 0.097, 0.182, 0.467, 0.779, 1.137, 1.586, 2.0, 3.670, 144.3]
 )
 _ACTIVITY_SPREAD = 0.5  # s.d. of the log of a user's activity
 _ACTIVE_DEGREES = {"full_active": 0.80, "high_active": 0.14, "middle_active": 0.05, "UNKNOWN": 0.01}
@@ -87,18 +90,18 @@ class SyntheticConfig(WorldConfig):
     n_items: int = 3327
     n_categories: int = 31
     dim: int = 16
-    quality: float = 0.71
-    quality_skew: float = 0.95
+    quality: float = 0.72
+    quality_skew: float = 0.96
     user_level: float = 0.22
     personal: float = 0.25
     conformity: float = 0.12
-    quality_popularity: float = 0.08
+    quality_popularity: float = 0.12
     activity_level: float = 0.0
     popularity_spread: float = 0.65
     exposure_relevance: float = 0.6
     interests: float = 0.12
-    rewatch_user: float = 0.76
-    rewatch_item: float = 0.52
+    rewatch_user: float = 0.78
+    rewatch_item: float = 0.59
     rewatch_taste: float = 0.27
     n_test_users: int = 1411
     events_per_user: int = 120
@@ -191,8 +194,11 @@ class _Answers:
         self._causes = causes
         self._noise = np.sqrt(config.noise_variance)
         self._taste = config.rewatch_taste
-        self._habit = config.rewatch_user * rng.standard_normal(config.n_users)
-        appeal = rng.gamma(_APPEAL_SHAPE, size=config.n_items)
+        # Test users have a share of their own in every level of habit.
+        groups = (config.n_test_users, config.n_users - config.n_test_users)
+        levels = np.concatenate([strata(size, rng) for size in groups])
+        self._habit = config.rewatch_user * ndtri(levels)
+        appeal = gammaincinv(_APPEAL_SHAPE, strata(config.n_items, rng))
         self._appeal = config.rewatch_item * (appeal - _APPEAL_SHAPE) / np.sqrt(_APPEAL_SHAPE)
         users, items = (rng.integers(n, size=_CELLS) for n in (config.n_users, config.n_items))
         taste = causes.taste(users, items)
