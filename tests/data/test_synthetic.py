@@ -34,9 +34,10 @@ def test_watching_again_leaves_responses_alone(world: Dataset) -> None:
     assert isinstance(world.test, WatchLog)
     answers = np.bincount(world.test.users)
     mean = np.bincount(world.test.users, world.test.response) / answers
-    expected = np.bincount(
-        world.test.users, world.truth.expected(world.test.users, world.test.items)
-    ) / answers
+    expected = (
+        np.bincount(world.test.users, world.truth.expected(world.test.users, world.test.items))
+        / answers
+    )
     positives = np.bincount(world.test.users, world.test.watch_ratio >= 2)
     order = np.argsort(positives)
     few, many = order[: len(order) // 5], order[-len(order) // 5 :]

@@ -1,7 +1,8 @@
 """The synthetic worlds hold what real rows say, by the same statistics of as many rows.
 
 Each fact is computed on the real rows where they are at hand, which verifies the figure of the
-table, and on three worlds of each kind, which must lie within the tolerance beside it.
+table, and on three worlds of each kind, which must lie within the tolerance beside it. Run as a
+program, the module prints the tables of ``docs/synthetic_worlds.md``.
 
 Real KuaiRec: positives (a watch ratio of at least 2) of the big log, all such cells of 971 users of
 the fully observed matrix, and the watch ratios of 73 of each one's cells. Real KuaiRand: clicks of
@@ -10,6 +11,7 @@ the standard log, as their republisher filtered them, and the random log of 7 of
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from kuaisim_gym.data import BehaviourLog, Dataset, Interactions, WatchLog
 from kuaisim_gym.data.synthetic import synthetic_kuairand, synthetic_kuairec
 
 SEEDS = (0, 1, 2)
+PAGE = Path(__file__).parents[2] / "docs" / "synthetic_worlds.md"
 USERS = 971  # of the real matrix
 CELLS = 73  # whose watch ratio is at hand, of each of them
 
@@ -280,19 +283,17 @@ def facts_of_kuairand(world: Dataset) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module", params=SEEDS)
-def kuairec(request: pytest.FixtureRequest) -> dict[str, float]:
+def kuairec(request: pytest.FixtureRequest) -> tuple[int, dict[str, float]]:
     seed = request.param
-    return facts_of_kuairec(
-        synthetic_kuairec(seed) if seed else request.getfixturevalue("world")
-    )
+    world = synthetic_kuairec(seed) if seed else request.getfixturevalue("world")
+    return seed, facts_of_kuairec(world)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
-def kuairand(request: pytest.FixtureRequest) -> dict[str, float]:
+def kuairand(request: pytest.FixtureRequest) -> tuple[int, dict[str, float]]:
     seed = request.param
-    return facts_of_kuairand(
-        synthetic_kuairand(seed) if seed else request.getfixturevalue("rand_world")
-    )
+    world = synthetic_kuairand(seed) if seed else request.getfixturevalue("rand_world")
+    return seed, facts_of_kuairand(world)
 
 
 def misses(facts: dict[str, float], table: dict[str, tuple[float, float]]) -> dict[str, object]:
@@ -305,12 +306,40 @@ def misses(facts: dict[str, float], table: dict[str, tuple[float, float]]) -> di
     }
 
 
-def test_kuairec(kuairec: dict[str, float]) -> None:
-    assert not misses(kuairec, KUAIREC)
+def shown(value: float) -> str:
+    """The figure as the page of the documentation prints it."""
+    return f"{value:.4g}" if value >= 1 else f"{value:.3f}"
 
 
-def test_kuairand(kuairand: dict[str, float]) -> None:
-    assert not misses(kuairand, KUAIRAND)
+def page() -> dict[str, list[str]]:
+    """Cells after the first, by fact, of the tables of the documentation."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {row[0]: row[1:] for row in cells if row[0] in KUAIREC | KUAIRAND}
+
+
+def check_page(seed: int, facts: dict[str, float]) -> None:
+    for name, value in facts.items():
+        printed = float(page()[name][2 + SEEDS.index(seed)])
+        assert printed == pytest.approx(value, rel=0.01, abs=0.002), name
+
+
+def test_kuairec(kuairec: tuple[int, dict[str, float]]) -> None:
+    seed, facts = kuairec
+    assert not misses(facts, KUAIREC)
+    check_page(seed, facts)
+
+
+def test_kuairand(kuairand: tuple[int, dict[str, float]]) -> None:
+    seed, facts = kuairand
+    assert not misses(facts, KUAIRAND)
+    check_page(seed, facts)
+
+
+def test_the_page_prints_the_figures_and_tolerances_of_all_facts() -> None:
+    assert page().keys() == (KUAIREC | KUAIRAND).keys()
+    for name, limits in (KUAIREC | KUAIRAND).items():
+        assert page()[name][:2] == [f"{number:g}" for number in limits], name
 
 
 def real_columns(folder: Path, file: str, *columns: str) -> list[np.ndarray]:
@@ -350,3 +379,14 @@ def test_figures_of_real_kuairand(real_folder: Path) -> None:
     assert len(filtered(*clicks)[0]) == len(clicks[0])  # the real file is filtered already
     facts = click_facts((clicks[0], clicks[1]), (users, items), clicked > 0)
     assert not misses(facts, {name: (figure, 0.005) for name, (figure, _) in KUAIRAND.items()})
+
+
+if __name__ == "__main__":  # prints the tables of the page
+    for limits, make, measure in (
+        (KUAIREC, synthetic_kuairec, facts_of_kuairec),
+        (KUAIRAND, synthetic_kuairand, facts_of_kuairand),
+    ):
+        worlds = [measure(make(seed)) for seed in SEEDS]
+        for fact, (figure, tolerance) in limits.items():
+            cells = " | ".join(shown(facts[fact]) for facts in worlds)
+            sys.stdout.write(f"| {fact} | {figure:g} | {tolerance:g} | {cells} |\n")

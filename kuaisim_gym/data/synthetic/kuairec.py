@@ -17,7 +17,7 @@ at least 2, are distributed over videos and users and go with quality. Chosen, s
 tells: the correlation of popularity and quality, the spread of exposures (wider than positives
 alone would suggest, so that exposure bias remains), conformity, and relevance. Not aimed at: the
 median watch ratio of the real big matrix, .72, most of whose videos the catalogue lacks.
-``tests/data/test_synthetic.py`` holds each fact with its tolerance.
+``tests/data/test_synthetic_facts.py`` holds each fact with its tolerance.
 
 A test user's cells that occur in that user's log are left out of the test table, because the real
 matrices are disjoint where both are read. Features are derived for the sake of their form: a
@@ -60,14 +60,13 @@ _MAP_POINTS = 1024
 _CELLS = 1 << 18  # cells of the full matrix that the maps of scores are fitted to
 _APPEAL_SHAPE = 0.3  # of a gamma distribution: a few videos are watched again and again
 
+# Below 1 the quantiles are those of all cells, from 1 on those of the cells that get so far.
 _LOG_QUANTILES = np.log(WATCH_RATIO_QUANTILES)
-_STOPPED = _LOG_QUANTILES < 0
-_STOPPING = float(np.interp(0.0, _LOG_QUANTILES, WATCH_RATIO_LEVELS))  # share of rows below 1
-_SCORE_LEVELS = np.append(WATCH_RATIO_LEVELS[_STOPPED], _STOPPING)
-_SCORE_LOGS = np.append(_LOG_QUANTILES[_STOPPED], 0.0)
-# Among rows from 1 on.
-_APPETITE_LEVELS = (np.append(_STOPPING, WATCH_RATIO_LEVELS[~_STOPPED]) - _STOPPING) / (1 - _STOPPING)
-_APPETITE_LOGS = np.append(0.0, _LOG_QUANTILES[~_STOPPED])
+_END = float(np.interp(0.0, _LOG_QUANTILES, WATCH_RATIO_LEVELS))  # share of cells below 1
+_SCORE_LOGS = np.append(_LOG_QUANTILES[_LOG_QUANTILES < 0], 0.0)
+_SCORE_LEVELS = np.append(WATCH_RATIO_LEVELS[_LOG_QUANTILES < 0], _END)
+_APPETITE_LOGS = np.append(0.0, _LOG_QUANTILES[_LOG_QUANTILES > 0])
+_APPETITE_LEVELS = np.append(0.0, (WATCH_RATIO_LEVELS[_LOG_QUANTILES > 0] - _END) / (1 - _END))
 
 
 @dataclass(frozen=True)
