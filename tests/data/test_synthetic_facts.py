@@ -308,7 +308,7 @@ def misses(facts: dict[str, float], table: dict[str, tuple[float, float]]) -> di
 
 def shown(value: float) -> str:
     """The figure as the page of the documentation prints it."""
-    return f"{value:.4g}" if value >= 1 else f"{value:.3f}"
+    return f"{value:.4g}" if value >= 1 else f"{round(value, 3) + 0.0:.3f}"
 
 
 def page() -> dict[str, list[str]]:

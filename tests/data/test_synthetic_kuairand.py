@@ -104,12 +104,10 @@ def test_users_of_the_random_log(random: BehaviourLog) -> None:
 
 
 def test_exploration_reaches_all_videos() -> None:
-    config = KuaiRandConfig(n_users=300, n_items=200, n_categories=8, logged_per_user=20,
-                            popularity_spread=4.0, unshown=0.0, exploration=0.0)  # fmt: skip
-    unexplored = synthetic_kuairand(1, config)
-    explored = synthetic_kuairand(1, replace(config, exploration=0.2))
-    assert len(np.unique(unexplored.log.items)) < 120
-    assert len(np.unique(explored.log.items)) == 200
+    unexplored = replace(SMALL, popularity_spread=4.0, unshown=0.0, exploration=0.0)
+    explored = replace(unexplored, exploration=0.2)
+    assert len(np.unique(synthetic_kuairand(1, unexplored).log.items)) < 150
+    assert len(np.unique(synthetic_kuairand(1, explored).log.items)) == 200
 
 
 def test_random_items_are_drawn_uniformly(rand_world: Dataset) -> None:
