@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import kuairand, kuairec  # noqa: F401  (each import registers a source)
+from kuaisim_gym.data import kuairand, kuairec, real  # noqa: F401  (each import registers a source)
 from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
@@ -15,6 +15,7 @@ from kuaisim_gym.data.feedback import (
     PositiveLog,
     ResponseLog,
     WatchLog,
+    WatchSample,
 )
 from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
@@ -33,6 +34,7 @@ __all__ = [
     "TrainingData",
     "Truth",
     "WatchLog",
+    "WatchSample",
     "load_dataset",
     "write_csv",
 ]

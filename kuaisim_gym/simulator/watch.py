@@ -1,0 +1,1 @@
+def fit_watch_model(*a): pass
