@@ -41,7 +41,7 @@ class Interactions(ABC):
             :data:`~kuaisim_gym.config.CALIBRATIONS`; ``"balanced"`` needs the logistic link.
         has_negatives: Whether a row can be negative. Where none can, pairs without a row are all
             that a response model can set the rows against.
-        complete_from: The response from which on the table holds all pairs of its users and the
+        complete_from: The feedback from which on the table holds all pairs of its users and the
             catalogue, so that a pair without a row is known to be below; ``None`` for none.
         users: (n,) int32 positions in ``Dataset.user_ids``.
         items: (n,) int32 positions in ``Dataset.item_ids``.
@@ -95,6 +95,11 @@ class Interactions(ABC):
     def is_positive(self) -> NDArray[np.bool_]:
         """(n,) bool: rows whose response is at least :data:`POSITIVE`."""
         return self.response >= POSITIVE
+
+    @property
+    def is_sample(self) -> NDArray[np.bool_]:
+        """(n,) bool: rows below ``complete_from``, of which others of their kind may be missing."""
+        return np.ones(len(self), dtype=bool)
 
     def behaviour(self, index: int) -> FloatArray:
         """(n,) float32 in [0, 1]: how strongly each row shows one of ``behaviours``.
@@ -195,6 +200,10 @@ class WatchSample(WatchLog):
     """
 
     complete_from = 2.0
+
+    @property
+    def is_sample(self) -> NDArray[np.bool_]:
+        return np.asarray(self.watch_ratio < self.complete_from)
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,7 @@ from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.fit import fit_factor_model
-from kuaisim_gym.simulator.positives import fit_positive_model
+from kuaisim_gym.simulator.positives import fit_positive_model, with_taste
 from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
 from kuaisim_gym.simulator.response import (
     FACTOR_ARRAYS,
@@ -215,7 +215,10 @@ def _split_rows(dataset: Dataset, split: str) -> tuple[Interactions, Interaction
     """Rows that a split's items are fitted to, and rows that its users are fitted to."""
     if split == "train":
         return dataset.train_log, dataset.log
-    return dataset.test, dataset.test
+    rows = dataset.test
+    if not dataset.log.has_negatives and dataset.randomised is not None and not rows.is_draw:
+        rows = rows.merged(dataset.randomised)  # labels are few: all users' tell of the items
+    return rows, dataset.test
 
 
 def _split_model(dataset: Dataset, split: str, response_model: str) -> LogitModel:
@@ -242,6 +245,10 @@ def _fit(
         else:
             features = (dataset.user_features, dataset.item_features)
             model = fit_factor_model(rows, placing, *features, size, progress=True)
+            if not dataset.log.has_negatives and rows.link == "logistic":
+                taste = _split_model(dataset, "train", "factor")
+                assert isinstance(taste, FactorModel)
+                model = with_taste(model, taste, rows)
         return {name: np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS}
 
     arrays = cached(key, build)
@@ -271,6 +278,7 @@ def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Asse
     if split == "test" and not rows.is_draw:
         # A table of responses has no order: every user's last rows could be of the same items.
         held_out = np.random.default_rng(0).random(len(rows)) < HOLD_OUT_SHARE
+        held_out &= rows.is_sample
     else:
         held_out = last_rows(rows)
 

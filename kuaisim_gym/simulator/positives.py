@@ -21,7 +21,7 @@ row. Without the ridge this is correspondence analysis.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logsumexp
 
+from kuaisim_gym.data.dataset import pair_products
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.spectral import leading_item_vectors
@@ -37,9 +38,9 @@ RANK = 16
 EXPOSURE_POWER = 0.5  # of counts of positives, to which exposures are proportional
 SWEEPS = 8
 RIDGES = (64.0, 32.0, 16.0, 8.0)  # to compare, on held-out rows, with effects alone
-SLOPES = (0.25, 0.5, 0.75, 1.0)  # of the factors in log-odds
+SLOPES = (0.5, 0.75, 1.0)  # of the factors in log-odds
 VALIDATION_SHARE = 0.1
-_MOST_USERS = 1024  # by whose rows models are compared, and whose pairs calibrate the level
+_MOST_USERS = 512  # by whose rows models are compared, and whose pairs calibrate the level
 _USERS = 128  # whose scores of all items are held at once
 
 Vector = NDArray[np.float64]
@@ -90,6 +91,37 @@ def fit_positive_model(
         item_effect=effects[1][None].astype(np.float32),
         user_factors=users.astype(np.float32),
         item_factors=items.astype(np.float32),
+    )
+
+
+def with_taste(model: FactorModel, taste: FactorModel, rows: Interactions) -> FactorModel:
+    """Adds the taste that a log of positives tells to a model of few labels.
+
+    Args:
+        model: Logistic model of the labels; one that has factors is returned as it is.
+        taste: The log's model, whose factors are taken over.
+        rows: The labels, by which the factors' slope is chosen.
+
+    Returns:
+        The model with the log's factors, in the proportion that the labels confirm.
+    """
+    if model.user_factors.shape[1] or not taste.user_factors.shape[1]:
+        return model
+    offset = model.logits(rows.users, rows.items)[:, 0].astype(np.float64)
+    product = pair_products(taste.user_factors, taste.item_factors, rows.users, rows.items)
+
+    def gradient(slope: float) -> float:
+        return float(product @ (rows.response - expit(offset + slope * product)))
+
+    low, high = 0.0, 2.0
+    if gradient(low) <= 0.0:
+        return model
+    slope = high if gradient(high) >= 0.0 else float(brentq(gradient, low, high, xtol=1e-4))
+    return replace(
+        model,
+        slope=np.array([slope], dtype=np.float32),
+        user_factors=taste.user_factors,
+        item_factors=taste.item_factors,
     )
 
 
@@ -168,14 +200,13 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
     chosen = check.distinct_users
     check = check.of_users(chosen[:: -(-len(chosen) // _MOST_USERS)], size[0])
     none = np.zeros((size[0], 1)), np.zeros((size[1], 1))
-    base = _losses(*none, item_count, check)
+    base = _losses(*none, item_count, check)[0]
     best, lowest = (0.0, RIDGES[0]), float(base.mean())
     problem = _Factors(fit, size)
     for ridge in RIDGES:
         items = problem.items(ridge)
         users = problem.users(items, ridge, item_count)
-        for slope in SLOPES:
-            losses = _losses(slope * users, items, item_count, check)
+        for slope, losses in zip(SLOPES, _losses(users, items, item_count, check), strict=True):
             error = (base - losses).std() / np.sqrt(len(losses))
             if losses.mean() < min(lowest, base.mean() - 2.0 * error):
                 best, lowest = (slope, ridge), float(losses.mean())
@@ -184,18 +215,21 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
 
 
 def _losses(users: Vector, items: Vector, item_count: Vector, check: Interactions) -> Vector:
-    """(n,) -log of the probability that a user's positive is of a row's item rather than another.
+    """(slopes, n) -log of the probability that a user's positive is of a row's item, no other.
 
     Users are compared with nobody else: how active they are, and the level, do not count.
     """
-    losses = np.empty(len(check))
+    losses = np.empty((len(SLOPES), len(check)))
     chosen, row_user = np.unique(check.users, return_inverse=True)
-    level = np.log(item_count + 0.5)
+    level = np.log(item_count + 0.5).astype(np.float32)
+    users, items = users[chosen].astype(np.float32), items.astype(np.float32)
     for start in range(0, len(chosen), _USERS):
-        scores = level + users[chosen[start : start + _USERS]] @ items.T
+        taste = users[start : start + _USERS] @ items.T
         rows = np.flatnonzero((row_user >= start) & (row_user < start + _USERS))
-        local = row_user[rows] - start
-        losses[rows] = logsumexp(scores, axis=1)[local] - scores[local, check.items[rows]]
+        local, column = row_user[rows] - start, check.items[rows]
+        for number, slope in enumerate(SLOPES):
+            scores = level + np.float32(slope) * taste
+            losses[number, rows] = logsumexp(scores, axis=1)[local] - scores[local, column]
     return losses
 
 
