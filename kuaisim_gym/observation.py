@@ -24,7 +24,7 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history")
-CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
+CONTEXT = ("progress", "share", "last_reward", "mean_reward")  # share by its groups' measure
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
 
@@ -132,7 +132,8 @@ class ObservationEncoder:
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
-        self.context = CONTEXT + extra
+        names = {"share": core.groups.measure}
+        self.context = (*(names.get(name, name) for name in CONTEXT), *extra)
         self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
         n, dim = core.n_sessions, encoder.dim
@@ -167,7 +168,7 @@ class ObservationEncoder:
         if self.observation_type == "state":
             return state
         room = self.core.config.longest * self.core.config.slate_size
-        exposed = spaces.Box(-1, len(self.core.popular) - 1, (room,), dtype=np.int32)
+        exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
         return spaces.Dict({"state": state, "exposed": exposed, "responses": responses})
 

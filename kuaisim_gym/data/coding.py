@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import Features, IdArray
+from kuaisim_gym.data.dataset import Features, IdArray, Labels
 from kuaisim_gym.data.feedback import IntArray
 from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
@@ -160,6 +160,7 @@ def read_features(
     fields: Sequence[Field],
     notes: MutableMapping[str, int],
     label: str,
+    skipped: Sequence[str] = (),
 ) -> Features:
     """Turns a table of users or items into features by position.
 
@@ -177,6 +178,7 @@ def read_features(
             stay numbers.
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
+        skipped: Columns that are no features, see :func:`read_labels`.
 
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
@@ -186,7 +188,7 @@ def read_features(
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
     coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
-    names = {field.column for field in fields}
+    names = {*skipped, *(field.column for field in fields)}
     numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
         code.field.name: allocate(
@@ -231,6 +233,44 @@ def read_features(
     _note(notes, f"{label}.ids_without_a_row", n - n_read)
     values = {code.field.name: code.values for code in coded}
     return Features(codes=codes, values=values, numbers=columns)
+
+
+def read_labels(
+    tables: Tables,
+    table: Table | None,
+    catalogue: NDArray[np.int64],
+    names: Sequence[str],
+    among: Table | None = None,
+) -> dict[str, Labels]:
+    """Turns columns of texts into labels of the catalogue's items.
+
+    As for features, of several rows of one id the first counts, and an id without a row or a cell
+    has code 0; a column without a single value gives no labels.
+
+    Args:
+        tables: The database.
+        table: The table of items: its first column holds the ids; ``None`` for no labels.
+        catalogue: (n_items,) ids.
+        names: The columns; those that the table lacks are skipped.
+        among: A table whose ids of the same column are all of the catalogue; ``None`` to read all
+            rows. Tables of millions of items need not be read for a few.
+    """
+    if table is None:
+        return {}
+    positions, labels = Positions(catalogue), {}
+    key = quoted(table.columns[0])
+    source = table.sql if among is None else f"{table.sql} SEMI JOIN {among.sql} USING ({key})"
+    for name in (name for name in names if name in table.columns):
+        texts = np.full(len(catalogue), "", dtype=object)
+        query = f"SELECT {key} AS id, coalesce({quoted(name)}, '') AS label FROM {source}"
+        for chunk in tables.stream(f"{query} ORDER BY id, {table.sql}.rowid DESC"):
+            targets = positions(chunk["id"])
+            texts[targets[targets >= 0]] = chunk["label"][targets >= 0]
+        values, codes = number_values(texts)
+        if len(values) > 1:
+            coded = np.array([codes[text] for text in texts], dtype=np.int32)
+            labels[name] = Labels(coded, values)
+    return labels
 
 
 def _code(

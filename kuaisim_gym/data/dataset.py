@@ -77,6 +77,36 @@ class Features:
 
 
 @dataclass(frozen=True, eq=False)
+class Labels:
+    """A label of each item of the catalogue that only groups are made of, such as its author.
+
+    Attributes:
+        codes: (n_items,) int32, which of the values an item has; 0 stands for a missing one.
+        values: The values in order, as the source writes them; ``values[0]`` is ``""``.
+    """
+
+    codes: IntArray
+    values: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.codes.setflags(write=False)
+
+    def check(self, label: str, n: int) -> None:
+        """Checks shape and range for ``n`` items.
+
+        Raises:
+            DataFormatError: The codes have the wrong shape, or one has no value.
+        """
+        if self.codes.shape != (n,) or self.codes.dtype.kind != "i":
+            raise DataFormatError(
+                f"{label}.codes must be ({n},) integers, one for each item of the catalogue, got "
+                f"{self.codes.shape} {self.codes.dtype}."
+            )
+        if self.codes.min() < 0 or self.codes.max() >= len(self.values):
+            raise DataFormatError(f"{label}.codes must lie in [0, {len(self.values)}).")
+
+
+@dataclass(frozen=True, eq=False)
 class Truth:
     """Causes of a synthetic world, which no agent sees; for upper bounds and probes.
 
@@ -208,6 +238,8 @@ class Dataset:
         friends: (f, 2) int32, pairs of user positions, the first following the second; ``None``
             where there is no social network.
         truth: The causes behind a synthetic world, or ``None``.
+        item_groups: Labels of the catalogue's items, by column: no model and no agent reads them
+            as features.
         notes: Counts of irregularities and how reading handled them, for people to read.
         source: Name of the source that read it; ``""`` stands for ``name``.
         popularity: The count by which items are popular. ``"exposures"``: ``show_counts`` if there
@@ -233,6 +265,7 @@ class Dataset:
     show_counts: NDArray[np.int64] | None = None
     friends: IntArray | None = None
     truth: Truth | None = None
+    item_groups: Mapping[str, Labels] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
     popularity: str = "exposures"
@@ -240,7 +273,8 @@ class Dataset:
     positive_rate: float = POSITIVE_RATE
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "notes", MappingProxyType(dict(self.notes)))
+        for name in ("item_groups", "notes"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(self, "source", self.source or self.name)
         check_choice("popularity", self.popularity, POPULARITIES)
         if not 0.0 < self.positive_rate < 1.0:
@@ -268,6 +302,8 @@ class Dataset:
             self._check_test_answers_once()
         self.user_features.check("user_features", len(self.user_ids))
         self.item_features.check("item_features", n_all)
+        for name, labels in self.item_groups.items():
+            labels.check(f"item_groups[{name!r}]", self.n_items)
         if self.show_counts is not None:
             self.show_counts.setflags(write=False)
             if self.show_counts.shape != (n_all,) or self.show_counts.min() < 0:
@@ -292,7 +328,8 @@ class Dataset:
 
     def __reduce__(self) -> tuple[type[Dataset], tuple[object, ...]]:
         values = {column.name: getattr(self, column.name) for column in fields(self)}
-        return type(self), tuple((values | {"notes": dict(self.notes)}).values())
+        plain = {name: dict(getattr(self, name)) for name in ("item_groups", "notes")}
+        return type(self), tuple((values | plain).values())
 
     def catalogue_only(self) -> Dataset:
         """The dataset without the items that occur in the log alone.
@@ -406,6 +443,9 @@ class Dataset:
         if form != (self.name, "exposures", False, POSITIVE_RATE):
             feedback = [type(table).__name__ for table in (self.log, self.test)]
             digest.update(f"{form}|{feedback}".encode())
+        for name, labels in sorted(self.item_groups.items()):
+            digest.update(repr((name, labels.values)).encode())
+            arrays.append(labels.codes)
         for array in arrays:
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()

@@ -25,6 +25,7 @@ from kuaisim_gym.data.coding import (
     note_counts,
     read_entities,
     read_features,
+    read_labels,
 )
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog, Interactions
@@ -68,6 +69,7 @@ LAYOUTS = [
 
 ITEM_NUMBERS = ("video_duration",)
 ITEM_FIELDS = ("video_type", "upload_type", "music_type", "tag")
+ITEM_LABELS = ("author_id", "upload_dt")  # thousands of authors: an item's name, not its feature
 
 _DOCUMENTED = {
     "user_active_degree": frozenset({"full_active", "high_active", "middle_active", "UNKNOWN"}),
@@ -142,7 +144,7 @@ class KuaiRand(Source):
                 tables, paths.get(USER_FEATURES), "user_id", USER_FIELDS, USER_NUMBERS
             )
             item_table = read_entities(
-                tables, paths.get(VIDEO_BASIC), "video_id", ITEM_FIELDS, ITEM_NUMBERS
+                tables, paths.get(VIDEO_BASIC), "video_id", ITEM_FIELDS + ITEM_LABELS, ITEM_NUMBERS
             )
             is_pure = files.layout.name == VARIANTS["pure"]
             catalogue = tables.distinct("video_id", random, item_table if is_pure else None)
@@ -152,6 +154,8 @@ class KuaiRand(Source):
             n_items = len(catalogue)
             users = Positions(tables.distinct("user_id", standard, random, user_table))
             items = Positions(np.concatenate([catalogue, log_only]))
+            among = None if is_pure else random
+            labels = read_labels(tables, item_table, catalogue, ITEM_LABELS, among)
             del catalogue, logged, log_only
 
             log = _read_rows(tables, standard, users, items, "standard", notes)
@@ -179,8 +183,9 @@ class KuaiRand(Source):
                     tables, user_table, users, _fields(USER_FIELDS), notes, USER_FEATURES
                 ),
                 item_features=read_features(
-                    tables, item_table, items, _fields(ITEM_FIELDS), notes, VIDEO_BASIC
+                    tables, item_table, items, _fields(ITEM_FIELDS), notes, VIDEO_BASIC, ITEM_LABELS
                 ),
+                item_groups=labels,
                 notes=notes,
             )
         logger.info("Read %s from %s: %s", files.layout.name, files.folder, note_counts(notes))
@@ -205,6 +210,8 @@ class KuaiRand(Source):
         files[USER_FEATURES] = user_writer(dataset)
         catalogue = dataset.item_features.head(dataset.n_items)
         columns = feature_columns(catalogue, _VIDEO_COLUMNS, dataset.n_items)
+        for name, labels in dataset.item_groups.items():
+            columns[name] = np.array(labels.values, dtype=object)[labels.codes]
         ids = {"video_id": dataset.item_ids[: dataset.n_items]}
         files[VIDEO_BASIC] = table_writer(ids | columns)
         return {f"{name}_pure": writer for name, writer in files.items()}
