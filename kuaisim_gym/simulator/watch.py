@@ -51,7 +51,9 @@ def fit_watch_model(
     mean, effects = _effects(response, owners, likes.shape, coordinates)
     factors = {"user": np.zeros((len(users), 0)), "item": np.zeros((n_items, 0))}
     if coordinates is not None:
-        residual = response - mean - effects["user"][owners["user"]] - effects["item"][owners["item"]]
+        residual = (
+            response - mean - effects["user"][owners["user"]] - effects["item"][owners["item"]]
+        )
         left, right = (coordinates[side][owners[side]] for side in owners)
         weights = _products(left, right, residual)
         factors = {"user": coordinates["user"] @ weights, "item": coordinates["item"]}
@@ -114,7 +116,9 @@ def _effects(
     """Mean and, by side, effects: ridge regressions towards priors linear in the coordinates."""
     link = LINKS["identity"]
     ridge = {"user": link.user_ridge, "item": link.item_ridge}
-    count = {side: np.bincount(owners[side], minlength=n) for side, n in zip(owners, size, strict=True)}
+    count = {
+        side: np.bincount(owners[side], minlength=n) for side, n in zip(owners, size, strict=True)
+    }
     mean = float(response.mean())
     effects = {side: np.zeros(n) for side, n in zip(owners, size, strict=True)}
     prior = {side: np.zeros(n) for side, n in zip(owners, size, strict=True)}
