@@ -104,8 +104,9 @@ class ObservationEncoder:
         observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"``, the
             session's item positions, -1 padded, under ``"exposed"`` and how they were answered,
             0 padded, under ``"responses"``, and where the dataset has pools the items that the
-            user can be shown, -1 padded, under ``"pool"``, all -1 for every item; or ``"history"``, the user's last events under
-            ``"items"`` and ``"responses"``, and the context.
+            user can be shown, -1 padded, under ``"pool"``, all -1 for every item; or
+            ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
+            context.
         history_len: H, events in a history; 50 if ``None``.
         extra: Names of further context columns.
 
@@ -171,6 +172,7 @@ class ObservationEncoder:
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
+        parts: dict[str, spaces.Space[Any]]
         parts = {"state": state, "exposed": exposed, "responses": responses}
         if self.core.pools is not None:
             pool = (self.core.pools.room,)

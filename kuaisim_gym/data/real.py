@@ -188,9 +188,7 @@ class _KuaiRecLikes(Source):
         with open_tables() as tables:
             answers = _read_answers(tables, files, notes)
             likes = _read_pairs(tables, files, BIG_LIKES, notes, Column("times", low=1))
-            notes["log_likes_beyond_the_first_of_a_pair"] = int(
-                likes.value.sum() - len(likes.users)
-            )
+            notes["log_likes_beyond_the_first_of_a_pair"] = int((likes.value - 1).sum())
             users = Positions(np.union1d(likes.users, answers.users))
             log_only = np.setdiff1d(likes.items, answers.items)
             items = Positions(np.concatenate([answers.items, log_only]))
@@ -287,8 +285,8 @@ class _KuaiRandClicks(Source):
         notes["log_only_items"] = len(log_only)
         shown = LabelLog(*_positions(random, users, items), random.value.astype(np.uint8))
         log = PositiveLog(*_positions(clicks, users, items))
-        cells = [table.users.astype(np.int64) * len(items) + table.items for table in (log, shown)]
-        leaks = np.isin(*cells)
+        cells = (table.users.astype(np.int64) * len(items) + table.items for table in (log, shown))
+        leaks = np.isin(next(cells), next(cells))
         notes["log_rows_dropped_as_random_rows"] = int(np.count_nonzero(leaks))
         count = np.bincount(shown.users, minlength=len(users))
         judges = is_test_user(users.ids) & (count >= self.least_rows)

@@ -208,8 +208,9 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
         users = problem.users(items, ridge, item_count)
         for slope, losses in zip(SLOPES, _losses(users, items, item_count, check), strict=True):
             error = (base - losses).std() / np.sqrt(len(losses))
-            if losses.mean() < min(lowest, base.mean() - 2.0 * error):
-                best, lowest = (slope, ridge), float(losses.mean())
+            loss = float(losses.mean())
+            if loss < min(lowest, float(base.mean() - 2.0 * error)):
+                best, lowest = (slope, ridge), loss
     logger.info("Held-out loss: effects alone %.5f, chosen %.5f", base.mean(), lowest)
     return best
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from kuaisim_gym.data.feedback import IntArray, Interactions
+from kuaisim_gym.errors import ConfigError
 
 HOLD_OUT_SHARE = 0.1
 MEASURES = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")
@@ -119,3 +120,58 @@ def quality(probability: FloatArray, response: FloatArray, users: IntArray) -> d
         "rate": float(np.mean(response)),
         "rows": float(len(response)),
     }
+
+
+def ranking_quality(
+    rows: Interactions, scores: NDArray[np.floating], least_rows: int = 10
+) -> dict[str, float]:
+    """Quality of a ranking of each user's own rows, on their real answers.
+
+    Measured are the AUC within a user (GAUC is its mean over users) and the share of positives
+    among the quarter of a user's rows that scores highest. Ties count as if they were broken at
+    random. Users are independent: intervals are normal ones over users.
+
+    Args:
+        rows: Rows with answers, of any table whose rows were not chosen for their answers, such as
+            labelled random exposures. A response of at least .5 is positive.
+        scores: (n,) score of each row's item for its user.
+        least_rows: Users with fewer rows, or with answers of a single kind, are left out.
+
+    Returns:
+        ``"gauc"`` and ``"top_quarter_rate"``, each with ``"_low"`` and ``"_high"``, the bounds of
+        the 95 % interval; ``"rate"``, the share of positives that a random order puts into the
+        quarter; and ``"users"``, how many were counted. All NaN if none was.
+
+    Raises:
+        ConfigError: The scores are not a finite number a row.
+    """
+    if scores.shape != (len(rows),) or not np.isfinite(scores).all():
+        raise ConfigError(
+            f"scores must be ({len(rows)},) finite numbers, one a row, got {scores.shape}."
+        )
+    positive = rows.is_positive
+    values = []
+    starts = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
+    for start, end in zip(starts, np.r_[starts[1:], len(rows)], strict=True):
+        answers, size = positive[start:end], end - start
+        if size >= least_rows and 0 < answers.sum() < size:
+            score = scores[start:end]
+            top = _top_rate(score, answers, max(1, round(size / 4)))
+            values.append((auc(score, answers), top, answers.mean()))
+    names = ("gauc", "top_quarter_rate", "rate")
+    table = np.array(values).reshape(-1, len(names))
+    if not len(table):
+        table = np.full((1, len(names)), np.nan)
+    result = {name: float(column.mean()) for name, column in zip(names, table.T, strict=True)}
+    for name, column in zip(names[:2], table.T, strict=False):
+        half = 1.96 * float(column.std()) / np.sqrt(len(column))
+        result[f"{name}_low"], result[f"{name}_high"] = result[name] - half, result[name] + half
+    return result | {"users": float(len(values))}
+
+
+def _top_rate(score: NDArray[np.floating], positive: NDArray[np.bool_], count: int) -> float:
+    """Expected share of positives among the ``count`` best, ties being broken at random."""
+    least = np.partition(score, -count)[-count]
+    above, tied = score > least, score == least
+    places = count - np.count_nonzero(above)
+    return float((positive[above].sum() + places * positive[tied].mean()) / count)

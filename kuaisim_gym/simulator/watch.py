@@ -45,15 +45,16 @@ def fit_watch_model(
     likes = np.zeros((len(users), n_items), dtype=bool)
     likes[row_user[like], rows.items[like]] = True
     answered = rows.take(~like)
+    owners: dict[str, NDArray[np.integer]]
     owners = {"user": row_user[~like], "item": answered.items}
     response = answered.response.astype(np.float64)
     coordinates = _coordinates(likes) if likes_known else None
     mean, effects = _effects(response, owners, likes.shape, coordinates)
     factors = {"user": np.zeros((len(users), 0)), "item": np.zeros((n_items, 0))}
     if coordinates is not None:
-        residual = (
-            response - mean - effects["user"][owners["user"]] - effects["item"][owners["item"]]
-        )
+        residual = response - mean
+        for side, owner in owners.items():
+            residual -= effects[side][owner]
         left, right = (coordinates[side][owners[side]] for side in owners)
         weights = _products(left, right, residual)
         factors = {"user": coordinates["user"] @ weights, "item": coordinates["item"]}
@@ -116,12 +117,11 @@ def _effects(
     """Mean and, by side, effects: ridge regressions towards priors linear in the coordinates."""
     link = LINKS["identity"]
     ridge = {"user": link.user_ridge, "item": link.item_ridge}
-    count = {
-        side: np.bincount(owners[side], minlength=n) for side, n in zip(owners, size, strict=True)
-    }
+    sizes = dict(zip(owners, size, strict=True))
+    count = {side: np.bincount(owners[side], minlength=n) for side, n in sizes.items()}
     mean = float(response.mean())
-    effects = {side: np.zeros(n) for side, n in zip(owners, size, strict=True)}
-    prior = {side: np.zeros(n) for side, n in zip(owners, size, strict=True)}
+    effects = {side: np.zeros(n) for side, n in sizes.items()}
+    prior = {side: np.zeros(n) for side, n in sizes.items()}
     for _ in range(SWEEPS):
         for side, opposite in (("item", "user"), ("user", "item")):
             residual = response - mean - effects[opposite][owners[opposite]]
