@@ -193,8 +193,7 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
 
     Factors must beat effects by more than chance: by two standard errors of the difference.
     """
-    n_users, n_items = np.count_nonzero(np.bincount(fit.users)), len(np.unique(fit.items))
-    if not len(check) or min(n_users, n_items) < 2:
+    if not len(check) or min(len(np.unique(fit.users)), len(np.unique(fit.items))) < 2:
         return 0.0, RIDGES[0]
     item_count = _counts(fit, size)[1]
     chosen = check.distinct_users

@@ -149,29 +149,40 @@ def ranking_quality(
         raise ConfigError(
             f"scores must be ({len(rows)},) finite numbers, one a row, got {scores.shape}."
         )
-    positive = rows.is_positive
-    values = []
-    starts = np.flatnonzero(np.r_[True, rows.users[1:] != rows.users[:-1]])
-    for start, end in zip(starts, np.r_[starts[1:], len(rows)], strict=True):
-        answers, size = positive[start:end], end - start
-        if size >= least_rows and 0 < answers.sum() < size:
-            score = scores[start:end]
-            top = _top_rate(score, answers, max(1, round(size / 4)))
-            values.append((auc(score, answers), top, answers.mean()))
-    names = ("gauc", "top_quarter_rate", "rate")
-    table = np.array(values).reshape(-1, len(names))
-    if not len(table):
-        table = np.full((1, len(names)), np.nan)
-    result = {name: float(column.mean()) for name, column in zip(names, table.T, strict=True)}
-    for name, column in zip(names[:2], table.T, strict=False):
-        half = 1.96 * float(column.std()) / np.sqrt(len(column))
-        result[f"{name}_low"], result[f"{name}_high"] = result[name] - half, result[name] + half
-    return result | {"users": float(len(values))}
+    order = np.lexsort((scores, rows.users))
+    positive = rows.is_positive[order].astype(np.float64)
+    starts = rows.starts(int(rows.users.max(initial=-1)) + 1)
+    user, start = rows.users, starts[rows.users]
+    score = scores[order]
+    # Ties are runs of equal scores of a user: [first, end) of the order.
+    changes = np.r_[True, (score[1:] != score[:-1]) | (user[1:] != user[:-1])]
+    run = np.cumsum(changes) - 1
+    first = np.flatnonzero(changes)[run]
+    end = np.r_[np.flatnonzero(changes)[1:], len(rows)][run]
+
+    n_users, size = len(starts) - 1, np.diff(starts)
+    hits = np.bincount(user, positive, n_users)
+    counted = (size >= least_rows) & (hits > 0) & (hits < size)
+    if not counted.any():
+        names = ["gauc", "gauc_low", "gauc_high", "rate"]
+        names += ["top_quarter_rate", "top_quarter_rate_low", "top_quarter_rate_high"]
+        return dict.fromkeys(names, float("nan")) | {"users": 0.0}
+    mean_rank = (first + end + 1) / 2.0 - start
+    above = np.bincount(user, positive * mean_rank, n_users) - hits * (hits + 1.0) / 2.0
+    quarter = np.maximum(np.rint(size / 4.0), 1.0)
+    top_from = starts[1:][user] - quarter[user]
+    share_in_top = np.clip(end - np.maximum(first, top_from), 0.0, None) / (end - first)
+    top = np.bincount(user, positive * share_in_top, n_users)[counted] / quarter[counted]
+    hits, size, above = hits[counted], size[counted], above[counted]
+    return {
+        **_interval("gauc", above / (hits * (size - hits))),
+        **_interval("top_quarter_rate", top),
+        "rate": float(np.mean(hits / size)),
+        "users": float(len(hits)),
+    }
 
 
-def _top_rate(score: NDArray[np.floating], positive: NDArray[np.bool_], count: int) -> float:
-    """Expected share of positives among the ``count`` best, ties being broken at random."""
-    least = np.partition(score, -count)[-count]
-    above, tied = score > least, score == least
-    places = count - np.count_nonzero(above)
-    return float((positive[above].sum() + places * positive[tied].mean()) / count)
+def _interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """Mean of the users' values, and the bounds of its 95 % interval."""
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
