@@ -206,7 +206,8 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
 def _completing_model(dataset: Dataset) -> ResponseModel:
     """The model of the test rows that answers where there is none."""
     model = _split_model(dataset, "test", "factor")
-    if dataset.test.link == "logistic":
+    complete = len(dataset.test) == len(dataset.test_users) * dataset.n_items
+    if dataset.test.link == "logistic" and not complete:
         model = _calibrated(model, dataset, "test", "factor", "calibrated")
     return model
 

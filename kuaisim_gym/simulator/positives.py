@@ -29,8 +29,8 @@ from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logsumexp
 
-from kuaisim_gym.data.dataset import pair_products
-from kuaisim_gym.data.feedback import Interactions
+from kuaisim_gym.data.dataset import TrainingData, pair_products
+from kuaisim_gym.data.feedback import Interactions, LabelLog
 from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.spectral import leading_item_vectors
 
@@ -123,6 +123,48 @@ def with_taste(model: FactorModel, taste: FactorModel, rows: Interactions) -> Fa
         user_factors=taste.user_factors,
         item_factors=taste.item_factors,
     )
+
+
+def exposures_behind(data: TrainingData) -> Vector:
+    """(n_all_items,) exposures of each item behind the train log.
+
+    They are its rows; where it holds positives alone, those that :mod:`this module
+    <kuaisim_gym.simulator.positives>` assumes, and at least the positives.
+    """
+    count = np.bincount(data.train_log.items, minlength=data.n_all_items).astype(np.float64)
+    if data.train_log.has_negatives:
+        return count
+    weight = (count + 0.5) ** EXPOSURE_POWER
+    total = len(data.train_log) / data.positive_rate
+    return np.asarray(np.maximum(count, total * weight / weight.sum()))
+
+
+def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
+    """Rows with both answers: the train log, or its positives beside drawn negatives.
+
+    Negatives are pairs without a row, drawn as exposures are assumed, as many as
+    ``positive_rate`` demands: for models that need them as rows.
+
+    Args:
+        data: Source of the train log.
+        seed: Of the draws.
+    """
+    log = data.train_log
+    if log.has_negatives:
+        return log
+    rng = np.random.default_rng(seed)
+    n_negative = round(len(log) * (1.0 / data.positive_rate - 1.0))
+    drawn = []
+    for owners, size in ((log.users, data.n_users), (log.items, data.n_all_items)):
+        count = np.bincount(owners, minlength=size).astype(np.float64)
+        weight = np.where(count > 0, (count + 0.5) ** EXPOSURE_POWER, 0.0)
+        drawn.append(rng.choice(size, n_negative, p=weight / weight.sum()).astype(np.int32))
+    logged = log.users.astype(np.int64) * data.n_all_items + log.items
+    absent = ~np.isin(drawn[0].astype(np.int64) * data.n_all_items + drawn[1], logged)
+    users = np.concatenate([log.users, drawn[0][absent]])
+    items = np.concatenate([log.items, drawn[1][absent]])
+    label = (np.arange(len(users)) < len(log)).astype(np.uint8)
+    return LabelLog(users, items, label).take(np.argsort(users, kind="stable"))
 
 
 def _counts(rows: Interactions, size: tuple[int, int]) -> tuple[Vector, Vector]:
