@@ -45,6 +45,8 @@ AGENTS = (
             "gamma": one_of(0.5, 0.9, 0.99, value=0.9),
             "divergence_weight": log_uniform(0.1, 1.0, value=0.2),
         },
+        # All rewards of a log of positives alone are 1: nothing tells good decisions from others.
+        suits=lambda dataset: dataset.log.has_negatives,
     ),
     Agent(
         "mofir", label="MOFIR", tables=(2,), reference="Ge et al., WSDM 2022",

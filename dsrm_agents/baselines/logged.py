@@ -106,13 +106,18 @@ def transitions_of(env: VecEnv, rng: np.random.Generator) -> LoggedTransitions:
 
     Raises:
         ConfigError: The environment has other users, or further columns in its context, which
-            the log knows nothing of.
+            the log knows nothing of; or all rewards of the log are 1.
     """
     batch: SessionBatch = env.get_attr("batch")[0]
     if batch.extra_context:
         raise ConfigError(
             f"The log has no {', '.join(batch.extra_context)}: learn from it for an environment "
             "of single sessions."
+        )
+    if not batch.dataset.log.has_negatives:
+        raise ConfigError(
+            f"The log of {batch.dataset.name} holds positives alone: all its rewards are 1, and "
+            "nothing can be learned from them. Use an agent that plays sessions."
         )
     return LoggedTransitions(
         logged_episodes(

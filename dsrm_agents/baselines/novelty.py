@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import check_picks_items
+from dsrm_agents.common.catalogue import state_and_unavailable
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.positives import exposures_behind
 
 BETA = 0.4  # DNaIR's weight of novelty
 GOOD = 0.5  # responses from here on speak for an item's quality
@@ -62,9 +65,10 @@ class NoveltyPolicy(StatelessAgent):
 
     def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         scores = self.scores(observation["state"][:, self.preference])
-        exposed = observation["exposed"]
-        rows, columns = np.nonzero(exposed >= 0)
-        scores[rows, exposed[rows, columns]] = -np.inf
+        parts = {name: torch.as_tensor(part) for name, part in observation.items()}
+        shown = state_and_unavailable(parts, scores.shape[1])[1].numpy()
+        rows, columns = np.nonzero(shown >= 0)
+        scores[rows, shown[rows, columns]] = -np.inf
         return np.asarray(self._top_items(scores, self.slate_size))
 
     def scores(self, preference: FloatArray) -> FloatArray:
@@ -78,13 +82,13 @@ class NoveltyPolicy(StatelessAgent):
 
 
 def item_quality(data: TrainingData) -> NDArray[np.float64]:
-    """(n_items,) share of good responses among an item's logged rows, with a Beta(1, 1) prior.
+    """(n_items,) share of good responses among an item's exposures, with a Beta(1, 1) prior.
 
     Args:
-        data: Only ``train_log`` is read. An item without rows has quality 1/2.
+        data: Only ``train_log`` is read. An item that was not shown has quality 1/2.
     """
     log = data.train_log
-    shown = np.bincount(log.items, minlength=data.n_all_items)
+    shown = exposures_behind(data)
     good = np.bincount(log.items, weights=log.response >= GOOD, minlength=data.n_all_items)
     return ((good + 1.0) / (shown + 2.0))[: data.n_items]
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.simulator.positives import answers_behind
 from kuaisim_gym.tensors import digest_of
 
 MEMBERS = 5
@@ -87,8 +88,9 @@ def fit_world_model(
     """Fits all members at once: they read the same rows, with weights of their own.
 
     Args:
-        data: Only ``train_log`` is read. Users without rows in it become the average of those that
-            have some; items without rows stay at the prior, where members disagree most.
+        data: Only ``train_log`` is read; of positives alone, beside drawn negatives, see
+            :func:`~kuaisim_gym.simulator.positives.answers_behind`. Users without rows in it become
+            the average of those that have some; items without rows stay at the prior, where members disagree most.
         members: M, at least 1.
         seed: Of the members' starting points and weights, and of the order of rows.
         progress: Whether to show a progress bar.
@@ -100,7 +102,7 @@ def fit_world_model(
         ConfigError: ``members`` is no positive integer.
     """
     check_whole("members", members, 1)
-    log, generator = data.train_log, torch.Generator().manual_seed(seed)
+    log, generator = answers_behind(data, seed), torch.Generator().manual_seed(seed)
     users, items = (torch.from_numpy(np.array(column)) for column in (log.users, log.items))
     response = torch.from_numpy(np.array(log.response))
     weights = torch.empty(len(log), members).exponential_(generator=generator)

@@ -47,7 +47,8 @@ def fit_encoder(
     An example is a row of the log that is not its user's first: the events before it, its item,
     and whether its response is at least one half. The cross-entropies learn from the answers that
     were logged, where the papers count every interaction as positive and draw negatives. BOD
-    learns from the positive rows, each beside one item that the user has not met.
+    learns from the positive rows, each beside one item that the user has not met. In a log of
+    positives alone half of the examples take such an item in the place of the row's, as a negative.
 
     Args:
         dataset: The data; only what may be learned from is read.
@@ -79,10 +80,13 @@ def fit_encoder(
         raise ConfigError(f"learning_rate must be positive, got {learning_rate}.")
     catalogue, data = load_catalogue(dataset), dataset.training
     users, rng = data.train_users, np.random.default_rng(seed)
-    examples = Examples(LoggedEvents(data.train_log, data.n_users), catalogue, history_len)
+    ranks = Objective.registry[loss].positives_only
+    draws_negatives = not (data.train_log.has_negatives or ranks)
+    events = LoggedEvents(data.train_log, data.n_users)
+    examples = Examples(events, catalogue, history_len, draws_negatives)
     held_out = rng.choice(users, round(HELD_OUT * len(users)), replace=False)
     rows, tested = examples.split(held_out)
-    if Objective.registry[loss].positives_only:
+    if ranks:
         rows = rows[examples.positive[rows]]
     if not len(rows):
         raise ConfigError("The train log is too short: no answer to learn from has events before.")
@@ -118,14 +122,22 @@ class Examples:
         events: The log.
         catalogue: The items.
         history_len: H.
+        draws_negatives: Whether half of the examples are of items that the user has not met.
 
     Attributes:
         events: The log.
         positive: (n,) bool, whether a row's answer is positive.
     """
 
-    def __init__(self, events: LoggedEvents, catalogue: Catalogue, history_len: int) -> None:
+    def __init__(
+        self,
+        events: LoggedEvents,
+        catalogue: Catalogue,
+        history_len: int,
+        draws_negatives: bool = False,
+    ) -> None:
         self.events = events
+        self._draws_negatives = draws_negatives
         self.positive = events.responses >= POSITIVE
         self._length = history_len
         self._n_items = len(catalogue.embedding)
@@ -142,13 +154,12 @@ class Examples:
         """The examples of some rows."""
         users = self.events.users[rows]
         items, responses = self.events.before(rows, users, self._length)
-        arrays = (
-            items,
-            responses,
-            self.events.items[rows].astype(np.int64),
-            self.positive[rows].astype(np.float32),
-            self._unmet(users, rng),
-        )
+        targets, labels = self.events.items[rows].astype(np.int64), self.positive[rows]
+        negatives = self._unmet(users, rng)
+        if self._draws_negatives:
+            replaced = rng.random(len(rows)) < 0.5
+            targets, labels = np.where(replaced, negatives, targets), labels & ~replaced
+        arrays = (items, responses, targets, labels.astype(np.float32), negatives)
         return Batch(*(torch.from_numpy(array) for array in arrays))
 
     def _unmet(self, users: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from dsrm_agents.common.bounds import Band
-from dsrm_agents.common.catalogue import state_and_exposed
+from dsrm_agents.common.catalogue import outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hrl.workers import WORKERS, Context, Items, Worker
@@ -225,12 +225,12 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             The decision.
         """
-        state, exposed = state_and_exposed(obs)
+        state, _ = state_and_exposed(obs)
         manager = self._manager_distribution(state)
         control = manager.mean if deterministic else manager.sample()
         if last_control is not None and due is not None:
             control = torch.where(due[:, None], control, last_control)
-        slates, log_prob = self.worker.act(self._context(state, exposed, control), deterministic)
+        slates, log_prob = self.worker.act(self._context(obs, control), deterministic)
         manager_log_prob = manager.log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
@@ -247,15 +247,14 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             The decision, with gradients.
         """
-        state, exposed = state_and_exposed(obs)
-        log_prob = self.worker.log_prob(self._context(state, exposed, control), slates)
+        state, _ = state_and_exposed(obs)
+        log_prob = self.worker.log_prob(self._context(obs, control), slates)
         manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
         """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""
-        state, exposed = state_and_exposed(obs)
-        return self.worker.entropy(self._context(state, exposed, control))
+        return self.worker.entropy(self._context(obs, control))
 
     def manager_entropy(self) -> float:
         """Entropy of the manager's draw, in nats; constant, as its spread is."""
@@ -292,8 +291,8 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             (N, m) float32, under the z that the manager would choose.
         """
-        state, exposed = state_and_exposed(obs)
-        context = self._context(state, exposed, self._manager_distribution(state).mean)
+        state, _ = state_and_exposed(obs)
+        context = self._context(obs, self._manager_distribution(state).mean)
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
 
@@ -362,5 +361,6 @@ class HierarchicalPolicy(SlateActorCritic):
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
 
-    def _context(self, state: Tensor, exposed: Tensor, control: Tensor) -> Context:
-        return Context(state, exposed, *self.weights(control))
+    def _context(self, obs: PyTorchObs, control: Tensor) -> Context:
+        outside = outside_pool(obs, self.catalogue.n_items)
+        return Context(*state_and_exposed(obs), outside, *self.weights(control))

@@ -140,12 +140,14 @@ class Context(NamedTuple):
     Attributes:
         state: (N, d) float32 observed states.
         exposed: (N, room) int64 items of the session, -1 padded.
+        outside: (N, m) int64 items that the users cannot be shown, -1 padded.
         accuracy: (N,) float32, w_acc.
         fairness: (N,) float32, w_fair.
     """
 
     state: Tensor
     exposed: Tensor
+    outside: Tensor
     accuracy: Tensor
     fairness: Tensor
 
@@ -211,7 +213,7 @@ class Worker(nn.Module):
         return SlateDistribution(
             self.scorer(context),
             keys,
-            self.items.masked(context.exposed),
+            self.items.masked(torch.cat([context.exposed, context.outside], dim=1)),
             self.items.starts,
             self._bounds(context),
             self.slate_size,
@@ -241,7 +243,7 @@ class Worker(nn.Module):
 
     def _bounds(self, context: Context) -> SlateBounds:
         shown = self.items.shown(context.exposed)
-        left = self.items.sizes() - shown
+        left = self.items.sizes() - shown - self.items.shown(context.outside)
         if not bool(torch.isnan(self.group_shares).any()):
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:

@@ -12,7 +12,11 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
 from dsrm_agents.common.bounds import FeasibleCounts, SlateBounds
-from dsrm_agents.common.catalogue import check_item_numbers, state_and_exposed
+from dsrm_agents.common.catalogue import (
+    check_item_numbers,
+    state_and_exposed,
+    state_and_unavailable,
+)
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
@@ -140,7 +144,7 @@ class HSRLPolicy(SlateActorCritic):
 
     def slates(self, obs: PyTorchObs) -> SemanticSlates:
         """The distribution of slates of N sessions."""
-        state, exposed = state_and_exposed(obs)
+        state, exposed = state_and_unavailable(obs, self.catalogue.n_items)
         shown = self.trie.shown(exposed)
         return SemanticSlates(
             self.network,

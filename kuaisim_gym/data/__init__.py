@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import custom, kuairand, kuairec  # noqa: F401  (each import registers a source)
-from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
+from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401  (imports register)
+from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
     Interactions,
@@ -16,6 +16,7 @@ from kuaisim_gym.data.feedback import (
     PositiveLog,
     ResponseLog,
     WatchLog,
+    WatchSample,
 )
 from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
@@ -28,12 +29,14 @@ __all__ = [
     "Features",
     "Interactions",
     "LabelLog",
+    "Labels",
     "PositiveLog",
     "ResponseLog",
     "Source",
     "TrainingData",
     "Truth",
     "WatchLog",
+    "WatchSample",
     "load_dataset",
     "write_csv",
 ]

@@ -21,7 +21,7 @@ from kuaisim_gym.errors import ConfigError, DatasetNotFoundError
 from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
-DATA_VERSION = 2  # raise when the same files or seeds would give other arrays
+DATA_VERSION = 3  # raise when the same files or seeds would give other arrays
 
 Writer = Callable[[Path], None]  # writes one file
 

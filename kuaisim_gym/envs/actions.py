@@ -71,6 +71,10 @@ class ActionKind(ABC):
         """(N, m) int32 items that must not be shown again, -1 padded; ``None`` if any may."""
         if self.core.config.allow_repeats:
             return None
+        exposed = self.core.state.exposed
+        if self.core.pools is not None:
+            items = np.arange(exposed.shape[1], dtype=np.int32)
+            return np.where(exposed, items, np.int32(-1))
         slates = self.core.state.slates[:, : int(self.core.state.steps.max())]
         return slates.reshape(self.core.n_sessions, -1)
 

@@ -40,6 +40,7 @@ from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
+from kuaisim_gym.simulator.pools import find_pools
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
@@ -156,6 +157,7 @@ class SessionBatch:
             n_sessions,
             find_engine(engine),
             self.catalogue.item_embedding,
+            find_pools(self.dataset, split),
         )
         self.encoder = ObservationEncoder(
             self.dataset.training,

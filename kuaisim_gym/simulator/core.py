@@ -20,6 +20,7 @@ from kuaisim_gym.engine.types import BoolArray, FloatArray, Rules, SessionState,
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
+from kuaisim_gym.simulator.pools import Pools
 from kuaisim_gym.simulator.response import ResponseModel
 from kuaisim_gym.snapshots import Snapshot, under, within
 
@@ -36,13 +37,15 @@ class SessionCore:
         engine: Computes the steps; :func:`~kuaisim_gym.engine.find_engine` by default.
         vectors: (n_items, d) float32, by which items of a slate resemble each other; needed where
             ``config.correlation`` is not 0.
+        pools: Items that the users can be shown; ``None`` for the catalogue. Others count as
+            exposed already, and a session ends (truncated) when its pool has no slate left.
 
     Attributes:
         state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
 
     Raises:
         ConfigError: A slate does not fit into the catalogue, there are no users, or the rule of
-            abandonment does not go with the groups.
+            abandonment does not go with the groups; or pools are too small, or meet repeats.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class SessionCore:
         n_sessions: int,
         engine: Engine | None = None,
         vectors: FloatArray | None = None,
+        pools: Pools | None = None,
     ) -> None:
         check_whole("The number of sessions", n_sessions, 1)
         if config.slate_size > groups.n_items:
@@ -63,6 +67,8 @@ class SessionCore:
             )
         if len(session_users) == 0:
             raise ConfigError("This split has no users to draw sessions from.")
+        _check_pools(pools, session_users, config)
+        self.pools = pools
         self.engine = find_engine() if engine is None else engine
         self.model = model
         self.groups = groups
@@ -138,6 +144,8 @@ class SessionCore:
         arrivals: NDArray[np.int32] = users.astype(np.int32, copy=False)
         self.engine.begin(state, rows, arrivals, self.config.max_len)
         state.share[rows] = self._share_before
+        if self.pools is not None:
+            state.exposed[rows] = self.pools.outside(arrivals)
         self._answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
@@ -167,6 +175,11 @@ class SessionCore:
             probability = np.maximum(probability, np.float32(0.0))
         result = self.engine.advance(self._rules, self.state, shown, probability, slots)
         self._answers.observe(shown, result.feedback)
+        if self.pools is not None:
+            left = np.count_nonzero(~self.state.exposed, axis=1)
+            exhausted = slots & self.state.active & (left < self.config.slate_size)
+            result.truncated[exhausted] = True
+            self.state.active[exhausted] = False
         if not everyone:
             self.state.active[~slots] = False
         return result
@@ -263,6 +276,23 @@ class SessionCore:
                 f"Item positions must lie in [0, {n_items}), got {checked[slot, position]}."
             )
         return checked
+
+
+def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:
+    """Checks that each user's pool fills a slate, and that no item outside it can be answered."""
+    if pools is None:
+        return
+    smallest = int(pools.sizes(users).min())
+    if smallest < config.slate_size:
+        raise ConfigError(
+            f"slate_size must be at most {smallest}, the items that a user of this dataset can be "
+            f"shown, got {config.slate_size}."
+        )
+    if config.allow_repeats:
+        raise ConfigError(
+            "allow_repeats=True would answer items outside a user's pool, of which this dataset "
+            "has no answer; leave it out."
+        )
 
 
 def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | None:

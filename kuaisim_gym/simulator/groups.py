@@ -72,12 +72,12 @@ class Groups:
 
     @property
     def by_popularity(self) -> bool:
-        """Whether these are the popular fifth of the catalogue and the rest."""
+        """True of the popular fifth of the catalogue and the rest."""
         return self.column == POPULARITY
 
     @property
     def is_default(self) -> bool:
-        """Whether they are the popularity groups, and half of the exposures is due to each."""
+        """True of the popularity groups where half of the exposures is due to each."""
         return self.by_popularity and bool((self.target == 0.5).all())
 
     @property
@@ -349,9 +349,12 @@ def _of_quantiles(
     if len(cuts) != 1:
         raise ConfigError(f"groups={{column: quantiles}} must name one column, got {list(cuts)}.")
     ((column, quantiles),) = cuts.items()
-    levels = np.asarray(quantiles, dtype=np.float64)
-    inside = (levels > 0) & (levels < 1)
-    if levels.ndim != 1 or not levels.size or not inside.all() or (np.diff(levels) <= 0).any():
+    try:
+        levels = np.asarray(quantiles, dtype=np.float64)
+    except (TypeError, ValueError):
+        levels = np.empty(0)
+    rising = levels.ndim == 1 and levels.size and (np.diff(levels, prepend=0, append=1) > 0).all()
+    if not rising:
         raise ConfigError(
             f"The quantiles of {column} must rise within (0, 1), such as (0.25, 0.5, 0.75), got "
             f"{quantiles!r}."

@@ -119,7 +119,8 @@ class Entities:
             f"FROM {self.table.sql} t JOIN {ids} p ON p.id_text = t.{quoted(self.key)}::VARCHAR"
         )
         unknown = self.tables.count(f"FROM {self.table.sql}") - self.tables.count(clause)
-        add_note(self.notes, f"{label}.rows_of_unknown_ids_dropped", unknown)
+        if unknown:
+            self.notes[f"{label}.rows_of_unknown_ids_dropped"] = unknown
         self.tables.execute(
             f"CREATE OR REPLACE TABLE {sql} AS SELECT p.id_position, {', '.join(cells)} {clause} "
             "ORDER BY t.rowid"

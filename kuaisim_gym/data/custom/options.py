@@ -55,8 +55,9 @@ class TableOptions:
         _check_share("test_share", self.test_share, 0.0, open_ends=True)
         _check_share("history_share", self.history_share, 0.0, open_ends=False)
         self._check_ratings()
-        if self.split_time is not None and self.split not in (None, "time"):
+        if self.split_time is not None and self.split != "time":
             raise ConfigError(f"split_time is for split='time', got split={self.split!r}.")
+        self.moment  # noqa: B018  (a date that cannot be read is refused now)
 
     def _check_ratings(self) -> None:
         if self.rating_map is not None and self.positive_from is not None:

@@ -37,7 +37,7 @@ from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.data.tables import Table, Tables, literal, open_tables, quoted
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-WHOLE_ID = r"-?(0|[1-9]\d{0,17})(\.0*)?"
+WHOLE_ID = r"-?(0|[1-9]\d{0,18})(\.0*)?"
 LONGEST_ID = 256  # characters: ids are stored at the length of the longest
 LEAST_ITEMS = 2  # one popular and one in the long tail
 
@@ -182,6 +182,8 @@ class TableSource(Source):
             )
         if self.choices.split == "given" and "test" not in tables:
             raise ConfigError("split='given' needs the test rows: test=...")
+        if self.choices.catalogue == "test" and "test" not in tables:
+            raise ConfigError("catalogue='test' needs test rows of their own: test=...")
         if self.choices.split in ("user", "time") and "test" in tables:
             raise ConfigError(
                 f"split={self.choices.split!r} divides the log, but test rows are given too: leave "
@@ -216,6 +218,13 @@ class _Reader:
         self.answers = {name: self._answer(name) for name in ("log", "test") if name in self.inputs}
         if "test" in self.answers:
             self._check_alike(self.answers["log"], self.answers["test"])
+        if not any("rating" in roles for roles in self.roles.values()):
+            for option in ("rating_map", "positive_from"):
+                if getattr(self.options, option) is not None:
+                    raise ConfigError(
+                        f"{option} is for ratings, but {self.inputs['log'].label} has no column of "
+                        f"ratings; it has {self.inputs['log'].header}."
+                    )
         if self.options.split == "time" and "time" not in self.roles["log"]:
             require(self.inputs["log"].label, self.inputs["log"].header, self.roles["log"], "time")
         if self.options.groups and "items" not in self.inputs:
@@ -332,10 +341,9 @@ class _Reader:
         union = " UNION ".join(texts.values())
         self.tables.execute(f"CREATE TABLE {entity}_texts AS {union}")
         clause = f"FROM {entity}_texts"
-        whole = f"regexp_full_match(id_text, {literal(WHOLE_ID)})"
-        key = "id_text"
-        if not self.tables.count(f"{clause} WHERE NOT {whole}"):
-            key = "regexp_replace(id_text, '\\.0*$', '')::BIGINT"
+        number = "TRY_CAST(regexp_replace(id_text, '\\.0*$', '') AS BIGINT)"
+        whole = f"regexp_full_match(id_text, {literal(WHOLE_ID)}) AND {number} IS NOT NULL"
+        key = "id_text" if self.tables.count(f"{clause} WHERE NOT ({whole})") else number
         longest = self.tables.column(f"SELECT max(length(id_text)) {clause}")[0]
         if longest > LONGEST_ID:
             raise DataFormatError(
@@ -345,9 +353,13 @@ class _Reader:
         first = "0"
         if entity == "item" and "test" in self.inputs and self.options.catalogue != "all":
             first = f"(id_text NOT IN ({texts['test']}))::INTEGER"
+        numbered = f"SELECT id_text, {key} AS id, {first} AS is_last {clause}"
+        grouped = (
+            f"SELECT id_text, id, min(is_last) OVER (PARTITION BY id) AS behind FROM ({numbered})"
+        )
         self.tables.execute(
-            f"CREATE TABLE {entity}_positions AS SELECT id_text, {key} AS id, {first} AS behind, "
-            f"(dense_rank() OVER (ORDER BY behind, id) - 1)::INTEGER AS id_position {clause}"
+            f"CREATE TABLE {entity}_positions AS SELECT id_text, id, behind, (dense_rank() "
+            f"OVER (ORDER BY behind, id) - 1)::INTEGER AS id_position FROM ({grouped})"
         )
         query = f"SELECT DISTINCT id_position, id FROM {entity}_positions ORDER BY id_position"
         chunks = [chunk["id"] for chunk in self.tables.stream(query)]
@@ -380,20 +392,16 @@ class _Reader:
             return log.take(stay), test, "given test rows"
         sides, rule = self._sides(stored["log"], rows)
         log, test = rows.read(stored["log"], roles["log"], answers["log"], "log", sides)
-        if self.options.catalogue == "test":
-            raise ConfigError("catalogue='test' needs test rows of their own: test=...")
         return log, test, rule
 
     def _sides(self, table: Table, rows: Rows) -> tuple[Sides, str]:
         options, roles = self.options, self.roles["log"]
         share = f"{options.test_share:.0%}"
-        if options.split != "time" and options.split_time is None:
+        if options.split != "time":
             timed = "time" in roles
-            order = "earliest" if timed else "hash of the"
-            rule = (
-                f"user (a hash of the id, {share} are test users, the {order} "
-                f"{options.history_share:.0%} of their rows stay in the log)"
-            )
+            history = f"{options.history_share:.0%} of their rows"
+            stay = f"the first {history}" if timed else f"{history}, chosen by a hash,"
+            rule = f"user (a hash of the id makes {share} test users; {stay} stay in the log)"
             return rows.by_user(options.test_share, options.history_share, timed), rule
         time = seconds(table, self.tables, roles["time"])
         moment = options.moment

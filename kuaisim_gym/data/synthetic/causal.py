@@ -5,9 +5,14 @@
     quality q_i, user level b_u -------+           v
     popularity -> exposure (with relevance) --> logged response <- conformity c_u * popularity
 
-Popular and relevant items are shown more often; when a user answers what the platform chose,
-popularity sways the answer. The log therefore over-states popular items, while popularity says
-next to nothing about quality. Unbiased rows have neither exposure by popularity nor sway.
+Popular and relevant items are shown more often, and popularity goes with quality to a degree that
+is a parameter; when a user answers what the platform chose, popularity sways the answer. The log
+therefore over-states popular items. Unbiased rows have neither exposure by popularity nor sway.
+
+A platform counts answers, so what is measured on real rows is how positive answers go with quality;
+how exposures do is known of neither dataset. The correlation of popularity (what drives exposure)
+and quality, and the spread of popularity, are therefore chosen such that counted positives behave
+as measured. They are no measurements themselves.
 
 A response is a monotone function of a latent score,
 
@@ -52,7 +57,7 @@ class WorldConfig:
         user_level: Standard deviation of a user's general inclination to respond.
         personal: Standard deviation of the true-preference term.
         conformity: Mean pull of one standard deviation of log-popularity on a logged answer.
-        quality_popularity: Correlation of true quality and log-popularity.
+        quality_popularity: Correlation of true quality and log-popularity, the cause of exposure.
         activity_level: Correlation of a user's log-activity and general inclination.
         popularity_spread: Pull of one standard deviation of log-popularity on exposure, logits.
         exposure_relevance: Pull of one standard deviation of true relevance on exposure, logits.
@@ -138,13 +143,27 @@ class Causes:
 
     def latent(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Vector:
         """(n,) unbiased latent scores of (user, item) pairs."""
-        score = self.user_level[users] + self.item_level[items]
+        return self.score(users, items, self.taste(users, items))
+
+    def score(
+        self, users: NDArray[np.integer], items: NDArray[np.integer], taste: Vector
+    ) -> Vector:
+        """(n,) unbiased latent scores of pairs whose taste is at hand."""
+        return np.asarray(self.user_level[users] + self.item_level[items] + self.scale * taste)
+
+    def taste(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Vector:
+        """(n,) products ``<p_u, v_i>`` of (user, item) pairs."""
+        products = np.empty(len(users))
         for start in range(0, len(users), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            score[rows] += self.scale * np.einsum(
+            products[rows] = np.einsum(
                 "nd,nd->n", self.preference[users[rows]], self.item_vectors[items[rows]]
             )
-        return np.asarray(score)
+        return products
+
+    def relevance_of(self, items: NDArray[np.integer], taste: Vector) -> Vector:
+        """(n,) standardised relevance of pairs whose taste is at hand."""
+        return np.asarray((taste - self.relevance_centre[items]) / self.relevance_unit)
 
     def sway(self, users: NDArray[np.integer], items: NDArray[np.integer]) -> Vector:
         """(n,) pull of popularity on logged answers, before the parameter ``conformity``."""
@@ -162,6 +181,14 @@ class Causes:
         arrays |= {"map_scores": map_scores, "map_responses": map_responses}
         single = {name: np.asarray(array, dtype=np.float32) for name, array in arrays.items()}
         return Truth(interest=self.interest, **single)
+
+
+def strata(n: int, rng: np.random.Generator) -> Vector:
+    """(n,) levels in (0, 1), one from the middle of each n-th, in random order.
+
+    Quantiles of a distribution at these levels have its shape in every world, heavy tail included.
+    """
+    return np.asarray((rng.permutation(n) + 0.5) / n)
 
 
 def power_shares(n: int) -> Vector:
@@ -186,7 +213,7 @@ def draw_causes(config: WorldConfig, share: Vector, rng: np.random.Generator) ->
     preference = _unit_rows(weights @ centres)
 
     popularity = rng.standard_normal(config.n_items)
-    skewed = (1.5 - rng.gamma(1.5, 1.0, config.n_items)) / np.sqrt(1.5)
+    skewed = 1.0 - rng.standard_exponential(config.n_items)
     quality = _mixed(config.quality_skew, skewed, rng.standard_normal(config.n_items))
     quality = standardised(_mixed(config.quality_popularity, popularity, quality))
     level = rng.standard_normal(config.n_users)

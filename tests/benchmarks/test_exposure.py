@@ -1,0 +1,58 @@
+"""The command that audits simple policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks import exposure
+from benchmarks.__main__ import main
+from benchmarks.results import read_result
+from benchmarks.run import Run
+from kuaisim_gym.metrics import EXPOSURE_METRICS
+
+
+@pytest.fixture
+def brief(small, monkeypatch) -> None:
+    """Two policies on a small world."""
+    monkeypatch.setattr(Run, "load", lambda spec: small)
+    names = ("random", "popularity")
+    monkeypatch.setattr(exposure, "POLICIES", {name: exposure.POLICIES[name] for name in names})
+
+
+def test_a_figure_and_tables_of_every_metric(brief, tmp_path: Path, capsys) -> None:
+    options = ["--seeds", "1", "2", "--sessions", "30", "--max-len", "4", "--jobs", "1"]
+    assert main(["exposure", "--out", str(tmp_path), *options]) == 0
+    figure, *tables = capsys.readouterr().out.strip().splitlines()
+    assert Path(figure).parent == tmp_path
+    assert Path(figure).read_bytes().startswith(b"\x89PNG")
+    studies = exposure.read_studies(tmp_path)
+    assert len(studies) == 4
+    names = {metric.name for metric in EXPOSURE_METRICS}
+    for study in studies:
+        assert study["metrics"].keys() == names | {f"{name}_ci95" for name in names}
+    header = next(line for line in tables if line.startswith("| policy | group AD"))
+    assert header.count("|") == len(names) + 2
+    popularity = next(line for line in tables if line.startswith("| popularity | 1.000"))
+    assert popularity.count("±") == len(names)
+    assert any("taste: high" in line for line in tables)
+    assert "SYNTHETIC" in tables[0]
+    assert main(["exposure", "--table", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip().splitlines() == tables
+
+
+def test_panels_are_ten_of_the_metrics() -> None:
+    names = [metric.name for metric in EXPOSURE_METRICS]
+    assert len(set(exposure.PANELS)) == 10
+    assert set(exposure.PANELS) <= set(names)
+    assert len(set(names)) == len(names)
+
+
+def test_another_study_is_not_taken_for_it(brief, tmp_path: Path, capsys) -> None:
+    options = ["--seeds", "1", "--max-len", "4", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(["exposure", *options, "--sessions", "30"]) == 0
+    assert main(["exposure", *options, "--sessions", "40"]) == 2
+    assert "other data or settings" in capsys.readouterr().err
+    (path, *_) = sorted(tmp_path.glob("*.json"))
+    assert read_result(path)["sessions"] == 30
