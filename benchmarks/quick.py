@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.agents import AGENTS, agents_for
 from benchmarks.agents.references import ROWS
 from benchmarks.origin import env_for
-from benchmarks.run import Run, default_max_len
+from benchmarks.run import Run
 from kuaisim_gym.errors import DatasetNotFoundError
 
 LEARNED = ("hrl", "dsrm-hrl", "ppo", "a2c", "hsrl+quota")
@@ -22,12 +24,14 @@ class QuickWorld(NamedTuple):
     Attributes:
         source: Name of the source.
         folder: Where the folder of real data has its files; ``None`` for a synthetic world.
-        max_lens: Longest sessions; empty for the environment's own.
+        max_lens: Longest sessions.
+        slate_size: Items in a slate; ``None`` for the environment's number.
     """
 
     source: str
     folder: str | None = None
     max_lens: tuple[int, ...] = MAX_LENS
+    slate_size: int | None = None
 
 
 WORLDS = (
@@ -36,7 +40,7 @@ WORLDS = (
     QuickWorld("kuairec-like", "kuairec_real"),
     QuickWorld("kuairec-watch", "kuairec_real"),
     QuickWorld("kuairand-click", "kuairand_real"),
-    QuickWorld("kuairand-pool", "kuairand_real", ()),  # as long and wide as its users' rows allow
+    QuickWorld("kuairand-pool", "kuairand_real", (20,), 2),  # as its users' rows allow
 )
 
 
@@ -67,11 +71,11 @@ def runs(
                 )
             dataset = f"{world.source}={path}"
         env = env_for(dataset, Run.env)
-        base = Run("random", env, dataset, default_max_len(env), episodes=episodes,
-                   sessions=sessions)  # fmt: skip
+        base = Run(
+            "random", env, dataset, episodes=episodes, sessions=sessions,
+            slate_size=world.slate_size,
+        )  # fmt: skip
         allowed = agents_for(base.load())
         agents = [name for name in AGENTS if name in (*ROWS, *LEARNED) and name in allowed]
-        for max_len in world.max_lens or (base.max_len,):
-            for agent in agents:
-                for seed in seeds:
-                    yield Run(agent, env, dataset, max_len, seed, episodes, sessions)
+        for max_len, agent, seed in product(world.max_lens, agents, seeds):
+            yield replace(base, agent=agent, max_len=max_len, seed=seed)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
 from benchmarks.origin import data_label, is_older
 from kuaisim_gym import ENVIRONMENTS
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import DataFormatError, unknown_option
 from kuaisim_gym.registration import registered
@@ -52,6 +52,7 @@ class World(NamedTuple):
         is_older: Whether an earlier version of the generator made the world.
         fingerprint: Of the data.
         max_len: T, the longest session.
+        slate_size: K, items in a slate.
     """
 
     env: str
@@ -61,6 +62,7 @@ class World(NamedTuple):
     is_older: bool
     fingerprint: str
     max_len: int
+    slate_size: int = SessionConfig.slate_size
 
     @property
     def task(self) -> type[SessionBatch]:
@@ -72,7 +74,9 @@ class World(NamedTuple):
         """Name of the world in file names."""
         env = self.env.rpartition(":")[2]
         block = {"name": self.dataset, "answers": self.answers, "seed": self.seed}
-        return f"{env}_{data_label(block)}-{self.fingerprint[:8]}_T{self.max_len}"
+        return (
+            f"{env}_{data_label(block)}-{self.fingerprint[:8]}_T{self.max_len}{self._width('_K')}"
+        )
 
     @property
     def data(self) -> str:
@@ -83,14 +87,19 @@ class World(NamedTuple):
     @property
     def title(self) -> str:
         """Name of the world in headings."""
-        return f"{self.env}, {self.dataset} ({self.data}, {self.fingerprint}), T {self.max_len}"
+        data = f"{self.dataset} ({self.data}, {self.fingerprint})"
+        return f"{self.env}, {data}, T {self.max_len}{self._width(', K ')}"
 
     @property
     def short_title(self) -> str:
         """Name of the world above a column."""
         env = self.env.removesuffix("-Fair-v0")
         name = "" if self.dataset == env.lower() else f", {self.dataset}"
-        return f"{env}{name} ({self.data}), T = {self.max_len}"
+        return f"{env}{name} ({self.data}), T = {self.max_len}{self._width(', K = ')}"
+
+    def _width(self, label: str) -> str:
+        """The size of slates under a label, if it is not the usual one."""
+        return "" if self.slate_size == SessionConfig.slate_size else f"{label}{self.slate_size}"
 
 
 def world_of(result: Result) -> World:
@@ -101,6 +110,7 @@ def world_of(result: Result) -> World:
     return World(
         result["env"], block["name"], answers, block.get("seed", 0), is_older(block),
         block["fingerprint"], result["max_len"],
+        result.get("slate_size", SessionConfig.slate_size),
     )  # fmt: skip
 
 

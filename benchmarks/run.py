@@ -58,6 +58,7 @@ class Run:
         seed: Seed of the training; evaluation sessions are seeded from another part of its range.
         episodes: Training sessions.
         sessions: Evaluation episodes: sessions, or users who make several sessions.
+        slate_size: Items in a slate; ``None`` for the environment's number.
     """
 
     agent: str
@@ -68,6 +69,7 @@ class Run:
     episodes: int = 20_000
     sessions: int = 1000
     dataset_seed: int = 0
+    slate_size: int | None = None
 
     def __post_init__(self) -> None:
         find_agent(self.agent)
@@ -102,7 +104,14 @@ class Run:
     @property
     def world(self) -> str:
         """Environment, dataset and session length, as in file names."""
-        return f"{self.env.rpartition(':')[2]}_{self.origin.label}_T{self.max_len}"
+        width = "" if self.slate_size is None else f"_K{self.slate_size}"
+        return f"{self.env.rpartition(':')[2]}_{self.origin.label}_T{self.max_len}{width}"
+
+    @property
+    def session_options(self) -> dict[str, int]:
+        """Options of the environment that the settings choose."""
+        width = {} if self.slate_size is None else {"slate_size": self.slate_size}
+        return {"max_len": self.max_len, **width}
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID")
     add_dataset(parser)
     add_dataset_seed(parser)
+    add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
     add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
     add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
@@ -228,14 +238,10 @@ def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
     settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
     settings["env"] = settings["env"] or env_for(settings["dataset"], Run.env)
     if settings["max_len"] is None:
-        settings["max_len"] = default_max_len(settings["env"])
+        env = settings["env"]
+        defaults = {**task_of(env).defaults, **registered(env)}
+        settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
     return Run(**settings)
-
-
-def default_max_len(env: str) -> int:
-    """The longest session of an environment, unless it is made with another."""
-    defaults = {**task_of(env).defaults, **registered(env)}
-    return int(defaults.get("max_len", SessionConfig.max_len))
 
 
 def train_agent(
@@ -278,7 +284,7 @@ def train_agent(
     record = TrainingRecord(spec.episodes, progress)
     n_envs = hyperparams.pop("n_envs")
     wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
-    options: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **agent.env_options}
+    options: dict[str, Any] = {"dataset": dataset, **spec.session_options, **agent.env_options}
     env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
     wrapped = agent.wrap(env, fitted, wrapper_options, True)
     model = agent.build(wrapped, hyperparams, spec.seed)
@@ -366,7 +372,7 @@ def play(
         users: Positions of the split's users to play with, all if ``None``.
     """
     slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
-    options: dict[str, Any] = {"dataset": dataset, "max_len": spec.max_len, **agent.env_options}
+    options: dict[str, Any] = {"dataset": dataset, **spec.session_options, **agent.env_options}
     env = make_vec_env(spec.env, slots, split, first_seed, users=users, **options)
     policy: Any = model if agent.rule is None else agent.rule(env.batch)
     wrapped = agent.wrap(env, fitted, agent.hyperparams | dict(overrides or {}), False)

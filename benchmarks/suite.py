@@ -48,7 +48,7 @@ def main(options: argparse.Namespace) -> None:
         agents = options.agents or agents_for(base.load())
         runs = expand(base, agents, options.max_len or [base.max_len], options.seeds)
     else:
-        for name in ("agents", "env", "max_len", "dataset", "dataset_seed"):
+        for name in ("agents", "env", "max_len", "dataset", "dataset_seed", "slate_size"):
             if getattr(options, name):
                 option = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"--table {options.table} fixes {option}: leave that out.")
