@@ -16,7 +16,7 @@ from benchmarks.purify.study import ENVS, KUAIREC, PurifyStudy, World, plan
 from benchmarks.results import read_results
 from benchmarks.study import run_studies
 from dsrm_agents.dsrm.probes import probe, probe_data
-from kuaisim_gym.data import write_csv
+from kuaisim_gym.data import SOURCES, write_csv
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
@@ -80,9 +80,8 @@ def test_all_that_says_something_is_studied() -> None:
 )
 def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_path: Path) -> None:
     paths = run_studies(quick(env, names), tmp_path)
-    assert [path.name for path in paths] == [
-        f"{n}_{env}_kuairec-synthetic_seed11.json" for n in names
-    ]
+    label = f"{env}_{'kuairec' if env == KUAIREC else 'kuairand'}-synthetic_seed11"
+    assert [path.name for path in paths] == [f"{name}_{label}.json" for name in names]
     assert sorted(paths) == sorted(tmp_path.iterdir())
     dataset = small if env == KUAIREC else small_rand
     users_with_rows = len(np.unique(dataset.log.users))
@@ -93,7 +92,11 @@ def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_
         assert (result["purifier"], result["env"], result["seed"]) == (name, env, 11)
         assert result["dataset"] == {
             "name": dataset.name,
+            "source": dataset.name,
             "synthetic": True,
+            "answers": "synthetic",
+            "seed": 11,
+            "version": SOURCES[dataset.name].version,
             "fingerprint": dataset.fingerprint,
             "split_by": "user",
             "events_per_user": pytest.approx(len(dataset.log) / users_with_rows),
@@ -217,16 +220,20 @@ def test_real_rows_have_no_truth_and_seeds_vary_the_fit(small, tmp_path: Path, c
     assert "| identity | 2 | " in text
     files = {path: path.stat().st_mtime_ns for path in out.iterdir()}
     assert {path.name for path in files} == {
-        f"{name}_{KUAIREC}_real_seed{seed}.json"
+        f"{name}_{KUAIREC}_kuairec-modelled_seed{seed}.json"
         for name in ("identity", "mlp")
         for seed in (11, 15)
     }
     results = {path.name: read(path) for path in files}
     assert all(one["metrics"].keys() == METRICS - NEED_TRUTH for one in results.values())
     assert not any(one["dataset"]["synthetic"] for one in results.values())
-    first, second = (results[f"identity_{KUAIREC}_real_seed{seed}.json"] for seed in (11, 15))
+    first, second = (
+        results[f"identity_{KUAIREC}_kuairec-modelled_seed{seed}.json"] for seed in (11, 15)
+    )
     assert first["metrics"] == second["metrics"]
-    first, second = (results[f"mlp_{KUAIREC}_real_seed{seed}.json"] for seed in (11, 15))
+    first, second = (
+        results[f"mlp_{KUAIREC}_kuairec-modelled_seed{seed}.json"] for seed in (11, 15)
+    )
     assert first["metrics"] != second["metrics"]
     data = str(tmp_path / "data")
     run_studies(plan(None, [11, 15], ["identity", "mlp"], dataset=data, updates=5), out)
