@@ -179,7 +179,8 @@ def _table(result: Result) -> str:
     note = (
         f"{result['sessions']:,} sessions of the same users and random numbers. d: less the free "
         "slates of users whom imbalance does not annoy (no rule), session by session, R the mean "
-        "reward of a session; ± is a 95 % interval over sessions."
+        "reward of a session; ± is a 95 % interval over sessions. A penalised session is shorter: "
+        "it shows fewer and therefore better items, so that its R is not to be compared."
     )
     world = world_of(result | {"max_len": 0})  # of all lengths
     title = f"Cost of balance: {world.env}, {world.dataset} ({world.data}, {world.fingerprint})"

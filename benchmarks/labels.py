@@ -173,8 +173,8 @@ def _top_rate(scores: NDArray[np.floating], labels: NDArray[np.bool_], count: in
     """Rate of positives among the ``count`` best rows; rows equal to the last share its places."""
     last = np.partition(scores, len(scores) - count)[len(scores) - count]
     above, equal = scores > last, scores == last
-    places = count - above.sum()
-    return float((labels[above].sum() + places * labels[equal].mean()) / count)
+    left = count - above.sum()
+    return float((labels[above].sum() + left * labels[equal].mean()) / count)
 
 
 def summary(

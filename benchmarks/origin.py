@@ -92,22 +92,20 @@ def env_for(text: str | None, default: str) -> str:
         return default
     source = Origin(import_named(name)).source
     names = {env: row["name"] for env, row in ENVIRONMENTS.items()}
-    own = [env for env, usual in names.items() if usual == source]
+    usual_envs = [env for env, usual in names.items() if usual == source]
     any_data = [env for env, usual in names.items() if SOURCES[usual].plays_any]
-    return (own + any_data)[0]
+    return (usual_envs + any_data)[0]
 
 
 def _names_source(text: str) -> bool:
-    """Whether a text names a source, ``module:NAME`` or a registered one, and no existing file."""
-    return text in SOURCES or (bool(re.fullmatch(r"[\w.]+:[\w.-]+", text)) and _no_file(text))
-
-
-def _no_file(text: str) -> bool:
-    return not Path(text).exists()
+    """Tells a source, ``module:NAME`` or a registered one, from a path."""
+    return text in SOURCES or (
+        bool(re.fullmatch(r"[\w.]+:[\w.-]+", text)) and not Path(text).exists()
+    )
 
 
 def answers_of(dataset: Dataset) -> str:
-    """What the test simulator's answers are: ``"synthetic"``, ``"real"`` or ``"modelled"``.
+    """Kind of the test simulator's answers: ``"synthetic"``, ``"real"`` or ``"modelled"``.
 
     They are real where practically all of them are looked up in test rows, and modelled where a
     model of the test rows gives them, were it only beside the rows.
@@ -142,7 +140,7 @@ def data_label(block: dict[str, Any]) -> str:
 
 
 def is_older(block: dict[str, Any]) -> bool:
-    """Whether a synthetic world is of an earlier version of its generator."""
+    """Tells a synthetic world that an earlier version of its generator made."""
     source = SOURCES.get(block.get("source", block["name"]))
     present = block.get("version", FIRST_VERSION)
     return bool(block["synthetic"]) and source is not None and present < source.version

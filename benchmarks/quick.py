@@ -10,7 +10,6 @@ from benchmarks.agents import AGENTS, agents_for
 from benchmarks.agents.references import ROWS
 from benchmarks.origin import env_for
 from benchmarks.run import Run, default_max_len
-from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import DatasetNotFoundError
 
 LEARNED = ("hrl", "dsrm-hrl", "ppo", "a2c", "hsrl+quota")
@@ -57,7 +56,7 @@ def runs(
     """
     seeds = tuple(seeds)
     for world in WORLDS:
-        if world.folder is not None and (real is None or world.source not in SOURCES):
+        if world.folder is not None and real is None:
             continue
         dataset = world.source
         if world.folder is not None and real is not None:

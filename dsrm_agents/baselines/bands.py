@@ -1,4 +1,4 @@
-"""How many popular items a slate holds: any number, half of them, or as many as cost no penalty.
+"""Numbers of popular items in a slate: any, half of it, or as many as cost no penalty.
 
 A user who starts with temper T survives m steps if ``2 m - G <= T - 1``, G the sum of their
 rewards. G depends on which items these steps show, not on their order. Within a group the items

@@ -58,7 +58,7 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     assert f"| kuairec (real) | train | {small.n_users:,} |" in text
     assert "7,176 / 10,728 / 12,530.8k" in text
     assert "MEAN reward" in text
-    written = json.loads((tmp_path / "out" / "datasets_kuairec-real.json").read_text())
+    written = json.loads((tmp_path / "out" / "datasets_kuairec-modelled.json").read_text())
     assert written["study"] == "datasets"
     assert written["rows"]["test"]["interactions"] == len(small.test)
     assert DatasetStudy.markdown([written]) in text
@@ -66,7 +66,7 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     assert figure.read_bytes().startswith(b"\x89PNG")
 
     # Once more, it is there already; other data under its name are refused.
-    path = tmp_path / "out" / "datasets_kuairec-real.json"
+    path = tmp_path / "out" / "datasets_kuairec-modelled.json"
     path.write_text(json.dumps(written | {"commit": "earlier"}))
     assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == text

@@ -265,4 +265,4 @@ def test_the_figure_shows_what_there_is(tmp_path: Path) -> None:
     real["dataset"]["synthetic"] = False
     for path in tmp_path.glob("*.json"):
         path.unlink()
-    assert "real rows" in plot.draw(read(tmp_path, real)).get_suptitle()
+    assert "MODELLED answers" in plot.draw(read(tmp_path, real)).get_suptitle()

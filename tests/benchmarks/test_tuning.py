@@ -16,6 +16,7 @@ from benchmarks.agents import AGENTS, Agent
 from benchmarks.results import read_results
 from benchmarks.run import Run
 from benchmarks.tuning import split_users, tune
+from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
@@ -119,7 +120,8 @@ def test_the_result_says_what_was_done(guess, small, tmp_path: Path) -> None:
     }  # fmt: skip
     assert (result["study"], result["agent"], result["max_len"]) == ("tune", "a2c", 6)
     assert result["dataset"] == {
-        "name": "kuairec", "synthetic": True, "fingerprint": small.fingerprint
+        "name": "kuairec", "source": "kuairec", "synthetic": True, "answers": "synthetic",
+        "seed": 0, "version": SOURCES["kuairec"].version, "fingerprint": small.fingerprint,
     }  # fmt: skip
     assert result["settings"] == {"episodes": 300, "sessions": 40, "seed": 0}
     assert result["space"]["learning_rate"] == "0.0003 to 0.01, log-uniform"
