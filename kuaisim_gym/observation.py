@@ -24,7 +24,7 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history")
-CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
+CONTEXT = ("progress", "share", "last_reward", "mean_reward")  # share by its groups' measure
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
 
@@ -103,8 +103,10 @@ class ObservationEncoder:
         core: The sessions.
         observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"``, the
             session's item positions, -1 padded, under ``"exposed"`` and how they were answered,
-            0 padded, under ``"responses"``; or ``"history"``, the user's last events under
-            ``"items"`` and ``"responses"``, and the context.
+            0 padded, under ``"responses"``, and where the dataset has pools the items that the
+            user can be shown, -1 padded, under ``"pool"``, all -1 for every item; or
+            ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
+            context.
         history_len: H, events in a history; 50 if ``None``.
         extra: Names of further context columns.
 
@@ -132,7 +134,8 @@ class ObservationEncoder:
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
-        self.context = CONTEXT + extra
+        names = {"share": core.groups.measure}
+        self.context = (*(names.get(name, name) for name in CONTEXT), *extra)
         self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
         n, dim = core.n_sessions, encoder.dim
@@ -167,9 +170,14 @@ class ObservationEncoder:
         if self.observation_type == "state":
             return state
         room = self.core.config.longest * self.core.config.slate_size
-        exposed = spaces.Box(-1, len(self.core.popular) - 1, (room,), dtype=np.int32)
+        exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
-        return spaces.Dict({"state": state, "exposed": exposed, "responses": responses})
+        parts: dict[str, spaces.Space[Any]]
+        parts = {"state": state, "exposed": exposed, "responses": responses}
+        if self.core.pools is not None:
+            pool = (self.core.pools.room,)
+            parts["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
+        return spaces.Dict(parts)
 
     def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
         """Fills further context columns, by name, of some sessions.
@@ -223,6 +231,8 @@ class ObservationEncoder:
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
         flat = {name: array.reshape(core.n_sessions, -1).copy() for name, array in shown.items()}
+        if core.pools is not None:
+            flat["pool"] = core.pools.padded(core.state.users)
         return {"state": state, **flat}
 
     def snapshot(self) -> Snapshot:

@@ -70,11 +70,14 @@ class SessionView:
         responses: (t, K) float32 in [0, 1].
         rewards: (t,) float64 in [-1, 1].
         temper: (t + 1,) float64, in steps, from the start on.
-        popular_share: (t,) float64, share of popular items in the exposure window.
+        popular_share: (t,) float64 in [0, 1], share of popular items in the exposure window, or
+            what ``measure`` says of other groups.
         penalised: (t,) bool, true where that window cost temper.
         over: True if the session has ended.
-        bounds: Popular shares strictly between these are not penalised.
+        bounds: Shares strictly between these are not penalised.
         lowest_reward: Lower end of the axis of rewards; below 0 where rewards can be negative.
+        measure: Title of ``popular_share``: ``"popular share"``; or ``"group share"`` or
+            ``"imbalance"``, see :attr:`~kuaisim_gym.simulator.groups.Groups.measure`.
     """
 
     dataset: str
@@ -91,6 +94,7 @@ class SessionView:
     over: bool
     bounds: tuple[float, float]
     lowest_reward: float = 0.0
+    measure: str = "popular share"
 
     @property
     def steps(self) -> int:
@@ -123,11 +127,12 @@ def _table(view: SessionView, tokens: list[list[str]]) -> list[str]:
     """Column heads, and one line per step."""
     slates = [" ".join(row) for row in tokens]
     width = max(map(len, slates))
-    lines = [f"step  {'slate':{width}}  reward  temper  popular"]
+    title = view.measure.split()[0]
+    lines = [f"step  {'slate':{width}}  reward  temper  {title}"]
     for step, slate in enumerate(slates):
         lines.append(
             f"{step + 1:4}  {slate:{width}}  {view.rewards[step]:6.2f}  "
-            f"{view.temper[step + 1]:6.2f}  {view.popular_share[step]:7.2f}"
+            f"{view.temper[step + 1]:6.2f}  {view.popular_share[step]:{len(title)}.2f}"
             + ("  penalised" if view.penalised[step] else "")
         )
     return lines
@@ -287,11 +292,12 @@ class _Plan:
     slate_size: int
     bounds: tuple[float, float]
     lowest_reward: float
+    measure: str
 
     @classmethod
     def of(cls, view: SessionView) -> _Plan:
         lowest = float(np.min(view.rewards, initial=view.lowest_reward))
-        return cls(view.max_len, view.item_ids.shape[1], view.bounds, lowest)
+        return cls(view.max_len, view.item_ids.shape[1], view.bounds, lowest, view.measure)
 
 
 class _Box(NamedTuple):
@@ -394,12 +400,12 @@ def _slate_axes(axes: Axes, plan: _Plan) -> None:
 
 
 def _share_axes(axes: Axes, plan: _Plan) -> tuple[Line2D, Line2D]:
-    """Line of popular shares with marks at penalised steps, over the band of allowed shares."""
+    """Line of shares with marks at penalised steps, over the band of allowed shares."""
     low, high = np.clip(plan.bounds, 0.0, 1.0)
     axes.axhspan(low, high, color=_GREEN, linewidth=0)
     axes.set_ylim(-0.08, 1.08)  # marks at 0 and 1 are whole
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
-    _name(axes, "popular\nshare")
+    _name(axes, plan.measure.replace(" ", "\n"))
     (line,) = axes.plot([], [], color=_INK, linewidth=0.9, marker="o", markersize=2.2)
     marks = _penalty_mark()
     axes.add_line(marks)

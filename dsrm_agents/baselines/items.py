@@ -13,7 +13,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dsrm_agents.common.catalogue import check_item_spaces, state_and_exposed
+from dsrm_agents.common.catalogue import check_item_spaces, state_and_unavailable
 from dsrm_agents.common.networks import mlp, start_near_zero
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -89,7 +89,7 @@ class SlatePolicy(BasePolicy):
 
         Args:
             state: (n, d) float32.
-            exposed: (n, room) int64 item positions, -1 padded.
+            exposed: (n, m) int64 positions of items that may not be shown, -1 padded.
             deterministic: Whether to take the best instead of drawing.
 
         Returns:
@@ -97,7 +97,7 @@ class SlatePolicy(BasePolicy):
         """
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        state, exposed = state_and_exposed(observation)
+        state, exposed = state_and_unavailable(observation, self.catalogue.n_items)
         scores = unexposed(self.scores(state, exposed, deterministic), exposed)
         return scores.topk(self.slate_size, dim=1).indices
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import check_picks_items
+from dsrm_agents.common.catalogue import state_and_unavailable
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import find_engine
@@ -62,9 +64,10 @@ class NoveltyPolicy(StatelessAgent):
 
     def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         scores = self.scores(observation["state"][:, self.preference])
-        exposed = observation["exposed"]
-        rows, columns = np.nonzero(exposed >= 0)
-        scores[rows, exposed[rows, columns]] = -np.inf
+        parts = {name: torch.as_tensor(part) for name, part in observation.items()}
+        shown = state_and_unavailable(parts, scores.shape[1])[1].numpy()
+        rows, columns = np.nonzero(shown >= 0)
+        scores[rows, shown[rows, columns]] = -np.inf
         return np.asarray(self._top_items(scores, self.slate_size))
 
     def scores(self, preference: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from torch import Tensor
 
 from dsrm_agents.baselines.items import SlatePolicy, unexposed
-from dsrm_agents.common.catalogue import CatalogueAlgorithm
+from dsrm_agents.common.catalogue import CatalogueAlgorithm, state_and_unavailable
 from kuaisim_gym.errors import ConfigError
 
 
@@ -240,7 +240,9 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
         if self.num_timesteps >= learning_starts:
             slates, _ = self.predict(self._last_obs, deterministic=False)
             return slates, slates
-        shown = torch.as_tensor(self._last_obs["exposed"]).long()
-        draws = unexposed(torch.rand(n_envs, self.policy.catalogue.n_items), shown)
+        observation = {name: torch.as_tensor(part) for name, part in self._last_obs.items()}
+        n_items = self.policy.catalogue.n_items
+        _, shown = state_and_unavailable(observation, n_items)
+        draws = unexposed(torch.rand(n_envs, n_items), shown)
         slates = draws.topk(self.policy.slate_size, dim=1).indices.numpy()
         return slates, slates

@@ -1,9 +1,12 @@
-"""Slates with a bounded number of popular items: the bounds, and draws item by item within them.
+"""Slates with a bounded number of items of each group: the bounds, and draws within them.
 
-A slate is drawn item by item without replacement. Once the popular group has its upper count, or
-the long tail the slots that the lower popular count leaves it, that group is closed. Groups close
-once and never reopen: a slate can be read off one race, and its probability needs the total weight
-of each group alone.
+A slate is drawn item by item without replacement. A group is closed once it has its upper count,
+or once the slots that are left are those that the lower counts of other groups reserve. Groups
+close once and never reopen: a slate can be read off one race, and its probability needs the total
+weight of each group alone.
+
+Groups are numbered by falling label of :class:`~kuaisim_gym.simulator.groups.Groups`: the popular
+items are group 0, the long tail group 1.
 """
 
 from __future__ import annotations
@@ -13,122 +16,189 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.groups import count_boxes
 
 # Stands for minus infinity: its weight is exactly zero in float32, its gradient never NaN.
 MASKED = -1e9
 CHOICES_PER_ITEM = 2  # of its group, and of the item within the group
+MOST_GROUPS = 64  # that are raced one by one
 
 
 class SlateBounds(NamedTuple):
-    """Least and most popular items that a slate may hold.
+    """Least and most items of each group that a slate may hold.
 
     Attributes:
-        least: (N,) int64.
-        most: (N,) int64, at least ``least``.
+        least: (N, G) int64, in all at most the slate's size.
+        most: (N, G) int64, at least ``least``, in all at least the slate's size.
     """
 
     least: Tensor
     most: Tensor
 
 
-def feasible_bounds(
-    fairness: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor
-) -> SlateBounds:
+class FeasibleCounts(nn.Module):
     """The feasible fairness manifold: slates whose balance meets the manager's demand (eq. 5).
 
-    A slate with k popular items is feasible if ``1 - |2k/K - 1| >= fairness``. If no count is
-    (odd K, high demand), the most balanced counts are. If a group has too few items left, the
-    bounds give way.
+    A slate's balance is 1 less its L1 distance to the target, as a share of the largest possible:
+    ``1 - |2k/K - 1|`` of two equal groups, k of the slate's K items being popular. A demand admits
+    the widest bounds on each group's count whose worst slate meets it. If none does (odd K, high
+    demand), the tightest are taken. If a group has too few items left, the bounds give way.
 
     Args:
-        fairness: (N,) demand in [0, 1]: 0 asks nothing, 1 asks for a balanced slate.
+        target: (G,) share of the exposures that is due to each group.
         slate_size: K.
-        popular_left: (N,) int64 popular items that may still be shown.
-        tail_left: (N,) int64 other items that may still be shown.
 
-    Returns:
-        The bounds.
+    Raises:
+        ConfigError: There are too many groups.
     """
-    slack = (1.0 - fairness) * slate_size / 2.0
-    rounding = 1e-4  # a demand of exactly 0.8 admits 4 of 10
-    least = torch.ceil(slate_size / 2.0 - slack - rounding).clamp(max=slate_size // 2).long()
-    return _within_reach(least, slate_size - least, slate_size, popular_left, tail_left)
+
+    worst: Tensor
+    least: Tensor
+    most: Tensor
+
+    def __init__(self, target: NDArray[np.float64], slate_size: int) -> None:
+        super().__init__()
+        if len(target) > MOST_GROUPS:
+            raise ConfigError(
+                f"Slates are drawn within bounds on at most {MOST_GROUPS} groups, got "
+                f"{len(target)}: give the policy other groups, such as "
+                'policy_kwargs={"groups": popularity_groups(env.catalogue.popular)}.'
+            )
+        boxes = count_boxes(target, slate_size)
+        self.furthest = slate_size * (1.0 - float(target.min()))
+        self.register_buffer("worst", torch.as_tensor(boxes.worst).float(), persistent=False)
+        self.register_buffer("least", torch.as_tensor(boxes.least), persistent=False)
+        self.register_buffer("most", torch.as_tensor(boxes.most), persistent=False)
+        self.slate_size = slate_size
+
+    def forward(self, demand: Tensor, left: Tensor) -> SlateBounds:
+        """Bounds of N slates.
+
+        Args:
+            demand: (N,) in [0, 1]: 0 asks nothing, 1 asks for a balanced slate.
+            left: (N, G) int64 items of each group that may still be shown.
+        """
+        slack = (1.0 - demand) * self.furthest + 1e-4  # a demand of exactly 0.8 admits 4 of 10
+        index = torch.searchsorted(self.worst, slack, right=True).sub(1).clamp(min=0)
+        return _within_reach(self.least[index], self.most[index], self.slate_size, left)
 
 
-def target_bounds(
-    longtail_share: Tensor,
-    slate_size: int,
-    popular_shown: Tensor,
-    shown: Tensor,
-    popular_left: Tensor,
-    tail_left: Tensor,
-) -> SlateBounds:
-    """The one popular count that brings a session's long-tail share nearest to a target.
+def target_bounds(target: Tensor, slate_size: int, shown: Tensor, left: Tensor) -> SlateBounds:
+    """The one count of each group that brings a session's shares nearest to a target.
 
     The next slates make up for what whole numbers cannot express.
 
     Args:
-        longtail_share: () or (N,) target in [0, 1].
+        target: (G,) shares that sum to one.
         slate_size: K.
-        popular_shown: (N,) int64 popular items that the session has shown.
-        shown: (N,) int64 items that it has shown.
-        popular_left: (N,) int64 popular items that may still be shown.
-        tail_left: (N,) int64 other items that may still be shown.
+        shown: (N, G) int64 items of each group that the session has shown.
+        left: (N, G) int64 items of each group that may still be shown.
 
     Returns:
         The bounds, equal unless a group has too few items left.
     """
-    target = (1.0 - longtail_share) * (shown + slate_size) - popular_shown
-    # A half is rounded up, but not for the rounding of 1 - 0.7.
-    count = torch.floor(target + 0.5 + 1e-4).clamp(0, slate_size).long()
-    return _within_reach(count, count, slate_size, popular_left, tail_left)
+    due = target * (shown.sum(1, keepdim=True) + slate_size) - shown
+    # Of equal claims the first group's counts, in spite of the rounding of 1 - 0.7.
+    due = due + torch.linspace(2e-4, 0.0, len(target), device=due.device)
+    count = torch.zeros_like(shown)
+    for _ in range(slate_size):
+        neediest = (due - count).argmax(dim=1, keepdim=True)
+        count.scatter_add_(1, neediest, torch.ones_like(neediest))
+    return _within_reach(count, count, slate_size, left)
 
 
-def _within_reach(
-    least: Tensor, most: Tensor, slate_size: int, popular_left: Tensor, tail_left: Tensor
-) -> SlateBounds:
+class Band(nn.Module):
+    """Slates that cost nothing and keep the session within one slate's reach of the target.
+
+    Counts lie between those that cost nothing, and a group's total differs from what is due to it
+    by no more than one such slate can make up for: of ten items and 4 to 6 popular ones at no cost,
+    a session is never more than one popular item off. Where no whole numbers do both, slates only
+    cost nothing; where a group has too few items left, the bounds give way.
+
+    Args:
+        target: (G,) share of the exposures that is due to each group.
+        least: (G,) items of each group in a slate that cost nothing, at least.
+        most: (G,) items of each group in a slate that cost nothing, at most.
+        slate_size: K.
+    """
+
+    target: Tensor
+    least: Tensor
+    most: Tensor
+
+    def __init__(
+        self,
+        target: NDArray[np.float64],
+        least: NDArray[np.int64],
+        most: NDArray[np.int64],
+        slate_size: int,
+    ) -> None:
+        super().__init__()
+        self.slate_size = slate_size
+        self.register_buffer("target", torch.as_tensor(target.copy()).float(), persistent=False)
+        self.register_buffer("least", torch.as_tensor(least.copy()), persistent=False)
+        self.register_buffer("most", torch.as_tensor(most.copy()), persistent=False)
+
+    def forward(self, shown: Tensor, left: Tensor) -> SlateBounds:
+        """Bounds of N slates.
+
+        Args:
+            shown: (N, G) int64 items of each group that the session has shown.
+            left: (N, G) int64 items of each group that may still be shown.
+        """
+        size, rounding = self.slate_size, 1e-4
+        of_slate = self.target * size
+        due = self.target * (shown.sum(1, keepdim=True) + size) - shown
+        lowest = torch.ceil(due - (of_slate - self.least) - rounding).long()
+        highest = torch.floor(due + (self.most - of_slate) + rounding).long()
+        least, most = torch.maximum(lowest, self.least), torch.minimum(highest, self.most)
+        possible = (least <= most).all(1) & (least.sum(1) <= size) & (most.sum(1) >= size)
+        least = torch.where(possible[:, None], least, self.least)
+        most = torch.where(possible[:, None], most, self.most)
+        return _within_reach(least, most, size, left)
+
+
+def _within_reach(least: Tensor, most: Tensor, slate_size: int, left: Tensor) -> SlateBounds:
     """The bounds, loosened where a group has too few items left."""
-    least = torch.minimum(torch.maximum(least, slate_size - tail_left), popular_left)
-    most = torch.maximum(torch.minimum(most, popular_left), least)
-    return SlateBounds(least, most)
+    least, most = torch.minimum(least, left), torch.minimum(most, left)
+    short = most.sum(1, keepdim=True) < slate_size
+    return SlateBounds(least, torch.where(short, left, most))
 
 
 def choice_log_prob(
-    chosen: Tensor, never_drawn: Tensor, is_popular: Tensor, bounds: SlateBounds
+    chosen: Tensor, never_drawn: Tensor, group: Tensor, bounds: SlateBounds
 ) -> Tensor:
     """Exact log-probabilities of the drawn groups, and of the items given their groups.
 
     Args:
         chosen: (N, K) log weights of the drawn items, in order.
-        never_drawn: (N, 2) log of the weight of the items that are not in the slate, of the
-            popular group and of the other.
-        is_popular: (N, K) bool, of the drawn items.
+        never_drawn: (N, G) log of the weight of each group's items that are not in the slate.
+        group: (N, K) int64, of the drawn items.
         bounds: Within which they were drawn.
 
     Returns:
         (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice, then of the K
         items given their groups. A slate's is the sum.
     """
-    slate_size = chosen.shape[1]
+    slate_size, n_groups = chosen.shape[1], never_drawn.shape[1]
     log_mass = torch.stack(
         [
-            _log_mass_while_drawing(never_drawn[:, :1], chosen, is_popular),
-            _log_mass_while_drawing(never_drawn[:, 1:], chosen, ~is_popular),
+            _log_mass_while_drawing(never_drawn[:, index : index + 1], chosen, group == index)
+            for index in range(n_groups)
         ],
         dim=-1,
-    )  # (N, K, 2): of each group, before every draw
-    popular_drawn = torch.cumsum(is_popular.long(), dim=1) - is_popular.long()
-    tail_drawn = torch.arange(slate_size, device=chosen.device) - popular_drawn
-    closed = torch.stack(
-        [
-            popular_drawn >= bounds.most[:, None],
-            tail_drawn >= (slate_size - bounds.least)[:, None],
-        ],
-        dim=-1,
-    )
+    )  # (N, K, G): of each group, before every draw
+    of_draw = nn.functional.one_hot(group, n_groups)
+    drawn = of_draw.cumsum(dim=1) - of_draw
+    least, most = bounds.least[:, None], bounds.most[:, None]
+    # Slots that no group's lower count reserves, before every draw.
+    unreserved = slate_size - torch.maximum(drawn, least).sum(dim=2, keepdim=True)
+    closed = (drawn >= most) | ((drawn >= least) & (unreserved <= 0))
     allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-    of_group = torch.where(is_popular, log_mass[..., 0], log_mass[..., 1])
+    of_group = log_mass.gather(2, group[..., None]).squeeze(2)
     return torch.cat([of_group - allowed, chosen - of_group], dim=1)
 
 
@@ -150,22 +220,28 @@ def first_within_bounds(
 ) -> tuple[Tensor, Tensor]:
     """First arrivals of a race, as far as the bounds allow them.
 
+    The first of each group, up to its lower count, have their slots reserved; the other slots go to
+    the first of the rest, up to the upper counts.
+
     Args:
-        times: Of the popular group and of the other: (N, m) each, its first arrivals in order, as
-            many as the slate's size where the group has them.
+        times: Of each group, (N, m): its first arrivals in order, as many as the slate's size where
+            the group has them.
         items: The arriving items, of the same shapes.
-        bounds: How many popular items a slate may hold.
+        bounds: How many items of each group a slate may hold.
         slate_size: K.
 
     Returns:
         (N, K) items in order of arrival, and (N, K) their times, infinite where there is none.
     """
-    allowed = []
-    for arrivals, quota in zip(times, (bounds.most, slate_size - bounds.least), strict=True):
-        ranks = torch.arange(arrivals.shape[1], device=arrivals.device)
-        allowed.append(arrivals.masked_fill(ranks >= quota[:, None], torch.inf))
-    first, chosen = torch.cat(allowed, dim=1).topk(slate_size, dim=1, largest=False)
-    return torch.cat(items, dim=1).gather(1, chosen), first
+    allowed, claims = [], []
+    for index, arrivals in enumerate(times):
+        rank = torch.arange(arrivals.shape[1], device=arrivals.device)
+        least, most = bounds.least[:, index, None], bounds.most[:, index, None]
+        allowed.append(arrivals.masked_fill(rank >= most, torch.inf))
+        claims.append(allowed[-1].masked_fill(rank < least, -torch.inf))
+    chosen = torch.cat(claims, dim=1).topk(slate_size, dim=1, largest=False).indices
+    arrived, order = torch.cat(allowed, dim=1).gather(1, chosen).sort(dim=1, stable=True)
+    return torch.cat(items, dim=1).gather(1, chosen.gather(1, order)), arrived
 
 
 def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, in_group: Tensor) -> Tensor:

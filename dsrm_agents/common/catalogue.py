@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -138,3 +139,35 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
             "use the max_len and slate_size that it was trained with."
         )
     return state, exposed
+
+
+def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
+    """Items that the sessions' users cannot be shown at all.
+
+    Args:
+        observation: As of ``observation_type="dict"``; those of a dataset with pools hold the
+            ``"pool"`` of each user, all -1 where a user can be shown every item.
+        n_items: Size of the catalogue.
+
+    Returns:
+        (N, m) int64 item positions, -1 padded; m is 0 where every item can be shown.
+    """
+    assert isinstance(observation, dict)
+    exposed = observation["exposed"]
+    if "pool" not in observation or bool((observation["pool"] < 0).all()):
+        return torch.empty(len(exposed), 0, dtype=torch.long, device=exposed.device)
+    pool = observation["pool"].long()
+    outside = torch.ones(len(pool), n_items + 1, dtype=torch.bool, device=pool.device)
+    outside.scatter_(1, torch.where(pool < 0, n_items, pool), False)
+    outside &= (pool >= 0).any(dim=1, keepdim=True)
+    items = torch.arange(n_items, device=pool.device)
+    return torch.where(outside[:, :-1], items, -1)
+
+
+def state_and_unavailable(observation: PyTorchObs, n_items: int) -> tuple[Tensor, Tensor]:
+    """The state (N, d) float32, and items that may not be shown, (N, m) int64, -1 padded.
+
+    They are those of :func:`state_and_exposed`, then those of :func:`outside_pool`.
+    """
+    state, exposed = state_and_exposed(observation)
+    return state, torch.cat([exposed, outside_pool(observation, n_items)], dim=1)

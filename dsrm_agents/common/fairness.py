@@ -11,6 +11,7 @@ from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups, popularity_groups
 
 FAIRNESS = ("ad", "gini")
 
@@ -20,8 +21,8 @@ FloatArray = NDArray[np.float32]
 class Fairness:
     """Fair(L_t), a number for every step.
 
-    * ``"ad"``: ``-|2p - 1|`` in [-1, 0], p the slate's popular share: the imbalance that
-      abandonment acts on.
+    * ``"ad"``: less the L1 distance of the slate's group shares to the target, the imbalance that
+      abandonment acts on; of equal popularity groups ``-|2p - 1|``, p the slate's popular share.
     * ``"gini"``: the drop of the Gini coefficient of exposure over items in the step. Taken of
       a slate or a session alone the coefficient is a constant, because all items of a session
       are distinct; here a session adds to what the platform showed before, the train log's
@@ -31,11 +32,12 @@ class Fairness:
     Args:
         measure: One of ``FAIRNESS``.
         catalogue: The items.
+        groups: Their groups; the popular items and the rest if ``None``.
     """
 
-    def __init__(self, measure: str, catalogue: Catalogue) -> None:
+    def __init__(self, measure: str, catalogue: Catalogue, groups: Groups | None = None) -> None:
         self.measure = check_choice("fairness", measure, FAIRNESS)
-        self.popular = catalogue.popular
+        self.groups = popularity_groups(catalogue.popular) if groups is None else groups
         self.exposures = catalogue.exposures
 
     def check_target(self, target: float | None) -> None:
@@ -44,10 +46,11 @@ class Fairness:
         Raises:
             ConfigError: It lies outside the range of the measure.
         """
-        if target is not None and self.measure == "ad" and not -1.0 <= target <= 0.0:
+        lowest = -2.0 * (1.0 - float(self.groups.target.min()))
+        if target is not None and self.measure == "ad" and not lowest <= target <= 0.0:
             raise ConfigError(
-                f"Fair of 'ad' lies in [-1, 0], got fairness_target={target}. An AD of at most x "
-                "is the target -x."
+                f"Fair of 'ad' lies in [{lowest:g}, 0], got fairness_target={target}. An AD of at "
+                "most x is the target -x."
             )
 
     def __call__(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
@@ -62,8 +65,7 @@ class Fairness:
         """
         if self.measure == "gini":
             return self._gini_gain(slates, before)
-        popular = self.popular[slates].mean(axis=1)
-        return np.asarray(-np.abs(2.0 * popular - 1.0), dtype=np.float32)
+        return np.asarray(-self.groups.distance(slates), dtype=np.float32)
 
     def _gini_gain(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
         room = before.shape[1]

@@ -59,7 +59,7 @@ class SlatePPO(CatalogueAlgorithm, PPO):
         ent_coef: Entropy bonus, of one draw.
         vf_coef: Weight of the value losses.
         max_grad_norm: Clip of the gradient's norm, for each group of the optimiser by itself.
-        policy_kwargs: For the policy; ``catalogue`` is taken from the environment.
+        policy_kwargs: For the policy; ``catalogue`` and ``groups`` are taken from the environment.
         **kwargs: Passed on to PPO, see ``PASSED_ON``.
 
     Raises:
@@ -108,6 +108,8 @@ class SlatePPO(CatalogueAlgorithm, PPO):
 
     def _setup_model(self) -> None:
         self._take_catalogue()
+        if self.env is not None:  # an agent keeps the groups that it was built for
+            self.policy_kwargs.setdefault("groups", self.env.get_attr("groups")[0])
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
 

@@ -1,10 +1,9 @@
-"""Plackett-Luce slates with a bounded number of popular items.
+"""Plackett-Luce slates with a bounded number of items of each group.
 
 A slate is drawn item by item without replacement, each in proportion to ``exp(score)`` among the
-items still allowed. Once the popular group has its upper count, or the long tail the slots that
-the lower popular count leaves it, that group is closed. Groups close once and never reopen, so
-the slate can be read off one race of exponential clocks (the Gumbel top-k trick, without its
-logarithms), and its exact log-probability needs the total weight of each group alone:
+items still allowed by bounds, which close groups (:mod:`dsrm_agents.common.bounds`). Groups never
+reopen, so the slate can be read off one race of exponential clocks (the Gumbel top-k trick, without
+its logarithms), and its exact log-probability needs the total weight of each group alone:
 O(n_items + K) both.
 
 Columns are ordered by group, popular items first, so that a group is a view and not a copy.
@@ -12,6 +11,7 @@ Columns are ordered by group, popular items first, so that a group is a view and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,10 +28,10 @@ class SlateDistribution:
 
     Args:
         query: (N, d).
-        key: (n_items, d), popular items first.
+        key: (n_items, d), group by group.
         masked: (N, h) int64 columns of items that may not be shown; repeats do not matter.
-        n_popular: How many items are popular.
-        bounds: How many popular items each slate may hold.
+        starts: The first column of each of G groups, from 0 on.
+        bounds: How many items of each group each slate may hold.
         slate_size: K.
     """
 
@@ -40,14 +40,14 @@ class SlateDistribution:
         query: Tensor,
         key: Tensor,
         masked: Tensor,
-        n_popular: int,
+        starts: Sequence[int],
         bounds: SlateBounds,
         slate_size: int,
     ) -> None:
         self.query = query
         self.key = key
         self.masked = masked
-        self.n_popular = n_popular
+        self.starts = tuple(starts)
         self.bounds = bounds
         self.slate_size = slate_size
 
@@ -100,9 +100,11 @@ class SlateDistribution:
         return self._log_prob(slates, never_drawn)
 
     def _log_prob(self, slates: Tensor, never_drawn: Tensor) -> Tensor:
-        """(N, 2K), from the (N, 2) log weights of each group's items that are not drawn."""
+        """(N, 2K), from the (N, G) log weights of each group's items that are not drawn."""
         chosen = torch.einsum("nd,nkd->nk", self.query, self.key[slates])
-        return choice_log_prob(chosen, never_drawn, slates < self.n_popular, self.bounds)
+        later = torch.tensor(self.starts[1:], device=slates.device)
+        group = torch.searchsorted(later, slates, right=True)
+        return choice_log_prob(chosen, never_drawn, group, self.bounds)
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""
@@ -111,9 +113,9 @@ class SlateDistribution:
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
     @property
-    def _groups(self) -> tuple[slice, slice]:
-        """Columns of the popular items, and of the others."""
-        return slice(None, self.n_popular), slice(self.n_popular, None)
+    def _groups(self) -> tuple[slice, ...]:
+        """Columns of each group."""
+        return tuple(map(slice, self.starts, (*self.starts[1:], None)))
 
     def _scores(self) -> Tensor:
         return (self.query @ self.key.T).scatter_(1, self.masked, MASKED)
@@ -125,12 +127,12 @@ class SlateDistribution:
             for group in self._groups
         ]
         times = [values for values, _ in soonest]
-        columns = [soonest[0].indices, soonest[1].indices + self.n_popular]
+        columns = [ranks + start for (_, ranks), start in zip(soonest, self.starts, strict=True)]
         return first_within_bounds(times, columns, self.bounds, self.slate_size)
 
 
 class _GroupMass(torch.autograd.Function):
-    """Log of both groups' total weight.
+    """Log of each group's total weight.
 
     By hand, because scores of all items are by far the largest arrays there are: autograd of
     masked log-sum-exps would walk over them some twenty times, this does five times.
@@ -138,9 +140,9 @@ class _GroupMass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, masked: Tensor, groups: tuple[slice, slice]
+        ctx: Any, query: Tensor, key: Tensor, masked: Tensor, groups: tuple[slice, ...]
     ) -> Tensor:
-        """(N, d), (n_items, d), (N, h) and the groups' columns to (N, 2)."""
+        """(N, d), (n_items, d), (N, h) and the groups' columns to (N, G)."""
         scores = (query @ key.T).scatter_(1, masked, MASKED)
         weight, top = _weights(scores, groups)
         mass = _masses(weight, groups)

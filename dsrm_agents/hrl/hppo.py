@@ -97,8 +97,10 @@ class HierarchicalPPO(SlatePPO):
         self.weight = FairnessWeight(self.fairness_coef, self.fairness_target, self.multiplier_step)
         if reached is not None and self.fairness_target is not None:
             self.weight.value = reached.value
+        if self.env is not None and self.policy_kwargs.get("worker") == "band":
+            self.policy_kwargs.setdefault("free_counts", self.env.get_attr("free_counts")[0])
         super()._setup_model()
-        self.fair = Fairness(self.fairness, self.policy.catalogue)
+        self.fair = Fairness(self.fairness, self.policy.catalogue, self.policy.groups)
         self.fair.check_target(self.fairness_target)
         # The manager's last draws, and how many steps ago each session's was made.
         self._last_control = torch.zeros(self.n_envs, 2, device=self.device)
@@ -149,15 +151,14 @@ class HierarchicalPPO(SlatePPO):
                 return False
             self._update_info_buffer(infos, dones)
             slates, responses = shown_slates(self._last_obs, new_obs, dones, infos)
-            popular = self.policy.catalogue.popular[slates]
             fair = self.fair(slates, self._last_obs["exposed"])
             bonus = self.weight.value * (fair - (self.fairness_target or 0.0))
             level_rewards = np.stack([rewards + bonus, rewards], axis=1)
             credit = np.zeros_like(responses)
             if self.gamma == 0.0:
                 check_mean_response(rewards, responses)
-                credit = within_group_credit(responses, popular)
-            statistics.add(popular, fair, level_rewards, infos)
+                credit = within_group_credit(responses, self.policy.groups.labels[slates])
+            statistics.add(self.policy.catalogue.popular[slates], fair, level_rewards, infos)
             rollout_buffer.add_decision(
                 self._last_obs,
                 decision,

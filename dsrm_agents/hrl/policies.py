@@ -12,13 +12,15 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.common.catalogue import state_and_exposed
+from dsrm_agents.common.bounds import Band
+from dsrm_agents.common.catalogue import outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hrl.workers import WORKERS, Context, Items, Worker
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups, TargetSpec, popularity_groups
 
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
 ACCURACY_RANGE = (0.5, 1.5)
@@ -58,8 +60,14 @@ class HierarchicalPolicy(SlateActorCritic):
         action_space: MultiDiscrete, one item position a slot.
         lr_schedule: Learning rate; the manager and both critics use it scaled.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
-        worker: ``"constrained"`` draws slates whose balance is at least w_fair;
-            ``"unconstrained"`` keeps eq. 6 alone.
+        groups: Groups of the items, the environment's attribute of that name; the popular items and
+            the rest if ``None``.
+        worker: ``"constrained"`` draws slates whose balance is at least w_fair; ``"band"`` draws
+            slates that the environment does not penalise, whatever w_fair, and holds the session at
+            the groups' target (:class:`~dsrm_agents.common.bounds.Band`); ``"unconstrained"`` keeps
+            eq. 6 alone.
+        free_counts: For ``worker="band"``, the environment's attribute of that name: (G,) least and
+            most items of each group in a slate that is not penalised.
         decision_period: c, steps between two decisions of the manager. Its rewards in between are
             discounted as one step of a semi-Markov process.
         item_features: (n_items, f) float that describe the items in place of the catalogue's
@@ -81,7 +89,9 @@ class HierarchicalPolicy(SlateActorCritic):
         action_space: spaces.Space[Any],
         lr_schedule: Schedule,
         catalogue: Catalogue,
+        groups: Groups | None = None,
         worker: str = "constrained",
+        free_counts: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
         decision_period: int = 1,
         item_features: NDArray[np.floating] | None = None,
         item_quality: NDArray[np.floating] | None = None,
@@ -91,6 +101,12 @@ class HierarchicalPolicy(SlateActorCritic):
         **kwargs: Any,
     ) -> None:
         self.catalogue = catalogue
+        self.groups = popularity_groups(catalogue.popular) if groups is None else groups
+        if worker == "band" and free_counts is None:
+            raise ConfigError(
+                'worker="band" needs free_counts, the bounds of slates that are not penalised: '
+                "HierarchicalPPO takes them from its environment."
+            )
         self.decision_period = check_whole("decision_period", decision_period, 1)
         self.lr_scales = {
             "manager": manager_lr_scale,
@@ -100,7 +116,9 @@ class HierarchicalPolicy(SlateActorCritic):
         }
         options = {
             "catalogue": catalogue,
+            "groups": self.groups,
             "worker": check_choice("worker", worker, WORKERS),
+            "free_counts": free_counts,
             "decision_period": decision_period,
             "item_features": item_features,
             "item_quality": item_quality,
@@ -113,9 +131,14 @@ class HierarchicalPolicy(SlateActorCritic):
     def _build(self, lr_schedule: Schedule) -> None:
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         options, hidden = self._options, [self._options["hidden"]] * 2
-        items = Items(self.catalogue, options["item_features"], options["item_quality"])
-        constrained = options["worker"] == "constrained"
-        self.worker = Worker(items, self.state_dim, self.slate_size, constrained)
+        features, quality = options["item_features"], options["item_quality"]
+        items, target = Items(self.catalogue, self.groups, features, quality), self._falling_target
+        constrained, band = options["worker"] != "unconstrained", None
+        if options["worker"] == "band":
+            least, most = (counts[::-1] for counts in options["free_counts"])
+            band = Band(target, least, most, self.slate_size)
+        sizes = (self.state_dim, self.slate_size)
+        self.worker = Worker(items, *sizes, constrained, target, band)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
@@ -135,33 +158,54 @@ class HierarchicalPolicy(SlateActorCritic):
             **self.optimizer_kwargs,
         )
 
-    def set_fairness(self, longtail_share: float | None) -> None:
-        """Keeps every session at a share of long-tail items, without training.
+    def set_fairness(
+        self, longtail_share: float | None = None, target: TargetSpec | None = None
+    ) -> None:
+        """Keeps every session at shares of the groups, without training.
 
-        The worker still ranks by what it learned; how many popular items a slate holds is no longer
-        the manager's choice. A share that a slate cannot express is met over the slates.
+        The worker still ranks by what it learned; how many items of a group a slate holds is no
+        longer the manager's choice. Shares that a slate cannot express are met over the slates.
 
         Args:
-            longtail_share: In [0, 1], 0.5 being balanced; ``None`` gives the choice back.
+            longtail_share: Of popularity groups, in [0, 1], 0.5 being balanced; ``None`` without a
+                target gives the choice back.
+            target: Shares of any groups, as the environment takes them: numbers in the order of
+                ``groups.names`` or by name, ``"uniform"`` or ``"catalogue"``.
 
         Raises:
-            ConfigError: Outside [0, 1], or the worker is unconstrained.
+            ConfigError: No such shares, both arguments, or the worker is unconstrained.
         """
         if longtail_share is not None and not 0.0 <= longtail_share <= 1.0:
             raise ConfigError(
                 f"The long-tail share must lie in [0, 1] or be None, got {longtail_share}."
+            )
+        if longtail_share is not None and (target is not None or not self.groups.by_popularity):
+            raise ConfigError(
+                "longtail_share sets popularity groups alone, in place of a target; these groups "
+                f"are of {self.groups.column}: give target={{group: share}}."
             )
         if not self.worker.constrained:
             raise ConfigError(
                 "The fairness of an unconstrained worker cannot be set: nothing bounds its slates. "
                 'Train with worker="constrained".'
             )
-        self.longtail_share.fill_(torch.nan if longtail_share is None else longtail_share)
+        if longtail_share is not None:
+            target = (longtail_share, 1.0 - longtail_share)
+        shares = torch.full_like(self.worker.group_shares, torch.nan)
+        if target is not None:
+            falling = self.groups.with_target(target).target[::-1].copy()
+            shares = torch.as_tensor(falling).to(shares)
+        self.worker.group_shares.copy_(shares)
 
     @property
     def longtail_share(self) -> Tensor:
-        """() float32: the share that :meth:`set_fairness` set, NaN for none."""
-        return self.worker.longtail_share
+        """() float32: the share of the last group, NaN if :meth:`set_fairness` set none."""
+        return self.worker.group_shares[-1]
+
+    @property
+    def _falling_target(self) -> NDArray[np.float64]:
+        """(G,) target of the groups, by falling label as the worker has them."""
+        return self.groups.target[::-1].copy()
 
     def decide(
         self,
@@ -181,12 +225,12 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             The decision.
         """
-        state, exposed = state_and_exposed(obs)
+        state, _ = state_and_exposed(obs)
         manager = self._manager_distribution(state)
         control = manager.mean if deterministic else manager.sample()
         if last_control is not None and due is not None:
             control = torch.where(due[:, None], control, last_control)
-        slates, log_prob = self.worker.act(self._context(state, exposed, control), deterministic)
+        slates, log_prob = self.worker.act(self._context(obs, control), deterministic)
         manager_log_prob = manager.log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
@@ -203,15 +247,14 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             The decision, with gradients.
         """
-        state, exposed = state_and_exposed(obs)
-        log_prob = self.worker.log_prob(self._context(state, exposed, control), slates)
+        state, _ = state_and_exposed(obs)
+        log_prob = self.worker.log_prob(self._context(obs, control), slates)
         manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
         """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""
-        state, exposed = state_and_exposed(obs)
-        return self.worker.entropy(self._context(state, exposed, control))
+        return self.worker.entropy(self._context(obs, control))
 
     def manager_entropy(self) -> float:
         """Entropy of the manager's draw, in nats; constant, as its spread is."""
@@ -248,8 +291,8 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             (N, m) float32, under the z that the manager would choose.
         """
-        state, exposed = state_and_exposed(obs)
-        context = self._context(state, exposed, self._manager_distribution(state).mean)
+        state, _ = state_and_exposed(obs)
+        context = self._context(obs, self._manager_distribution(state).mean)
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
 
@@ -318,5 +361,6 @@ class HierarchicalPolicy(SlateActorCritic):
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
 
-    def _context(self, state: Tensor, exposed: Tensor, control: Tensor) -> Context:
-        return Context(state, exposed, *self.weights(control))
+    def _context(self, obs: PyTorchObs, control: Tensor) -> Context:
+        outside = outside_pool(obs, self.catalogue.n_items)
+        return Context(*state_and_exposed(obs), outside, *self.weights(control))

@@ -10,23 +10,20 @@ from stable_baselines3.common.logger import Logger
 
 
 def within_group_credit(
-    responses: NDArray[np.float32], popular: NDArray[np.bool_]
+    responses: NDArray[np.float32], groups: NDArray[np.generic]
 ) -> NDArray[np.float32]:
-    """Response to each item above the mean of the slate's items of its popularity group.
+    """Response to each item above the mean of the slate's items of its group.
 
     Args:
         responses: (N, K).
-        popular: (N, K), of each item.
+        groups: (N, K), of each item.
 
     Returns:
         (N, K) float32, summing to zero over each group of a slate.
     """
-    credit = np.zeros_like(responses)
-    for group in (popular, ~popular):
-        size = np.maximum(group.sum(axis=1, keepdims=True), 1)
-        mean = (responses * group).sum(axis=1, keepdims=True) / size
-        credit += (responses - mean) * group
-    return credit
+    alike = groups[:, :, None] == groups[:, None, :]
+    mean = (responses[:, None, :] * alike).sum(axis=2) / alike.sum(axis=2)
+    return np.asarray(responses - mean, dtype=np.float32)
 
 
 class RolloutStatistics:

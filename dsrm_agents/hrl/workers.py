@@ -19,23 +19,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
+from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
 from dsrm_agents.common.catalogue import check_item_numbers
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups
 
-WORKERS = ("constrained", "unconstrained")
+WORKERS = ("constrained", "band", "unconstrained")
 # Of the scores at the start, in units of an item effect's spread; learned from there.
 SHARPNESS = 4.0
 SIMILARITY = 0.1  # weight of similarity beside quality at the start
 
 
 class Items(nn.Module):
-    """Descriptions of the items, popular items first, and their learned projection.
+    """Descriptions of the items, group by group, and their learned projection.
+
+    Groups stand by falling label: popular items first.
 
     Args:
         catalogue: The items, in the environment's order.
+        groups: Their groups.
         features: (n_items, f) float, which describe the items independently of the log, or ``None``
             for the catalogue's embedding. With features the projection starts at the linear map
             that predicts the embedding best, and items that were never logged can be scored too.
@@ -47,38 +51,44 @@ class Items(nn.Module):
         log_popularity: (n_items,) float32, standardised.
         item_of_column: (n_items,) int64, position in the catalogue of each column.
         column_of_item: (n_items,) int64, the inverse.
-        n_popular: How many items are popular.
+        group_of_item: (n_items + 1,) int64, G where there is no item.
+        starts: The first column of each of the G groups.
     """
 
     described: Tensor
     log_popularity: Tensor
     item_of_column: Tensor
     column_of_item: Tensor
+    group_of_item: Tensor
 
     def __init__(
         self,
         catalogue: Catalogue,
+        groups: Groups,
         features: NDArray[np.floating] | None = None,
         quality: NDArray[np.floating] | None = None,
     ) -> None:
         super().__init__()
-        popular, embedding = catalogue.popular, catalogue.item_embedding.copy()
+        n_items, embedding = catalogue.n_items, catalogue.item_embedding.copy()
         if quality is not None:
             embedding[:, 0] = check_item_numbers("item_quality", quality, catalogue)
         if features is not None and (
-            features.ndim != 2 or len(features) != len(popular) or not np.isfinite(features).all()
+            features.ndim != 2 or len(features) != n_items or not np.isfinite(features).all()
         ):
             raise ConfigError(
-                f"item_features must be ({len(popular)}, f) finite numbers, a row for each item "
+                f"item_features must be ({n_items}, f) finite numbers, a row for each item "
                 f"of the catalogue; got an array of shape {features.shape}."
             )
-        order = np.argsort(~popular, kind="stable")
+        group = len(groups) - 1 - groups.labels.astype(np.int64)
+        order = np.argsort(group, kind="stable")
         described = embedding if features is None else np.asarray(features, dtype=np.float32)
         self.register_buffer("described", torch.as_tensor(described[order]))
         self.register_buffer("log_popularity", torch.as_tensor(catalogue.log_popularity[order]))
         self.register_buffer("item_of_column", torch.as_tensor(order))
         self.register_buffer("column_of_item", torch.as_tensor(np.argsort(order)))
-        self.n_popular = int(popular.sum())
+        of_item = torch.as_tensor(np.append(group, len(groups)))
+        self.register_buffer("group_of_item", of_item, persistent=False)
+        self.starts = tuple(np.cumsum([0, *groups.sizes[:0:-1]]).tolist())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
             start = np.linalg.lstsq(described, embedding, rcond=1e-6)[0].T
@@ -105,6 +115,16 @@ class Items(nn.Module):
         popularity = self.log_popularity if log_popularity is None else log_popularity
         return torch.cat([self.projection(described), popularity[:, None]], dim=1)
 
+    def shown(self, exposed: Tensor) -> Tensor:
+        """(N, room) item positions, -1 padded, to (N, G) int64 counts of each group's items."""
+        groups = self.group_of_item[exposed]  # the last, of no item, where padded
+        counts = groups.new_zeros(len(exposed), len(self.starts) + 1)
+        return counts.scatter_add_(1, groups, torch.ones_like(groups))[:, :-1]
+
+    def sizes(self) -> Tensor:
+        """(G,) int64 items of each group."""
+        return torch.bincount(self.group_of_item[:-1], minlength=len(self.starts))
+
     def masked(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, room + 1) columns.
 
@@ -120,12 +140,14 @@ class Context(NamedTuple):
     Attributes:
         state: (N, d) float32 observed states.
         exposed: (N, room) int64 items of the session, -1 padded.
+        outside: (N, m) int64 items that the users cannot be shown, -1 padded.
         accuracy: (N,) float32, w_acc.
         fairness: (N,) float32, w_fair.
     """
 
     state: Tensor
     exposed: Tensor
+    outside: Tensor
     accuracy: Tensor
     fairness: Tensor
 
@@ -134,7 +156,7 @@ class Worker(nn.Module):
     """Scores items by eq. 6 and draws slates item by item (:class:`SlateDistribution`).
 
     Constrained, it draws from the slates whose balance is at least w_fair, the constraint of
-    eq. 5, or that keep the session at a long-tail share that was set. Deviation: w_fair thus also
+    eq. 5, or that keep the session at group shares that were set. Deviation: w_fair thus also
     is the constraint's level, because eq. 5 compares a number with the vector z.
 
     Args:
@@ -142,19 +164,35 @@ class Worker(nn.Module):
         state_dim: d of the observed states.
         slate_size: K.
         constrained: Whether slates are feasible ones, or eq. 6 stands alone.
+        target: (G,) share of the exposures that is due to each group.
+        band: Slates that cost nothing and hold the session at the target, to draw from whatever
+            w_fair is; ``None`` to let w_fair decide.
+
+    Attributes:
+        group_shares: (G,) float32 that :meth:`HierarchicalPolicy.set_fairness` set, NaN for none.
     """
 
-    longtail_share: Tensor
+    group_shares: Tensor
 
-    def __init__(self, items: Items, state_dim: int, slate_size: int, constrained: bool) -> None:
+    def __init__(
+        self,
+        items: Items,
+        state_dim: int,
+        slate_size: int,
+        constrained: bool,
+        target: NDArray[np.float64],
+        band: Band | None = None,
+    ) -> None:
         super().__init__()
         self.items = items
         self.slate_size = slate_size
         self.constrained = constrained
         self.query = nn.Linear(state_dim + 2, items.dim)
         self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
-        # NaN where none is set; a buffer, so that it is saved with the weights.
-        self.register_buffer("longtail_share", torch.tensor(torch.nan))
+        self.feasible = FeasibleCounts(target, slate_size)
+        self.band = band
+        # A buffer, so that it is saved with the weights.
+        self.register_buffer("group_shares", torch.full((len(target),), torch.nan))
         with torch.no_grad():
             # Column 0 of the embedding is quality; the preference is about the other columns.
             shared = torch.arange(1, min(items.dim, state_dim))
@@ -175,8 +213,8 @@ class Worker(nn.Module):
         return SlateDistribution(
             self.scorer(context),
             keys,
-            self.items.masked(context.exposed),
-            self.items.n_popular,
+            self.items.masked(torch.cat([context.exposed, context.outside], dim=1)),
+            self.items.starts,
             self._bounds(context),
             self.slate_size,
         )
@@ -204,15 +242,12 @@ class Worker(nn.Module):
         return self.distribution(context).entropy()
 
     def _bounds(self, context: Context) -> SlateBounds:
-        n_items, n_popular = len(self.items), self.items.n_popular
-        shown = context.exposed >= 0
-        is_popular = shown & (self.items.column_of_item[context.exposed] < n_popular)
-        popular_shown, all_shown = is_popular.sum(1), shown.sum(1)
-        popular_left = n_popular - popular_shown
-        tail_left = n_items - n_popular - all_shown + popular_shown
-        if bool(torch.isnan(self.longtail_share)):
-            demand = context.fairness * float(self.constrained)
-            return feasible_bounds(demand, self.slate_size, popular_left, tail_left)
-        return target_bounds(
-            self.longtail_share, self.slate_size, popular_shown, all_shown, popular_left, tail_left
-        )
+        shown = self.items.shown(context.exposed)
+        left = self.items.sizes() - shown - self.items.shown(context.outside)
+        if not bool(torch.isnan(self.group_shares).any()):
+            return target_bounds(self.group_shares, self.slate_size, shown, left)
+        if self.band is not None:
+            bounds: SlateBounds = self.band(shown, left)
+            return bounds
+        feasible: SlateBounds = self.feasible(context.fairness * float(self.constrained), left)
+        return feasible

@@ -11,8 +11,12 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from dsrm_agents.common.bounds import SlateBounds, feasible_bounds
-from dsrm_agents.common.catalogue import check_item_numbers, state_and_exposed
+from dsrm_agents.common.bounds import FeasibleCounts, SlateBounds
+from dsrm_agents.common.catalogue import (
+    check_item_numbers,
+    state_and_exposed,
+    state_and_unavailable,
+)
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
@@ -21,6 +25,7 @@ from dsrm_agents.hsrl.trie import Shown, Trie
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups, popularity_groups
 
 # Of the prior, in units of an item effect's spread: the hierarchical worker's start.
 SHARPNESS = 4.0
@@ -58,9 +63,11 @@ class HSRLPolicy(SlateActorCritic):
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
         codebook: Their ids; fitted to ``catalogue.known`` if ``None``, again whenever SB3's own
             algorithms are loaded, which do not keep it.
+        groups: Groups of the items, the environment's attribute of that name; the popular items and
+            the rest if ``None``.
         fairness: Demand in [0, 1] on the balance of every slate, see
-            :func:`~dsrm_agents.common.bounds.feasible_bounds`; ids then begin with the popularity
-            group. ``None`` for none.
+            :class:`~dsrm_agents.common.bounds.FeasibleCounts`; ids then begin with the group.
+            ``None`` for none.
         context: Input of later levels, see :class:`~dsrm_agents.hsrl.network.TokenNetwork`.
         item_quality: (n_items,) float, from which the prior is made, in place of the items' logged
             effects.
@@ -80,6 +87,7 @@ class HSRLPolicy(SlateActorCritic):
         lr_schedule: Schedule,
         catalogue: Catalogue,
         codebook: Codebook | None = None,
+        groups: Groups | None = None,
         fairness: float | None = None,
         context: str = "sampled",
         item_quality: NDArray[np.floating] | None = None,
@@ -93,6 +101,7 @@ class HSRLPolicy(SlateActorCritic):
         if not 0.0 <= sharpness < np.inf:
             raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.catalogue = catalogue
+        self.groups = popularity_groups(catalogue.popular) if groups is None else groups
         self.codebook = Codebook.fit(catalogue.known) if codebook is None else codebook
         self.codebook.check_catalogue(catalogue)
         if item_quality is not None:
@@ -102,6 +111,7 @@ class HSRLPolicy(SlateActorCritic):
         options = {
             "catalogue": catalogue,
             "codebook": self.codebook,
+            "groups": self.groups,
             "fairness": fairness,
             "context": context,
             "item_quality": item_quality,
@@ -115,8 +125,12 @@ class HSRLPolicy(SlateActorCritic):
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         options = self._options
         ids, widths = self.codebook.ids, self.codebook.widths
+        self.feasible: FeasibleCounts | None = None
         if self.fairness is not None:
-            ids, widths = np.column_stack([~self.catalogue.popular, ids]), (2, *widths)
+            self.feasible = FeasibleCounts(self.groups.target[::-1].copy(), self.slate_size)
+            last = len(self.groups) - 1
+            ids = np.column_stack([last - self.groups.labels.astype(np.int64), ids])
+            widths = (len(self.groups), *widths)
         quality = options["item_quality"]
         if quality is None:
             quality = self.catalogue.item_embedding[:, 0]
@@ -130,7 +144,7 @@ class HSRLPolicy(SlateActorCritic):
 
     def slates(self, obs: PyTorchObs) -> SemanticSlates:
         """The distribution of slates of N sessions."""
-        state, exposed = state_and_exposed(obs)
+        state, exposed = state_and_unavailable(obs, self.catalogue.n_items)
         shown = self.trie.shown(exposed)
         return SemanticSlates(
             self.network,
@@ -186,9 +200,10 @@ class HSRLPolicy(SlateActorCritic):
         return torch.as_tensor(self.critic(self.network.state_contexts(context)))
 
     def _bounds(self, shown: Shown) -> SlateBounds:
-        left, size = self.trie.count(shown), self.slate_size
-        if self.fairness is None:
-            most = torch.full_like(left[:, 0], size)
+        left = self.trie.count(shown)
+        if self.feasible is None or self.fairness is None:
+            most = left.new_full((len(left), 1), self.slate_size)
             return SlateBounds(torch.zeros_like(most), most)
         demand = torch.full((len(left),), self.fairness, device=left.device)
-        return feasible_bounds(demand, size, left[:, 0], left[:, 1])
+        bounds: SlateBounds = self.feasible(demand, left)
+        return bounds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
 from dsrm_agents.hsrl.network import TokenNetwork
@@ -38,16 +38,15 @@ class SemanticSlates:
 
     An item's probability is the product of its tokens', and a token's is in proportion to
     ``exp(logit)`` times the prior weight of the items left to show below it: a prefix with nothing
-    left has probability 0. Where ids begin with the popularity group, bounds may close a group.
+    left has probability 0. Where ids begin with a group, bounds may close it.
 
     Args:
         network: Gives the logits.
         trie: The ids.
         context: (N, dim) of the states.
         shown: Items that the sessions may not show.
-        grouped: Whether ids begin with 0 for popular items and 1 for others.
-        bounds: How many popular items each slate may hold; all count as popular where ids are not
-            grouped.
+        grouped: Whether ids begin with a group; if not, all items are of one.
+        bounds: How many items of each group each slate may hold.
         slate_size: K.
     """
 
@@ -87,11 +86,8 @@ class SemanticSlates:
         """
         with torch.no_grad():
             item, log_prob, key = self._candidates(deterministic)
-            if not self.grouped:  # all count as popular
-                item, log_prob = (tensor.expand(-1, 2, -1) for tensor in (item, log_prob))
-                key = torch.cat([key, torch.full_like(key, MASKED)], dim=1)
             arrival = torch.where(key > MASKED / 2, -key, torch.inf)
-            index = torch.arange(item[0].numel(), device=item.device).view(1, 2, -1)
+            index = torch.arange(item[0].numel(), device=item.device).view(1, item.shape[1], -1)
             chosen, _ = first_within_bounds(
                 list(arrival.unbind(1)),
                 list(index.expand_as(item).unbind(1)),
@@ -170,10 +166,11 @@ class SemanticSlates:
             none = context.new_zeros(n, 1, 1)
             return none, none, context, empty
         of_group, logits = self._log_probs(0, empty, context)
-        log_prob = of_group.reshape(n, 2, 1)
+        n_groups = self.trie.widths[0]
+        log_prob = of_group.reshape(n, n_groups, 1)
         key = log_prob if deterministic else log_prob + _gumbel(log_prob)
-        prefix = torch.arange(2, device=context.device).view(1, 2, 1).expand(n, -1, -1)
-        context, logits = (tensor.expand(-1, 2, -1, -1) for tensor in (context, logits))
+        prefix = torch.arange(n_groups, device=context.device).view(1, -1, 1).expand(n, -1, -1)
+        context, logits = (tensor.expand(-1, n_groups, -1, -1) for tensor in (context, logits))
         return log_prob, key, self.network.next_context(0, context, logits, prefix), prefix
 
     def _log_probs(self, depth: int, prefix: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,18 +188,18 @@ class SemanticSlates:
         """(N, 2K) of :func:`choice_log_prob`, from the (N, K) log-probabilities of items."""
         left = self.trie.count(self.shown)
         if self.grouped:
-            popular = self.trie.token(0, slates) == 0
+            group = self.trie.token(0, slates)
             empty = torch.zeros(len(slates), 1, dtype=torch.int64, device=slates.device)
             of_group = self._log_probs(0, empty, self.context[:, None])[0][:, 0]
         else:
-            popular = torch.ones_like(slates, dtype=torch.bool)
-            left = nn.functional.pad(left.sum(1, keepdim=True), (0, 1))
-            of_group = item_log_prob.new_tensor([0.0, MASKED]).expand(len(slates), 2)
-        in_group = torch.stack([popular, ~popular], dim=1)
+            group = torch.zeros_like(slates)
+            left = left.sum(1, keepdim=True)
+            of_group = item_log_prob.new_zeros(len(slates), 1)
+        in_group = group[:, None] == torch.arange(left.shape[1], device=slates.device)[:, None]
         within = (item_log_prob[:, None] - of_group[:, :, None]).masked_fill(~in_group, MASKED)
         undrawn = (1.0 - within.exp().sum(2)).clamp(min=_LEAST)  # share of the group's probability
         never = torch.where(left > in_group.sum(2), of_group + undrawn.log(), MASKED)
-        return choice_log_prob(item_log_prob, never, popular, self.bounds)
+        return choice_log_prob(item_log_prob, never, group, self.bounds)
 
 
 def _gumbel(like: Tensor) -> Tensor:

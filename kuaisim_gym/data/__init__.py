@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import custom, kuairand, kuairec  # noqa: F401  (each import registers a source)
+
+# Each import registers sources.
+from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401
 from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
@@ -16,6 +18,7 @@ from kuaisim_gym.data.feedback import (
     PositiveLog,
     ResponseLog,
     WatchLog,
+    WatchSample,
 )
 from kuaisim_gym.data.source import SOURCES, Source, find_source
 from kuaisim_gym.data.writer import write_csv
@@ -34,6 +37,7 @@ __all__ = [
     "TrainingData",
     "Truth",
     "WatchLog",
+    "WatchSample",
     "load_dataset",
     "write_csv",
 ]

@@ -17,6 +17,7 @@ from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 IdArray = NDArray[Any]  # int64, or strings of any width
+POSITIVE_RATE = 0.1  # of exposures, where a log of positives alone is all there is
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +194,7 @@ class TrainingData:
     item_features: Features
     show_counts: NDArray[np.int64] | None
     popularity: str = "exposures"
+    positive_rate: float = POSITIVE_RATE
 
     def __post_init__(self) -> None:
         check_choice("popularity", self.popularity, POPULARITIES)
@@ -247,6 +249,9 @@ class Dataset:
             response is at least .5 (of a watch ratio: that much of the video was watched).
         pools: Whether a session of the test split may show its user only those items that the
             user has a test row of.
+        positive_rate: Share of positives among the exposures behind a log of positives alone, in
+            (0, 1). Such a log cannot tell it: it sets the level of the train simulator's answers,
+            and no ranking.
     """
 
     name: str
@@ -268,12 +273,15 @@ class Dataset:
     split_rule: str = ""
     popularity: str = "exposures"
     pools: bool = False
+    positive_rate: float = POSITIVE_RATE
 
     def __post_init__(self) -> None:
         for name in ("item_groups", "notes"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
         object.__setattr__(self, "source", self.source or self.name)
         check_choice("popularity", self.popularity, POPULARITIES)
+        if not 0.0 < self.positive_rate < 1.0:
+            raise DataFormatError(f"positive_rate must lie in (0, 1), got {self.positive_rate}.")
         for array in (self.user_ids, self.item_ids):
             array.setflags(write=False)
         if not 1 <= self.n_items <= len(self.item_ids):
@@ -433,13 +441,13 @@ class Dataset:
             for columns in (features.codes, features.numbers):
                 arrays += [columns[name] for name in sorted(columns)]
         arrays += [array for array in (self.show_counts, self.friends) if array is not None]
+        form = (self.source, self.popularity, self.pools, self.positive_rate)
+        if form != (self.name, "exposures", False, POSITIVE_RATE):
+            feedback = [type(table).__name__ for table in (self.log, self.test)]
+            digest.update(f"{form}|{feedback}".encode())
         for name, labels in sorted(self.item_groups.items()):
             digest.update(repr((name, labels.values)).encode())
             arrays.append(labels.codes)
-        if (self.source, self.popularity, self.pools) != (self.name, "exposures", False):
-            feedback = [type(table).__name__ for table in (self.log, self.test)]
-            form = f"{self.source}|{self.popularity}|{self.pools}|{feedback}"
-            digest.update(form.encode())
         for array in arrays:
             digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()

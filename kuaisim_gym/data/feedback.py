@@ -41,6 +41,8 @@ class Interactions(ABC):
             :data:`~kuaisim_gym.config.CALIBRATIONS`; ``"balanced"`` needs the logistic link.
         has_negatives: Whether a row can be negative. Where none can, pairs without a row are all
             that a response model can set the rows against.
+        complete_from: The feedback from which on the table holds all pairs of its users and the
+            catalogue, so that a pair without a row is known to be below; ``None`` for none.
         users: (n,) int32 positions in ``Dataset.user_ids``.
         items: (n,) int32 positions in ``Dataset.item_ids``.
     """
@@ -50,6 +52,7 @@ class Interactions(ABC):
     is_draw: ClassVar[bool]
     calibration: ClassVar[Literal["balanced", "calibrated"]]
     has_negatives: ClassVar[bool] = True
+    complete_from: ClassVar[float | None] = None
 
     users: IntArray
     items: IntArray
@@ -92,6 +95,11 @@ class Interactions(ABC):
     def is_positive(self) -> NDArray[np.bool_]:
         """(n,) bool: rows whose response is at least :data:`POSITIVE`."""
         return self.response >= POSITIVE
+
+    @property
+    def is_sample(self) -> NDArray[np.bool_]:
+        """(n,) bool: rows below ``complete_from``, of which others of their kind may be missing."""
+        return np.ones(len(self), dtype=bool)
 
     def behaviour(self, index: int) -> FloatArray:
         """(n,) float32 in [0, 1]: how strongly each row shows one of ``behaviours``.
@@ -182,6 +190,20 @@ class WatchLog(Interactions):
     def _check_feedback(self, label: str) -> None:
         if not np.isfinite(self.watch_ratio).all() or self.watch_ratio.min() < 0:
             raise DataFormatError(f"{label}.watch_ratio must be finite and not negative.")
+
+
+@dataclass(frozen=True, eq=False)
+class WatchSample(WatchLog):
+    """Watch ratios of a fully observed matrix: all of at least 2, and a sample of the others.
+
+    A ratio that is only known to be at least 2 is written as 2; its response is 1 all the same.
+    """
+
+    complete_from = 2.0
+
+    @property
+    def is_sample(self) -> NDArray[np.bool_]:
+        return np.asarray(self.watch_ratio < self.complete_from)
 
 
 @dataclass(frozen=True, eq=False)

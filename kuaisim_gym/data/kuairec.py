@@ -125,8 +125,8 @@ class KuaiRec(Source):
                 n_items=len(catalogue),
                 log=log,
                 test=test,
-                user_features=reader.user_features(),
-                item_features=reader.categories(),
+                user_features=read_user_features(tables, files, reader.users, reader.notes),
+                item_features=read_categories(tables, files, reader.items, reader.notes),
                 show_counts=reader.show_counts(),
                 friends=reader.friends(),
                 notes=reader.notes,
@@ -160,6 +160,28 @@ class KuaiRec(Source):
         if dataset.friends is not None and len(dataset.friends):
             files[SOCIAL_NETWORK] = table_writer(_friend_columns(dataset.user_ids, dataset.friends))
         return files
+
+
+def read_user_features(
+    tables: Tables, files: DataFiles, users: Positions, notes: dict[str, int]
+) -> Features:
+    """Features of KuaiRec's users by position; no fields without their file."""
+    paths = files.tables.get(USER_FEATURES)
+    table = read_entities(tables, paths, "user_id", USER_FIELDS, USER_NUMBERS)
+    fields = [Field(name) for name in USER_FIELDS]
+    return read_features(tables, table, users, fields, notes, USER_FEATURES)
+
+
+def read_categories(
+    tables: Tables, files: DataFiles, items: Positions, notes: dict[str, int]
+) -> Features:
+    """Categories of KuaiRec's videos by position; no field without their file."""
+    if ITEM_CATEGORIES not in files.tables:
+        return Features()
+    columns = [Column("video_id"), Column("feat", "text", gaps=True)]
+    table = tables.read(files.tables[ITEM_CATEGORIES], columns, rows="videos")
+    fields = [Field("category", _id_texts, source="feat")]
+    return read_features(tables, table, items, fields, notes, ITEM_CATEGORIES)
 
 
 def _read_matrix(tables: Tables, files: DataFiles, name: str) -> Table:
@@ -227,22 +249,6 @@ class _Reader:
             if leaked:
                 logger.warning("%s: dropped %d row(s) of test cells.", matrix.files[0], leaked)
         return log
-
-    def user_features(self) -> Features:
-        """Features of the users; no fields without their file."""
-        files = self.files.get(USER_FEATURES)
-        table = read_entities(self.tables, files, "user_id", USER_FIELDS, USER_NUMBERS)
-        fields = [Field(name) for name in USER_FIELDS]
-        return read_features(self.tables, table, self.users, fields, self.notes, USER_FEATURES)
-
-    def categories(self) -> Features:
-        """The categories of the videos; no field without their file."""
-        if ITEM_CATEGORIES not in self.files:
-            return Features()
-        columns = [Column("video_id"), Column("feat", "text", gaps=True)]
-        table = self.tables.read(self.files[ITEM_CATEGORIES], columns, rows="videos")
-        fields = [Field("category", _id_texts, source="feat")]
-        return read_features(self.tables, table, self.items, fields, self.notes, ITEM_CATEGORIES)
 
     def show_counts(self) -> NDArray[np.int64] | None:
         """(n_items,) sums over the days of how often each video was shown."""

@@ -13,7 +13,10 @@ from kuaisim_gym.data.cache import Arrays
 from kuaisim_gym.data.dataset import Dataset, Features, Labels, Truth
 from kuaisim_gym.data.feedback import FEEDBACK, Interactions
 
-_PLAIN = ("name", "synthetic", "n_items", "notes", "source", "split_rule", "popularity", "pools")
+_PLAIN = (
+    "name", "synthetic", "n_items", "notes", "source", "split_rule", "popularity", "pools",
+    "positive_rate",
+)  # fmt: skip
 _ARRAYS = ("user_ids", "item_ids", "show_counts", "friends")
 _TABLES = ("log", "test", "randomised")
 _FEATURES = ("user_features", "item_features")

@@ -19,6 +19,7 @@ from kuaisim_gym.engine.types import (
     BoolArray,
     DoubleArray,
     FloatArray,
+    LabelArray,
     Rules,
     SessionState,
     StepResult,
@@ -162,17 +163,29 @@ def _answer(
 
 
 @_inlined
-def _expose(recent: BoolArray, slate: NDArray[np.int64], popular: BoolArray) -> int:
-    """Moves an exposure window past a slate; returns the number of popular items in it."""
+def _expose(
+    recent: LabelArray, slate: NDArray[np.int64], labels: LabelArray, filled: int, counts: Any
+) -> None:
+    """Moves an exposure window past a slate and counts the groups of its last ``filled``."""
     older = max(recent.size - slate.size, 0)
     for position in range(older):
         recent[position] = recent[position + slate.size]
     for position in range(older, recent.size):
-        recent[position] = popular[slate[slate.size - recent.size + position]]
-    count = 0
-    for position in range(recent.size):
-        count += recent[position]
-    return count
+        recent[position] = labels[slate[slate.size - recent.size + position]]
+    for position in range(recent.size - filled, recent.size):
+        counts[recent[position]] += 1
+
+
+@_inlined
+def _excess(recent: LabelArray, filled: int, target: DoubleArray, counts: Any) -> float:
+    """Exposures above what is due to their groups; returns the counts to zero."""
+    total = 0.0
+    for position in range(recent.size - filled, recent.size):
+        group = recent[position]
+        if counts[group] > 0:
+            total += max(counts[group] - target[group] * filled, 0.0)
+            counts[group] = 0
+    return total
 
 
 @_jit
@@ -189,6 +202,7 @@ def _advance(
     terminated = np.zeros(n_sessions, np.bool_)
     truncated = np.zeros(n_sessions, np.bool_)
     draws = np.empty(n_behaviours * slate_size)
+    counts = np.zeros(rules.target.size, np.int64)
     for n in range(n_sessions):
         if not slots[n]:
             continue
@@ -210,17 +224,19 @@ def _advance(
             state.responses[n, step],
         )
         reward[n] = total / slate_size
-        count = _expose(state.recent[n], slates[n], rules.popular)
         filled = min((step + 1) * slate_size, window)
-        surplus = 2 * count - window
-        unbalanced = surplus <= rules.least_surplus or surplus >= rules.most_surplus
-        penalised[n] = filled == window and unbalanced
+        _expose(state.recent[n], slates[n], rules.labels, filled, counts)
+        second = counts[1]
+        alone = counts[rules.judged] - rules.target[rules.judged] * filled
+        excess = _excess(state.recent[n], filled, rules.target, counts)
+        surplus = 2.0 * (alone if rules.judged >= 0 else excess)
+        penalised[n] = filled == window and surplus >= rules.limit
         cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
         state.temper[n] += cost - (1.0 if penalised[n] else 0.0)
         terminated[n] = state.temper[n] < rules.least_temper
         truncated[n] = step + 1 >= rules.step_limit and not terminated[n]
 
-        state.share[n] = count / filled
+        state.share[n] = (second if counts.size == 2 else excess) / filled
         state.steps[n] = step + 1
         state.last_reward[n] = reward[n]
         state.reward_sum[n] += reward[n]

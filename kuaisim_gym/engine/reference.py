@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kuaisim_gym.engine.types import (
     BoolArray,
     CountArray,
+    DoubleArray,
     Engine,
     FloatArray,
     Rules,
@@ -51,7 +52,6 @@ class NumpyEngine(Engine):
         state.users[rows] = users
         state.active[rows] = True
         state.temper[rows] = max_len
-        state.share[rows] = 0.5
         state.slates[rows] = -1
         records: list[NDArray[Any]] = [
             state.steps,
@@ -112,22 +112,24 @@ class NumpyEngine(Engine):
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
         reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
 
-        flags = np.concatenate([state.recent[rows], rules.popular[shown]], axis=1)
-        flags = flags[:, -state.recent.shape[1] :]
+        window = state.recent.shape[1]
+        recent = np.concatenate([state.recent[rows], rules.labels[shown]], axis=1)[:, -window:]
         steps = steps + 1
-        filled = np.minimum(steps * k, flags.shape[1])
-        count = flags.sum(axis=1)
-        surplus = 2 * count - flags.shape[1]  # counts, so that thresholds are exact
-        unbalanced = (surplus <= rules.least_surplus) | (surplus >= rules.most_surplus)
-        penalised = (filled == flags.shape[1]) & unbalanced
+        filled = np.minimum(steps * k, window)
+        excess = group_excess(recent, filled, rules.target)
+        surplus = 2.0 * excess  # of counts, so that thresholds are exact
+        if rules.judged >= 0:
+            surplus = 2.0 * _excess_of(rules.judged, recent, filled, rules.target)
+        penalised = (filled == window) & (surplus >= rules.limit)
         cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
         temper = state.temper[rows] + (cost - penalised)
         terminated = temper < rules.least_temper
         truncated = (steps >= rules.step_limit) & ~terminated
 
         state.exposed[rows[:, None], shown] = True
-        state.recent[rows] = flags
-        state.share[rows] = share = count / filled
+        state.recent[rows] = recent
+        many = len(rules.target) > 2
+        state.share[rows] = share = (excess if many else _count(1, recent, filled)) / filled
         state.steps[rows] = steps
         state.temper[rows] = temper
         state.last_reward[rows] = reward
@@ -198,6 +200,54 @@ class NumpyEngine(Engine):
         first = np.cumsum(counts) - counts
         best: CountArray = columns[order][first[:, None] + np.arange(k)]
         return best
+
+
+def group_excess(
+    recent: NDArray[np.integer], filled: NDArray[np.integer], target: DoubleArray
+) -> DoubleArray:
+    """Exposures above what is due to their groups, half of the L1 distance to what is due.
+
+    Groups are summed in the order in which they first occur, so that groups that do not occur cost
+    nothing.
+
+    Args:
+        recent: (n, window) groups of exposures, latest last.
+        filled: (n,) how many of them, from the last on, are real.
+        target: (G,) shares that are due.
+
+    Returns:
+        (n,) float64, at least 0.
+    """
+    if len(target) == 2:  # one count says all
+        second = _count(1, recent, filled)
+        excess = np.maximum(second - target[1] * filled, 0.0)
+        return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
+    real = _real(recent, filled)
+    alike = (recent[:, :, None] == recent[:, None, :]) & real[:, None, :]
+    is_first = real & ~np.tril(alike, -1).any(axis=2)
+    excess = np.maximum(alike.sum(axis=2) - target[recent] * filled[:, None], 0.0)
+    total: DoubleArray = np.cumsum(np.where(is_first, excess, 0.0), axis=1)[:, -1]
+    return total
+
+
+def _excess_of(
+    group: int, recent: NDArray[np.integer], filled: NDArray[np.integer], target: DoubleArray
+) -> DoubleArray:
+    """(n,) float64 exposures of a group above what is due to it, negative where they are fewer."""
+    excess: DoubleArray = _count(group, recent, filled) - target[group] * filled
+    return excess
+
+
+def _count(group: int, recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
+    """(n,) int64 exposures of a group."""
+    count: CountArray = ((recent == group) & _real(recent, filled)).sum(axis=1)
+    return count
+
+
+def _real(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> BoolArray:
+    """(n, window) bool: where there was an exposure; windows fill from the end."""
+    real: BoolArray = np.arange(recent.shape[1]) >= recent.shape[1] - filled[:, None]
+    return real
 
 
 def _fresh(

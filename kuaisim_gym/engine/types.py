@@ -11,30 +11,35 @@ FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 CountArray = NDArray[np.int64]
+LabelArray = NDArray[np.signedinteger]
 
 
 class Rules(NamedTuple):
     """Constants of a session; see :class:`~kuaisim_gym.config.SessionConfig`.
 
     Attributes:
-        popular: (n_items,) bool, the popular group.
+        labels: (n_items,) int8, int16 or int32, the group of each item.
+        target: (G,) float64, the share of the exposures that is due to each group; sums to one.
+        judged: The group whose surplus counts, -1 where that of all groups does.
+        limit: Surplus of the exposure window from which on a step is penalised: twice the
+            exposures above what is due to their groups. Of all groups that is the L1 distance of
+            their counts to what is due.
         weights: (B,) float32 of the behaviours in a response.
         stochastic: Whether responses are drawn.
         allow_repeats: Whether an item may be answered twice in a session.
         per_request: Whether a step costs one temper for any reward.
-        least_surplus: Popular less long-tail exposures in the window that are too few.
-        most_surplus: Popular less long-tail exposures in the window that are too many.
         step_limit: Steps after which a session is truncated.
         least_temper: Temper below which a user leaves.
     """
 
-    popular: BoolArray
+    labels: LabelArray
+    target: DoubleArray
+    judged: int
+    limit: float
     weights: FloatArray
     stochastic: bool
     allow_repeats: bool
     per_request: bool
-    least_surplus: float
-    most_surplus: float
     step_limit: int
     least_temper: float
 
@@ -49,11 +54,13 @@ class SessionState(NamedTuple):
         active: (N,) bool, whether a session has begun and is not over.
         steps: (N,) int64 steps made.
         temper: (N,) float64, patience left, in steps.
-        share: (N,) float64 in [0, 1], popular share of the exposure window, 0.5 before any
-            exposure.
+        share: (N,) float64 in [0, 1], of the exposure window: the share of the second of two
+            groups, 0.5 before any exposure; of more groups half of the L1 distance to the target,
+            0 before any exposure.
         last_reward: (N,) float64, zero before the first step.
         reward_sum: (N,) float64, of the session so far.
-        recent: (N, window) bool, popular flags of the latest exposures, latest last.
+        recent: (N, window) int8, int16 or int32, groups of the latest exposures, latest last; zero
+            in front of the first.
         exposed: (N, n_items) bool, shown in this session.
         slates: (N, longest, K) int32 items shown, -1 where no step was made yet.
         responses: (N, longest, K) float32, zero where no step was made yet.
@@ -72,7 +79,7 @@ class SessionState(NamedTuple):
     share: DoubleArray
     last_reward: DoubleArray
     reward_sum: DoubleArray
-    recent: BoolArray
+    recent: LabelArray
     exposed: BoolArray
     slates: NDArray[np.int32]
     responses: FloatArray
@@ -246,7 +253,7 @@ class Engine(Protocol):
             extra: Columns of zeros to leave at the end.
 
         Returns:
-            (N, d + 4 + extra) float32: preference, progress, popular share, last and mean reward.
+            (N, d + 4 + extra) float32: preference, progress, share, last and mean reward.
         """
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:

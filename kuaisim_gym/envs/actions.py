@@ -71,6 +71,10 @@ class ActionKind(ABC):
         """(N, m) int32 items that must not be shown again, -1 padded; ``None`` if any may."""
         if self.core.config.allow_repeats:
             return None
+        exposed = self.core.state.exposed
+        if self.core.pools is not None:
+            items = np.arange(exposed.shape[1], dtype=np.int32)
+            return np.where(exposed, items, np.int32(-1))
         slates = self.core.state.slates[:, : int(self.core.state.steps.max())]
         return slates.reshape(self.core.n_sessions, -1)
 
@@ -99,7 +103,7 @@ class SlateAction(ActionKind, name="slate"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
-        self.space = spaces.MultiDiscrete([len(core.popular)] * core.config.slate_size)
+        self.space = spaces.MultiDiscrete([core.groups.n_items] * core.config.slate_size)
 
     def slates(self, actions: Actions) -> Slates:
         return actions  # type: ignore[return-value]  # the core checks them
@@ -123,7 +127,7 @@ class DiscreteAction(ActionKind, name="discrete"):
                 f'slate_size={core.config.slate_size}; use "slate" for more.'
             )
         super().__init__(core, catalogue, simulator)
-        self.space = spaces.Discrete(len(core.popular))
+        self.space = spaces.Discrete(core.groups.n_items)
 
     def slates(self, actions: Actions) -> Slates:
         if actions.shape != (self.core.n_sessions,):
@@ -160,7 +164,7 @@ class FusionAction(ActionKind, name="fusion"):
             )
         super().__init__(core, catalogue, simulator)
         self.predictor = predictor
-        n_behaviours, n_items = len(predictor.behaviours), len(core.popular)
+        n_behaviours, n_items = len(predictor.behaviours), core.groups.n_items
         self.space = spaces.Box(-1.0, 1.0, (n_behaviours,), dtype=np.float32)
         # Predictions stay while a user does.
         self._users: NDArray[np.int32] = np.full(core.n_sessions, -1, dtype=np.int32)
@@ -183,7 +187,7 @@ class FusionAction(ActionKind, name="fusion"):
 
     def _predict(self, changed: NDArray[np.int64]) -> None:
         """Predicts all behaviours of the users in some slots."""
-        items = np.arange(len(self.core.popular))
+        items = np.arange(self.core.groups.n_items)
         for start in range(0, len(changed), self._ROWS):
             rows = changed[start : start + self._ROWS]
             users = self.core.state.users[rows]

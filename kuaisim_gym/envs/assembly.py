@@ -29,11 +29,13 @@ from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
+from kuaisim_gym.simulator.pools import find_pools
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
-    "dataset", "split", "users", "dataset_seed", "response_model", "calibration",
-    "observation_type", "history_len", "action_type", "engine",
+    "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
+    "calibration", "observation_type", "history_len", "action_type", "engine",
 )  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -53,6 +55,12 @@ class SessionBatch:
         users: Positions of some of the split's users, whose sessions alone are played, in any
             order; ``None`` for all of them. It changes nothing else: the simulator, the catalogue
             and the preference encoder are the split's.
+        groups: Groups of items, between which exposures are balanced: ``"popularity"``, the popular
+            fifth and the rest; a column of the dataset, such as ``"category"`` or ``"author_id"``;
+            a column cut at quantiles, such as ``{"upload_dt": (0.25, 0.5, 0.75)}``; or (n_items,)
+            labels. See :func:`~kuaisim_gym.simulator.groups.find_groups`.
+        target: The share of the exposures that is due to each group: ``"uniform"``,
+            ``"catalogue"``, in proportion to their items, or numbers that sum to one.
         dataset_seed: Seed of the synthetic world.
         response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: As for the same function.
@@ -105,6 +113,8 @@ class SessionBatch:
         dataset: Dataset | str | Path | None = None,
         split: str = "train",
         users: ArrayLike | None = None,
+        groups: GroupSpec = POPULARITY,
+        target: TargetSpec = "uniform",
         dataset_seed: int = 0,
         response_model: str = "factor",
         calibration: str | None = None,
@@ -131,12 +141,13 @@ class SessionBatch:
         self.catalogue = load_catalogue(self.dataset)
         self.core = SessionCore(
             self.simulator.model,
-            self.catalogue.popular,
+            find_groups(groups, target, self.dataset, self.catalogue),
             _arriving(users, self.simulator),
             self.config,
             n_sessions,
             find_engine(engine),
             self.catalogue.item_embedding,
+            find_pools(self.dataset, split),
         )
         self.encoder = ObservationEncoder(
             self.dataset.training,
@@ -155,6 +166,11 @@ class SessionBatch:
     def n_sessions(self) -> int:
         """N."""
         return self.core.n_sessions
+
+    @property
+    def groups(self) -> Groups:
+        """Groups of items, between which exposures are balanced."""
+        return self.core.groups
 
     @property
     def longest(self) -> int:
@@ -249,8 +265,10 @@ class SessionBatch:
     def _settings(self) -> dict[str, Any]:
         """The settings that determine a trajectory.
 
-        The engine is not among them: all engines give the same numbers.
+        The engine is not among them: all engines give the same numbers. Groups are, if they are of
+        one's own.
         """
+        grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
             "dataset": self.dataset.fingerprint,
@@ -261,6 +279,7 @@ class SessionBatch:
             "calibration": self._calibration,
             "observation_type": self.encoder.observation_type,
             "action_type": self.action_type,
+            **grouping,
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
         }
 
@@ -321,6 +340,7 @@ class SessionBatch:
             penalised=session.penalised[0, :steps],
             over=bool(over),
             bounds=self.core.unpenalised,
+            measure=self.groups.measure.replace("_", " "),
         )
 
     @cached_property

@@ -12,6 +12,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.rendering import Canvas
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups
 
 RENDER_FPS = 4  # steps a second of a recorded session
 
@@ -54,6 +55,16 @@ class BatchView:
     def catalogue(self) -> Catalogue:
         """The items, as the platform knows them from the train log."""
         return self.batch.catalogue
+
+    @property
+    def groups(self) -> Groups:
+        """Groups of the items, between which exposures are balanced."""
+        return self.batch.groups
+
+    @property
+    def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds on a slate's items of each group that cost nothing, see the session core's."""
+        return self.batch.core.free_counts()
 
     def drawn(self) -> Canvas:
         """The canvas of all frames, made by the first call."""

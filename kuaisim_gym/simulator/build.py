@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,15 +18,18 @@ from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.cells import observed_cells
 from kuaisim_gym.simulator.fit import fit_factor_model
+from kuaisim_gym.simulator.positives import fit_positive_model, with_taste
 from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
 from kuaisim_gym.simulator.response import (
     FACTOR_ARRAYS,
+    DeferredModel,
     FactorModel,
     LogitModel,
     ResponseModel,
     TableModel,
     TruthModel,
 )
+from kuaisim_gym.simulator.watch import fit_watch_model
 
 FIT_VERSION = 4  # raise when the same rows would give another model
 
@@ -130,7 +133,8 @@ def build_simulator(
 ) -> Simulator:
     """Fits, or reads from the cache, the simulator of one split.
 
-    The train simulator is a response model of the biased log. The test simulator follows from the
+    The train simulator is a response model of the biased log; of a log of positives alone it is
+    that of :mod:`~kuaisim_gym.simulator.positives`. The test simulator follows from the
     feedback type of the test rows. Where a row is the response itself (KuaiRec), responses are
     looked up in the test table, and unobserved cells are completed by the noise-free world where it
     is known, and otherwise by a factor model of that table alone. Where a row is one random draw
@@ -161,6 +165,12 @@ def build_simulator(
             f"calibration='balanced' weighs yes-or-no behaviours; {dataset.name}'s responses are "
             f"shares. Use 'calibrated' or None."
         )
+    if not dataset.log.has_negatives and (calibration, response_model) != ("calibrated", "factor"):
+        raise ConfigError(
+            f"{dataset.name} has a log of positives alone, without a negative to weigh or to "
+            f"learn a sequence of answers from: use response_model='factor' and "
+            f"calibration='calibrated' or None, got {response_model!r} and {calibration!r}."
+        )
     return _built(dataset, split, response_model, calibration)
 
 
@@ -170,7 +180,8 @@ def _built(dataset: Dataset, split: str, response_model: str, calibration: str) 
         return _table_simulator(dataset, response_model)
     users = dataset.train_users if split == "train" else dataset.test_users
     model = _split_model(dataset, split, response_model)
-    if dataset.log.link == "logistic":
+    rows, _ = _split_rows(dataset, split)
+    if rows.link == "logistic" and rows.has_negatives:
         model = _calibrated(model, dataset, split, response_model, calibration)
     return Simulator(dataset, split, response_model, model, model, users, 0.0)
 
@@ -182,21 +193,33 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
     rows[users] = np.arange(len(users))
     shape = len(users), dataset.n_items
     table = observed_cells(rows[test.users], test.items, test.response, shape)
-    observed_share = len(test) / (shape[0] * shape[1])
+    # Sessions over pools ask for rows alone.
+    observed_share = 1.0 if dataset.pools else len(test) / (shape[0] * shape[1])
     expected: ResponseModel
     if dataset.truth is not None:
         expected = TruthModel(test.behaviours, dataset.truth)
     else:
-        expected = _split_model(dataset, "test", "factor")
+        expected = DeferredModel(test.behaviours, partial(_completing_model, dataset))
     model = TableModel(test.behaviours, rows, table, expected)
     return Simulator(dataset, "test", response_model, model, expected, users, observed_share)
+
+
+def _completing_model(dataset: Dataset) -> ResponseModel:
+    """The model of the test rows that answers where there is none."""
+    model = _split_model(dataset, "test", "factor")
+    if dataset.test.link == "logistic":
+        model = _calibrated(model, dataset, "test", "factor", "calibrated")
+    return model
 
 
 def _split_rows(dataset: Dataset, split: str) -> tuple[Interactions, Interactions]:
     """Rows that a split's items are fitted to, and rows that its users are fitted to."""
     if split == "train":
         return dataset.train_log, dataset.log
-    return dataset.test, dataset.test
+    rows = dataset.test
+    if not dataset.log.has_negatives and dataset.randomised is not None and not rows.is_draw:
+        rows = rows.merged(dataset.randomised)  # labels are few: all users' tell of the items
+    return rows, dataset.test
 
 
 def _split_model(dataset: Dataset, split: str, response_model: str) -> LogitModel:
@@ -213,15 +236,20 @@ def _fit(
     if response_model == "sequential":
         return _sequential(dataset, rows, placing, key)
 
+    size = (dataset.n_users, dataset.n_all_items)
+
     def build() -> Arrays:
-        model = fit_factor_model(
-            rows,
-            placing,
-            dataset.user_features,
-            dataset.item_features,
-            (dataset.n_users, len(dataset.item_ids)),
-            progress=True,
-        )
+        if not rows.has_negatives:
+            model = fit_positive_model(rows, placing, size, dataset.positive_rate)
+        elif rows.complete_from is not None:
+            model = fit_watch_model(rows, dataset.n_items, size)
+        else:
+            features = (dataset.user_features, dataset.item_features)
+            model = fit_factor_model(rows, placing, *features, size, progress=True)
+            if not dataset.log.has_negatives and rows.link == "logistic":
+                taste = _split_model(dataset, "train", "factor")
+                assert isinstance(taste, FactorModel)
+                model = with_taste(model, taste, rows)
         return {name: np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS}
 
     arrays = cached(key, build)
@@ -245,9 +273,13 @@ def assess(dataset: Dataset, split: str, response_model: str = "factor") -> Asse
     check_choice("response_model", response_model, RESPONSE_MODELS)
     rows, _ = _split_rows(dataset, split)
     names = rows.behaviours
+    if not rows.has_negatives:  # nothing tells how true probabilities are
+        unchanged = np.ones(len(names), np.float32), np.zeros(len(names), np.float32)
+        return Assessment({name: {} for name in names}, *unchanged)
     if split == "test" and not rows.is_draw:
         # A table of responses has no order: every user's last rows could be of the same items.
         held_out = np.random.default_rng(0).random(len(rows)) < HOLD_OUT_SHARE
+        held_out &= rows.is_sample
     else:
         held_out = last_rows(rows)
 

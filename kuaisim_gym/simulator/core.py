@@ -19,13 +19,10 @@ from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import BoolArray, FloatArray, Rules, SessionState, StepResult
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
+from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
+from kuaisim_gym.simulator.pools import Pools
 from kuaisim_gym.simulator.response import ResponseModel
 from kuaisim_gym.snapshots import Snapshot, under, within
-
-# Tenths, and probabilities in float32, do not sum exactly: temper that is 1 on paper may come out a
-# little below. Thresholds are compared with this slack, far below a tenth, the smallest difference
-# that a slate of ten makes.
-SLACK = 1e-5
 
 
 class SessionCore:
@@ -33,42 +30,48 @@ class SessionCore:
 
     Args:
         model: Answers (user, item) positions with probabilities.
-        popular: (n_items,) bool, the popular group.
+        groups: Groups of the catalogue's items, between which exposures are balanced.
         session_users: (n,) int32 positions of the users who may arrive.
         config: The rules.
         n_sessions: N.
         engine: Computes the steps; :func:`~kuaisim_gym.engine.find_engine` by default.
         vectors: (n_items, d) float32, by which items of a slate resemble each other; needed where
             ``config.correlation`` is not 0.
+        pools: Items that the users can be shown; ``None`` for the catalogue. Others count as
+            exposed already, and a session ends (truncated) when its pool has no slate left.
 
     Attributes:
         state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
 
     Raises:
-        ConfigError: A slate does not fit into the catalogue, or there are no users.
+        ConfigError: A slate does not fit into the catalogue, there are no users, or the rule of
+            abandonment does not go with the groups; or pools are too small, or meet repeats.
     """
 
     def __init__(
         self,
         model: ResponseModel,
-        popular: BoolArray,
+        groups: Groups,
         session_users: NDArray[np.int32],
         config: SessionConfig,
         n_sessions: int,
         engine: Engine | None = None,
         vectors: FloatArray | None = None,
+        pools: Pools | None = None,
     ) -> None:
         check_whole("The number of sessions", n_sessions, 1)
-        if config.slate_size > len(popular):
+        if config.slate_size > groups.n_items:
             raise ConfigError(
-                f"slate_size must be at most the catalogue's {len(popular)} items, "
+                f"slate_size must be at most the catalogue's {groups.n_items} items, "
                 f"got {config.slate_size}."
             )
         if len(session_users) == 0:
             raise ConfigError("This split has no users to draw sessions from.")
+        _check_pools(pools, session_users, config)
+        self.pools = pools
         self.engine = find_engine() if engine is None else engine
         self.model = model
-        self.popular = popular
+        self.groups = groups
         self.session_users = session_users
         self.config = config
         self.n_sessions = n = int(n_sessions)
@@ -77,15 +80,17 @@ class SessionCore:
         self._everyone = np.ones(n, dtype=bool)
         window, slate, longest = config.exposure_window, config.slate_size, config.longest
         self._rules = Rules(
-            popular,
+            groups.labels,
+            groups.target,
+            *penalty_rule(groups, config),
             config.behaviour_weights(model.behaviours),
             config.stochastic_response,
             config.allow_repeats,
             config.step_cost == "request",
-            *too_unbalanced(config.abandonment, config.ad_bound * window - SLACK),
             config.step_limit,
             1.0 - SLACK,
         )
+        self._share_before = 0.0 if len(groups) > 2 else 0.5
         self.state = SessionState(
             seeds=np.zeros(n, dtype=np.uint64),
             episodes=np.full(n, -1, dtype=np.int64),
@@ -93,11 +98,11 @@ class SessionCore:
             active=np.zeros(n, dtype=bool),
             steps=np.zeros(n, dtype=np.int64),
             temper=np.zeros(n),
-            share=np.full(n, 0.5),
+            share=np.full(n, self._share_before),
             last_reward=np.zeros(n),
             reward_sum=np.zeros(n),
-            recent=np.zeros((n, window), dtype=bool),
-            exposed=np.zeros((n, len(popular)), dtype=bool),
+            recent=np.zeros((n, window), dtype=groups.labels.dtype),
+            exposed=np.zeros((n, groups.n_items), dtype=bool),
             slates=np.full((n, longest, slate), -1, dtype=np.int32),
             responses=np.zeros((n, longest, slate), dtype=np.float32),
             rewards=np.zeros((n, longest)),
@@ -138,6 +143,9 @@ class SessionCore:
             users = self.session_users[(draw * len(self.session_users)).astype(np.int64)]
         arrivals: NDArray[np.int32] = users.astype(np.int32, copy=False)
         self.engine.begin(state, rows, arrivals, self.config.max_len)
+        state.share[rows] = self._share_before
+        if self.pools is not None:
+            state.exposed[rows] = self.pools.outside(arrivals)
         self._answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
@@ -167,6 +175,11 @@ class SessionCore:
             probability = np.maximum(probability, np.float32(0.0))
         result = self.engine.advance(self._rules, self.state, shown, probability, slots)
         self._answers.observe(shown, result.feedback)
+        if self.pools is not None:
+            left = np.count_nonzero(~self.state.exposed, axis=1)
+            exhausted = slots & self.state.active & (left < self.config.slate_size)
+            result.truncated[exhausted] = True
+            self.state.active[exhausted] = False
         if not everyone:
             self.state.active[~slots] = False
         return result
@@ -181,9 +194,52 @@ class SessionCore:
 
     @property
     def unpenalised(self) -> tuple[float, float]:
-        """Bounds of a full exposure window's popular share, between which no step is penalised."""
-        low, high = too_unbalanced(self.config.abandonment, self.config.ad_bound)
-        return 1.0 - (1.0 - low) / 2.0, (1.0 + high) / 2.0
+        """Bounds of a full exposure window's ``share``, between which no step is penalised.
+
+        The share is that of :class:`~kuaisim_gym.engine.types.SessionState`: of the second of two
+        groups, such as the popular one, or the imbalance of more.
+        """
+        rule, half = self.config.abandonment, self.config.ad_bound / 2.0
+        if rule == "none":
+            return -np.inf, np.inf
+        if len(self.groups) > 2:
+            return -np.inf, half
+        first, second = self.groups.target.tolist()
+        return (-np.inf if rule == "popularity" else 1.0 - (first + half)), second + half
+
+    def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Bounds on a slate's items of each group, within which no slate is penalised.
+
+        Of two groups they are those of :attr:`unpenalised`; of more the widest ones whose worst
+        slate is not penalised.
+
+        Returns:
+            (G,) int64 least and most items of each group in a slate.
+
+        Raises:
+            ConfigError: The exposure window does not hold whole slates, or no slate is free.
+        """
+        config, k = self.config, self.config.slate_size
+        if config.exposure_window % k:
+            raise ConfigError(
+                f"Only a window of whole slates is unpenalised whenever its slates are, but window "
+                f"is {config.exposure_window} and slate_size {k}."
+            )
+        every, none = np.full(len(self.groups), k), np.zeros(len(self.groups), dtype=np.int64)
+        limit = config.ad_bound * k - SLACK
+        if config.abandonment == "imbalance":
+            bounds = count_boxes(self.groups.target, k).within(limit / 2.0)
+            if bounds is None:
+                raise ConfigError(
+                    f"No slate of {k} items is unpenalised at ad_bound={config.ad_bound}: make the "
+                    "slates or the bound larger."
+                )
+            return bounds
+        if config.abandonment == "popularity":
+            due = self.groups.target * k
+            most = np.array([k, np.ceil(due[1] + limit / 2.0) - 1], dtype=np.int64)
+            return k - most[::-1], most
+        return none, every
 
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""
@@ -203,7 +259,7 @@ class SessionCore:
             raise InvalidActionError(
                 f"A slate must be an integer array of item positions, got {kind}."
             )
-        shape, n_items = (self.n_sessions, self.config.slate_size), len(self.popular)
+        shape, n_items = (self.n_sessions, self.config.slate_size), self.groups.n_items
         if slates.shape != shape:
             raise InvalidActionError(
                 f"Slates must have shape {shape} (sessions, slate_size), got {slates.shape}."
@@ -222,21 +278,21 @@ class SessionCore:
         return checked
 
 
-def too_unbalanced(abandonment: str, bound: float) -> tuple[float, float]:
-    """Least and greatest imbalance of an abandonment rule, from which on steps are penalised.
-
-    Args:
-        abandonment: One of :data:`~kuaisim_gym.config.ABANDONMENT_RULES`.
-        bound: Popular less long-tail exposures that are too many, counts or a share of the window.
-
-    Returns:
-        Two numbers in the bound's unit, infinite on a side without penalty.
-    """
-    return {
-        "imbalance": (-bound, bound),
-        "popularity": (-np.inf, bound),
-        "none": (-np.inf, np.inf),
-    }[abandonment]
+def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:
+    """Checks that each user's pool fills a slate, and that no item outside it can be answered."""
+    if pools is None:
+        return
+    smallest = int(pools.sizes(users).min())
+    if smallest < config.slate_size:
+        raise ConfigError(
+            f"slate_size must be at most {smallest}, the items that a user of this dataset can be "
+            f"shown, got {config.slate_size}."
+        )
+    if config.allow_repeats:
+        raise ConfigError(
+            "allow_repeats=True would answer items outside a user's pool, of which this dataset "
+            "has no answer; leave it out."
+        )
 
 
 def _directions(vectors: FloatArray | None, correlation: float) -> FloatArray | None:

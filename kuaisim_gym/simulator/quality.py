@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from kuaisim_gym.data.feedback import IntArray, Interactions
+from kuaisim_gym.errors import ConfigError
 
 HOLD_OUT_SHARE = 0.1
 MEASURES = ("auc", "user_auc", "log_loss", "calibration_error", "mse", "rate", "rows")
@@ -119,3 +120,69 @@ def quality(probability: FloatArray, response: FloatArray, users: IntArray) -> d
         "rate": float(np.mean(response)),
         "rows": float(len(response)),
     }
+
+
+def ranking_quality(
+    rows: Interactions, scores: NDArray[np.floating], least_rows: int = 10
+) -> dict[str, float]:
+    """Quality of a ranking of each user's own rows, on their real answers.
+
+    Measured are the AUC within a user (GAUC is its mean over users) and the share of positives
+    among the quarter of a user's rows that scores highest. Ties count as if they were broken at
+    random. Users are independent: intervals are normal ones over users.
+
+    Args:
+        rows: Rows with answers, of any table whose rows were not chosen for their answers, such as
+            labelled random exposures. A response of at least .5 is positive.
+        scores: (n,) score of each row's item for its user.
+        least_rows: Users with fewer rows, or with answers of a single kind, are left out.
+
+    Returns:
+        ``"gauc"`` and ``"top_quarter_rate"``, each with ``"_low"`` and ``"_high"``, the bounds of
+        the 95 % interval; ``"rate"``, the share of positives that a random order puts into the
+        quarter; and ``"users"``, how many were counted. All NaN if none was.
+
+    Raises:
+        ConfigError: The scores are not a finite number a row.
+    """
+    if scores.shape != (len(rows),) or not np.isfinite(scores).all():
+        raise ConfigError(
+            f"scores must be ({len(rows)},) finite numbers, one a row, got {scores.shape}."
+        )
+    order = np.lexsort((scores, rows.users))
+    positive = rows.is_positive[order].astype(np.float64)
+    starts = rows.starts(int(rows.users.max(initial=-1)) + 1)
+    user, start = rows.users, starts[rows.users]
+    score = scores[order]
+    # Ties are runs of equal scores of a user: [first, end) of the order.
+    changes = np.r_[True, (score[1:] != score[:-1]) | (user[1:] != user[:-1])]
+    run = np.cumsum(changes) - 1
+    first = np.flatnonzero(changes)[run]
+    end = np.r_[np.flatnonzero(changes)[1:], len(rows)][run]
+
+    n_users, size = len(starts) - 1, np.diff(starts)
+    hits = np.bincount(user, positive, n_users)
+    counted = (size >= least_rows) & (hits > 0) & (hits < size)
+    if not counted.any():
+        names = ["gauc", "gauc_low", "gauc_high", "rate"]
+        names += ["top_quarter_rate", "top_quarter_rate_low", "top_quarter_rate_high"]
+        return dict.fromkeys(names, float("nan")) | {"users": 0.0}
+    mean_rank = (first + end + 1) / 2.0 - start
+    above = np.bincount(user, positive * mean_rank, n_users) - hits * (hits + 1.0) / 2.0
+    quarter = np.maximum(np.rint(size / 4.0), 1.0)
+    top_from = starts[1:][user] - quarter[user]
+    share_in_top = np.clip(end - np.maximum(first, top_from), 0.0, None) / (end - first)
+    top = np.bincount(user, positive * share_in_top, n_users)[counted] / quarter[counted]
+    hits, size, above = hits[counted], size[counted], above[counted]
+    return {
+        **_interval("gauc", above / (hits * (size - hits))),
+        **_interval("top_quarter_rate", top),
+        "rate": float(np.mean(hits / size)),
+        "users": float(len(hits)),
+    }
+
+
+def _interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
+    """Mean of the users' values, and the bounds of its 95 % interval."""
+    mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
+    return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

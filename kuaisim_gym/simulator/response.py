@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -235,6 +237,29 @@ class TruthModel(MemorylessModel):
 
     def probability(self, users: Index, items: Index) -> FloatArray:
         return self.truth.expected(users, items)
+
+
+@dataclass(frozen=True, eq=False)
+class DeferredModel(MemorylessModel):
+    """A model that is fitted when it is first asked.
+
+    Attributes:
+        behaviours: Names of the model's behaviours.
+        fit: Makes the model.
+    """
+
+    behaviours: tuple[str, ...]
+    fit: Callable[[], ResponseModel]
+
+    @cached_property
+    def _model(self) -> ResponseModel:
+        return self.fit()
+
+    def probability(self, users: Index, items: Index) -> FloatArray:
+        return self._model.probability(users, items)
+
+    def feedback(self, users: Index, items: Index) -> FloatArray:
+        return self._model.feedback(users, items)
 
 
 @dataclass(frozen=True, eq=False)

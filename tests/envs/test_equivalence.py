@@ -31,7 +31,7 @@ from kuaisim_gym.config import ABANDONMENT_RULES
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import Rules, SessionState
 from kuaisim_gym.errors import ConfigError, ResetNeededError
-from kuaisim_gym.simulator.core import SLACK, too_unbalanced
+from kuaisim_gym.simulator.groups import SLACK
 
 N = 3
 WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -560,7 +560,13 @@ def test_factor_scores_agree(seed: int, n: int, k: int, behaviours: int, rank: i
 
 
 def sessions(
-    rng: np.random.Generator, n: int, k: int, window: int, items: int = 12, longest: int = 5
+    rng: np.random.Generator,
+    n: int,
+    k: int,
+    window: int,
+    n_groups: int = 2,
+    items: int = 12,
+    longest: int = 5,
 ) -> SessionState:
     """Sessions as they may stand, about to make a step."""
     tenths = np.array([1.0, 1.1, 2.0, 2.1, 2.5, 3.0, 30.0])
@@ -574,7 +580,7 @@ def sessions(
         share=rng.random(n),
         last_reward=rng.random(n),
         reward_sum=rng.random(n) * longest,
-        recent=rng.random((n, window)) < 0.5,
+        recent=rng.integers(0, n_groups, (n, window)).astype(np.int8),
         exposed=rng.random((n, items)) < 0.3,
         slates=rng.integers(0, items, (n, longest, k)).astype(np.int32),
         responses=rng.random((n, longest, k)).astype(np.float32),
@@ -596,24 +602,39 @@ def sessions(
     abandonment=st.sampled_from(ABANDONMENT_RULES),
     ad_bound=st.sampled_from([0.0, 0.3, 0.5, 1.0]),
     step_limit=st.integers(1, 6),
+    n_groups=st.sampled_from([2, 2, 3, 5, 40]),
+    balanced=st.booleans(),
 )
 def test_steps_agree(
-    seed, n, k, behaviours, window, switches, abandonment, ad_bound, step_limit
+    seed,
+    n,
+    k,
+    behaviours,
+    window,
+    switches,
+    abandonment,
+    ad_bound,
+    step_limit,
+    n_groups,
+    balanced,
 ) -> None:
     rng = np.random.default_rng(seed)
+    shares = np.ones(n_groups) if balanced else rng.random(n_groups)
     weights = np.append(np.float32(1.0), rng.choice([-1.5, 0.0, 0.3], behaviours - 1))
     rule = Rules(
-        rng.random(12) < 0.5,
+        rng.integers(0, n_groups, 12).astype(np.int8),
+        shares / shares.sum(),
+        1 if abandonment == "popularity" else -1,
+        np.inf if abandonment == "none" else ad_bound * window - SLACK,
         weights.astype(np.float32),
         *switches,
-        *too_unbalanced(abandonment, ad_bound * window - SLACK),
         step_limit,
         1.0 - SLACK,
     )
     probability = np.clip(rng.uniform(-0.2, 1.2, (n, k, behaviours)), 0, 1).astype(np.float32)
     slots = rng.random(n) < 0.8
     slates = rng.integers(0, 12, (n, k)) * slots[:, None]
-    arguments = [rule, sessions(rng, n, k, window), slates, probability, slots]
+    arguments = [rule, sessions(rng, n, k, window, n_groups), slates, probability, slots]
     result = agree("advance", arguments, rows=(1, 2, 3, 4), changed=(1,))
     for values in result:
         assert not values[~slots].any()

@@ -12,9 +12,10 @@ from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import popularity_groups
 from kuaisim_gym.simulator.response import MemorylessModel
 
-POPULAR = np.array([True] * 40 + [False] * 160)
+POPULAR = popularity_groups(np.array([True] * 40 + [False] * 160))
 
 
 class Constant(MemorylessModel):
