@@ -371,6 +371,11 @@ class Dataset:
                 f"{self.name} is split by cell: all its users are test users, and turning some "
                 "would leave the logs of the rest unread."
             )
+        if self.test.complete_from is not None:
+            raise ConfigError(
+                f"The test rows of {self.name} hold all high answers but a sample of the others: "
+                "they are no fair sample to learn from."
+            )
         check_whole("seed", seed, 0)
         if check_whole("n_users", n_users, 1) >= len(self.test_users):
             raise ConfigError(
