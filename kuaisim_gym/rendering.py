@@ -64,7 +64,7 @@ class SessionView:
         dataset: Source of the world, such as ``"kuairec (synthetic)"``.
         user_id: The dataset's own id.
         max_len: Initial temper, in steps; no session takes more steps.
-        item_ids: (t, K) int64, the dataset's own ids.
+        item_ids: (t, K) int64 or strings, the dataset's own ids.
         categories: (t, K) int32 category codes, -1 where unknown.
         popular: (t, K) bool, true for items of the popular group.
         responses: (t, K) float32 in [0, 1].
@@ -81,9 +81,9 @@ class SessionView:
     """
 
     dataset: str
-    user_id: int
+    user_id: int | str
     max_len: int
-    item_ids: NDArray[np.int64]
+    item_ids: NDArray[Any]
     categories: NDArray[np.int32]
     popular: NDArray[np.bool_]
     responses: NDArray[np.float32]

@@ -20,8 +20,17 @@ SMALLER = {
 }
 
 
+def write_movies(folder: Path) -> None:
+    """Files of the form of MovieLens."""
+    folder.mkdir(parents=True)
+    ratings = [f"{n % 40},{n * 7 % 60},{n * 3 % 10 / 2 + 0.5},{n}\n" for n in range(900)]
+    movies = [f'{movie},"Film {movie}, The",Drama|Crime\n' for movie in range(60)]
+    (folder / "ratings.csv").write_text("userId,movieId,rating,timestamp\n" + "".join(ratings))
+    (folder / "movies.csv").write_text("movieId,title,genres\n" + "".join(movies))
+
+
 def test_there_is_an_example_of_each_kind() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -30,6 +39,8 @@ def test_an_example_runs(number: int, tmp_path: Path, request) -> None:
     if "path/to/KuaiRec/data" in code:
         folder = request.getfixturevalue("real_folder")
         code = code.replace("path/to/KuaiRec/data", str(folder))
+    if "path/to/ml-latest-small" in code:
+        write_movies(tmp_path / "path" / "to" / "ml-latest-small")
     for text, smaller in SMALLER.items():
         code = code.replace(text, smaller)
     done = subprocess.run(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import kuairand, kuairec, real  # noqa: F401  (each import registers a source)
+
+# Each import registers sources.
+from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401
 from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
@@ -42,18 +45,23 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: int = 0) -> Dataset:
+def load_dataset(
+    source: str | None = None, path: str | Path | None = None, seed: int = 0, **options: Any
+) -> Dataset:
     """Loads a dataset.
 
     Real data are read once; the arrays built from them are stored in the cache, under a digest of
     the files' contents, and mapped from there.
 
     Args:
-        name: Name of a source: ``"kuairec"``, ``"kuairand"``, or that of a
-            :class:`~kuaisim_gym.data.source.Source` whose module has been imported.
+        source: Name of a source: ``"kuairec"``, ``"kuairand"``, ``"table"`` for tables of your own,
+            or that of a :class:`~kuaisim_gym.data.source.Source` whose module has been imported;
+            ``None`` for the one that ``name`` says, or ``"kuairec"``.
         path: The published archive, the folder it was unpacked to, or the folder of the files;
             ``None`` for the synthetic world.
         seed: Seed of the synthetic world; without meaning where ``path`` is given.
+        **options: Of the source. ``"table"`` takes those of
+            :class:`~kuaisim_gym.data.custom.source.TableSource`.
 
     Returns:
         The dataset; ``dataset.synthetic`` tells a synthetic world from real data.
@@ -63,10 +71,12 @@ def load_dataset(name: str = "kuairec", path: str | Path | None = None, seed: in
         DatasetNotFoundError: A file is missing under ``path``.
         DataFormatError: A file holds a value that is not allowed.
     """
-    source = find_source(name)
+    if source is None:
+        source = options.pop("name", "kuairec")
+    reader = find_source(source, **options)
     if not isinstance(path, str | Path | None):
         raise ConfigError(f"path must be a folder, an archive or None, got {path!r}.")
-    dataset = source.load(path, check_whole("seed", seed, 0))
+    dataset = reader.load(path, check_whole("seed", seed, 0))
     logger.info(
         "Loaded %s (%s): %d users, %d items, %d logged and %d test rows; notes: %s",
         dataset.name,

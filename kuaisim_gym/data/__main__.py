@@ -1,4 +1,4 @@
-"""Commands for the data: ``python -m kuaisim_gym.data download NAME`` and ``... cache --info``."""
+"""Commands for the data: ``python -m kuaisim_gym.data check FOLDER``, ``download``, ``cache``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kuaisim_gym.data import SOURCES
 from kuaisim_gym.data.archive import readable_size
 from kuaisim_gym.data.cache import cache_dir, cache_info, clear_cache
+from kuaisim_gym.data.custom.options import SPLITS_OF_TABLES
 from kuaisim_gym.data.download import archive_md5, archives, download
+from kuaisim_gym.data.source import find_source, recognise
 from kuaisim_gym.errors import KuaiSimError
 
 
@@ -27,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.command == "download":
             _download(options.name, options.to)
+        elif options.command == "check":
+            _check(options)
         elif options.info:
             _show_cache()
         else:
@@ -46,11 +51,57 @@ def _parser() -> argparse.ArgumentParser:
     fetch = commands.add_parser("download", help="fetch, check and unpack a published archive")
     fetch.add_argument("name", choices=sorted(archives()))
     fetch.add_argument("--to", type=Path, help="folder for it (default: downloads in the cache)")
+    _add_check(commands.add_parser("check", help="read data, and say what they hold"))
     cache = commands.add_parser("cache", help="arrays stored of datasets that were read")
     action = cache.add_mutually_exclusive_group(required=True)
     action.add_argument("--info", action="store_true", help="list it")
     action.add_argument("--clear", action="store_true", help="remove it; downloads stay")
     return parser
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``check``; those beside the path are options of tables."""
+    parser.add_argument("path", type=Path, help="a folder, an archive or a file")
+    parser.add_argument("--source", choices=sorted(SOURCES), help="default: told by the files")
+    parser.add_argument("--name", help="label of your data")
+    parser.add_argument("--rating-map", nargs=2, type=float, metavar=("LOW", "HIGH"))
+    parser.add_argument("--positive-from", type=float, metavar="RATING")
+    parser.add_argument("--split", choices=SPLITS_OF_TABLES)
+    parser.add_argument("--columns", nargs="+", metavar="ROLE=COLUMN")
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Says what a path holds, reads it, and says what was read.
+
+    Raises:
+        KuaiSimError: It cannot be read.
+    """
+    choices = {
+        "name": options.name,
+        "rating_map": options.rating_map and tuple(options.rating_map),
+        "positive_from": options.positive_from,
+        "split": options.split,
+        "columns": options.columns and _mapping(options.columns),
+    }
+    choices = {name: value for name, value in choices.items() if value is not None}
+    source = options.source or recognise(options.path).name
+    reader = find_source(source, **choices)
+    for line in reader.inspect(options.path):
+        sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+    dataset = reader.load(options.path, 0)
+    sys.stdout.write(f"read:    {dataset.description}\n")
+    sys.stdout.write(f"popular: counted by {dataset.popularity}\n")
+    for name, count in dataset.notes.items():
+        sys.stdout.write(f"         {name}: {count:,}\n")
+    arguments = "".join(f", {name}={value!r}" for name, value in choices.items())
+    sys.stdout.write(f"load it: load_dataset({source!r}, {str(options.path)!r}{arguments})\n")
+
+
+def _mapping(pairs: Sequence[str]) -> dict[str, str | None]:
+    """Columns by role; a role without a column has none."""
+    split = [pair.partition("=") for pair in pairs]
+    return {role: column or None for role, _, column in split}
 
 
 def _download(name: str, to: Path | None) -> None:

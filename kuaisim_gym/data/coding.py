@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Features, IdArray, Labels
 from kuaisim_gym.data.feedback import IntArray
-from kuaisim_gym.data.tables import Column, Table, Tables, allocate, quoted, whole_groups
+from kuaisim_gym.data.tables import Column, Table, Tables, allocate, literal, quoted, whole_groups
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -223,14 +223,14 @@ def read_features(
         gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - n_read)
         if gaps == n_read:
             del columns[name]
-            _note(notes, f"{label}.columns_without_values", 1)
+            add_note(notes, f"{label}.columns_without_values", 1)
         else:
-            _note(notes, f"{label}.{name}.missing", gaps)
+            add_note(notes, f"{label}.{name}.missing", gaps)
     for code in coded:
         _count_values(code, notes, label)
-    _note(notes, f"{label}.repeated_rows_dropped", n_repeated)
-    _note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
-    _note(notes, f"{label}.ids_without_a_row", n - n_read)
+    add_note(notes, f"{label}.repeated_rows_dropped", n_repeated)
+    add_note(notes, f"{label}.rows_of_unknown_ids_dropped", n_unknown)
+    add_note(notes, f"{label}.ids_without_a_row", n - n_read)
     values = {code.field.name: code.values for code in coded}
     return Features(codes=codes, values=values, numbers=columns)
 
@@ -281,7 +281,7 @@ def _code(
     enum = quoted(f"{table.sql}_{field.column}")
     with_value = f"FROM {table.sql} WHERE {name} IS NOT NULL"
     if not tables.count(f"FROM (SELECT 1 {with_value} LIMIT 1)"):
-        _note(notes, f"{label}.columns_without_values", 1)
+        add_note(notes, f"{label}.columns_without_values", 1)
         return None
     tables.execute(f"CREATE TYPE {enum} AS ENUM (SELECT DISTINCT {name} {with_value})")
     cells = tables.texts(f"SELECT unnest(enum_range(NULL::{enum}))")
@@ -290,8 +290,9 @@ def _code(
         try:
             lists.append([cell] if field.split is None else field.split(cell))
         except ValueError as error:
-            literal = "'" + cell.replace("'", "''") + "'"
-            row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal}")
+            row = tables.column(
+                f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}"
+            )
             raise DataFormatError(
                 f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
                 f"{cell!r}. Correct or remove the row."
@@ -307,18 +308,18 @@ def _code(
 def _count_values(code: _Coded, notes: MutableMapping[str, int], label: str) -> None:
     """Counts a field's missing, undocumented and negative values."""
     name = f"{label}.{code.field.name}"
-    _note(notes, f"{name}.missing", int(code.counts[0]))
+    add_note(notes, f"{name}.missing", int(code.counts[0]))
     counts = np.zeros(len(code.values), np.int64)
     np.add.at(counts, code.rows, np.broadcast_to(code.counts[:, None], code.rows.shape))
     for value, count in zip(code.values[1:], counts[1:].tolist(), strict=True):
         number = _as_number(value)
         if number is not None and number < 0:
-            _note(notes, f"{name}.negative", count)
+            add_note(notes, f"{name}.negative", count)
         elif code.field.documented is not None and value not in code.field.documented:
-            _note(notes, f"{name}.undocumented", count)
+            add_note(notes, f"{name}.undocumented", count)
 
 
-def _note(notes: MutableMapping[str, int], name: str, count: int) -> None:
+def add_note(notes: MutableMapping[str, int], name: str, count: int) -> None:
     """Adds to a count; one that stays 0 gets no entry."""
     if count:
         notes[name] = notes.get(name, 0) + count

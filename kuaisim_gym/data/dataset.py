@@ -242,6 +242,8 @@ class Dataset:
             as features.
         notes: Counts of irregularities and how reading handled them, for people to read.
         source: Name of the source that read it; ``""`` stands for ``name``.
+        split_rule: The rule by which rows became test rows, in words; ``""`` where the source has
+            one rule alone.
         popularity: The count by which items are popular. ``"exposures"``: ``show_counts`` if there
             are any, else rows of the train log. ``"positives"``: rows of the train log whose
             response is at least .5 (of a watch ratio: that much of the video was watched).
@@ -268,6 +270,7 @@ class Dataset:
     item_groups: Mapping[str, Labels] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
     source: str = ""
+    split_rule: str = ""
     popularity: str = "exposures"
     pools: bool = False
     positive_rate: float = POSITIVE_RATE
@@ -317,9 +320,8 @@ class Dataset:
     def _check_test_answers_once(self) -> None:
         """Refuses a (user, item) pair with two rows: one answer is looked up."""
         cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
-        answered = np.zeros(len(self.user_ids) * self.n_items, dtype=bool)
-        answered[cell] = True
-        if np.count_nonzero(answered) != len(cell):
+        cell.sort()
+        if (cell[1:] == cell[:-1]).any():
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
@@ -462,5 +464,5 @@ class Dataset:
         return (
             f"{self.name} ({kind}): {self.n_users:,} users ({len(self.test_users):,} test), "
             f"{self.n_items:,} items, {len(self.log):,} logged and {len(self.test):,} test rows, "
-            f"train and test split by {self.split_by}"
+            f"train and test split by {self.split_rule or self.split_by}"
         )

@@ -1,6 +1,7 @@
 """Finds the files of a dataset in a downloaded archive, its unpacked folder, or the data folder.
 
-A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...
+A table ``NAME`` is the file ``NAME.csv``, or its parts ``NAME_part1.csv``, ``NAME_part2.csv``, ...;
+any of them may be compressed, as ``NAME.csv.gz``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimErr
 
 _NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
 _DEPTH = 3  # folders between the path and the files
+
+
+class IncompleteFilesError(DatasetNotFoundError):
+    """Some required files of a dataset are there, and some are not."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
     Raises:
         DatasetNotFoundError: Nothing is there, or a required table or a part of one is missing.
         DataFormatError: Several folders hold the files, one folder holds several variants, or a
-            table is there both whole and in parts.
+            table is there twice: whole and in parts, or compressed and not.
     """
     top = Path(path)
     expected = " or ".join(f"{layout.name} ({', '.join(layout.required)})" for layout in layouts)
@@ -117,7 +122,7 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
             f"holds only those that are meant."
         )
     if incomplete and not candidates:
-        raise DatasetNotFoundError(
+        raise IncompleteFilesError(
             f"{'; '.join(incomplete)} is missing. Looked for the files of {expected}."
         )
     if not candidates:
@@ -143,15 +148,20 @@ def _stems(folder: Path) -> dict[str, dict[int, Path]]:
     for file in sorted(folder.iterdir()):
         table, number = _table(file)
         if table and file.is_file():
-            tables.setdefault(table, {})[number] = file
+            first = tables.setdefault(table, {}).setdefault(number, file)
+            if first != file:
+                raise DataFormatError(
+                    f"{folder} holds {first.name} and {file.name}. Remove one of them."
+                )
     return tables
 
 
 def _table(file: PurePath) -> tuple[str, int]:
     """The table and part number of a file; no name for a file of another kind."""
-    match = _NUMBERED.fullmatch(file.stem)
-    name, number = (match["table"], int(match["number"])) if match else (file.stem, 0)
-    return name if file.suffix == ".csv" else "", number
+    stem = PurePath(file.name.removesuffix(".gz"))
+    match = _NUMBERED.fullmatch(stem.stem)
+    name, number = (match["table"], int(match["number"])) if match else (stem.stem, 0)
+    return name if stem.suffix == ".csv" else "", number
 
 
 def _paths(folder: Path, table: str, files: Mapping[int, Path], layout: Layout) -> tuple[Path, ...]:

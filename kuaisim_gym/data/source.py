@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.dataset import Dataset
-from kuaisim_gym.data.files import DataFiles
+from kuaisim_gym.data.files import DataFiles, IncompleteFilesError
 from kuaisim_gym.data.storage import from_arrays, to_arrays
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DatasetNotFoundError
 from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
@@ -71,12 +71,16 @@ class Source:
             give other arrays.
         archives: The archives that the dataset is published in.
         published: Users, items and interactions as the paper's Table 1 prints them, by split.
+        options: Names of the arguments that ``load_dataset`` passes to it.
+        plays_any: Whether environments of it play the datasets of all sources.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = DATA_VERSION
     archives: ClassVar[tuple[PublishedArchive, ...]] = ()
     published: ClassVar[Mapping[str, tuple[str, str, str]]] = {}
+    options: ClassVar[tuple[str, ...]] = ()
+    plays_any: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -136,6 +140,25 @@ class Source:
             key, build = f"{files.digest}-v{self.version}", partial(self.read, files)
         return from_arrays(cached(f"{self.name}-{key}", lambda: to_arrays(build())))
 
+    def inspect(self, path: str | Path) -> list[str]:
+        """Lines that say which files are there and which optional ones are not; no row is read.
+
+        Args:
+            path: As for :meth:`find`.
+
+        Raises:
+            KuaiSimError: As of :meth:`find`.
+        """
+        files = self.find(path)
+        lines = [f"source:  {self.name}, the files of {files.layout.name} in {files.folder}"]
+        for table in files.layout.tables:
+            if table in files.tables:
+                names = ", ".join(file.name for file in files.tables[table])
+                lines.append(f"found:   {names}")
+            else:
+                lines.append(f"missing: {table}.csv, which is optional; what it says stays unknown")
+        return lines
+
     def _refusal(self, method: str, problem: str) -> ConfigError:
         able = [
             name
@@ -148,11 +171,42 @@ class Source:
 SOURCES: dict[str, type[Source]] = {}  # by name; subclasses add themselves
 
 
-def find_source(name: str) -> Source:
-    """Returns the source of a dataset.
+def recognise(path: str | Path) -> Source:
+    """The source whose published files are at a path, else the one of tables of any origin.
 
     Raises:
-        ConfigError: No source has this name; the message gives the nearest one. A source outside
-            this package is known once its module has been imported.
+        DatasetNotFoundError: Required files of a published dataset are missing.
+        DataFormatError: Files are there twice.
     """
-    return SOURCES[check_choice("dataset", name, SOURCES)]()
+    missing: list[IncompleteFilesError] = []
+    for source in (source() for source in SOURCES.values() if source.find is not Source.find):
+        try:
+            source.find(path)
+            return source
+        except IncompleteFilesError as error:
+            missing.append(error)
+        except DatasetNotFoundError:
+            continue  # files of another kind
+    if missing:
+        raise missing[0]
+    return next(source() for source in SOURCES.values() if source.plays_any)
+
+
+def find_source(name: str, /, **options: Any) -> Source:
+    """Returns the source of a dataset.
+
+    Args:
+        name: Its name.
+        **options: Arguments of the source, where it has some.
+
+    Raises:
+        ConfigError: No source has this name, or the source has no such option; the message gives
+            the nearest one. A source outside this package is known once its module has been
+            imported.
+    """
+    source = SOURCES[check_choice("dataset", name, SOURCES)]
+    for option in options:
+        if not source.options:
+            raise ConfigError(f"{name} takes no options beside path and seed, got {option}=.")
+        check_choice(f"An option of {name}", option, source.options)
+    return source(**options)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.cache import Arrays
-from kuaisim_gym.data.dataset import Dataset, Features, Truth
+from kuaisim_gym.data.dataset import Dataset, Features, Labels, Truth
 from kuaisim_gym.data.feedback import FEEDBACK, Interactions
 
 _PLAIN = (
-    "name", "synthetic", "n_items", "notes", "source", "popularity", "pools", "positive_rate",
+    "name", "synthetic", "n_items", "notes", "source", "split_rule", "popularity", "pools",
+    "positive_rate",
 )  # fmt: skip
 _ARRAYS = ("user_ids", "item_ids", "show_counts", "friends")
 _TABLES = ("log", "test", "randomised")
@@ -44,6 +45,9 @@ def to_arrays(dataset: Dataset) -> Arrays:
         }
         arrays |= {f"{field}.codes.{i}": codes for i, codes in enumerate(features.codes.values())}
         arrays |= {f"{field}.numbers.{i}": x for i, x in enumerate(features.numbers.values())}
+    meta["item_groups"] = {name: labels.values for name, labels in dataset.item_groups.items()}
+    for i, labels in enumerate(dataset.item_groups.values()):
+        arrays[f"item_groups.{i}"] = labels.codes
     if dataset.truth is not None:
         arrays |= {f"truth.{name}": array for name, array in vars(dataset.truth).items()}
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
@@ -71,6 +75,11 @@ def from_arrays(arrays: Arrays) -> Dataset:
             values=dict(zip(names["codes"], map(tuple, names["values"]), strict=True)),
             numbers={name: numbers[str(i)] for i, name in enumerate(names["numbers"])},
         )
+    groups = enumerate(meta.get("item_groups", {}).items())
+    fields["item_groups"] = {
+        name: Labels(arrays[f"item_groups.{i}"], tuple(values))  # type: ignore[arg-type]
+        for i, (name, values) in groups
+    }
     if truth := under("truth"):
         fields["truth"] = Truth(**truth)
     return Dataset(**fields)

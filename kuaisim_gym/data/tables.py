@@ -1,7 +1,9 @@
-"""CSV files read strictly into DuckDB tables that are sorted and streamed out of core.
+"""Text files read strictly into DuckDB tables that are sorted and streamed out of core.
 
 Rules that hold for every file:
 
+* Columns are separated by commas, or by tabs where the file's name says so, see :data:`FORMS`; a
+  name that ends in ``.gz`` is that of a compressed file.
 * UTF-8, with or without a byte-order mark; no NUL bytes. The first line is the header; a column
   may be anywhere in it, but only once. Blank lines are skipped.
 * Every line has as many fields as the header.
@@ -17,9 +19,12 @@ it refuses does :func:`_explain` read the file again, plainly, to say where and 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import math
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +39,7 @@ from kuaisim_gym.errors import DataFormatError, KuaiSimError
 
 if TYPE_CHECKING:
     import duckdb
+    import pandas as pd
 
 Chunk = dict[str, NDArray[Any]]
 
@@ -48,8 +54,71 @@ _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 500  # DuckDB vectors of 2,048 rows in a chunk: about a million rows
 _BLOCK = 1 << 19  # bytes of text looked at together; they stay in the processor's cache
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
-# DuckDB takes a quote after blanks as one that opens a field, the csv module as a character.
-_STRAY_QUOTE = re.compile(rb'(?:^|[,\n\r])[ \t]+"', re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The way in which a text file separates and quotes its cells.
+
+    Attributes:
+        delimiter: Between cells, one ASCII character.
+        quote: Around cells that hold a delimiter; ``""`` where a quote is a character as any other.
+    """
+
+    delimiter: str
+    quote: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of ``csv.reader``."""
+        quoting = {"quotechar": self.quote} if self.quote else {"quoting": csv.QUOTE_NONE}
+        return {"delimiter": self.delimiter, "strict": True, **quoting}
+
+    @property
+    def stray_quote(self) -> re.Pattern[bytes]:
+        """Blanks before a quote: DuckDB takes it as one that opens a field, csv as a character."""
+        blanks = b" " if self.delimiter == "\t" else b" \t"
+        return re.compile(
+            rb'(?:^|[%b\n\r])[%b]+"' % (self.delimiter.encode(), blanks), re.MULTILINE
+        )
+
+
+FORMS = {  # by the ending of a file's name, without .gz
+    ".csv": Form(",", '"'),
+    ".tsv": Form("\t", '"'),
+    ".inter": Form("\t", ""),
+    ".item": Form("\t", ""),
+    ".user": Form("\t", ""),
+}
+
+
+def form_of(file: Path) -> Form:
+    """The form of a text file, by its name; commas where the name does not tell."""
+    return FORMS.get(Path(file.name.removesuffix(".gz")).suffix.lower(), FORMS[".csv"])
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[io.BufferedReader]:
+    """The bytes of a file, unpacked where it is compressed.
+
+    Raises:
+        DataFormatError: It is compressed and damaged.
+    """
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+            yield content  # type: ignore[misc]  # gzip's reader has the same methods
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataFormatError(
+            f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
+        ) from error
+
+
+@contextmanager
+def _cells(file: Path, errors: str = "strict") -> Iterator[Any]:
+    """A ``csv.reader`` of a file."""
+    with opened(file) as content:
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+        yield csv.reader(lines, **form_of(file).options)
 
 
 @dataclass(frozen=True)
@@ -125,13 +194,13 @@ class Table:
 
     Attributes:
         sql: Its name in queries; ``rowid`` is the order of the files' rows.
-        files: The files that it was read from, in order.
+        files: The files that it was read from, in order, or names of what it was read from.
         columns: Names of the columns that it holds.
         starts: For each file the ``rowid`` of its first row.
     """
 
     sql: str
-    files: tuple[Path, ...]
+    files: tuple[Path | str, ...]
     columns: tuple[str, ...]
     starts: tuple[int, ...]
 
@@ -201,6 +270,58 @@ class Tables:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
         names = [column.name for column in present] if keep is None else keep
         return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
+
+    def adopt(
+        self,
+        sources: Sequence[str],
+        files: Sequence[Path | str],
+        columns: Sequence[str],
+        names: Sequence[str] | None = None,
+    ) -> Table:
+        """Stores columns that have types already: as texts, int64 or float64, times in seconds.
+
+        Args:
+            sources: SQL of each part, such as a call of ``read_parquet``.
+            files: Their names in messages.
+            columns: The columns.
+            names: Their names in the sources, where they differ.
+
+        Raises:
+            DataFormatError: A part is damaged, or there are no rows.
+        """
+        import duckdb
+
+        self._count += 1
+        table = f"t{self._count}"
+        starts = [0]
+        for source, file in zip(sources, files, strict=True):
+            try:
+                described = self._connection.execute(f"DESCRIBE FROM {source}").fetchall()
+                types = {row[0]: row[1] for row in described}
+                cells = ", ".join(
+                    f"{_plain_cell(quoted(name), types[name])} AS {quoted(column)}"
+                    for name, column in zip(names or columns, columns, strict=True)
+                )
+                start = f"CREATE TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
+                self._connection.execute(f"{start} SELECT {cells} FROM {source}")
+            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+                raise _resources(error) from error
+            except duckdb.Error as error:
+                words = str(error).split("\n")[0]
+                raise DataFormatError(f"{file} cannot be read: {words}") from error
+            starts.append(self.count(f"FROM {table}"))
+        if starts[-1] == 0:
+            raise DataFormatError(f"{files[0]} has no rows; expected some.")
+        return Table(table, tuple(files), tuple(columns), tuple(starts[:-1]))
+
+    @contextmanager
+    def registered(self, frame: pd.DataFrame) -> Iterator[str]:
+        """Makes a data frame known to queries until the block ends; its name in them."""
+        self._connection.register("frame", frame)
+        try:
+            yield "frame"
+        finally:
+            self._connection.unregister("frame")
 
     def _load(
         self, statement: str, file: Path, header: list[str], columns: Sequence[Column]
@@ -275,6 +396,34 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def literal(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def sql_path(file: Path) -> str:
+    """A file's path as SQL writes it; brackets take a pattern's characters for themselves."""
+    return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
+
+
+def trimmed(name: str) -> str:
+    """SQL for a text column without blanks around it; missing where nothing is left."""
+    return f"nullif(trim({quoted(name)}, ' \t'), '')"
+
+
+def _plain_cell(cell: str, kind: str) -> str:
+    """SQL that turns a cell of one of DuckDB's types into a text, an int64 or a float64."""
+    if kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"):
+        return f"{cell}::BIGINT"
+    if kind == "BOOLEAN":
+        return f"{cell}::TINYINT::BIGINT"
+    if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
+        return f"CASE WHEN isnan({cell}::DOUBLE) THEN NULL ELSE {cell}::DOUBLE END"
+    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        return f"epoch({cell})::DOUBLE"
+    return f"nullif(trim({cell}::VARCHAR, ' \t'), '')"
+
+
 def read_header(file: Path) -> list[str]:
     """The names in a file's first line.
 
@@ -283,9 +432,8 @@ def read_header(file: Path) -> list[str]:
     """
     try:
         # Bad bytes behind the header are left to the check that can tell their line.
-        with file.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as lines:
-            reader = csv.reader(lines, strict=True)
-            names = next(reader, [])
+        with _cells(file, errors="surrogateescape") as reader:
+            names: list[str] = next(reader, [])
             height = reader.line_num
         "".join(names).encode("utf-8")
     except (UnicodeError, csv.Error) as error:
@@ -317,11 +465,11 @@ def _select(
     # Other names: DuckDB's ignore case, a header's need not.
     kinds = {column.name: "VARCHAR" if column.kind == "text" else "DOUBLE" for column in columns}
     spec = ", ".join(f"'c{i}': '{kinds.get(name, 'VARCHAR')}'" for i, name in enumerate(header))
-    # Brackets take a pattern's characters for themselves.
-    path = re.sub(r"[\[*?]", r"[\g<0>]", str(file)).replace("'", "''")
+    form, compression = form_of(file), "gzip" if file.suffix == ".gz" else "none"
     source = (
-        f"read_csv('{path}', auto_detect=false, header=true, delim=',', quote='\"', escape='\"', "
-        f"strict_mode=true, null_padding=false, compression='none', columns={{{spec}}})"
+        f"read_csv({sql_path(file)}, auto_detect=false, header=true, delim='{form.delimiter}', "
+        f"quote='{form.quote}', escape='{form.quote}', strict_mode=true, null_padding=false, "
+        f"compression='{compression}', columns={{{spec}}})"
     )
     cells = ", ".join(
         f"{column.checked(f'c{header.index(column.name)}')} AS {quoted(column.name)}"
@@ -362,10 +510,11 @@ def _check_text(file: Path, width: int) -> bool:
     """
     suspect = False
     number = 1
-    with file.open("rb") as content:
+    form = form_of(file)
+    with opened(file) as content:
         while text := content.read(_BLOCK) + content.readline():
             _check_characters(file, text, number)
-            suspect = suspect or _suspicious(text, width)
+            suspect = suspect or _suspicious(text, width, form)
             number += text.count(b"\n")
     return suspect
 
@@ -388,22 +537,25 @@ def _check_characters(file: Path, text: bytes, number: int) -> None:
         )
 
 
-def _suspicious(text: bytes, width: int) -> bool:
+def _suspicious(text: bytes, width: int, form: Form) -> bool:
     """Tells whether a line may end in a surplus empty field, or a blank stands before a quote."""
     # The pattern is slow; text that it matches holds one of these.
-    if (b' "' in text or b'\t"' in text) and _STRAY_QUOTE.search(text):
+    if form.quote and (b' "' in text or b'\t"' in text) and form.stray_quote.search(text):
         return True
+    delimiter = form.delimiter.encode()
     text = text if text.endswith(b"\n") else text + b"\n"
     codes = np.frombuffer(text, np.uint8)
-    if not ((codes[:-1] == ord(",")) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))).any():
+    if not (
+        (codes[:-1] == ord(delimiter)) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))
+    ).any():
         return False  # several times as fast as to find the two bytes
-    for ending in (b",\n", b",\r") if b"\r" in text else (b",\n",):
-        comma = text.find(ending)
-        while comma >= 0:
-            start = max(text.rfind(b"\n", 0, comma), text.rfind(b"\r", 0, comma)) + 1
-            if text.count(b",", start, comma + 1) >= width:
+    for end in (b"\n", b"\r") if b"\r" in text else (b"\n",):
+        last = text.find(delimiter + end)
+        while last >= 0:
+            start = max(text.rfind(b"\n", 0, last), text.rfind(b"\r", 0, last)) + 1
+            if text.count(delimiter, start, last + 1) >= width:
                 return True
-            comma = text.find(ending, comma + 1)
+            last = text.find(delimiter + end, last + 1)
     return False
 
 
@@ -411,10 +563,10 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
     """Raises for the first cell or line that breaks a rule; returns where none does."""
     checks = [(column, header.index(column.name)) for column in columns]
     first_invalid = ""
+    quoting = bool(form_of(file).quote)
     number = n_invalid = 0
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines, strict=True)
+        with _cells(file) as reader:
             next(reader)
             for row in filter(None, reader):  # without blank lines
                 number += 1
@@ -432,7 +584,9 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
                         )
                         checks = [(column, index)]  # from now on, this column's are counted
                         break
-                if any(cell[:1] in (" ", "\t") and cell.lstrip(" \t")[:1] == '"' for cell in row):
+                if quoting and any(
+                    cell[:1] in (" ", "\t") and cell.lstrip(" \t")[:1] == '"' for cell in row
+                ):
                     raise DataFormatError(
                         f"{file}, line {reader.line_num}: a blank stands before a quote; a quoted "
                         f"field must begin with its quote. Correct or remove the line."

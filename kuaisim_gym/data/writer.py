@@ -57,7 +57,7 @@ def write_csv(dataset: Dataset, folder: str | Path) -> None:
             :func:`~kuaisim_gym.data.split.is_test_user`, so that reading does not swap them.
     """
     target = Path(folder)
-    files = find_source(dataset.name).write(dataset)
+    files = find_source(dataset.source).write(dataset)
     present = [name for name in files if (target / f"{name}.csv").exists()]
     if present:
         raise ConfigError(

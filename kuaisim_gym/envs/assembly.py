@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import SessionConfig, check_choice
-from kuaisim_gym.data import Dataset, load_dataset
+from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
@@ -129,8 +129,12 @@ class SessionBatch:
             check_choice("An environment option", option, allowed)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
-        self.config = SessionConfig(**{**self.defaults, **single, **session_options})
+        chosen = {**self.defaults, **single, **session_options}
+        self.config = SessionConfig(**chosen)
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
+        if "slate_size" not in chosen:
+            usual = usual_slate_size(self.dataset.n_items)
+            self.config = replace(self.config, slate_size=usual)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
@@ -324,7 +328,7 @@ class SessionBatch:
         slates = session.slates[0, :steps]
         return SessionView(
             dataset=self._world,
-            user_id=int(self.dataset.user_ids[state.users[slot]]),
+            user_id=self.dataset.user_ids[state.users[slot]].item(),
             max_len=config.max_len,
             item_ids=self.dataset.item_ids[slates],
             categories=self._categories[slates],
@@ -408,11 +412,17 @@ def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
     return PreferenceEncoder(dataset.training, load_catalogue(dataset))
 
 
+def usual_slate_size(n_items: int) -> int:
+    """Items in a slate where nobody says: ten, or a tenth of a small catalogue, at least one."""
+    return min(SessionConfig.slate_size, max(1, n_items // 10))
+
+
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:
     if isinstance(dataset, Dataset):
-        if dataset.name != name:
+        if dataset.source != name and not SOURCES[name].plays_any:
             raise ConfigError(
-                f"This environment simulates {name}, got a dataset of {dataset.name}."
+                f"This environment simulates {name}, got a dataset of {dataset.source}. "
+                "Recommendation-Fair-v0 and Recommendation-v0 play any dataset."
             )
         return dataset
     if dataset is None or isinstance(dataset, (str, Path)):

@@ -110,7 +110,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |
     | ``max_len`` | 30 | initial temper T, in steps |
-    | ``slate_size`` | 10 | items K in a slate; 1 for discrete actions |
+    | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K, or (at most) 10 where K = 1 |
     | ``ad_bound`` | 0.3 | imbalance from which a step is penalised, in [0, 1] |
     | ``abandonment`` | "imbalance" | or "popularity" (popular-heavy windows alone), or "none" |

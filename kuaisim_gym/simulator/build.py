@@ -16,6 +16,7 @@ from kuaisim_gym.data.dataset import Dataset, IdArray
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
+from kuaisim_gym.simulator.cells import observed_cells
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.positives import fit_positive_model, with_taste
 from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
@@ -190,10 +191,10 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
     test, users = dataset.test, dataset.test_users
     rows = np.full(dataset.n_users, -1, dtype=np.int32)
     rows[users] = np.arange(len(users))
-    table = np.full((len(users), dataset.n_items), np.nan, dtype=np.float32)
-    table[rows[test.users], test.items] = test.response
+    shape = len(users), dataset.n_items
+    table = observed_cells(rows[test.users], test.items, test.response, shape)
     # Sessions over pools ask for rows alone.
-    observed_share = 1.0 if dataset.pools else float(np.mean(~np.isnan(table)))
+    observed_share = 1.0 if dataset.pools else len(test) / (shape[0] * shape[1])
     expected: ResponseModel
     if dataset.truth is not None:
         expected = TruthModel(test.behaviours, dataset.truth)

@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.simulator.cells import SortedCells
 from kuaisim_gym.snapshots import Snapshot
 from kuaisim_gym.tensors import open_tensors, save_tensors
 
@@ -263,18 +264,18 @@ class DeferredModel(MemorylessModel):
 
 @dataclass(frozen=True, eq=False)
 class TableModel(MemorylessModel):
-    """Looks answers up in a dense table, and asks another model where a cell is empty.
+    """Looks answers up in a table, and asks another model where a cell is empty.
 
     Attributes:
         behaviours: The name of the behaviour that was observed.
         rows: (n_users,) int32, each user's row in ``table``; -1 for users without one.
-        table: (n_rows, n_items) float32 in [0, 1]; NaN where nothing was observed.
+        table: (n_rows, n_items) float32 in [0, 1], dense or not; NaN where nothing was observed.
         fallback: Answers the empty cells.
     """
 
     behaviours: tuple[str, ...]
     rows: NDArray[np.int32]
-    table: FloatArray
+    table: FloatArray | SortedCells
     fallback: ResponseModel
 
     def probability(self, users: Index, items: Index) -> FloatArray:

@@ -24,10 +24,10 @@ def leading_item_vectors(
 
     Returns:
         (n_items, k) by falling singular value, each with its largest entry positive; k is less than
-        ``rank`` where the matrix is too small.
+        ``rank`` where the matrix is too small, and 0 where it is zero.
     """
     rank = min(rank, min(matrix.shape) - 1)
-    if rank < 1:
+    if rank < 1 or not matrix.count_nonzero():
         return np.zeros((matrix.shape[1], 0))
     # One extra row's worth of weight keeps the rarest items from dominating.
     user_scale = 1.0 / np.sqrt(user_degree + 1.0)

@@ -144,3 +144,16 @@ def test_a_cache_that_cannot_be_written_is_named(
     archive.write_bytes(b"PK")
     with pytest.raises(KuaiSimError, match="Unpack it by hand"):
         find_files(archive, [PURE])
+
+
+def test_compressed_files_are_files_of_the_table(tmp_path: Path) -> None:
+    touch(tmp_path, "log_pure.csv", "random_pure.csv.gz", "users_pure.csv.gz")
+    found = find_files(tmp_path, [PURE])
+    assert found.tables["users_pure"] == (tmp_path / "users_pure.csv.gz",)
+    assert found.tables["random_pure"] == (tmp_path / "random_pure.csv.gz",)
+
+
+def test_a_table_that_is_there_compressed_and_not_is_ambiguous(tmp_path: Path) -> None:
+    touch(tmp_path, "log_pure.csv", "random_pure.csv", "users_pure.csv", "users_pure.csv.gz")
+    with pytest.raises(DataFormatError, match=r"users_pure.csv and users_pure.csv.gz. Remove one"):
+        find_files(tmp_path, [PURE])

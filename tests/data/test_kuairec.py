@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +225,16 @@ def test_missing_files_and_folders(tmp_path: Path) -> None:
 def test_unknown_dataset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="Did you mean 'kuairec'"):
         load_dataset("kuairek")
+
+
+def test_compressed_tables_are_read_as_all_others(tmp_path: Path) -> None:
+    """Optional ones, too."""
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    for path in (plain, packed):
+        path.mkdir()
+    folder(plain, user_features="user_id,user_active_degree\n2,full_active\n1,odd\n")
+    for file in plain.iterdir():
+        (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    expected, dataset = load_uncached(plain), load_uncached(packed)
+    assert dataset.fingerprint == expected.fingerprint
+    assert list(dataset.user_features.codes) == ["user_active_degree"]

@@ -244,7 +244,7 @@ def test_what_a_source_does_not_have_is_refused_and_who_has_it_is_told(tmp_path:
             load_dataset("bare")
         with pytest.raises(ConfigError, match="bare has no files to read; leave out path"):
             load_dataset("bare", tmp_path)
-        renamed = dataclasses.replace(star_world(np.random.default_rng(0), True), name="bare")
+        renamed = dataclasses.replace(star_world(np.random.default_rng(0), True), source="bare")
         with pytest.raises(ConfigError, match=r"no published format.*\['kuairand', 'kuairec'"):
             write_csv(renamed, tmp_path)
         with pytest.raises(ConfigError, match="bare has no files"):
@@ -277,7 +277,7 @@ def test_a_module_that_is_run_again_replaces_its_class(stars) -> None:
 def test_rows_of_another_feedback_are_not_written_as_the_sources(tmp_path: Path) -> None:
     stars = star_world(np.random.default_rng(0), synthetic=True)
     with pytest.raises(ConfigError, match="watch ratios of KuaiRec, got a StarLog"):
-        write_csv(dataclasses.replace(stars, name="kuairec"), tmp_path)
+        write_csv(dataclasses.replace(stars, source="kuairec"), tmp_path)
     rows = np.array([0], np.int32)
     ids = np.array([1], np.int64)  # 1 is a test user by its hash
     watched = WatchLog(rows, rows, np.ones(1, np.float32))

@@ -1,0 +1,98 @@
+"""Folders of tables: RecBole's atomic files, or files that are called as what they hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kuaisim_gym.data.custom.inputs import ENDINGS, stem_and_ending
+from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
+
+TABLES = ("log", "test", "items", "users")
+_NAMES = {  # by table, the stems of files that hold it
+    "log": ("log", "train", "interactions", "ratings", "events"),
+    "test": ("test",),
+    "items": ("items", "movies", "item_features"),
+    "users": ("users", "user_features"),
+}
+_ATOMIC = (".inter", ".item", ".user")
+
+Tables = dict[str, list[Path]]  # by table, its files in order
+
+
+def find_tables(path: Path) -> Tables:
+    """Finds the tables of a folder, or those beside one of RecBole's files.
+
+    A folder holds ``NAME.inter`` (or ``NAME.train.inter``, ``NAME.valid.inter``, which joins the
+    log, and ``NAME.test.inter``) with ``NAME.item`` and ``NAME.user``; or a file called ``log``,
+    ``train``, ``interactions``, ``ratings`` or ``events`` with files called ``test``, ``items`` or
+    ``movies``, and ``users``. Any other file is a log alone.
+
+    Raises:
+        DatasetNotFoundError: There is no log.
+        DataFormatError: Several files could be one table.
+    """
+    if path.is_file():
+        if stem_and_ending(path)[1] not in _ATOMIC:
+            return {"log": [path]}
+        name = path.name.removesuffix(".gz").removesuffix(".inter")
+        return _atomic(path.parent, name.removesuffix(".train"))
+    if not path.is_dir():
+        raise DatasetNotFoundError(f"Expected a folder or a file of tables, {path} is not there.")
+    names = {
+        stem_and_ending(file)[0].removesuffix(".train").removesuffix(".valid").removesuffix(".test")
+        for file in path.iterdir()
+        if file.is_file() and stem_and_ending(file)[1] == ".inter"
+    }
+    if len(names) > 1:
+        raise DataFormatError(
+            f"{path} holds the interactions of several datasets: {sorted(names)}. Give the .inter "
+            "file that is meant."
+        )
+    return _atomic(path, names.pop()) if names else _named(path)
+
+
+def _atomic(folder: Path, name: str) -> Tables:
+    """RecBole's files of one dataset."""
+    log = [*_files(folder, f"{name}.inter")]
+    if not log:
+        log = [*_files(folder, f"{name}.train.inter"), *_files(folder, f"{name}.valid.inter")]
+    tables = {
+        "log": log,
+        "test": _files(folder, f"{name}.test.inter"),
+        "items": _files(folder, f"{name}.item"),
+        "users": _files(folder, f"{name}.user"),
+    }
+    if not log:
+        raise DatasetNotFoundError(f"{folder / name}.inter is missing.")
+    return {table: files for table, files in tables.items() if files}
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """The file of a name, compressed or not."""
+    files = [folder / name, folder / f"{name}.gz"]
+    return [file for file in files if file.is_file()][:1]
+
+
+def _named(folder: Path) -> Tables:
+    """Files that are called as the tables that they hold."""
+    tables: Tables = {}
+    for file in sorted(folder.iterdir()):
+        stem, ending = stem_and_ending(file)
+        for table, stems in _NAMES.items():
+            if ending and file.is_file() and stem.lower() in stems:
+                tables.setdefault(table, []).append(file)
+    for table, files in tables.items():
+        if len(files) > 1:
+            listed = [file.name for file in files]
+            raise DataFormatError(
+                f"{folder} holds several files that could be {table}: {listed}. Give the one that "
+                f"is meant: {table}=PATH."
+            )
+    if "log" not in tables:
+        names = ", ".join(_NAMES["log"])
+        raise DatasetNotFoundError(
+            f"{folder} holds no log: expected a file called {names} ({', '.join(ENDINGS)}), or "
+            f"RecBole's NAME.inter. It holds {sorted(file.name for file in folder.iterdir())[:20]}."
+            " Give the file: log=PATH."
+        )
+    return tables
