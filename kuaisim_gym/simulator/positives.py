@@ -167,10 +167,10 @@ def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
         users, items = (rng.choice(len(share), missing, p=share) for share in shares)
         drawn = users * data.n_all_items + items
         pairs = np.concatenate([pairs, drawn[~np.isin(drawn, logged)]])
-    users = np.concatenate([log.users, (pairs // data.n_all_items).astype(np.int32)])
-    items = np.concatenate([log.items, (pairs % data.n_all_items).astype(np.int32)])
-    label = (np.arange(len(users)) < len(log)).astype(np.uint8)
-    return LabelLog(users, items, label).take(np.argsort(users, kind="stable"))
+    users, items = (half.astype(np.int32) for half in np.divmod(pairs, data.n_all_items))
+    negatives = LabelLog(users, items, np.zeros(len(pairs), np.uint8))
+    negatives = negatives.take(np.argsort(users, kind="stable"))
+    return LabelLog(log.users, log.items, np.ones(len(log), np.uint8)).merged(negatives)
 
 
 def _counts(rows: Interactions, size: tuple[int, int]) -> tuple[Vector, Vector]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.agents import AGENTS
+from benchmarks.agents import AGENTS, hrl
 from dsrm_agents import fit_encoder, make_vec_env
 from dsrm_agents.baselines.novelty import item_quality
 from dsrm_agents.baselines.world_model import fit_world_model
@@ -56,7 +57,10 @@ def trained(name: str, dataset: Dataset, quick_fit) -> tuple[Any, Any]:
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_an_agent_that_suits_learns_and_plays_pools(name: str, pooled, quick_fit) -> None:
+def test_an_agent_that_suits_learns_and_plays_pools(
+    name: str, pooled, quick_fit, monkeypatch
+) -> None:
+    monkeypatch.setattr(hrl, "fit_encoder", partial(fit_encoder, updates=5))
     if not AGENTS[name].suits(pooled):
         with pytest.raises(ConfigError, match="holds positives alone"):
             trained(name, pooled, quick_fit)

@@ -72,7 +72,8 @@ def test_sessions_show_pools_alone_and_end_when_they_are_empty(pooled, action_ty
     while active.any():
         if action_type == "discrete":
             masks = batch.actions.masks()
-            actions = np.array([rng.choice(np.flatnonzero(row)) if row.any() else 0 for row in masks])
+            masks[~active, 0] = True  # sessions that are over have nothing left
+            actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
         else:
             actions = rng.uniform(-1, 1, (16, batch.action_space.shape[0])).astype(np.float32)
         result = batch.step(actions, active)
@@ -102,8 +103,7 @@ def test_every_answer_is_a_recorded_one_and_others_are_zero(pooled) -> None:
         slates[slot] = *pool[:2], outside[slot]
     result = batch.step(slates)
     table = {
-        (user, item): label
-        for user, item, label in zip(*pooled.test.columns.values(), strict=True)
+        (user, item): label for user, item, label in zip(*pooled.test.columns.values(), strict=True)
     }
     users = batch.core.state.users
     for slot in range(16):

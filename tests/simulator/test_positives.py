@@ -59,9 +59,7 @@ def test_the_mean_probability_over_the_assumed_exposures_is_the_given_rate(rate:
     model = fit_positive_model(log, log, matrix.shape, rate)
     users, items = np.arange(200), np.arange(60)
     probability = model.probability(users[:, None], items[None])
-    shown_users, shown_items = (
-        (matrix.sum(axis=axis) + 0.5) ** EXPOSURE_POWER for axis in (1, 0)
-    )
+    shown_users, shown_items = ((matrix.sum(axis=axis) + 0.5) ** EXPOSURE_POWER for axis in (1, 0))
     mean = shown_users @ probability @ shown_items / shown_users.sum() / shown_items.sum()
     assert mean == pytest.approx(rate, abs=1e-3)
 
@@ -135,7 +133,8 @@ def test_negatives_are_drawn_as_many_as_the_rate_demands_and_none_is_logged(
     assert not logged & set(zip(negative.users.tolist(), negative.items.tolist(), strict=True))
     shown = np.zeros((data.n_users, data.n_all_items))
     shown[log.users, log.items] = 1.0
-    weight = [np.where(n > 0, np.sqrt(n + 0.5), 0.0) for n in (shown.sum(axis=1), shown.sum(axis=0))]
+    counts = (shown.sum(axis=1), shown.sum(axis=0))
+    weight = [np.where(count > 0, np.sqrt(count + 0.5), 0.0) for count in counts]
     expected = (np.outer(*weight) * (shown == 0)).sum(axis=0)
     drawn = np.bincount(negative.items, minlength=data.n_all_items)
     expected *= drawn.sum() / expected.sum()
@@ -174,9 +173,7 @@ def test_labels_decide_how_much_of_the_log_s_taste_counts() -> None:
     assert with_taste(taste, taste, LabelLog(users, items, label)) is taste
 
 
-@pytest.mark.parametrize(
-    "options", [{"calibration": "balanced"}, {"response_model": "sequential"}]
-)
+@pytest.mark.parametrize("options", [{"calibration": "balanced"}, {"response_model": "sequential"}])
 def test_what_needs_negatives_is_refused(small_positive, options: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="a log of positives alone"):
         build_simulator(small_positive, "train", **options)
