@@ -64,8 +64,21 @@ def add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Adds the folder of real data."""
-    parser.add_argument("--dataset", metavar="PATH", help="folder of real data; default: synthetic")
+    """Adds the origin of the data."""
+    parser.add_argument(
+        "--dataset", metavar="NAME[=PATH]",
+        help="kuairec=DIR for files, kuairec for its synthetic world, mypackage.my:NAME for a "
+        "source of yours, DIR alone for files of the environment's own source; default: the "
+        "synthetic world of that source",
+    )  # fmt: skip
+
+
+def add_dataset_seed(parser: argparse.ArgumentParser) -> None:
+    """Adds the seed of synthetic worlds."""
+    parser.add_argument(
+        "--dataset-seed", type=int, default=0, metavar="N",
+        help="seed of the synthetic world: agents were tuned on 0; default: 0",
+    )  # fmt: skip
 
 
 def add_folder(parser: argparse.ArgumentParser) -> None:

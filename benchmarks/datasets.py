@@ -12,13 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from benchmarks.commands import add_dataset_seed
 from benchmarks.formatting import markdown_table, section
+from benchmarks.origin import Origin
 from benchmarks.paper import ENVS
-from benchmarks.results import Result, data_block, read_result
+from benchmarks.results import Result, read_result, without_nan
 from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
 from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
-from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.registration import import_named
 from kuaisim_gym.simulator.build import assess
 
@@ -34,27 +35,25 @@ class DatasetStudy(Study):
     """The description of a dataset.
 
     Attributes:
-        source: Name of the dataset.
-        folder: Folder of real data, or ``None`` for the synthetic world.
+        origin: Origin of the data.
         models: Response models to assess, on both splits.
     """
 
-    source: str
-    folder: str | None
+    origin: Origin
     models: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"datasets_{self.source}_{'real' if self.folder else 'synthetic'}"
+        return f"datasets_{self.origin.label}"
 
     def load(self) -> Dataset:
         """The data, one object for all studies in this process."""
-        return shared_dataset(self.source, self.folder, 0)
+        return self.origin.load()
 
     def header(self) -> Result:
         dataset = self.load()
         notes = {"split_by": dataset.split_by, "notes": dict(dataset.notes)}
-        return {"study": "datasets", "dataset": data_block(dataset) | notes}
+        return {"study": "datasets", "dataset": self.origin.block() | notes}
 
     def is_complete(self, path: Path, result: Result) -> bool:
         return super().is_complete(path, result) and set(result["quality"]) == set(self.models)
@@ -76,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="kuairec=DIR for real data, kuairec for the synthetic world, mypackage.my:NAME "
         "for your own; default: both worlds",
     )  # fmt: skip
+    add_dataset_seed(parser)
     text = "response models to assess; default: factor"
     add("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS, help=text)
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files")
@@ -83,12 +83,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Describes the datasets, prints the tables, and draws Figure 2."""
-    sources = [source.partition("=") for source in options.dataset or ENVS]
-    models = tuple(options.models)
-    studies = [
-        DatasetStudy(import_named(name), path if sign else None, models)
-        for name, sign, path in sources
+    models, seed = tuple(options.models), options.dataset_seed
+    names = (name.partition("=") for name in options.dataset or ENVS)
+    origins = [
+        Origin(import_named(name), path if sign else None, 0 if sign else seed)
+        for name, sign, path in names
     ]
+    studies = [DatasetStudy(origin, models) for origin in origins]
     paths = run_studies(studies, options.out)
     print(DatasetStudy.markdown([read_result(path) for path in paths]))
     print(*paths, sep="\n")
@@ -117,8 +118,12 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
         },
         "exposure_and_reward": {
             "items": len(exposures),
-            "r2_total": _number(r_squared(exposures, reward)),
-            "r2_mean": _number(r_squared(np.log(exposures), reward / exposures)),
+            **without_nan(
+                {
+                    "r2_total": r_squared(exposures, reward),
+                    "r2_mean": r_squared(np.log(exposures), reward / exposures),
+                }
+            ),
         },
         "quality": {
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
@@ -130,14 +135,9 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
     """Quality by behaviour."""
     return {
-        behaviour: {name: _number(value) for name, value in values.items()}
+        behaviour: without_nan(values)
         for behaviour, values in assess(dataset, split, model).metrics.items()
     }
-
-
-def _number(value: float) -> float | None:
-    """The value; ``None`` replaces NaN, which JSON does not have."""
-    return None if np.isnan(value) else value
 
 
 def counts(table: Interactions) -> dict[str, int]:
@@ -170,7 +170,8 @@ def r_squared(x: NDArray[Any], y: NDArray[Any]) -> float:
 def _rows_table(results: list[Result]) -> str:
     rows = []
     for result in results:
-        source = SOURCES.get(result["dataset"]["name"], Source)
+        block = result["dataset"]
+        source = SOURCES.get(block.get("source", block["name"]), Source)
         for usage, size in result["rows"].items():
             published = " / ".join(source.published.get(usage, ()))
             numbers = (f"{size[key]:,}" for key in ("users", "items", "interactions"))
@@ -232,5 +233,7 @@ def draw(datasets: Sequence[Dataset]) -> Figure:
 
 
 def _name(result: Result) -> str:
-    kind = "SYNTHETIC" if result["dataset"]["synthetic"] else "real"
-    return f"{result['dataset']['name']} ({kind})"
+    block = result["dataset"]
+    kind = "SYNTHETIC" if block["synthetic"] else "real"
+    seed = f", seed {block['seed']}" if block.get("seed") else ""
+    return f"{block['name']} ({kind}{seed})"

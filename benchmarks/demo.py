@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from benchmarks.agents.references import ROWS
 from benchmarks.commands import add_jobs
 from benchmarks.plots import plot_all
 from benchmarks.results import read_results
@@ -13,11 +14,10 @@ from benchmarks.run import Run, RunStudy
 from benchmarks.study import run_studies
 from benchmarks.suite import expand
 from benchmarks.tables import markdown
-from dsrm_agents.baselines.reference import REFERENCES
 from kuaisim_gym import load_dataset
 
 # Slow agents first: two processes then finish together.
-AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *REFERENCES)
+AGENTS = ("dsrm-hrl", "hrl", "td3", "ppo", "a2c", *ROWS)
 EPISODES, SMOKE_EPISODES = 3000, 64
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.agents import AGENTS
 from benchmarks.formatting import interval, markdown_table, section
+from benchmarks.origin import FIRST_VERSION
 from benchmarks.results import Result
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import SOURCES
@@ -81,12 +82,21 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
         tables: Keys of ``TABLES``; the table of the denoising losses and Table 4 always follow.
     """
     runs: Runs = {}
+    newest = max((_version(result) for result in results), default=0)
     for result in results:
-        if result["dataset"]["synthetic"]:
+        block = result["dataset"]
+        # One world for each environment: agents were tuned on seed 0.
+        if block["synthetic"] and not block.get("seed") and _version(result) == newest:
             key = result["env"], result["max_len"], result["agent"]
             runs.setdefault(key, []).append(result)
     sections = [*(_comparison(table, runs) for table in tables), _left_out(runs), _seconds(runs)]
     return "\n\n".join(filter(None, sections))
+
+
+def _version(result: Result) -> int:
+    """The version of the data; 0 of data from files."""
+    block = result["dataset"]
+    return int(block.get("version", FIRST_VERSION)) if block["synthetic"] else 0
 
 
 def _comparison(table: int, runs: Runs) -> str:

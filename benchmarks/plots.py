@@ -37,13 +37,12 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for world, agents in by_world(results).items():
-        data = "synthetic" if world.synthetic else "real"
         for name, draw in (("curves", _curves), ("plane", _plane)):
             figure = Figure(figsize=(9, 5.5), layout="constrained")
             axes = figure.subplots()
             draw(axes, agents, world.task)
             name_agents(figure)
-            axes.set_title(f"{world.env}, {data} data, max_len {world.max_len}")
+            axes.set_title(world.title, fontsize="medium")
             axes.grid(alpha=0.3)
             path = out / f"{name}_{world.slug}.png"
             figure.savefig(path, dpi=120)

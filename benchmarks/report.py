@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import paper, stability
+from benchmarks import exposure, paper, stability
 from benchmarks.commands import add_folder
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
@@ -44,6 +44,9 @@ def report(folder: Path) -> str:
     }
     if (folder / "pareto").is_dir():
         sections["The fairness dial"] = pareto.markdown(pareto.read_studies(folder / "pareto"))
+    if (folder / "exposure").is_dir():
+        studies = exposure.read_studies(folder / "exposure")
+        sections["Ten metrics of exposure"] = exposure.ExposureStudy.markdown(studies)
     if (folder / "purify").is_dir():
         sections["Purification"] = purify.markdown(purify.read_studies(folder / "purify"))
     searches = [read_result(path) for path in sorted((folder / "tuning").glob("*.json"))]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
+from benchmarks.origin import data_label, is_older
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import DataFormatError, unknown_option
 from kuaisim_gym.registration import registered
@@ -32,11 +33,32 @@ PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3")
 Result = dict[str, Any]
 
 
+# What results call the answers of the test simulator, by their kind.
+ANSWERS = {
+    "synthetic": "SYNTHETIC world",
+    "real": "real answers",
+    "modelled": "MODELLED answers",
+}
+
+
 class World(NamedTuple):
-    """Fields that agree in comparable results."""
+    """Fields that agree in comparable results.
+
+    Attributes:
+        env: The environment.
+        dataset: The dataset's own name.
+        answers: A key of :data:`ANSWERS`.
+        seed: Seed of a synthetic world, 0 for data from files.
+        is_older: Whether an earlier version of the generator made the world.
+        fingerprint: Of the data.
+        max_len: T, the longest session.
+    """
 
     env: str
-    synthetic: bool
+    dataset: str
+    answers: str
+    seed: int
+    is_older: bool
     fingerprint: str
     max_len: int
 
@@ -48,25 +70,38 @@ class World(NamedTuple):
     @property
     def slug(self) -> str:
         """Name of the world in file names."""
-        data = "synthetic" if self.synthetic else "real"
         env = self.env.rpartition(":")[2]
-        return f"{env}_{data}-{self.fingerprint[:8]}_T{self.max_len}"
+        block = {"name": self.dataset, "answers": self.answers, "seed": self.seed}
+        return f"{env}_{data_label(block)}-{self.fingerprint[:8]}_T{self.max_len}"
 
     @property
     def data(self) -> str:
         """A phrase for headings: no synthetic world may be taken for real data."""
-        return "SYNTHETIC world" if self.synthetic else "real rows"
+        seed = f" {self.seed}" if self.seed else ""
+        return f"{'OLDER ' if self.is_older else ''}{ANSWERS[self.answers]}{seed}"
 
     @property
     def title(self) -> str:
         """Name of the world in headings."""
-        return f"{self.env}, {self.data} {self.fingerprint}, T {self.max_len}"
+        return f"{self.env}, {self.dataset} ({self.data}, {self.fingerprint}), T {self.max_len}"
+
+    @property
+    def short_title(self) -> str:
+        """Name of the world above a column."""
+        env = self.env.removesuffix("-Fair-v0")
+        name = "" if self.dataset == env.lower() else f", {self.dataset}"
+        return f"{env}{name} ({self.data}), T = {self.max_len}"
 
 
 def world_of(result: Result) -> World:
     """The world of a result."""
-    dataset = result["dataset"]
-    return World(result["env"], dataset["synthetic"], dataset["fingerprint"], result["max_len"])
+    block = result["dataset"]
+    # Results of older code do not say it: looked-up rows stood beside a model's.
+    answers = block.get("answers", "synthetic" if block["synthetic"] else "modelled")
+    return World(
+        result["env"], block["name"], answers, block.get("seed", 0), is_older(block),
+        block["fingerprint"], result["max_len"],
+    )  # fmt: skip
 
 
 def task_of(env: str) -> type[SessionBatch]:
@@ -85,9 +120,9 @@ def check_session_env(env: str) -> None:
         raise unknown_option("env", env, names)
 
 
-def data_block(dataset: Dataset) -> dict[str, Any]:
-    """The ``dataset`` block of a result."""
-    return {name: getattr(dataset, name) for name in ("name", "synthetic", "fingerprint")}
+def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values; ``None`` replaces NaN, which JSON does not have."""
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def read_result(path: Path) -> Result:

@@ -19,8 +19,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.agents import AGENTS, Agent, find_agent
-from benchmarks.commands import add_dataset, count
-from benchmarks.results import Result, commit, data_block, task_of, versions
+from benchmarks.commands import add_dataset, add_dataset_seed, count
+from benchmarks.origin import Origin, env_for, find_origin
+from benchmarks.results import Result, commit, task_of, versions, without_nan
 from benchmarks.study import Study, run_study
 from benchmarks.tables import markdown
 from benchmarks.training import Seconds, TrainingRecord, agent_logger
@@ -29,7 +30,7 @@ from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import SessionBatch, shared_dataset
+from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 from kuaisim_gym.registration import registered
@@ -50,7 +51,9 @@ class Run:
     Attributes:
         agent: Name of an agent of the benchmark, or ``module:attribute`` of another agent.
         env: A registered environment id, or ``module:id`` of another environment.
-        dataset: Folder of real data, or ``None`` for the synthetic world.
+        dataset: As :func:`~benchmarks.origin.find_origin` takes it; ``None`` for the synthetic
+            world of the environment's source.
+        dataset_seed: Seed of the synthetic world.
         max_len: T, the longest session.
         seed: Seed of the training; evaluation sessions are seeded from another part of its range.
         episodes: Training sessions.
@@ -64,10 +67,11 @@ class Run:
     seed: int = 11
     episodes: int = 20_000
     sessions: int = 1000
+    dataset_seed: int = 0
 
     def __post_init__(self) -> None:
         find_agent(self.agent)
-        registered(self.env)
+        find_origin(self.dataset, self.env, self.dataset_seed)
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
@@ -78,7 +82,12 @@ class Run:
 
     def load(self) -> Dataset:
         """The data, one object for all runs in this process."""
-        return shared_dataset(registered(self.env)["name"], self.dataset, 0)
+        return self.origin.load()
+
+    @property
+    def origin(self) -> Origin:
+        """Source, files and seed of the data."""
+        return find_origin(self.dataset, self.env, self.dataset_seed)
 
     def header(self) -> Result:
         """The first keys of results."""
@@ -87,14 +96,13 @@ class Run:
             "env": self.env,
             "max_len": self.max_len,
             "seed": self.seed,
-            "dataset": data_block(self.load()),
+            "dataset": self.origin.block(),
         }
 
     @property
     def world(self) -> str:
-        """Environment, kind of data and session length, as in file names."""
-        env = self.env.rpartition(":")[2]
-        return f"{env}_{'real' if self.dataset else 'synthetic'}_T{self.max_len}"
+        """Environment, dataset and session length, as in file names."""
+        return f"{self.env.rpartition(':')[2]}_{self.origin.label}_T{self.max_len}"
 
 
 @dataclass(frozen=True)
@@ -168,6 +176,8 @@ class RunStudy(Study):
             "train": train,
             "eval": evaluation,
             "metrics": batch.summarise(sessions) | half_widths,
+            "exposure": without_nan(batch.audit(sessions).summarise()),
+            "users": without_nan(batch.summarise_users(sessions)),
             "commits": train.pop("commits", []),
         }
 
@@ -198,6 +208,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID")
     add_dataset(parser)
+    add_dataset_seed(parser)
     add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
     add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
@@ -215,12 +226,16 @@ def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
     """The run that the options describe, or one that differs in some settings."""
     names = [field.name for field in fields(Run)]
     settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
-    settings["env"] = settings["env"] or Run.env
+    settings["env"] = settings["env"] or env_for(settings["dataset"], Run.env)
     if settings["max_len"] is None:
-        env = settings["env"]
-        defaults = {**task_of(env).defaults, **registered(env)}
-        settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
+        settings["max_len"] = default_max_len(settings["env"])
     return Run(**settings)
+
+
+def default_max_len(env: str) -> int:
+    """The longest session of an environment, unless it is made with another."""
+    defaults = {**task_of(env).defaults, **registered(env)}
+    return int(defaults.get("max_len", SessionConfig.max_len))
 
 
 def train_agent(

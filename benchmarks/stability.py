@@ -91,8 +91,8 @@ def select(
 def imbalance(point: Point) -> float:
     """|2p - 1| with p the popular share of a block of training sessions.
 
-    Curves have no AD, which is a mean over single steps: this is AD if all steps of a session are
-    alike, and less if they differ.
+    It is AD if all sessions are equally long: a point of a curve is a mean over sessions, and AD
+    weighs them by their length.
     """
     return abs(2.0 * point["popular_share"] - 1.0)
 

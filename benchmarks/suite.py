@@ -6,21 +6,30 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
-from benchmarks import paper
+from benchmarks import paper, quick
 from benchmarks.agents import agents_for, find_agent
 from benchmarks.commands import add_jobs
 from benchmarks.results import read_results
 from benchmarks.run import Run, RunStudy, add_run_arguments, spec_of
 from benchmarks.study import run_studies
+from benchmarks.tables import markdown
 from kuaisim_gym.errors import ConfigError
+
+QUICK = "quick"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
-        "--table", type=int, choices=tuple(paper.TABLES),
-        help="make all runs of one of the paper's tables, on both synthetic worlds, and print it",
+        "--table", choices=(*map(str, paper.TABLES), QUICK),
+        help="make all runs of one of the paper's tables, on both synthetic worlds; or of the "
+        "reference rows and the quick agents on all worlds; and print it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--real", type=Path, metavar="DIR",
+        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes",
     )  # fmt: skip
     add = parser.add_argument
     add("--agents", nargs="+", help="names, as for run; default: all that the data allow")
@@ -32,24 +41,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Makes the missing runs, and prints a table of the paper with ``--table``."""
+    if options.real is not None and options.table != QUICK:
+        raise ConfigError("--real names the worlds of --table quick: leave it out.")
     if options.table is None:
         base = spec_of(options, agent="random", max_len=None, seed=options.seeds[0])
         agents = options.agents or agents_for(base.load())
         runs = expand(base, agents, options.max_len or [base.max_len], options.seeds)
     else:
-        for name in ("agents", "env", "max_len", "dataset"):
-            if getattr(options, name) is not None:
+        for name in ("agents", "env", "max_len", "dataset", "dataset_seed"):
+            if getattr(options, name):
                 option = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"--table {options.table} fixes {option}: leave that out.")
-        agents = paper.agents_of(options.table)
-        runs = []
-        for env in paper.ENVS.values():
-            base = spec_of(options, agent=agents[0], env=env, seed=options.seeds[0])
-            runs += expand(base, agents, paper.MAX_LENS, options.seeds)
+        if options.table == QUICK:
+            sizes = (options.episodes, options.sessions)
+            runs = list(quick.runs(options.seeds, options.real, *sizes))
+        else:
+            runs = _paper_runs(options)
     studies = [RunStudy(spec, False, options.tensorboard) for spec in runs]
     run_studies(studies, options.out, options.jobs, options.threads)
-    if options.table is not None:
-        print(paper.markdown(read_results(options.out), (options.table,)))
+    if options.table == QUICK:
+        print(markdown(read_results(options.out)))
+    elif options.table is not None:
+        print(paper.markdown(read_results(options.out), (int(options.table),)))
+
+
+def _paper_runs(options: argparse.Namespace) -> list[Run]:
+    """The runs of a table of the paper."""
+    agents, runs = paper.agents_of(int(options.table)), []
+    for env in paper.ENVS.values():
+        base = spec_of(options, agent=agents[0], env=env, seed=options.seeds[0])
+        runs += expand(base, agents, paper.MAX_LENS, options.seeds)
+    return runs
 
 
 def expand(

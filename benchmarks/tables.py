@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 from itertools import starmap
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from benchmarks.commands import add_folder
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import published
 from benchmarks.results import Result, World, read_results, world_of
+from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym.envs.assembly import SessionBatch
 
-CEILING = "expected-oracle+quota"
+# What ratios refer to: the highest of them that has results.
+CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 add_arguments = add_folder
@@ -38,6 +41,18 @@ def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
     return dict(sorted(worlds.items()))
 
 
+def without_replaced(worlds: dict[World, Any]) -> dict[World, Any]:
+    """Worlds without those of an earlier version that a later one replaces."""
+    later = {
+        world._replace(is_older=False, fingerprint="") for world in worlds if not world.is_older
+    }
+    return {
+        world: content
+        for world, content in worlds.items()
+        if not world.is_older or world._replace(is_older=False, fingerprint="") not in later
+    }
+
+
 def metric(runs: list[Result], name: str) -> list[float]:
     """Values of a metric, one per seed."""
     return [run["metrics"][name] for run in runs]
@@ -49,15 +64,16 @@ def markdown(results: list[Result]) -> str:
 
 
 def summary(results: list[Result]) -> str:
-    """Len and R_each of whole sessions: a row per agent, a column per world and length."""
+    """Len and R_each of whole sessions: a row per agent, a column per world and length.
+
+    Worlds of an earlier version stand in it where no present one has taken their place.
+    """
     worlds = {
-        world: agents for world, agents in by_world(results).items() if world.task is SessionBatch
+        world: agents
+        for world, agents in without_replaced(by_world(results)).items()
+        if world.task is SessionBatch
     }
-    titles = [
-        f"{world.env.removesuffix('-Fair-v0')} {'SYNTHETIC' if world.synthetic else 'real'}, "
-        f"T = {world.max_len}"
-        for world in worlds
-    ]
+    titles = [world.short_title for world in worlds]
     rows = []
     foreign = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
     for agent in [*AGENTS, *sorted(foreign)]:
@@ -75,9 +91,10 @@ def _len_and_reward(runs: list[Result]) -> str:
 
 def _table(world: World, agents: dict[str, list[Result]]) -> str:
     first = next(iter(agents.values()))[0]
-    name, columns = first["dataset"]["name"], world.task.columns
+    columns = world.task.columns
     lengths = {agent: mean_and_ci95(metric(runs, "len"))[0] for agent, runs in agents.items()}
-    reference = published(name, world.max_len) if "-Fair-" in world.env else {}
+    ceiling = next((agent for agent in CEILINGS if agent in lengths), CEILING)
+    reference = published(world.dataset, world.max_len) if "-Fair-" in world.env else {}
     header = ["agent", "seeds", *columns.values(), "train s"]
     rows = []
     for agent, runs in agents.items():
@@ -93,16 +110,17 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         header[-1:] = ["Len / ceiling", "train s", "published Len"]
         for row in rows:
             agent = row[0]
-            share = f"{lengths[agent] / lengths[CEILING]:.3f}" if CEILING in lengths else ""
+            share = f"{lengths[agent] / lengths[ceiling]:.3f}" if ceiling in lengths else ""
             label = AGENTS[agent].label if agent in AGENTS else ""
             row[-1:] = [share, row[-1], reference.get(label, {}).get("len", "")]
-        comparisons = [_verdict(agents, lengths), _paired(agents)]
+        comparisons = [_verdict(agents, lengths, ceiling), _paired(agents)]
         note += (
-            f" Ceiling: {CEILING}. Published: the paper's mean ± standard deviation, measured in "
+            f" Ceiling: {ceiling}. Published: the paper's mean ± standard deviation, measured in "
             "its own simulator, where R has another scale."
         )
-    title = f"{world.env}, {name} ({world.data}, {world.fingerprint}), max_len {world.max_len}"
-    return section(title, markdown_table(header, rows), *comparisons, note)
+    if world.is_older:
+        note += " Made by an earlier version of the world's generator: not comparable with others."
+    return section(world.title, markdown_table(header, rows), *comparisons, note)
 
 
 def _cell(runs: list[Result], name: str) -> str:
@@ -112,7 +130,7 @@ def _cell(runs: list[Result], name: str) -> str:
     return cell if len(runs) > 1 else f"{cell} ± {runs[0]['metrics'][f'{name}_ci95']:.{digits}f}"
 
 
-def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
+def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float], ceiling: str) -> str:
     """The learned agent with the longest sessions, compared with references."""
     learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
@@ -120,7 +138,7 @@ def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float]) -> str:
     longest = max(learned, key=learned.__getitem__)
     shares = [
         f"{learned[longest] / lengths[reference]:.3f} of {reference}"
-        for reference in (CEILING, "train-oracle+quota")
+        for reference in (ceiling, "train-oracle+quota")
         if reference in lengths
     ]
     sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"

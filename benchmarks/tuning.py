@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from benchmarks.agents import find_agent
 from benchmarks.commands import count
 from benchmarks.formatting import markdown_table
-from benchmarks.results import PACKAGES, Result, check_session_env, data_block, read_result
+from benchmarks.results import PACKAGES, Result, check_session_env, read_result
 from benchmarks.run import Run, add_run_arguments, play, spec_of, train_agent
 from benchmarks.study import Study, check_same, run_study, save
 from kuaisim_gym.config import check_whole
@@ -80,7 +80,7 @@ class TuneStudy(Study):
             "agent": agent.name,
             "env": spec.env,
             "max_len": spec.max_len,
-            "dataset": data_block(spec.load()),
+            "dataset": spec.origin.block(),
             "settings": {name: getattr(spec, name) for name in ("episodes", "sessions", "seed")},
             "space": {name: setting.text for name, setting in space.items()},
             "fixed": {name: value for name, value in settings.items() if name not in space},

@@ -26,7 +26,16 @@ from kuaisim_gym.errors import (
     ResetNeededError,
     UnknownIdError,
 )
-from kuaisim_gym.metrics import Sessions, summarise, summarise_requests, summarise_retention
+from kuaisim_gym.metrics import (
+    Audit,
+    Merit,
+    Sessions,
+    summarise,
+    summarise_exposure,
+    summarise_requests,
+    summarise_retention,
+    summarise_users,
+)
 from kuaisim_gym.registration import ENVIRONMENTS, register
 from kuaisim_gym.version import __version__
 
@@ -52,13 +61,14 @@ _LAZY = {
 _MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "ENVIRONMENTS", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError", "Dataset",
-    "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "InvalidActionError",
-    "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError", "KuaiVectorEnv",
-    "NoPreferenceError", "ResetNeededError", "SessionBatch", "SessionConfig", "Sessions",
-    "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
-    "load_dataset", "logged_episodes", "register", "summarise", "summarise_requests",
-    "summarise_retention", "write_minari",
+    "ENVIRONMENTS", "Audit", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError",
+    "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode",
+    "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError",
+    "KuaiVectorEnv", "Merit", "NoPreferenceError", "ResetNeededError", "SessionBatch",
+    "SessionConfig", "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator",
+    "collect_episodes", "load_dataset", "logged_episodes", "register", "summarise",
+    "summarise_exposure", "summarise_requests", "summarise_retention", "summarise_users",
+    "write_minari",
 ]  # fmt: skip
 
 

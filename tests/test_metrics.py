@@ -28,6 +28,7 @@ def answered(responses: object, slates: object = None) -> Sessions:
         penalised=np.zeros((n, steps), dtype=bool),
         slates=np.array(shown, dtype=np.int32),
         responses=values,
+        users=np.zeros(n, dtype=np.int32),
     )
 
 
@@ -45,6 +46,7 @@ def returned(*days: int) -> Sessions:
         penalised=np.zeros((n, 1), dtype=bool),
         slates=np.zeros((n, 1, 1), dtype=np.int32),
         responses=np.full((n, 1, 1), 0.25, dtype=np.float32),
+        users=np.arange(n, dtype=np.int32),
         return_day=np.array(days),
     )
 
@@ -58,6 +60,7 @@ def two() -> Sessions:
         penalised=np.array([[False, True], [True, False]]),
         slates=np.array([[[0, 2], [1, 0]], [[3, 4], [-1, -1]]], dtype=np.int32),
         responses=np.array([[[1, 1], [0, 1]], [[0, 0], [0, 0]]], dtype=np.float32),
+        users=np.array([7, 3], dtype=np.int32),
     )
 
 
@@ -67,8 +70,8 @@ def test_hand_computed(two: Sessions) -> None:
     assert found["r_cum"] == 0.75  # (1.5 + 0) / 2
     assert found["r_each"] == 0.5  # 1.5 over three steps
     assert found["q"] == pytest.approx(2 / 3)
-    # Step 1: p = 1/4, |2p - 1| = 1/2; step 2: p = 1, so 1. Mean 3/4.
-    assert found["ad"] == pytest.approx(0.75)
+    # Three of six exposures are popular; steps alone are not balanced (1 of 4, 2 of 2).
+    assert found["ad"] == 0.0
     # Slates: {0,2} balanced, {1,0} and {3,4} one-sided: (0 + 1 + 1) / 3.
     assert found["slate_ad"] == pytest.approx(2 / 3)
     assert found["longtail_share"] == pytest.approx(0.5)
@@ -84,6 +87,7 @@ def test_ad_cancels_over_users_but_slate_ad_does_not() -> None:
         penalised=np.ones((2, 1), dtype=bool),
         slates=np.array([[[0, 1]], [[2, 3]]], dtype=np.int32),
         responses=np.zeros((2, 1, 2), dtype=np.float32),
+        users=np.array([0, 1], dtype=np.int32),
     )
     assert metrics.absolute_difference(opposed, POPULAR) == 0.0
     assert metrics.slate_absolute_difference(opposed, POPULAR) == 1.0
@@ -108,6 +112,7 @@ def test_the_bootstrap_matches_the_standard_error_of_a_mean() -> None:
         np.zeros(shape[:2], bool),
         np.zeros(shape, np.int32),
         np.ones(shape, np.float32),
+        np.arange(n, dtype=np.int32),
     )
     half = metrics.bootstrap_ci95(
         sessions, lambda sample: {"len": metrics.session_length(sample)}, rng, resamples=1000

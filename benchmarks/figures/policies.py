@@ -30,7 +30,7 @@ from benchmarks.figures.studies import (
     title,
 )
 from benchmarks.plots import means_and_halves
-from benchmarks.results import Result, World, world_of
+from benchmarks.results import Result
 from benchmarks.run import Played, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.novelty import make_novelty
@@ -151,8 +151,12 @@ def ppo_results(results: list[Result], dataset: Dataset, seeds: Iterable[int]) -
     Raises:
         ConfigError: A result is missing.
     """
-    world = World(ENV, dataset.synthetic, dataset.fingerprint, MAX_LEN)
-    runs = {(run["agent"], run["seed"]): run for run in results if world_of(run) == world}
+    world = (ENV, dataset.fingerprint, MAX_LEN)
+    runs = {
+        (run["agent"], run["seed"]): run
+        for run in results
+        if (run["env"], run["dataset"]["fingerprint"], run["max_len"]) == world
+    }
     needed = list(product(PPO.values(), seeds))
     missing = [f"{agent} seed {seed}" for agent, seed in needed if (agent, seed) not in runs]
     if missing:

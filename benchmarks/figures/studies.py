@@ -7,11 +7,11 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from benchmarks.results import Result, data_block
+from benchmarks.origin import Origin
+from benchmarks.results import Result
 from benchmarks.run import Run
 from benchmarks.study import Study
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
 
 ENV, MAX_LEN, AGENT = "KuaiRec-Fair-v0", 30, "ppo"
 SESSIONS = 1000  # evaluation sessions
@@ -50,7 +50,7 @@ class FigureStudy(Study):
 
     def header(self) -> Result:
         policy = {} if self.policy is None else {"policy": self.policy}
-        dataset = data_block(self.load())
+        dataset = Origin("kuairec", None, self.world_seed).block()
         world = {"study": self.kind, "env": ENV, "max_len": MAX_LEN, "dataset": dataset}
         return {**world, **policy, **asdict(self)}
 
@@ -67,7 +67,7 @@ def run_of(seed: int, sessions: int, episodes: int = Run.episodes) -> Run:
 
 def world(name: str = "kuairec", seed: int = 0) -> Dataset:
     """A synthetic world, by default that of ``ENV``."""
-    return shared_dataset(name, None, seed)
+    return Origin(name, None, seed).load()
 
 
 def title(figure: str, text: str) -> str:

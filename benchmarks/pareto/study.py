@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.agents import find_agent
-from benchmarks.commands import add_dataset, add_jobs, add_out_or_table
+from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from benchmarks.paper import SEEDS
 from benchmarks.pareto.plot import plot_all
 from benchmarks.pareto.report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
@@ -111,8 +111,9 @@ def _turn(target: float | None) -> Callable[[Any], None]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--env", default=Run.env, help=f"of whole sessions; default: {Run.env}")
+    add("--env", help=f"of whole sessions; default: {Run.env}, or that of --dataset")
     add_dataset(parser)
+    add_dataset_seed(parser)
     add("--max-len", type=int, default=Run.max_len, help="longest session; default: 30")
     add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
     add("--episodes", type=int, default=Run.episodes, help="training sessions of each agent")

@@ -10,22 +10,22 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
+from benchmarks.origin import Origin, data_block, data_label, env_for, find_origin
 from benchmarks.paper import ENVS as PAPER_ENVS
 from benchmarks.paper import SEEDS
 from benchmarks.purify.report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
-from benchmarks.results import Result, data_block
+from benchmarks.results import Result
 from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
 from dsrm_agents.dsrm.probes import ProbeData, probe, probe_data
 from dsrm_agents.dsrm.purifier import recipe_of
-from kuaisim_gym import load_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
@@ -43,7 +43,8 @@ class World:
     Attributes:
         env: A registered environment id, or ``module:id``, which names the dataset.
         seed: Seed of the synthetic world.
-        dataset: Folder of real data, or ``None`` for the synthetic world.
+        dataset: As :func:`~benchmarks.origin.find_origin` takes it; ``None`` for the synthetic
+            world of the environment's source.
         events: Mean logged rows per user in the synthetic KuaiRec; ``None`` for the default.
     """
 
@@ -67,12 +68,18 @@ class World:
         """The data, one object for consecutive studies of this world."""
         return _load(self)
 
+    @property
+    def origin(self) -> Origin:
+        """Source, files and seed of the data; files are the same for all seeds."""
+        origin = find_origin(self.dataset, self.env)
+        return origin if origin.path else replace(origin, seed=self.seed)
+
 
 @lru_cache(maxsize=1)
 def _load(world: World) -> Dataset:
     if world.events is not None:
         return synthetic_kuairec(world.seed, SyntheticConfig(events_per_user=world.events))
-    return load_dataset(registered(world.env)["name"], world.dataset, world.seed)
+    return world.origin.load()
 
 
 @lru_cache(maxsize=1)
@@ -103,7 +110,7 @@ class PurifyStudy(Study):
 
     def __post_init__(self) -> None:
         recipe_of(self.purifier)
-        if self.world.dataset is not None and self.purifier == ORACLE:
+        if self.world.origin.path is not None and self.purifier == ORACLE:
             raise ConfigError(
                 f"{ORACLE} regresses on true preferences, which real data do not have: leave it "
                 "out of the purifiers."
@@ -112,7 +119,7 @@ class PurifyStudy(Study):
     @property
     def name(self) -> str:
         world = self.world
-        data = "real" if world.dataset else "synthetic"
+        data = data_label(data_block(world.load()))  # the seed ends the name
         events = "" if world.events is None else f"_events{world.events}"
         purifier, env = (name.rpartition(":")[2] for name in (self.purifier, world.env))
         return f"{purifier}_{env}_{data}{events}_seed{world.seed}"
@@ -141,7 +148,7 @@ class PurifyStudy(Study):
             "env": self.world.env,
             "seed": self.world.seed,
             "events": self.world.events,
-            "dataset": data_block(dataset) | {"split_by": dataset.split_by} | rows,
+            "dataset": data_block(dataset, self.world.seed) | {"split_by": dataset.split_by} | rows,
             "options": self.options,
         }
 
@@ -205,7 +212,7 @@ def plan(
         envs: ``None`` for both, or for KuaiRec alone with ``dataset`` or ``events``.
         seeds: Seeds of the worlds and fits.
         purifiers: ``None`` for all that can be fitted, or a selection of them with ``events``.
-        dataset: Folder of real data, or ``None`` for the synthetic worlds.
+        dataset: As for :class:`World`; ``None`` for the synthetic worlds.
         events: Mean logged rows per user, one world for each; empty for the default world.
         updates: As for :class:`PurifyStudy`.
         propensity: As for :class:`PurifyStudy`.
@@ -215,11 +222,11 @@ def plan(
     """
     # The default number makes the default world: its results are the same.
     numbers = [None if n == SyntheticConfig.events_per_user else n for n in events]
-    names = tuple(envs or ((KUAIREC,) if dataset is not None or numbers else ENVS))
+    names = tuple(envs or ((env_for(dataset, KUAIREC),) if dataset or numbers else ENVS))
     if dataset is not None and len(names) > 1:
         raise ConfigError(f"{dataset} holds one dataset: give one environment, got {names}.")
     usual: tuple[str, ...] = WITH_EVENTS if numbers else studied()
-    if dataset is not None:
+    if dataset is not None and find_origin(dataset, names[0]).path is not None:
         usual = tuple(name for name in usual if name != ORACLE)
     studies = [
         PurifyStudy(purifier, World(env, seed, dataset, number), updates, propensity)

@@ -14,7 +14,7 @@ from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
 from benchmarks.agents import find_agent
-from benchmarks.results import data_block
+from benchmarks.origin import data_block
 from benchmarks.speed.play import TINY, world
 from benchmarks.speed.timing import Clock, Row, add_out, report
 from benchmarks.training import TrainingRecord

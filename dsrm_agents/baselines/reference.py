@@ -1,8 +1,19 @@
 """Reference rows: the worth of chance, popularity, quality and degrees of knowledge.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
-agent can observe. A slate with quota holds K/2 popular and K/2 long-tail items: with even K and the
-default window no step is ever penalised.
+agent can observe. A row is a score of the items and the composition of slates:
+
+* no suffix: the best items of any group;
+* ``+quota``: K/2 popular and K/2 long-tail items, or as other groups are due; with even K and the
+  default window no step is ever penalised;
+* ``+band``: the best slate of those that cost no penalty, 4 to 6 popular items of 10 by default;
+* ``+balanced-band``: such slates, half of whose items are popular over the session;
+* ``+planned-band``: such slates that make the longest session.
+
+``expected-oracle+planned-band`` is the ceiling: a policy that knows expected answers and is never
+penalised cannot keep users longer, see :mod:`dsrm_agents.baselines.bands`. Where the expected
+answers are a model's, as on real data, a policy that learns from the answers of a session may know
+more than they say.
 """
 
 from __future__ import annotations
@@ -15,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.baselines.bands import COMPOSITIONS, Composition, PlannedBand
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.config import check_choice
@@ -31,22 +43,22 @@ ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
 class ReferencePolicy(StatelessAgent):
-    """Shows the best unexposed items by a score, with or without the quota.
+    """Shows the best unexposed items by a score, so many of each group.
 
     Args:
-        batch: The sessions that it will act in, with slate actions.
-        score: Scores of (N, n_items) for the batch's present users.
-        quota: Whether half of every slate must be popular.
+        score: Scores of (N, n_items) for the present users of a batch.
+        composition: Of the slates of the sessions that the policy will act in.
     """
 
-    def __init__(self, batch: SessionBatch, score: ScoreRule, quota: bool) -> None:
-        self.batch = batch
+    def __init__(self, score: ScoreRule, composition: Composition) -> None:
+        self.batch = composition.batch
         self.score = score
-        self.quota = quota
+        self.composition = composition
 
     def slates(self, observation: Any) -> NDArray[np.int64]:
         """(N, K) item positions; the observation is not read."""
-        return best_slates(self.batch, self.score(self.batch), self.quota)
+        scores = self.score(self.batch)
+        return best_slates(self.batch, scores, self.composition(scores))
 
 
 def _random(batch: SessionBatch) -> FloatArray:
@@ -86,43 +98,50 @@ def _mean_answers(simulator: Simulator) -> FloatArray:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A reference row.
+class Score:
+    """A score of items.
 
     Attributes:
-        score: Scores of the items.
-        quota: Whether half of every slate must be popular.
+        rule: Gives the scores of a batch's present users.
         test_only: Whether it knows the users of the test split.
         synthetic_only: Whether it knows the causes of a synthetic world.
+        is_answer: Whether scores are expected answers, by which a session can be planned.
     """
 
-    score: ScoreRule
-    quota: bool = True
+    rule: ScoreRule
     test_only: bool = False
     synthetic_only: bool = False
+    is_answer: bool = True
 
 
-REFERENCES: dict[str, Reference] = {
-    "random": Reference(_random, quota=False),
-    "popularity": Reference(
-        lambda batch: _same_for_all(batch, batch.catalogue.log_popularity), quota=False
+SCORES: dict[str, Score] = {
+    "random": Score(_random, is_answer=False),
+    "popularity": Score(
+        lambda batch: _same_for_all(batch, batch.catalogue.log_popularity), is_answer=False
     ),
     # Column 0 of the embedding is the item's effect on the logged response.
-    "quality+quota": Reference(
-        lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0])
+    "quality": Score(
+        lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0]), is_answer=False
     ),
-    "expected-quality+quota": Reference(
+    "expected-quality": Score(
         lambda batch: _same_for_all(batch, _mean_answers(batch.simulator)), test_only=True
     ),
-    "train-oracle+quota": Reference(_train_oracle),
-    "truth+quota": Reference(_truth, synthetic_only=True),
-    "expected-oracle+quota": Reference(
+    "train-oracle": Score(_train_oracle),
+    "truth": Score(_truth, synthetic_only=True),
+    "expected-oracle": Score(
         lambda batch: _answers(batch.simulator.expected, batch), test_only=True
     ),
-    "realised-oracle+quota": Reference(
-        lambda batch: _answers(batch.simulator.model, batch), test_only=True
-    ),
+    "realised-oracle": Score(lambda batch: _answers(batch.simulator.model, batch), test_only=True),
 }
+
+# By name: a score, and the composition of slates.
+REFERENCES: dict[str, tuple[Score, type[Composition]]] = {
+    name + suffix: (score, composition)
+    for name, score in SCORES.items()
+    for suffix, composition in COMPOSITIONS.items()
+    if score.is_answer or not issubclass(composition, PlannedBand)
+}
+CEILING = "expected-oracle+planned-band"
 
 
 def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
@@ -130,19 +149,13 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
 
     Raises:
         ConfigError: Unknown name, sessions of the train split for an oracle of the test
-            simulator, or a catalogue with too few items in a group.
+            simulator, a catalogue with too few items in a group, or a band without a slate.
     """
-    reference = REFERENCES[check_choice("reference", name, REFERENCES)]
-    if reference.test_only and batch.simulator.split != "test":
+    score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
+    if score.test_only and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
-    if reference.synthetic_only and batch.dataset.truth is None:
+    if score.synthetic_only and batch.dataset.truth is None:
         raise ConfigError(
             f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
         )
-    popular, half = int(batch.catalogue.popular.sum()), batch.config.slate_size // 2
-    if reference.quota and not half <= popular <= batch.catalogue.n_items - half - 1:
-        raise ConfigError(
-            f"A quota needs {half} items in each group, but {popular} of "
-            f"{batch.catalogue.n_items} items are popular."
-        )
-    return ReferencePolicy(batch, reference.score, reference.quota)
+    return ReferencePolicy(score.rule, composition(batch))

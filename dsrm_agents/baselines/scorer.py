@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
+from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
@@ -56,6 +57,7 @@ class ScorerVecEnv(StatelessVecEnv):
             )
         self.batch = batch
         self.quota = quota
+        self._counts = (Quota if quota else Composition)(batch)
         self.fairness_coef = fairness_coef
         self.fair = Fairness(fairness, catalogue)
         self._vectors = catalogue.known
@@ -75,7 +77,7 @@ class ScorerVecEnv(StatelessVecEnv):
     def step_async(self, actions: NDArray[Any]) -> None:
         """Ranks the items and shows the best."""
         scores = np.asarray(actions, dtype=np.float32) @ self._vectors.T
-        slates = best_slates(self.batch, scores, self.quota)
+        slates = best_slates(self.batch, scores, self._counts(scores))
         if self.fairness_coef:
             before = self.batch.core.state.slates.reshape(len(slates), -1)
             self._fair_now = self.fair(slates, before)

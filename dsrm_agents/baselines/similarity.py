@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.baselines.bands import Quota
 from dsrm_agents.baselines.slates import best_slates, check_picks_items
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -34,6 +35,7 @@ class SimilarityPolicy(StatelessAgent):
             raise ConfigError(f"alpha must be at least 0, got {alpha}.")
         check_picks_items(batch)
         self.batch = batch
+        self._counts = Quota(batch)
         embedding = batch.catalogue.item_embedding
         self.quality = embedding[:, 0]
         self.directions = np.float32(alpha) * embedding[:, 1:].T / np.sqrt(embedding.shape[1] - 1)
@@ -41,5 +43,5 @@ class SimilarityPolicy(StatelessAgent):
 
     def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         preference = observation["state"][:, self.preference]
-        scores = self.quality + preference[:, 1:] @ self.directions
-        return best_slates(self.batch, np.asarray(scores, dtype=np.float32), quota=True)
+        scores = np.asarray(self.quality + preference[:, 1:] @ self.directions, dtype=np.float32)
+        return best_slates(self.batch, scores, self._counts(scores))

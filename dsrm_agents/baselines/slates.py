@@ -13,28 +13,37 @@ from kuaisim_gym.errors import ConfigError
 FloatArray = NDArray[np.float32]
 
 
-def best_slates(batch: SessionBatch, scores: FloatArray, quota: bool) -> NDArray[np.int64]:
+def best_slates(
+    batch: SessionBatch, scores: FloatArray, counts: NDArray[np.int64] | None
+) -> NDArray[np.int64]:
     """The best unexposed items of every session.
 
     Args:
         batch: N sessions.
         scores: (N, n_items) float32.
-        quota: Whether half of every slate must be popular.
+        counts: (N, G) items of each group of the batch in a slate, which sum to K, see
+            :mod:`dsrm_agents.baselines.bands`; ``None`` for the best items of any group.
 
     Returns:
-        (N, K) item positions; with a quota the popular ones first.
+        (N, K) item positions; with counts the last group's first: popular items before others.
+        Exposed items, which get no answer, come last of their group.
     """
-    k, top_items = batch.config.slate_size, batch.core.engine.top_items
-    scores = np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
-    if not quota:
+    k, top_items, groups = batch.config.slate_size, batch.core.engine.top_items, batch.core.groups
+    scores = unexposed(batch, scores)
+    if counts is None:
         return np.asarray(top_items(scores, k))
-    popular = batch.catalogue.popular
-    halves = [
-        np.flatnonzero(group)[top_items(scores[:, group], count)]
-        for group, count in ((popular, k // 2), (~popular, k - k // 2))
-        if count
-    ]
-    return np.concatenate(halves, axis=1)
+    ranked, is_shown = [], []
+    for group in np.flatnonzero(counts.max(axis=0))[::-1]:
+        most, items = int(counts[:, group].max()), np.flatnonzero(groups.labels == group)
+        ranked.append(items[top_items(scores[:, items], most)])
+        is_shown.append(np.arange(most) < counts[:, group, None])
+    slates = np.concatenate(ranked, axis=1)[np.concatenate(is_shown, axis=1)]
+    return slates.reshape(len(scores), k)
+
+
+def unexposed(batch: SessionBatch, scores: FloatArray) -> FloatArray:
+    """(N, n_items) float32 scores, minus infinity where a session has shown the item."""
+    return np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
 
 
 def last_slates(

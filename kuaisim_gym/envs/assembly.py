@@ -23,7 +23,17 @@ from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.errors import ConfigError, ResetNeededError
-from kuaisim_gym.metrics import Sessions, each_session, summarise
+from kuaisim_gym.metrics import (
+    Audit,
+    Merit,
+    Sessions,
+    each_session,
+    log_rows,
+    popular_taste,
+    summarise,
+    summarise_users,
+    user_classes,
+)
 from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
 from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
@@ -296,6 +306,32 @@ class SessionBatch:
         """The metrics of finished sessions of this task, by their names in result files."""
         return summarise(sessions, self.catalogue.popular)
 
+    def audit(self, sessions: Sessions, **options: Any) -> Audit:
+        """Audit of finished sessions of this task: how fair and how even their exposure was.
+
+        Args:
+            sessions: Finished sessions.
+            **options: As for :meth:`kuaisim_gym.metrics.Audit.of`; by default the groups and their
+                target are the sessions' own, and merit is what this split's simulator expects of
+                the sessions' users, (users, items) float32 in memory.
+        """
+        users = np.unique(sessions.users)
+        if "labels" not in options:
+            options = {"labels": self.groups.labels, "target": self.groups.target, **options}
+        if "merit" not in options:
+            items = np.arange(self.catalogue.n_items)
+            expected = self.simulator.expected.probability(users[:, None], items[None, :])
+            options["merit"] = Merit(users, np.asarray(expected))
+        return Audit.of(sessions, popularity=self.catalogue.exposures, **options)
+
+    def summarise_users(self, sessions: Sessions) -> dict[str, float]:
+        """Len and R_each by class of users, and of the worst tenth of sessions.
+
+        Classes are thirds of the split's users: ``"activity"`` by their rows in the log, and
+        ``"taste"`` by the popular share of these rows.
+        """
+        return summarise_users(sessions, self._user_classes)
+
     def records(self, rows: NDArray[np.int64]) -> Sessions:
         """The sessions in some slots as they stand, for :mod:`kuaisim_gym.metrics`."""
         return self._running(rows)
@@ -308,6 +344,7 @@ class SessionBatch:
             state.penalised[rows],
             state.slates[rows],
             state.responses[rows],
+            state.users[rows],
         )
 
     def view(self, slot: int) -> SessionView:
@@ -342,6 +379,17 @@ class SessionBatch:
             bounds=self.core.unpenalised,
             measure=self.groups.measure.replace("_", " "),
         )
+
+    @cached_property
+    def _user_classes(self) -> dict[str, NDArray[np.integer]]:
+        """Classes of the split's users by their logs, by name."""
+        log, n_users = self.dataset.log, self.dataset.n_users
+        values = {
+            "activity": log_rows(log.users, n_users),
+            "taste": popular_taste(log.users, log.items, self.catalogue.popular, n_users),
+        }
+        users = self.simulator.users
+        return {name: user_classes(value, users) for name, value in values.items()}
 
     @cached_property
     def _categories(self) -> NDArray[np.int32]:

@@ -5,17 +5,39 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dsrm_agents.common.bounds import SlateBounds, feasible_bounds, target_bounds
+from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
 from dsrm_agents.hrl.distributions import SlateDistribution
+from kuaisim_gym.simulator.groups import count_boxes
 
 N_ITEMS, N_POPULAR, K = 6, 3, 3
 ALL_BOUNDS = [(least, most) for least in range(K + 1) for most in range(least, K + 1)]
+
+
+HALVES = np.array([0.5, 0.5])
+
+
+def two_groups(least: Tensor | int, most: Tensor | int, k: int = K, n: int = 1) -> SlateBounds:
+    """Bounds on popular items alone, those on the rest being what they leave."""
+    low, high = torch.as_tensor(least).expand(n), torch.as_tensor(most).expand(n)
+    return SlateBounds(torch.stack([low, k - high], 1), torch.stack([high, k - low], 1))
+
+
+def popular_range(bounds: SlateBounds, k: int) -> tuple[int, int]:
+    """Least and most popular items that one slate within bounds can have."""
+    (least, least_tail), (most, most_tail) = bounds.least[0].tolist(), bounds.most[0].tolist()
+    return max(least, k - most_tail), min(most, k - least_tail)
+
+
+def feasible(demand: float, k: int, left: tuple[int, int]) -> tuple[int, int]:
+    bounds = FeasibleCounts(HALVES, k)(torch.tensor([demand]), torch.tensor([left]))
+    return popular_range(bounds, k)
 
 
 def of_scores(
@@ -27,8 +49,8 @@ def of_scores(
         scores,
         torch.eye(scores.shape[1], dtype=scores.dtype),
         torch.tensor(list(masked), dtype=torch.long).expand(n, -1),
-        N_POPULAR,
-        SlateBounds(torch.full((n,), least), torch.full((n,), most)),
+        (0, N_POPULAR),
+        two_groups(least, most, n=n),
         K,
     )
 
@@ -139,8 +161,8 @@ def crowd(least: int = 1, most: int = 3) -> tuple[SlateDistribution, Tensor]:
     query = torch.randn(4, 5, dtype=torch.float64, generator=rng)
     key = torch.randn(30, 5, dtype=torch.float64, generator=rng)
     masked = torch.stack([torch.randperm(30, generator=rng)[:6] for _ in range(4)])
-    bounds = SlateBounds(torch.full((4,), least), torch.full((4,), most))
-    slates = SlateDistribution(query, key, masked, 10, bounds, 4)
+    bounds = two_groups(least, most, 4, n=4)
+    slates = SlateDistribution(query, key, masked, (0, 10), bounds, 4)
     return slates, slates.sample()[0]
 
 
@@ -154,18 +176,19 @@ def slow_log_prob(slates: SlateDistribution, drawn: Tensor) -> Tensor:
         popular = 0
         for draw, item in enumerate(items):
             allowed = left.clone()
-            if popular == slates.bounds.most[row]:
-                allowed[: slates.n_popular] = False
-            if draw - popular == slates.slate_size - slates.bounds.least[row]:
-                allowed[slates.n_popular :] = False
+            n_popular = slates.starts[1]
+            if popular == slates.bounds.most[row, 0]:
+                allowed[:n_popular] = False
+            if draw - popular == slates.bounds.most[row, 1]:
+                allowed[n_popular:] = False
             assert allowed[item]
-            among = torch.arange(scores.shape[1]) < slates.n_popular
-            among = allowed & (among if item < slates.n_popular else ~among)
+            among = torch.arange(scores.shape[1]) < n_popular
+            among = allowed & (among if item < n_popular else ~among)
             own = scores[row, among].logsumexp(0)
             groups.append(own - scores[row, allowed].logsumexp(0))
             members.append(scores[row, item] - own)
             left[item] = False
-            popular += item < slates.n_popular
+            popular += item < n_popular
     parts = [torch.stack(part).reshape(drawn.shape) for part in (groups, members)]
     return torch.cat(parts, dim=1)
 
@@ -191,7 +214,7 @@ def test_gradients_match_differences(least: int, most: int) -> None:
 
     def log_prob(query: Tensor, key: Tensor) -> Tensor:
         bounds = slates.bounds
-        return SlateDistribution(query, key, slates.masked, 10, bounds, 4).log_prob(drawn)
+        return SlateDistribution(query, key, slates.masked, (0, 10), bounds, 4).log_prob(drawn)
 
     inputs = (slates.query.requires_grad_(), slates.key.requires_grad_())
     assert torch.autograd.gradcheck(log_prob, inputs)
@@ -199,9 +222,7 @@ def test_gradients_match_differences(least: int, most: int) -> None:
 
 @pytest.mark.parametrize(("masked", "popular"), [((0, 1, 2), 0), ((3, 4, 5), 3)])
 def test_a_whole_group_may_be_hidden(masked: tuple[int, ...], popular: int) -> None:
-    left = (torch.tensor([popular]), torch.tensor([3 - popular]))
-    bounds = feasible_bounds(torch.tensor([1.0]), K, *left)
-    assert (int(bounds.least), int(bounds.most)) == (popular, popular)
+    assert feasible(1.0, K, (popular, 3 - popular)) == (popular, popular)
     slates = all_slates(popular, popular, masked)
     scores = some_scores(n=len(slates)).clone().requires_grad_()
     for limits in ((popular, popular), (0, K)):  # bound to it, or left no choice
@@ -260,12 +281,11 @@ def test_entropy_is_that_of_the_first_draw() -> None:
 )
 def test_the_demand_bounds_the_popular_count(demand: float, expected: tuple[int, int]) -> None:
     # 1 - |2k/10 - 1| >= demand.
-    found = feasible_bounds(torch.tensor([demand]), 10, torch.tensor([99]), torch.tensor([99]))
-    assert (int(found.least), int(found.most)) == expected
+    assert feasible(demand, 10, (99, 99)) == expected
 
 
-def check_can_be_met(found: SlateBounds, k: int, popular: int, tail: int) -> None:
-    least, most = int(found.least), int(found.most)
+def check_can_be_met(found: tuple[int, int], k: int, popular: int, tail: int) -> None:
+    least, most = found
     assert 0 <= least <= most <= min(k, popular)
     assert k - most <= tail or most == popular
     assert k - least <= tail
@@ -276,8 +296,7 @@ def check_can_be_met(found: SlateBounds, k: int, popular: int, tail: int) -> Non
 def test_bounds_can_always_be_met(demand: float, k: int, popular: int, tail: int) -> None:
     if popular + tail < k:
         return
-    left = (torch.tensor([popular]), torch.tensor([tail]))
-    check_can_be_met(feasible_bounds(torch.tensor([demand]), k, *left), k, popular, tail)
+    check_can_be_met(feasible(demand, k, (popular, tail)), k, popular, tail)
 
 
 @settings(max_examples=200, deadline=None)
@@ -294,27 +313,26 @@ def test_a_target_can_always_be_met(
 ) -> None:
     if popular + tail < k:
         return
-    past = (torch.tensor([popular_shown]), torch.tensor([popular_shown + tail_shown]))
-    left = (torch.tensor([popular]), torch.tensor([tail]))
-    found = target_bounds(torch.tensor(target), k, *past, *left)
-    check_can_be_met(found, k, popular, tail)
+    shares = torch.tensor([1.0 - target, target])
+    past, left = torch.tensor([[popular_shown, tail_shown]]), torch.tensor([[popular, tail]])
+    found = target_bounds(shares, k, past, left)
+    check_can_be_met(popular_range(found, k), k, popular, tail)
     if popular >= k and tail >= k:
-        assert int(found.least) == int(found.most)
+        assert torch.equal(found.least, found.most)
 
 
 def popular_counts(targets: list[float], k: int, steps: int) -> Tensor:
     """(len(targets), steps) popular items of slates that follow a target, of all there are."""
-    plenty = torch.full((len(targets),), 1000)
-    shown, counts = torch.zeros_like(plenty), []
-    for step in range(steps):
-        left = (plenty - shown, plenty - step * k + shown)
-        found = target_bounds(
-            torch.tensor(targets), k, shown, torch.full_like(shown, step * k), *left
-        )
-        assert torch.equal(found.least, found.most)
-        counts.append(found.least)
-        shown = shown + found.least
-    return torch.stack(counts, dim=1)
+    rows = []
+    for target in targets:
+        shares, shown, counts = torch.tensor([1.0 - target, target]), torch.zeros(1, 2).long(), []
+        for _ in range(steps):
+            found = target_bounds(shares, k, shown, 1000 - shown)
+            assert torch.equal(found.least, found.most)
+            counts.append(found.least[0, 0])
+            shown = shown + found.least
+        rows.append(torch.stack(counts))
+    return torch.stack(rows)
 
 
 @settings(max_examples=100, deadline=None)
@@ -346,9 +364,9 @@ def test_a_target_that_slates_can_express_is_met_by_every_slate(k: int) -> None:
 
 def test_what_a_group_lacked_is_made_up_for() -> None:
     # Half of 4 + 4 should be popular; the first slate had none, so the second has four.
-    past = (torch.tensor([0]), torch.tensor([4]))
-    found = target_bounds(torch.tensor(0.5), 4, *past, torch.tensor([9]), torch.tensor([9]))
-    assert (int(found.least), int(found.most)) == (4, 4)
+    past, left = torch.tensor([[0, 4]]), torch.tensor([[9, 9]])
+    found = target_bounds(torch.tensor([0.5, 0.5]), 4, past, left)
+    assert popular_range(found, 4) == (4, 4)
 
 
 @pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
@@ -368,11 +386,129 @@ def test_a_single_session_is_sampled_as_stated() -> None:
     # and must not draw anew.
     scores = torch.zeros(1, 3)
     slates = SlateDistribution(
-        scores, torch.eye(3), torch.empty(1, 0, dtype=torch.int64), 1,
-        SlateBounds(torch.tensor([0]), torch.tensor([1])), 1,
+        scores, torch.eye(3), torch.empty(1, 0, dtype=torch.int64), (0, 1), two_groups(0, 1, 1), 1,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.default_generator.manual_seed(0)
         drawn = torch.cat([slates.sample()[0] for _ in range(4000)])
     share = torch.bincount(drawn[:, 0], minlength=3) / 4000
     torch.testing.assert_close(share, torch.full((3,), 1 / 3), atol=0.03, rtol=0)
+
+
+THREE = (0, 2, 5)  # groups of 2, 3 and 2 items
+BOUNDS = [
+    ((0, 0, 0), (4, 4, 4)),
+    ((1, 1, 1), (2, 2, 2)),
+    ((0, 1, 2), (1, 3, 2)),
+    ((2, 2, 0), (2, 2, 0)),
+    ((0, 2, 0), (1, 3, 1)),
+]
+
+
+def of_three(
+    least: tuple[int, ...], most: tuple[int, ...], n: int
+) -> tuple[SlateDistribution, Tensor]:
+    """Slates of 4 out of 7 items in three groups, and all that the bounds allow."""
+    scores = 2 * torch.randn(1, 7, generator=torch.Generator().manual_seed(3))
+    group = np.searchsorted(THREE, np.arange(7), side="right") - 1
+    allowed = [
+        slate
+        for slate in itertools.permutations(range(7), 4)
+        if all(
+            low <= count <= high
+            for low, count, high in zip(
+                least, np.bincount(group[list(slate)], minlength=3), most, strict=True
+            )
+        )
+    ]
+    n = n or len(allowed)
+    bounds = SlateBounds(torch.tensor([least]).expand(n, -1), torch.tensor([most]).expand(n, -1))
+    none = torch.empty(n, 0, dtype=torch.int64)
+    slates = SlateDistribution(scores.expand(n, -1), torch.eye(7), none, THREE, bounds, 4)
+    return slates, torch.tensor(allowed)
+
+
+@pytest.mark.parametrize(("least", "most"), BOUNDS)
+def test_slates_of_three_groups_have_probabilities_that_sum_to_one(least, most) -> None:
+    slates, allowed = of_three(least, most, 0)
+    draws = slates.log_prob(allowed)
+    probability = draws.sum(1).exp()
+    assert float(probability.sum()) == pytest.approx(1.0, abs=1e-5)
+    for length in range(1, 5):  # and so do those of the first draws, given what they leave open
+        alike = (allowed[:, None, :length] == allowed[None, :, :length]).all(dim=2)
+        marginal = (alike.float() * probability).sum(dim=1)
+        first = (draws[:, :length] + draws[:, 4 : 4 + length]).sum(1).exp()
+        torch.testing.assert_close(first, marginal, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("least", "most"), BOUNDS)
+def test_slates_of_three_groups_are_drawn_as_stated(least, most) -> None:
+    n = 100_000
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        drawn, log_prob = of_three(least, most, n)[0].sample()
+    slates, allowed = of_three(least, most, 0)
+    base = 7 ** torch.arange(4)
+    counts = torch.bincount((drawn * base).sum(1), minlength=7**4)[(allowed * base).sum(1)]
+    assert int(counts.sum()) == n  # none that the bounds forbid
+    stated = slates.log_prob(allowed).sum(1).exp()
+    torch.testing.assert_close(counts / n, stated, atol=0.006, rtol=0)
+    torch.testing.assert_close(log_prob[:9], of_three(least, most, n)[0].log_prob(drawn)[:9])
+    best, scores = slates.best()[0], slates.query[0]
+    assert float(scores[best].sum()) == pytest.approx(float(scores[allowed].sum(1).max()))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2, 6), st.integers(1, 12), st.floats(0, 1), st.integers(0, 1000))
+def test_all_slates_within_feasible_counts_meet_the_demand(
+    n_groups: int, k: int, demand: float, seed: int
+) -> None:
+    target = np.random.default_rng(seed).dirichlet(np.ones(n_groups))
+    counts = FeasibleCounts(target, k)
+    left = torch.full((1, n_groups), 99)
+    bounds = counts(torch.tensor([demand]), left)
+    least, most = bounds.least[0].tolist(), bounds.most[0].tolist()
+    assert sum(least) <= k <= sum(most)
+    furthest = 2.0 * (1.0 - target.min())
+    tightest = float(counts.worst[0]) * 2 / k
+    for slate in itertools.product(*map(range, least, (high + 1 for high in most))):
+        if sum(slate) == k:
+            distance = np.abs(np.array(slate) / k - target).sum()
+            assert distance <= max((1.0 - demand) * furthest, tightest) + 1e-3
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([2, 3, 4]), st.integers(0, 10_000))
+def test_a_band_holds_the_session_at_the_target_whatever_is_drawn(n_groups: int, seed: int) -> None:
+    k, rng = 10, np.random.default_rng(seed)
+    target = np.full(n_groups, 1.0 / n_groups)
+    free = count_boxes(target, k).within(1.5)  # L1 distance below 0.3
+    assert free is not None
+    band, shown = Band(target, *free, k), torch.zeros(1, n_groups, dtype=torch.int64)
+    room = np.maximum(target * k - free[0], free[1] - target * k)
+    for _ in range(30):
+        bounds = band(shown, 1000 - shown)
+        least, most = bounds.least[0].numpy(), bounds.most[0].numpy()
+        assert (free[0] <= least).all()
+        assert (most <= free[1]).all()
+        count = least.copy()
+        while count.sum() < k:
+            open_groups = np.flatnonzero(count < most)
+            count[rng.choice(open_groups)] += 1
+        assert np.abs(count / k - target).sum() < 0.3
+        shown += torch.as_tensor(count)
+        drift = np.abs(shown[0].numpy() - target * int(shown.sum()))
+        assert (drift <= room + (0 if n_groups == 2 else 1)).all()
+
+
+def test_a_band_of_ten_repairs_what_it_allowed() -> None:
+    band = Band(HALVES, np.array([4, 4]), np.array([6, 6]), 10)
+    plenty = torch.tensor([[99, 99]])
+    for shown, expected in (
+        ((0, 0), (4, 6)),
+        ((6, 4), (4, 5)),
+        ((4, 6), (5, 6)),
+        ((9, 11), (5, 6)),
+    ):
+        assert popular_range(band(torch.tensor([shown]), plenty), 10) == expected
+    assert popular_range(band(torch.tensor([[6, 4]]), torch.tensor([[2, 99]])), 10) == (2, 2)

@@ -551,9 +551,9 @@ def test_credit_moves_items_within_their_group_and_no_group() -> None:
         [slate for slate in itertools.permutations(range(6), 4) if sum(i < 3 for i in slate) == 2]
     )
     n = len(slates)
-    two = torch.full((n,), 2)
+    two = torch.full((n, 2), 2)
     distribution = SlateDistribution(
-        scores.expand(n, -1), torch.eye(6), torch.empty(n, 0, dtype=torch.int64), 3,
+        scores.expand(n, -1), torch.eye(6), torch.empty(n, 0, dtype=torch.int64), (0, 3),
         SlateBounds(two, two), 4,
     )  # fmt: skip
     log_prob = distribution.log_prob(slates)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.agents.references import AGENTS
 from dsrm_agents import evaluate, make_vec_env
-from dsrm_agents.baselines.reference import REFERENCES, make_reference
+from dsrm_agents.baselines.reference import CEILING, make_reference
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
 
@@ -19,11 +20,17 @@ def play(dataset, name: str, sessions: int = 300, slots: int = 300) -> dict[str,
 @pytest.mark.parametrize("source", ["world", "real"])
 def test_the_rows_stand_in_their_order(source: str, request) -> None:
     dataset = request.getfixturevalue(source)
-    known = [name for name in REFERENCES if name != "truth+quota" or dataset.synthetic]
-    rows = {name: play(dataset, name) for name in known}
+    rows = {row.name: play(dataset, row.name) for row in AGENTS if row.suits(dataset)}
     for name, row in rows.items():
         if name.endswith("+quota"):
             assert (row["q"], row["ad"], row["slate_ad"]) == (0, 0, 0)
+        if name.endswith("band"):
+            assert row["q"] == 0
+            assert row["slate_ad"] <= 0.2 + 1e-9
+            assert row["len"] > rows[f"{name.partition('+')[0]}+quota"]["len"] - 0.1
+        # The ceiling: nobody who is not penalised and knows expected answers does better.
+        if not name.startswith("realised"):
+            assert row["len"] < rows[CEILING]["len"] + 0.05
     assert rows["random"]["len"] < rows["quality+quota"]["len"]
     assert rows["popularity"]["q"] == 1.0
     assert rows["popularity"]["ad"] == 1.0
@@ -51,7 +58,9 @@ def test_rows_that_could_not_be_true_are_refused(small) -> None:
     with pytest.raises(ConfigError, match="split='test'"):
         make_reference("expected-oracle+quota", env.batch)
     wide = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, action_type="slate", slate_size=100)
-    with pytest.raises(ConfigError, match="A quota needs 50 items in each group"):
+    with pytest.raises(
+        ConfigError, match="A quota needs 50 items of the group 'popular', which has 48 of 240"
+    ):
         make_reference("quality+quota", wide.batch)
 
 

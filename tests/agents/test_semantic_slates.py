@@ -56,7 +56,9 @@ class World:
     ) -> SemanticSlates:
         states = self.states[state].expand(n, -1)
         shown = torch.tensor([hidden or (-1,)]).expand(n, -1)
-        bounds = SlateBounds(torch.full((n,), least), torch.full((n,), most))
+        columns = [(least, most), (K - most, K - least)][: 1 + self.grouped]
+        low, high = (torch.tensor([column]).expand(n, -1) for column in zip(*columns, strict=True))
+        bounds = SlateBounds(low, high)
         context = self.network.encoder(states)
         return SemanticSlates(
             self.network, self.trie, context, self.trie.shown(shown), self.grouped, bounds, K

@@ -129,7 +129,7 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     command = ["run", "--agent", learner, "--out", out, "--seed", "1", *SIZES]
     assert main(command) == 0
     path = Path(capsys.readouterr().out.strip())
-    assert path.name == "toy-a2c_KuaiRec-Fair-v0_synthetic_T6_seed1.json"
+    assert path.name == "toy-a2c_KuaiRec-Fair-v0_kuairec-synthetic_T6_seed1.json"
     (result,) = read(path.parent).values()
     assert result["agent"] == "toy-a2c"
     assert 12 <= result["train"]["episodes"] <= 16
@@ -155,7 +155,7 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     tune = ["tune", learner, "--trials", "2", "--out", str(tmp_path / "tuned"), *SIZES]
     assert main(tune) == 0
     ((name, result),) = read(tmp_path / "tuned").items()
-    assert name == "tune_toy-a2c_KuaiRec-Fair-v0_synthetic_T6.json"
+    assert name == "tune_toy-a2c_KuaiRec-Fair-v0_kuairec-synthetic_T6.json"
     assert result["fixed"] == {"n_envs": 4}
     assert [*result["space"]] == ["learning_rate"]
     assert result["trials"][0]["params"] == {"learning_rate": 1e-3}

@@ -45,8 +45,12 @@ def test_a_run_writes_the_promised_keys_and_obeys_the_law(
     agent: str, tmp_path: Path, brief_fits
 ) -> None:
     result = run(tmp_path, agent)
-    assert result.keys() == KEYS
-    assert result["dataset"].keys() == {"name", "synthetic", "fingerprint"}
+    assert result.keys() == KEYS | {"exposure", "users"}
+    block = result["dataset"]
+    assert block.keys() == {
+        "name", "source", "synthetic", "fingerprint", "answers", "seed", "version",
+    }  # fmt: skip
+    assert (block["name"], block["answers"], block["seed"]) == ("kuairec", "synthetic", 0)
     assert result["dataset"]["synthetic"] is True
     own = {"encoder"} if agent in ("hrl+rce", "hrl+tce", "hrl+bod") else set()
     taken = {"seconds", "processor_seconds"}
@@ -73,7 +77,7 @@ def test_the_same_command_runs_on_real_rows(real_folder: Path, tmp_path: Path) -
         check=True,
     )  # fmt: skip
     result = json.loads(Path(done.stdout.strip()).read_text())
-    assert result["dataset"]["synthetic"] is False
+    assert result["dataset"]["answers"] == "modelled"  # 3 % of the answers are rows
     assert (result["max_len"], result["seed"], result["slate_size"]) == (12, 3, 10)
     assert "Training" in done.stderr  # the progress bar
 

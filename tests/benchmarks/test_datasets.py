@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.datasets import DatasetStudy, describe, item_totals, r_squared
+from benchmarks.origin import Origin
 from kuaisim_gym.data import BehaviourLog, write_csv
 
 
@@ -57,7 +58,7 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     assert f"| kuairec (real) | train | {small.n_users:,} |" in text
     assert "7,176 / 10,728 / 12,530.8k" in text
     assert "MEAN reward" in text
-    written = json.loads((tmp_path / "out" / "datasets_kuairec_real.json").read_text())
+    written = json.loads((tmp_path / "out" / "datasets_kuairec-modelled.json").read_text())
     assert written["study"] == "datasets"
     assert written["rows"]["test"]["interactions"] == len(small.test)
     assert DatasetStudy.markdown([written]) in text
@@ -65,12 +66,12 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     assert figure.read_bytes().startswith(b"\x89PNG")
 
     # Once more, it is there already; other data under its name are refused.
-    path = tmp_path / "out" / "datasets_kuairec_real.json"
+    path = tmp_path / "out" / "datasets_kuairec-modelled.json"
     path.write_text(json.dumps(written | {"commit": "earlier"}))
     assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == text
     assert json.loads(path.read_text())["commit"] == "earlier"
-    of_no_model = DatasetStudy("kuairec", str(tmp_path / "data"), ())
+    of_no_model = DatasetStudy(Origin("kuairec", str(tmp_path / "data")), ())
     assert not of_no_model.is_complete(path, written)  # of other models, it is made again
     path.write_text(json.dumps(written | {"dataset": {}}))
     assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 2

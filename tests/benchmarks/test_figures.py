@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import origin
 from benchmarks.figures import command, policies, sensitivity, states, studies
 from benchmarks.plots import means_and_halves, save_small
 from benchmarks.results import METRICS, read_result, read_results
@@ -22,7 +23,7 @@ HEADER = {"study", "env", "max_len", "dataset", "versions", "commit"}
 def tiny(small, small_rand, quick_fit, monkeypatch) -> None:
     """Small worlds instead of the full ones, and fits of a few updates."""
     worlds = {"kuairec": small, "kuairand": small_rand}
-    monkeypatch.setattr(studies, "shared_dataset", lambda name, path, seed: worlds[name])
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: worlds[name])
     for module in (policies, states, sensitivity):
         monkeypatch.setattr(module, "fit_purifier", quick_fit)
 

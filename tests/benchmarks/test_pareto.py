@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import run as running
+from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import agent
 from benchmarks.pareto import plot, report, study
@@ -22,7 +22,7 @@ HEADER = {"study", "kind", "settings", "agent", "env", "max_len", "seed", "datas
 @pytest.fixture
 def tiny(small, quick_fit, monkeypatch) -> None:
     """A small world instead of the full one, and fits of a few updates."""
-    monkeypatch.setattr(running, "shared_dataset", lambda name, path, seed: small)
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: small)
     monkeypatch.setattr(
         agent,
         "fit_purifier",
@@ -77,7 +77,7 @@ def test_every_training_is_a_part_and_none_is_made_twice(
     assert pareto(tmp_path, *more) == 0
     printed = capsys.readouterr().out
     made = found(tmp_path)
-    world = "KuaiRec-Fair-v0_synthetic_T12_seed3.json"
+    world = "KuaiRec-Fair-v0_kuairec-synthetic_T12_seed3.json"
     kinds = ("dial", "flat0", "flat2", "retrained0.8", "sweep")
     assert list(made) == [f"pareto_{kind}_{world}" for kind in kinds]
     for one in made.values():
@@ -265,4 +265,4 @@ def test_the_figure_shows_what_there_is(tmp_path: Path) -> None:
     real["dataset"]["synthetic"] = False
     for path in tmp_path.glob("*.json"):
         path.unlink()
-    assert "real rows" in plot.draw(read(tmp_path, real)).get_suptitle()
+    assert "MODELLED answers" in plot.draw(read(tmp_path, real)).get_suptitle()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.purify import report, study
 from benchmarks.purify.report import ORACLE, markdown, read_studies, studied
@@ -32,10 +33,10 @@ METRICS = NEED_TRUTH | {
 def small_worlds(small, small_rand, monkeypatch) -> None:
     """Both worlds and those with other numbers of events, small; real data as they are."""
     worlds = {"kuairec": small, "kuairand": small_rand}
-    load = study.load_dataset
+    load = origin.shared_dataset
     monkeypatch.setattr(
-        study,
-        "load_dataset",
+        origin,
+        "shared_dataset",
         lambda name, path, seed: worlds[name] if path is None else load(name, path, seed),
     )
     sizes = {"n_users": 400, "n_test_users": 80, "n_items": 240, "n_categories": 6}
@@ -79,7 +80,9 @@ def test_all_that_says_something_is_studied() -> None:
 )
 def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_path: Path) -> None:
     paths = run_studies(quick(env, names), tmp_path)
-    assert [path.name for path in paths] == [f"{n}_{env}_synthetic_seed11.json" for n in names]
+    assert [path.name for path in paths] == [
+        f"{n}_{env}_kuairec-synthetic_seed11.json" for n in names
+    ]
     assert sorted(paths) == sorted(tmp_path.iterdir())
     dataset = small if env == KUAIREC else small_rand
     users_with_rows = len(np.unique(dataset.log.users))
@@ -194,7 +197,7 @@ def test_other_numbers_of_events_are_worlds_of_their_own(tmp_path: Path, monkeyp
     results = []
     for events in (20, 40):
         (path,) = run_studies(quick(purifiers=("identity",), events=events), tmp_path)
-        assert path.name == f"identity_{KUAIREC}_synthetic_events{events}_seed11.json"
+        assert path.name == f"identity_{KUAIREC}_kuairec-synthetic_events{events}_seed11.json"
         results.append(read(path))
         assert results[-1]["events"] == events
     one, two = (result["dataset"] for result in results)

@@ -73,7 +73,7 @@ def test_an_interrupted_run_ends_with_the_same_result(
         with pytest.raises(Killed):
             run(spec, out, progress=False)
         (left,) = out.iterdir()
-        assert left.name == f"{agent}_KuaiRec-Fair-v0_synthetic_T30_seed11.checkpoint"
+        assert left.name == f"{agent}_KuaiRec-Fair-v0_kuairec-synthetic_T30_seed11.checkpoint"
     kill(None)
     path = run(spec, out, progress=False)
     assert result_of(path) == whole

@@ -86,8 +86,8 @@ def test_a_table_and_a_figure_of_every_world(tmp_path: Path, capsys) -> None:
     assert "a2c" not in printed
     figures = [Path(line) for line in printed.splitlines() if line.endswith(".png")]
     assert [figure.name for figure in figures] == [
-        "stability_KuaiRec-Fair-v0_real-ffffffff_T30.png",
-        "stability_KuaiRec-Fair-v0_synthetic-00000000_T30.png",
+        "stability_KuaiRec-Fair-v0_kuairec-modelled-ffffffff_T30.png",
+        "stability_KuaiRec-Fair-v0_kuairec-synthetic-00000000_T30.png",
     ]
     assert all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
 
@@ -119,7 +119,7 @@ def test_who_plays_no_training_sessions_has_no_curve_to_judge() -> None:
 
 
 def test_curves_have_the_range_over_seeds_as_bands() -> None:
-    world = World("KuaiRec-Fair-v0", True, "0" * 16, 30)
+    world = World("KuaiRec-Fair-v0", "kuairec", "synthetic", 0, False, "0" * 16, 30)
     runs = [result("ppo", seed, [length, 10.0]) for seed, length in ((1, 4.0), (2, 8.0))]
     figure = stability.draw(world, {"ppo": runs})
     assert "SYNTHETIC" in figure.get_suptitle()

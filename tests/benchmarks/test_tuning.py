@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
+from benchmarks import origin, tuning
 from benchmarks import run as running
-from benchmarks import tuning
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent
 from benchmarks.results import read_results
 from benchmarks.run import Run
 from benchmarks.tuning import split_users, tune
+from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
@@ -24,9 +25,9 @@ SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
 @pytest.fixture(autouse=True)
 def small_world(small, monkeypatch) -> None:
     """The synthetic world, small; others by their path."""
-    load = running.shared_dataset
+    load = origin.shared_dataset
     monkeypatch.setattr(
-        running,
+        origin,
         "shared_dataset",
         lambda name, path, seed: small if path is None else load(name, path, seed),
     )
@@ -110,7 +111,7 @@ def test_the_first_trial_has_the_present_settings(guess, tmp_path: Path, monkeyp
 
 def test_the_result_says_what_was_done(guess, small, tmp_path: Path) -> None:
     path = tune(SPEC, 3, tmp_path, progress=False)
-    assert path.name == "tune_a2c_KuaiRec-Fair-v0_synthetic_T6.json"
+    assert path.name == "tune_a2c_KuaiRec-Fair-v0_kuairec-synthetic_T6.json"
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{path.stem}.journal", path.name]
     result = read(path)
     assert result.keys() == {
@@ -119,7 +120,8 @@ def test_the_result_says_what_was_done(guess, small, tmp_path: Path) -> None:
     }  # fmt: skip
     assert (result["study"], result["agent"], result["max_len"]) == ("tune", "a2c", 6)
     assert result["dataset"] == {
-        "name": "kuairec", "synthetic": True, "fingerprint": small.fingerprint
+        "name": "kuairec", "source": "kuairec", "synthetic": True, "answers": "synthetic",
+        "seed": 0, "version": SOURCES["kuairec"].version, "fingerprint": small.fingerprint,
     }  # fmt: skip
     assert result["settings"] == {"episodes": 300, "sessions": 40, "seed": 0}
     assert result["space"]["learning_rate"] == "0.0003 to 0.01, log-uniform"
@@ -188,7 +190,7 @@ def test_another_study_is_refused(guess, left, change, tmp_path: Path, monkeypat
         other = synthetic_kuairec(
             5, SyntheticConfig(n_users=100, n_test_users=20, n_items=120, events_per_user=20)
         )
-        monkeypatch.setattr(running, "shared_dataset", lambda *_: other)
+        monkeypatch.setattr(origin, "shared_dataset", lambda *_: other)
     else:
         spec = replace(SPEC, **change)
     with pytest.raises(ConfigError, match="holds the result of other data or settings"):
@@ -268,7 +270,7 @@ def test_the_command_tunes_an_agent_on_real_rows(real_folder: Path, tmp_path: Pa
     command = ["tune", "a2c", "--dataset", str(real_folder), "--max-len", "5", "--trials", "2",
                "--episodes", "20", "--sessions", "10", "--out", str(tmp_path)]  # fmt: skip
     assert main(command) == 0
-    result = read(tmp_path / "tune_a2c_KuaiRec-Fair-v0_real_T5.json")
+    result = read(tmp_path / "tune_a2c_KuaiRec-Fair-v0_kuairec-modelled_T5.json")
     assert result["dataset"]["synthetic"] is False
     assert all(1 <= trial["value"] <= 5 for trial in result["trials"])
 

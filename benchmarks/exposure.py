@@ -1,0 +1,192 @@
+"""The ``exposure`` command: ten metrics of exposure of a few simple policies, on one plot."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.agents.agent import SLATE_ACTIONS, Agent
+from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
+from benchmarks.formatting import interval, markdown_table, section
+from benchmarks.paper import SEEDS
+from benchmarks.plots import means_and_halves, save_small
+from benchmarks.results import Result, World, read_results, world_of
+from benchmarks.run import Run, play
+from benchmarks.study import Study, run_studies
+from dsrm_agents.baselines.reference import make_reference
+from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
+
+STUDY = "exposure"
+POLICIES = {
+    "random": "random",
+    "popularity": "popularity",
+    "quality": "quality",
+    "quality+quota": "quality, 5 + 5",
+    "expected-oracle": "expected answers",
+    "expected-oracle+quota": "expected answers, 5 + 5",
+}
+# A number for each of the ten: what tables show beside them is another form of the same.
+PANELS = (
+    "group_ad", "merit_ratio", "ee_l", "awrf", "envy", "gini", "coverage", "entropy", "novelty",
+    "len_worst",
+)  # fmt: skip
+KEYS = frozenset({"policy", "env", "max_len", "seed", "dataset", "metrics", "users"})
+CLASS_NAMES = ("activity", "taste")
+
+
+@dataclass(frozen=True)
+class ExposureStudy(Study):
+    """Sessions of a policy without training, and all that is said about their exposure.
+
+    Attributes:
+        policy: A key of :data:`POLICIES`.
+        spec: Environment, data, seed and number of the sessions; its agent is not used.
+    """
+
+    policy: str
+    spec: Run
+
+    @property
+    def name(self) -> str:
+        return f"{STUDY}_{self.policy}_{self.spec.world}_seed{self.spec.seed}"
+
+    def header(self) -> Result:
+        settings = self.spec.header()
+        del settings["agent"]
+        return {"study": STUDY, "policy": self.policy, **settings, "sessions": self.spec.sessions}
+
+    def make(self, path: Path) -> Result:
+        rule = Agent(
+            self.policy, rule=partial(make_reference, self.policy), env_options=SLATE_ACTIONS
+        )
+        played = play(rule, self.spec, self.spec.load(), None, None)
+        audit = played.batch.audit(played.sessions)
+        half = bootstrap_ci95(audit, Audit.summarise, np.random.default_rng(self.spec.seed))
+        return {
+            "eval": played.block,
+            "metrics": audit.summarise() | {f"{name}_ci95": value for name, value in half.items()},
+            "users": played.batch.summarise_users(played.sessions),
+        }
+
+    @staticmethod
+    def markdown(results: list[Result]) -> str:
+        """Tables of all metrics and of all classes of users, for each world."""
+        return "\n\n".join(_tables(world, rows) for world, rows in by_policy(results).items())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add = parser.add_argument
+    add_out_or_table(parser)
+    add("--env", default=Run.env, help=f"default: {Run.env}")
+    add_dataset(parser)
+    add_dataset_seed(parser)
+    add("--max-len", type=int, default=Run.max_len, help=f"default: {Run.max_len}")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add("--sessions", type=int, default=Run.sessions, help="test sessions; default: 1000")
+    add_jobs(parser)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Makes the missing studies, draws a figure for each world, and prints the tables.
+
+    Raises:
+        ConfigError: A result has other settings.
+        DataFormatError: The folder holds no results of this study.
+    """
+    if options.table is None:
+        settings = ("env", "dataset", "dataset_seed", "max_len", "sessions")
+        values: dict[str, Any] = {name: getattr(options, name) for name in settings}
+        studies = [
+            ExposureStudy(policy, Run("random", seed=seed, **values))
+            for policy, seed in product(POLICIES, options.seeds)
+        ]
+        run_studies(studies, options.out, options.jobs)
+    results = read_studies(options.table or options.out)
+    if options.out is not None:
+        for world, rows in by_policy(results).items():
+            print(save_small(draw(world, rows), options.out / f"{STUDY}_{world.slug}.png"))
+    print(ExposureStudy.markdown(results))
+
+
+def read_studies(folder: Path) -> list[Result]:
+    """Results of this study in a folder.
+
+    Raises:
+        DataFormatError: There are none, or a measurement has two files.
+    """
+    return read_results(
+        folder, STUDY, KEYS, lambda row: (world_of(row), row["policy"], row["seed"]), "policy"
+    )
+
+
+def by_policy(results: Sequence[Result]) -> dict[World, dict[str, list[Result]]]:
+    """Results by world and policy, in the order of :data:`POLICIES`."""
+    worlds: dict[World, dict[str, list[Result]]] = {}
+    for result in sorted(results, key=lambda row: [*POLICIES].index(row["policy"])):
+        worlds.setdefault(world_of(result), {}).setdefault(result["policy"], []).append(result)
+    return worlds
+
+
+def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
+    """A small panel for each of the ten metrics, with the value of a fair or even policy."""
+    figure = Figure(figsize=(12.5, 5.2), layout="constrained")
+    metrics = {metric.name: metric for metric in EXPOSURE_METRICS}
+    colours = [f"C{number}" for number in range(len(policies))]
+    for axes, name in zip(figure.subplots(2, len(PANELS) // 2).flat, PANELS, strict=True):
+        metric = metrics[name]
+        means, halves = means_and_halves(
+            [run["metrics"][name] for run in runs] for runs in policies.values()
+        )
+        axes.bar(range(len(policies)), means, yerr=halves, color=colours, capsize=2)
+        if metric.goal is not None:
+            axes.axhline(metric.goal, color="black", linestyle=":", linewidth=1.5)
+        axes.set_title(metric.title, fontsize="medium")
+        axes.set_xticks([])
+        axes.grid(axis="y", alpha=0.3)
+    bars = figure.axes[0].patches
+    labels = [POLICIES[policy] for policy in policies]
+    figure.legend(bars, labels, loc="outside lower center", ncols=len(labels), fontsize="small")
+    figure.suptitle(
+        f"{world.title}; bars: 95 % intervals over seeds; dotted: all are treated alike",
+        fontsize="medium",
+    )
+    return figure
+
+
+def _tables(world: World, policies: dict[str, list[Result]]) -> str:
+    metrics = [
+        [policy, *(interval([run["metrics"][m.name] for run in runs]) for m in EXPOSURE_METRICS)]
+        for policy, runs in policies.items()
+    ]
+    names = [f"{name}_{level}" for name, level in product(CLASS_NAMES, CLASSES)]
+    users = [
+        [
+            policy,
+            *(
+                ", ".join(
+                    interval([run["users"][f"{measure}_{name}"] for run in runs], digits)
+                    for measure, digits in (("len", 2), ("r_each", 3))
+                )
+                for name in names
+            ),
+        ]
+        for policy, runs in policies.items()
+    ]
+    titles = [name.replace("_", ": ") for name in names]
+    return section(
+        world.title,
+        markdown_table(["policy", *(metric.title for metric in EXPOSURE_METRICS)], metrics),
+        "Len and R_each by class of users, thirds of them by rows in the log (activity) and by the "
+        "popular share of these rows (taste):",
+        markdown_table(["policy", *titles], users),
+        "Mean ± 95 % interval over seeds. `docs/metrics.md` defines the metrics.",
+    )

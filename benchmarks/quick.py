@@ -1,0 +1,77 @@
+"""The quick table: reference rows and the agents that train in minutes, on all worlds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.agents import AGENTS, agents_for
+from benchmarks.agents.references import ROWS
+from benchmarks.origin import env_for
+from benchmarks.run import Run, default_max_len
+from kuaisim_gym.errors import DatasetNotFoundError
+
+LEARNED = ("hrl", "dsrm-hrl", "ppo", "a2c", "hsrl+quota")
+MAX_LENS = (30, 50)
+
+
+class QuickWorld(NamedTuple):
+    """A world of the table.
+
+    Attributes:
+        source: Name of the source.
+        folder: Where the folder of real data has its files; ``None`` for a synthetic world.
+        max_lens: Longest sessions; empty for the environment's own.
+    """
+
+    source: str
+    folder: str | None = None
+    max_lens: tuple[int, ...] = MAX_LENS
+
+
+WORLDS = (
+    QuickWorld("kuairec"),
+    QuickWorld("kuairand"),
+    QuickWorld("kuairec-like", "kuairec_real"),
+    QuickWorld("kuairec-watch", "kuairec_real"),
+    QuickWorld("kuairand-click", "kuairand_real"),
+    QuickWorld("kuairand-pool", "kuairand_real", ()),  # as long and wide as its users' rows allow
+)
+
+
+def runs(
+    seeds: Iterable[int], real: Path | None, episodes: int = Run.episodes, sessions: int = 1000
+) -> Iterator[Run]:
+    """All runs of the table, world by world; within one, rows without training first.
+
+    Args:
+        seeds: Seeds of trainings and of test sessions.
+        real: Folder of the real data; ``None`` for the synthetic worlds alone.
+        episodes: Training sessions.
+        sessions: Test sessions.
+
+    Raises:
+        DatasetNotFoundError: The folder lacks a world's files.
+    """
+    seeds = tuple(seeds)
+    for world in WORLDS:
+        if world.folder is not None and real is None:
+            continue
+        dataset = world.source
+        if world.folder is not None and real is not None:
+            path = real / world.folder
+            if not path.is_dir():
+                raise DatasetNotFoundError(
+                    f"{path} is not there: --real names the folder that holds {world.folder}."
+                )
+            dataset = f"{world.source}={path}"
+        env = env_for(dataset, Run.env)
+        base = Run("random", env, dataset, default_max_len(env), episodes=episodes,
+                   sessions=sessions)  # fmt: skip
+        allowed = agents_for(base.load())
+        agents = [name for name in AGENTS if name in (*ROWS, *LEARNED) and name in allowed]
+        for max_len in world.max_lens or (base.max_len,):
+            for agent in agents:
+                for seed in seeds:
+                    yield Run(agent, env, dataset, max_len, seed, episodes, sessions)

@@ -1,0 +1,96 @@
+"""Metrics by their names in result files, one dictionary for each task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.metrics.exposure import (
+    absolute_difference,
+    coverage,
+    exposure_counts,
+    gini,
+    longtail_share,
+    popular_flags,
+    slate_absolute_difference,
+)
+from kuaisim_gym.metrics.lists import (
+    average_list_reward,
+    intra_list_diversity,
+    max_list_reward,
+    retention,
+    return_time,
+    reward_mrr,
+    reward_ndcg,
+)
+from kuaisim_gym.metrics.sessions import (
+    BoolArray,
+    Sessions,
+    penalty_rate,
+    reward_per_session,
+    reward_per_step,
+    session_length,
+)
+
+
+def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
+    """Len, R_each, R_cum, q and popular share of each session: (S,) arrays by name."""
+    length, slate_size = sessions.length, sessions.slates.shape[2]
+    total = np.cumsum(sessions.rewards, axis=1)[:, -1]
+    flags, _ = popular_flags(sessions, popular)
+    return {
+        "len": length,
+        "r_each": total / length,
+        "r_cum": total,
+        "q": sessions.penalised.sum(axis=1) / length,
+        "popular_share": flags.sum(axis=(1, 2)) / (length * slate_size),
+    }
+
+
+def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
+    """Metrics of the whole-session task, by their names in result files."""
+    counts = exposure_counts(sessions, len(popular))
+    return {
+        "len": session_length(sessions),
+        "r_each": reward_per_step(sessions),
+        "r_cum": reward_per_session(sessions),
+        "q": penalty_rate(sessions),
+        "ad": absolute_difference(sessions, popular),
+        "slate_ad": slate_absolute_difference(sessions, popular),
+        "longtail_share": longtail_share(sessions, popular),
+        "gini": float(gini(counts)),
+        "coverage": coverage(counts),
+    }
+
+
+def summarise_requests(
+    sessions: Sessions, popular: BoolArray, vectors: NDArray[np.floating]
+) -> dict[str, float]:
+    """Metrics of the request-level task, by their names in result files.
+
+    Args:
+        sessions: Finished sessions.
+        popular: (n_items,) bool, the popular group.
+        vectors: (n_items, d) floats, in which ILD measures.
+    """
+    return {
+        "list_reward": average_list_reward(sessions),
+        "list_reward_max": max_list_reward(sessions),
+        "r_ndcg": reward_ndcg(sessions),
+        "r_mrr": reward_mrr(sessions),
+        "coverage": coverage(exposure_counts(sessions, len(popular))),
+        "ild": intra_list_diversity(sessions, vectors),
+        "slate_ad": slate_absolute_difference(sessions, popular),
+        "longtail_share": longtail_share(sessions, popular),
+    }
+
+
+def summarise_retention(sessions: Sessions) -> dict[str, float]:
+    """Metrics of the cross-session task, by their names in result files."""
+    return {
+        "return_time": return_time(sessions),
+        "retention": retention(sessions),
+        "r_each": reward_per_step(sessions),
+    }
