@@ -25,6 +25,7 @@ from kuaisim_gym.simulator.response import (
     DeferredModel,
     FactorModel,
     LogitModel,
+    NoAnswerModel,
     ResponseModel,
     TableModel,
     TruthModel,
@@ -206,7 +207,9 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
         expected = TruthModel(test.behaviours, dataset.truth)
     else:
         expected = DeferredModel(test.behaviours, partial(_completing_model, dataset))
-    model = TableModel(test.behaviours, rows, table, expected)
+    # An item outside a pool counts as exposed, and its answer is not used.
+    fallback = NoAnswerModel(test.behaviours) if dataset.pools else expected
+    model = TableModel(test.behaviours, rows, table, fallback)
     return Simulator(
         dataset, "test", response_model, model, expected, users, dataset.answered_share
     )
