@@ -55,7 +55,7 @@ def _in_stock(
     """
     n_groups = counts.shape[1]
     left = np.stack([available[:, labels == group].sum(axis=1) for group in range(n_groups)], 1)
-    filled = np.minimum(counts, left)
+    filled: NDArray[np.int64] = np.minimum(counts, left)
     missing = counts.sum(axis=1) - filled.sum(axis=1)
     for group in range(n_groups):
         more = np.minimum(left[:, group] - filled[:, group], missing)

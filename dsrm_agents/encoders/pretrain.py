@@ -47,8 +47,8 @@ def fit_encoder(
     An example is a row of the log that is not its user's first: the events before it, its item,
     and whether its response is at least one half. The cross-entropies learn from the answers that
     were logged, where the papers count every interaction as positive and draw negatives. BOD
-    learns from the positive rows, each beside one item that the user has not met. In a log of
-    positives alone half of the examples take such an item in the place of the row's, as a negative.
+    learns from the positive rows, each beside one item that the user has not met; in a log of
+    positives alone the others take it as the item of half of their examples.
 
     Args:
         dataset: The data; only what may be learned from is read.
@@ -81,9 +81,8 @@ def fit_encoder(
     catalogue, data = load_catalogue(dataset), dataset.training
     users, rng = data.train_users, np.random.default_rng(seed)
     ranks = Objective.registry[loss].positives_only
-    draws_negatives = not (data.train_log.has_negatives or ranks)
     events = LoggedEvents(data.train_log, data.n_users)
-    examples = Examples(events, catalogue, history_len, draws_negatives)
+    examples = Examples(events, catalogue, history_len, draws_negatives=not ranks)
     held_out = rng.choice(users, round(HELD_OUT * len(users)), replace=False)
     rows, tested = examples.split(held_out)
     if ranks:
@@ -122,7 +121,8 @@ class Examples:
         events: The log.
         catalogue: The items.
         history_len: H.
-        draws_negatives: Whether half of the examples are of items that the user has not met.
+        draws_negatives: Whether half of the examples of a log of positives alone are of items that
+            the user has not met.
 
     Attributes:
         events: The log.
@@ -137,7 +137,7 @@ class Examples:
         draws_negatives: bool = False,
     ) -> None:
         self.events = events
-        self._draws_negatives = draws_negatives
+        self._draws_negatives = draws_negatives and not events.has_negatives
         self.positive = events.responses >= POSITIVE
         self._length = history_len
         self._n_items = len(catalogue.embedding)

@@ -157,8 +157,8 @@ def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
     n_negative = round(len(log) * (1.0 / data.positive_rate - 1.0))
     logged = log.users.astype(np.int64) * data.n_all_items + log.items
     shares = []
-    for owners, size in ((log.users, data.n_users), (log.items, data.n_all_items)):
-        count = np.bincount(owners, minlength=size).astype(np.float64)
+    for column, size in ((log.users, data.n_users), (log.items, data.n_all_items)):
+        count = np.bincount(column, minlength=size).astype(np.float64)
         weight = np.where(count > 0, (count + 0.5) ** EXPOSURE_POWER, 0.0)
         shares.append(weight / weight.sum())
     pairs = np.empty(0, dtype=np.int64)
@@ -167,9 +167,9 @@ def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
         users, items = (rng.choice(len(share), missing, p=share) for share in shares)
         drawn = users * data.n_all_items + items
         pairs = np.concatenate([pairs, drawn[~np.isin(drawn, logged)]])
-    users, items = (half.astype(np.int32) for half in np.divmod(pairs, data.n_all_items))
-    negatives = LabelLog(users, items, np.zeros(len(pairs), np.uint8))
-    negatives = negatives.take(np.argsort(users, kind="stable"))
+    owners, shown = (half.astype(np.int32) for half in np.divmod(pairs, data.n_all_items))
+    negatives = LabelLog(owners, shown, np.zeros(len(pairs), np.uint8))
+    negatives = negatives.take(np.argsort(owners, kind="stable"))
     return LabelLog(log.users, log.items, np.ones(len(log), np.uint8)).merged(negatives)
 
 
