@@ -58,9 +58,9 @@ def _in_stock(
     filled: NDArray[np.int64] = np.minimum(counts, left)
     missing = counts.sum(axis=1) - filled.sum(axis=1)
     for group in range(n_groups):
-        more = np.minimum(left[:, group] - filled[:, group], missing)
-        filled[:, group] += more
-        missing -= more
+        added = np.minimum(left[:, group] - filled[:, group], missing)
+        filled[:, group] += added
+        missing -= added
     filled[:, 0] += missing  # of a session that is over
     return filled
 
