@@ -171,12 +171,12 @@ class ObservationEncoder:
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
-        parts: dict[str, spaces.Space[Any]]
-        parts = {"state": state, "exposed": exposed, "responses": responses}
+        by_key: dict[str, spaces.Space[Any]]
+        by_key = {"state": state, "exposed": exposed, "responses": responses}
         if self.core.pools is not None:
             pool = (self.core.pools.room,)
-            parts["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
-        return spaces.Dict(parts)
+            by_key["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
+        return spaces.Dict(by_key)
 
     def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
         """Fills further context columns, by name, of some sessions.
