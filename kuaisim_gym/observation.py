@@ -24,7 +24,7 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history")
-CONTEXT = ("progress", "share", "last_reward", "mean_reward")  # share by its groups' measure
+CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
 
@@ -134,8 +134,7 @@ class ObservationEncoder:
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
-        names = {"share": core.groups.measure}
-        self.context = (*(names.get(name, name) for name in CONTEXT), *extra)
+        self.context = (CONTEXT[0], core.groups.measure, *CONTEXT[2:], *extra)
         self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
         n, dim = core.n_sessions, encoder.dim
@@ -172,12 +171,12 @@ class ObservationEncoder:
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
         responses = spaces.Box(0.0, 1.0, (room,), dtype=np.float32)
-        parts: dict[str, spaces.Space[Any]]
-        parts = {"state": state, "exposed": exposed, "responses": responses}
+        by_key: dict[str, spaces.Space[Any]]
+        by_key = {"state": state, "exposed": exposed, "responses": responses}
         if self.core.pools is not None:
             pool = (self.core.pools.room,)
-            parts["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
-        return spaces.Dict(parts)
+            by_key["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
+        return spaces.Dict(by_key)
 
     def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
         """Fills further context columns, by name, of some sessions.

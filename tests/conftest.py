@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,13 +84,73 @@ def quick_fit():
 
 
 @pytest.fixture(scope="session")
-def real_folder() -> Path:
-    """Real KuaiRec rows."""
+def small_positive(small):
+    """The small world as a log of positives alone, judged by labels of all pairs."""
+    from kuaisim_gym.data import LabelLog, PositiveLog
+
+    log, test = small.log.take(small.log.response >= 0.7), small.test
+    label = (test.response >= 0.7).astype("uint8")
+    return dataclasses.replace(
+        small,
+        log=PositiveLog(log.users, log.items),
+        test=LabelLog(test.users, test.items, label),
+        truth=None,
+        show_counts=None,
+        popularity="positives",
+    )
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Callable[[str], Path]:
+    """A function that finds a folder of real data, or skips the test."""
     default = Path(__file__).parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("KUAISIM_TEST_DATA", default)) / "kuairec_sample"
-    if not folder.is_dir():
-        pytest.skip(f"no real KuaiRec rows at {folder}; set KUAISIM_TEST_DATA to their parent")
-    return folder
+    parent = Path(os.environ.get("KUAISIM_TEST_DATA", default))
+
+    def find(name: str) -> Path:
+        folder = parent / name
+        if not folder.is_dir():
+            pytest.skip(f"no real rows at {folder}; set KUAISIM_TEST_DATA to their parent")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def real_folder(real_data) -> Path:
+    """Real KuaiRec rows."""
+    return real_data("kuairec_sample")
+
+
+@pytest.fixture(scope="session")
+def like_world(real_data):
+    """Log of KuaiRec's likes, judged by complete answers."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairec-like", real_data("kuairec_real"))
+
+
+@pytest.fixture(scope="session")
+def watch_world(real_data):
+    """Log of KuaiRec's likes, judged by shares watched."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairec-watch", real_data("kuairec_real"))
+
+
+@pytest.fixture(scope="session")
+def pool_world(real_data):
+    """Log of KuaiRand's clicks, judged by each user's own random exposures."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairand-pool", real_data("kuairand_real"))
+
+
+@pytest.fixture(scope="session")
+def click_world(real_data):
+    """Log of KuaiRand's clicks, judged on all items."""
+    from kuaisim_gym import load_dataset
+
+    return load_dataset("kuairand-click", real_data("kuairand_real"))
 
 
 @pytest.fixture(scope="session")

@@ -65,8 +65,8 @@ class NoveltyPolicy(StatelessAgent):
 
     def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         scores = self.scores(observation["state"][:, self.preference])
-        parts = {name: torch.as_tensor(part) for name, part in observation.items()}
-        shown = state_and_unavailable(parts, scores.shape[1])[1].numpy()
+        tensors = {name: torch.as_tensor(array) for name, array in observation.items()}
+        shown = state_and_unavailable(tensors, scores.shape[1])[1].numpy()
         rows, columns = np.nonzero(shown >= 0)
         scores[rows, shown[rows, columns]] = -np.inf
         return np.asarray(self._top_items(scores, self.slate_size))

@@ -240,7 +240,7 @@ class SlateOffPolicyAlgorithm(CatalogueAlgorithm, OffPolicyAlgorithm):
         if self.num_timesteps >= learning_starts:
             slates, _ = self.predict(self._last_obs, deterministic=False)
             return slates, slates
-        observation = {name: torch.as_tensor(part) for name, part in self._last_obs.items()}
+        observation = {name: torch.as_tensor(array) for name, array in self._last_obs.items()}
         n_items = self.policy.catalogue.n_items
         _, shown = state_and_unavailable(observation, n_items)
         draws = unexposed(torch.rand(n_envs, n_items), shown)

@@ -32,6 +32,8 @@ def best_slates(
     scores = unexposed(batch, scores)
     if counts is None:
         return np.asarray(top_items(scores, k))
+    if batch.core.pools is not None:  # items outside a pool cannot be shown at all
+        counts = _in_stock(counts, ~batch.core.state.exposed, groups.labels)
     ranked, is_shown = [], []
     for group in np.flatnonzero(counts.max(axis=0))[::-1]:
         most, items = int(counts[:, group].max()), np.flatnonzero(groups.labels == group)
@@ -39,6 +41,28 @@ def best_slates(
         is_shown.append(np.arange(most) < counts[:, group, None])
     slates = np.concatenate(ranked, axis=1)[np.concatenate(is_shown, axis=1)]
     return slates.reshape(len(scores), k)
+
+
+def _in_stock(
+    counts: NDArray[np.int64], available: NDArray[np.bool_], labels: NDArray[np.integer]
+) -> NDArray[np.int64]:
+    """(N, G) counts, filled up from other groups where a session has too few items of one left.
+
+    Args:
+        counts: (N, G) items of each group.
+        available: (N, n_items) items that can be shown.
+        labels: (n_items,) the items' groups.
+    """
+    n_groups = counts.shape[1]
+    left = np.stack([available[:, labels == group].sum(axis=1) for group in range(n_groups)], 1)
+    filled: NDArray[np.int64] = np.minimum(counts, left)
+    missing = counts.sum(axis=1) - filled.sum(axis=1)
+    for group in range(n_groups):
+        added = np.minimum(left[:, group] - filled[:, group], missing)
+        filled[:, group] += added
+        missing -= added
+    filled[:, 0] += missing  # of a session that is over
+    return filled
 
 
 def unexposed(batch: SessionBatch, scores: FloatArray) -> FloatArray:

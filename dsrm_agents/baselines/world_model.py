@@ -90,7 +90,8 @@ def fit_world_model(
     Args:
         data: Only ``train_log`` is read; of positives alone, beside drawn negatives, see
             :func:`~kuaisim_gym.simulator.positives.answers_behind`. Users without rows in it become
-            the average of those that have some; items without rows stay at the prior, where members disagree most.
+            the average of those that have some; items without rows stay at the prior, where members
+            disagree most.
         members: M, at least 1.
         seed: Of the members' starting points and weights, and of the order of rows.
         progress: Whether to show a progress bar.

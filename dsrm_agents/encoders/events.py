@@ -22,11 +22,13 @@ class LoggedEvents:
         users: (n,) int32 positions.
         items: (n,) int32 positions.
         responses: (n,) float32 in [0, 1].
+        has_negatives: Whether answers can be negative.
         starts: (n_users + 1,) int64, see :meth:`Interactions.starts`.
     """
 
     def __init__(self, log: Interactions, n_users: int) -> None:
         self.users, self.items, self.responses = log.users, log.items, log.response
+        self.has_negatives = log.has_negatives
         self.starts = log.starts(n_users)
 
     def before(self, rows: IntArray, users: NDArray[np.integer], length: int) -> History:

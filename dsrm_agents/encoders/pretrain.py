@@ -47,8 +47,8 @@ def fit_encoder(
     An example is a row of the log that is not its user's first: the events before it, its item,
     and whether its response is at least one half. The cross-entropies learn from the answers that
     were logged, where the papers count every interaction as positive and draw negatives. BOD
-    learns from the positive rows, each beside one item that the user has not met. In a log of
-    positives alone half of the examples take such an item in the place of the row's, as a negative.
+    learns from the positive rows, each beside one item that the user has not met; in a log of
+    positives alone the others take it as the item of half of their examples.
 
     Args:
         dataset: The data; only what may be learned from is read.
@@ -80,14 +80,10 @@ def fit_encoder(
         raise ConfigError(f"learning_rate must be positive, got {learning_rate}.")
     catalogue, data = load_catalogue(dataset), dataset.training
     users, rng = data.train_users, np.random.default_rng(seed)
-    ranks = Objective.registry[loss].positives_only
-    draws_negatives = not (data.train_log.has_negatives or ranks)
     events = LoggedEvents(data.train_log, data.n_users)
-    examples = Examples(events, catalogue, history_len, draws_negatives)
+    examples = Examples(events, catalogue, history_len, Objective.registry[loss].positives_only)
     held_out = rng.choice(users, round(HELD_OUT * len(users)), replace=False)
     rows, tested = examples.split(held_out)
-    if ranks:
-        rows = rows[examples.positive[rows]]
     if not len(rows):
         raise ConfigError("The train log is too short: no answer to learn from has events before.")
     config = StateEncoderConfig(
@@ -122,7 +118,8 @@ class Examples:
         events: The log.
         catalogue: The items.
         history_len: H.
-        draws_negatives: Whether half of the examples are of items that the user has not met.
+        positives_only: Whether training rows are the positive ones alone. If not, half of the
+            examples of a log of positives alone are of items that the user has not met.
 
     Attributes:
         events: The log.
@@ -134,10 +131,11 @@ class Examples:
         events: LoggedEvents,
         catalogue: Catalogue,
         history_len: int,
-        draws_negatives: bool = False,
+        positives_only: bool = False,
     ) -> None:
         self.events = events
-        self._draws_negatives = draws_negatives
+        self._positives_only = positives_only
+        self._draws_negatives = not (positives_only or events.has_negatives)
         self.positive = events.responses >= POSITIVE
         self._length = history_len
         self._n_items = len(catalogue.embedding)
@@ -148,7 +146,8 @@ class Examples:
         users = self.events.users
         rows = np.flatnonzero(np.arange(len(users)) > self.events.starts[users])
         outside = np.isin(users[rows], held_out)
-        return rows[~outside], rows[outside]
+        trained = ~outside & (self.positive[rows] | (not self._positives_only))
+        return rows[trained], rows[outside]
 
     def batch(self, rows: NDArray[np.int64], rng: np.random.Generator) -> Batch:
         """The examples of some rows."""

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401  (imports register)
+
+# Each import registers sources.
+from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401
 from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,

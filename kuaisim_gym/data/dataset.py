@@ -373,6 +373,11 @@ class Dataset:
                 f"{self.name} is split by cell: all its users are test users, and turning some "
                 "would leave the logs of the rest unread."
             )
+        if self.test.complete_from is not None:
+            raise ConfigError(
+                f"The test rows of {self.name} hold all high answers but a sample of the others: "
+                "they are no fair sample to learn from."
+            )
         check_whole("seed", seed, 0)
         if check_whole("n_users", n_users, 1) >= len(self.test_users):
             raise ConfigError(
@@ -453,11 +458,30 @@ class Dataset:
         return digest.hexdigest()
 
     @property
+    def answered_share(self) -> float:
+        """Share of the answers of test sessions that are recorded rows, in [0, 1].
+
+        The others are a model's: of pairs without a test row, and of all where a row is one draw.
+        """
+        if self.test.is_draw:
+            return 0.0
+        if self.pools:
+            return 1.0
+        return len(self.test) / (len(self.test_users) * self.n_items)
+
+    @property
+    def modelled(self) -> str:
+        """The rest of :attr:`answered_share` in words: ``"none"``, or a percentage."""
+        share = 1.0 - self.answered_share
+        return f"{100.0 * share:.1f} %" if share else "none"
+
+    @property
     def description(self) -> str:
-        """Summary in one line: name, size, and whether the data are real."""
+        """Summary in one line: name, size, and whether data and test answers are real."""
         kind = "synthetic" if self.synthetic else "real"
+        modelled = "" if self.synthetic else f", {self.modelled} of test answers modelled"
         return (
             f"{self.name} ({kind}): {self.n_users:,} users ({len(self.test_users):,} test), "
             f"{self.n_items:,} items, {len(self.log):,} logged and {len(self.test):,} test rows, "
-            f"train and test split by {self.split_rule or self.split_by}"
+            f"train and test split by {self.split_rule or self.split_by}{modelled}"
         )

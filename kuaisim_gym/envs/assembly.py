@@ -170,7 +170,7 @@ class SessionBatch:
         kind = ACTION_TYPES[self.action_type]
         self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
-        self._world = f"{self.dataset.name} ({'synthetic' if self.dataset.synthetic else 'real'})"
+        self._world = self.simulator.world
 
     @property
     def n_sessions(self) -> int:

@@ -25,6 +25,7 @@ from kuaisim_gym.simulator.response import (
     DeferredModel,
     FactorModel,
     LogitModel,
+    NoAnswerModel,
     ResponseModel,
     TableModel,
     TruthModel,
@@ -59,6 +60,14 @@ class Simulator:
     expected: ResponseModel
     users: NDArray[np.int32]
     observed_share: float
+
+    @property
+    def world(self) -> str:
+        """The dataset's name, and whether data and test answers are synthetic, real or modelled."""
+        kind = "synthetic" if self.dataset.synthetic else "real"
+        if kind == "real" and self.split == "test" and self.observed_share < 1.0:
+            kind += f", {self.dataset.modelled} of answers modelled"
+        return f"{self.dataset.name} ({kind})"
 
     def probability(self, user_ids: ArrayLike, item_ids: ArrayLike) -> NDArray[np.float32]:
         """Probability of a positive response, by the dataset's own ids.
@@ -193,15 +202,17 @@ def _table_simulator(dataset: Dataset, response_model: str) -> Simulator:
     rows[users] = np.arange(len(users))
     shape = len(users), dataset.n_items
     table = observed_cells(rows[test.users], test.items, test.response, shape)
-    # Sessions over pools ask for rows alone.
-    observed_share = 1.0 if dataset.pools else len(test) / (shape[0] * shape[1])
     expected: ResponseModel
     if dataset.truth is not None:
         expected = TruthModel(test.behaviours, dataset.truth)
     else:
         expected = DeferredModel(test.behaviours, partial(_completing_model, dataset))
-    model = TableModel(test.behaviours, rows, table, expected)
-    return Simulator(dataset, "test", response_model, model, expected, users, observed_share)
+    # An item outside a pool counts as exposed, and its answer is not used.
+    fallback = NoAnswerModel(test.behaviours) if dataset.pools else expected
+    model = TableModel(test.behaviours, rows, table, fallback)
+    return Simulator(
+        dataset, "test", response_model, model, expected, users, dataset.answered_share
+    )
 
 
 def _completing_model(dataset: Dataset) -> ResponseModel:

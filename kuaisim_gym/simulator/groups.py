@@ -154,16 +154,16 @@ def find_groups(
     return _labelled("labels", names, labels, target)
 
 
-def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
-    """The group whose surplus of exposures is penalised, and the surplus from which on it is.
+def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[bool, float]:
+    """Tells what is penalised: the surplus of which groups, and how much of it.
 
     Args:
         groups: The groups.
         config: The rules, of which abandonment, bound and window count.
 
     Returns:
-        A position in ``groups.names``, -1 for all groups; and a surplus, twice the exposures above
-        what is due, infinite where nothing is penalised.
+        Whether the surplus of the popular group alone is; and the surplus from which on, twice the
+        exposures above what is due, infinite where nothing is penalised.
 
     Raises:
         ConfigError: The rule does not go with the groups, or every step would be penalised.
@@ -171,14 +171,14 @@ def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
     window = config.exposure_window
     limit = config.ad_bound * window - SLACK
     if config.abandonment == "none":
-        return -1, np.inf
+        return False, np.inf
     if config.abandonment == "popularity":
         if not groups.by_popularity:
             raise ConfigError(
                 "abandonment='popularity' penalises what is popular, but the groups are of "
                 f"{groups.column}: use 'imbalance' or 'none'."
             )
-        return groups.names.index("popular"), limit
+        return True, limit
     nearest = 2.0 * float(
         np.maximum(nearest_counts(groups.target, window) - groups.target * window, 0).sum()
     )
@@ -189,7 +189,7 @@ def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
             "penalises that: every step would be. Set abandonment='none' to measure groups alone, "
             "or fewer groups, a longer window or a larger bound."
         )
-    return -1, limit
+    return False, limit
 
 
 class CountBoxes(NamedTuple):

@@ -41,6 +41,7 @@ RIDGES = (64.0, 32.0, 16.0, 8.0)  # to compare, on held-out rows, with effects a
 SLOPES = (0.5, 0.75, 1.0)  # of the factors in log-odds
 VALIDATION_SHARE = 0.1
 _MOST_USERS = 512  # by whose rows models are compared, and whose pairs calibrate the level
+_REDRAWS = 10  # of negatives that fell on positives
 _USERS = 128  # whose scores of all items are held at once
 
 Vector = NDArray[np.float64]
@@ -142,7 +143,7 @@ def exposures_behind(data: TrainingData) -> Vector:
 def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
     """Rows with both answers: the train log, or its positives beside drawn negatives.
 
-    Negatives are pairs without a row, drawn as exposures are assumed, as many as
+    Negatives are pairs without a row, drawn as exposures are assumed, repeatedly too, as many as
     ``positive_rate`` demands: for models that need them as rows.
 
     Args:
@@ -154,17 +155,22 @@ def answers_behind(data: TrainingData, seed: int = 0) -> Interactions:
         return log
     rng = np.random.default_rng(seed)
     n_negative = round(len(log) * (1.0 / data.positive_rate - 1.0))
-    drawn = []
-    for owners, size in ((log.users, data.n_users), (log.items, data.n_all_items)):
-        count = np.bincount(owners, minlength=size).astype(np.float64)
-        weight = np.where(count > 0, (count + 0.5) ** EXPOSURE_POWER, 0.0)
-        drawn.append(rng.choice(size, n_negative, p=weight / weight.sum()).astype(np.int32))
     logged = log.users.astype(np.int64) * data.n_all_items + log.items
-    absent = ~np.isin(drawn[0].astype(np.int64) * data.n_all_items + drawn[1], logged)
-    users = np.concatenate([log.users, drawn[0][absent]])
-    items = np.concatenate([log.items, drawn[1][absent]])
-    label = (np.arange(len(users)) < len(log)).astype(np.uint8)
-    return LabelLog(users, items, label).take(np.argsort(users, kind="stable"))
+    shares = []
+    for column, size in ((log.users, data.n_users), (log.items, data.n_all_items)):
+        count = np.bincount(column, minlength=size).astype(np.float64)
+        weight = np.where(count > 0, (count + 0.5) ** EXPOSURE_POWER, 0.0)
+        shares.append(weight / weight.sum())
+    pairs = np.empty(0, dtype=np.int64)
+    for _ in range(_REDRAWS):
+        missing = n_negative - len(pairs)
+        users, items = (rng.choice(len(share), missing, p=share) for share in shares)
+        drawn = users * data.n_all_items + items
+        pairs = np.concatenate([pairs, drawn[~np.isin(drawn, logged)]])
+    owners, shown = (half.astype(np.int32) for half in np.divmod(pairs, data.n_all_items))
+    negatives = LabelLog(owners, shown, np.zeros(len(pairs), np.uint8))
+    negatives = negatives.take(np.argsort(owners, kind="stable"))
+    return LabelLog(log.users, log.items, np.ones(len(log), np.uint8)).merged(negatives)
 
 
 def _counts(rows: Interactions, size: tuple[int, int]) -> tuple[Vector, Vector]:

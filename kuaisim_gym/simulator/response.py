@@ -240,6 +240,20 @@ class TruthModel(MemorylessModel):
 
 
 @dataclass(frozen=True, eq=False)
+class NoAnswerModel(MemorylessModel):
+    """Answers 0 to everything: stands where nothing is ever asked.
+
+    Attributes:
+        behaviours: Names of the behaviours.
+    """
+
+    behaviours: tuple[str, ...]
+
+    def probability(self, users: Index, items: Index) -> FloatArray:
+        return np.zeros(np.broadcast_shapes(np.shape(users), np.shape(items)), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
 class DeferredModel(MemorylessModel):
     """A model that is fitted when it is first asked.
 

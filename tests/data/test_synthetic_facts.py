@@ -11,6 +11,7 @@ the standard log, as their republisher filtered them, and the random log of 7 of
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -22,7 +23,12 @@ from scipy.sparse.linalg import svds
 from scipy.stats import spearmanr
 
 from kuaisim_gym.data import BehaviourLog, Dataset, Interactions, WatchLog
-from kuaisim_gym.data.synthetic import synthetic_kuairand, synthetic_kuairec
+from kuaisim_gym.data.synthetic import (
+    KuaiRandConfig,
+    SyntheticConfig,
+    synthetic_kuairand,
+    synthetic_kuairec,
+)
 
 SEEDS = (0, 1, 2)
 PAGE = Path(__file__).parents[2] / "docs" / "synthetic_worlds.md"
@@ -340,6 +346,15 @@ def test_the_page_prints_the_figures_and_tolerances_of_all_facts() -> None:
     assert page().keys() == (KUAIREC | KUAIRAND).keys()
     for name, limits in (KUAIREC | KUAIRAND).items():
         assert page()[name][:2] == [f"{number:g}" for number in limits], name
+
+
+def test_the_page_prints_the_chosen_parameters() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \| (\S+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) == 5
+    for name, *printed in rows:
+        configs = (SyntheticConfig(), KuaiRandConfig())
+        values = [str(getattr(config, name, "-")).removeprefix("0") for config in configs]
+        assert values == printed, name
 
 
 def real_columns(folder: Path, file: str, *columns: str) -> list[np.ndarray]:

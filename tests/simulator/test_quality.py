@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from kuaisim_gym.data import WatchLog
+from kuaisim_gym.data import LabelLog, WatchLog
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import (
     auc,
     calibration_error,
@@ -13,6 +14,7 @@ from kuaisim_gym.simulator.quality import (
     per_user_auc,
     platt,
     quality,
+    ranking_quality,
 )
 
 
@@ -73,3 +75,52 @@ def test_quality_names_what_it_measures() -> None:
     assert found["rate"] == 0.5
     assert found["rows"] == 4
     assert found["mse"] == pytest.approx((0.01 + 0.16 + 0.65**2 + 0.04) / 4)
+
+
+def labels(users: list[int], label: list[int]) -> LabelLog:
+    items = np.arange(len(users), dtype=np.int32)
+    return LabelLog(np.array(users, np.int32), items, np.array(label, np.uint8))
+
+
+def test_a_ranking_is_judged_within_users_by_hand() -> None:
+    rows = labels([0] * 4 + [2] * 4 + [3] * 4 + [4] * 2, [1, 0, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1, 0, 1])
+    scores = np.array([4.0, 3, 2, 1, 7, 7, 7, 7, 1, 2, 3, 4, 2, 1])
+    result = ranking_quality(rows, scores, least_rows=4)
+    # User 0: of four pairs the first positive wins both, the second none. User 2: all ties.
+    # User 3 likes everything, user 4 has two rows.
+    assert result["users"] == 2.0
+    assert result["gauc"] == 0.5
+    assert result["top_quarter_rate"] == pytest.approx((1.0 + 0.25) / 2)
+    assert result["rate"] == pytest.approx((0.5 + 0.25) / 2)
+    half = 1.96 * np.std([1.0, 0.25]) / np.sqrt(2)
+    assert result["top_quarter_rate_high"] - result["top_quarter_rate"] == pytest.approx(half)
+    assert result["gauc_low"] == result["gauc_high"] == 0.5
+
+
+def test_a_ranking_s_quality_is_that_of_the_users_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    users = np.sort(rng.integers(0, 30, 900))
+    rows = labels(users.tolist(), rng.integers(0, 2, 900).tolist())
+    scores = rng.integers(0, 6, 900) / 2.0
+    aucs, tops = [], []
+    for user in np.unique(users):
+        mine = users == user
+        answers, score = rows.label[mine] == 1, scores[mine]
+        aucs.append(auc(score, answers))
+        draws = []
+        for _ in range(400):  # ties broken at random
+            order = np.lexsort((rng.random(mine.sum()), -score))
+            draws.append(answers[order[: round(mine.sum() / 4)]].mean())
+        tops.append(np.mean(draws))
+    result = ranking_quality(rows, scores)
+    assert result["users"] == 30.0
+    assert result["gauc"] == pytest.approx(np.mean(aucs), abs=1e-12)
+    assert result["top_quarter_rate"] == pytest.approx(np.mean(tops), abs=0.01)
+
+
+def test_a_ranking_that_no_user_can_judge_has_no_quality() -> None:
+    result = ranking_quality(labels([0, 0], [1, 1]), np.zeros(2))
+    assert result["users"] == 0.0
+    assert np.isnan(result["gauc"])
+    with pytest.raises(ConfigError, match="finite numbers, one a row"):
+        ranking_quality(labels([0, 0], [1, 1]), np.zeros(3))

@@ -34,6 +34,8 @@ class TableOptions:
     item_features: Mapping[str, str] | None = None
     user_features: Mapping[str, str] | None = None
     groups: Sequence[str] = ()
+    pools: bool = False
+    positive_rate: float | None = None
     synthetic: bool = False
 
     def __post_init__(self) -> None:
@@ -48,8 +50,11 @@ class TableOptions:
             value = getattr(self, name)
             if value is not None and not isinstance(value, Mapping):
                 raise ConfigError(f"{name} must map names to texts, got {value!r}.")
-        if not isinstance(self.synthetic, bool):
-            raise ConfigError(f"synthetic must be True or False, got {self.synthetic!r}.")
+        for name in ("pools", "synthetic"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        if self.positive_rate is not None:
+            _check_share("positive_rate", self.positive_rate, 0.0, open_ends=True)
         if isinstance(self.groups, str) or not all(isinstance(name, str) for name in self.groups):
             raise ConfigError(f"groups must be a list of columns of items, got {self.groups!r}.")
         _check_share("test_share", self.test_share, 0.0, open_ends=True)

@@ -30,7 +30,7 @@ from kuaisim_gym.data.custom.rows import (
     test_alone,
     without_cells,
 )
-from kuaisim_gym.data.dataset import Dataset, Features, IdArray
+from kuaisim_gym.data.dataset import POSITIVE_RATE, Dataset, Features, IdArray
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.data.source import SOURCES, Source
 from kuaisim_gym.data.storage import from_arrays, to_arrays
@@ -109,6 +109,10 @@ class TableSource(Source):
         user_features: The same for ``users``.
         groups: Columns of ``items`` that groups can be made of, such as an author; they are no
             features.
+        pools: Whether a session of the test split may show its user only those items that the
+            user has a test row of, so that every answer is a recorded one.
+        positive_rate: Share of positives among the exposures behind a log of positives alone, which
+            the log cannot tell; :class:`Dataset` has the default.
         synthetic: Whether the rows were generated.
 
     Raises:
@@ -297,6 +301,8 @@ class _Reader:
             source=TableSource.name,
             split_rule=rule,
             popularity=self.options.popularity or default,
+            pools=self.options.pools,
+            positive_rate=self.options.positive_rate or POSITIVE_RATE,
         )
 
     def _store(self, name: str) -> Table:

@@ -243,7 +243,7 @@ class _Answers:
         ended = np.flatnonzero(score >= self._score_knots[-1])
         appetite = self._appetite(users[ended], items[ended], taste[ended], rng)
         log_ratio[ended] = np.interp(appetite, self._appetite_knots, _APPETITE_LOGS)
-        return np.exp(log_ratio).astype(np.float32)
+        return np.asarray(np.exp(log_ratio), dtype=np.float32)
 
     def expected(self) -> tuple[Vector, Vector]:
         """Noise-free scores, wide enough for any pair, and E[min(watch ratio, 1)] at them."""
