@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from kuaisim_gym.envs.vector import KuaiVectorEnv
     from kuaisim_gym.simulator import Simulator, build_simulator
     from kuaisim_gym.simulator.catalogue import Catalogue
+    from kuaisim_gym.simulator.groups import Groups, find_groups, popularity_groups
 
 # Imported when they are used: these modules load pandas and SciPy.
 _LAZY = {
@@ -57,18 +58,19 @@ _LAZY = {
     "envs.vector": ("KuaiVectorEnv",),
     "simulator": ("Simulator", "build_simulator"),
     "simulator.catalogue": ("Catalogue",),
+    "simulator.groups": ("Groups", "find_groups", "popularity_groups"),
 }
 _MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
 
 __all__ = [
-    "ENVIRONMENTS", "Audit", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError",
-    "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode",
-    "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError",
-    "KuaiVectorEnv", "Merit", "NoPreferenceError", "ResetNeededError", "SessionBatch",
-    "SessionConfig", "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator",
-    "collect_episodes", "load_dataset", "logged_episodes", "register", "summarise",
-    "summarise_exposure", "summarise_requests", "summarise_retention", "summarise_users",
-    "write_minari",
+    "Audit", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError", "Dataset",
+    "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "ENVIRONMENTS", "Episode",
+    "Groups", "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv",
+    "KuaiSimError", "KuaiVectorEnv", "Merit", "NoPreferenceError", "ResetNeededError",
+    "SessionBatch", "SessionConfig", "Sessions", "Simulator", "UnknownIdError", "__version__",
+    "build_simulator", "collect_episodes", "find_groups", "load_dataset", "logged_episodes",
+    "popularity_groups", "register", "summarise", "summarise_exposure", "summarise_requests",
+    "summarise_retention", "summarise_users", "write_minari",
 ]  # fmt: skip
 
 

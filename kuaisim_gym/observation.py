@@ -24,7 +24,7 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history")
-CONTEXT = ("progress", "share", "last_reward", "mean_reward")  # share by its groups' measure
+CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
 
@@ -134,8 +134,7 @@ class ObservationEncoder:
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
-        names = {"share": core.groups.measure}
-        self.context = (*(names.get(name, name) for name in CONTEXT), *extra)
+        self.context = (CONTEXT[0], core.groups.measure, *CONTEXT[2:], *extra)
         self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
         n, dim = core.n_sessions, encoder.dim

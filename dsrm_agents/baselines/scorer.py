@@ -59,7 +59,7 @@ class ScorerVecEnv(StatelessVecEnv):
         self.quota = quota
         self._counts = (Quota if quota else Composition)(batch)
         self.fairness_coef = fairness_coef
-        self.fair = Fairness(fairness, catalogue)
+        self.fair = Fairness(fairness, catalogue, batch.groups)
         self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
         scorers = spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)

@@ -10,7 +10,7 @@ from kuaisim_gym.config import check_whole
 
 # Each import registers sources.
 from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401
-from kuaisim_gym.data.dataset import Dataset, Features, TrainingData, Truth
+from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
     Interactions,
@@ -31,6 +31,7 @@ __all__ = [
     "Features",
     "Interactions",
     "LabelLog",
+    "Labels",
     "PositiveLog",
     "ResponseLog",
     "Source",

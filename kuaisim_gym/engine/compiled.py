@@ -163,29 +163,36 @@ def _answer(
 
 
 @_inlined
-def _expose(
-    recent: LabelArray, slate: NDArray[np.int64], labels: LabelArray, filled: int, counts: Any
-) -> None:
-    """Moves an exposure window past a slate and counts the groups of its last ``filled``."""
+def _expose(recent: LabelArray, slate: NDArray[np.int64], labels: LabelArray) -> None:
+    """Moves an exposure window past a slate."""
     older = max(recent.size - slate.size, 0)
     for position in range(older):
         recent[position] = recent[position + slate.size]
     for position in range(older, recent.size):
         recent[position] = labels[slate[slate.size - recent.size + position]]
-    for position in range(recent.size - filled, recent.size):
-        counts[recent[position]] += 1
 
 
 @_inlined
-def _excess(recent: LabelArray, filled: int, target: DoubleArray, counts: Any) -> float:
-    """Exposures above what is due to their groups; returns the counts to zero."""
-    total = 0.0
+def _excess(recent: LabelArray, filled: int, target: DoubleArray, counts: Any) -> tuple[float, int]:
+    """Exposures above what is due to their groups, and those of group 1.
+
+    The latter are counted of two groups alone. Counts are zero before and after.
+    """
+    total, second = 0.0, 0
+    if target.size == 2:  # one count says all
+        for position in range(recent.size - filled, recent.size):
+            second += recent[position]
+        total += max(second - target[1] * filled, 0.0)
+        total += max((filled - second) - target[0] * filled, 0.0)
+        return total, second
+    for position in range(recent.size - filled, recent.size):
+        counts[recent[position]] += 1
     for position in range(recent.size - filled, recent.size):
         group = recent[position]
         if counts[group] > 0:
             total += max(counts[group] - target[group] * filled, 0.0)
             counts[group] = 0
-    return total
+    return total, second
 
 
 @_jit
@@ -225,11 +232,11 @@ def _advance(
         )
         reward[n] = total / slate_size
         filled = min((step + 1) * slate_size, window)
-        _expose(state.recent[n], slates[n], rules.labels, filled, counts)
-        second = counts[1]
-        alone = counts[rules.judged] - rules.target[rules.judged] * filled
-        excess = _excess(state.recent[n], filled, rules.target, counts)
-        surplus = 2.0 * (alone if rules.judged >= 0 else excess)
+        _expose(state.recent[n], slates[n], rules.labels)
+        excess, second = _excess(state.recent[n], filled, rules.target, counts)
+        surplus = 2.0 * excess
+        if rules.one_sided:
+            surplus = 2.0 * (second - rules.target[1] * filled)
         penalised[n] = filled == window and surplus >= rules.limit
         cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
         state.temper[n] += cost - (1.0 if penalised[n] else 0.0)

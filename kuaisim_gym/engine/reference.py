@@ -117,9 +117,12 @@ class NumpyEngine(Engine):
         steps = steps + 1
         filled = np.minimum(steps * k, window)
         excess = group_excess(recent, filled, rules.target)
-        surplus = 2.0 * excess  # of counts, so that thresholds are exact
-        if rules.judged >= 0:
-            surplus = 2.0 * _excess_of(rules.judged, recent, filled, rules.target)
+        surplus, share = 2.0 * excess, excess / filled  # counts, so that thresholds are exact
+        if len(rules.target) == 2:
+            second = _second(recent, filled)
+            share = second / filled
+            if rules.one_sided:
+                surplus = 2.0 * (second - rules.target[1] * filled)
         penalised = (filled == window) & (surplus >= rules.limit)
         cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
         temper = state.temper[rows] + (cost - penalised)
@@ -128,8 +131,7 @@ class NumpyEngine(Engine):
 
         state.exposed[rows[:, None], shown] = True
         state.recent[rows] = recent
-        many = len(rules.target) > 2
-        state.share[rows] = share = (excess if many else _count(1, recent, filled)) / filled
+        state.share[rows] = share
         state.steps[rows] = steps
         state.temper[rows] = temper
         state.last_reward[rows] = reward
@@ -219,7 +221,7 @@ def group_excess(
         (n,) float64, at least 0.
     """
     if len(target) == 2:  # one count says all
-        second = _count(1, recent, filled)
+        second = _second(recent, filled)
         excess = np.maximum(second - target[1] * filled, 0.0)
         return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
     real = _real(recent, filled)
@@ -230,17 +232,9 @@ def group_excess(
     return total
 
 
-def _excess_of(
-    group: int, recent: NDArray[np.integer], filled: NDArray[np.integer], target: DoubleArray
-) -> DoubleArray:
-    """(n,) float64 exposures of a group above what is due to it, negative where they are fewer."""
-    excess: DoubleArray = _count(group, recent, filled) - target[group] * filled
-    return excess
-
-
-def _count(group: int, recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
-    """(n,) int64 exposures of a group."""
-    count: CountArray = ((recent == group) & _real(recent, filled)).sum(axis=1)
+def _second(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
+    """(n,) int64 exposures of group 1."""
+    count: CountArray = ((recent == 1) & _real(recent, filled)).sum(axis=1)
     return count
 
 

@@ -20,10 +20,11 @@ class Rules(NamedTuple):
     Attributes:
         labels: (n_items,) int8, int16 or int32, the group of each item.
         target: (G,) float64, the share of the exposures that is due to each group; sums to one.
-        judged: The group whose surplus counts, -1 where that of all groups does.
+        one_sided: Whether group 1, of two, is penalised for too many exposures alone; else groups
+            are for their distance.
         limit: Surplus of the exposure window from which on a step is penalised: twice the
-            exposures above what is due to their groups. Of all groups that is the L1 distance of
-            their counts to what is due.
+            exposures above what is due to their groups, which is the L1 distance of their counts to
+            what is due; or twice group 1's alone, where they may be fewer than due.
         weights: (B,) float32 of the behaviours in a response.
         stochastic: Whether responses are drawn.
         allow_repeats: Whether an item may be answered twice in a session.
@@ -34,7 +35,7 @@ class Rules(NamedTuple):
 
     labels: LabelArray
     target: DoubleArray
-    judged: int
+    one_sided: bool
     limit: float
     weights: FloatArray
     stochastic: bool

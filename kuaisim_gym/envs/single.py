@@ -53,7 +53,7 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
     | 32 | [0, 1] | progress: steps over max_len |
-    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure |
+    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure, see Episode End |
     | 34 | [0, 1] | last reward |
     | 35 | [0, 1] | mean reward of the session |
 
@@ -99,6 +99,12 @@ class KuaiEnv(BatchView, gym.Env):
     ``max_steps`` only. ``info["session"]`` then holds ``len``, ``r_each``, ``r_cum``, ``q`` and
     ``popular_share``.
 
+    With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
+    ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. Column 33
+    is then the share of the second of two groups, or half of that distance
+    (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
+    serve within the bound are refused unless ``abandonment="none"``.
+
     ## Arguments
     | Argument | Default | Meaning |
     |---|---|---|
@@ -106,6 +112,8 @@ class KuaiEnv(BatchView, gym.Env):
     | ``dataset_seed`` | 0 | of the synthetic world |
     | ``split`` | "train" | who arrives and who answers: "train" or "test" |
     | ``users`` | None | positions of those of its users who arrive; None: all |
+    | ``groups`` | "popularity" | a column such as "category", {column: quantiles}, or labels |
+    | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |

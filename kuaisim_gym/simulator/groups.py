@@ -72,12 +72,12 @@ class Groups:
 
     @property
     def by_popularity(self) -> bool:
-        """Whether these are the popular fifth of the catalogue and the rest."""
+        """True of the popular fifth of the catalogue and the rest."""
         return self.column == POPULARITY
 
     @property
     def is_default(self) -> bool:
-        """Whether they are the popularity groups, and half of the exposures is due to each."""
+        """True of the popularity groups where half of the exposures is due to each."""
         return self.by_popularity and bool((self.target == 0.5).all())
 
     @property
@@ -154,16 +154,16 @@ def find_groups(
     return _labelled("labels", names, labels, target)
 
 
-def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
-    """The group whose surplus of exposures is penalised, and the surplus from which on it is.
+def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[bool, float]:
+    """Tells what is penalised: the surplus of which groups, and how much of it.
 
     Args:
         groups: The groups.
         config: The rules, of which abandonment, bound and window count.
 
     Returns:
-        A position in ``groups.names``, -1 for all groups; and a surplus, twice the exposures above
-        what is due, infinite where nothing is penalised.
+        Whether the surplus of the popular group alone is; and the surplus from which on, twice the
+        exposures above what is due, infinite where nothing is penalised.
 
     Raises:
         ConfigError: The rule does not go with the groups, or every step would be penalised.
@@ -171,14 +171,14 @@ def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
     window = config.exposure_window
     limit = config.ad_bound * window - SLACK
     if config.abandonment == "none":
-        return -1, np.inf
+        return False, np.inf
     if config.abandonment == "popularity":
         if not groups.by_popularity:
             raise ConfigError(
                 "abandonment='popularity' penalises what is popular, but the groups are of "
                 f"{groups.column}: use 'imbalance' or 'none'."
             )
-        return groups.names.index("popular"), limit
+        return True, limit
     nearest = 2.0 * float(
         np.maximum(nearest_counts(groups.target, window) - groups.target * window, 0).sum()
     )
@@ -189,7 +189,7 @@ def penalty_rule(groups: Groups, config: SessionConfig) -> tuple[int, float]:
             "penalises that: every step would be. Set abandonment='none' to measure groups alone, "
             "or fewer groups, a longer window or a larger bound."
         )
-    return -1, limit
+    return False, limit
 
 
 class CountBoxes(NamedTuple):
@@ -349,9 +349,12 @@ def _of_quantiles(
     if len(cuts) != 1:
         raise ConfigError(f"groups={{column: quantiles}} must name one column, got {list(cuts)}.")
     ((column, quantiles),) = cuts.items()
-    levels = np.asarray(quantiles, dtype=np.float64)
-    inside = (levels > 0) & (levels < 1)
-    if levels.ndim != 1 or not levels.size or not inside.all() or (np.diff(levels) <= 0).any():
+    try:
+        levels = np.asarray(quantiles, dtype=np.float64)
+    except (TypeError, ValueError):
+        levels = np.empty(0)
+    rising = levels.ndim == 1 and levels.size and (np.diff(levels, prepend=0, append=1) > 0).all()
+    if not rising:
         raise ConfigError(
             f"The quantiles of {column} must rise within (0, 1), such as (0.25, 0.5, 0.75), got "
             f"{quantiles!r}."

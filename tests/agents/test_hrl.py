@@ -28,6 +28,7 @@ from dsrm_agents.hrl.rollouts import within_group_credit
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.metrics import summarise
+from kuaisim_gym.simulator.groups import popularity_groups
 
 SLATES = {"observation_type": "dict", "action_type": "slate"}
 WORKERS = ("constrained", "unconstrained")
@@ -881,3 +882,97 @@ def test_foreign_environments_and_trainers_are_refused(small) -> None:
 def test_a_flat_sample_of_the_buffer_is_refused(small) -> None:
     with pytest.raises(TypeError, match="samples"):
         agent(small).rollout_buffer.get(4)
+
+
+# Groups of one's own, and the band
+
+
+def in_three(small) -> np.ndarray:
+    return np.arange(small.n_items) % 3
+
+
+def test_a_worker_balances_three_groups(small) -> None:
+    labels = in_three(small)
+    env = train_env(small, groups=labels, max_len=8)
+    model = agent(small, env=env, learning_rate=1e-2)
+    assert model.policy.groups.names == ("0", "1", "2")
+    model.learn(512)
+    buffer = model.rollout_buffer
+    counts = np.stack([(labels[buffer.actions] == group).sum(axis=2) for group in range(3)], -1)
+    distance = np.abs(counts / 10 - 1 / 3).sum(axis=2)
+    np.testing.assert_allclose(
+        buffer.rewards[..., 0], buffer.rewards[..., 1] - 3.5 * distance, atol=1e-5
+    )
+    same = labels[buffer.actions]  # credit sums to zero over each group of a slate
+    for group in range(3):
+        credit = (buffer.credit[..., 10:] * (same == group)).sum(axis=2)
+        np.testing.assert_allclose(credit, 0.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_dial_takes_a_target_of_any_groups(small, deterministic: bool) -> None:
+    labels = in_three(small)
+    env = train_env(small, groups=labels, max_len=6, env_id="KuaiRec-v0")
+    model = agent(small, env=env)
+    for target, shares in (
+        ({"0": 0.5, "1": 0.3, "2": 0.2}, (0.5, 0.3, 0.2)),
+        ((0.25, 0.25, 0.5), (0.25, 0.25, 0.5)),
+    ):
+        model.policy.set_fairness(target=target)
+        sessions = evaluate(model, env, 32, deterministic)
+        for row in range(32):
+            shown = labels[sessions.slates[row, : sessions.length[row]].ravel()]
+            drift = np.bincount(shown, minlength=3) - np.array(shares) * len(shown)
+            assert np.abs(drift).max() <= 1.0
+    model.policy.set_fairness()
+    assert bool(model.policy.worker.group_shares.isnan().all())
+    for wrong, message in (
+        ({"target": {"3": 1.0}}, "must be one of"),
+        ({"target": (0.5, 0.6, 0.2)}, "sum to 1"),
+        ({"longtail_share": 0.5}, "popularity groups alone"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            model.policy.set_fairness(**wrong)
+
+
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_band_costs_nothing_and_holds_every_session(small, tmp_path, deterministic) -> None:
+    env = train_env(small, n=32, max_len=5)
+    model = agent(small, env=env, worker="band")
+    popular = env.catalogue.popular
+    for round_ in range(2):
+        sessions = evaluate(
+            model, train_env(small, n=32, seed=round_, max_len=5), 64, deterministic
+        )
+        counts = (popular[sessions.slates] & (sessions.slates >= 0)).sum(axis=2)
+        steps = np.arange(counts.shape[1]) < sessions.length[:, None]
+        assert set(np.unique(counts[steps])) <= {4, 5, 6}
+        assert (counts[steps] != 5).any()
+        assert np.abs(np.cumsum((counts - 5) * steps, axis=1)).max() == 1
+        assert not sessions.penalised.any()
+        model.learn(512)
+    model.save(tmp_path / "agent")
+    loaded, observation = HierarchicalPPO.load(tmp_path / "agent"), env.reset()
+    np.testing.assert_array_equal(
+        loaded.predict(observation, deterministic=True)[0],
+        model.predict(observation, deterministic=True)[0],
+    )
+    assert loaded.policy.worker.band.least.tolist() == [4, 4]
+
+
+def test_a_band_needs_an_environment_that_says_what_is_free(small) -> None:
+    with pytest.raises(ConfigError, match="window of whole slates"):
+        agent(small, env=train_env(small, window=15), worker="band")
+    env = train_env(small)
+    with pytest.raises(ConfigError, match="needs free_counts"):
+        HierarchicalPolicy(
+            env.observation_space, env.action_space, lambda _: 1e-3, env.catalogue, worker="band"
+        )
+
+
+def test_groups_too_many_to_be_bounded_are_refused(small) -> None:
+    env = train_env(small, groups=np.arange(small.n_items) % 80, env_id="KuaiRec-v0")
+    with pytest.raises(ConfigError, match="at most 64 groups, got 80"):
+        agent(small, env=env)
+    groups = popularity_groups(env.catalogue.popular)
+    assert agent(small, env=env, policy_kwargs={"groups": groups}).policy.groups is groups

@@ -331,3 +331,20 @@ def test_tasks_whose_items_or_rewards_are_others_are_refused(small_rand, small) 
     observation = sessions(small).reset()
     with pytest.raises(ConfigError, match="ask slates"):
         agent(small).policy.get_distribution(observation)
+
+
+def test_every_slate_of_three_groups_is_balanced(small) -> None:
+    labels = np.arange(small.n_items) % 3
+    env = sessions(small, max_len=5, slate_size=6, groups=labels)
+    model = agent(small, env, policy_kwargs={"fairness": 1.0}).learn(256)
+    counts = np.stack(
+        [(labels[model.rollout_buffer.actions] == group).sum(-1) for group in range(3)]
+    )
+    assert (counts == 2).all()
+    slates, _ = model.predict(env.reset(), deterministic=True)
+    assert all((labels[slates] == group).sum(axis=1).tolist() == [2] * 16 for group in range(3))
+    obs = {name: torch.as_tensor(part) for name, part in env.reset().items()}
+    with torch.no_grad():
+        slates, _, log_prob = model.policy(obs)
+        paths = model.policy.slates(obs).paths(slates)
+    torch.testing.assert_close(paths.log_prob.sum(dim=(1, 2)), log_prob, atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from kuaisim_gym import load_dataset
-from kuaisim_gym.data import BehaviourLog, Dataset
+from kuaisim_gym.data import BehaviourLog, Dataset, write_csv
 from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, KuaiRand
 from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
@@ -264,6 +264,49 @@ def test_the_real_features_are_read_whole(sample: Path, featured: Dataset) -> No
         for name, numbers in features.numbers.items():
             raw = [float(plain[name][place] or "nan") for place in order]
             np.testing.assert_array_equal(numbers, raw)
+
+
+def test_the_real_labels_are_6510_authors_and_a_date_for_every_video(
+    sample: Path, featured: Dataset
+) -> None:
+    plain = cells(sample / "video_features_basic_pure.csv")
+    order = np.argsort(np.array(plain["video_id"], dtype=np.int64))
+    for name in ("author_id", "upload_dt"):
+        labels = featured.item_groups[name]
+        decoded = [labels.values[code] for code in labels.codes.tolist()]
+        assert decoded == [plain[name][rank] for rank in order], name
+        assert name not in {*featured.item_features.codes, *featured.item_features.numbers}
+    assert len(featured.item_groups["author_id"].values) - 1 == 6_510
+    dates = featured.item_groups["upload_dt"].values
+    assert list(dates) == sorted(dates)
+    assert (featured.item_groups["upload_dt"].codes > 0).all()
+
+
+@pytest.mark.parametrize("variant", ["pure", "1k"])
+def test_labels_are_of_the_catalogue_and_come_back_from_files(tmp_path: Path, variant: str) -> None:
+    tables = files(variant)
+    tables[f"video_features_basic_{variant}"] = (
+        "video_id,author_id,upload_dt,tag\n"
+        "30,12,2022-04-02,1\n20,9,,2\n20,7,2022-04-01,2\n40,,2022-03-30,3\n77,8,2022-04-09,\n"
+    )
+    dataset = load_uncached(folder(tmp_path, tables))
+    # Pure's catalogue holds all described videos, 1K's those of the random log: 20 and 30.
+    authors = {20: "9", 30: "12", 40: "", 77: "8"}
+    shown = dataset.item_ids[: dataset.n_items].tolist()
+    assert shown == ([20, 30, 40, 77] if variant == "pure" else [20, 30])
+    labels = dataset.item_groups["author_id"]
+    assert [labels.values[code] for code in labels.codes] == [authors[item] for item in shown]
+    assert labels.values == (("", "8", "9", "12") if variant == "pure" else ("", "9", "12"))
+    assert dataset.item_groups["upload_dt"].codes[0] == 0  # the first row counts, which has none
+    assert set(dataset.item_features.codes) == {"tag"}
+    if variant == "pure":
+        (tmp_path / "again").mkdir()
+        write_csv(dataset, tmp_path / "again")
+        again = load_uncached(tmp_path / "again")
+        for name, labels in dataset.item_groups.items():
+            assert again.item_groups[name].values == labels.values
+            np.testing.assert_array_equal(again.item_groups[name].codes, labels.codes)
+        assert again.fingerprint == dataset.fingerprint
 
 
 def test_the_real_features_hold_what_is_known_of_them(featured: Dataset) -> None:

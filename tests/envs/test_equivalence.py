@@ -624,7 +624,7 @@ def test_steps_agree(
     rule = Rules(
         rng.integers(0, n_groups, 12).astype(np.int8),
         shares / shares.sum(),
-        1 if abandonment == "popularity" else -1,
+        abandonment == "popularity" and n_groups == 2,
         np.inf if abandonment == "none" else ad_bound * window - SLACK,
         weights.astype(np.float32),
         *switches,
