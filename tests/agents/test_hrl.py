@@ -58,8 +58,8 @@ def tensors(observation) -> dict[str, torch.Tensor]:
 
 def context_of(policy: HierarchicalPolicy, observation):
     """The context that the manager's mean gives the worker."""
-    state, exposed = state_and_exposed(tensors(observation))
-    return policy._context(state, exposed, policy.manager(state))
+    state, _ = state_and_exposed(tensors(observation))
+    return policy._context(tensors(observation), policy.manager(state))
 
 
 # Advantages
