@@ -42,11 +42,22 @@ def rand_world():
 
 @pytest.fixture(scope="session")
 def small():
-    """A world of the same making, small enough for tests that learn."""
+    """A world of the same making, small enough for tests that learn.
+
+    Popular items are no better than others: balance must be learned, and costs little.
+    """
     from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 
     config = SyntheticConfig(
-        n_users=400, n_test_users=80, n_items=240, events_per_user=40, n_categories=6
+        n_users=400,
+        n_test_users=80,
+        n_items=240,
+        events_per_user=40,
+        n_categories=6,
+        quality=0.70,
+        user_level=0.20,
+        quality_popularity=-0.17,
+        popularity_spread=1.34,
     )
     return synthetic_kuairec(seed=3, config=config)
 

@@ -769,7 +769,7 @@ def test_a_tower_of_features_starts_near_the_embedding_s_scores(source: str, req
     expected, features = scores(None), item_features(dataset)
     found = scores(features)
     alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(expected, found, strict=True)]
-    assert min(alike) > 0.25  # a category and a duration do not tell more
+    assert min(alike) > 0.2  # a category and a duration do not tell more
     # What is left is what no linear map of the features could have told.
     popularity = env.catalogue.log_popularity[:, None]
     rest = expected - found
