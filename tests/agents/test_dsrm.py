@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from benchmarks import origin
 from benchmarks.purify import report, study
 from benchmarks.study import run_studies
 from dsrm_agents import (
@@ -398,7 +399,7 @@ def test_a_purifier_of_ones_own_needs_its_own_file_alone(
     for seen in (single.reset(seed=8)[0], vector.reset(seed=8)[0][0], sb3.reset()[0]):
         np.testing.assert_allclose(seen, expected, atol=1e-5)
 
-    monkeypatch.setattr(study, "load_dataset", lambda *_: small)
+    monkeypatch.setattr(origin, "shared_dataset", lambda *_: small)
     purify_study = study.PurifyStudy("of_a_user:shrinkage", study.World(study.KUAIREC, 3))
     result = json.loads(run_studies([purify_study], tmp_path / "results")[0].read_text())
     assert result["purifier"] == "shrinkage"

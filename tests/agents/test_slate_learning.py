@@ -165,7 +165,7 @@ def test_samples_are_transitions_of_the_replay(small) -> None:
 
 
 def test_a_cap_of_steps_is_no_end(small) -> None:
-    env = sessions(small, max_len=6, max_steps=2)
+    env = sessions(small, max_len=8, max_steps=2)  # two steps cost at most six
     replay, _ = played(watcher(small, env), env, steps=6)
     assert replay.dones.sum() > 0
     assert replay.sample(200).dones.sum() == 0

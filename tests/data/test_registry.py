@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks.__main__ import main as benchmarks
 from benchmarks.datasets import DatasetStudy
+from benchmarks.origin import Origin
 from benchmarks.purify.study import PurifyStudy, World
 from kuaisim_gym import ENVIRONMENTS, build_simulator, load_dataset, register
 from kuaisim_gym.data import (
@@ -133,7 +134,7 @@ def stars() -> Iterator[type[Source]]:
 
 def test_its_synthetic_world_is_built_once(stars) -> None:
     first, second = load_dataset("stars", seed=3), load_dataset("stars", seed=3)
-    assert [entry.key for entry in cache_info()] == ["stars-synthetic-v2-seed3"]
+    assert [entry.key for entry in cache_info()] == ["stars-synthetic-v3-seed3"]
     assert first.synthetic
     assert isinstance(second.log, StarLog)
     assert isinstance(second.log.stars.base, np.memmap)
@@ -197,7 +198,7 @@ def test_its_feedback_answers_the_simulators_questions(stars) -> None:
 
 
 def described(models: tuple[str, ...] = ()) -> dict[str, Any]:
-    study = DatasetStudy("stars", None, models)
+    study = DatasetStudy(Origin("stars"), models)
     return json.loads(json.dumps(study.header() | study.make(Path())))
 
 
@@ -290,13 +291,13 @@ def test_rows_of_another_feedback_are_not_written_as_the_sources(tmp_path: Path)
 def test_commands_find_it_by_its_module(stars, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "my_stars", ModuleType("my_stars"))
     assert benchmarks(["datasets", "--dataset", "my_stars:stars", "--out", str(tmp_path)]) == 0
-    result = json.loads((tmp_path / "datasets_stars_synthetic.json").read_text())
+    result = json.loads((tmp_path / "datasets_stars-synthetic.json").read_text())
     assert result["exposure_and_reward"]["r2_total"] is None  # all items were shown equally often
     assert benchmarks(["datasets", "--dataset", "your_stars:stars", "--out", str(tmp_path)]) == 2
     register("Stars-v0", "stars")
     try:
         study = PurifyStudy("ridge", World("my_stars:Stars-v0", 3))
-        assert study.name == "ridge_Stars-v0_synthetic_seed3"
+        assert study.name == "ridge_Stars-v0_stars-synthetic_seed3"
         assert study.header()["dataset"]["name"] == "stars"
     finally:
         del ENVIRONMENTS["Stars-v0"], gym.registry["Stars-v0"]

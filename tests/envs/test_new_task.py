@@ -79,7 +79,7 @@ def test_it_plays_alike_in_every_shell(small) -> None:
 
 
 def test_it_is_summarised_and_tabulated(small, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("benchmarks.run.shared_dataset", lambda name, path, seed: small)
+    monkeypatch.setattr("benchmarks.origin.shared_dataset", lambda name, path, seed: small)
     for agent in ("random", "a2c"):
         run(Run(agent, ENV, max_len=4, episodes=64, sessions=40), tmp_path, progress=False)
     results = read_results(tmp_path)
@@ -152,7 +152,7 @@ def test_an_id_is_found_by_its_module(tmp_path, monkeypatch, small) -> None:
         add_arguments(parser)
         spec = spec_of(parser.parse_args(options))
         assert spec == Run("random", "my_ids:Module-v0", max_len=7)
-        assert spec.world == "Module-v0_synthetic_T7"
+        assert spec.world == "Module-v0_kuairec-synthetic_T7"
     finally:
         del kuaisim_gym.ENVIRONMENTS["Module-v0"], gym.registry["Module-v0"]
     with pytest.raises(ConfigError, match="no_such_module:Module-v0 cannot be imported"):
