@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 
 from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from benchmarks.formatting import markdown_table, mean_and_ci95, section
-from benchmarks.origin import Origin, env_for, find_origin
-from benchmarks.results import Result, check_session_env, read_results, world_of
+from benchmarks.origin import env_for
+from benchmarks.results import Result, read_results, world_of
 from benchmarks.run import SEED_RANGE, SLOTS, Run
-from benchmarks.study import Study, run_studies
+from benchmarks.study import run_studies
+from benchmarks.world_study import WorldStudy, measurement
 from dsrm_agents import make_vec_env
 from dsrm_agents.baselines.reference import make_reference
 from dsrm_agents.common.evaluation import evaluate
@@ -46,50 +47,30 @@ KEYS = frozenset({"study", "env", "seed", "sessions", "dataset", "policies", "ma
 
 
 @dataclass(frozen=True)
-class CostStudy(Study):
+class CostStudy(WorldStudy):
     """The cost of balance in one world.
 
     Attributes:
-        env: A registered environment id, or ``module:id``, with a rule of abandonment.
-        dataset: As for :class:`~benchmarks.run.Run`.
-        dataset_seed: As for the same class.
         max_lens: Longest sessions.
         policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`.
-        sessions: Sessions of each policy.
-        seed: Seed of the sessions, which are the same for all policies.
+        sessions: Sessions of each policy, the same for all.
     """
 
-    env: str
-    dataset: str | None = None
-    dataset_seed: int = 0
+    study = STUDY
+
     max_lens: tuple[int, ...] = MAX_LENS
     policies: tuple[str, ...] = POLICIES
     sessions: int = Run.sessions
-    seed: int = Run.seed
 
     def __post_init__(self) -> None:
-        check_session_env(self.env)
-        check_whole("seed", self.seed, 0)
+        super().__post_init__()
         if check_whole("sessions", self.sessions, 2) > SLOTS and self.sessions % SLOTS:
             raise ConfigError(
                 f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
             )
-        find_origin(self.dataset, self.env, self.dataset_seed)
-
-    @property
-    def origin(self) -> Origin:
-        """Source, files and seed of the data."""
-        return find_origin(self.dataset, self.env, self.dataset_seed)
-
-    @property
-    def name(self) -> str:
-        return f"{STUDY}_{self.env.rpartition(':')[2]}_{self.origin.label}_seed{self.seed}"
 
     def header(self) -> Result:
-        return {
-            "study": STUDY,
-            "env": self.env,
-            "dataset": self.origin.block(),
+        return super().header() | {
             "max_lens": list(self.max_lens),
             "policies": list(self.policies),
             "sessions": self.sessions,
@@ -189,12 +170,7 @@ def _table(result: Result) -> str:
 
 def read_studies(folder: Path) -> list[Result]:
     """Results of this study in a folder."""
-    return read_results(folder, STUDY, KEYS, _measurement, "world")
-
-
-def _measurement(result: Result) -> tuple[Any, ...]:
-    """Equal for results of the same measurement."""
-    return world_of(result | {"max_len": 0}), result["seed"]
+    return read_results(folder, STUDY, KEYS, measurement, "world")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,8 +197,8 @@ def main(options: argparse.Namespace) -> None:
     if options.table is None:
         study = CostStudy(
             options.env or env_for(options.dataset, Run.env), options.dataset,
-            options.dataset_seed, tuple(options.max_len), tuple(options.policies),
-            options.sessions, options.seed,
+            options.dataset_seed, options.seed, tuple(options.max_len), tuple(options.policies),
+            options.sessions,
         )  # fmt: skip
         run_studies([study], options.out)
     print(CostStudy.markdown(read_studies(options.table or options.out)))

@@ -10,20 +10,20 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.commands import add_dataset, add_dataset_seed, add_out_or_table
 from benchmarks.formatting import markdown_table, mean_and_ci95, section
-from benchmarks.origin import Origin, env_for, find_origin
-from benchmarks.results import Result, check_session_env, read_results, world_of
+from benchmarks.origin import env_for
+from benchmarks.results import Result, read_results, world_of
 from benchmarks.run import Run
-from benchmarks.study import Study, run_studies
+from benchmarks.study import run_studies
+from benchmarks.world_study import WorldStudy, measurement
 from dsrm_agents import make_vec_env
 from dsrm_agents.baselines.reference import SCORES
-from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset, Interactions
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
@@ -40,45 +40,25 @@ RANKINGS = tuple(name for name, score in SCORES.items() if not score.test_only)
 
 
 @dataclass(frozen=True)
-class LabelStudy(Study):
+class LabelStudy(WorldStudy):
     """Rankings of one dataset's labelled rows.
 
     Attributes:
-        env: A registered environment id, or ``module:id``, which names the source.
-        dataset: As for :class:`~benchmarks.run.Run`.
-        dataset_seed: As for the same class.
         scores: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`; empty for all that the
-            data allow.
-        seed: Seed of the random score.
+            data allow. The seed is that of the random one.
     """
 
-    env: str
-    dataset: str | None = None
-    dataset_seed: int = 0
+    study = STUDY
+
     scores: tuple[str, ...] = ()
-    seed: int = Run.seed
 
     def __post_init__(self) -> None:
-        check_session_env(self.env)
-        check_whole("seed", self.seed, 0)
+        super().__post_init__()
         for name in self.scores:
             check_choice("scores", name, RANKINGS)
-        find_origin(self.dataset, self.env, self.dataset_seed)
-
-    @property
-    def origin(self) -> Origin:
-        """Source, files and seed of the data."""
-        return find_origin(self.dataset, self.env, self.dataset_seed)
-
-    @property
-    def name(self) -> str:
-        return f"{STUDY}_{self.env.rpartition(':')[2]}_{self.origin.label}_seed{self.seed}"
 
     def header(self) -> Result:
-        return {
-            "study": STUDY,
-            "env": self.env,
-            "dataset": self.origin.block(),
+        return super().header() | {
             "scores": list(self.scores or usual(self.origin.load())),
             "seed": self.seed,
         }
@@ -211,12 +191,7 @@ def _table(result: Result) -> str:
 
 def read_studies(folder: Path) -> list[Result]:
     """Results of this study in a folder."""
-    return read_results(folder, STUDY, KEYS, _measurement, "world")
-
-
-def _measurement(result: Result) -> tuple[Any, ...]:
-    """Equal for results of the same measurement."""
-    return world_of(result | {"max_len": 0}), result["seed"]
+    return read_results(folder, STUDY, KEYS, measurement, "world")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -240,7 +215,7 @@ def main(options: argparse.Namespace) -> None:
     if options.table is None:
         study = LabelStudy(
             options.env or env_for(options.dataset, "KuaiRand-Fair-v0"), options.dataset,
-            options.dataset_seed, tuple(options.scores), options.seed,
+            options.dataset_seed, options.seed, tuple(options.scores),
         )  # fmt: skip
         run_studies([study], options.out)
     print(LabelStudy.markdown(read_studies(options.table or options.out)))
