@@ -116,13 +116,16 @@ class NumpyEngine(Engine):
         recent = np.concatenate([state.recent[rows], rules.labels[shown]], axis=1)[:, -window:]
         steps = steps + 1
         filled = np.minimum(steps * k, window)
-        excess = group_excess(recent, filled, rules.target)
-        surplus, share = 2.0 * excess, excess / filled  # counts, so that thresholds are exact
-        if len(rules.target) == 2:
+        if len(rules.target) == 2:  # surpluses are of counts, so that thresholds are exact
             second = _second(recent, filled)
             share = second / filled
             if rules.one_sided:
                 surplus = 2.0 * (second - rules.target[1] * filled)
+            else:
+                surplus = 2.0 * _excess_of_two(second, filled, rules.target)
+        else:
+            excess = group_excess(recent, filled, rules.target)
+            surplus, share = 2.0 * excess, excess / filled
         penalised = (filled == window) & (surplus >= rules.limit)
         cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
         temper = state.temper[rows] + (cost - penalised)
@@ -221,15 +224,21 @@ def group_excess(
         (n,) float64, at least 0.
     """
     if len(target) == 2:  # one count says all
-        second = _second(recent, filled)
-        excess = np.maximum(second - target[1] * filled, 0.0)
-        return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
+        return _excess_of_two(_second(recent, filled), filled, target)
     real = _real(recent, filled)
     alike = (recent[:, :, None] == recent[:, None, :]) & real[:, None, :]
     is_first = real & ~np.tril(alike, -1).any(axis=2)
     excess = np.maximum(alike.sum(axis=2) - target[recent] * filled[:, None], 0.0)
     total: DoubleArray = np.cumsum(np.where(is_first, excess, 0.0), axis=1)[:, -1]
     return total
+
+
+def _excess_of_two(
+    second: CountArray, filled: NDArray[np.integer], target: DoubleArray
+) -> DoubleArray:
+    """(n,) float64 excess of two groups, from the exposures of group 1."""
+    excess = np.maximum(second - target[1] * filled, 0.0)
+    return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
 
 
 def _second(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
