@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import starmap
 from typing import Any
 
@@ -20,6 +21,10 @@ from kuaisim_gym.envs.assembly import SessionBatch
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
+# From no knowledge to all of it: what a new agent's sessions are compared with.
+LADDER = (
+    "random", "popularity", "ppo", "quality+quota", "hsrl+quota", "hrl", "dsrm-hrl", CEILING,
+)  # fmt: skip
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 add_arguments = add_folder
@@ -81,6 +86,27 @@ def summary(results: list[Result]) -> str:
         if any(runs):
             rows.append([agent, *map(_len_and_reward, runs)])
     return markdown_table(["Len, R_each", *titles], rows)
+
+
+def ladder(results: list[Result], steps: Sequence[str] = LADDER) -> str:
+    """Mean Len and AD of a few agents, in the shortest whole sessions of each present world."""
+    shortest: dict[tuple[str, str], World] = {}
+    worlds = by_world(results)
+    for world in worlds:
+        if world.task is SessionBatch and not world.is_older:
+            shortest.setdefault((world.env, world.dataset), world)  # sorted by T
+    rows = []
+    for agent in steps:
+        runs = [worlds[world].get(agent, []) for world in shortest.values()]
+        if any(runs):
+            rows.append([agent, *(_len_and_ad(each) if each else "" for each in runs)])
+    return markdown_table(["Len / AD", *(world.short_title for world in shortest.values())], rows)
+
+
+def _len_and_ad(runs: list[Result]) -> str:
+    return " / ".join(
+        f"{np.mean(metric(runs, name)):.{digits}f}" for name, digits in (("len", 2), ("ad", 3))
+    )
 
 
 def _len_and_reward(runs: list[Result]) -> str:
