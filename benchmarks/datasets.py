@@ -93,14 +93,16 @@ def main(options: argparse.Namespace) -> None:
     paths = run_studies(studies, options.out)
     print(DatasetStudy.markdown([read_result(path) for path in paths]))
     print(*paths, sep="\n")
-    path = options.out / "datasets_exposure_and_reward.png"
-    draw([study.load() for study in studies]).savefig(path)
-    print(path)
+    datasets = [study.load() for study in studies]
+    drawn = [dataset for dataset in datasets if dataset.log.has_negatives]
+    if drawn:
+        path = options.out / "datasets_exposure_and_reward.png"
+        draw(drawn).savefig(path)
+        print(path)
 
 
 def describe(dataset: Dataset, models: Sequence[str]) -> Result:
     """All numbers of the tables: ``rows``, ``rates``, ``exposure_and_reward`` and ``quality``."""
-    exposures, reward = frequent_items(dataset)
     tables = {
         "train": dataset.log,
         "train, train users alone": dataset.train_log,
@@ -115,21 +117,25 @@ def describe(dataset: Dataset, models: Sequence[str]) -> Result:
                 for b, behaviour in enumerate(dataset.behaviours)
             }
             for name, table in (("train", dataset.log), ("test", dataset.test))
+            if table.has_negatives
         },
-        "exposure_and_reward": {
-            "items": len(exposures),
-            **without_nan(
-                {
-                    "r2_total": r_squared(exposures, reward),
-                    "r2_mean": r_squared(np.log(exposures), reward / exposures),
-                }
-            ),
-        },
+        # Of a log of positives, rows tell the reward alone.
+        "exposure_and_reward": explained_reward(dataset) if dataset.log.has_negatives else {},
         "quality": {
             model: {split: _measured(dataset, split, model) for split in ("train", "test")}
             for model in models
         },
     }
+
+
+def explained_reward(dataset: Dataset) -> Result:
+    """Figure 2 in numbers: what exposures explain of the total and of the mean reward of items."""
+    exposures, reward = frequent_items(dataset)
+    shares = {
+        "r2_total": r_squared(exposures, reward),
+        "r2_mean": r_squared(np.log(exposures), reward / exposures),
+    }
+    return {"items": len(exposures), **without_nan(shares)}
 
 
 def _measured(dataset: Dataset, split: str, model: str) -> dict[str, dict[str, float | None]]:
@@ -187,6 +193,8 @@ def _quality_table(results: list[Result]) -> str:
         for model, splits in result["quality"].items():
             for split, behaviours in splits.items():
                 for behaviour, values in behaviours.items():
+                    if not values:  # positives alone: nothing tells how good the model is
+                        continue
                     measured = (values[name] for name in MEASURES)
                     cells = ("" if value is None else f"{value:.4f}" for value in measured)
                     labels = (_name(result), model, split, behaviour)
@@ -200,6 +208,12 @@ def _readings(results: list[Result]) -> str:
     lines = []
     for result in results:
         numbers = result["exposure_and_reward"]
+        if not numbers:
+            lines.append(
+                f"* {_name(result)}: its log holds positives alone, and how often an item was "
+                "shown is not known."
+            )
+            continue
         total, mean = (
             "nothing" if numbers[name] is None else f"{numbers[name]:.2f}"
             for name in ("r2_total", "r2_mean")

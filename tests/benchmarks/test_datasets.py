@@ -9,6 +9,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.datasets import DatasetStudy, describe, item_totals, r_squared
 from benchmarks.origin import Origin
+from benchmarks.results import read_result
 from kuaisim_gym.data import BehaviourLog, write_csv
 
 
@@ -76,6 +77,19 @@ def test_the_command_prints_the_table_and_draws_the_figure(small, tmp_path: Path
     path.write_text(json.dumps(written | {"dataset": {}}))
     assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 2
     assert "other data or settings" in capsys.readouterr().err
+
+
+def test_a_log_of_positives_claims_no_exposures(tmp_path: Path, capsys) -> None:
+    rows = [f"{user},{(7 * user + n * n) % 40}\n" for user in range(60) for n in range(9)]
+    (tmp_path / "clicks.csv").write_text("user,item\n" + "".join(dict.fromkeys(rows)))
+    source = f"table={tmp_path / 'clicks.csv'}"
+    assert main(["datasets", "--dataset", source, "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    assert "its log holds positives alone" in text
+    (written,) = map(read_result, (tmp_path / "out").glob("*.json"))
+    assert written["exposure_and_reward"] == {}
+    assert "train" not in written["rates"]
+    assert not list((tmp_path / "out").glob("*.png"))
 
 
 def test_an_unknown_source_is_refused(tmp_path: Path, capsys) -> None:
