@@ -219,7 +219,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser)
     add_dataset_seed(parser)
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
-    add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
+    add(
+        "--episodes",
+        type=int,
+        default=Run.episodes,
+        help="training sessions; default: 20000, 5000 in the quick table",
+    )
     add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the result files")

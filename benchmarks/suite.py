@@ -37,12 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, nargs="+", default=list(paper.SEEDS), help="default: 11 15 19")
     add_jobs(parser)
     add_run_arguments(parser)
+    parser.set_defaults(episodes=None)  # the quick table has its own
 
 
 def main(options: argparse.Namespace) -> None:
     """Makes the missing runs, and prints a table of the paper with ``--table``."""
     if options.real is not None and options.table != QUICK:
         raise ConfigError("--real names the worlds of --table quick: leave it out.")
+    if options.episodes is None:
+        options.episodes = quick.EPISODES if options.table == QUICK else Run.episodes
     if options.table is None:
         base = spec_of(options, agent="random", max_len=None, seed=options.seeds[0])
         agents = options.agents or agents_for(base.load())

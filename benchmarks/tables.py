@@ -129,7 +129,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         rows.append([agent, str(len(runs)), *cells, f"{seconds:.0f}" if seconds else ""])
     note = (
         "± is a 95 % interval over seeds (over sessions where there is one seed); "
-        f"{first['eval']['sessions']:,} test sessions a seed."
+        f"{first['eval']['sessions']:,} test sessions a seed.{_training(agents)}"
     )
     comparisons = []
     if world.task is SessionBatch:
@@ -147,6 +147,14 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
     if world.is_older:
         note += " Made by an earlier version of the world's generator: not comparable with others."
     return section(world.title, markdown_table(header, rows), *comparisons, note)
+
+
+def _training(agents: dict[str, list[Result]]) -> str:
+    """A sentence on how many sessions the learned agents were trained for, in hundreds."""
+    blocks = [run["train"] for runs in agents.values() for run in runs]
+    # A training ends with the step in which its last session does: some others end then, too.
+    sizes = sorted({block["episodes"] // 100 * 100 for block in blocks if block["steps"]})
+    return f" Training: {' or '.join(f'{size:,}' for size in sizes)} sessions." if sizes else ""
 
 
 def _cell(runs: list[Result], name: str) -> str:
