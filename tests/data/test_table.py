@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from pathlib import Path
 
@@ -723,3 +724,69 @@ def test_check_of_published_files(real_folder: Path, tmp_path: Path, capsys) -> 
     (tmp_path / "big_matrix.csv").write_text("user_id,video_id,watch_ratio\n1,1,1\n")
     assert main(["check", str(tmp_path)]) == 2
     assert "small_matrix.csv is missing" in capsys.readouterr().err
+
+
+def test_check_of_several_datasets_says_what_to_choose(tmp_path: Path, capsys) -> None:
+    rows = "user_id,video_id,watch_ratio\n1,1,1\n2,1,1\n1,2,0\n2,2,1\n"
+    (tmp_path / "big_matrix.csv").write_text(rows)
+    (tmp_path / "small_matrix.csv").write_text(rows)
+    as_csv(LOG, tmp_path, "ratings")
+    assert main(["check", str(tmp_path), "--rating-map", "1", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "holds the files of several datasets (kuairec: " in error
+    assert "ratings.csv" in error and "--source kuairec or table" in error
+    options = ["--source", "table", "--rating-map", "1", "5", "--name", "shop"]
+    assert main(["check", str(tmp_path), *options]) == 0
+    assert "read:    shop (real)" in capsys.readouterr().out
+    above = tmp_path.parent / "above"
+    (above / "a").mkdir(parents=True)
+    as_csv(LOG, above / "a", "ratings")
+    assert main(["check", str(above)]) == 2
+    assert re.search(r"holds no log, but folders in it do: \[.*a'\]", capsys.readouterr().err)
+    as_csv(LOG, above / "a", "log")
+    assert main(["check", str(above / "a")]) == 2
+    assert "several files that could be log: ['log.csv', 'ratings.csv']" in capsys.readouterr().err
+
+
+def test_check_prints_no_count_of_what_did_not_occur(real_folder: Path, capsys) -> None:
+    assert main(["check", str(real_folder)]) == 0
+    out = capsys.readouterr().out
+    assert "log_only_items: 182" in out
+    assert ": 0\n" not in out
+
+
+TOML = 'log = "ratings.csv"\nrating_map = [1, 5]\nname = "shop"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("log =", DataFormatError, "is no well-formed TOML file"),
+        (TOML + "rating_mab = 1", ConfigError, r"x.toml: an option must be .*mean 'rating_map'"),
+        (TOML.replace('"ratings.csv"', "3"), DataFormatError, "log must be a path, or a list"),
+        (TOML.replace('"ratings.csv"', "[]"), DataFormatError, "log must be a path, or a list"),
+        (TOML.replace("ratings", "no"), DatasetNotFoundError, "no.csv is not there"),
+        (TOML.replace("[1, 5]", "5"), ConfigError, "rating_map must be two ratings"),
+        ('name = "shop"', ConfigError, "There is no table to read"),
+        (TOML.replace("rating_map = [1, 5]", ""), ConfigError, "say what they mean: rating_map"),
+    ],
+)
+def test_a_file_that_describes_no_dataset_is_refused(tmp_path, text, error, message) -> None:
+    as_csv(LOG, tmp_path, "ratings")
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(error, match=message):
+        load_dataset("table", tmp_path / "x.toml")
+
+
+def test_a_file_that_describes_a_dataset_holds_all_options(tmp_path: Path) -> None:
+    as_csv(LOG, tmp_path, "ratings")
+    (tmp_path / "x.toml").write_text(TOML + 'columns = {time = ""}\nsplit = "user"\n')
+    shop = load_dataset("table", tmp_path / "x.toml")
+    expected = load_dataset(
+        "table", log=LOG, rating_map=(1, 5), name="shop", columns={"time": None}
+    )
+    assert shop.fingerprint == expected.fingerprint
+    with pytest.raises(ConfigError, match=r"holds all options .* write \['test_share'\] into it"):
+        load_dataset("table", tmp_path / "x.toml", test_share=0.5)
+    with pytest.raises(DatasetNotFoundError, match=r"y.toml is missing"):
+        load_dataset("table", tmp_path / "y.toml")
