@@ -247,7 +247,7 @@ def _plain_series(series: pd.Series, label: str, is_time: bool) -> pd.Series:
     if isinstance(series.dtype, pd.CategoricalDtype):
         return _plain_series(series.astype(series.cat.categories.dtype), label, is_time)
     if isinstance(series.dtype, pd.SparseDtype):
-        return _plain_series(series.sparse.to_dense(), label, is_time)
+        return _plain_series(series.astype(series.dtype.subtype), label, is_time)
     if is_time and types.is_datetime64_any_dtype(series.dtype):
         if series.dt.tz is not None:
             series = series.dt.tz_convert("UTC").dt.tz_localize(None)
