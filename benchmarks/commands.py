@@ -68,7 +68,8 @@ def add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset", metavar="NAME[=PATH]",
         help="kuairec=DIR for files, kuairec for its synthetic world, mypackage.my:NAME for a "
-        "source of yours, DIR alone for files of the environment's own source; default: the "
+        "source of yours, table=FILE for tables of yours (a .toml file holds their options, such "
+        "as rating_map), DIR alone for files of the environment's own source; default: the "
         "synthetic world of that source",
     )  # fmt: skip
 

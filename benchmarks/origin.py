@@ -64,7 +64,9 @@ def find_origin(text: str | None, env: str, seed: int = 0) -> Origin:
     Args:
         text: ``NAME=PATH``, files of a source; ``NAME``, its synthetic world; ``PATH``, files of
             the environment's own source (``./NAME`` where a folder is called like a source); or
-            ``None``, the synthetic world of that source. A name may be ``module:NAME``.
+            ``None``, the synthetic world of that source. A name may be ``module:NAME``. Tables
+            whose reading needs options are described by a file, ``table=DATASET.toml``, see
+            :func:`~kuaisim_gym.data.custom.settings.read_settings`.
         env: A registered environment id, or ``module:id``.
         seed: Seed of the synthetic world.
 
@@ -80,6 +82,28 @@ def find_origin(text: str | None, env: str, seed: int = 0) -> Origin:
     if _names_source(text):
         return Origin(import_named(text), None, seed)
     return Origin(usual, text, seed)
+
+
+def check_played(origin: Origin, env: str) -> None:
+    """Checks that an environment plays data of a source.
+
+    Raises:
+        ConfigError: It does not; the message names the environments that do.
+    """
+    usual = registered(env)["name"]
+    source = SOURCES.get(usual)
+    if origin.source == usual or source is None or source.plays_any:
+        return
+    names = {name: row["name"] for name, row in ENVIRONMENTS.items()}
+    able = [
+        name
+        for name, played in names.items()
+        if played == origin.source or (played in SOURCES and SOURCES[played].plays_any)
+    ]
+    raise ConfigError(
+        f"{env} simulates {usual}, but the dataset is of {origin.source}: leave env out, or choose "
+        f"one of {able}."
+    )
 
 
 def env_for(text: str | None, default: str) -> str:

@@ -20,7 +20,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
 from benchmarks.agents import AGENTS, Agent, find_agent
 from benchmarks.commands import add_dataset, add_dataset_seed, count
-from benchmarks.origin import Origin, env_for, find_origin
+from benchmarks.origin import Origin, check_played, env_for, find_origin
 from benchmarks.results import Result, commit, task_of, versions, without_nan
 from benchmarks.study import Study, run_study
 from benchmarks.tables import markdown
@@ -73,7 +73,7 @@ class Run:
 
     def __post_init__(self) -> None:
         find_agent(self.agent)
-        find_origin(self.dataset, self.env, self.dataset_seed)
+        check_played(self.origin, self.env)
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from benchmarks.origin import Origin, find_origin
+from benchmarks.origin import Origin, check_played, find_origin
 from benchmarks.results import Result, check_session_env, world_of
 from benchmarks.run import Run
 from benchmarks.study import Study
@@ -38,7 +38,7 @@ class WorldStudy(Study):
     def __post_init__(self) -> None:
         check_session_env(self.env)
         check_whole("seed", self.seed, 0)
-        find_origin(self.dataset, self.env, self.dataset_seed)
+        check_played(self.origin, self.env)
 
     @property
     def origin(self) -> Origin:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,28 @@ def check_whole(name: str, value: object, least: int) -> int:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
         return int(value)
     raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}.")
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tells a finite number, Python's or NumPy's, from anything else; a bool is none."""
+    kinds = (int, float, np.integer, np.floating)
+    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def plain_number(value: float) -> float:
+    """A number as Python's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Returns ``value`` as a bool if it is True or False, Python's or NumPy's.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    raise ConfigError(f"{name} must be True or False, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -93,14 +117,16 @@ class SessionConfig:
             )
         for name in ("ad_bound", "correlation"):
             value = getattr(self, name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number and 0.0 <= value <= 1.0):
+            if not (is_number(value) and 0.0 <= value <= 1.0):
                 raise ConfigError(f"{name} must be a number in [0, 1], got {value!r}.")
         check_choice("abandonment", self.abandonment, ABANDONMENT_RULES)
         check_choice("step_cost", self.step_cost, STEP_COSTS)
         for name in ("allow_repeats", "stochastic_response"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+            check_flag(name, getattr(self, name))
+        for option in fields(self):  # options of equal value are equal, whatever their type
+            value = getattr(self, option.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, option.name, value.item())
 
     def behaviour_weights(self, behaviours: tuple[str, ...]) -> NDArray[np.float32]:
         """(B,) float32 weights of some behaviours in a response; the positive ones sum to one.
@@ -116,7 +142,7 @@ class SessionConfig:
         weights = np.zeros(len(behaviours), dtype=np.float32)
         for name, weight in chosen.items():
             check_choice("reward_weights: a behaviour", name, behaviours)
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            if not is_number(weight):
                 raise ConfigError(f"reward_weights[{name!r}] must be a number, got {weight!r}.")
             weights[behaviours.index(name)] = weight
         total = float(weights[weights > 0].sum())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.registry import check_name
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {}  # by id: "name", "task" and options, as registered
+_ID = re.compile(r"\w[\w.-]*-v\d+", re.ASCII)
+_ENTRY_POINT = re.compile(r"[\w.]+:\w+")
 
 
 def register(
@@ -22,16 +27,31 @@ def register(
 ) -> None:
     """Registers an environment, for ``gymnasium.make``, ``make_vec`` and ``make_vec_env`` alike.
 
+    The same call again changes nothing, so that a module can be executed twice.
+
     Args:
         env_id: Versioned id, such as ``"KuaiRec-Fair-v0"``.
-        name: Its dataset, such as ``"kuairec"``; ``gymnasium.make`` cannot change it.
+        name: Its dataset, such as ``"kuairec"``; ``gymnasium.make`` cannot change it. The source
+            of this name must be known when the environment is made.
         task: Name of its task, a key of ``kuaisim_gym.envs.tasks.TASKS``; fixed like the dataset.
         entry_point: ``"module:class"`` of the single environment, which documents it.
         **options: Defaults of options, where they differ from the task's.
 
     Raises:
-        ConfigError: The id stands for another environment.
+        ConfigError: The id is none, or stands for another environment; or another argument is no
+            name.
     """
+    if not isinstance(env_id, str) or not _ID.fullmatch(env_id):
+        raise ConfigError(
+            "An environment id must be letters, digits, '_', '.' and '-' with a version behind "
+            f"them, such as 'Mine-Fair-v0', got {env_id!r}."
+        )
+    check_name(f"The dataset of {env_id}", name)
+    check_name(f"The task of {env_id}", task)
+    if not isinstance(entry_point, str) or not _ENTRY_POINT.fullmatch(entry_point):
+        raise ConfigError(
+            f"The entry_point of {env_id} must be 'module:class', got {entry_point!r}."
+        )
     row = {"name": name, "task": task, **options}
     kwargs = {"env_id": env_id}
     if env_id not in gym.registry:
@@ -43,12 +63,21 @@ def register(
             order_enforce=False,  # the core does, with an error that says what to do
         )
     spec, holder = gym.registry[env_id], ENVIRONMENTS.get(env_id, row)
-    if (spec.entry_point, spec.kwargs, holder) != (entry_point, kwargs, row):  # else: run again
+    same_class = (spec.entry_point, spec.kwargs) == (entry_point, kwargs)
+    if not (same_class and _equal(holder, row)):
         raise ConfigError(
             f"{env_id} is {spec.entry_point} with {holder} already, got {entry_point} with {row}: "
             "choose another id."
         )
     ENVIRONMENTS[env_id] = row
+
+
+def _equal(row: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Tells whether two registrations agree; an option may be an array."""
+    return row.keys() == other.keys() and all(
+        np.array_equal(value, other[name]) if np.ndim(value) else bool(value == other[name])
+        for name, value in row.items()
+    )
 
 
 def import_named(name: str) -> str:

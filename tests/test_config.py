@@ -37,6 +37,24 @@ def test_bad_options_are_refused_with_what_came(options, message) -> None:
         SessionConfig(**options)
 
 
+def test_numbers_of_numpy_are_those_of_python() -> None:
+    options = {"ad_bound": 0.25, "correlation": 0.5, "allow_repeats": True, "window": 20}
+    scalars = {
+        "ad_bound": np.float32(0.25),
+        "correlation": np.float16(0.5),
+        "allow_repeats": np.bool_(True),
+        "window": np.int8(20),
+    }
+    config = SessionConfig(**scalars)
+    assert config == SessionConfig(**options)
+    assert repr(config) == repr(SessionConfig(**options))
+    weights = SessionConfig(reward_weights={"a": np.float32(1), "b": np.int64(3)})
+    assert weights.behaviour_weights(("a", "b")).tolist() == [0.25, 0.75]
+    for value in (np.float32(np.nan), np.float64(np.inf), np.float32(1.5), np.array(0.3)):
+        with pytest.raises(ConfigError, match="ad_bound must be a number"):
+            SessionConfig(ad_bound=value)
+
+
 def test_the_window_defaults_to_the_slate() -> None:
     assert SessionConfig(slate_size=6).exposure_window == 6
     assert SessionConfig(slate_size=2).exposure_window == 2

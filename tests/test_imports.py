@@ -16,7 +16,7 @@ PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
 NETWORK = "kuaisim_gym.simulator.sequential"  # the one part that needs torch
 LAYERS = {
     "errors": 0,
-    "metrics": 0,
+    "metrics": 1,
     "randomness": 0,
     "registration": 2,
     "registry": 1,

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kuaisim_gym import metrics
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics import Sessions
 
 POPULAR = np.array([True, True, False, False, False])
@@ -335,3 +336,47 @@ def test_every_summary_can_be_resampled(two: Sessions) -> None:
     assert half.keys() == metrics.summarise_requests(two, POPULAR, vectors).keys()
     half = metrics.bootstrap_ci95(returned(1, 2, 9), metrics.summarise_retention, rng)
     assert half["return_time"] > 0
+
+
+@pytest.mark.parametrize("wrong", ["short", "counts", "floats", "table", "list of texts", "none"])
+def test_a_popular_group_that_is_none_is_refused_by_all_summaries(wrong: str) -> None:
+    sessions = shown([0, 1], [2, 3])
+    n_items = int(sessions.slates.max()) + 1
+    flags = np.zeros(n_items, dtype=bool)
+    popular = {
+        "short": flags[:-1],
+        "counts": flags.astype(int),
+        "floats": np.full(n_items, np.nan),
+        "table": flags[None],
+        "list of texts": ["a"] * n_items,
+        "none": None,
+    }[wrong]
+    vectors = np.ones((n_items, 3))
+    for summary in (
+        metrics.each_session,
+        metrics.summarise,
+        lambda sessions, popular: metrics.summarise_requests(sessions, popular, vectors),
+        metrics.absolute_difference,
+        metrics.slate_absolute_difference,
+        metrics.longtail_share,
+    ):
+        with pytest.raises(
+            DataFormatError, match=r"popular must (be \(n_items,\) bools|have a fl)"
+        ):
+            summary(sessions, popular)
+
+
+def test_arrays_that_do_not_fit_the_items_are_refused() -> None:
+    sessions = shown([0, 1], [2, 3])
+    n_items = int(sessions.slates.max()) + 1
+    flags, labels = np.zeros(n_items, dtype=bool), np.arange(n_items) % 2
+    for vectors in (np.ones((n_items - 1, 3)), np.ones(n_items), np.full((n_items, 2), np.nan)):
+        with pytest.raises(DataFormatError, match=r"vectors must be \(\d+, d\) finite numbers"):
+            metrics.summarise_requests(sessions, flags, vectors)
+    for groups, popularity in ((labels[:-1], labels[:-1]), (labels, labels[:-1])):
+        with pytest.raises(DataFormatError, match="must have a number for each item"):
+            metrics.summarise_exposure(sessions, groups, popularity)
+    with pytest.raises(DataFormatError, match=r"labels must be \(n_items,\) integers, got float64"):
+        metrics.summarise_exposure(sessions, labels / 2, labels)
+    with pytest.raises(DataFormatError, match="no return days"):
+        metrics.summarise_retention(sessions)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,6 +162,7 @@ def read_features(
     notes: MutableMapping[str, int],
     label: str,
     skipped: Sequence[str] = (),
+    titles: Mapping[str, str] = MappingProxyType({}),
 ) -> Features:
     """Turns a table of users or items into features by position.
 
@@ -179,6 +181,7 @@ def read_features(
         notes: Receives the counts.
         label: Beginning of the counts' names, such as ``"user_features"``.
         skipped: Columns that are no features, see :func:`read_labels`.
+        titles: Names of the features of numbers that are not called as their columns.
 
     Raises:
         DataFormatError: A cell of a field with several values is not as it should be.
@@ -218,14 +221,8 @@ def read_features(
             code.counts += np.bincount(cells, minlength=len(code.rows))
         for i, name in enumerate(numbers):
             columns[name][targets] = chunk[f"n{i}"][rows]
-    for name in numbers:
-        # Cells beyond the missing ids' are missing in the file.
-        gaps = int(np.count_nonzero(np.isnan(columns[name]))) - (n - n_read)
-        if gaps == n_read:
-            del columns[name]
-            add_note(notes, f"{label}.columns_without_values", 1)
-        else:
-            add_note(notes, f"{label}.{name}.missing", gaps)
+    columns = {titles.get(name, name): column for name, column in columns.items()}
+    columns = _count_gaps(columns, n - n_read, notes, label)
     for code in coded:
         _count_values(code, notes, label)
     add_note(notes, f"{label}.repeated_rows_dropped", n_repeated)
@@ -303,6 +300,24 @@ def _code(
         rows[number, : len(texts)] = [codes[text] for text in texts]
     sql = f"coalesce(enum_code({name}::{enum})::INTEGER + 1, 0)"
     return _Coded(field, sql, values, rows, np.zeros(len(rows), np.int64))
+
+
+def _count_gaps(
+    columns: Mapping[str, NDArray[np.float64]],
+    n_absent: int,
+    notes: MutableMapping[str, int],
+    label: str,
+) -> dict[str, NDArray[np.float64]]:
+    """Counts the missing cells of numbers, beside those of absent ids; columns with a number."""
+    with_numbers = {}
+    for name, column in columns.items():
+        gaps = int(np.count_nonzero(np.isnan(column)))
+        if gaps == len(column):
+            add_note(notes, f"{label}.columns_without_values", 1)
+        else:
+            with_numbers[name] = column
+            add_note(notes, f"{label}.{name}.missing", gaps - n_absent)
+    return with_numbers
 
 
 def _count_values(code: _Coded, notes: MutableMapping[str, int], label: str) -> None:

@@ -240,7 +240,8 @@ class Dataset:
         truth: The causes behind a synthetic world, or ``None``.
         item_groups: Labels of the catalogue's items, by column: no model and no agent reads them
             as features.
-        notes: Counts of irregularities and how reading handled them, for people to read.
+        notes: Counts of irregularities and how reading handled them, for people to read; what did
+            not occur has no entry.
         source: Name of the source that read it; ``""`` stands for ``name``.
         split_rule: The rule by which rows became test rows, in words; ``""`` where the source has
             one rule alone.
@@ -276,8 +277,9 @@ class Dataset:
     positive_rate: float = POSITIVE_RATE
 
     def __post_init__(self) -> None:
-        for name in ("item_groups", "notes"):
-            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        notes = {name: count for name, count in self.notes.items() if count}
+        object.__setattr__(self, "notes", MappingProxyType(notes))
+        object.__setattr__(self, "item_groups", MappingProxyType(dict(self.item_groups)))
         object.__setattr__(self, "source", self.source or self.name)
         check_choice("popularity", self.popularity, POPULARITIES)
         if not 0.0 < self.positive_rate < 1.0:

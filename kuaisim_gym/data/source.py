@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.files import DataFiles, IncompleteFilesError
 from kuaisim_gym.data.storage import from_arrays, to_arrays
-from kuaisim_gym.errors import ConfigError, DatasetNotFoundError
+from kuaisim_gym.errors import ConfigError, DatasetNotFoundError, KuaiSimError
 from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
@@ -85,6 +85,7 @@ class Source:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" in vars(cls):
+            check_whole(f"{cls.__qualname__}.version", cls.version, 1)
             register(SOURCES, cls.name, cls)
 
     def find(self, path: str | Path) -> DataFiles:
@@ -99,6 +100,14 @@ class Source:
             ConfigError: This dataset has no files.
         """
         raise self._refusal("find", "no files to read; leave out path")
+
+    def files(self, path: str | Path) -> list[Path]:
+        """The files that it would read, of a path as for :meth:`find`.
+
+        Raises:
+            DatasetNotFoundError: As of :meth:`find`.
+        """
+        return [file for files in self.find(path).tables.values() for file in files]
 
     def read(self, files: DataFiles) -> Dataset:
         """Reads files that :meth:`find` found, with the published ids.
@@ -177,19 +186,34 @@ def recognise(path: str | Path) -> Source:
     Raises:
         DatasetNotFoundError: Required files of a published dataset are missing.
         DataFormatError: Files are there twice.
+        ConfigError: The files are of several datasets.
     """
+    files_by_source: dict[str, list[Path]] = {}  # by source, its files
     missing: list[IncompleteFilesError] = []
+    tables_source = next(source() for source in SOURCES.values() if source.plays_any)
     for source in (source() for source in SOURCES.values() if source.find is not Source.find):
         try:
-            source.find(path)
-            return source
+            files_by_source[source.name] = source.files(path)
         except IncompleteFilesError as error:
             missing.append(error)
         except DatasetNotFoundError:
             continue  # files of another kind
-    if missing:
+    try:
+        files_of_tables = set(tables_source.files(path)).difference(*files_by_source.values())
+        if files_of_tables:
+            files_by_source[tables_source.name] = sorted(files_of_tables)
+    except KuaiSimError:
+        pass  # it is asked again, and refuses, where nothing else is there
+    if len(files_by_source) > 1:
+        listing = "; ".join(f"{name}: {files[0]}, ..." for name, files in files_by_source.items())
+        raise ConfigError(
+            f"{path} holds the files of several datasets ({listing}). Say which one is meant, by "
+            f"--source {' or '.join(files_by_source)}, or give the folder or the file that holds "
+            "it alone."
+        )
+    if missing and not files_by_source:
         raise missing[0]
-    return next(source() for source in SOURCES.values() if source.plays_any)
+    return SOURCES[next(iter(files_by_source))]() if files_by_source else tables_source
 
 
 def find_source(name: str, /, **options: Any) -> Source:

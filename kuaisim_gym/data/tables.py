@@ -132,6 +132,7 @@ class Column:
         high: Greatest number allowed.
         gaps: Whether cells may be missing.
         required: Whether the file must have the column.
+        alias: Its name in the stored table, where that is another one.
     """
 
     name: str
@@ -140,6 +141,12 @@ class Column:
     high: float = math.inf
     gaps: bool = False
     required: bool = True
+    alias: str | None = None
+
+    @property
+    def stored(self) -> str:
+        """Its name in the stored table."""
+        return self.name if self.alias is None else self.alias
 
     @property
     def rule(self) -> str:
@@ -197,12 +204,19 @@ class Table:
         files: The files that it was read from, in order, or names of what it was read from.
         columns: Names of the columns that it holds.
         starts: For each file the ``rowid`` of its first row.
+        numbered: Whether the columns are stored under :func:`numbered` names, which no name that
+            a user chose can be mistaken for.
     """
 
     sql: str
     files: tuple[Path | str, ...]
     columns: tuple[str, ...]
     starts: tuple[int, ...]
+    numbered: bool = False
+
+    def cell(self, column: str) -> str:
+        """SQL of a column's cell."""
+        return quoted(numbered(self.columns.index(column)) if self.numbered else column)
 
     def location(self, row_id: int) -> str:
         """``"FILE, data row N"`` of a row, for messages."""
@@ -268,7 +282,7 @@ class Tables:
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has a header but no rows; expected {rows}.")
-        names = [column.name for column in present] if keep is None else keep
+        names = [column.stored for column in present] if keep is None else keep
         return Table(name, tuple(files), tuple(names), tuple(starts[:-1]))
 
     def adopt(
@@ -277,14 +291,16 @@ class Tables:
         files: Sequence[Path | str],
         columns: Sequence[str],
         names: Sequence[str] | None = None,
+        time: str | None = None,
     ) -> Table:
-        """Stores columns that have types already: as texts, int64 or float64, times in seconds.
+        """Stores columns that have types already: as texts, int64 or float64, under numbered names.
 
         Args:
             sources: SQL of each part, such as a call of ``read_parquet``.
             files: Their names in messages.
             columns: The columns.
             names: Their names in the sources, where they differ.
+            time: The column whose dates are stored as seconds; dates of others become texts.
 
         Raises:
             DataFormatError: A part is damaged, or there are no rows.
@@ -299,8 +315,8 @@ class Tables:
                 described = self._connection.execute(f"DESCRIBE FROM {source}").fetchall()
                 types = {row[0]: row[1] for row in described}
                 cells = ", ".join(
-                    f"{_plain_cell(quoted(name), types[name])} AS {quoted(column)}"
-                    for name, column in zip(names or columns, columns, strict=True)
+                    f"{_plain_cell(quoted(name), types[name], column == time)} AS {numbered(i)}"
+                    for i, (name, column) in enumerate(zip(names or columns, columns, strict=True))
                 )
                 start = f"CREATE TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
                 self._connection.execute(f"{start} SELECT {cells} FROM {source}")
@@ -312,7 +328,7 @@ class Tables:
             starts.append(self.count(f"FROM {table}"))
         if starts[-1] == 0:
             raise DataFormatError(f"{files[0]} has no rows; expected some.")
-        return Table(table, tuple(files), tuple(columns), tuple(starts[:-1]))
+        return Table(table, tuple(files), tuple(columns), tuple(starts[:-1]), numbered=True)
 
     @contextmanager
     def registered(self, frame: pd.DataFrame) -> Iterator[str]:
@@ -396,6 +412,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def numbered(index: int) -> str:
+    """Name of a column by its position, as stored tables of any origin have it."""
+    return f"c{index}"
+
+
 def literal(text: str) -> str:
     """A text as SQL writes it."""
     return "'" + text.replace("'", "''") + "'"
@@ -411,7 +432,7 @@ def trimmed(name: str) -> str:
     return f"nullif(trim({quoted(name)}, ' \t'), '')"
 
 
-def _plain_cell(cell: str, kind: str) -> str:
+def _plain_cell(cell: str, kind: str, is_time: bool) -> str:
     """SQL that turns a cell of one of DuckDB's types into a text, an int64 or a float64."""
     if kind in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"):
         return f"{cell}::BIGINT"
@@ -419,7 +440,7 @@ def _plain_cell(cell: str, kind: str) -> str:
         return f"{cell}::TINYINT::BIGINT"
     if kind in ("FLOAT", "DOUBLE") or kind.startswith("DECIMAL"):
         return f"CASE WHEN isnan({cell}::DOUBLE) THEN NULL ELSE {cell}::DOUBLE END"
-    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+    if is_time and (kind == "DATE" or kind.startswith("TIMESTAMP")):
         return f"epoch({cell})::DOUBLE"
     return f"nullif(trim({cell}::VARCHAR, ' \t'), '')"
 
@@ -472,7 +493,7 @@ def _select(
         f"compression='{compression}', columns={{{spec}}})"
     )
     cells = ", ".join(
-        f"{column.checked(f'c{header.index(column.name)}')} AS {quoted(column.name)}"
+        f"{column.checked(f'c{header.index(column.name)}')} AS {quoted(column.stored)}"
         for column in columns
     )
     if keep is None:

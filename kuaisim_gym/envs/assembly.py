@@ -144,7 +144,8 @@ class SessionBatch:
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
         if "slate_size" not in chosen:
             usual = usual_slate_size(self.dataset.n_items)
-            self.config = replace(self.config, slate_size=usual)
+            window = chosen.get("window") or usual_window(usual, self.config.longest)
+            self.config = replace(self.config, slate_size=usual, window=window)
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
@@ -463,6 +464,22 @@ def preference_encoder(dataset: Dataset) -> PreferenceEncoder:
 def usual_slate_size(n_items: int) -> int:
     """Items in a slate where nobody says: ten, or a tenth of a small catalogue, at least one."""
     return min(SessionConfig.slate_size, max(1, n_items // 10))
+
+
+def usual_window(slate_size: int, longest: int) -> int | None:
+    """Exposures that count where nobody says, neither how many nor how large a slate is.
+
+    Slates of a small catalogue are too small for balance: of three items, no slate is within the
+    usual bound of any two groups, nor one of four within that of three. As many whole slates count
+    as hold ten items.
+
+    Returns:
+        ``None`` where a slate alone is large enough.
+    """
+    if slate_size >= SessionConfig.slate_size:
+        return None
+    slates = -(-SessionConfig.slate_size // slate_size)
+    return min(slates, longest) * slate_size
 
 
 def _resolve(name: str, dataset: Dataset | str | Path | None, seed: int) -> Dataset:

@@ -119,7 +119,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
-    | ``window`` | None | exposures of the popular share: K, or (at most) 10 where K = 1 |
+    | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |
     | ``ad_bound`` | 0.3 | imbalance from which a step is penalised, in [0, 1] |
     | ``abandonment`` | "imbalance" | or "popularity" (popular-heavy windows alone), or "none" |
     | ``allow_repeats`` | False | whether an item may be answered again in the session |

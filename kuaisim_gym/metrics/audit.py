@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics.exposure import (
     Counts,
     Labels,
@@ -56,12 +57,12 @@ class Merit:
         """(S,) int64 rows of users.
 
         Raises:
-            ValueError: A user has no row.
+            DataFormatError: A user has no row.
         """
         rows = np.minimum(np.searchsorted(self.users, users), len(self.users) - 1)
         strangers = users[self.users[rows] != users]
         if strangers.size:
-            raise ValueError(
+            raise DataFormatError(
                 f"Merit has no row of user {strangers[0]}, whose session is audited; give the "
                 "expected responses of np.unique(sessions.users)."
             )
@@ -162,10 +163,15 @@ class Audit:
             relevant: Share of the catalogue, by expected response, that is relevant to a user.
 
         Raises:
-            ValueError: There is no group, the target is no distribution over the groups, or merit
-                lacks a user.
+            DataFormatError: There is no group, the target is no distribution over the groups,
+                merit lacks a user, or an array does not fit the items.
         """
         goal = group_target(labels, target)
+        if len(popularity) != len(labels) or sessions.slates.max(initial=-1) >= len(labels):
+            raise DataFormatError(
+                f"labels and popularity must have a number for each item, got {len(labels)} and "
+                f"{len(popularity)}; the sessions show item {sessions.slates.max(initial=-1)}."
+            )
         n, weights = len(sessions), attention(sessions.slates.shape[2], patience)
         shown = sessions.slates[:, :, 0] >= 0
         session, slates = np.nonzero(shown)[0], sessions.slates[shown]
@@ -262,7 +268,7 @@ class Audit:
     @property
     def _compared(self) -> Comparison:
         if self.comparison is None:
-            raise ValueError("This metric needs the users' expected responses: give merit.")
+            raise DataFormatError("This metric needs the users' expected responses: give merit.")
         return self.comparison
 
     @property
@@ -367,11 +373,15 @@ def group_target(labels: Labels, target: FloatArray | None = None) -> FloatArray
     """(G,) target distribution over the groups, equal shares if ``None``.
 
     Raises:
-        ValueError: There is no group, or the target is no distribution over the groups.
+        DataFormatError: There is no group, or the target is no distribution over the groups.
     """
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataFormatError(
+            f"labels must be (n_items,) integers, got {labels.dtype} of shape {labels.shape}."
+        )
     n_groups = int(labels.max(initial=-1)) + 1
     if n_groups == 0 or labels.min() < -1:
-        raise ValueError(
+        raise DataFormatError(
             "labels must number groups from 0 on, -1 for none; they lie between "
             f"{labels.min(initial=-1)} and {labels.max(initial=-1)}."
         )
@@ -380,7 +390,7 @@ def group_target(labels: Labels, target: FloatArray | None = None) -> FloatArray
     goal = np.asarray(target, dtype=np.float64)
     fits = goal.ndim == 1 and len(goal) >= n_groups  # a last group may have no item
     if not fits or (goal < 0).any() or not np.isclose(goal.sum(), 1.0):
-        raise ValueError(
+        raise DataFormatError(
             f"target must be shares that sum to 1, one for each of {n_groups} groups, got {target}."
         )
     return goal

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.metrics.sessions import BoolArray, FloatArray, Sessions
 
 Counts = NDArray[np.integer] | NDArray[np.floating]
@@ -40,8 +41,30 @@ def longtail_share(sessions: Sessions, popular: BoolArray) -> float:
 
 def popular_flags(sessions: Sessions, popular: BoolArray) -> tuple[BoolArray, BoolArray]:
     """(S, T, K) bool arrays: cells with a popular item, and cells with an item."""
+    popular = check_flags(sessions, popular)
     shown = sessions.slates >= 0
     return popular[np.where(shown, sessions.slates, 0)] & shown, shown
+
+
+def check_flags(sessions: Sessions, popular: BoolArray) -> BoolArray:
+    """Returns the popular group if it is a flag for each item.
+
+    Raises:
+        DataFormatError: It is not of bools, not of one dimension, or lacks an item that was shown.
+    """
+    flags = np.asarray(popular)
+    if flags.dtype != np.bool_ or flags.ndim != 1:
+        raise DataFormatError(
+            "popular must be (n_items,) bools, such as env.unwrapped.catalogue.popular, got "
+            f"{flags.dtype} of shape {flags.shape}."
+        )
+    last = int(sessions.slates.max(initial=-1))
+    if last >= len(flags):
+        raise DataFormatError(
+            f"popular must have a flag for each item, but it has {len(flags)}, and the sessions "
+            f"show item {last}: give that of their own catalogue."
+        )
+    return flags
 
 
 def exposure_counts(sessions: Sessions, n_items: int) -> NDArray[np.int64]:
@@ -190,10 +213,10 @@ def attention(slate_size: int, patience: float) -> FloatArray:
         patience: In (0, 1].
 
     Raises:
-        ValueError: ``patience`` is not in (0, 1].
+        ConfigError: ``patience`` is not in (0, 1].
     """
     if not 0.0 < patience <= 1.0:
-        raise ValueError(f"patience must be in (0, 1], got {patience}.")
+        raise ConfigError(f"patience must be in (0, 1], got {patience}.")
     weights = patience ** np.arange(slate_size)
     return np.asarray(weights / weights.sum())
 

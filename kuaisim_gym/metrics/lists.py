@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics.sessions import FloatArray, Sessions
 
 REQUESTS = 128  # lists that KuaiSim's request-level scripts take the largest reward over
@@ -133,8 +134,10 @@ def _return_days(sessions: Sessions) -> NDArray[np.int64]:
     """(S,) int64 days until the users came back.
 
     Raises:
-        ValueError: The sessions come from a task without returns.
+        DataFormatError: The sessions come from a task without returns.
     """
     if sessions.return_day is None:
-        raise ValueError("These sessions have no return days: their task ends with the session.")
+        raise DataFormatError(
+            "These sessions have no return days: their task ends with the session."
+        )
     return sessions.return_day

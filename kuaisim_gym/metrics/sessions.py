@@ -12,6 +12,8 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.errors import DataFormatError
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
@@ -65,11 +67,11 @@ class Sessions:
         """All sessions of several batches with the same T and K.
 
         Raises:
-            ValueError: Some batches have return days and others have none.
+            DataFormatError: Some batches have return days and others have none.
         """
         n_days = sum(batch.return_day is not None for batch in batches)
         if n_days not in (0, len(batches)):
-            raise ValueError(
+            raise DataFormatError(
                 "Sessions with and without return days cannot be put together: "
                 f"{n_days} of {len(batches)} batches have them."
             )

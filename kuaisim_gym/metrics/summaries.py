@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics.exposure import (
     absolute_difference,
+    check_flags,
     coverage,
     exposure_counts,
     gini,
@@ -50,7 +52,16 @@ def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[An
 
 
 def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
-    """Metrics of the whole-session task, by their names in result files."""
+    """Metrics of the whole-session task, by their names in result files.
+
+    Args:
+        sessions: Finished sessions.
+        popular: (n_items,) bool, the popular group.
+
+    Raises:
+        DataFormatError: ``popular`` is not of this form.
+    """
+    popular = check_flags(sessions, popular)
     counts = exposure_counts(sessions, len(popular))
     return {
         "len": session_length(sessions),
@@ -74,7 +85,16 @@ def summarise_requests(
         sessions: Finished sessions.
         popular: (n_items,) bool, the popular group.
         vectors: (n_items, d) floats, in which ILD measures.
+
+    Raises:
+        DataFormatError: ``popular`` or ``vectors`` is not of this form.
     """
+    popular = check_flags(sessions, popular)
+    if vectors.ndim != 2 or len(vectors) != len(popular) or not np.isfinite(vectors).all():
+        raise DataFormatError(
+            f"vectors must be ({len(popular)}, d) finite numbers, one row for each item, got "
+            f"{vectors.dtype} of shape {vectors.shape}."
+        )
     return {
         "list_reward": average_list_reward(sessions),
         "list_reward_max": max_list_reward(sessions),

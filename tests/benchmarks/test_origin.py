@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks import paper
 from benchmarks.__main__ import main
+from benchmarks.labels import LabelStudy
 from benchmarks.origin import Origin, answers_of, data_block, data_label, env_for, find_origin
 from benchmarks.results import world_of
 from benchmarks.run import Run
@@ -119,6 +120,35 @@ def test_a_table_of_one_s_own_is_played_under_its_own_name(tmp_path: Path, capsy
     table = capsys.readouterr().out
     assert "### Recommendation-Fair-v0, my-shop (MODELLED answers, " in table
     assert "kuairec" not in table
+
+
+def test_ratings_are_played_by_a_file_that_says_what_they_mean(tmp_path: Path, capsys) -> None:
+    users, items = np.divmod(np.arange(600), 20)
+    ratings = pd.DataFrame({"user": users, "item": items, "rating": (users + items) % 5 + 1})
+    ratings.to_csv(tmp_path / "ratings.csv", index=False)
+    command = ["run", "--agent", "random", "--sessions", "10", "--max-len", "4", "--out",
+               str(tmp_path / "out"), "--dataset"]  # fmt: skip
+    assert main([*command, f"table={tmp_path / 'ratings.csv'}"]) == 2
+    error = capsys.readouterr().err
+    assert "say what they mean: rating_map" in error and "table=FILE.toml" in error
+    (tmp_path / "stars.toml").write_text('log = "ratings.csv"\nrating_map = [1, 5]\n')
+    assert main([*command, f"table={tmp_path / 'stars.toml'}"]) == 0
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert path.name == "random_Recommendation-Fair-v0_stars-modelled_T4_seed11.json"
+
+
+def test_an_environment_of_other_data_is_refused_before_any_is_read(tmp_path: Path, capsys) -> None:
+    command = ["run", "--agent", "random", "--env", "KuaiRand-Fair-v0", "--dataset", "kuairec",
+               "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "KuaiRand-Fair-v0 simulates kuairand, but the dataset is of kuairec" in error
+    assert "'KuaiRec-Fair-v0'" in error and "'Recommendation-Fair-v0'" in error
+    with pytest.raises(ConfigError, match="simulates kuairec, but the dataset is of table"):
+        Run("random", ENV, "table=nowhere.csv")
+    with pytest.raises(ConfigError, match="simulates kuairec, but the dataset is of kuairand"):
+        LabelStudy(ENV, "kuairand")
+    Run("random", "Recommendation-Fair-v0", "kuairec")
 
 
 def result(fingerprint: str, **block) -> dict:

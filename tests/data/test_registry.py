@@ -268,6 +268,21 @@ def test_a_name_belongs_to_one_class() -> None:
     assert FEEDBACK["WatchLog"] is mine
 
 
+@pytest.mark.parametrize("name", ["", "a b", "a=b", "a/b", "my:a", "-a", 3, None, "a\n"])
+def test_a_source_needs_a_name_that_files_can_have(name) -> None:
+    before = dict(SOURCES)
+    with pytest.raises(ConfigError, match=r"The name of .*Mine must be letters, .* got "):
+        type("Mine", (Source,), {"name": name})
+    assert before == SOURCES
+
+
+@pytest.mark.parametrize("version", [0, "4", 1.5, None, True])
+def test_a_source_needs_a_version_that_can_be_raised(version) -> None:
+    with pytest.raises(ConfigError, match="Mine.version must be an integer of at least 1"):
+        type("Mine", (Source,), {"name": "mine", "version": version})
+    assert "mine" not in SOURCES
+
+
 def test_a_module_that_is_run_again_replaces_its_class(stars) -> None:
     names = {"__module__": stars.__module__, "__qualname__": stars.__qualname__, "name": "stars"}
     again = type("Stars", (Source,), names)

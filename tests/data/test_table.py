@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import time
 from pathlib import Path
 
@@ -401,6 +402,8 @@ def test_features_exposures_and_groups_of_items() -> None:
     assert shop.popularity == "exposures"
     assert shop.notes["item_features.rows_of_unknown_ids_dropped"] == 1
     assert shop.notes["item_features.repeated_rows_dropped"] == 1
+    assert shop.notes["exposures.items_without_a_number"] == 1  # item 40 has no row
+    assert shop.notes["exposures.items_with_more_log_rows_than_exposures"] == 1  # item 20
     by_propensity = load(items=ITEMS.drop(columns="exposures"), catalogue="all")
     assert by_propensity.show_counts.tolist() == [2, 0, 1, 0]  # times three users, rounded to even
 
@@ -439,9 +442,9 @@ def test_kinds_of_features_that_nobody_declares(tmp_path: Path) -> None:
 
 
 def test_sessions_over_the_items_that_a_user_answered() -> None:
-    options = {"rating_map": (1, 5), "name": "shop", "pools": True, "positive_rate": 0.25}
+    options = {"rating_map": (1, 5), "name": "shop", "pools": True}
     shop = load_dataset("table", log=many(per_user=24), **options)
-    assert (shop.pools, shop.positive_rate) == (True, 0.25)
+    assert shop.pools
     assert play(shop, split="test", slate_size=2, max_len=5) >= 2
 
 
@@ -557,7 +560,7 @@ def test_a_log_without_a_row_of_the_catalogue_plays() -> None:
         ({"items": ITEMS, "groups": ["autor"]}, "groups names the column 'autor', but"),
         ({"items": ITEMS, "item_features": {"x": "number"}}, "item_features names the column 'x'"),
         ({"item_features": {"x": "number"}}, "are columns of a table that is not given"),
-        ({"log": 5}, "log must be a pandas DataFrame or a file"),
+        ({"log": 5}, "log must be a pandas DataFrame, a file"),
         ({"log": None}, "There is no table to read"),
         ({"pools": 1}, "pools must be True or False, got 1"),
         ({"positive_rate": 1}, "positive_rate must be a number above 0 and below 1, got 1"),
@@ -721,3 +724,69 @@ def test_check_of_published_files(real_folder: Path, tmp_path: Path, capsys) -> 
     (tmp_path / "big_matrix.csv").write_text("user_id,video_id,watch_ratio\n1,1,1\n")
     assert main(["check", str(tmp_path)]) == 2
     assert "small_matrix.csv is missing" in capsys.readouterr().err
+
+
+def test_check_of_several_datasets_says_what_to_choose(tmp_path: Path, capsys) -> None:
+    rows = "user_id,video_id,watch_ratio\n1,1,1\n2,1,1\n1,2,0\n2,2,1\n"
+    (tmp_path / "big_matrix.csv").write_text(rows)
+    (tmp_path / "small_matrix.csv").write_text(rows)
+    as_csv(LOG, tmp_path, "ratings")
+    assert main(["check", str(tmp_path), "--rating-map", "1", "5"]) == 2
+    error = capsys.readouterr().err
+    assert "holds the files of several datasets (kuairec: " in error
+    assert "ratings.csv" in error and "--source kuairec or table" in error
+    options = ["--source", "table", "--rating-map", "1", "5", "--name", "shop"]
+    assert main(["check", str(tmp_path), *options]) == 0
+    assert "read:    shop (real)" in capsys.readouterr().out
+    above = tmp_path.parent / "above"
+    (above / "a").mkdir(parents=True)
+    as_csv(LOG, above / "a", "ratings")
+    assert main(["check", str(above)]) == 2
+    assert re.search(r"holds no log, but folders in it do: \[.*a'\]", capsys.readouterr().err)
+    as_csv(LOG, above / "a", "log")
+    assert main(["check", str(above / "a")]) == 2
+    assert "several files that could be log: ['log.csv', 'ratings.csv']" in capsys.readouterr().err
+
+
+def test_check_prints_no_count_of_what_did_not_occur(real_folder: Path, capsys) -> None:
+    assert main(["check", str(real_folder)]) == 0
+    out = capsys.readouterr().out
+    assert "log_only_items: 182" in out
+    assert ": 0\n" not in out
+
+
+TOML = 'log = "ratings.csv"\nrating_map = [1, 5]\nname = "shop"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("log =", DataFormatError, "is no well-formed TOML file"),
+        (TOML + "rating_mab = 1", ConfigError, r"x.toml: an option must be .*mean 'rating_map'"),
+        (TOML.replace('"ratings.csv"', "3"), DataFormatError, "log must be a path, or a list"),
+        (TOML.replace('"ratings.csv"', "[]"), DataFormatError, "log must be a path, or a list"),
+        (TOML.replace("ratings", "no"), DatasetNotFoundError, "no.csv is not there"),
+        (TOML.replace("[1, 5]", "5"), ConfigError, "rating_map must be two ratings"),
+        ('name = "shop"', ConfigError, "There is no table to read"),
+        (TOML.replace("rating_map = [1, 5]", ""), ConfigError, "say what they mean: rating_map"),
+    ],
+)
+def test_a_file_that_describes_no_dataset_is_refused(tmp_path, text, error, message) -> None:
+    as_csv(LOG, tmp_path, "ratings")
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(error, match=message):
+        load_dataset("table", tmp_path / "x.toml")
+
+
+def test_a_file_that_describes_a_dataset_holds_all_options(tmp_path: Path) -> None:
+    as_csv(LOG, tmp_path, "ratings")
+    (tmp_path / "x.toml").write_text(TOML + 'columns = {time = ""}\nsplit = "user"\n')
+    shop = load_dataset("table", tmp_path / "x.toml")
+    expected = load_dataset(
+        "table", log=LOG, rating_map=(1, 5), name="shop", columns={"time": None}
+    )
+    assert shop.fingerprint == expected.fingerprint
+    with pytest.raises(ConfigError, match=r"holds all options .* write \['test_share'\] into it"):
+        load_dataset("table", tmp_path / "x.toml", test_share=0.5)
+    with pytest.raises(DatasetNotFoundError, match=r"y.toml is missing"):
+        load_dataset("table", tmp_path / "y.toml")

@@ -131,7 +131,7 @@ def test_an_id_belongs_to_one_environment() -> None:
             kuaisim_gym.register(ENV, *arguments, **options)
     with pytest.raises(ConfigError, match="CartPole-v1 is .* already"):
         kuaisim_gym.register("CartPole-v1", "kuairec")
-    with pytest.raises(gym.error.Error, match="Malformed"):
+    with pytest.raises(ConfigError, match="An environment id must be .* got .no version."):
         kuaisim_gym.register("no version", "kuairec")
     assert before == kuaisim_gym.ENVIRONMENTS
     assert gym.spec(ENV).kwargs == {"env_id": ENV}
@@ -174,3 +174,42 @@ def test_an_unknown_task_is_refused_when_the_environment_is_made() -> None:
             gym.make("Nothing-v0")
     finally:
         del kuaisim_gym.ENVIRONMENTS["Nothing-v0"], gym.registry["Nothing-v0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("Mine", "kuairec"), "An environment id must be .* got 'Mine'"),
+        (("my/Mine-v0", "kuairec"), "An environment id must be"),
+        (("my:Mine-v0", "kuairec"), "An environment id must be"),
+        (("Mine-v0 ", "kuairec"), "An environment id must be"),
+        (("Mine-v", "kuairec"), "An environment id must be"),
+        ((7, "kuairec"), "An environment id must be .* got 7"),
+        (("Mine-v0", None), "The dataset of Mine-v0 must be .* got None"),
+        (("Mine-v0", ""), "The dataset of Mine-v0 must be"),
+        (("Mine-v0", "a=b"), "The dataset of Mine-v0 must be"),
+        (("Mine-v0", "kuairec", 3), "The task of Mine-v0 must be .* got 3"),
+        (
+            ("Mine-v0", "kuairec", "session", "Mine"),
+            "entry_point of Mine-v0 must be 'module:class'",
+        ),
+    ],
+)
+def test_what_is_no_registration_is_refused_and_leaves_nothing(arguments, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        kuaisim_gym.register(*arguments)
+    assert arguments[0] not in kuaisim_gym.ENVIRONMENTS
+    assert arguments[0] not in gym.registry
+
+
+def test_the_same_registration_again_changes_nothing() -> None:
+    labels = np.arange(20) % 2
+    try:
+        for same in (labels, labels.copy()):
+            kuaisim_gym.register("Again-v0", "kuairec", groups=same, target=(0.5, 0.5))
+        for other in (labels[1:], 1 - labels, "popularity"):
+            with pytest.raises(ConfigError, match="Again-v0 is .*: choose another id"):
+                kuaisim_gym.register("Again-v0", "kuairec", groups=other, target=(0.5, 0.5))
+        assert kuaisim_gym.ENVIRONMENTS["Again-v0"]["groups"] is not None
+    finally:
+        del kuaisim_gym.ENVIRONMENTS["Again-v0"], gym.registry["Again-v0"]

@@ -62,6 +62,7 @@ def find_roles(
 
     Raises:
         DataFormatError: Several columns could have a role.
+        ConfigError: ``columns`` gives one of them two roles.
     """
     taken = set(columns.values())
     result: Roles = {}
@@ -80,6 +81,13 @@ def find_roles(
             )
         if names:
             result[role] = names[0]
+    for role, column in result.items():
+        others = [other for other, name in result.items() if name == column and other != role]
+        if others:
+            raise ConfigError(
+                f"columns gives the column {column!r} of {label} two roles, {role!r} and "
+                f"{others[0]!r}: a column has one."
+            )
     return result
 
 
@@ -97,6 +105,11 @@ def require(label: str, header: Sequence[str], roles: Roles, *required: str) -> 
                 f"{names} (capitals, blanks, - and _ do not matter). Name another one by "
                 f"columns={{{role!r}: NAME}}."
             )
+
+
+def is_named(column: str) -> bool:
+    """Tells a column with a name from one without, such as an index that pandas wrote."""
+    return bool(column.strip()) and not column.startswith("Unnamed: ")
 
 
 def _plain(name: str) -> str:

@@ -73,6 +73,16 @@ def _files(folder: Path, name: str) -> list[Path]:
     return [file for file in files if file.is_file()][:1]
 
 
+def _holds_log(folder: Path) -> bool:
+    """Tells whether a folder itself holds the tables of a dataset, or of several."""
+    if not folder.is_dir():
+        return False
+    stems = [stem_and_ending(file) for file in folder.iterdir() if file.is_file()]
+    return any(
+        ending == ".inter" or (ending and stem.lower() in _NAMES["log"]) for stem, ending in stems
+    )
+
+
 def _named(folder: Path) -> Tables:
     """Files that are called as the tables that they hold."""
     tables: Tables = {}
@@ -90,6 +100,12 @@ def _named(folder: Path) -> Tables:
             )
     if "log" not in tables:
         names = ", ".join(_NAMES["log"])
+        inner = [str(inside) for inside in sorted(folder.iterdir()) if _holds_log(inside)]
+        if inner:
+            raise DatasetNotFoundError(
+                f"{folder} holds no log, but folders in it do: {inner[:20]}. Give the one that is "
+                "meant."
+            )
         raise DatasetNotFoundError(
             f"{folder} holds no log: expected a file called {names} ({', '.join(ENDINGS)}), or "
             f"RecBole's NAME.inter. It holds {sorted(file.name for file in folder.iterdir())[:20]}."

@@ -5,11 +5,22 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from kuaisim_gym.data.cache import file_digest
-from kuaisim_gym.data.tables import FORMS, Column, Table, Tables, read_header, sql_path, trimmed
+from kuaisim_gym.data.custom.cells import check_no_nul
+from kuaisim_gym.data.tables import (
+    FORMS,
+    Column,
+    Table,
+    Tables,
+    numbered,
+    read_header,
+    sql_path,
+    trimmed,
+)
 from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
 
 if TYPE_CHECKING:
@@ -46,11 +57,17 @@ class Input(ABC):
         return None
 
     @abstractmethod
-    def load(self, tables: Tables, columns: Sequence[str]) -> Table:
-        """Stores some columns as texts or as float64, times as seconds; blank cells are missing.
+    def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
+        """Stores some columns as texts or numbers; blank cells are missing.
+
+        Args:
+            tables: The database.
+            columns: The columns.
+            time: The column of times, whose dates become seconds since 1970 where they have a
+                type; dates of other columns are texts.
 
         Raises:
-            DataFormatError: The table is damaged or has no rows.
+            DataFormatError: The table is damaged or has no rows, or a text is no text in UTF-8.
         """
 
 
@@ -72,10 +89,14 @@ class TextInput(Input):
     def digest(self) -> str | None:
         return ";".join(f"{file.name}={file_digest(file)}" for file in self.files)
 
-    def load(self, tables: Tables, columns: Sequence[str]) -> Table:
-        cells = [Column(name, "text", gaps=True) for name in columns]
-        blankless = {name: trimmed(name) for name in columns}
-        return tables.read(self.files, cells, blankless)
+    def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
+        cells = [
+            Column(name, "text", gaps=True, alias=numbered(i)) for i, name in enumerate(columns)
+        ]
+        blankless = {cell.stored: trimmed(cell.stored) for cell in cells}
+        return replace(
+            tables.read(self.files, cells, blankless), columns=tuple(columns), numbered=True
+        )
 
 
 class AtomicInput(TextInput):
@@ -92,6 +113,9 @@ class AtomicInput(TextInput):
                     f"rating:float, separated by tabs, with types among {sorted(_ATOMIC_KINDS)}; "
                     f"got {name!r}."
                 )
+        bare = [name.partition(":")[0] for name in self.header]
+        if len(set(bare)) < len(bare):
+            raise DataFormatError(f"{self.label} repeats a column; its header is {self.header}.")
 
     def kind(self, column: str) -> str | None:
         return _ATOMIC_KINDS[column.partition(":")[2]]
@@ -116,7 +140,7 @@ class ParquetInput(Input):
     def digest(self) -> str | None:
         return ";".join(f"{file.name}={file_digest(file)}" for file in self.files)
 
-    def load(self, tables: Tables, columns: Sequence[str]) -> Table:
+    def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
         for file in self.files:
             types = _parquet_types(file)
             if types != self._types:
@@ -131,7 +155,9 @@ class ParquetInput(Input):
                     f"{self._types[name]}. Join several by a separator, such as '|'."
                 )
         sources = [f"read_parquet({sql_path(file)})" for file in self.files]
-        return tables.adopt(sources, self.files, columns)
+        table = tables.adopt(sources, self.files, columns, time=time)
+        check_no_nul(table, tables)
+        return table
 
 
 def _parquet_types(file: Path) -> dict[str, str]:
@@ -161,38 +187,85 @@ class FrameInput(Input):
         self.header = [str(name) for name in frame.columns]
         if len(set(self.header)) < len(self.header):
             raise DataFormatError(f"{self.label} repeats a column; it has {self.header}.")
+        for name in self.header:
+            if not is_utf8(name):
+                raise DataFormatError(
+                    f"{self.label}: the name of the column {name!r} is no text in UTF-8: rename it."
+                )
 
-    def load(self, tables: Tables, columns: Sequence[str]) -> Table:
+    def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
         import pandas as pd
 
         cells = {
-            name: _plain_series(self.frame.iloc[:, self.header.index(name)], self.label)
-            for name in columns
+            numbered(i): _plain_series(
+                self.frame.iloc[:, self.header.index(name)], self.label, name == time
+            )
+            for i, name in enumerate(columns)
         }
-        frame = pd.DataFrame(cells, columns=list(columns)).reset_index(drop=True)
-        # DuckDB ignores the case of columns, a frame need not.
-        plain = frame.set_axis([f"c{i}" for i in range(len(columns))], axis=1)
-        with tables.registered(plain) as source:
-            return tables.adopt([source], [self.label], columns, list(plain.columns))
+        frame = pd.DataFrame(cells).reset_index(drop=True)
+        try:
+            with tables.registered(frame) as source:
+                table = tables.adopt([source], [self.label], columns, list(frame.columns), time)
+        except DataFormatError:
+            self._check_texts(frame, columns)
+            raise
+        check_no_nul(table, tables)
+        return table
+
+    def _check_texts(self, frame: pd.DataFrame, columns: Sequence[str]) -> None:
+        """Refuses the first text that is none in UTF-8, in a frame of the columns' texts.
+
+        Raises:
+            DataFormatError: There is one; the message names row, column and value.
+        """
+        for name, cells in zip(columns, frame, strict=True):
+            for row, cell in enumerate(frame[cells]):
+                if isinstance(cell, str) and not is_utf8(cell):
+                    raise DataFormatError(
+                        f"{self.label}, data row {row + 1}, column {name!r}: expected a text in "
+                        f"UTF-8, got {cell!r}, which holds half of a surrogate pair. Correct or "
+                        "remove it."
+                    )
 
 
-def _plain_series(series: pd.Series, label: str) -> pd.Series:
+def is_utf8(text: str) -> bool:
+    """Tells a text from one with a lone surrogate, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _plain_series(series: pd.Series, label: str, is_time: bool) -> pd.Series:
     """A column as numbers, or as texts; missing cells as pandas has them."""
     import pandas as pd
 
+    types = pd.api.types
     series = series.reset_index(drop=True)
+    # As the values that stand behind codes, or between gaps.
     if isinstance(series.dtype, pd.CategoricalDtype):
-        series = series.astype(series.cat.categories.dtype)
-    if pd.api.types.is_datetime64_any_dtype(series.dtype):
+        return _plain_series(series.astype(series.cat.categories.dtype), label, is_time)
+    if isinstance(series.dtype, pd.SparseDtype):
+        return _plain_series(series.astype(series.dtype.subtype), label, is_time)
+    if is_time and types.is_datetime64_any_dtype(series.dtype):
         if series.dt.tz is not None:
             series = series.dt.tz_convert("UTC").dt.tz_localize(None)
         return (series - pd.Timestamp(0)) / pd.Timedelta(seconds=1)
-    if pd.api.types.is_bool_dtype(series.dtype) and not series.hasnans:
+    if types.is_bool_dtype(series.dtype) and not series.hasnans:
         return series.astype("uint8")
-    if pd.api.types.is_numeric_dtype(series.dtype):
+    if types.is_numeric_dtype(series.dtype) and not types.is_complex_dtype(series.dtype):
         return series
-    if pd.api.types.is_string_dtype(series.dtype) and series.dtype != object:
-        return series
+    is_string = types.is_string_dtype(series.dtype) and series.dtype != object
+    return series if is_string else _texts(series, label)
+
+
+def _texts(series: pd.Series, label: str) -> pd.Series:
+    """A column of any objects as texts.
+
+    Raises:
+        DataFormatError: A cell holds several values.
+    """
     lists = series.map(lambda cell: isinstance(cell, (list, tuple, set, dict)))
     if lists.any():
         row = int(lists.argmax())
@@ -200,7 +273,7 @@ def _plain_series(series: pd.Series, label: str) -> pd.Series:
             f"{label}, data row {row + 1}, column {series.name!r}: expected one value in a cell, "
             f"got {series[row]!r}. Join several by a separator, such as '|'."
         )
-    return series.map(str, na_action="ignore").astype("string")
+    return series.map(str, na_action="ignore").astype(object)
 
 
 _FORMS: dict[str, type[TextInput | ParquetInput]] = {
@@ -234,10 +307,14 @@ def make_input(table: Given, role: str) -> Input:
     if isinstance(table, pd.DataFrame):
         return FrameInput(table, role)
     files = [table] if isinstance(table, (str, Path)) else table
-    if not isinstance(files, (list, tuple)) or not files:
+    is_list = isinstance(files, (list, tuple)) and len(files) > 0
+    if not is_list or not all(isinstance(file, (str, Path)) for file in files):
+        got = type(table).__name__
+        if is_list:
+            got = f"a {got} of {', '.join(sorted({type(file).__name__ for file in files}))}"
         raise ConfigError(
-            f"{role} must be a pandas DataFrame or a file ({', '.join(ENDINGS)}), got "
-            f"{type(table).__name__}."
+            f"{role} must be a pandas DataFrame, a file ({', '.join(ENDINGS)}), or a list of the "
+            f"files of one table, got {got}."
         )
     paths = [Path(file) for file in files]
     for path in paths:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from typing import Any
 
-from kuaisim_gym.config import POPULARITIES, check_choice
+import numpy as np
+
+from kuaisim_gym.config import (
+    POPULARITIES,
+    check_choice,
+    check_flag,
+    is_number,
+    plain_number,
+)
 from kuaisim_gym.errors import ConfigError
 
 SPLITS_OF_TABLES = ("user", "time", "given")
@@ -27,7 +35,7 @@ class TableOptions:
     positive_from: float | None = None
     split: str | None = None
     test_share: float = 0.2
-    split_time: float | str | None = None
+    split_time: Any = None
     history_share: float = 0.5
     catalogue: str | None = None
     popularity: str | None = None
@@ -47,44 +55,70 @@ class TableOptions:
             if getattr(self, name) is not None:
                 check_choice(name, getattr(self, name), allowed)
         for name in ("columns", "item_features", "user_features"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(f"{name} must map names to texts, got {value!r}.")
+            self._check_mapping(name)
+        self._check_groups()
         for name in ("pools", "synthetic"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+            self._set(name, check_flag(name, getattr(self, name)))
         if self.positive_rate is not None:
-            _check_share("positive_rate", self.positive_rate, 0.0, open_ends=True)
-        if isinstance(self.groups, str) or not all(isinstance(name, str) for name in self.groups):
-            raise ConfigError(f"groups must be a list of columns of items, got {self.groups!r}.")
-        _check_share("test_share", self.test_share, 0.0, open_ends=True)
-        _check_share("history_share", self.history_share, 0.0, open_ends=False)
+            self._set("positive_rate", _share("positive_rate", self.positive_rate))
+        self._set("test_share", _share("test_share", self.test_share))
+        self._set("history_share", _share("history_share", self.history_share, or_none=True))
         self._check_ratings()
         if self.split_time is not None and self.split != "time":
             raise ConfigError(f"split_time is for split='time', got split={self.split!r}.")
         self.moment  # noqa: B018  (a date that cannot be read is refused now)
 
+    def _set(self, name: str, value: object) -> None:
+        """Replaces NumPy's scalars and sequences by Python's, whose text is one."""
+        object.__setattr__(self, name, value)
+
+    def _check_mapping(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is None and name != "columns":
+            return
+        texts = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+        if not texts or not all(cell is None or isinstance(cell, str) for cell in value.values()):
+            raise ConfigError(f"{name} must map names to texts, got {value!r}.")
+
+    def _check_groups(self) -> None:
+        groups = self.groups
+        names = list(groups) if isinstance(groups, (list, tuple, set, frozenset)) else [None]
+        if not all(isinstance(name, str) for name in names):
+            raise ConfigError(f"groups must be a list of columns of items, got {groups!r}.")
+        if len(set(names)) < len(names):
+            raise ConfigError(f"groups names a column twice: {names}.")
+        self._set("groups", tuple(names))
+
     def _check_ratings(self) -> None:
         if self.rating_map is not None and self.positive_from is not None:
             raise ConfigError("Give rating_map or positive_from, not both.")
-        if self.positive_from is not None and not _is_number(self.positive_from):
-            raise ConfigError(f"positive_from must be a finite number, got {self.positive_from!r}.")
+        if self.positive_from is not None:
+            if not is_number(self.positive_from):
+                raise ConfigError(
+                    f"positive_from must be a finite number, got {self.positive_from!r}."
+                )
+            self._set("positive_from", plain_number(self.positive_from))
         bounds = self.rating_map
         if bounds is None:
             return
-        pair = isinstance(bounds, (tuple, list)) and len(bounds) == 2
-        if not (pair and all(map(_is_number, bounds)) and bounds[0] < bounds[1]):
+        pair = isinstance(bounds, (tuple, list, np.ndarray)) and len(bounds) == 2
+        if not (pair and all(map(is_number, bounds)) and bounds[0] < bounds[1]):
             raise ConfigError(
                 f"rating_map must be two ratings, those of the responses 0 and 1, such as (1, 5); "
                 f"got {bounds!r}."
             )
+        self._set("rating_map", tuple(map(plain_number, bounds)))
 
     @property
     def moment(self) -> float | None:
         """``split_time`` as a number; a date as seconds since 1970, UTC where it does not say."""
         moment = self.split_time
-        if moment is None or _is_number(moment):
-            return None if moment is None else float(moment)
+        if moment is None:
+            return None
+        if is_number(moment):
+            return float(moment)
+        if isinstance(moment, np.datetime64):
+            moment = str(moment.astype("datetime64[us]"))
         try:
             date = datetime.fromisoformat(str(moment))
         except ValueError as error:
@@ -103,16 +137,19 @@ class TableOptions:
 def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return sorted(value.items())
-    return list(value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    # Dates and NumPy's numbers have several texts.
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def _is_number(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+def _share(name: str, value: object, or_none: bool = False) -> float:
+    """A share below 1 as a Python number.
 
-
-def _check_share(name: str, value: object, low: float, open_ends: bool) -> None:
-    valid = _is_number(value) and low <= value < 1.0  # type: ignore[operator]
-    if not valid or (open_ends and value == low):
-        bounds = "above 0" if open_ends else "of at least 0"
-        raise ConfigError(f"{name} must be a number {bounds} and below 1, got {value!r}.")
+    Raises:
+        ConfigError: It is none.
+    """
+    if is_number(value) and (0.0 < value < 1.0 or (or_none and value == 0.0)):
+        return plain_number(value)
+    bounds = "of at least 0" if or_none else "above 0"
+    raise ConfigError(f"{name} must be a number {bounds} and below 1, got {value!r}.")

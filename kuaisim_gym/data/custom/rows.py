@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.coding import add_note
+from kuaisim_gym.data.custom.cells import number, seconds
 from kuaisim_gym.data.custom.columns import Roles
 from kuaisim_gym.data.dataset import IdArray
 from kuaisim_gym.data.feedback import Interactions, LabelLog, PositiveLog, ResponseLog
 from kuaisim_gym.data.split import id_bits, mixed, uniform
-from kuaisim_gym.data.tables import Chunk, ColumnFiles, Table, Tables, quoted, whole_groups
+from kuaisim_gym.data.tables import Chunk, ColumnFiles, Table, Tables, whole_groups
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 Sides = Callable[[Chunk], NDArray[np.bool_]]  # which rows of whole users are test rows
@@ -100,7 +101,8 @@ def _rating(
             f"{label} has ratings in the column {column!r}; say what they mean: "
             f"rating_map=(LOW, HIGH) spreads them evenly over responses in [0, 1], "
             f"positive_from=X makes those of at least X positive, and "
-            f"columns={{'rating': None}} takes every row for a positive."
+            f"columns={{'rating': None}} takes every row for a positive. Commands read these "
+            f"options from a .toml file that names the log: table=FILE.toml."
         )
     low, high = rating_map
     return Answer(
@@ -119,76 +121,6 @@ _ANSWERS: dict[str, Callable[..., Answer]] = {
     "rating": _rating,
     "label": _label,
 }
-
-
-def number(table: Table, tables: Tables, column: str) -> str:
-    """SQL of a column's cell as a float64; of a text that is no number, NULL."""
-    name = quoted(column)
-    truths = f"WHEN 'true' THEN 1 WHEN 'false' THEN 0 ELSE TRY_CAST({name} AS DOUBLE) END"
-    return f"CASE lower({name}::VARCHAR) {truths}" if is_text(table, tables, column) else name
-
-
-def is_text(table: Table, tables: Tables, column: str) -> bool:
-    """Tells whether a column is stored as texts."""
-    kind = tables.texts(f"SELECT typeof({quoted(column)}) FROM {table.sql} LIMIT 1")[0]
-    return kind == "VARCHAR"
-
-
-def check_numbers(
-    table: Table, tables: Tables, column: str, low: float, high: float, rule: str
-) -> None:
-    """Refuses the first cell of a column that is no finite number in some range.
-
-    Raises:
-        DataFormatError: There is one; the message names file, row, column and value.
-    """
-    cell, value = quoted(column), number(table, tables, column)
-    bounds = [f"{value} >= {low!r}" if low > -np.inf else f"isfinite({value}::DOUBLE)"]
-    bounds += [f"{value} <= {high!r}" if high < np.inf else f"isfinite({value}::DOUBLE)"]
-    if rule == "0 or 1":
-        bounds = [f"{value} IN (0, 1)"]
-    check_cells(table, tables, column, f"coalesce({' AND '.join(bounds)}, false)", rule, cell)
-
-
-def check_cells(
-    table: Table, tables: Tables, column: str, condition: str, rule: str, cell: str
-) -> None:
-    """Refuses the first cell that is there and does not meet a condition in SQL.
-
-    Raises:
-        DataFormatError: There is one; the message names file, row, column and value.
-    """
-    clause = f"FROM {table.sql} WHERE {cell} IS NOT NULL AND NOT ({condition})"
-    invalid = tables.count(clause)
-    if invalid:
-        row = int(tables.column(f"SELECT min(rowid) {clause}")[0])
-        text = tables.texts(f"SELECT {cell}::VARCHAR FROM {table.sql} WHERE rowid = {row}")[0]
-        raise DataFormatError(
-            f"{table.location(row)}, column {column!r}: expected {rule}, got {text!r} "
-            f"({invalid} such row(s)). Correct or remove them."
-        )
-
-
-def seconds(table: Table, tables: Tables, column: str) -> str:
-    """SQL of a cell of times as a float64: a number as it is, a date as seconds since 1970.
-
-    Raises:
-        DataFormatError: A cell is neither, or both are mixed.
-    """
-    if not is_text(table, tables, column):
-        check_numbers(table, tables, column, -np.inf, np.inf, "a finite number or a date")
-        return quoted(column)
-    cell = quoted(column)
-    plain, date = f"TRY_CAST({cell} AS DOUBLE)", f"TRY_CAST({cell} AS TIMESTAMP)"
-    numbers = tables.count(f"FROM {table.sql} WHERE {plain} IS NOT NULL")
-    dates = tables.count(f"FROM {table.sql} WHERE {date} IS NOT NULL")
-    if dates > numbers:
-        check_cells(
-            table, tables, column, f"{date} IS NOT NULL", "a date such as 2024-05-31 18:00", cell
-        )
-        return f"epoch({date})"
-    check_numbers(table, tables, column, -np.inf, np.inf, "a time, as a number or a date")
-    return plain
 
 
 @dataclass
@@ -244,7 +176,7 @@ class Rows:
 
     def _query(self, table: Table, roles: Roles, answer: Answer) -> str:
         """SQL of complete rows by position, users ascending and each user's rows by time."""
-        user, item = quoted(roles["user"]), quoted(roles["item"])
+        user, item = table.cell(roles["user"]), table.cell(roles["item"])
         cell = "1::DOUBLE"
         if answer.column is not None:
             cell = f"({number(table, self.tables, answer.column)})::DOUBLE"

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.config import is_number
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.coding import add_note, note_counts
+from kuaisim_gym.data.custom.cells import check_ids, check_numbers, seconds
 from kuaisim_gym.data.custom.columns import ANSWERS, Roles, check_columns, find_roles, require
 from kuaisim_gym.data.custom.features import Entities, read_exposures
 from kuaisim_gym.data.custom.folders import TABLES, find_tables
@@ -23,22 +26,22 @@ from kuaisim_gym.data.custom.rows import (
     Rows,
     Sides,
     by_time,
-    check_numbers,
     log_alone,
     make_answer,
-    seconds,
     test_alone,
     without_cells,
 )
+from kuaisim_gym.data.custom.settings import SETTINGS, read_settings
 from kuaisim_gym.data.dataset import POSITIVE_RATE, Dataset, Features, IdArray
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.data.source import SOURCES, Source
 from kuaisim_gym.data.storage import from_arrays, to_arrays
-from kuaisim_gym.data.tables import Table, Tables, literal, open_tables, quoted
+from kuaisim_gym.data.tables import Table, Tables, literal, open_tables
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 WHOLE_ID = r"-?(0|[1-9]\d{0,18})(\.0*)?"
 LONGEST_ID = 256  # characters: ids are stored at the length of the longest
+LONGEST_NAME = 100  # characters: files of results are called by it
 LEAST_ITEMS = 2  # one popular and one in the long tail
 
 SOUGHT: dict[str, tuple[str, ...]] = {  # roles by table
@@ -82,7 +85,8 @@ class TableSource(Source):
     Args:
         log: A DataFrame, a file or the files of one table, in order: CSV, TSV (both may be
             compressed), Parquet, or RecBole's ``.inter``; or a folder, see
-            :func:`~kuaisim_gym.data.custom.folders.find_tables`.
+            :func:`~kuaisim_gym.data.custom.folders.find_tables`. As ``path``, also a ``.toml`` file
+            of these arguments, see :func:`~kuaisim_gym.data.custom.settings.read_settings`.
         test: Unbiased rows, which only the test simulator sees; ``None`` to split the log.
         items: Features, groups and exposures of items; ``None`` for none.
         users: Features of users; ``None`` for none.
@@ -121,6 +125,7 @@ class TableSource(Source):
     """
 
     name = "table"
+    version = 4  # raised when the same tables would give another dataset or other notes
     plays_any = True
     options = (*TABLES, "name", *(column.name for column in fields(TableOptions)))
 
@@ -136,9 +141,13 @@ class TableSource(Source):
     ) -> None:
         self._given = {"log": log, "test": test, "items": items, "users": users}
         self._label = name
+        given = {**self._given, "name": name, **options}
+        self._given_options = [option for option, value in given.items() if value is not None]
         self.choices = TableOptions(**options)
 
     def load(self, path: str | Path | None, seed: int) -> Dataset:
+        if path is not None and Path(path).suffix == SETTINGS:
+            return self._described(path).load(None, seed)
         inputs, label = self._inputs(path)
         digest = digest_of_inputs([inputs.get(table) for table in TABLES], self.choices.text)
         if digest is None:
@@ -146,7 +155,14 @@ class TableSource(Source):
         key = f"{self.name}-{digest}-{_file_name(label)}-v{self.version}"
         return from_arrays(cached(key, lambda: to_arrays(self._read(inputs, label))))
 
+    def files(self, path: str | Path) -> list[Path]:
+        if Path(path).suffix == SETTINGS:
+            return [Path(path)]
+        return [file for files in find_tables(Path(path)).values() for file in files]
+
     def inspect(self, path: str | Path | None) -> list[str]:
+        if path is not None and Path(path).suffix == SETTINGS:
+            return self._described(path).inspect(None)
         inputs, label = self._inputs(path)
         lines = [f"source:  {self.name}, your own data, called {label!r}"]
         for name, table in inputs.items():
@@ -161,6 +177,19 @@ class TableSource(Source):
             if name not in inputs:
                 lines.append(f"missing: {name}, which is optional; {purpose}")
         return lines
+
+    def _described(self, path: str | Path) -> TableSource:
+        """The source with the options of a file that describes a dataset.
+
+        Raises:
+            ConfigError: There are other options beside it.
+        """
+        if self._given_options:
+            raise ConfigError(
+                f"{path} holds all options of the dataset: write {sorted(self._given_options)} "
+                "into it, too."
+            )
+        return TableSource(**read_settings(Path(path), self.options))
 
     def _inputs(self, path: str | Path | None) -> tuple[dict[str, Input], str]:
         """The tables that there are, and the dataset's label."""
@@ -179,10 +208,11 @@ class TableSource(Source):
             tables = {**find_tables(Path(folder)), **tables}
             tables["log"] = find_tables(Path(folder))["log"]
             label = self._label or Path(folder).resolve().name.partition(".")[0]
-        if not isinstance(label, str) or not label.strip() or label in SOURCES:
+        printable = isinstance(label, str) and label.strip() and label.isprintable()
+        if not printable or len(label) > LONGEST_NAME or label in SOURCES:
             raise ConfigError(
-                f"name must be a text that names your data, and no name of a source "
-                f"({sorted(SOURCES)}), got {label!r}."
+                f"name must be a text that names your data, of one line and at most {LONGEST_NAME} "
+                f"characters, and no name of a source ({sorted(SOURCES)}), got {label!r}."
             )
         if self.choices.split == "given" and "test" not in tables:
             raise ConfigError("split='given' needs the test rows: test=...")
@@ -200,6 +230,13 @@ class TableSource(Source):
             dataset = _Reader(self.choices, inputs, tables).dataset(label)
         logger.info("Read %s: %s", label, note_counts(dataset.notes))
         return dataset
+
+
+def _date(seconds_since_1970: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds_since_1970, UTC).strftime("%Y-%m-%d %H:%M")
+    except (ValueError, OverflowError, OSError):
+        return "no date"
 
 
 def _file_name(label: str) -> str:
@@ -229,8 +266,18 @@ class _Reader:
                         f"{option} is for ratings, but {self.inputs['log'].label} has no column of "
                         f"ratings; it has {self.inputs['log'].header}."
                     )
+        if self.options.positive_rate is not None and self.answers["log"].feedback.has_negatives:
+            raise ConfigError(
+                f"positive_rate is for a log of positives alone, but {self.inputs['log'].label} "
+                "has answers: leave it out."
+            )
         if self.options.split == "time" and "time" not in self.roles["log"]:
             require(self.inputs["log"].label, self.inputs["log"].header, self.roles["log"], "time")
+        for name in self.options.groups:
+            if name in self.roles.get("items", {}).values():
+                raise ConfigError(
+                    f"groups names the column {name!r}, which holds ids or exposures."
+                )
         if self.options.groups and "items" not in self.inputs:
             raise ConfigError(
                 f"groups={list(self.options.groups)} are columns of items=, not given."
@@ -269,23 +316,23 @@ class _Reader:
         if not len(test) or not len(log):
             empty = "test" if not len(test) else "log"
             raise DataFormatError(
-                f"The split by {rule} leaves no {empty} rows of "
-                f"{self.inputs['log'].label}: choose another split."
+                f"The split by {rule} leaves no {empty} rows of {self.inputs['log'].label}"
+                f"{self._times(stored['log'])}: choose another split."
             )
         if rows.n_catalogue < LEAST_ITEMS:
             raise DataFormatError(
                 f"The catalogue holds {rows.n_catalogue} item(s); at least {LEAST_ITEMS} are "
                 "needed, a popular one and another. catalogue='all' takes all that have a row."
             )
-        shown = self._exposures(stored, rows)
-        positives_alone = shown is None and not log.has_negatives
-        default = "positives" if positives_alone else "exposures"
         items = self._entities("items", "item", stored, len(rows.item_ids))
         users = self._entities("users", "user", stored, len(user_ids))
+        shown = self._exposures(stored, rows, log)
+        positives_alone = shown is None and not log.has_negatives
+        default = "positives" if positives_alone else "exposures"
         groups = list(self.options.groups)
         add_note(self.notes, "log_rows", len(log))
         add_note(self.notes, "test_rows", len(test))
-        return Dataset(
+        dataset = Dataset(
             name=label,
             synthetic=self.options.synthetic,
             user_ids=user_ids,
@@ -304,6 +351,22 @@ class _Reader:
             pools=self.options.pools,
             positive_rate=self.options.positive_rate or POSITIVE_RATE,
         )
+        return replace(dataset, notes=self.notes | self._uncounted(dataset))
+
+    def _uncounted(self, dataset: Dataset) -> dict[str, int]:
+        """The number of items of the catalogue whose popularity is not known.
+
+        Raises:
+            ConfigError: Positives are to be counted, and there are none.
+        """
+        counts, kind = dataset.training.popularity_counts, dataset.popularity
+        if self.options.popularity == "positives" and not counts.any():
+            raise ConfigError(
+                "popularity='positives' counts train rows with a response of at least .5, and "
+                "there are none: count exposures, or choose another rating_map or positive_from."
+            )
+        n_without = int(np.count_nonzero(counts[: dataset.n_items] == 0))
+        return {f"catalogue.items_without_{kind}": n_without}
 
     def _store(self, name: str) -> Table:
         """Stores the columns of a table that are needed."""
@@ -311,7 +374,11 @@ class _Reader:
         columns = list(roles.values())
         if name in ("items", "users"):
             columns = list(table.header)
-        return table.load(self.tables, columns)
+        stored = table.load(self.tables, columns, roles.get("time"))
+        for role in ("user", "item"):
+            if role in roles:
+                check_ids(stored, self.tables, roles[role])
+        return stored
 
     def _check_rows(self, table: Table, name: str) -> None:
         """Checks the cells of rows, and counts those that will be dropped."""
@@ -321,7 +388,7 @@ class _Reader:
         columns = {"user": roles["user"], "item": roles["item"]}
         if answer.column is not None:
             columns["answer"] = answer.column
-        missing = {role: f"{quoted(column)} IS NULL" for role, column in columns.items()}
+        missing = {role: f"{table.cell(column)} IS NULL" for role, column in columns.items()}
         for role, condition in missing.items():
             dropped = self.tables.count(f"FROM {table.sql} WHERE {condition}")
             add_note(self.notes, f"{name}.rows_without_{role}", dropped)
@@ -334,14 +401,16 @@ class _Reader:
                 f"{list(columns.values())}."
             )
         if "time" in roles:
-            untimed = self.tables.count(f"FROM {table.sql} WHERE {quoted(roles['time'])} IS NULL")
+            untimed = self.tables.count(
+                f"FROM {table.sql} WHERE {table.cell(roles['time'])} IS NULL"
+            )
             add_note(self.notes, f"{name}.rows_without_time", untimed)
 
     def _number(self, entity: str, stored: Mapping[str, Table]) -> IdArray:
         """Numbers the ids of users or items that have rows; for items, the catalogue first."""
         texts = {
-            name: f"SELECT DISTINCT {quoted(self.roles[name][entity])}::VARCHAR AS id_text "
-            f"FROM {stored[name].sql} WHERE {self._complete(name)}"
+            name: f"SELECT DISTINCT {stored[name].cell(self.roles[name][entity])}::VARCHAR "
+            f"AS id_text FROM {stored[name].sql} WHERE {self._complete(name, stored[name])}"
             for name in self.answers
         }
         union = " UNION ".join(texts.values())
@@ -367,17 +436,39 @@ class _Reader:
             f"CREATE TABLE {entity}_positions AS SELECT id_text, id, behind, (dense_rank() "
             f"OVER (ORDER BY behind, id) - 1)::INTEGER AS id_position FROM ({grouped})"
         )
+        if key == number:
+            self._add_spellings(entity, stored, f"{whole} AND {number} = p.id")
         query = f"SELECT DISTINCT id_position, id FROM {entity}_positions ORDER BY id_position"
         chunks = [chunk["id"] for chunk in self.tables.stream(query)]
         if key == "id_text":
             return np.concatenate([chunk.astype(np.str_) for chunk in chunks])
         return np.concatenate(chunks).astype(np.int64)
 
-    def _complete(self, name: str) -> str:
+    def _add_spellings(self, entity: str, stored: Mapping[str, Table], condition: str) -> None:
+        """Gives other spellings of whole numbers, such as 4.0, the positions of their ids.
+
+        Args:
+            entity: ``"user"`` or ``"item"``.
+            stored: The tables.
+            condition: SQL that an ``id_text`` stands for the id of a row ``p``.
+        """
+        name = f"{entity}s"
+        if name not in stored:
+            return
+        positions, key = f"{entity}_positions", stored[name].cell(self.roles[name][entity])
+        self.tables.execute(
+            f"INSERT INTO {positions} SELECT x.id_text, p.id, p.behind, p.id_position FROM "
+            f"(SELECT DISTINCT {key}::VARCHAR AS id_text FROM {stored[name].sql}) x "
+            f"JOIN (SELECT DISTINCT id, behind, id_position FROM {positions}) p ON "
+            f"{condition} "
+            f"WHERE x.id_text NOT IN (SELECT id_text FROM {positions})"
+        )
+
+    def _complete(self, name: str, table: Table) -> str:
         """SQL of the condition that a row is complete."""
         roles, column = self.roles[name], self.answers[name].column
         names = [roles["user"], roles["item"], *([] if column is None else [column])]
-        return " AND ".join(f"{quoted(cell)} IS NOT NULL" for cell in names)
+        return " AND ".join(f"{table.cell(cell)} IS NOT NULL" for cell in names)
 
     def _rows(self, stored: Mapping[str, Table], user_ids: IdArray, item_ids: IdArray) -> Rows:
         n = int(
@@ -417,13 +508,38 @@ class _Reader:
             return by_time(float(chunk["moment"][0])), f"time (the last {share} of rows)"
         return by_time(moment), f"time (rows from {options.split_time} on)"
 
-    def _exposures(self, stored: Mapping[str, Table], rows: Rows) -> NDArray[np.int64] | None:
+    def _times(self, table: Table) -> str:
+        """The range of the log's times in words, where they make the split."""
+        if self.options.split != "time":
+            return ""
+        column = self.roles["log"]["time"]
+        time = seconds(table, self.tables, column)
+        query = f"SELECT min({time})::DOUBLE AS first, max({time})::DOUBLE AS last FROM {table.sql}"
+        first, last = (float(value[0]) for value in next(self.tables.stream(query)).values())
+        if np.isnan(first):
+            return f", whose column {column!r} holds no time"
+        text = f", whose times in {column!r} run from {first:.15g} to {last:.15g}"
+        if self.options.split_time is None or is_number(self.options.split_time):
+            return text
+        return f"{text}, as dates from {_date(first)} to {_date(last)}"
+
+    def _exposures(
+        self, stored: Mapping[str, Table], rows: Rows, log: Interactions
+    ) -> NDArray[np.int64] | None:
         """(n_all_items,) exposures, of the items' table or else of the log."""
+        logged = np.bincount(log.items, minlength=len(rows.item_ids))
         for name in ("items", "log"):
             if name in stored:
                 roles = self.roles[name]
-                size = len(rows.item_ids), len(rows.user_ids)
-                shown = read_exposures(self.tables, stored[name], roles["item"], roles, *size)
+                shown = read_exposures(
+                    self.tables,
+                    stored[name],
+                    roles["item"],
+                    roles,
+                    logged,
+                    len(rows.user_ids),
+                    self.notes,
+                )
                 if shown is not None:
                     return shown
         return None
@@ -434,7 +550,11 @@ class _Reader:
         if name not in stored:
             return None
         key = self.roles[name][entity]
-        return Entities(self.tables, self.inputs[name], stored[name], key, entity, n, self.notes)
+        entities = Entities(
+            self.tables, self.inputs[name], stored[name], key, entity, n, self.notes
+        )
+        entities.check_known()
+        return entities
 
     def _features(self, entities: Entities | None, kinds: Mapping[str, str] | None) -> Features:
         if entities is None:
