@@ -70,6 +70,11 @@ class World(NamedTuple):
         return task_of(self.env)
 
     @property
+    def rank(self) -> tuple[bool, World]:
+        """A key for sorting: today's worlds come before those of earlier generators."""
+        return self.is_older, self
+
+    @property
     def slug(self) -> str:
         """Name of the world in file names."""
         env = self.env.rpartition(":")[2]
@@ -112,6 +117,11 @@ def world_of(result: Result) -> World:
         block["fingerprint"], result["max_len"],
         result.get("slate_size", SessionConfig.slate_size),
     )  # fmt: skip
+
+
+def in_order(results: Iterable[Result]) -> list[Result]:
+    """Results world by world: today's worlds first, those of earlier generators last."""
+    return sorted(results, key=lambda result: world_of(result).rank)
 
 
 def task_of(env: str) -> type[SessionBatch]:

@@ -33,12 +33,12 @@ def main(options: argparse.Namespace) -> None:
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent; the benchmark's agents come first, in its order."""
+    """Results by world and agent, in the benchmark's order of agents; older worlds come last."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     order = {agent: number for number, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda run: order.get(run["agent"], len(order))):
         worlds[world_of(result)][result["agent"]].append(result)
-    return dict(sorted(worlds.items()))
+    return {world: worlds[world] for world in sorted(worlds, key=lambda world: world.rank)}
 
 
 def without_replaced(worlds: dict[World, Any]) -> dict[World, Any]:
