@@ -12,13 +12,13 @@ import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.formatting import markdown_table, mean_and_ci95, section
-from benchmarks.results import Result, World, in_order, read_results, world_of
+from benchmarks.results import Result, in_order, read_results, world_of
 from benchmarks.run import SEED_RANGE, SLOTS, Run
 from benchmarks.study import run_studies
 from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
@@ -47,7 +47,6 @@ SLATES: dict[str, tuple[str, dict[str, Any]]] = {
 KEYS = frozenset(
     {"study", "popularity", "env", "seed", "sessions", "dataset", "policies", "max_len", "rows"}
 )
-_COUNTS = {"exposures": "exposures", "positives": "counted positives"}
 
 
 @dataclass(frozen=True)
@@ -138,40 +137,27 @@ def _reward(sessions: Sessions) -> NDArray[np.float64]:
     return np.asarray(sessions.rewards.sum(axis=1) / sessions.length, dtype=np.float64)
 
 
-class _Column(NamedTuple):
-    """A column of the summary: a world, and the count by which items are popular in it."""
-
-    world: World
-    popularity: str
-
-    @property
-    def title(self) -> str:
-        return f"{self.world.short_title}, groups by {_COUNTS[self.popularity]}"
-
-
 def summary(results: Iterable[Result]) -> str:
     """A table of the change of R that half of every slate from each group makes, by world."""
-    shares: dict[str, dict[_Column, str]] = {}
-    columns = []
-    for result in in_order(results):
-        column = _Column(world_of(result), result["popularity"])
-        columns.append(column)
-        free = _free_rewards(result)
+    results = in_order(results)
+    known = {policy for result in results for policy in result["policies"]}
+    policies = [policy for policy in SCORES if policy in known]
+    rows = []
+    for result in results:
+        free, changes = _free_rewards(result), {}
         for row in result["rows"]:
             if row["slates"] == "quota":
                 share, half = (100 * row[x] / free[row["policy"]] for x in ("d_r", "d_r_ci95"))
-                shares.setdefault(row["policy"], {})[column] = f"{share:+.1f} ± {half:.1f} %"
-    rows = [
-        [policy, *(shares[policy].get(column, "") for column in columns)]
-        for policy in sorted(shares, key=[*SCORES].index)
-    ]
-    header = ["ranking", *(column.title for column in columns)]
+                changes[row["policy"]] = f"{share:+.1f} ± {half:.1f} %"
+        title = f"{world_of(result).short_title}, by {result['popularity']}"
+        rows.append([title, *(changes.get(policy, "") for policy in policies)])
     return section(
         "What a quota costs",
-        markdown_table(header, rows),
+        markdown_table(["world, groups by", *policies], rows),
         "Change of a session's mean reward when half of every slate comes from each group, against "
         "the best items of any group and users whom imbalance does not annoy; ± is a 95 % "
-        "interval over sessions, paired by user.",
+        "interval over sessions, paired by user. Items are popular by exposures or by counted "
+        "positives, by which the ranking by popularity goes as well.",
     )
 
 
@@ -203,7 +189,7 @@ def _table(result: Result) -> str:
         "reward of a session; ± is a 95 % interval over sessions. A penalised session is shorter: "
         "it shows fewer and therefore better items, so that its R is not to be compared."
     )
-    title = f"Cost of balance: {world_of(result).title}, groups by {_COUNTS[result['popularity']]}"
+    title = f"Cost of balance: {world_of(result).title}, groups by {result['popularity']}"
     return section(title, markdown_table(header, rows, "llr"), note)
 
 

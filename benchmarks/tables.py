@@ -20,6 +20,7 @@ from kuaisim_gym.envs.assembly import SessionBatch
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
+WIDTH = 6  # columns of a table of the summary
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 add_arguments = add_folder
@@ -66,21 +67,30 @@ def markdown(results: list[Result]) -> str:
 def summary(results: list[Result]) -> str:
     """Len and R_each of whole sessions: a row per agent, a column per world and length.
 
-    Worlds of an earlier version stand in it where no present one has taken their place.
+    Tables hold today's worlds, short sessions first, then those of an earlier version, where no
+    present one has taken their place.
     """
     worlds = {
         world: agents
         for world, agents in without_replaced(by_world(results)).items()
         if world.task is SessionBatch
     }
-    titles = [world.short_title for world in worlds]
-    rows = []
     foreign = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
-    for agent in [*AGENTS, *sorted(foreign)]:
-        runs = [agents.get(agent, []) for agents in worlds.values()]
-        if any(runs):
-            rows.append([agent, *map(_len_and_reward, runs)])
-    return markdown_table(["Len, R_each", *titles], rows)
+    names, tables = [*AGENTS, *sorted(foreign)], []
+    for is_older in (False, True):
+        columns = sorted(
+            (world for world in worlds if world.is_older == is_older), key=lambda x: x.max_len
+        )
+        for start in range(0, len(columns), WIDTH):
+            group = columns[start : start + WIDTH]
+            rows = [
+                [agent, *(_len_and_reward(worlds[world].get(agent, [])) for world in group)]
+                for agent in names
+                if any(agent in worlds[world] for world in group)
+            ]
+            titles = [world.short_title for world in group]
+            tables.append(markdown_table(["Len, R_each", *titles], rows))
+    return "\n\n".join(tables)
 
 
 def _len_and_reward(runs: list[Result]) -> str:

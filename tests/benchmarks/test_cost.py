@@ -78,25 +78,26 @@ def test_the_command_prices_balance(tiny, tmp_path: Path, capsys) -> None:
     assert "other data or settings" in capsys.readouterr().err
 
 
-def test_the_summary_has_a_column_for_each_world_and_count() -> None:
-    def result(dataset: dict, popularity: str, share: float) -> dict:
+def test_the_summary_has_a_row_for_each_world_and_count() -> None:
+    def result(dataset: dict, popularity: str, share: float, *more: str) -> dict:
         rows = [
             {"policy": "quality", "slates": FREE, "r_each": 0.5, "d_r": 0.0, "d_r_ci95": 0.0},
             {"policy": "quality", "slates": "quota", "d_r": 0.5 * share, "d_r_ci95": 0.005},
         ]
         return {"study": "cost", "env": "KuaiRec-Fair-v0", "max_len": 30, "dataset": dataset,
-                "popularity": popularity, "seed": 1, "rows": rows}  # fmt: skip
+                "popularity": popularity, "seed": 1, "policies": [*more, "quality"],
+                "rows": rows}  # fmt: skip
 
     block = {"name": "kuairec", "source": "kuairec", "synthetic": True, "answers": "synthetic"}
-    older = result({**block, "fingerprint": "a", "version": 2}, "exposures", -0.5)
+    older = result({**block, "fingerprint": "a", "version": 2}, "exposures", -0.5, "truth")
     real = {"name": "kuairec-like", "source": "kuairec-like", "synthetic": False,
             "answers": "real", "fingerprint": "b"}  # fmt: skip
-    header, _, row = summary([older, result(real, "positives", 0.25)]).splitlines()[2:5]
-    assert header == (
-        "| ranking | KuaiRec, kuairec-like (real answers), T = 30, groups by counted positives "
-        "| KuaiRec (OLDER SYNTHETIC world), T = 30, groups by exposures |"
-    )
-    assert row == "| quality | +25.0 ± 1.0 % | -50.0 ± 1.0 % |"
+    table = summary([older, result(real, "positives", 0.25)]).splitlines()[2:6]
+    assert table[0] == "| world, groups by | quality | truth |"
+    assert table[2:] == [
+        "| kuairec-like (REAL answers), T = 30, by positives | +25.0 ± 1.0 % |  |",
+        "| kuairec (OLDER SYNTHETIC world), T = 30, by exposures | -50.0 ± 1.0 % |  |",
+    ]
 
 
 def test_all_worlds_of_the_quick_table_are_priced(
