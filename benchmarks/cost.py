@@ -48,6 +48,13 @@ KEYS = frozenset(
     {"study", "popularity", "env", "seed", "sessions", "dataset", "policies", "max_len", "rows"}
 )
 
+SUMMARY_NOTE = (
+    "Change of a session's mean reward when half of every slate comes from each group, against the "
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over "
+    "sessions, paired by user. Items are popular by exposures or by counted positives, by which "
+    "the ranking by popularity goes as well."
+)
+
 
 @dataclass(frozen=True)
 class CostStudy(WorldStudy):
@@ -108,7 +115,8 @@ class CostStudy(WorldStudy):
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
         """The quota's cost in all worlds, and a table for each."""
-        return "\n\n".join([summary(results), *map(_table, in_order(results))])
+        glance = section("What a quota costs", summary(results), SUMMARY_NOTE)
+        return "\n\n".join([glance, *map(_table, in_order(results))])
 
 
 def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
@@ -138,7 +146,10 @@ def _reward(sessions: Sessions) -> NDArray[np.float64]:
 
 
 def summary(results: Iterable[Result]) -> str:
-    """A table of the change of R that half of every slate from each group makes, by world."""
+    """A table of the change of R that half of every slate from each group makes, by world.
+
+    Changes are shares of the free slates' R_each; an interval is that of the difference.
+    """
     results = in_order(results)
     known = {policy for result in results for policy in result["policies"]}
     policies = [policy for policy in SCORES if policy in known]
@@ -151,14 +162,7 @@ def summary(results: Iterable[Result]) -> str:
                 changes[row["policy"]] = f"{share:+.1f} ± {half:.1f} %"
         title = f"{world_of(result).short_title}, by {result['popularity']}"
         rows.append([title, *(changes.get(policy, "") for policy in policies)])
-    return section(
-        "What a quota costs",
-        markdown_table(["world, groups by", *policies], rows),
-        "Change of a session's mean reward when half of every slate comes from each group, against "
-        "the best items of any group and users whom imbalance does not annoy; ± is a 95 % "
-        "interval over sessions, paired by user. Items are popular by exposures or by counted "
-        "positives, by which the ranking by popularity goes as well.",
-    )
+    return markdown_table(["world, groups by", *policies], rows)
 
 
 def _free_rewards(result: Result) -> dict[str, float]:

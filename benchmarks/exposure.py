@@ -148,6 +148,16 @@ def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
     return figure
 
 
+def panels(policies: dict[str, list[Result]]) -> str:
+    """The figure's ten numbers of each policy as a table: means over seeds."""
+    titles = {metric.name: metric.title for metric in EXPOSURE_METRICS}
+    rows = []
+    for policy, runs in policies.items():
+        means = (np.mean([run["metrics"][name] for run in runs]) for name in PANELS)
+        rows.append([POLICIES[policy], *(f"{mean:#.3g}" for mean in means)])
+    return markdown_table(["policy", *(titles[name] for name in PANELS)], rows)
+
+
 def _tables(world: World, policies: dict[str, list[Result]]) -> str:
     metrics = [
         [policy, *(interval([run["metrics"][m.name] for run in runs]) for m in EXPOSURE_METRICS)]

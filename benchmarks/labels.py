@@ -229,14 +229,16 @@ def _table(world: World, results: Sequence[Result]) -> str:
     for measure in MEASURES.values():
         header += [measure, f"less {BASE}'s"]
     first = results[0]
+    # Labels are rows of the data, even where sessions have modelled answers.
+    kind = "REAL" if world.answers != "synthetic" else world.data.replace(" world", "")
     note = (
-        f"{first['labels']:,} labels of test users ({world.data}), {first['rate']:.3f} of them "
-        f"positive. Of the {first['users']:,} users with at least {LEAST_ROWS} rows, some positive "
+        f"{first['labels']:,} {kind} labels of test users, {first['rate']:.3f} of them positive. "
+        f"Of the {first['users']:,} users with at least {LEAST_ROWS} rows, some positive "
         f"and some negative ({first['left_out']:,} are left out): GAUC, the mean AUC within a "
         "user, and the rate of positives in the best quarter of a user's rows. ± is a 95 % "
         "interval over seeds, or over users where there is one; differences are paired by user."
     )
-    title = f"Rankings by labels: {world.dataset} ({world.data}, {world.fingerprint})"
+    title = f"Rankings by {kind} labels: {world.dataset} ({world.fingerprint})"
     return section(title, markdown_table(header, rows, "lr"), note)
 
 

@@ -92,7 +92,7 @@ def test_the_summary_has_a_row_for_each_world_and_count() -> None:
     older = result({**block, "fingerprint": "a", "version": 2}, "exposures", -0.5, "truth")
     real = {"name": "kuairec-like", "source": "kuairec-like", "synthetic": False,
             "answers": "real", "fingerprint": "b"}  # fmt: skip
-    table = summary([older, result(real, "positives", 0.25)]).splitlines()[2:6]
+    table = summary([older, result(real, "positives", 0.25)]).splitlines()
     assert table[0] == "| world, groups by | quality | truth |"
     assert table[2:] == [
         "| kuairec-like (REAL answers), T = 30, by positives | +25.0 ± 1.0 % |  |",

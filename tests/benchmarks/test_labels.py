@@ -37,7 +37,7 @@ def test_the_command_ranks_what_nobody_chose(
     command = ["labels", "--dataset", "kuairand", "--jobs", "1", "--out", str(tmp_path)]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "### Rankings by labels: kuairand (SYNTHETIC world, " in printed
+    assert "### Rankings by SYNTHETIC labels: kuairand (" in printed
     (path,) = tmp_path.glob("*.json")
     result = read_result(path)
     rows = result["rows"]
@@ -90,8 +90,8 @@ def test_older_worlds_are_called_so_and_come_last() -> None:
     text = LabelStudy.markdown([older, present])
     titles = [line for line in text.splitlines() if line.startswith("###")]
     assert titles == [
-        f"### Rankings by labels: kuairand (SYNTHETIC world, f{SOURCES['kuairand'].version})",
-        "### Rankings by labels: kuairand (OLDER SYNTHETIC world, f2)",
+        f"### Rankings by SYNTHETIC labels: kuairand (f{SOURCES['kuairand'].version})",
+        "### Rankings by OLDER SYNTHETIC labels: kuairand (f2)",
     ]
 
 

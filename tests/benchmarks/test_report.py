@@ -109,8 +109,8 @@ def test_all_studies_stand_in_it_and_older_worlds_are_called_so(tmp_path: Path) 
         f"Cost of balance: KuaiRec-Fair-v0, kuairec (OLDER SYNTHETIC world, {'o' * 16}), T 30, "
         "groups by positives",
         "Rankings by labels",
-        f"Rankings by labels: kuairec (SYNTHETIC world, {'t' * 16})",
-        f"Rankings by labels: kuairec (OLDER SYNTHETIC world, {'o' * 16})",
+        f"Rankings by SYNTHETIC labels: kuairec ({'t' * 16})",
+        f"Rankings by OLDER SYNTHETIC labels: kuairec ({'o' * 16})",
     ]
 
 
