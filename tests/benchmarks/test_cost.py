@@ -11,10 +11,12 @@ import pytest
 from benchmarks import cost, origin
 from benchmarks.__main__ import main
 from benchmarks.cost import FREE, CostStudy, compare, read_studies, summary
-from benchmarks.results import read_result
+from benchmarks.results import read_result, read_results, world_of
 from benchmarks.run import Run
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -144,3 +146,31 @@ def test_what_has_no_price_is_refused() -> None:
         CostStudy(Run("random"), "clicks")
     with pytest.raises(ConfigError, match="policies must be one of"):
         CostStudy(Run("random"), policies=("best",))
+
+
+def test_the_page_about_worlds_shows_the_committed_costs() -> None:
+    results = ROOT / "benchmarks" / "results"
+    synthetic = [row for row in read_studies(results / "cost") if row["dataset"]["synthetic"]]
+    page = (ROOT / "docs" / "synthetic_worlds.md").read_text(encoding="utf-8")
+    assert f"<!-- cost -->\n{summary(synthetic)}\n<!-- /cost -->" in page
+    # Its text says how random slates and the ranking by exposures compare, before and now.
+    text = " ".join(page.split("<!-- /cost -->")[1].split("## ")[0].split())
+    runs = [row for row in read_results(results) if row["max_len"] == 30]
+    for row in synthetic:
+        if row["max_len"] != 30 or row["popularity"] != "exposures":
+            continue
+        name, present = row["dataset"]["name"], {}
+        for line in row["rows"]:
+            if line["slates"] == "any":
+                present[line["policy"]] = line["r_each"]
+        before = {
+            policy: np.mean([
+                run["metrics"]["r_each"] for run in runs
+                if run["agent"] == policy and run["env"] == row["env"]
+                and run["dataset"]["name"] == name and world_of(run).is_older
+            ])
+            for policy in ("random", "popularity")
+        }  # fmt: skip
+        for values in (before, present):
+            pair = [f"{values[policy]:.3f}"[1:] for policy in ("popularity", "random")]
+            assert " against ".join(pair) in text, name
