@@ -9,32 +9,33 @@ penalised, so that the rule makes no difference to them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from benchmarks.formatting import markdown_table, mean_and_ci95, section
-from benchmarks.origin import env_for
-from benchmarks.results import Result, read_results, world_of
+from benchmarks.results import Result, in_order, read_results, world_of
 from benchmarks.run import SEED_RANGE, SLOTS, Run
 from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, measurement
+from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents import make_vec_env
-from dsrm_agents.baselines.reference import make_reference
+from dsrm_agents.baselines.reference import SCORES, make_reference
 from dsrm_agents.common.evaluation import evaluate
-from kuaisim_gym.config import check_whole
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
+from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
 
 STUDY = "cost"
-POLICIES = ("random", "popularity", "quality", "expected-quality", "expected-oracle")
-MAX_LENS = (30, 50)
+# By what they know: nothing, counts, the log's item effects, true item means, the train simulator,
+# the causes, the answers that the test simulator expects.
+POLICIES = (
+    "random", "popularity", "quality", "expected-quality", "train-oracle", "truth",
+    "expected-oracle",
+)  # fmt: skip
 FREE = "any, no rule"
 # Suffix of the reference row, and options of the environment, by the title of the slates.
 SLATES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -43,7 +44,16 @@ SLATES: dict[str, tuple[str, dict[str, Any]]] = {
     "quota": ("+quota", {}),
     "band": ("+band", {}),
 }
-KEYS = frozenset({"study", "env", "seed", "sessions", "dataset", "policies", "max_lens", "rows"})
+KEYS = frozenset(
+    {"study", "popularity", "env", "seed", "sessions", "dataset", "policies", "max_len", "rows"}
+)
+
+SUMMARY_NOTE = (
+    "Change of a session's mean reward when half of every slate comes from each group, against the "
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over "
+    "sessions, paired by user. Items are popular by exposures or by counted positives, by which "
+    "the ranking by popularity goes as well."
+)
 
 
 @dataclass(frozen=True)
@@ -51,61 +61,62 @@ class CostStudy(WorldStudy):
     """The cost of balance in one world.
 
     Attributes:
-        max_lens: Longest sessions.
+        popularity: The count by which items are popular, for their groups and for the ranking by
+            popularity; one of :data:`~kuaisim_gym.config.POPULARITIES`.
         policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`.
-        sessions: Sessions of each policy, the same for all.
     """
 
     study = STUDY
 
-    max_lens: tuple[int, ...] = MAX_LENS
+    popularity: str = "exposures"
     policies: tuple[str, ...] = POLICIES
-    sessions: int = Run.sessions
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if check_whole("sessions", self.sessions, 2) > SLOTS and self.sessions % SLOTS:
-            raise ConfigError(
-                f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
-            )
+        check_choice("popularity", self.popularity, POPULARITIES)
+        for policy in self.policies:
+            check_choice("policies", policy, SCORES)
+        check_whole("sessions", self.spec.sessions, 2)  # an interval needs two
+
+    @property
+    def subject(self) -> str:
+        return self.popularity
 
     def header(self) -> Result:
         return super().header() | {
-            "max_lens": list(self.max_lens),
+            "popularity": self.popularity,
             "policies": list(self.policies),
-            "sessions": self.sessions,
-            "seed": self.seed,
+            "sessions": self.spec.sessions,
         }
 
     def make(self, path: Path) -> Result:
-        rows = []
-        for max_len, policy in product(self.max_lens, self.policies):
-            played = {slates: self._play(policy, slates, max_len) for slates in SLATES}
+        dataset, rows = replace(self.spec.load(), popularity=self.popularity), []
+        for policy in self.policies:
+            played = {slates: self._play(dataset, policy, slates) for slates in SLATES}
             free = played[FREE][0]
             for slates, (sessions, metrics) in played.items():
-                rows.append(
-                    {"max_len": max_len, "policy": policy, "slates": slates, **metrics}
-                    | compare(sessions, free)
-                )
+                row: dict[str, Any] = {"policy": policy, "slates": slates}
+                rows.append(row | metrics | compare(sessions, free))
         return {"rows": rows}
 
-    def _play(self, policy: str, slates: str, max_len: int) -> tuple[Sessions, dict[str, float]]:
+    def _play(
+        self, dataset: Dataset, policy: str, slates: str
+    ) -> tuple[Sessions, dict[str, float]]:
         """Sessions of a policy, and their metrics."""
-        suffix, rule = SLATES[slates]
-        slots, first_seed = min(self.sessions, SLOTS), self.seed * SEED_RANGE + SEED_RANGE // 2
-        env = make_vec_env(
-            self.env, slots, "test", first_seed, dataset=self.origin.load(), max_len=max_len,
-            action_type="slate", **rule,
-        )  # fmt: skip
-        sessions = evaluate(make_reference(policy + suffix, env.batch), env, self.sessions)
+        spec, (suffix, rule) = self.spec, SLATES[slates]
+        slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
+        options: dict[str, Any] = {**spec.session_options, "action_type": "slate", **rule}
+        env = make_vec_env(spec.env, slots, "test", first_seed, dataset=dataset, **options)
+        sessions = evaluate(make_reference(policy + suffix, env.batch), env, spec.sessions)
         metrics = env.batch.summarise(sessions)
         shown = {name: metrics[name] for name in ("len", "r_each", "q", "ad", "longtail_share")}
         return sessions, shown
 
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
-        """A table for each world."""
-        return "\n\n".join(_table(result) for result in results)
+        """The quota's cost in all worlds, and a table for each."""
+        glance = section("What a quota costs", summary(results), SUMMARY_NOTE)
+        return "\n\n".join([glance, *map(_table, in_order(results))])
 
 
 def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
@@ -134,16 +145,35 @@ def _reward(sessions: Sessions) -> NDArray[np.float64]:
     return np.asarray(sessions.rewards.sum(axis=1) / sessions.length, dtype=np.float64)
 
 
-def _table(result: Result) -> str:
+def summary(results: Iterable[Result]) -> str:
+    """A table of the change of R that half of every slate from each group makes, by world.
+
+    Changes are shares of the free slates' R_each; an interval is that of the difference.
+    """
+    results = in_order(results)
+    known = {policy for result in results for policy in result["policies"]}
+    policies = [policy for policy in SCORES if policy in known]
     rows = []
-    r_free = {
-        (row["max_len"], row["policy"]): row["r_each"]
-        for row in result["rows"]
-        if row["slates"] == FREE
-    }
+    for result in results:
+        free, changes = _free_rewards(result), {}
+        for row in result["rows"]:
+            if row["slates"] == "quota":
+                share, half = (100 * row[x] / free[row["policy"]] for x in ("d_r", "d_r_ci95"))
+                changes[row["policy"]] = f"{share:+.1f} ± {half:.1f} %"
+        title = f"{world_of(result).short_title}, by {result['popularity']}"
+        rows.append([title, *(changes.get(policy, "") for policy in policies)])
+    return markdown_table(["world, groups by", *policies], rows)
+
+
+def _free_rewards(result: Result) -> dict[str, float]:
+    """R_each of each policy's free slates."""
+    return {row["policy"]: row["r_each"] for row in result["rows"] if row["slates"] == FREE}
+
+
+def _table(result: Result) -> str:
+    rows, free = [], _free_rewards(result)
     for row in result["rows"]:
-        share = row["d_r"] / r_free[row["max_len"], row["policy"]]
-        cells = [str(row["max_len"]), row["policy"], row["slates"], f"{row['len']:.2f}"]
+        cells = [row["policy"], row["slates"], f"{row['len']:.2f}"]
         cells += [f"{row[name]:.3f}" for name in ("r_each", "q")]
         cells += [f"{1 - row['longtail_share']:.2f}", f"{row['ad']:.3f}"]
         if row["slates"] == FREE:
@@ -151,11 +181,11 @@ def _table(result: Result) -> str:
         else:
             cells += [
                 f"{row['d_r']:+.4f} ± {row['d_r_ci95']:.4f}",
-                f"{100 * share:+.1f} %",
+                f"{100 * row['d_r'] / free[row['policy']]:+.1f} %",
                 f"{row['d_len']:+.2f} ± {row['d_len_ci95']:.2f}",
             ]
         rows.append(cells)
-    header = ["T", "policy", "slates", "Len", "R_each", "q", "popular share", "AD", "d R", "of R",
+    header = ["policy", "slates", "Len", "R_each", "q", "popular share", "AD", "d R", "of R",
               "d Len"]  # fmt: skip
     note = (
         f"{result['sessions']:,} sessions of the same users and random numbers. d: less the free "
@@ -163,42 +193,56 @@ def _table(result: Result) -> str:
         "reward of a session; ± is a 95 % interval over sessions. A penalised session is shorter: "
         "it shows fewer and therefore better items, so that its R is not to be compared."
     )
-    world = world_of(result | {"max_len": 0})  # of all lengths
-    title = f"Cost of balance: {world.env}, {world.dataset} ({world.data}, {world.fingerprint})"
-    return section(title, markdown_table(header, rows, "rllr"), note)
+    title = f"Cost of balance: {world_of(result).title}, groups by {result['popularity']}"
+    return section(title, markdown_table(header, rows, "llr"), note)
 
 
 def read_studies(folder: Path) -> list[Result]:
-    """Results of this study in a folder."""
-    return read_results(folder, STUDY, KEYS, measurement, "world")
+    """Results of this study in a folder.
+
+    Raises:
+        DataFormatError: There are none, or a measurement has two files.
+    """
+    return read_results(folder, STUDY, KEYS, lambda row: measurement(row, "popularity"), "world")
+
+
+def studies_of(world: Run, policies: Sequence[str]) -> list[CostStudy]:
+    """Studies of a world, one for each count by which its items can be popular.
+
+    Args:
+        world: The world.
+        policies: Names of scores; empty for all that the data allow.
+
+    Raises:
+        ConfigError: A policy does not exist.
+    """
+    dataset = world.load()
+    has_truth = dataset.truth is not None
+    usual = [name for name in POLICIES if has_truth or not SCORES[name].synthetic_only]
+    counts = POPULARITIES if dataset.popularity == "exposures" else (dataset.popularity,)
+    return [CostStudy(world, count, tuple(policies or usual)) for count in counts]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--env", help=f"of whole sessions; default: {Run.env}, or that of --dataset")
-    add_dataset(parser)
-    add_dataset_seed(parser)
-    add("--max-len", type=int, nargs="+", default=list(MAX_LENS), help="default: 30 50")
-    add("--policies", nargs="+", default=list(POLICIES), help=f"default: {' '.join(POLICIES)}")
-    add("--sessions", type=int, default=Run.sessions, help="of each policy; default: 1000")
+    add_world_arguments(parser)
+    add(
+        "--policies", nargs="+", default=[],
+        help=f"default: those of {', '.join(POLICIES)} that the data allow",
+    )  # fmt: skip
     add("--seed", type=int, default=Run.seed, help=f"of the sessions; default: {Run.seed}")
-    add_jobs(parser)
-    add_out_or_table(parser)
 
 
 def main(options: argparse.Namespace) -> None:
-    """Measures the cost in one world and prints the tables of the folder.
+    """Measures the cost in the worlds and prints the tables of the folder.
 
     Raises:
         ConfigError: The world or an option does not exist, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
     if options.table is None:
-        study = CostStudy(
-            options.env or env_for(options.dataset, Run.env), options.dataset,
-            options.dataset_seed, options.seed, tuple(options.max_len), tuple(options.policies),
-            options.sessions,
-        )  # fmt: skip
-        run_studies([study], options.out)
+        worlds = worlds_of(options, [options.seed])
+        studies = [study for world in worlds for study in studies_of(world, options.policies)]
+        run_studies(studies, options.out, options.jobs)
     print(CostStudy.markdown(read_studies(options.table or options.out)))

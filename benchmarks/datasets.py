@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.commands import add_dataset_seed
 from benchmarks.formatting import markdown_table, section
-from benchmarks.origin import Origin
+from benchmarks.origin import Origin, is_older
 from benchmarks.paper import ENVS
 from benchmarks.results import Result, read_result, without_nan
 from benchmarks.study import Study, run_studies
@@ -248,6 +248,7 @@ def draw(datasets: Sequence[Dataset]) -> Figure:
 
 def _name(result: Result) -> str:
     block = result["dataset"]
-    kind = "SYNTHETIC" if block["synthetic"] else "real"
+    older = "OLDER " if is_older(block) else ""
+    kind = f"{older}SYNTHETIC" if block["synthetic"] else "real"
     seed = f", seed {block['seed']}" if block.get("seed") else ""
     return f"{block['name']} ({kind}{seed})"

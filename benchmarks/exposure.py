@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.paper import SEEDS
 from benchmarks.plots import means_and_halves, save_small
-from benchmarks.results import Result, World, read_results, world_of
-from benchmarks.run import Run, play
-from benchmarks.study import Study, run_studies
+from benchmarks.results import Result, World, in_order, read_results, world_of
+from benchmarks.run import play
+from benchmarks.study import run_studies
+from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
 
@@ -43,25 +42,23 @@ CLASS_NAMES = ("activity", "taste")
 
 
 @dataclass(frozen=True)
-class ExposureStudy(Study):
+class ExposureStudy(WorldStudy):
     """Sessions of a policy without training, and all that is said about their exposure.
 
     Attributes:
         policy: A key of :data:`POLICIES`.
-        spec: Environment, data, seed and number of the sessions; its agent is not used.
     """
 
-    policy: str
-    spec: Run
+    study = STUDY
+
+    policy: str = "random"
 
     @property
-    def name(self) -> str:
-        return f"{STUDY}_{self.policy}_{self.spec.world}_seed{self.spec.seed}"
+    def subject(self) -> str:
+        return self.policy
 
     def header(self) -> Result:
-        settings = self.spec.header()
-        del settings["agent"]
-        return {"study": STUDY, "policy": self.policy, **settings, "sessions": self.spec.sessions}
+        return super().header() | {"policy": self.policy, "sessions": self.spec.sessions}
 
     def make(self, path: Path) -> Result:
         rule = Agent(
@@ -84,31 +81,21 @@ class ExposureStudy(Study):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    add = parser.add_argument
-    add_out_or_table(parser)
-    add("--env", default=Run.env, help=f"default: {Run.env}")
-    add_dataset(parser)
-    add_dataset_seed(parser)
-    add("--max-len", type=int, default=Run.max_len, help=f"default: {Run.max_len}")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
-    add("--sessions", type=int, default=Run.sessions, help="test sessions; default: 1000")
-    add_jobs(parser)
+    add_world_arguments(parser)
+    text = "of the sessions; default: 11 15 19"
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=text)
 
 
 def main(options: argparse.Namespace) -> None:
     """Makes the missing studies, draws a figure for each world, and prints the tables.
 
     Raises:
-        ConfigError: A result has other settings.
+        ConfigError: The world or an option does not exist, or a result has other settings.
         DataFormatError: The folder holds no results of this study.
     """
     if options.table is None:
-        settings = ("env", "dataset", "dataset_seed", "max_len", "sessions")
-        values: dict[str, Any] = {name: getattr(options, name) for name in settings}
-        studies = [
-            ExposureStudy(policy, Run("random", seed=seed, **values))
-            for policy, seed in product(POLICIES, options.seeds)
-        ]
+        worlds = worlds_of(options, options.seeds)
+        studies = [ExposureStudy(world, policy) for world, policy in product(worlds, POLICIES)]
         run_studies(studies, options.out, options.jobs)
     results = read_studies(options.table or options.out)
     if options.out is not None:
@@ -123,15 +110,14 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, or a measurement has two files.
     """
-    return read_results(
-        folder, STUDY, KEYS, lambda row: (world_of(row), row["policy"], row["seed"]), "policy"
-    )
+    return read_results(folder, STUDY, KEYS, lambda row: measurement(row, "policy"), "policy")
 
 
 def by_policy(results: Sequence[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and policy, in the order of :data:`POLICIES`."""
+    """Results by world and policy, in the order of :data:`POLICIES`; older worlds come last."""
     worlds: dict[World, dict[str, list[Result]]] = {}
-    for result in sorted(results, key=lambda row: [*POLICIES].index(row["policy"])):
+    by_name = sorted(results, key=lambda row: [*POLICIES].index(row["policy"]))
+    for result in in_order(by_name):
         worlds.setdefault(world_of(result), {}).setdefault(result["policy"], []).append(result)
     return worlds
 
@@ -160,6 +146,16 @@ def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
         fontsize="medium",
     )
     return figure
+
+
+def panels(policies: dict[str, list[Result]]) -> str:
+    """The figure's ten numbers of each policy as a table: means over seeds."""
+    titles = {metric.name: metric.title for metric in EXPOSURE_METRICS}
+    rows = []
+    for policy, runs in policies.items():
+        means = (np.mean([run["metrics"][name] for run in runs]) for name in PANELS)
+        rows.append([POLICIES[policy], *(f"{mean:#.3g}" for mean in means)])
+    return markdown_table(["policy", *(titles[name] for name in PANELS)], rows)
 
 
 def _tables(world: World, policies: dict[str, list[Result]]) -> str:

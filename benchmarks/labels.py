@@ -7,101 +7,176 @@ rows of test users cannot: within each user's own rows, does a score put the pos
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product, starmap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 
-from benchmarks.commands import add_dataset, add_dataset_seed, add_out_or_table
-from benchmarks.formatting import markdown_table, mean_and_ci95, section
-from benchmarks.origin import env_for
-from benchmarks.results import Result, read_results, world_of
-from benchmarks.run import Run
+from benchmarks.agents import find_agent
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
+from benchmarks.paper import SEEDS
+from benchmarks.results import Result, World, in_order, read_results, world_of
+from benchmarks.run import Run, train_agent
 from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, measurement
-from dsrm_agents import make_vec_env
+from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from dsrm_agents import KuaiVecEnv, make_vec_env
 from dsrm_agents.baselines.reference import SCORES
+from dsrm_agents.common.item_scores import item_scores, scores_items
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset, Interactions
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.quality import auc
+from kuaisim_gym.simulator.quality import UserRanking, rank_users
 
 STUDY = "labels"
 BASE = "popularity"  # the score that differences refer to
-LEAST_ROWS = 10  # of a user who counts
-TOGETHER = 200  # users whose scores are computed at once
-KEYS = frozenset({"study", "env", "seed", "dataset", "scores", "users", "rows"})
+LEAST_ROWS = 10  # of a user who counts: a quarter of fewer is hardly a row
+TOGETHER = 100  # users whose scores are computed at once
+MEASURES = {"gauc": "GAUC", "top_quarter": "rate of the top quarter"}
+KEYS = frozenset(
+    {"study", "ranking", "env", "max_len", "seed", "dataset", "users", "left_out", "rows"}
+)
 
 # Scores that know no answer of a test user.
 RANKINGS = tuple(name for name, score in SCORES.items() if not score.test_only)
+REFERENCES = "references"  # the ranking of a result that holds those scores
+
+Summary = dict[str, float]
 
 
 @dataclass(frozen=True)
 class LabelStudy(WorldStudy):
-    """Rankings of one dataset's labelled rows.
+    """Rankings of one dataset's labelled rows: the scores without training, or an agent's.
 
     Attributes:
+        agent: Name of an agent to train, as for :class:`~benchmarks.run.Run`; empty for scores.
         scores: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`; empty for all that the
             data allow. The seed is that of the random one.
     """
 
     study = STUDY
 
+    agent: str = ""
     scores: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in self.scores:
             check_choice("scores", name, RANKINGS)
+        if self.agent and find_agent(self.agent).rule is not None:
+            raise ConfigError(
+                f"{self.agent} needs no training: --agents names those that do, --scores others."
+            )
+
+    @property
+    def subject(self) -> str:
+        return find_agent(self.agent).name if self.agent else REFERENCES
 
     def header(self) -> Result:
-        return super().header() | {
-            "scores": list(self.scores or usual(self.origin.load())),
-            "seed": self.seed,
-        }
+        header = super().header() | {"ranking": self.subject}
+        if self.agent:
+            return header | {"episodes": self.spec.episodes}
+        return header | {"scores": list(self.scores or usual(self.spec.load()))}
 
     def make(self, path: Path) -> Result:
-        dataset = self.origin.load()
+        dataset = self.spec.load()
         rows = labelled_rows(dataset)
-        names = list(dict.fromkeys([BASE, *(self.scores or usual(dataset))]))
-        measured = {name: by_user(rows, self._scores(name, rows)) for name in names}
+        base = self._judge(rows, self._by_rule(BASE))
+        summaries: dict[str, Summary | None] = {}
+        if self.agent:
+            summaries[self.subject] = self._train_and_judge(path, rows, base)
+        else:
+            for name in dict.fromkeys([BASE, *(self.scores or usual(dataset))]):
+                summaries[name] = summary(self._judge(rows, self._by_rule(name)), base)
         return {
-            "users": len(measured[BASE]["gauc"]),
+            "users": len(base.users),
+            "left_out": base.left_out,
             "rate": float(rows.response.mean()),
             "labels": len(rows),
-            "rows": {name: summary(values, measured[BASE]) for name, values in measured.items()},
+            "rows": summaries,
         }
 
-    def _scores(self, name: str, rows: Interactions) -> NDArray[np.float32]:
-        """(n,) scores of the rows, at the start of their users' sessions."""
+    def _judge(
+        self, rows: Interactions, score: Callable[[NDArray[np.int32]], NDArray[np.float32]]
+    ) -> UserRanking:
+        """Judges a function from users to the scores of all items, as their sessions start."""
         scores = np.zeros(len(rows), dtype=np.float32)
         users = rows.distinct_users
         for start in range(0, len(users), TOGETHER):
             chunk = users[start : start + TOGETHER]
-            batch = self._batch(chunk)
-            of_items = SCORES[name].rule(batch)
-            slot = np.searchsorted(chunk, rows.users)
             inside = (rows.users >= chunk[0]) & (rows.users <= chunk[-1])
-            scores[inside] = of_items[slot[inside], rows.items[inside]]
-        return scores
+            slot = np.searchsorted(chunk, rows.users[inside])
+            scores[inside] = score(chunk)[slot, rows.items[inside]]
+        return rank_users(scores, rows.is_positive, rows.users, LEAST_ROWS)
 
-    def _batch(self, users: NDArray[np.int32]) -> SessionBatch:
-        """Sessions that these users have just begun."""
-        env = make_vec_env(
-            self.env, len(users), "test", self.seed, dataset=self.origin.load(),
-            action_type="slate",
-        )  # fmt: skip
-        env.reset()
-        env.batch.core.reset(users=users)
-        return env.batch
+    def _by_rule(self, name: str) -> Callable[[NDArray[np.int32]], NDArray[np.float32]]:
+        """A score of the references."""
+
+        def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
+            env = self._env(users, {"action_type": "slate"})
+            env.reset()
+            _arrive(env.batch, users)
+            return SCORES[name].rule(env.batch)
+
+        return score
+
+    def _train_and_judge(self, path: Path, rows: Interactions, base: UserRanking) -> Summary | None:
+        """Trains the agent as a run does; ``None`` if it scores no items."""
+        spec, agent = replace(self.spec, agent=self.agent), find_agent(self.agent)
+        dataset = spec.load()
+        fitted = agent.prepare(dataset, spec.seed, False)
+        checkpoint = path.with_suffix(".checkpoint")
+        try:
+            model, _ = train_agent(
+                spec, dataset, fitted, False, checkpoint=checkpoint, prepare=_check_scores
+            )
+        except _NoItemScores:
+            return None
+
+        def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
+            env = self._env(users, agent.env_options)
+            wrapped: Any = agent.wrap(env, fitted, agent.hyperparams, False)
+            wrapped.reset()
+            _arrive(env.batch, users)
+            return item_scores(model, wrapped.observe())
+
+        return summary(self._judge(rows, score), base)
+
+    def _env(self, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
+        """An environment with a session for each of some users."""
+        spec = self.spec
+        chosen: dict[str, Any] = {**spec.session_options, **options}
+        return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
 
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
-        """A table for each world."""
-        return "\n\n".join(_table(result) for result in results)
+        """A table for each dataset."""
+        tables: dict[World, list[Result]] = defaultdict(list)
+        for result in in_order(results):
+            # Scores at the start of a session depend neither on its length nor on its slates.
+            tables[world_of(result)._replace(env="", max_len=0, slate_size=0)].append(result)
+        return "\n\n".join(starmap(_table, tables.items()))
+
+
+class _NoItemScores(Exception):
+    """The model scores no items."""
+
+
+def _check_scores(model: BaseAlgorithm) -> None:
+    if not scores_items(model):
+        raise _NoItemScores
+
+
+def _arrive(batch: SessionBatch, users: NDArray[np.int32]) -> None:
+    """Begins sessions of these users."""
+    batch.core.reset(users=users)
+    batch.encoder.reset(np.ones(len(users), dtype=bool))
 
 
 def usual(dataset: Dataset) -> tuple[str, ...]:
@@ -110,14 +185,18 @@ def usual(dataset: Dataset) -> tuple[str, ...]:
     return tuple(name for name in RANKINGS if has_truth or not SCORES[name].synthetic_only)
 
 
+def has_labels(dataset: Dataset) -> bool:
+    """Tells if each test row is one yes-or-no answer."""
+    return bool(np.isin(dataset.test.response, (0.0, 1.0)).all())
+
+
 def labelled_rows(dataset: Dataset) -> Interactions:
     """The test rows, if each is one yes-or-no answer.
 
     Raises:
         ConfigError: They are not.
     """
-    response = dataset.test.response
-    if not np.isin(response, (0.0, 1.0)).all():
+    if not has_labels(dataset):
         raise ConfigError(
             f"labels judges yes-or-no answers, but test rows of {dataset.name} are shares: give "
             "a dataset with labels, such as kuairand-click=DIR or kuairand."
@@ -125,97 +204,120 @@ def labelled_rows(dataset: Dataset) -> Interactions:
     return dataset.test
 
 
-def by_user(rows: Interactions, scores: NDArray[np.floating]) -> dict[str, NDArray[np.float64]]:
-    """Measures of a ranking within each user's rows.
+def summary(ranking: UserRanking, base: UserRanking) -> Summary:
+    """Means over users, and paired differences to a base, with half-widths of 95 % intervals.
 
     Args:
-        rows: Labelled rows.
-        scores: (n,) their scores.
-
-    Returns:
-        ``gauc``, AUC, and ``top_quarter``, rate of positives in the best quarter of the rows: a
-        number for each user with at least :data:`LEAST_ROWS` rows, some positive and some negative.
-        Equal scores share their places. Users ascend.
+        ranking: A ranking of some rows.
+        base: Another one of the same rows.
     """
-    order = np.argsort(rows.users, kind="stable")
-    positive, scores = rows.is_positive[order], np.asarray(scores)[order]
-    bounds = np.flatnonzero(np.diff(rows.users[order], prepend=-1))
-    areas, rates = [], []
-    for start, end in zip(bounds, [*bounds[1:], len(order)], strict=True):
-        labels, values = positive[start:end], scores[start:end]
-        if len(labels) >= LEAST_ROWS and 0 < labels.sum() < len(labels):
-            areas.append(auc(values, labels))
-            rates.append(_top_rate(values, labels, round(len(labels) / 4)))
-    return {"gauc": np.array(areas), "top_quarter": np.array(rates)}
-
-
-def _top_rate(scores: NDArray[np.floating], labels: NDArray[np.bool_], count: int) -> float:
-    """Rate of positives among the ``count`` best rows; rows equal to the last share its places."""
-    last = np.partition(scores, len(scores) - count)[len(scores) - count]
-    above, equal = scores > last, scores == last
-    left = count - above.sum()
-    return float((labels[above].sum() + left * labels[equal].mean()) / count)
-
-
-def summary(
-    values: dict[str, NDArray[np.float64]], base: dict[str, NDArray[np.float64]]
-) -> dict[str, float]:
-    """Means over users, and paired differences to a base, with half-widths of 95 % intervals."""
     numbers = {}
-    for name, of_users in values.items():
-        for label, sample in ((name, of_users), (f"d_{name}", of_users - base[name])):
+    for name, of_users, of_base in (
+        ("gauc", ranking.auc, base.auc),
+        ("top_quarter", ranking.top_quarter, base.top_quarter),
+    ):
+        for label, sample in ((name, of_users), (f"d_{name}", of_users - of_base)):
             numbers[label], numbers[f"{label}_ci95"] = mean_and_ci95(sample.tolist())
     return numbers
 
 
-def _table(result: Result) -> str:
+def _table(world: World, results: Sequence[Result]) -> str:
     rows = []
-    for name, numbers in result["rows"].items():
-        cells = [name]
-        for label, sign in (("gauc", ""), ("d_gauc", "+"), ("top_quarter", ""),
-                            ("d_top_quarter", "+")):  # fmt: skip
-            cells.append(f"{numbers[label]:{sign}.4f} ± {numbers[f'{label}_ci95']:.4f}")
-        rows.append(cells)
-    header = ["score", "GAUC", f"less {BASE}'s", "rate of the top quarter", f"less {BASE}'s"]
-    world = world_of(result | {"max_len": 0})
-    kind = "SYNTHETIC" if world.answers == "synthetic" else "real"
+    for key, summaries in _by_ranking(results).items():
+        rows.append([*key, *_cells(summaries)])
+    header = ["ranking", "T", "seeds"]
+    for measure in MEASURES.values():
+        header += [measure, f"less {BASE}'s"]
+    first = results[0]
+    # Labels are rows of the data, even where sessions have modelled answers.
+    kind = "REAL" if world.answers != "synthetic" else world.data.replace(" world", "")
     note = (
-        f"{result['labels']:,} {kind} labels of test users, {result['rate']:.3f} of them positive. "
-        f"Of the {result['users']:,} users with at least {LEAST_ROWS} rows, some positive and some "
-        "negative: mean AUC within a user, and the rate of positives in the best quarter. "
-        "± is a 95 % interval over users, differences are paired."
+        f"{first['labels']:,} {kind} labels of test users, {first['rate']:.3f} of them positive. "
+        f"Of the {first['users']:,} users with at least {LEAST_ROWS} rows, some positive "
+        f"and some negative ({first['left_out']:,} are left out): GAUC, the mean AUC within a "
+        "user, and the rate of positives in the best quarter of a user's rows. ± is a 95 % "
+        "interval over seeds, or over users where there is one; differences are paired by user."
     )
     title = f"Rankings by {kind} labels: {world.dataset} ({world.fingerprint})"
-    return section(title, markdown_table(header, rows), note)
+    return section(title, markdown_table(header, rows, "lr"), note)
+
+
+def _by_ranking(results: Sequence[Result]) -> dict[tuple[str, str, str], list[Summary | None]]:
+    """Summaries of all seeds by ranking, length and number of seeds; references come first."""
+    found: dict[tuple[str, str], list[Summary | None]] = defaultdict(list)
+    for result in sorted(results, key=lambda row: row["ranking"] != REFERENCES):
+        length = "" if result["ranking"] == REFERENCES else str(result["max_len"])
+        for name, numbers in result["rows"].items():
+            found[name, length].append(numbers)
+    return {(*key, str(len(rows)) if key[1] else ""): rows for key, rows in found.items()}
+
+
+def _cells(summaries: Sequence[Summary | None]) -> list[str]:
+    """Cells of both measures and their differences."""
+    known = [numbers for numbers in summaries if numbers is not None]
+    if not known:
+        return ["scores no items", *[""] * (2 * len(MEASURES) - 1)]
+    cells = []
+    for name, sign in product(MEASURES, ("", "+")):
+        label = f"d_{name}" if sign else name
+        cell = interval([numbers[label] for numbers in known], 4, sign)
+        if len(known) == 1:
+            cell += f" ± {known[0][f'{label}_ci95']:.4f}"
+        cells.append(cell)
+    return cells
 
 
 def read_studies(folder: Path) -> list[Result]:
-    """Results of this study in a folder."""
-    return read_results(folder, STUDY, KEYS, measurement, "world")
+    """Results of this study in a folder.
+
+    Raises:
+        DataFormatError: There are none, or a measurement has two files.
+    """
+    return read_results(folder, STUDY, KEYS, lambda row: measurement(row, "ranking"), "ranking")
+
+
+def studies_of(
+    worlds: Sequence[Run], agents: Sequence[str], scores: Sequence[str]
+) -> Iterator[LabelStudy]:
+    """Studies of the datasets with labels: the scores of each once, and agents in each world.
+
+    Args:
+        worlds: Worlds and seeds.
+        agents: Agents to train.
+        scores: Names of scores; empty for all that the data allow.
+    """
+    seen = set()
+    for world in worlds:
+        if world.origin not in seen:
+            seen.add(world.origin)
+            yield LabelStudy(world, scores=tuple(scores))
+        for agent in agents:
+            yield LabelStudy(world, agent)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--env", help="which names the source; default: that of --dataset, or KuaiRand-Fair-v0")
-    add_dataset(parser)
-    add_dataset_seed(parser)
+    add_world_arguments(parser)
     add("--scores", nargs="+", default=[], help=f"default: those of {', '.join(RANKINGS)} that fit")
-    add("--seed", type=int, default=Run.seed, help="of the random score")
-    add_out_or_table(parser)
+    add("--agents", nargs="+", default=[], help="agents to train, as for run; default: none")
+    add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents; default: 11 15 19")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Judges rankings in one dataset and prints the tables of the folder.
+    """Judges rankings in the worlds that have labels and prints the tables of the folder.
 
     Raises:
-        ConfigError: The data or a score do not exist, or have no labels.
+        ConfigError: The data, a score or an agent do not exist, or no world has labels.
         DataFormatError: The folder holds no results.
     """
     if options.table is None:
-        study = LabelStudy(
-            options.env or env_for(options.dataset, "KuaiRand-Fair-v0"), options.dataset,
-            options.dataset_seed, options.seed, tuple(options.scores),
-        )  # fmt: skip
-        run_studies([study], options.out)
+        worlds = worlds_of(options, options.seeds)
+        worlds = [replace(world, episodes=options.episodes) for world in worlds]
+        if options.quick:  # of which some have labels
+            worlds = [world for world in worlds if has_labels(world.load())]
+        run_studies(
+            [*studies_of(worlds, options.agents, options.scores)], options.out, options.jobs
+        )
     print(LabelStudy.markdown(read_studies(options.table or options.out)))

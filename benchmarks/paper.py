@@ -89,7 +89,10 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
         if block["synthetic"] and not block.get("seed") and _version(result) == newest:
             key = result["env"], result["max_len"], result["agent"]
             runs.setdefault(key, []).append(result)
-    sections = [*(_comparison(table, runs) for table in tables), _left_out(runs), _seconds(runs)]
+    present = max(SOURCES[name].version for name in ENVS)
+    kind = f"{'OLDER ' if newest < present else ''}SYNTHETIC worlds"
+    sections = [*(_comparison(table, runs, kind) for table in tables), _left_out(runs, kind)]
+    sections.append(_seconds(runs, kind))
     return "\n\n".join(filter(None, sections))
 
 
@@ -99,7 +102,7 @@ def _version(result: Result) -> int:
     return int(block.get("version", FIRST_VERSION)) if block["synthetic"] else 0
 
 
-def _comparison(table: int, runs: Runs) -> str:
+def _comparison(table: int, runs: Runs, kind: str) -> str:
     if not _methods_run(runs, TABLES[table]):
         return ""
     rows = []
@@ -116,7 +119,7 @@ def _comparison(table: int, runs: Runs) -> str:
     agents = [AGENTS[METHODS[method]] for method in TABLES[table]]
     sources = [f"{agent.label} ({agent.reference})" for agent in agents]
     return section(
-        f"Table {table}: {_CAPTIONS[table]}, SYNTHETIC worlds beside the published figures",
+        f"Table {table}: {_CAPTIONS[table]}, {kind} beside the published figures",
         markdown_table(["world", "method", *columns], rows, "llr"),
         "Ours: mean ± 95 % interval over seeds, on synthetic worlds that are calibrated to the "
         "data. Published: mean ± standard deviation, in the paper's own simulator, where R has "
@@ -129,7 +132,7 @@ def _methods_run(runs: Runs, methods: Iterable[str]) -> list[str]:
     return [name for name in methods if any((*world, METHODS[name]) in runs for world in WORLDS)]
 
 
-def _left_out(runs: Runs) -> str:
+def _left_out(runs: Runs, kind: str) -> str:
     """Shares of the positive responses that denoising losses leave out, by group."""
     rows = []
     for (dataset, env), agent in product(ENVS.items(), DENOISED):
@@ -146,7 +149,7 @@ def _left_out(runs: Runs) -> str:
     if not rows:
         return ""
     return section(
-        "What denoising losses leave out of the positive answers, SYNTHETIC worlds",
+        f"What denoising losses leave out of the positive answers, {kind}",
         markdown_table(["world", "agent", "AUC", "all", "popular", "long tail"], rows, "llr"),
         "Mean ± 95 % interval over seeds. T-CE: the share dropped, of the last quarter of the "
         "updates; R-CE: one less the mean weight; BOD, whose weights have no scale of their own: "
@@ -155,7 +158,7 @@ def _left_out(runs: Runs) -> str:
     )
 
 
-def _seconds(runs: Runs) -> str:
+def _seconds(runs: Runs, kind: str) -> str:
     rows = []
     for method in _methods_run(runs, METHODS):
         trains = (runs.get((*world, METHODS[method]), []) for world in WORLDS)
@@ -165,7 +168,7 @@ def _seconds(runs: Runs) -> str:
         return ""
     titles = [f"{env.removesuffix('-Fair-v0')}, T = {max_len}" for env, max_len in WORLDS]
     return section(
-        "Table 4: training seconds, SYNTHETIC worlds beside the published figures",
+        f"Table 4: training seconds, {kind} beside the published figures",
         markdown_table(["method", *titles, "published (KuaiRec, T = 30)"], rows),
         "Ours: mean over seeds of the processor seconds of one process on one core, what is fitted "
         "before training included; with *, wall-clock seconds, with other processes beside it.",

@@ -45,6 +45,31 @@ WORLDS = (
 )
 
 
+def worlds(real: Path | None) -> Iterator[Run]:
+    """The worlds of the table: a run of the random agent for each world and length.
+
+    Args:
+        real: Folder of the real data; ``None`` for the synthetic worlds alone.
+
+    Raises:
+        DatasetNotFoundError: The folder lacks a world's files.
+    """
+    for world in WORLDS:
+        if world.folder is not None and real is None:
+            continue
+        dataset = world.source
+        if world.folder is not None and real is not None:
+            path = real / world.folder
+            if not path.is_dir():
+                raise DatasetNotFoundError(
+                    f"{path} is not there: --real names the folder that holds {world.folder}."
+                )
+            dataset = f"{world.source}={path}"
+        env = env_for(dataset, Run.env)
+        for max_len in world.max_lens:
+            yield Run("random", env, dataset, max_len, slate_size=world.slate_size)
+
+
 def runs(
     seeds: Iterable[int], real: Path | None, episodes: int = EPISODES, sessions: int = 1000
 ) -> Iterator[Run]:
@@ -60,23 +85,9 @@ def runs(
         DatasetNotFoundError: The folder lacks a world's files.
     """
     seeds = tuple(seeds)
-    for world in WORLDS:
-        if world.folder is not None and real is None:
-            continue
-        dataset = world.source
-        if world.folder is not None and real is not None:
-            path = real / world.folder
-            if not path.is_dir():
-                raise DatasetNotFoundError(
-                    f"{path} is not there: --real names the folder that holds {world.folder}."
-                )
-            dataset = f"{world.source}={path}"
-        env = env_for(dataset, Run.env)
-        base = Run(
-            "random", env, dataset, episodes=episodes, sessions=sessions,
-            slate_size=world.slate_size,
-        )  # fmt: skip
+    for world in worlds(real):
+        base = replace(world, episodes=episodes, sessions=sessions)
         allowed = agents_for(base.load())
         agents = [name for name in AGENTS if name in (*ROWS, *LEARNED) and name in allowed]
-        for max_len, agent, seed in product(world.max_lens, agents, seeds):
-            yield replace(base, agent=agent, max_len=max_len, seed=seed)
+        for agent, seed in product(agents, seeds):
+            yield replace(base, agent=agent, seed=seed)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks import exposure, paper, stability
+from benchmarks import cost, exposure, labels, paper, stability, tuning
 from benchmarks.commands import add_folder
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
-from benchmarks.results import read_result, read_results
+from benchmarks.results import RUN, Result, read_results, studies_in, world_of
 from benchmarks.tables import markdown, summary
-from benchmarks.tuning import TuneStudy
 from kuaisim_gym.data.cache import write_atomically
 
 INTRODUCTION = """# Results
@@ -20,6 +21,19 @@ Made by the commands of `python -m benchmarks`; each JSON file here names its co
 """
 
 add_arguments = add_folder
+
+# Title, name, reader and tables of each study beside the runs.
+STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
+    ("The cost of balance", cost.STUDY, cost.read_studies, cost.CostStudy.markdown),
+    ("Rankings by labels", labels.STUDY, labels.read_studies, labels.LabelStudy.markdown),
+    ("The fairness dial", pareto.STUDY, pareto.read_studies, pareto.markdown),
+    (
+        "Ten metrics of exposure", exposure.STUDY, exposure.read_studies,
+        exposure.ExposureStudy.markdown,
+    ),
+    ("Purification", purify.STUDY, purify.read_studies, purify.markdown),
+    ("Searches of hyper-parameters", tuning.STUDY, tuning.read_studies, tuning.TuneStudy.markdown),
+)  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
@@ -30,26 +44,25 @@ def main(options: argparse.Namespace) -> None:
 
 
 def report(folder: Path) -> str:
-    """Tables of all results in a folder: runs, stability, fairness dial, purification, searches.
+    """Tables of all results in a folder and its subfolders, those of today's worlds first.
 
     Raises:
-        DataFormatError: There are no results of runs.
+        DataFormatError: There are none, a file is not a result, or a measurement has two files.
     """
-    results = read_results(folder)
+    studies = studies_in(folder)
+    runs = read_results(folder) if RUN in studies or not studies else []
+    today, older = (
+        [run for run in runs if world_of(run).is_older == is_older] for is_older in (False, True)
+    )
     sections = {
-        "Whole sessions at a glance": summary(results),
-        "The paper's tables": paper.markdown(results),
-        "Agents": markdown(results),
-        "Stability": stability.markdown(stability.select(results)),
+        "Whole sessions at a glance": summary(runs),
+        "The paper's tables": paper.markdown(today),
+        "Agents": markdown(runs),
+        "Stability": stability.markdown(stability.worlds_of(runs)),
+        "The paper's tables in older worlds": paper.markdown(older),
     }
-    if (folder / "pareto").is_dir():
-        sections["The fairness dial"] = pareto.markdown(pareto.read_studies(folder / "pareto"))
-    if (folder / "exposure").is_dir():
-        studies = exposure.read_studies(folder / "exposure")
-        sections["Ten metrics of exposure"] = exposure.ExposureStudy.markdown(studies)
-    if (folder / "purify").is_dir():
-        sections["Purification"] = purify.markdown(purify.read_studies(folder / "purify"))
-    searches = [read_result(path) for path in sorted((folder / "tuning").glob("*.json"))]
-    sections["Searches of hyper-parameters"] = TuneStudy.markdown(searches)
-    texts = (f"## {title}\n\n{text.rstrip()}\n" for title, text in sections.items() if text)
+    for title, study, read, tables in STUDIES:
+        if study in studies:
+            sections[title] = tables(read(folder))
+    texts = (f"## {title}\n\n{text.rstrip()}\n" for title, text in sections.items() if text.strip())
     return "\n".join([INTRODUCTION, *texts])

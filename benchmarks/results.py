@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ Result = dict[str, Any]
 # What results call the answers of the test simulator, by their kind.
 ANSWERS = {
     "synthetic": "SYNTHETIC world",
-    "real": "real answers",
+    "real": "REAL answers",
     "modelled": "MODELLED answers",
 }
 
@@ -70,6 +70,11 @@ class World(NamedTuple):
         return task_of(self.env)
 
     @property
+    def rank(self) -> tuple[bool, World]:
+        """A key for sorting: today's worlds come before those of earlier generators."""
+        return self.is_older, self
+
+    @property
     def slug(self) -> str:
         """Name of the world in file names."""
         env = self.env.rpartition(":")[2]
@@ -92,10 +97,9 @@ class World(NamedTuple):
 
     @property
     def short_title(self) -> str:
-        """Name of the world above a column."""
-        env = self.env.removesuffix("-Fair-v0")
-        name = "" if self.dataset == env.lower() else f", {self.dataset}"
-        return f"{env}{name} ({self.data}), T = {self.max_len}{self._width(', K = ')}"
+        """Name of the world above a column; environments with the paper's rule go unnamed."""
+        env = "" if self.env.endswith("-Fair-v0") else f"{self.env}, "
+        return f"{env}{self.dataset} ({self.data}), T = {self.max_len}{self._width(', K = ')}"
 
     def _width(self, label: str) -> str:
         """The size of slates under a label, if it is not the usual one."""
@@ -112,6 +116,11 @@ def world_of(result: Result) -> World:
         block["fingerprint"], result["max_len"],
         result.get("slate_size", SessionConfig.slate_size),
     )  # fmt: skip
+
+
+def in_order(results: Iterable[Result]) -> list[Result]:
+    """Results world by world: today's worlds first, those of earlier generators last."""
+    return sorted(results, key=lambda result: world_of(result).rank)
 
 
 def task_of(env: str) -> type[SessionBatch]:
@@ -175,8 +184,7 @@ def read_results(
         DataFormatError: There are none, a file is not a result, or a measurement has two files.
     """
     results: dict[Hashable, tuple[Path, Result]] = {}
-    for path in sorted(folder.rglob("*.json")):
-        result = read_result(path)
+    for path, result in read_folder(folder):
         if result.get("study", RUN) != study:
             continue
         key = path if identity is None else identity(result)
@@ -189,6 +197,25 @@ def read_results(
     if not results:
         raise DataFormatError(f"There are no results under {folder}; make some with `{study}`.")
     return [result for _, result in results.values()]
+
+
+def read_folder(folder: Path) -> Iterator[tuple[Path, Result]]:
+    """Files and results of all studies in a folder and its subfolders, in a stable order.
+
+    Raises:
+        DataFormatError: A file is not a result.
+    """
+    for path in sorted(folder.rglob("*.json")):
+        yield path, read_result(path)
+
+
+def studies_in(folder: Path) -> frozenset[str]:
+    """Names of the studies that have results in a folder and its subfolders.
+
+    Raises:
+        DataFormatError: A file is not a result.
+    """
+    return frozenset(result.get("study", RUN) for _, result in read_folder(folder))
 
 
 def _with_keys(path: Path, result: Result, keys: frozenset[str]) -> Result:

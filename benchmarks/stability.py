@@ -57,23 +57,32 @@ def main(options: argparse.Namespace) -> None:
         print(path)
 
 
+def worlds_of(
+    results: list[Result], names: Sequence[str] = AGENTS
+) -> dict[World, dict[str, list[Result]]]:
+    """Results of whole sessions by world and named agent.
+
+    Agents without training sessions have no curve and are left out, and so are worlds without any.
+    """
+    curves = by_world([result for result in results if result["train"]["curve"]])
+    worlds = {
+        world: {name: agents[name] for name in names if name in agents}
+        for world, agents in curves.items()
+        if world.task is SessionBatch
+    }
+    return {world: agents for world, agents in worlds.items() if agents}
+
+
 def select(
     results: list[Result], names: Sequence[str] | None = None
 ) -> dict[World, dict[str, list[Result]]]:
-    """Results of whole sessions by world and agent; without names, of :data:`AGENTS`.
-
-    Agents without training sessions have no curve and are left out.
+    """The results that :func:`worlds_of` finds of the named agents, or of :data:`AGENTS`.
 
     Raises:
         ConfigError: A named agent has no results.
         DataFormatError: There are no results to show.
     """
-    curves = by_world([result for result in results if result["train"]["curve"]])
-    worlds = {
-        world: {name: agents[name] for name in names or AGENTS if name in agents}
-        for world, agents in curves.items()
-        if world.task is SessionBatch
-    }
+    worlds = worlds_of(results, names or AGENTS)
     present = {name for agents in worlds.values() for name in agents}
     if missing := [name for name in names or () if name not in present]:
         raise ConfigError(
@@ -85,7 +94,7 @@ def select(
             f"There are no results of {', '.join(AGENTS)} in whole-session environments; make "
             "some with `suite`, or name others with --agents."
         )
-    return {world: agents for world, agents in worlds.items() if agents}
+    return worlds
 
 
 def imbalance(point: Point) -> float:
@@ -127,7 +136,7 @@ def sessions_to_settle(curve: list[Point]) -> int:
 
 
 def markdown(worlds: dict[World, dict[str, list[Result]]]) -> str:
-    """Tables of the worlds that :func:`select` returns."""
+    """Tables of the worlds that :func:`worlds_of` returns."""
     return "\n\n".join(starmap(_table, worlds.items())) + "\n"
 
 

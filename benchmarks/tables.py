@@ -25,6 +25,7 @@ CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
 LADDER = (
     "random", "popularity", "ppo", "quality+quota", "hsrl+quota", "hrl", "dsrm-hrl", CEILING,
 )  # fmt: skip
+WIDTH = 6  # columns of a table of the summary
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
 add_arguments = add_folder
@@ -38,12 +39,12 @@ def main(options: argparse.Namespace) -> None:
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent; the benchmark's agents come first, in its order."""
+    """Results by world and agent, in the benchmark's order of agents; older worlds come last."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     order = {agent: number for number, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda run: order.get(run["agent"], len(order))):
         worlds[world_of(result)][result["agent"]].append(result)
-    return dict(sorted(worlds.items()))
+    return {world: worlds[world] for world in sorted(worlds, key=lambda world: world.rank)}
 
 
 def without_replaced(worlds: dict[World, Any]) -> dict[World, Any]:
@@ -71,21 +72,30 @@ def markdown(results: list[Result]) -> str:
 def summary(results: list[Result]) -> str:
     """Len and R_each of whole sessions: a row per agent, a column per world and length.
 
-    Worlds of an earlier version stand in it where no present one has taken their place.
+    Tables hold today's worlds, short sessions first, then those of an earlier version, where no
+    present one has taken their place.
     """
     worlds = {
         world: agents
         for world, agents in without_replaced(by_world(results)).items()
         if world.task is SessionBatch
     }
-    titles = [world.short_title for world in worlds]
-    rows = []
     foreign = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
-    for agent in [*AGENTS, *sorted(foreign)]:
-        runs = [agents.get(agent, []) for agents in worlds.values()]
-        if any(runs):
-            rows.append([agent, *map(_len_and_reward, runs)])
-    return markdown_table(["Len, R_each", *titles], rows)
+    names, tables = [*AGENTS, *sorted(foreign)], []
+    for is_older in (False, True):
+        columns = sorted(
+            (world for world in worlds if world.is_older == is_older), key=lambda x: x.max_len
+        )
+        for start in range(0, len(columns), WIDTH):
+            group = columns[start : start + WIDTH]
+            rows = [
+                [agent, *(_len_and_reward(worlds[world].get(agent, [])) for world in group)]
+                for agent in names
+                if any(agent in worlds[world] for world in group)
+            ]
+            titles = [world.short_title for world in group]
+            tables.append(markdown_table(["Len, R_each", *titles], rows))
+    return "\n\n".join(tables)
 
 
 def ladder(results: list[Result], steps: Sequence[str] = LADDER) -> str:
@@ -94,7 +104,9 @@ def ladder(results: list[Result], steps: Sequence[str] = LADDER) -> str:
     worlds = by_world(results)
     for world in worlds:
         if world.task is SessionBatch and not world.is_older:
-            shortest.setdefault((world.env, world.dataset), world)  # sorted by T
+            other = shortest.setdefault((world.env, world.dataset), world)
+            if world.max_len < other.max_len:
+                shortest[world.env, world.dataset] = world
     rows = []
     for agent in steps:
         runs = [worlds[world].get(agent, []) for world in shortest.values()]

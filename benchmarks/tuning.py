@@ -29,8 +29,16 @@ from tqdm.auto import tqdm
 
 from benchmarks.agents import find_agent
 from benchmarks.commands import count
-from benchmarks.formatting import markdown_table
-from benchmarks.results import PACKAGES, Result, check_session_env, read_result
+from benchmarks.formatting import markdown_table, section
+from benchmarks.results import (
+    PACKAGES,
+    Result,
+    check_session_env,
+    in_order,
+    read_result,
+    read_results,
+    world_of,
+)
 from benchmarks.run import Run, add_run_arguments, play, spec_of, train_agent
 from benchmarks.study import Study, check_same, run_study, save
 from kuaisim_gym.config import check_whole
@@ -38,6 +46,9 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
 STUDY = "tune"
+KEYS = frozenset(
+    {"study", "agent", "env", "max_len", "dataset", "space", "fixed", "trials", "best"}
+)
 HELD_OUT_SHARE = 0.2  # of the train users
 SHOWN = 10  # trials in the table
 
@@ -114,7 +125,16 @@ class TuneStudy(Study):
     @staticmethod
     def markdown(results: list[Result]) -> str:
         """The trials of each search, best first, and its best settings."""
-        return "\n\n".join(_table(result) for result in results)
+        return "\n\n".join(map(_table, in_order(results)))
+
+
+def read_studies(folder: Path) -> list[Result]:
+    """Searches in a folder and its subfolders.
+
+    Raises:
+        DataFormatError: There are none, or one is damaged.
+    """
+    return read_results(folder, STUDY, KEYS, identity=None)
 
 
 def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
@@ -186,7 +206,8 @@ def _table(result: Result) -> str:
         "the agent had. Len: of held-out train users, on the train simulator."
     )
     table = markdown_table(["trial", *names, "Len", "s"], rows, "r")
-    return f"{table}\n\n{note}\n\n```json\n{json.dumps(settings, indent=2)}\n```"
+    title = f"{result['agent']}: {world_of(result).title}"
+    return section(title, table, note, f"```json\n{json.dumps(settings, indent=2)}\n```")
 
 
 def _open(journal: Path, header: Result) -> optuna.Study:

@@ -1,58 +1,119 @@
-"""Studies of one dataset, in an environment of whole sessions."""
+"""Studies of the sessions of a world, and the worlds that their commands name."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+import argparse
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import ClassVar
 
-from benchmarks.origin import Origin, check_played, find_origin
+from benchmarks import quick
+from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
+from benchmarks.origin import env_for
 from benchmarks.results import Result, check_session_env, world_of
 from benchmarks.run import Run
 from benchmarks.study import Study
-from kuaisim_gym.config import check_whole
+from kuaisim_gym.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class WorldStudy(Study):
-    """A study of one dataset; a subclass adds its settings to the header, the seed last.
+    """A study of whole sessions in one world; a subclass adds its settings to the header.
 
     Attributes:
         study: Name of the command.
-        env: A registered environment id, or ``module:id``, of whole sessions.
-        dataset: As for :class:`~benchmarks.run.Run`.
-        dataset_seed: As for the same class.
-        seed: Seed of what is drawn.
+        spec: Environment, data, length, seed and number of the sessions; its agent is not used.
 
     Raises:
-        ConfigError: The environment, the data or a seed cannot be.
+        ConfigError: Sessions of the environment have a fixed length.
     """
 
     study: ClassVar[str]
 
-    env: str
-    dataset: str | None = None
-    dataset_seed: int = 0
-    seed: int = Run.seed
+    spec: Run
 
     def __post_init__(self) -> None:
-        check_session_env(self.env)
-        check_whole("seed", self.seed, 0)
-        check_played(self.origin, self.env)
+        check_session_env(self.spec.env)
 
     @property
-    def origin(self) -> Origin:
-        """Source, files and seed of the data."""
-        return find_origin(self.dataset, self.env, self.dataset_seed)
+    def subject(self) -> str:
+        """Name of the part of the study that differs within a world, as in file names."""
+        raise NotImplementedError
 
     @property
     def name(self) -> str:
-        return f"{self.study}_{self.env.rpartition(':')[2]}_{self.origin.label}_seed{self.seed}"
+        return f"{self.study}_{self.subject}_{self.spec.world}_seed{self.spec.seed}"
 
     def header(self) -> Result:
-        return {"study": self.study, "env": self.env, "dataset": self.origin.block()}
+        settings = self.spec.header()
+        del settings["agent"]
+        return {"study": self.study, **settings, **self.spec.session_options}
 
 
-def measurement(result: Result) -> Hashable:
-    """World and seed: equal for results of the same measurement, which is of all lengths."""
-    return world_of(result | {"max_len": 0}), result["seed"]
+def measurement(result: Result, *names: str) -> Hashable:
+    """World, seed and further keys: equal for results of the same measurement."""
+    return world_of(result), result["seed"], *(result[name] for name in names)
+
+
+def add_world_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which worlds a study is of, and where its results are."""
+    add = parser.add_argument
+    add_out_or_table(parser)
+    add(
+        "--quick", action="store_true",
+        help="the worlds and lengths of `suite --table quick`, in place of the next four options",
+    )  # fmt: skip
+    add("--env", help=f"of whole sessions; default: {Run.env}, or that of --dataset")
+    add_dataset(parser)
+    add_dataset_seed(parser)
+    add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
+    add(
+        "--real", type=Path, metavar="DIR",
+        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes",
+    )  # fmt: skip
+    add(
+        "--max-len", type=int, nargs="+",
+        help=f"longest sessions; default: {Run.max_len}, or all of --quick",
+    )  # fmt: skip
+    add("--sessions", type=int, default=Run.sessions, help="test sessions; default: 1000")
+    add_jobs(parser)
+
+
+def worlds_of(options: argparse.Namespace, seeds: Iterable[int]) -> list[Run]:
+    """Worlds that the options name, one run for each length and seed.
+
+    Raises:
+        ConfigError: Options that exclude each other, or a world that does not exist.
+        DatasetNotFoundError: The folder of real data lacks a world's files.
+    """
+    lengths = options.max_len
+    if options.quick:
+        for name in ("env", "dataset", "dataset_seed", "slate_size"):
+            if getattr(options, name):
+                raise ConfigError(
+                    f"--quick fixes --{name.replace('_', '-')}: leave one of them out."
+                )
+        worlds = [
+            world for world in quick.worlds(options.real)
+            if lengths is None or world.max_len in lengths
+        ]  # fmt: skip
+        if not worlds:
+            raise ConfigError(
+                f"--max-len {' '.join(map(str, lengths))} chooses none of the worlds of --quick, "
+                "whose longest sessions are 30 and 50, and 20 of kuairand-pool."
+            )
+    elif options.real is not None:
+        raise ConfigError("--real names the worlds of --quick: leave it out, or add --quick.")
+    else:
+        env = options.env or env_for(options.dataset, Run.env)
+        worlds = [
+            Run(
+                "random", env, options.dataset, max_len, dataset_seed=options.dataset_seed,
+                slate_size=options.slate_size,
+            )
+            for max_len in lengths or [Run.max_len]
+        ]  # fmt: skip
+    return [
+        replace(world, seed=seed, sessions=options.sessions) for world in worlds for seed in seeds
+    ]

@@ -60,7 +60,7 @@ def fronts(results: list[Result]) -> list[Front]:
     worlds: dict[World, list[Result]] = defaultdict(list)
     for result in results:
         worlds[world_of(result)].append(result)
-    return [_front(world, worlds[world]) for world in sorted(worlds)]
+    return [_front(world, worlds[world]) for world in sorted(worlds, key=lambda world: world.rank)]
 
 
 def _front(world: World, results: list[Result]) -> Front:

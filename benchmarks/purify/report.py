@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.formatting import interval, markdown_table, section
+from benchmarks.origin import is_older
 from benchmarks.results import Result, read_results
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.errors import DataFormatError
@@ -181,7 +182,8 @@ def _events_table(worlds: dict[Kind, Rows]) -> str:
 
 
 def _title(kind: Kind, rows: Rows) -> str:
-    data = "SYNTHETIC worlds, one a seed"
+    older = "OLDER " if is_older(_dataset(rows)) else ""
+    data = f"{older}SYNTHETIC worlds, one a seed"
     if kind.real_data:
         data = f"real rows, {kind.real_data}, the same for all seeds"
     events = f"{kind.events} logged rows a user" if kind.events else ""

@@ -93,6 +93,11 @@ class PreferenceVecEnv(VecEnvWrapper):
         self._draw(range(self.num_envs))
         return self._with_w(observations)
 
+    def observe(self) -> VecEnvObs:
+        """The latest observations with their w, without a step."""
+        inner: Any = self.venv
+        return self._with_w(inner.observe())
+
     def step_wait(self) -> VecEnvStepReturn:
         """Adds the rewards, and w to the observations: the old one where they end a session."""
         observations, utility, dones, infos = self.venv.step_wait()

@@ -291,10 +291,15 @@ class HierarchicalPolicy(SlateActorCritic):
         Returns:
             (N, m) float32, under the z that the manager would choose.
         """
-        state, _ = state_and_exposed(obs)
-        context = self._context(obs, self._manager_distribution(state).mean)
+        context = self._manager_context(obs)
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
+
+    def item_scores(self, obs: PyTorchObs) -> Tensor:
+        """(N, n_items) float32 scores of the catalogue, as :meth:`score_items` gives them."""
+        items = self.worker.items
+        columns = self.worker.scorer(self._manager_context(obs)) @ items.keys().T
+        return columns[:, items.column_of_item]
 
     # The interface of Stable-Baselines3.
 
@@ -360,6 +365,11 @@ class HierarchicalPolicy(SlateActorCritic):
 
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)
+
+    def _manager_context(self, obs: PyTorchObs) -> Context:
+        """The worker's context under the z that the manager would choose."""
+        state, _ = state_and_exposed(obs)
+        return self._context(obs, self._manager_distribution(state).mean)
 
     def _context(self, obs: PyTorchObs, control: Tensor) -> Context:
         outside = outside_pool(obs, self.catalogue.n_items)

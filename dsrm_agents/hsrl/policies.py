@@ -162,6 +162,12 @@ class HSRLPolicy(SlateActorCritic):
         paths = distribution.paths(slates.long())
         return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
 
+    def item_scores(self, obs: PyTorchObs) -> Tensor:
+        """(N, n_items) float32 log-probabilities of the items' token paths, as a slate's first."""
+        items = torch.arange(self.catalogue.n_items, device=self.device)
+        distribution = self.slates(obs)
+        return distribution.item_log_prob(items.expand(len(distribution.context), -1))
+
     # The interface of Stable-Baselines3.
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -133,20 +133,8 @@ class SemanticSlates:
         Returns:
             The paths; their log-probabilities sum to the slate's.
         """
+        tokens, entropy, contexts = self._tokens(slates)
         n, k = slates.shape
-        context = self.context[:, None].expand(-1, k, -1)
-        prefix = torch.zeros_like(slates)
-        log_prob, entropy, contexts = [], [], []
-        for depth, width in enumerate(self.trie.widths):
-            of_token, logits = self._log_probs(depth, prefix, context)
-            token = self.trie.token(depth, slates)
-            log_prob.append(of_token.gather(2, token[..., None]).squeeze(2))
-            entropy.append(-(of_token.exp() * of_token).sum(dim=2))
-            contexts.append(context)
-            prefix = prefix * width + token
-            if depth < len(self.trie.widths) - 1:
-                context = self.network.next_context(depth, context, logits, token)
-        tokens = torch.stack(log_prob, dim=2)
         choices = self._choices(slates, tokens.sum(dim=2)).view(n, 2, k)
         # The choice of the group stands for the first token, if that is the group; the correction
         # for earlier draws of the group goes to the last token.
@@ -155,7 +143,27 @@ class SemanticSlates:
         first = choices[:, 0] if self.grouped else tokens[..., 0]
         last = tokens[..., -1] + left
         stacked = torch.stack([first, *tokens[..., 1:-1].unbind(2), last], 2)
-        return Paths(stacked, torch.stack(entropy, 2), torch.stack(contexts, 2))
+        return Paths(stacked, entropy, contexts)
+
+    def item_log_prob(self, items: Tensor) -> Tensor:
+        """(N, m) float32 log-probabilities of (N, m) int64 items, each as a slate's first."""
+        return self._tokens(items)[0].sum(dim=2)
+
+    def _tokens(self, items: Tensor) -> Paths:
+        """Log-probabilities of the tokens of (N, m) items, each as if it were drawn first."""
+        context = self.context[:, None].expand(-1, items.shape[1], -1)
+        prefix = torch.zeros_like(items)
+        log_prob, entropy, contexts = [], [], []
+        for depth, width in enumerate(self.trie.widths):
+            of_token, logits = self._log_probs(depth, prefix, context)
+            token = self.trie.token(depth, items)
+            log_prob.append(of_token.gather(2, token[..., None]).squeeze(2))
+            entropy.append(-(of_token.exp() * of_token).sum(dim=2))
+            contexts.append(context)
+            prefix = prefix * width + token
+            if depth < len(self.trie.widths) - 1:
+                context = self.network.next_context(depth, context, logits, token)
+        return Paths(*(torch.stack(parts, dim=2) for parts in (log_prob, entropy, contexts)))
 
     def _roots(self, deterministic: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Initial beams of the groups: log-probabilities, keys, contexts and prefixes."""

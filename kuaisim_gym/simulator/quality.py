@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from kuaisim_gym.data.feedback import IntArray, Interactions
 from kuaisim_gym.errors import ConfigError
@@ -60,27 +61,80 @@ def platt(logits: FloatArray, positive: FloatArray) -> tuple[float, float]:
     return max(float(theta[0]), 0.05), float(theta[1])
 
 
+class UserRanking(NamedTuple):
+    """Quality of a ranking of each user's own rows.
+
+    Attributes:
+        users: (n,) the users with rows of both kinds, ascending.
+        auc: (n,) float64, AUC within each.
+        top_quarter: (n,) float64, share of positives among the quarter of the user's rows that
+            scores highest, one row at least.
+        rate: (n,) float64, share of positives among all of the user's rows.
+        left_out: How many users with rows had those of one kind alone, or too few.
+    """
+
+    users: IntArray
+    auc: NDArray[np.float64]
+    top_quarter: NDArray[np.float64]
+    rate: NDArray[np.float64]
+    left_out: int
+
+    @property
+    def gauc(self) -> float:
+        """GAUC: the mean AUC within a user, all users alike; NaN if none was judged."""
+        return float(self.auc.mean()) if len(self.auc) else float("nan")
+
+
+def rank_users(
+    score: FloatArray, positive: NDArray[np.bool_], users: IntArray, least_rows: int = 2
+) -> UserRanking:
+    """Judges a ranking within each user's own rows.
+
+    Equal scores share their places: they have their average rank, as if ties were broken at random.
+
+    Args:
+        score: (n,) score of each row, in any order of rows.
+        positive: (n,) bool, which rows should come first.
+        users: (n,) int whose rows they are.
+        least_rows: Users with fewer rows are left out, and so are those without both kinds.
+
+    Returns:
+        The measures of each user who was judged.
+
+    Raises:
+        ConfigError: The scores are not a finite number a row.
+    """
+    score, users = np.asarray(score), np.asarray(users)
+    if score.shape != users.shape or not np.isfinite(score).all():
+        raise ConfigError(
+            f"scores must be ({len(users)},) finite numbers, one a row, got {score.shape}."
+        )
+    order = np.lexsort((score, users))
+    score, hit = score[order], positive[order].astype(np.float64)
+    names, owner, size = np.unique(users[order], return_inverse=True, return_counts=True)
+    # Ties are runs of equal scores of a user: [first, end) of the order.
+    changes = np.ones(len(owner), dtype=bool)
+    changes[1:] = (score[1:] != score[:-1]) | (owner[1:] != owner[:-1])
+    run, starts = np.cumsum(changes) - 1, np.flatnonzero(changes)
+    first, end = starts[run], np.append(starts[1:], len(owner))[run]
+
+    ends, n_users = np.cumsum(size), len(names)
+    hits = np.bincount(owner, hit, n_users)
+    judged = (size >= least_rows) & (hits > 0) & (hits < size)
+    mean_rank = (first + end + 1) / 2.0 - (ends - size)[owner]
+    above = np.bincount(owner, hit * mean_rank, n_users) - hits * (hits + 1.0) / 2.0
+    quarter = np.maximum(np.rint(size / 4.0), 1.0)
+    top_from = (ends - quarter)[owner]
+    share_in_top = np.clip(end - np.maximum(first, top_from), 0.0, None) / (end - first)
+    top = np.bincount(owner, hit * share_in_top, n_users)[judged] / quarter[judged]
+    left_out, hits, size = int((~judged).sum()), hits[judged], size[judged]
+    area = above[judged] / (hits * (size - hits))
+    return UserRanking(names[judged], area, top, hits / size, left_out)
+
+
 def auc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
     """Probability that a positive row scores above a negative one, ties counting half."""
-    n_positive = int(positive.sum())
-    n_negative = len(positive) - n_positive
-    if not n_positive or not n_negative:
-        return float("nan")
-    ranks = rankdata(score)[positive].sum()
-    return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
-
-
-def per_user_auc(score: FloatArray, positive: NDArray[np.bool_], users: IntArray) -> float:
-    """Mean AUC within the users who have both kinds of rows."""
-    order = np.argsort(users, kind="stable")
-    score, positive = score[order], positive[order]
-    ends = np.cumsum(np.bincount(users))
-    values = [
-        auc(score[start:end], positive[start:end])
-        for start, end in zip(np.r_[0, ends[:-1]], ends, strict=True)
-        if 0 < positive[start:end].sum() < end - start
-    ]
-    return float(np.mean(values)) if values else float("nan")
+    return rank_users(score, positive, np.zeros(len(score), dtype=np.int32)).gauc
 
 
 def log_loss(probability: FloatArray, response: FloatArray) -> float:
@@ -113,7 +167,7 @@ def quality(probability: FloatArray, response: FloatArray, users: IntArray) -> d
     positive = response >= 1.0
     return {
         "auc": auc(probability, positive),
-        "user_auc": per_user_auc(probability, positive, users),
+        "user_auc": rank_users(probability, positive, users).gauc,
         "log_loss": log_loss(probability, response),
         "calibration_error": calibration_error(probability, response),
         "mse": float(np.mean((probability - response) ** 2)),
@@ -127,9 +181,7 @@ def ranking_quality(
 ) -> dict[str, float]:
     """Quality of a ranking of each user's own rows, on their real answers.
 
-    Measured are the AUC within a user (GAUC is its mean over users) and the share of positives
-    among the quarter of a user's rows that scores highest. Ties count as if they were broken at
-    random. Users are independent: intervals are normal ones over users.
+    The summary of :func:`rank_users`. Users are independent: intervals are normal ones over users.
 
     Args:
         rows: Rows with answers, of any table whose rows were not chosen for their answers, such as
@@ -138,51 +190,29 @@ def ranking_quality(
         least_rows: Users with fewer rows, or with answers of a single kind, are left out.
 
     Returns:
-        ``"gauc"`` and ``"top_quarter_rate"``, each with ``"_low"`` and ``"_high"``, the bounds of
+        ``"gauc"``, the mean AUC within a user, and ``"top_quarter_rate"``, the share of positives
+        among the best quarter of a user's rows, each with ``"_low"`` and ``"_high"``, the bounds of
         the 95 % interval; ``"rate"``, the share of positives that a random order puts into the
-        quarter; and ``"users"``, how many were counted. All NaN if none was.
+        quarter; and ``"users"`` and ``"left_out"``, how many were judged and were not. All but
+        these two are NaN if none was judged.
 
     Raises:
         ConfigError: The scores are not a finite number a row.
     """
-    if scores.shape != (len(rows),) or not np.isfinite(scores).all():
-        raise ConfigError(
-            f"scores must be ({len(rows)},) finite numbers, one a row, got {scores.shape}."
-        )
-    order = np.lexsort((scores, rows.users))
-    positive = rows.is_positive[order].astype(np.float64)
-    starts = rows.starts(int(rows.users.max(initial=-1)) + 1)
-    user, start = rows.users, starts[rows.users]
-    score = scores[order]
-    # Ties are runs of equal scores of a user: [first, end) of the order.
-    changes = np.r_[True, (score[1:] != score[:-1]) | (user[1:] != user[:-1])]
-    run = np.cumsum(changes) - 1
-    first = np.flatnonzero(changes)[run]
-    end = np.r_[np.flatnonzero(changes)[1:], len(rows)][run]
-
-    n_users, size = len(starts) - 1, np.diff(starts)
-    hits = np.bincount(user, positive, n_users)
-    counted = (size >= least_rows) & (hits > 0) & (hits < size)
-    if not counted.any():
-        names = ["gauc", "gauc_low", "gauc_high", "rate"]
-        names += ["top_quarter_rate", "top_quarter_rate_low", "top_quarter_rate_high"]
-        return dict.fromkeys(names, float("nan")) | {"users": 0.0}
-    mean_rank = (first + end + 1) / 2.0 - start
-    above = np.bincount(user, positive * mean_rank, n_users) - hits * (hits + 1.0) / 2.0
-    quarter = np.maximum(np.rint(size / 4.0), 1.0)
-    top_from = starts[1:][user] - quarter[user]
-    share_in_top = np.clip(end - np.maximum(first, top_from), 0.0, None) / (end - first)
-    top = np.bincount(user, positive * share_in_top, n_users)[counted] / quarter[counted]
-    hits, size, above = hits[counted], size[counted], above[counted]
+    judged = rank_users(scores, rows.is_positive, rows.users, least_rows)
+    rate = float(judged.rate.mean()) if len(judged.rate) else float("nan")
     return {
-        **_interval("gauc", above / (hits * (size - hits))),
-        **_interval("top_quarter_rate", top),
-        "rate": float(np.mean(hits / size)),
-        "users": float(len(hits)),
+        **_interval("gauc", judged.auc),
+        **_interval("top_quarter_rate", judged.top_quarter),
+        "rate": rate,
+        "users": float(len(judged.users)),
+        "left_out": float(judged.left_out),
     }
 
 
 def _interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
-    """Mean of the users' values, and the bounds of its 95 % interval."""
+    """Mean of the users' values, and the bounds of its 95 % interval; NaN without users."""
+    if not len(values):
+        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
     mean, half = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
     return {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}

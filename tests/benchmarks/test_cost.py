@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import origin
+from benchmarks import cost, origin
 from benchmarks.__main__ import main
-from benchmarks.cost import FREE, CostStudy, compare, read_studies
-from benchmarks.results import read_result
+from benchmarks.cost import FREE, CostStudy, compare, read_studies, summary
+from benchmarks.results import read_result, read_results, world_of
+from benchmarks.run import Run
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -42,12 +46,13 @@ def test_differences_are_those_of_the_same_session() -> None:
 
 def test_the_command_prices_balance(tiny, tmp_path: Path, capsys) -> None:
     command = ["cost", "--max-len", "8", "--policies", "popularity", "expected-oracle",
-               "--sessions", "60", "--out", str(tmp_path)]  # fmt: skip
+               "--sessions", "60", "--jobs", "1", "--out", str(tmp_path)]  # fmt: skip
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "### Cost of balance: KuaiRec-Fair-v0, kuairec (SYNTHETIC world" in printed
-    (path,) = tmp_path.glob("*.json")
-    assert path.name == "cost_KuaiRec-Fair-v0_kuairec-synthetic_seed11.json"
+    path = tmp_path / "cost_exposures_KuaiRec-Fair-v0_kuairec-synthetic_T8_seed11.json"
+    by_positives = Path(str(path).replace("exposures", "positives"))
+    assert set(tmp_path.glob("*.json")) == {path, by_positives}
     rows = {(row["policy"], row["slates"]): row for row in read_result(path)["rows"]}
     assert len(rows) == 8
     for policy in ("popularity", "expected-oracle"):
@@ -60,18 +65,112 @@ def test_the_command_prices_balance(tiny, tmp_path: Path, capsys) -> None:
     assert rows["popularity", "band"]["longtail_share"] == pytest.approx(0.4)
     oracle = [rows["expected-oracle", slates]["r_each"] for slates in (FREE, "band", "quota")]
     assert oracle == sorted(oracle, reverse=True)
+    # Positives are better than exposures are: other groups, other costs, and another ranking.
+    others = {(row["policy"], row["slates"]): row for row in read_result(by_positives)["rows"]}
+    assert others["popularity", FREE]["r_each"] > rows["popularity", FREE]["r_each"]
+    assert others["expected-oracle", FREE]["r_each"] == rows["expected-oracle", FREE]["r_each"]
+    assert others["expected-oracle", "quota"]["d_r"] != rows["expected-oracle", "quota"]["d_r"]
     assert CostStudy.markdown(read_studies(tmp_path)) in printed
     before = path.stat().st_mtime_ns
     assert main(command) == 0  # nothing to do
     assert path.stat().st_mtime_ns == before
     assert main([*command, "--seed", "12"]) == 0
-    assert main([*command[:-2], "--sessions", "61", "--out", str(tmp_path)]) == 2
+    capsys.readouterr()
+    assert main([*command, "--sessions", "61"]) == 2
+    assert "other data or settings" in capsys.readouterr().err
+
+
+def test_the_summary_has_a_row_for_each_world_and_count() -> None:
+    def result(dataset: dict, popularity: str, share: float, *more: str) -> dict:
+        rows = [
+            {"policy": "quality", "slates": FREE, "r_each": 0.5, "d_r": 0.0, "d_r_ci95": 0.0},
+            {"policy": "quality", "slates": "quota", "d_r": 0.5 * share, "d_r_ci95": 0.005},
+        ]
+        return {"study": "cost", "env": "KuaiRec-Fair-v0", "max_len": 30, "dataset": dataset,
+                "popularity": popularity, "seed": 1, "policies": [*more, "quality"],
+                "rows": rows}  # fmt: skip
+
+    block = {"name": "kuairec", "source": "kuairec", "synthetic": True, "answers": "synthetic"}
+    older = result({**block, "fingerprint": "a", "version": 2}, "exposures", -0.5, "truth")
+    real = {"name": "kuairec-like", "source": "kuairec-like", "synthetic": False,
+            "answers": "real", "fingerprint": "b"}  # fmt: skip
+    table = summary([older, result(real, "positives", 0.25)]).splitlines()
+    assert table[0] == "| world, groups by | quality | truth |"
+    assert table[2:] == [
+        "| kuairec-like (REAL answers), T = 30, by positives | +25.0 ± 1.0 % |  |",
+        "| kuairec (OLDER SYNTHETIC world), T = 30, by exposures | -50.0 ± 1.0 % |  |",
+    ]
+
+
+def test_all_worlds_of_the_quick_table_are_priced(
+    small, small_rand, small_positive, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    worlds = {"kuairec": small, "kuairand": small_rand}
+    monkeypatch.setattr(
+        origin, "shared_dataset", lambda name, path, seed: worlds.get(name, small_positive)
+    )
+    asked: list[CostStudy] = []
+    monkeypatch.setattr(cost, "run_studies", lambda studies, *rest: asked.extend(studies))
+    monkeypatch.setattr(cost, "read_studies", lambda folder: [])
+    for folder in ("kuairec_real", "kuairand_real"):
+        (tmp_path / folder).mkdir()
+    command = ["cost", "--quick", "--out", str(tmp_path)]
+    assert main([*command, "--real", str(tmp_path)]) == 0
+    made = {(one.spec.origin.source, one.spec.max_len, one.popularity) for one in asked}
+    synthetic = set(product(("kuairec", "kuairand"), (30, 50), ("exposures", "positives")))
+    like = product(("kuairec-like", "kuairec-watch", "kuairand-click"), (30, 50), ("positives",))
+    assert made == synthetic | set(like) | {("kuairand-pool", 20, "positives")}
+    assert len(asked) == len(made)
+    assert {one.spec.slate_size for one in asked if one.spec.max_len == 20} == {2}
+    assert all(("truth" in one.policies) == ("kuai" in one.spec.dataset and
+               one.spec.dataset in worlds) for one in asked)  # fmt: skip
+    asked.clear()
+    assert main([*command, "--max-len", "30"]) == 0
+    assert {one.spec.max_len for one in asked} == {30}
+    capsys.readouterr()
+    for options, message in (
+        (["--quick", "--env", "KuaiRec-v0"], "--quick fixes --env"),
+        (["--quick", "--max-len", "7"], "--max-len 7 chooses none of the worlds"),
+        (["--real", str(tmp_path)], "--real names the worlds of --quick"),
+    ):
+        assert main(["cost", *options, "--out", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_what_has_no_price_is_refused() -> None:
     with pytest.raises(ConfigError, match="env must be one of"):
-        CostStudy("KuaiRand-Retention-v0")
-    with pytest.raises(ConfigError, match="sessions must be at most 1000"):
-        CostStudy("KuaiRec-Fair-v0", sessions=1500)
-    with pytest.raises(ConfigError, match="leave one of them out"):
-        CostStudy("KuaiRec-Fair-v0", "some/folder", 3)
+        CostStudy(Run("random", "KuaiRand-Retention-v0"))
+    with pytest.raises(ConfigError, match="sessions must be"):
+        CostStudy(Run("random", sessions=1))
+    with pytest.raises(ConfigError, match="popularity must be one of"):
+        CostStudy(Run("random"), "clicks")
+    with pytest.raises(ConfigError, match="policies must be one of"):
+        CostStudy(Run("random"), policies=("best",))
+
+
+def test_the_page_about_worlds_shows_the_committed_costs() -> None:
+    results = ROOT / "benchmarks" / "results"
+    synthetic = [row for row in read_studies(results / "cost") if row["dataset"]["synthetic"]]
+    page = (ROOT / "docs" / "synthetic_worlds.md").read_text(encoding="utf-8")
+    assert f"<!-- cost -->\n{summary(synthetic)}\n<!-- /cost -->" in page
+    # Its text says how random slates and the ranking by exposures compare, before and now.
+    text = " ".join(page.split("<!-- /cost -->")[1].split("## ")[0].split())
+    runs = [row for row in read_results(results) if row["max_len"] == 30]
+    for row in synthetic:
+        if row["max_len"] != 30 or row["popularity"] != "exposures":
+            continue
+        name, present = row["dataset"]["name"], {}
+        for line in row["rows"]:
+            if line["slates"] == "any":
+                present[line["policy"]] = line["r_each"]
+        before = {
+            policy: np.mean([
+                run["metrics"]["r_each"] for run in runs
+                if run["agent"] == policy and run["env"] == row["env"]
+                and run["dataset"]["name"] == name and world_of(run).is_older
+            ])
+            for policy in ("random", "popularity")
+        }  # fmt: skip
+        for values in (before, present):
+            pair = [f"{values[policy]:.3f}"[1:] for policy in ("popularity", "random")]
+            assert " against ".join(pair) in text, name

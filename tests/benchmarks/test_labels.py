@@ -9,52 +9,24 @@ import pytest
 
 from benchmarks import origin
 from benchmarks.__main__ import main
-from benchmarks.labels import LabelStudy, by_user, labelled_rows, read_studies, summary
+from benchmarks.labels import LabelStudy, labelled_rows, read_studies, summary
 from benchmarks.results import read_result
-from kuaisim_gym.data import LabelLog
+from benchmarks.run import Run
+from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.quality import UserRanking
 
 
-def labels(users: list[int], answers: list[int]) -> LabelLog:
-    items = np.arange(len(users), dtype=np.int32)
-    return LabelLog(np.array(users, np.int32), items, np.array(answers, np.uint8))
-
-
-def test_measures_by_hand() -> None:
-    # User 3 has ten rows; positives score 10, 7 and 1: of the 7 negatives 9, 8, 6, 5, 4, 3 and 2
-    # they beat 7, 5 and none. The two best of them, of which one is positive, are the top quarter.
-    answers = [1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
-    rows = labels([3] * 10 + [5] * 10 + [7] * 2, answers + [1] * 10 + [0, 1])
-    scores = np.array([*range(10, 0, -1), *range(10), 1, 2], dtype=float)
-    values = by_user(rows, scores)
-    assert values["gauc"].tolist() == [12 / 21]  # user 5 has positives alone, 7 too few rows
-    assert values["top_quarter"].tolist() == [0.5]
-
-
-def test_equal_scores_share_their_places() -> None:
-    rows = labels([1] * 12, [1, 1] + [0] * 10)
-    equal = by_user(rows, np.zeros(12))
-    assert equal["top_quarter"].tolist() == [pytest.approx(1 / 6)]
-    assert equal["gauc"].tolist() == [0.5]
-    # Two of the three places go to four equal rows, one of which is positive.
-    best = by_user(rows, np.array([2, 1, 1, 1, 1] + [0] * 7))["top_quarter"]
-    assert best.tolist() == [pytest.approx((1 + 2 / 4) / 3)]
-
-
-def test_the_order_of_rows_does_not_matter() -> None:
-    rng = np.random.default_rng(2)
-    rows = labels(np.repeat(np.arange(20), 12).tolist(), rng.integers(0, 2, 240).tolist())
-    scores, order = rng.normal(size=240), rng.permutation(240)
-    first, second = by_user(rows, scores), by_user(rows.take(order), scores[order])
-    for name, values in first.items():
-        np.testing.assert_allclose(values, second[name])
+def ranking(*auc: float) -> UserRanking:
+    values = np.array(auc)
+    return UserRanking(np.arange(len(auc), dtype=np.int32), values, values / 2, values, 0)
 
 
 def test_differences_are_paired_by_user() -> None:
-    values = {"gauc": np.array([0.9, 0.5, 0.7])}
-    numbers = summary(values, {"gauc": np.array([0.8, 0.4, 0.6])})
+    numbers = summary(ranking(0.9, 0.5, 0.7), ranking(0.8, 0.4, 0.6))
     assert numbers["d_gauc"] == pytest.approx(0.1)
     assert numbers["d_gauc_ci95"] == pytest.approx(0.0, abs=1e-12)
+    assert numbers["d_top_quarter"] == pytest.approx(0.05)
     assert numbers["gauc_ci95"] > 0.4
 
 
@@ -62,9 +34,10 @@ def test_the_command_ranks_what_nobody_chose(
     small_rand, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: small_rand)
-    assert main(["labels", "--out", str(tmp_path)]) == 0
+    command = ["labels", "--dataset", "kuairand", "--jobs", "1", "--out", str(tmp_path)]
+    assert main(command) == 0
     printed = capsys.readouterr().out
-    assert "### Rankings by SYNTHETIC labels: kuairand" in printed
+    assert "### Rankings by SYNTHETIC labels: kuairand (" in printed
     (path,) = tmp_path.glob("*.json")
     result = read_result(path)
     rows = result["rows"]
@@ -74,11 +47,61 @@ def test_the_command_ranks_what_nobody_chose(
     assert rows["truth"]["gauc"] - rows["truth"]["gauc_ci95"] > 0.55
     assert abs(rows["random"]["gauc"] - 0.5) < rows["random"]["gauc_ci95"] + 0.02
     assert abs(rows["random"]["top_quarter"] - result["rate"]) < 0.05
+    assert result["users"] + result["left_out"] == len(small_rand.test.distinct_users)
     assert LabelStudy.markdown(read_studies(tmp_path)) in printed
 
 
-def test_shares_are_no_labels(small) -> None:
+def test_agents_are_trained_and_judged_by_their_item_scores(
+    small_rand, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: small_rand)
+    command = ["labels", "--dataset", "kuairand", "--max-len", "6", "--episodes", "64", "--scores",
+               "quality", "--agents", "hrl", "a2c", "hsrl+quota", "dnair", "--seeds", "1", "2",
+               "--jobs", "1", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [line.split(" | ")[0] for line in table[1:]] == [
+        "| popularity", "| quality", "| a2c", "| dnair", "| hrl", "| hsrl+quota"
+    ]  # fmt: skip
+    assert "| dnair | 6 | 2 | scores no items |  |  |  |" in table
+    assert all("| 6 | 2 | 0." in line for line in table if line.startswith(("| hrl", "| a2c")))
+    results = {(row["ranking"], row["seed"]): row for row in read_studies(tmp_path)}
+    assert len(results) == 1 + 4 * 2
+    # Agents that start at the ranking by quality end near it.
+    quality = results["references", 1]["rows"]["quality"]["gauc"]
+    for name in ("hrl", "hsrl+quota"):
+        assert results[name, 1]["rows"][name]["gauc"] == pytest.approx(quality, abs=0.05)
+    assert not list(tmp_path.glob("*.checkpoint"))
+    assert main(command) == 0  # nothing to do
+    capsys.readouterr()
+    assert main([*command, "--episodes", "65"]) == 2
+    assert "other data or settings" in capsys.readouterr().err
+
+
+def test_older_worlds_are_called_so_and_come_last() -> None:
+    numbers = summary(ranking(0.9, 0.5), ranking(0.8, 0.4))
+    block = {"name": "kuairand", "source": "kuairand", "synthetic": True, "answers": "synthetic"}
+    older, present = (
+        {"study": "labels", "ranking": "references", "env": "KuaiRand-Fair-v0", "max_len": 30,
+         "seed": 1, "dataset": {**block, "fingerprint": f"f{version}", "version": version},
+         "labels": 30, "rate": 0.5, "users": 2, "left_out": 1, "rows": {"quality": numbers}}
+        for version in (2, SOURCES["kuairand"].version)
+    )  # fmt: skip
+    text = LabelStudy.markdown([older, present])
+    titles = [line for line in text.splitlines() if line.startswith("###")]
+    assert titles == [
+        f"### Rankings by SYNTHETIC labels: kuairand (f{SOURCES['kuairand'].version})",
+        "### Rankings by OLDER SYNTHETIC labels: kuairand (f2)",
+    ]
+
+
+def test_what_cannot_be_judged_is_refused(small, tmp_path: Path, monkeypatch, capsys) -> None:
     with pytest.raises(ConfigError, match="test rows of kuairec are shares"):
         labelled_rows(small)
     with pytest.raises(ConfigError, match="scores must be one of"):
-        LabelStudy("KuaiRand-Fair-v0", scores=("expected-oracle",))
+        LabelStudy(Run("random"), scores=("expected-oracle",))
+    with pytest.raises(ConfigError, match="popularity needs no training"):
+        LabelStudy(Run("random"), "popularity")
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: small)
+    assert main(["labels", "--jobs", "1", "--out", str(tmp_path)]) == 2
+    assert "test rows of kuairec are shares" in capsys.readouterr().err

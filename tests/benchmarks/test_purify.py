@@ -364,7 +364,7 @@ def test_means_and_intervals_by_hand() -> None:
         result("dsrm", 19, metrics={"leakage_r2": 0.3}, fit_seconds=30.0),
     ]
     table = markdown(results)
-    assert table.startswith(f"### {KUAIREC}, kuairec (SYNTHETIC worlds, one a seed)\n")
+    assert table.startswith(f"### {KUAIREC}, kuairec (OLDER SYNTHETIC worlds, one a seed)\n")
     row = cells(table, "dsrm")
     # Standard deviation 0.1, three values: 4.303 * 0.1 / sqrt(3) = 0.248.
     assert row[1:3] == ["3", "0.200 ± 0.248"]
@@ -440,7 +440,7 @@ def test_events_have_a_table_of_their_own() -> None:
             results.append(result(name, 11, **changes))
     text = markdown(results)
     titles = [line for line in text.splitlines() if line.startswith("###")]
-    usual = f"### {KUAIREC}, kuairec (SYNTHETIC worlds, one a seed)"
+    usual = f"### {KUAIREC}, kuairec (OLDER SYNTHETIC worlds, one a seed)"
     assert titles == [
         usual,
         f"{usual}, by logged rows of a user",

@@ -20,7 +20,7 @@ from kuaisim_gym.simulator.positives import (
     fit_positive_model,
     with_taste,
 )
-from kuaisim_gym.simulator.quality import per_user_auc
+from kuaisim_gym.simulator.quality import rank_users
 from kuaisim_gym.simulator.response import FactorModel
 
 
@@ -81,7 +81,7 @@ def test_taste_is_found_where_there_is_some_and_not_where_there_is_none() -> Non
     users, items = np.nonzero(~matrix)
     liked = users % 2 == items % 2
     taste = np.einsum("nd,nd->n", model.user_factors[users], model.item_factors[items])
-    assert per_user_auc(taste, liked, users.astype(np.int32)) > 0.75
+    assert rank_users(taste, liked, users).gauc > 0.75
     alike = two_tastes(contrast=1.0)
     plain = fit_positive_model(log_of(alike), log_of(alike), alike.shape, 0.1)
     assert plain.user_factors.shape == (200, 0)

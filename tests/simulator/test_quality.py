@@ -11,9 +11,9 @@ from kuaisim_gym.simulator.quality import (
     calibration_error,
     last_rows,
     log_loss,
-    per_user_auc,
     platt,
     quality,
+    rank_users,
     ranking_quality,
 )
 
@@ -28,10 +28,47 @@ def test_auc_by_hand() -> None:
 
 
 def test_auc_within_users_ignores_who_clicks_more() -> None:
-    users = np.array([0, 0, 1, 1, 2, 2], np.int32)
-    score = np.array([0.9, 0.8, 0.2, 0.1, 0.5, 0.5])
-    positive = np.array([True, False, False, True, True, True])
-    assert per_user_auc(score, positive, users) == 0.5  # (1 + 0) / 2; the third has no negative
+    users = np.array([2, 0, 1, 0, 7, 1, 2, 9])
+    score = np.array([0.5, 0.9, 0.2, 0.8, 0.3, 0.1, 0.5, 0.1])
+    positive = np.array([True, True, False, False, True, True, True, False])
+    judged = rank_users(score, positive, users)
+    assert judged.users.tolist() == [0, 1]  # the others have positives, or negatives, alone
+    assert judged.auc.tolist() == [1.0, 0.0]
+    assert judged.gauc == 0.5
+    assert judged.left_out == 3
+    assert judged.rate.tolist() == [0.5, 0.5]
+    assert judged.top_quarter.tolist() == [1.0, 0.0]  # a quarter of two rows is one
+    assert rank_users(score, positive, users, least_rows=3).left_out == 5
+    assert np.isnan(rank_users(score, positive, users, least_rows=3).gauc)
+
+
+def test_measures_of_a_user_by_hand() -> None:
+    # Of ten rows, positives score 10, 7 and 1: of the 7 negatives 9, 8, 6, 5, 4, 3 and 2 they
+    # beat 7, 5 and none. The two best of them, of which one is positive, are the top quarter.
+    positive = np.array([1, 0, 0, 1, 0, 0, 0, 0, 0, 1], dtype=bool)
+    judged = rank_users(np.arange(10, 0, -1.0), positive, np.full(10, 3))
+    assert judged.auc.tolist() == [12 / 21]
+    assert judged.top_quarter.tolist() == [0.5]
+
+
+def test_equal_scores_share_their_places() -> None:
+    positive, users = np.array([1, 1] + [0] * 10, dtype=bool), np.ones(12, int)
+    equal = rank_users(np.zeros(12), positive, users)
+    assert equal.top_quarter.tolist() == [pytest.approx(1 / 6)]
+    assert equal.auc.tolist() == [0.5]
+    # Two of the three places go to four equal rows, one of which is positive.
+    best = rank_users(np.array([2.0, 1, 1, 1, 1] + [0] * 7), positive, users).top_quarter
+    assert best.tolist() == [pytest.approx((1 + 2 / 4) / 3)]
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rng = np.random.default_rng(2)
+    users, positive = np.repeat(np.arange(20), 12), rng.integers(0, 2, 240) == 1
+    scores, order = rng.normal(size=240), rng.permutation(240)
+    first = rank_users(scores, positive, users)
+    second = rank_users(scores[order], positive[order], users[order])
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_allclose(one, other)
 
 
 def test_log_loss_and_calibration_error_by_hand() -> None:
@@ -89,6 +126,7 @@ def test_a_ranking_is_judged_within_users_by_hand() -> None:
     # User 0: of four pairs the first positive wins both, the second none. User 2: all ties.
     # User 3 likes everything, user 4 has two rows.
     assert result["users"] == 2.0
+    assert result["left_out"] == 2.0
     assert result["gauc"] == 0.5
     assert result["top_quarter_rate"] == pytest.approx((1.0 + 0.25) / 2)
     assert result["rate"] == pytest.approx((0.5 + 0.25) / 2)
@@ -106,7 +144,8 @@ def test_a_ranking_s_quality_is_that_of_the_users_one_by_one() -> None:
     for user in np.unique(users):
         mine = users == user
         answers, score = rows.label[mine] == 1, scores[mine]
-        aucs.append(auc(score, answers))
+        pairs = np.sign(score[answers][:, None] - score[~answers][None, :])
+        aucs.append((1.0 + pairs.mean()) / 2.0)
         draws = []
         for _ in range(400):  # ties broken at random
             order = np.lexsort((rng.random(mine.sum()), -score))
@@ -121,6 +160,7 @@ def test_a_ranking_s_quality_is_that_of_the_users_one_by_one() -> None:
 def test_a_ranking_that_no_user_can_judge_has_no_quality() -> None:
     result = ranking_quality(labels([0, 0], [1, 1]), np.zeros(2))
     assert result["users"] == 0.0
+    assert result["left_out"] == 1.0
     assert np.isnan(result["gauc"])
     with pytest.raises(ConfigError, match="finite numbers, one a row"):
         ranking_quality(labels([0, 0], [1, 1]), np.zeros(3))

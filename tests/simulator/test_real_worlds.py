@@ -13,7 +13,7 @@ from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator import build_simulator, load_catalogue
 from kuaisim_gym.simulator.build import assess
-from kuaisim_gym.simulator.quality import per_user_auc, ranking_quality
+from kuaisim_gym.simulator.quality import rank_users, ranking_quality
 from kuaisim_gym.simulator.watch import fit_watch_model
 
 ENV = "Recommendation-Fair-v0"
@@ -85,7 +85,7 @@ def test_the_model_of_clicks_ranks_above_item_means_within_users(click_world) ->
     shown = np.bincount(fitted.items, minlength=n_items)
     clicked = np.bincount(fitted.items, fitted.response, minlength=n_items)
     rate = (clicked + 5.0 * fitted.response.mean()) / (shown + 5.0)
-    means = per_user_auc(rate[check.items], check.label == 1, check.users)
+    means = rank_users(rate[check.items], check.label == 1, check.users).gauc
     assert measured["rows"] == len(check)
     assert measured["user_auc"] > means + 0.01
     assert measured["calibration_error"] < 0.02

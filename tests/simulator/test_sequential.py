@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError, ResetNeededError
+from kuaisim_gym.simulator.quality import auc
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel, fit_sequential
 from kuaisim_gym.simulator.sequential import fit as fitting
 from kuaisim_gym.simulator.sequential.network import SequenceNetwork
@@ -43,14 +44,6 @@ def fit(log, n_users: int, n_items: int, config: SequentialConfig = QUICK, **opt
         progress=False,
         **options,
     )
-
-
-def auc(score: np.ndarray, answer: np.ndarray) -> float:
-    """Share of (yes, no) pairs in the right order; scores without ties."""
-    rank = score.argsort().argsort()
-    yes = int(answer.sum())
-    pairs = yes * (len(answer) - yes)
-    return float((rank[answer].sum() - yes * (yes - 1) / 2) / pairs)
 
 
 def log_loss(probability: np.ndarray | float, answer: np.ndarray) -> float:

@@ -1,0 +1,137 @@
+"""The report: all studies of a folder in one file, today's worlds first, older ones called so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.report import STUDIES, report
+from kuaisim_gym.data import SOURCES
+from kuaisim_gym.errors import DataFormatError
+
+METRICS = ("len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage")
+TODAY = {"name": "kuairec", "source": "kuairec", "synthetic": True, "fingerprint": "t" * 16,
+         "answers": "synthetic", "seed": 0, "version": SOURCES["kuairec"].version}  # fmt: skip
+OLDER = {**TODAY, "fingerprint": "o" * 16, "version": 2}
+LIKE = {"name": "kuairec-like", "source": "kuairec-like", "synthetic": False,
+        "fingerprint": "l" * 16, "answers": "real"}  # fmt: skip
+POOL = {**LIKE, "name": "kuairand-pool", "source": "kuairand-pool", "fingerprint": "p" * 16}
+
+
+def write(folder: Path, *results: dict) -> None:
+    for number, result in enumerate(results, len(list(folder.iterdir()))):
+        (folder / f"{number}.json").write_text(json.dumps(result))
+
+
+def run(agent: str, dataset: dict, max_len: int = 30, slate_size: int = 10, **train) -> dict:
+    values = dict.fromkeys(METRICS, 0.5)
+    metrics = values | {f"{name}_ci95": 0.1 for name in values}
+    return {
+        "agent": agent, "env": "KuaiRec-Fair-v0", "max_len": max_len, "seed": 11,
+        "slate_size": slate_size, "dataset": dataset, "metrics": metrics,
+        "eval": {"sessions": 10}, "versions": {}, "commit": "c",
+        "train": {"seconds": 0.0, "steps": 0, "curve": [], **train},
+    }  # fmt: skip
+
+
+def study(name: str, dataset: dict, **content) -> dict:
+    return {"study": name, "env": "KuaiRec-Fair-v0", "max_len": 30, "seed": 11,
+            "dataset": dataset, **content}  # fmt: skip
+
+
+def cost(dataset: dict) -> dict:
+    row = {"policy": "quality", "slates": "quota", "len": 20.0, "r_each": 0.5, "q": 0.0, "ad": 0.0,
+           "longtail_share": 0.5, "d_r": -0.1, "d_r_ci95": 0.0, "d_len": 0.0,
+           "d_len_ci95": 0.0}  # fmt: skip
+    rows = [row, {**row, "slates": "any, no rule"}]
+    return study("cost", dataset, popularity="positives", sessions=10, policies=["quality"],
+                 rows=rows)  # fmt: skip
+
+
+def labels(dataset: dict) -> dict:
+    numbers = dict.fromkeys(
+        (f"{d}{name}{half}" for d in ("", "d_") for name in ("gauc", "top_quarter")
+         for half in ("", "_ci95")), 0.25
+    )  # fmt: skip
+    return study("labels", dataset, ranking="references", users=3, left_out=1, labels=30, rate=0.1,
+                 rows={"quality": numbers})  # fmt: skip
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^###? (.*)$", text, re.MULTILINE)
+
+
+def test_reference_rows_alone_make_a_report(tmp_path: Path, capsys) -> None:
+    write(tmp_path, run("random", TODAY), run("quality+quota", TODAY))
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert headings(text) == [
+        "Whole sessions at a glance", "Agents",
+        f"KuaiRec-Fair-v0, kuairec (SYNTHETIC world, {'t' * 16}), T 30",
+    ]  # fmt: skip
+
+
+def test_today_s_worlds_come_first_with_their_own_names_and_answers(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        run("a2c", OLDER, steps=1),
+        *(run("random", block, max_len) for block in (OLDER, TODAY, LIKE) for max_len in (50, 30)),
+        run("random", POOL, 20, 2),
+    )
+    text = report(tmp_path)
+    glance = text.split("## Agents")[0]
+    (header,) = re.findall(r"^\| Len, R_each .*$", glance, re.MULTILINE)
+    assert header.strip("| ").split(" | ")[1:] == [
+        "kuairand-pool (REAL answers), T = 20, K = 2",
+        "kuairec (SYNTHETIC world), T = 30",
+        "kuairec-like (REAL answers), T = 30",
+        "kuairec (SYNTHETIC world), T = 50",
+        "kuairec-like (REAL answers), T = 50",
+    ]  # the older world has been replaced
+    titles = [title for title in headings(text.split("## Agents")[1]) if "T " in title]
+    assert ["OLDER" in title for title in titles] == [False] * 5 + [True] * 2
+
+
+def test_all_studies_stand_in_it_and_older_worlds_are_called_so(tmp_path: Path) -> None:
+    made = [make(block) for make in (cost, labels) for block in (OLDER, TODAY)]
+    write(tmp_path, *made)
+    found = headings(report(tmp_path))
+    assert found == [
+        "The cost of balance",
+        "What a quota costs",
+        f"Cost of balance: KuaiRec-Fair-v0, kuairec (SYNTHETIC world, {'t' * 16}), T 30, "
+        "groups by positives",
+        f"Cost of balance: KuaiRec-Fair-v0, kuairec (OLDER SYNTHETIC world, {'o' * 16}), T 30, "
+        "groups by positives",
+        "Rankings by labels",
+        f"Rankings by SYNTHETIC labels: kuairec ({'t' * 16})",
+        f"Rankings by OLDER SYNTHETIC labels: kuairec ({'o' * 16})",
+    ]
+
+
+def test_every_heading_of_the_committed_report_that_is_of_an_older_world_says_so() -> None:
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    older = {
+        block["fingerprint"]
+        for path in results.rglob("*.json")
+        if isinstance(block := json.loads(path.read_text()).get("dataset"), dict)
+        and block["synthetic"]
+        and block.get("version", 2) < SOURCES[block["name"]].version
+    }
+    text = report(results)
+    for line in headings(text):
+        if any(fingerprint in line for fingerprint in older):
+            assert "OLDER SYNTHETIC" in line, line
+    assert len(STUDIES) == len({name for _, name, *_ in STUDIES})
+
+
+def test_a_folder_without_results_is_refused(tmp_path: Path, capsys) -> None:
+    with pytest.raises(DataFormatError, match="There are no results under"):
+        report(tmp_path)
+    assert main(["report", str(tmp_path)]) == 2
+    assert not (tmp_path / "README.md").exists()
