@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks import paper
 from benchmarks.__main__ import main
-from benchmarks.labels import LabelStudy
 from benchmarks.origin import Origin, answers_of, data_block, data_label, env_for, find_origin
 from benchmarks.results import world_of
 from benchmarks.run import Run
@@ -147,7 +146,7 @@ def test_an_environment_of_other_data_is_refused_before_any_is_read(tmp_path: Pa
     with pytest.raises(ConfigError, match="simulates kuairec, but the dataset is of table"):
         Run("random", ENV, "table=nowhere.csv")
     with pytest.raises(ConfigError, match="simulates kuairec, but the dataset is of kuairand"):
-        LabelStudy(ENV, "kuairand")
+        Run("random", ENV, "kuairand")
     Run("random", "Recommendation-Fair-v0", "kuairec")
 
 

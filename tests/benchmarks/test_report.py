@@ -34,7 +34,7 @@ def run(agent: str, dataset: dict, max_len: int = 30, slate_size: int = 10, **tr
         "agent": agent, "env": "KuaiRec-Fair-v0", "max_len": max_len, "seed": 11,
         "slate_size": slate_size, "dataset": dataset, "metrics": metrics,
         "eval": {"sessions": 10}, "versions": {}, "commit": "c",
-        "train": {"seconds": 0.0, "steps": 0, "curve": [], **train},
+        "train": {"seconds": 0.0, "episodes": 5003, "steps": 0, "curve": [], **train},
     }  # fmt: skip
 
 
