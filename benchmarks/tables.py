@@ -22,9 +22,7 @@ from kuaisim_gym.envs.assembly import SessionBatch
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
 # From no knowledge to all of it: what a new agent's sessions are compared with.
-LADDER = (
-    "random", "popularity", "ppo", "quality+quota", "hsrl+quota", "hrl", "dsrm-hrl", CEILING,
-)  # fmt: skip
+LADDER = ("random", "popularity", "ppo", "quality+quota", "hrl", "dsrm-hrl", CEILING)
 WIDTH = 6  # columns of a table of the summary
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
@@ -99,11 +97,14 @@ def summary(results: list[Result]) -> str:
 
 
 def ladder(results: list[Result], steps: Sequence[str] = LADDER) -> str:
-    """Mean Len and AD of a few agents, in the shortest whole sessions of each present world."""
+    """Mean Len and AD of a few agents, in the shortest whole sessions of each present world.
+
+    Worlds with modelled answers are left out.
+    """
     shortest: dict[tuple[str, str], World] = {}
     worlds = by_world(results)
     for world in worlds:
-        if world.task is SessionBatch and not world.is_older:
+        if world.task is SessionBatch and not world.is_older and world.answers != "modelled":
             other = shortest.setdefault((world.env, world.dataset), world)
             if world.max_len < other.max_len:
                 shortest[world.env, world.dataset] = world
