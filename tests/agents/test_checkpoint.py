@@ -21,9 +21,9 @@ from dsrm_agents.common import checkpoint as module
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 N, STEPS = 4, 8
-TOTAL, EVERY = 12 * N * STEPS, 3 * N * STEPS  # twelve rollouts, a checkpoint before every third
+TOTAL, EVERY = 8 * N * STEPS, 2 * N * STEPS  # eight rollouts, a checkpoint before every second
 SLATES = {"observation_type": "dict", "action_type": "slate"}
-PER_CHECKPOINT = 3 * STEPS  # calls of a callback
+PER_CHECKPOINT = 2 * STEPS  # calls of a callback
 
 
 def falling(left: float) -> float:
@@ -114,10 +114,10 @@ def whole(small, dsrm):
     "end",
     [
         {"step": PER_CHECKPOINT},  # the last step before a checkpoint
-        {"rollout": 4},  # the moment it has been written
+        {"rollout": 3},  # the moment it has been written
         {"step": PER_CHECKPOINT + 1},
         {"step": 2 * PER_CHECKPOINT + STEPS + 3},  # the middle of the second rollout after one
-        {"rollout": 12},
+        {"rollout": 8},
     ],
     ids=str,
 )
@@ -165,7 +165,7 @@ def test_an_end_while_it_is_written_leaves_the_one_before(small, tmp_path, monke
     path = tmp_path / "file"
     killed = make("a2c", small)
     with pytest.raises(Killed):
-        killed.learn(TOTAL, [TrainingCheckpoint(path, EVERY), Killer(rollout=4)])
+        killed.learn(TOTAL, [TrainingCheckpoint(path, EVERY), Killer(rollout=3)])
     before = path.read_bytes()
 
     def end(*_: object) -> None:
@@ -207,10 +207,10 @@ def test_checkpoints_are_as_far_apart_as_asked(small, tmp_path, monkeypatch) -> 
     written = []
     monkeypatch.setattr(module, "_write", lambda path, model, _: written.append(model._n_updates))
     make("a2c", small).learn(TOTAL, TrainingCheckpoint(tmp_path / "file", EVERY))
-    assert written == [3, 6, 9]
+    assert written == [2, 4, 6]
     written.clear()
     make("a2c", small).learn(TOTAL, TrainingCheckpoint(tmp_path / "file", EVERY - 1))
-    assert written == [3, 6, 9]
+    assert written == [2, 4, 6]
 
 
 @pytest.mark.parametrize(

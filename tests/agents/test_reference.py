@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from benchmarks.agents.references import AGENTS
 from dsrm_agents import evaluate, make_vec_env
-from dsrm_agents.baselines.reference import CEILING, make_reference
+from dsrm_agents.baselines.bands import Band, InBand
+from dsrm_agents.baselines.reference import CEILING, REFERENCES, ReferencePolicy, make_reference
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
 
@@ -39,6 +42,42 @@ def test_the_rows_stand_in_their_order(source: str, request) -> None:
     assert rows["quality+quota"]["r_each"] < rows["expected-quality+quota"]["r_each"]
     assert rows["expected-quality+quota"]["r_each"] < rows["expected-oracle+quota"]["r_each"]
     assert rows["expected-oracle+quota"]["r_each"] <= rows["realised-oracle+quota"]["r_each"]
+
+
+class AnyInBand(InBand):
+    """Slates without penalty whose number of popular items is drawn anew for each."""
+
+    def __call__(self, scores):
+        rng = np.random.default_rng(self.batch.core.state.steps.sum())
+        popular = rng.integers(self.band.least, self.band.most + 1, len(scores))
+        return self._best_counts(scores, Band(popular, popular))
+
+
+@pytest.mark.parametrize("source", ["world", "rand_world", "like_world"])
+def test_no_unpenalised_policy_of_expected_answers_outlasts_the_ceiling(
+    source: str, request
+) -> None:
+    """Of the same users, under the same draws: the standard error of a difference is below .03."""
+    options = {"dataset": request.getfixturevalue(source), "action_type": "slate"}
+    n = 300
+
+    def lengths(policy) -> np.ndarray:
+        env = make_vec_env("Recommendation-Fair-v0", n, "test", 5, **options)
+        sessions = evaluate(policy(env.batch), env, n)
+        assert not sessions.penalised.any()
+        return sessions.length
+
+    ceiling = lengths(partial(make_reference, CEILING))
+    score, _ = REFERENCES[CEILING]
+    rows = [name for name, row in REFERENCES.items() if row[0] is score and "+" in name]
+    assert len(rows) == 4
+    policies = [partial(make_reference, name) for name in rows if name != CEILING]
+    policies.append(lambda batch: ReferencePolicy(score.rule, AnyInBand(batch)))
+    for policy in policies:
+        gain = lengths(policy) - ceiling
+        error = gain.std() / np.sqrt(n)
+        assert error < 0.03
+        assert gain.mean() <= 2 * error
 
 
 def test_the_truth_is_the_ceiling_where_the_simulator_answers_by_it(world, real) -> None:

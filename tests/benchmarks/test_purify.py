@@ -15,6 +15,7 @@ from benchmarks.purify.report import ORACLE, markdown, read_studies, studied
 from benchmarks.purify.study import ENVS, KUAIREC, PurifyStudy, World, plan
 from benchmarks.results import read_results
 from benchmarks.study import run_studies
+from dsrm_agents.dsrm import measures
 from dsrm_agents.dsrm.probes import probe, probe_data
 from kuaisim_gym.data import SOURCES, write_csv
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
@@ -31,7 +32,11 @@ METRICS = NEED_TRUTH | {
 
 @pytest.fixture(autouse=True)
 def small_worlds(small, small_rand, monkeypatch) -> None:
-    """Both worlds and those with other numbers of events, small; real data as they are."""
+    """Both worlds and those with other numbers of events, small; real data as they are.
+
+    Floors of probes are of one shuffle, because their networks take most of the time.
+    """
+    monkeypatch.setattr(measures, "SHUFFLES", 1)
     worlds = {"kuairec": small, "kuairand": small_rand}
     load = origin.shared_dataset
     monkeypatch.setattr(

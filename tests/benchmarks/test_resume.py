@@ -84,7 +84,7 @@ def test_an_interrupted_run_ends_with_the_same_result(
 def test_without_a_checkpoint_a_run_starts_over_to_the_same_result(
     agent: str, tmp_path: Path, kill
 ) -> None:
-    spec = Run(agent, max_len=8, episodes=600, sessions=20)
+    spec = Run(agent, max_len=8, episodes=200, sessions=20)
     whole = result_of(run(spec, tmp_path / "whole", progress=False))
     out = tmp_path / "parts"
     kill(10)

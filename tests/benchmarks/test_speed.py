@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import heads, training
+from benchmarks.speed import heads, memory, purifiers, timing, training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -17,6 +19,21 @@ def quick(out: Path, command: str, *more: str) -> dict:
     sizes = ["--quick", "--sessions", "16", "--out", str(out)]
     assert main([command, *sizes, *more]) == 0
     return json.loads((out / f"{command}.json").read_text())
+
+
+@pytest.fixture
+def in_this_process(monkeypatch) -> list:
+    """Functions that a command has sent to fresh processes; they ran in this one."""
+    sent = []
+
+    def run(measure, *arguments) -> list:
+        sent.append(measure)
+        measure, arguments = pickle.loads(pickle.dumps((measure, arguments)))
+        return list(map(measure, *arguments))
+
+    for module in (timing, memory):
+        monkeypatch.setattr(module, "in_fresh_processes", run)
+    return sent
 
 
 def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys) -> None:
@@ -44,7 +61,8 @@ def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys
     assert "There are no results" in capsys.readouterr().err
 
 
-def test_purifiers_are_timed(tmp_path: Path) -> None:
+def test_purifiers_are_timed(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(purifiers, "STATES", 16)
     assert main(["purifiers", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
     study = json.loads((tmp_path / "purifiers.json").read_text())
     assert study.keys() == {*ABOUT, "repeats", "denoising", "training"}
@@ -97,8 +115,18 @@ def test_a_clock_counts_every_second_once(monkeypatch) -> None:
     assert clock.seconds == {"inner": 3.0 + 2.0, "outer": 10.0 - 5.0}
 
 
-def test_memory_is_measured_in_processes_of_its_own(tmp_path: Path, capsys) -> None:
+def test_each_row_is_measured_in_a_process_of_its_own() -> None:
+    own = os.path.realpath("/proc/self")
+    assert len({own, *timing.in_fresh_processes(os.path.realpath, ["/proc/self"] * 2)}) == 3
+    case = memory.Case(memory.ENV, sessions=16, items=memory.TINY)
+    (row,) = timing.in_fresh_processes(memory.occupied, [case])
+    assert row["sessions"] == 16
+    assert row["MB_before"] > 0
+
+
+def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     study = quick(tmp_path, "memory")
+    assert in_this_process == [memory.occupied, memory.grown]
     assert study.keys() == {*ABOUT, "sessions", "growth"}
     views = {(row["actions"], row["observation"]) for row in study["sessions"]}
     assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
@@ -121,14 +149,18 @@ def test_mistakes_end_with_a_sentence(tmp_path: Path, capsys) -> None:
     assert main(["plot", str(tmp_path)]) == 2
     assert "environments.json is not there" in capsys.readouterr().err
     (tmp_path / "file").touch()
-    assert main(["heads", "--quick", "--repeats", "1", "--out", str(tmp_path / "file")]) == 2
+    tiny = ["--sessions", "2", "--events", "3", "--slate", "2", "--steps", "1", "--repeats", "1"]
+    assert main(["sequential", *tiny, "--out", str(tmp_path / "file")]) == 2
     assert "is a file" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["environments", "--engine", "fortran"])
 
 
-def test_heads_are_timed_and_those_that_would_not_fit_are_left_out(tmp_path: Path) -> None:
+def test_heads_are_timed_and_those_that_would_not_fit_are_left_out(
+    in_this_process, tmp_path: Path
+) -> None:
     assert main(["heads", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    assert in_this_process == [heads.measured]
     study = json.loads((tmp_path / "heads.json").read_text())
     assert study.keys() == {*ABOUT, "repeats", "heads"}
     measured = {(row["head"], row["items"]): row for row in study["heads"]}
