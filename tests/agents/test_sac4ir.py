@@ -218,7 +218,7 @@ def trained(small):
                 learning_rate=2e-3,
                 ent_coef_lr=1e-2,
             )
-            made[key] = model.learn(9600)
+            made[key] = model.learn(19_200)  # the temperature swings less by then
         return made[key]
 
     return train
