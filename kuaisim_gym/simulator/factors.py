@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
-from scipy.special import expit, log_ndtr, logsumexp, ndtr, ndtri
+from scipy.special import expit, log_ndtr, ndtr, ndtri
 
 from kuaisim_gym.data.dataset import TrainingData, pair_products
 from kuaisim_gym.data.feedback import IntArray, Interactions
@@ -358,6 +358,7 @@ class _Fit:
 
     Attributes:
         size: Number of users and of items.
+        n_shown: Items of the catalogue, the first ones.
         learners: (n,) int, the users.
         logistic: Whether answers are yes or no.
         evidence: Their rows.
@@ -372,6 +373,7 @@ class _Fit:
 
     def __init__(self, data: TrainingData, learners: IntArray) -> None:
         self.size = n_users, n_items = data.n_users, data.n_all_items
+        self.n_shown = data.n_items
         self.logistic = data.log.link == "logistic"
         self._scale = np.sort(data.train_log.response)
         count = np.bincount(data.train_log.items, minlength=n_items)
@@ -643,22 +645,30 @@ class _Fit:
         self.excess = max(float(beyond), 0.0)
 
     def loss(self, rows: Interactions, users: _Beliefs, levels: list[float]) -> Vector:
-        """(n,) -log likelihood of the answers of some rows, or of the places of positive ones."""
+        """(n,) -log likelihood of the answers of some rows.
+
+        Of positive rows it is (n_users,) that of their places, to second order as in the fit.
+        """
         if levels:
             table = self.table(rows, 1.0)
             return np.asarray(table.loss(self.score(table, levels[0], users), self.noise))
-        chosen, row = np.unique(rows.users, return_inverse=True)
-        scores = self.quality + users.mean[chosen, 2:] @ self.vectors.T
-        scores *= self.pull
-        return np.asarray(logsumexp(scores, axis=1)[row] - scores[row, rows.items])
+        places, base = _Rows(rows, self.size), self._base
+        taste = self.pull * (users.mean[:, 2:] - base.user_mean)
+        rest = places.by_user(np.ones(len(rows), np.float32), self.vectors)
+        rest -= places.per_user[:, None] * base.item_mean
+        size = np.einsum("ni,ij,nj->n", taste, base.item_spread, taste)
+        return np.asarray(places.per_user * size / 2.0 - np.einsum("ni,ni->n", rest, taste))
 
     def rotate(self) -> None:
-        """Turns tastes to uncorrelated ones of unit variance, the most telling first."""
+        """Turns tastes to uncorrelated ones of unit variance.
+
+        Those come first that tell the catalogue's items apart most.
+        """
         mine, users, k = self.learners, self._users, self.rank
         taste = users.mean[mine, 2:] - users.mean[mine, 2:].mean(axis=0)
         spread = taste.T @ taste / len(mine) + users.covariance[mine, 2:, 2:].mean(axis=0)
         root = np.linalg.cholesky(spread + _TINY * np.eye(k))
-        vectors = self.vectors[self._known]
+        vectors = self.vectors[: self.n_shown]
         axes = np.linalg.eigh(root.T @ (vectors.T @ vectors) @ root)[1]
         axes = axes[:, ::-1] * np.where(axes[:, ::-1].sum(axis=0) < 0, -1.0, 1.0)
         self._transform(root @ axes)
