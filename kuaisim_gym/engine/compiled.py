@@ -290,21 +290,22 @@ def _condition(
 ) -> None:
     d, per_unit, last = mean.shape[1], (len(link) - 1) / (2.0 * bound), len(link) - 2
     cross = np.empty(d)
+    # No views of rows, whose references would be counted: that costs more than the arithmetic.
     for n in range(slates.shape[0]):
         for k in range(slates.shape[1]):
             if not answered[n, k]:
                 continue
             item = slates[n, k]
-            vector, of_user, spread_of_user = design[item], mean[n], covariance[n]
             score, spread = quality[item], variance[item]
-            cross[:] = 0.0
             for column in range(d):
-                weight, row = vector[column], spread_of_user[column]  # symmetric: as its column
-                for other in range(d):
-                    cross[other] += row[other] * weight
-                score += of_user[column] * weight
+                cross[column] = 0.0
             for column in range(d):
-                spread += cross[column] * vector[column]
+                weight = design[item, column]
+                score += mean[n, column] * weight
+                for other in range(d):  # symmetric: a row is its column
+                    cross[other] += covariance[n, column, other] * weight
+            for column in range(d):
+                spread += cross[column] * design[item, column]
             place = min(max((score + bound) * per_unit, 0.0), last + 1.0)
             low = min(int(place), last)
             part = place - low
@@ -316,10 +317,10 @@ def _condition(
             shift = gain * (per_answer * (answers[n, k] - expected))
             shrink = gain * information
             for column in range(d):
-                of_user[column] += cross[column] * shift
-                row, own = spread_of_user[column], cross[column]
+                own = cross[column]
+                mean[n, column] += own * shift
                 for other in range(d):
-                    row[other] -= shrink * (own * cross[other])
+                    covariance[n, column, other] -= shrink * (own * cross[other])
 
 
 @_jit
