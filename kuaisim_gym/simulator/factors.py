@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit, log_ndtr, ndtr, ndtri
 
 from kuaisim_gym.data.dataset import TrainingData, pair_products
@@ -381,12 +381,11 @@ class _Fit:
         shown = level[: data.n_items]
         self.popularity = (level - shown.mean()) / (shown.std() or 1.0)
         self._known = count > 0
-        features = feature_matrix(data.item_features, n_items)
-        plain = [np.ones((n_items, 1)), self.popularity[:, None]]
-        self._item_design = np.hstack(plain + ([] if features is None else [features.toarray()]))
-        features = feature_matrix(data.user_features, n_users)
-        plain = [np.ones((n_users, 1))]
-        self.user_design = np.hstack(plain + ([] if features is None else [features.toarray()]))
+        plain = np.column_stack([np.ones(n_items), self.popularity])
+        self._item_design = _design(plain, feature_matrix(data.item_features, n_items))
+        self.user_design = _design(
+            np.ones((n_users, 1)), feature_matrix(data.user_features, n_users)
+        )
         self._learn_from(data, learners)
         self._answered = bool(self.evidence.answers)
         unit = 1.0 if self.logistic else 0.1
@@ -822,7 +821,12 @@ def _inverse(matrix: Vector) -> Vector:
     return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 
-def _ridge(design: Vector, target: Vector) -> Vector:
+def _design(plain: Vector, features: csr_matrix | None) -> csr_matrix:
+    """(n, m) sparse: some columns, and the features if there are any."""
+    return csr_matrix(plain) if features is None else hstack([csr_matrix(plain), features], "csr")
+
+
+def _ridge(design: csr_matrix, target: Vector) -> Vector:
     """Ridge regression."""
-    gram = design.T @ design + FEATURE_RIDGE * np.eye(design.shape[1])
+    gram = (design.T @ design).toarray() + FEATURE_RIDGE * np.eye(design.shape[1])
     return np.asarray(np.linalg.solve(gram, design.T @ target))
