@@ -238,7 +238,7 @@ class _Labels(_Rows):
         return _Curvature(information, self.answers - np.float32(0.5) - information * score)
 
     def misfit(self, score: NDArray[np.float32], noise: float) -> tuple[float, float]:
-        """What to add to all scores, and the mean square of what is left (no noise: 0)."""
+        """Shift of all scores that fits better, and the mean square of what is left (no noise: 0)."""
         expected = expit(score)
         slope = float((expected * (1.0 - expected)).mean(dtype=np.float64))
         return float((self.answers - expected).mean(dtype=np.float64)) / max(slope, 1e-3), 0.0
@@ -294,7 +294,7 @@ class _Shares(_Rows):
         return _Curvature(information, residual)
 
     def misfit(self, score: NDArray[np.float32], noise: float) -> tuple[float, float]:
-        """What to add to all scores, and the mean square of what is left."""
+        """Shift of all scores that fits better, and the mean square of what is left."""
         rest = (self.scores - score).astype(np.float64)
         away, hazard = self._above(score, noise)
         square = rest**2
@@ -329,7 +329,7 @@ def _normal_score(rank: Vector | np.float64, n: int) -> Vector:
 
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """What tells of users: tables of answers, and the rows whose places tell.
+    """Evidence about users: tables of answers, and the rows whose places tell.
 
     Attributes:
         answers: The tables, with the level of each.
@@ -343,7 +343,7 @@ class _Evidence:
 
     @classmethod
     def of_log(cls, log: Interactions, fit: _Fit) -> _Evidence:
-        """What a log tells, given a fit."""
+        """Evidence of a log, given a fit."""
         answers = [fit.table(log, 1.0)] if log.has_negatives else []
         places = answers[0] if answers else _Rows(log, fit.size)
         return cls(answers, fit.evidence.levels[: len(answers)], places)
@@ -624,7 +624,7 @@ class _Fit:
                 self.noise = max(square + self.noise * self._spread / rows, 1e-3)
 
     def _move_pull(self) -> None:
-        """How strongly tastes pull rows, and how much more than chance logs of a taste differ."""
+        """Pull of tastes on rows, and the spread of logs of one taste beyond chance."""
         base, places, users = self._base, self.evidence.places, self._users
         mine = self.learners[places.per_user[self.learners] > 0]
         n, weight = places.per_user[mine], base.weight[mine]
@@ -716,7 +716,7 @@ class _Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Base:
-    """What rows would be of without taste: see :attr:`_Fit._base`."""
+    """Rows as they would be without taste: see :attr:`_Fit._base`."""
 
     per_item: Vector
     weight: Vector
