@@ -238,7 +238,7 @@ class _Labels(_Rows):
         return _Curvature(information, self.answers - np.float32(0.5) - information * score)
 
     def misfit(self, score: NDArray[np.float32], noise: float) -> tuple[float, float]:
-        """Shift of all scores that fits better, and the mean square of what is left (no noise: 0)."""
+        """Shift of all scores that fits better, and no noise."""
         expected = expit(score)
         slope = float((expected * (1.0 - expected)).mean(dtype=np.float64))
         return float((self.answers - expected).mean(dtype=np.float64)) / max(slope, 1e-3), 0.0
