@@ -1,4 +1,4 @@
-"""Observations: the user's preference state and the session's context.
+"""Observations: the user's preference state, or the belief about it, and the session's context.
 
 The preference state is the response-weighted mean embedding of the user's logged history and of
 the session so far. Because the platform chose what to show, it is contaminated by popularity from
@@ -19,11 +19,12 @@ from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine.reference import mean_embedding, preference
 from kuaisim_gym.engine.types import StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
+from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
-OBSERVATION_TYPES = ("state", "dict", "history")
+OBSERVATION_TYPES = ("state", "dict", "history", "belief")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
@@ -104,10 +105,12 @@ class ObservationEncoder:
         observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"``, the
             session's item positions, -1 padded, under ``"exposed"`` and how they were answered,
             0 padded, under ``"responses"``, and where the dataset has pools the items that the
-            user can be shown, -1 padded, under ``"pool"``, all -1 for every item; or
+            user can be shown, -1 padded, under ``"pool"``, all -1 for every item;
             ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
-            context.
+            context; or ``"belief"``, one vector of posterior means and variances of the user's
+            preference, and the context.
         history_len: H, events in a history; 50 if ``None``.
+        belief: What is observed with ``"belief"``; it can be had beside other observations, too.
         extra: Names of further context columns.
 
     Attributes:
@@ -115,6 +118,7 @@ class ObservationEncoder:
         context_slice: Position of the context in the state vector.
         extra: (N, len(extra)) float32, the further columns; the task fills them by
             :meth:`set_context`.
+        belief: The belief that the steps update, if any.
 
     Raises:
         ConfigError: Unknown type, or ``history_len`` is no positive integer, or not needed.
@@ -128,14 +132,21 @@ class ObservationEncoder:
         observation_type: str,
         history_len: int | None = None,
         extra: tuple[str, ...] = (),
+        belief: Belief | None = None,
     ) -> None:
         self.encoder = encoder
+        self.belief = belief
         self.core = core
         self.observation_type = check_choice(
             "observation_type", observation_type, OBSERVATION_TYPES
         )
         self.context = (CONTEXT[0], core.groups.measure, *CONTEXT[2:], *extra)
-        self.context_slice = slice(encoder.dim, encoder.dim + len(self.context))
+        shown = encoder.dim
+        if observation_type == "belief":
+            if belief is None:
+                raise ConfigError('observation_type="belief" needs a belief, got None.')
+            shown = 2 * belief.dim
+        self.context_slice = slice(shown, shown + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
         n, dim = core.n_sessions, encoder.dim
         self._total: FloatArray = np.zeros((n, dim), dtype=np.float32)
@@ -149,24 +160,38 @@ class ObservationEncoder:
 
     @property
     def preference_slice(self) -> slice:
-        """Position of the preference in the state vector."""
+        """Position of the preference in the state vector; of a belief its mean."""
         if self._history is not None:
             raise NoPreferenceError(
                 'observation_type="history" has no preference state; use "state" or "dict".'
             )
+        if self.observation_type == "belief":
+            return slice(0, self.context_slice.start // 2)
         return slice(0, self.encoder.dim)
+
+    @property
+    def variance_slice(self) -> slice:
+        """Position of the preference's variances in a belief."""
+        if self.observation_type != "belief":
+            raise NoPreferenceError(
+                f"observation_type={self.observation_type!r} says nothing of how certain the "
+                'preference is; use "belief".'
+            )
+        return slice(self.context_slice.start // 2, self.context_slice.start)
 
     def space(self) -> spaces.Space[Any]:
         """Observation space of one session."""
         low = np.zeros(self.context_slice.stop, dtype=np.float32)
         high = np.ones_like(low)
-        low[: self.encoder.dim] = -PREFERENCE_BOUND
-        high[: self.encoder.dim] = PREFERENCE_BOUND
+        low[: self.context_slice.start] = -PREFERENCE_BOUND
+        high[: self.context_slice.start] = PREFERENCE_BOUND
         if self._history is not None:
             context = spaces.Box(low[self.context_slice], high[self.context_slice])
             return spaces.Dict({**self._history.spaces(), "context": context})
+        if self.observation_type == "belief":
+            low[self.variance_slice] = 0.0
         state = spaces.Box(low, high, dtype=np.float32)
-        if self.observation_type == "state":
+        if self.observation_type in ("state", "belief"):
             return state
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
@@ -200,6 +225,8 @@ class ObservationEncoder:
         self._weight[rows] = self.encoder.history_weight[users]
         if self._history is not None:
             self._history.reset(rows, users)
+        if self.belief is not None:
+            self.belief.reset(slots)
 
     def update(self, result: StepResult) -> None:
         """Adds one step, its items and their answers, to the histories."""
@@ -208,6 +235,8 @@ class ObservationEncoder:
         )
         if self._history is not None:
             self._history.update(result.slates, result.feedback)
+        if self.belief is not None:
+            self.belief.update(result)
 
     def observe(self) -> Observation:
         """The observations of all N sessions, freshly allocated."""
@@ -224,6 +253,11 @@ class ObservationEncoder:
         )
         if self.extra.shape[1]:
             state[:, -self.extra.shape[1] :] = self.extra
+        if self.observation_type == "belief":
+            assert self.belief is not None
+            known = np.hstack([self.belief.mean, self.belief.variance])
+            known = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
+            return np.hstack([known.astype(np.float32), state[:, encoder.dim :]])
         if self._history is not None:
             return {**self._history.observe(), "context": state[:, self.context_slice]}
         if self.observation_type == "state":
@@ -237,7 +271,8 @@ class ObservationEncoder:
     def snapshot(self) -> Snapshot:
         """Copies of all arrays that the sessions change, by name."""
         history = {} if self._history is None else under("history", self._history.snapshot())
-        return {name: array.copy() for name, array in self._arrays().items()} | history
+        belief = {} if self.belief is None else under("belief", self.belief.snapshot())
+        return {name: array.copy() for name, array in self._arrays().items()} | history | belief
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a snapshot of an encoder with the same options."""
@@ -245,6 +280,8 @@ class ObservationEncoder:
             array[...] = snapshot[name]
         if self._history is not None:
             self._history.restore(within("history", snapshot))
+        if self.belief is not None:
+            self.belief.restore(within("belief", snapshot))
 
     def _arrays(self) -> Snapshot:
         return {"total": self._total, "weight": self._weight, "extra": self.extra}

@@ -9,8 +9,9 @@ from dsrm_agents.baselines.reference import CEILING, make_reference
 
 # The combinations that tables show, in their order; studies make further ones by name.
 ROWS = (
-    "random", "popularity", "quality+quota", "quality+band", "expected-quality+quota",
-    "expected-quality+band", "train-oracle+quota", "truth+quota", "expected-oracle+quota",
+    "random", "popularity", "quality+quota", "quality+band", "filter+quota", "filter+band",
+    "expected-quality+quota", "expected-quality+band", "train-oracle+quota", "truth+quota",
+    "expected-oracle+quota",
     "expected-oracle+balanced-band", "expected-oracle+band", CEILING, "realised-oracle+quota",
 )  # fmt: skip
 

@@ -1,7 +1,9 @@
-"""Reference rows: the worth of chance, popularity, quality and degrees of knowledge.
+"""Reference rows: the worth of chance, popularity, quality, belief and degrees of knowledge.
 
 They read the sessions' users directly, because that is their point: an oracle knows what no
-agent can observe. A row is a score of the items and the composition of slates:
+agent can observe. The scores of ``filter`` alone, posterior means of what the user prefers, are
+known to an agent, too: it observes the belief. A row is a score of the items and the composition of
+slates:
 
 * no suffix: the best items of any group;
 * ``+quota``: K/2 popular and K/2 long-tail items, or as other groups are due; with even K and the
@@ -123,6 +125,8 @@ SCORES: dict[str, Score] = {
     "quality": Score(
         lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0]), is_answer=False
     ),
+    # The posterior mean of what the user prefers, given log and session.
+    "filter": Score(lambda batch: batch.belief().scores(), is_answer=False),
     "expected-quality": Score(
         lambda batch: _same_for_all(batch, _mean_answers(batch.simulator)), test_only=True
     ),
@@ -152,6 +156,8 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
             simulator, a catalogue with too few items in a group, or a band without a slate.
     """
     score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
+    if score is SCORES["filter"]:
+        batch.belief()  # from the sessions' start
     if score.test_only and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
     if score.synthetic_only and batch.dataset.truth is None:

@@ -137,6 +137,7 @@ def _answer(
     allow_repeats: bool,
     exposed: BoolArray,
     feedback: FloatArray,
+    answered: BoolArray,
     responses: FloatArray,
     slate_record: NDArray[np.int32],
     response_record: FloatArray,
@@ -155,6 +156,7 @@ def _answer(
                 feedback[k, b] = answer
                 response += answer * weights[b]
             responses[k] = min(max(response, _ZERO), _ONE)
+            answered[k] = True
         exposed[item] = True
         slate_record[k] = item
         response_record[k] = responses[k]
@@ -204,6 +206,7 @@ def _advance(
     window = state.recent.shape[1]
     responses = np.zeros((n_sessions, slate_size), np.float32)
     feedback = np.zeros(probability.shape, np.float32)
+    answered = np.zeros((n_sessions, slate_size), np.bool_)
     reward = np.zeros(n_sessions)
     penalised = np.zeros(n_sessions, np.bool_)
     terminated = np.zeros(n_sessions, np.bool_)
@@ -226,6 +229,7 @@ def _advance(
             rules.allow_repeats,
             state.exposed[n],
             feedback[n],
+            answered[n],
             responses[n],
             state.slates[n, step],
             state.responses[n, step],
@@ -252,7 +256,7 @@ def _advance(
         state.penalised[n, step] = penalised[n]
         state.tempers[n, step] = state.temper[n]
         state.shares[n, step] = state.share[n]
-    return responses, feedback, reward, penalised, terminated, truncated
+    return responses, feedback, answered, reward, penalised, terminated, truncated
 
 
 @_jit
@@ -269,6 +273,54 @@ def _update(
             for column in range(total.shape[1]):
                 total[n, column] += response * embedding[item, column]
             weight[n] += response
+
+
+@_jit
+def _condition(
+    mean: DoubleArray,
+    covariance: DoubleArray,
+    design: DoubleArray,
+    quality: DoubleArray,
+    variance: DoubleArray,
+    link: DoubleArray,
+    bound: float,
+    slates: NDArray[np.int64],
+    answers: FloatArray,
+    answered: BoolArray,
+) -> None:
+    d, per_unit, last = mean.shape[1], (len(link) - 1) / (2.0 * bound), len(link) - 2
+    cross = np.empty(d)
+    # No views of rows, whose references would be counted: that costs more than the arithmetic.
+    for n in range(slates.shape[0]):
+        for k in range(slates.shape[1]):
+            if not answered[n, k]:
+                continue
+            item = slates[n, k]
+            score, spread = quality[item], variance[item]
+            for column in range(d):
+                cross[column] = 0.0
+            for column in range(d):
+                weight = design[item, column]
+                score += mean[n, column] * weight
+                for other in range(d):  # symmetric: a row is its column
+                    cross[other] += covariance[n, column, other] * weight
+            for column in range(d):
+                spread += cross[column] * design[item, column]
+            place = min(max((score + bound) * per_unit, 0.0), last + 1.0)
+            low = min(int(place), last)
+            part = place - low
+            expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
+            slope = link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
+            per_answer = slope / (expected * (1.0 - expected))
+            information = slope * per_answer
+            gain = 1.0 / (1.0 + information * spread)
+            shift = gain * (per_answer * (answers[n, k] - expected))
+            shrink = gain * information
+            for column in range(d):
+                own = cross[column]
+                mean[n, column] += own * shift
+                for other in range(d):
+                    covariance[n, column, other] -= shrink * (own * cross[other])
 
 
 @_jit
@@ -371,6 +423,7 @@ class NumbaEngine(NumpyEngine):
     first_invalid = staticmethod(_first_invalid)
     factor_scores = staticmethod(_factor_scores)
     update = staticmethod(_update)
+    condition = staticmethod(_condition)
     inner_products = staticmethod(_inner_products)
     top_items = staticmethod(_top_items)
 

@@ -107,7 +107,8 @@ class NumpyEngine(Engine):
             answers = (draws < chance).astype(np.float32)
         else:
             answers = chance
-        answers = answers * _fresh(rules, state, rows, shown)[:, :, None]
+        fresh = _fresh(rules, state, rows, shown)
+        answers = answers * fresh[:, :, None]
         weighted = np.cumsum(answers * rules.weights, axis=2)[:, :, -1]
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
         reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
@@ -157,7 +158,7 @@ class NumpyEngine(Engine):
             expanded[rows] = values
             return expanded
 
-        outcome = (shown, responses, answers, reward, penalised, terminated, truncated)
+        outcome = (shown, responses, answers, fresh, reward, penalised, terminated, truncated)
         return StepResult(*map(of_all, outcome))
 
     def update(
@@ -171,6 +172,40 @@ class NumpyEngine(Engine):
         for items, response in zip(slates.T, responses.T, strict=True):
             total += response[:, None] * embedding[items]
             weight += response
+
+    def condition(
+        self,
+        mean: DoubleArray,
+        covariance: DoubleArray,
+        design: DoubleArray,
+        quality: DoubleArray,
+        variance: DoubleArray,
+        link: DoubleArray,
+        bound: float,
+        slates: NDArray[np.int64],
+        answers: FloatArray,
+        answered: BoolArray,
+    ) -> None:
+        d, per_unit, last = mean.shape[1], (len(link) - 1) / (2.0 * bound), len(link) - 2
+        for items, answer, fresh in zip(slates.T, answers.T, answered.T, strict=True):
+            vector = design[items]
+            cross, score = np.zeros_like(mean), quality[items]
+            for column in range(d):
+                cross += covariance[:, :, column] * vector[:, column, None]
+                score = score + mean[:, column] * vector[:, column]
+            spread = variance[items]
+            for column in range(d):
+                spread = spread + cross[:, column] * vector[:, column]
+            place = np.minimum(np.maximum((score + bound) * per_unit, 0.0), last + 1.0)
+            low = np.minimum(place.astype(np.int64), last)
+            part = (place - low)[:, None]
+            expected, slope = (link[low] + part * (link[low + 1] - link[low])).T
+            per_answer = slope / (expected * (1.0 - expected))
+            information = slope * per_answer
+            gain = np.where(fresh, 1.0 / (1.0 + information * spread), 0.0)
+            mean += cross * (gain * (per_answer * (answer - expected)))[:, None]
+            products = cross[:, :, None] * cross[:, None, :]
+            covariance -= (gain * information)[:, None, None] * products
 
     def state_vectors(
         self,

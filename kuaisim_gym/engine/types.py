@@ -97,6 +97,7 @@ class StepResult(NamedTuple):
         slates: (N, K) int64 items shown.
         responses: (N, K) float32 in [0, 1], in slate order: what the reward is the mean of.
         feedback: (N, K, B) float32 in [0, 1], the answers, a column for each behaviour.
+        answered: (N, K) bool, items that were answered; the others were shown before.
         reward: (N,) float64 in [0, 1], mean response.
         penalised: (N,) bool, whether the exposure window cost one temper.
         terminated: (N,) bool, the user left.
@@ -106,6 +107,7 @@ class StepResult(NamedTuple):
     slates: NDArray[np.int64]
     responses: FloatArray
     feedback: FloatArray
+    answered: BoolArray
     reward: DoubleArray
     penalised: BoolArray
     terminated: BoolArray
@@ -228,6 +230,38 @@ class Engine(Protocol):
             embedding: (n_all_items, d) float32.
             slates: (N, K) int64 item positions.
             responses: (N, K) float32.
+        """
+
+    def condition(
+        self,
+        mean: DoubleArray,
+        covariance: DoubleArray,
+        design: DoubleArray,
+        quality: DoubleArray,
+        variance: DoubleArray,
+        link: DoubleArray,
+        bound: float,
+        slates: NDArray[np.int64],
+        answers: FloatArray,
+        answered: BoolArray,
+    ) -> None:
+        """Conditions Gaussian beliefs on one step's answers, item by item, in place.
+
+        An answer y of expectation g(s), s being the score at the mean, counts as the Gaussian
+        observation of the score that has the same slope and information at s: an extended Kalman
+        filter, whose update of the covariance is of rank one (Sherman & Morrison, 1950).
+
+        Args:
+            mean: (N, d) float64.
+            covariance: (N, d, d) float64, symmetric.
+            design: (n_items, d) float64: a score is ``quality + <design, user>``.
+            quality: (n_items,) float64.
+            variance: (n_items,) float64, of scores, by which items are not known.
+            link: (points, 2) float64: g and its slope, at scores evenly spaced in [-bound, bound].
+            bound: Scores beyond it count as there.
+            slates: (N, K) int64 item positions.
+            answers: (N, K) float32 in [0, 1].
+            answered: (N, K) bool, the items that were answered.
         """
 
     def state_vectors(

@@ -38,6 +38,8 @@ from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceE
 from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
+from kuaisim_gym.simulator.belief import Belief
+from kuaisim_gym.simulator.build import load_preferences
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
 from kuaisim_gym.simulator.pools import find_pools
@@ -45,7 +47,7 @@ from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, wit
 
 _OPTIONS = (
     "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
-    "calibration", "observation_type", "history_len", "action_type", "engine",
+    "calibration", "observation_type", "history_len", "evidence", "action_type", "engine",
 )  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -76,6 +78,8 @@ class SessionBatch:
         calibration: As for the same function.
         observation_type: As for :class:`~kuaisim_gym.observation.ObservationEncoder`.
         history_len: As for the same class.
+        evidence: What ``observation_type="belief"`` rests on: ``"log"`` or ``"session"``, beside
+            the user's features; ``None`` for both.
         action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
@@ -130,6 +134,7 @@ class SessionBatch:
         calibration: str | None = None,
         observation_type: str = "state",
         history_len: int | None = None,
+        evidence: str | None = None,
         action_type: str = "continuous",
         engine: str = "auto",
         **session_options: Any,
@@ -160,6 +165,10 @@ class SessionBatch:
             self.catalogue.item_embedding,
             find_pools(self.dataset, split),
         )
+        if evidence is not None and observation_type != "belief":
+            raise ConfigError('evidence is for observation_type="belief" alone.')
+        believes = observation_type == "belief"
+        preferences = load_preferences(self.dataset) if believes else None
         self.encoder = ObservationEncoder(
             self.dataset.training,
             preference_encoder(self.dataset),
@@ -167,6 +176,7 @@ class SessionBatch:
             observation_type,
             history_len,
             self.extra_context,
+            None if preferences is None else Belief(preferences, self.core, evidence or "both"),
         )
         kind = ACTION_TYPES[self.action_type]
         self.actions = kind(self.core, self.catalogue, self.simulator)
@@ -244,6 +254,21 @@ class SessionBatch:
         self.encoder.update(result)
         return result
 
+    def belief(self) -> Belief:
+        """The belief about the users, which steps update from now on, whatever is observed.
+
+        Raises:
+            ConfigError: It is wanted for the first time while sessions are under way.
+        """
+        if self.encoder.belief is None:
+            if (self.core.state.active & (self.core.state.steps > 0)).any():
+                raise ConfigError(
+                    "A belief follows sessions from their start, and some are under way: ask for "
+                    "it before the first step."
+                )
+            self.encoder.belief = Belief(load_preferences(self.dataset), self.core)
+        return self.encoder.belief
+
     def observe(self) -> Observation:
         """Observations of all sessions."""
         return self.encoder.observe()
@@ -279,6 +304,8 @@ class SessionBatch:
         The engine is not among them: all engines give the same numbers. Groups are, if they are of
         one's own.
         """
+        belief = self.encoder.belief
+        evidence = {} if belief is None else {"evidence": belief.evidence}
         grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
@@ -289,6 +316,7 @@ class SessionBatch:
             "response_model": self.simulator.response_model,
             "calibration": self._calibration,
             "observation_type": self.encoder.observation_type,
+            **evidence,
             "action_type": self.action_type,
             **grouping,
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},

@@ -78,6 +78,18 @@ class KuaiEnv(BatchView, gym.Env):
     | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
     | "context" | ``Box(0, 1, (4,), float32)`` | columns 32-35 above |
 
+    ``observation_type="belief"``: ``Box((2 d + 4,), float32)``, d = 1 + the number of factors, of
+
+    | Columns | Range | Meaning |
+    |---|---|---|
+    | d | [-10, 10] | posterior mean of the user's preference: level, then taste |
+    | d | [0, 10] | its posterior variance, ``env.unwrapped.batch.encoder.variance_slice`` |
+    | 4 | [0, 1] | columns 32-35 above |
+
+    It starts from what features and log tell of the user, or with ``evidence="session"`` from the
+    features alone, and follows every answer, unless ``evidence="log"``. An item's score is linear
+    in it, see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`.
+
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
     ``min(watch_ratio, 1)``. KuaiRand: seven behaviours are answered, each Bernoulli, and found in
@@ -116,7 +128,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
-    | ``action_type``, ``observation_type``, ``history_len`` | | see above |
+    | ``action_type``, ``observation_type``, ``history_len``, ``evidence`` | | see above |
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |

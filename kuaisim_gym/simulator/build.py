@@ -13,10 +13,15 @@ from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choi
 from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
 from kuaisim_gym.data.coding import Positions
 from kuaisim_gym.data.dataset import Dataset, IdArray
-from kuaisim_gym.data.feedback import Interactions
+from kuaisim_gym.data.feedback import Interactions, LabelLog
 from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.cells import observed_cells
+from kuaisim_gym.simulator.factors import (
+    PREFERENCE_ARRAYS,
+    PreferenceModel,
+    fit_preference_model,
+)
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.positives import fit_positive_model, with_taste
 from kuaisim_gym.simulator.quality import HOLD_OUT_SHARE, MEASURES, last_rows, platt, quality
@@ -33,6 +38,7 @@ from kuaisim_gym.simulator.response import (
 from kuaisim_gym.simulator.watch import fit_watch_model
 
 FIT_VERSION = 4  # raise when the same rows would give another model
+PREFERENCES_VERSION = 1  # likewise, of the model of preferences alone
 
 logger = logging.getLogger(__name__)
 
@@ -398,3 +404,30 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
 
     arrays = cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}", build)
     return Catalogue(**arrays)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=4)
+def load_preferences(dataset: Dataset) -> PreferenceModel:
+    """Fits, or reads from the cache, the model of preferences that beliefs rest on.
+
+    It reads nothing of the test source. Where sessions are answered by a response model of
+    randomised rows, one is fitted to those of the train users, which tells how far tastes in such a
+    model are from the beliefs of the same users' logs.
+    """
+
+    def build() -> Arrays:
+        model = fit_preference_model(dataset.training, _rehearsal(dataset))
+        return {name: np.asarray(getattr(model, name)) for name in PREFERENCE_ARRAYS}
+
+    key = f"preferences-{dataset.fingerprint}-v{FIT_VERSION}.{PREFERENCES_VERSION}"
+    return PreferenceModel(**cached(key, build))  # type: ignore[arg-type]
+
+
+def _rehearsal(dataset: Dataset) -> FactorModel | None:
+    """The train users' counterpart of a test simulator whose rows are draws."""
+    rows = dataset.randomised
+    if rows is None or not rows.is_draw:
+        return None
+    labels = LabelLog(rows.users, rows.items, rows.response.astype(np.uint8))
+    size = (dataset.n_users, dataset.n_all_items)
+    return fit_factor_model(labels, labels, dataset.user_features, dataset.item_features, size)

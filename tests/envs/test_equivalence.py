@@ -45,7 +45,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
 AXES: dict[str, tuple[Any, ...]] = {
     "world": tuple(WORLDS),
     "action_type": ("continuous", "slate", "discrete", "fusion"),
-    "observation_type": ("state", "dict", "history"),
+    "observation_type": ("state", "dict", "history", "belief"),
     "abandonment": ("imbalance", "popularity", "none"),
     "max_steps": (None, 4),
     "rules": ("plain", "unusual"),
@@ -677,6 +677,29 @@ def test_histories_agree(seed: int, n: int, k: int, dim: int) -> None:
 
 
 @by_function
+@given(SEEDS, FEW, st.integers(1, 12), st.integers(1, 12))
+def test_beliefs_agree(seed: int, n: int, k: int, dim: int) -> None:
+    rng = np.random.default_rng(seed)
+    mean, root = rng.standard_normal((n, dim)), rng.standard_normal((n, dim, dim))
+    covariance = root @ root.swapaxes(1, 2)
+    covariance = (covariance + covariance.swapaxes(1, 2)) / 2
+    design, quality = rng.standard_normal((9, dim)), rng.standard_normal(9)
+    variance, scores = rng.random(9), np.linspace(-4, 4, 65)
+    expected = np.clip(1 / (1 + np.exp(-scores)), 0.05, 0.95)
+    link = np.column_stack([expected, np.maximum(np.gradient(expected, scores), 1e-3)])
+    slates, answers = rng.integers(0, 9, (n, k)), rng.random((n, k)).astype(np.float32)
+    answered, before = rng.random((n, k)) < 0.7, covariance.copy()
+    items = [design, quality, variance, link, 4.0]
+    arguments = [mean, covariance, *items, slates, answers, answered]
+    agree("condition", arguments, rows=(0, 1, 7, 8, 9), changed=(0, 1))
+    find_engine("numba").condition(*arguments)
+    np.testing.assert_array_equal(covariance, covariance.swapaxes(1, 2))
+    assert (np.einsum("nii->ni", covariance) <= np.einsum("nii->ni", before) + 1e-9).all()
+    still = ~answered.any(axis=1)
+    np.testing.assert_array_equal(covariance[still], before[still])
+
+
+@by_function
 @given(SEEDS, FEW, st.integers(1, 40), st.integers(0, 2))
 def test_states_agree(seed: int, n: int, dim: int, extra: int) -> None:
     rng = np.random.default_rng(seed)
@@ -713,7 +736,7 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> No
 
 def test_every_function_of_an_engine_is_compared() -> None:
     compared = {"uniform", "first_invalid", "factor_scores", "advance", "update", "state_vectors"}
-    compared |= {"inner_products", "top_items", "begin"}
+    compared |= {"inner_products", "top_items", "begin", "condition"}
     assert {name for name in vars(Engine) if not name.startswith("_")} == compared
 
 

@@ -52,7 +52,7 @@ def assert_the_same(one: list, two: list) -> None:
             np.testing.assert_array_equal(a, b, strict=True)
 
 
-@pytest.mark.parametrize("observation", ["state", "dict", "history"])
+@pytest.mark.parametrize("observation", ["state", "dict", "history", "belief"])
 @pytest.mark.parametrize("task", TASKS)
 @given(before=st.integers(0, 9), seed=st.integers(0, 99))
 @QUICK

@@ -1,0 +1,217 @@
+"""The factor model of preferences: what it recovers, how sure it is, and what it never reads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy.special import expit, ndtr
+
+from kuaisim_gym.data import Dataset, LabelLog, PositiveLog, WatchLog
+from kuaisim_gym.data.synthetic import (
+    KuaiRandConfig,
+    SyntheticConfig,
+    synthetic_kuairand,
+    synthetic_kuairec,
+)
+from kuaisim_gym.simulator import factors
+from kuaisim_gym.simulator.build import load_preferences
+from kuaisim_gym.simulator.factors import (
+    LINK_BOUND,
+    PREFERENCE_ARRAYS,
+    PreferenceModel,
+    fit_preference_model,
+)
+
+
+@pytest.fixture(scope="module")
+def watched() -> Dataset:
+    """A world of watched shares with enough users to learn tastes from."""
+    config = SyntheticConfig(
+        n_users=1500, n_test_users=300, n_items=400, events_per_user=80, n_categories=8,
+        personal=0.4, quality=0.55,
+    )  # fmt: skip
+    return synthetic_kuairec(5, config)
+
+
+@pytest.fixture(scope="module")
+def clicked() -> Dataset:
+    """A world of clicks, with randomised rows."""
+    config = KuaiRandConfig(n_users=2000, n_items=400, n_categories=8)
+    return synthetic_kuairand(5, config)
+
+
+@pytest.fixture(scope="module")
+def of_watched(watched: Dataset) -> PreferenceModel:
+    return fit_preference_model(watched.training)
+
+
+@pytest.fixture(scope="module")
+def of_clicked(clicked: Dataset) -> PreferenceModel:
+    return fit_preference_model(clicked.training)
+
+
+def latent(dataset: Dataset, users: np.ndarray) -> np.ndarray:
+    """True scores of some users and all catalogue items."""
+    truth = dataset.truth
+    assert truth is not None
+    taste = truth.preference[users] @ truth.item_vectors.T
+    return truth.user_level[users, None] + truth.item_level + truth.scale * taste
+
+
+def believed(model: PreferenceModel, users: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances of the scores of some users and items."""
+    design = np.column_stack([np.ones(n), model.vectors[:n]])
+    mean = model.quality[:n] + model.mean[users] @ design.T
+    spread = np.einsum("nd,ude,ne->un", design, model.covariance[users], design)
+    return mean, spread + model.variance[:n]
+
+
+def test_the_belief_knows_tastes_and_how_well(
+    watched: Dataset, of_watched: PreferenceModel
+) -> None:
+    model, users, n = of_watched, watched.test_users, watched.n_items
+    mean, variance = believed(model, users, n)
+    truth = latent(watched, users)
+    # Normal scores of the log are the latent scores on another scale: one slope, one constant.
+    slope, constant = np.polyfit(truth.ravel(), mean.ravel(), 1)
+    truth = constant + slope * truth
+    assert np.corrcoef(mean.ravel(), truth.ravel())[0, 1] > 0.9
+    personal, true = mean - mean.mean(axis=0), truth - truth.mean(axis=0)
+    assert np.corrcoef(personal.ravel(), true.ravel())[0, 1] > 0.7
+    z = (truth - mean) / np.sqrt(variance)
+    assert 0.7 < z.std() < 1.5
+    assert abs(z.mean()) < 0.3
+
+
+def test_a_longer_log_makes_the_belief_surer(watched: Dataset, of_watched: PreferenceModel) -> None:
+    model = of_watched
+    rows = np.bincount(watched.log.users, minlength=watched.n_users)
+    order = np.argsort(rows)
+    certain = np.einsum("nii->n", model.covariance)
+    assert certain[order[-100:]].mean() < certain[order[:100]].mean()
+    assert certain.max() < np.trace(model.population_covariance) + 1e-6
+
+
+def test_a_user_without_log_has_the_prior(watched: Dataset) -> None:
+    stranger = int(watched.test_users[0])
+    emptied = dataclasses.replace(watched, log=watched.log.take(watched.log.users != stranger))
+    model = fit_preference_model(emptied.training)
+    np.testing.assert_allclose(model.mean[stranger], model.population_mean[stranger], atol=1e-9)
+    np.testing.assert_allclose(
+        model.covariance[stranger], model.population_covariance, rtol=1e-6, atol=1e-9
+    )
+
+
+def test_a_test_user_s_log_affects_that_user_alone(
+    watched: Dataset, of_watched: PreferenceModel
+) -> None:
+    user = int(watched.test_users[0])
+    mine = watched.log.users == user
+    ratio = np.where(mine, np.float32(0.01), watched.log.watch_ratio)
+    changed = dataclasses.replace(
+        watched, log=WatchLog(watched.log.users, watched.log.items, ratio)
+    )
+    one, two = of_watched, fit_preference_model(changed.training)
+    others = np.arange(watched.n_users) != user
+    np.testing.assert_array_equal(one.mean[others], two.mean[others])
+    np.testing.assert_array_equal(one.vectors, two.vectors)
+    assert two.mean[user, 0] < one.mean[user, 0] - 0.1
+
+
+@pytest.mark.parametrize("name", ["watched", "clicked"])
+def test_no_answer_of_the_test_source_is_read(name: str, request) -> None:
+    dataset: Dataset = request.getfixturevalue(name)
+    flipped = np.random.default_rng(0).permutation(len(dataset.test))
+    columns = dict(dataset.test.columns)
+    feedback = next(key for key in columns if key not in ("users", "items"))
+    columns[feedback] = columns[feedback][flipped]
+    other = dataclasses.replace(dataset, test=type(dataset.test)(**columns), truth=None)
+    assert other.fingerprint != dataset.fingerprint
+    one, two = load_preferences(dataset), load_preferences(other)
+    for array in PREFERENCE_ARRAYS:
+        np.testing.assert_array_equal(getattr(one, array), getattr(two, array))
+
+
+def test_the_fit_is_deterministic(clicked: Dataset, of_clicked: PreferenceModel) -> None:
+    one, two = of_clicked, fit_preference_model(clicked.training)
+    for array in PREFERENCE_ARRAYS:
+        np.testing.assert_array_equal(getattr(one, array), getattr(two, array))
+
+
+def test_tastes_of_a_shrinking_model_are_trusted_less(
+    clicked: Dataset, of_clicked: PreferenceModel
+) -> None:
+    """A model of the random rows keeps a part of each taste: so much of it is expected."""
+    plain, trusted = of_clicked, load_preferences(clicked)
+    users = clicked.test_users
+    assert trusted.mean[users, 1:].std() < 0.9 * plain.mean[users, 1:].std()
+
+
+def test_sway_is_kept_apart_from_quality() -> None:
+    """Randomised rows have no sway: items that the log over-states are not believed better."""
+    swayed = synthetic_kuairand(
+        5, KuaiRandConfig(n_users=2000, n_items=400, n_categories=8, conformity=0.8)
+    )
+    model, n = fit_preference_model(swayed.training), swayed.n_items
+    level = np.log1p(np.bincount(swayed.train_log.items, minlength=n)[:n])
+    users = swayed.test_users[:200]
+    mean, _ = believed(model, users, n)
+    error = mean.mean(axis=0) - latent(swayed, users).mean(axis=0)
+    slope = np.polyfit((level - level.mean()) / level.std(), error, 1)[0]
+    assert abs(slope) < 0.3  # of .8
+
+
+def test_the_link_is_the_expected_answer(
+    watched: Dataset, of_watched: PreferenceModel, of_clicked: PreferenceModel
+) -> None:
+    scores, model = np.linspace(-2, 2, 9), of_clicked
+    np.testing.assert_allclose(model.expected(scores), expit(scores), atol=1e-4)
+    grid = np.linspace(-LINK_BOUND, LINK_BOUND, len(model.link))
+    slopes = np.gradient(model.link[:, 0], grid)
+    np.testing.assert_allclose(model.link[:, 1], np.maximum(slopes, 1e-3), rtol=1e-6)
+    expected = of_watched.expected(scores)
+    assert (np.diff(expected) >= 0).all()
+    response = watched.train_log.response
+    assert expected[0] < response.mean() < expected[-1]
+
+
+def test_a_censored_share_counts_as_all_above() -> None:
+    """The derivatives of a censored row's likelihood, against differences."""
+    rows = WatchLog(
+        np.zeros(3, np.int32), np.arange(3, dtype=np.int32), np.array([0.2, 1.0, 3.0], np.float32)
+    )
+    scale = np.array([0.1, 0.2, 0.5, 1.0, 1.0], dtype=np.float32)
+    table = factors._Shares(rows, (1, 3), 0.0, scale)
+    assert table.censored.tolist() == [1, 2]
+    noise, score, step = 0.4, np.array([0.1, 0.3, -0.2]), 1e-2
+
+    def likelihood(moved: np.ndarray) -> np.ndarray:
+        exact = -((table.scores - moved) ** 2) / (2 * noise)
+        above = np.log(1 - ndtr((float(table.ceiling) - moved) / noise**0.5))
+        return np.where([True, False, False], exact, above)
+
+    middle, up, down = (likelihood(score + move) for move in (0.0, step, -step))
+    curve = table.curvature(score.astype(np.float32), noise)
+    np.testing.assert_allclose(curve.residual, (up - down) / (2 * step), rtol=1e-3)
+    np.testing.assert_allclose(curve.information, -(up - 2 * middle + down) / step**2, rtol=1e-2)
+
+
+def test_positives_alone_tell_tastes_by_their_places(clicked: Dataset) -> None:
+    log = clicked.log.take(clicked.log.is_positive)
+    test = clicked.test
+    dataset = dataclasses.replace(
+        clicked,
+        log=PositiveLog(log.users, log.items),
+        test=LabelLog(test.users, test.items, test.response.astype(np.uint8)),
+        randomised=None,
+    )
+    model, users, n = fit_preference_model(dataset.training), dataset.test_users, dataset.n_items
+    mean, _ = believed(model, users, n)
+    truth = latent(clicked, users)
+    personal, true = mean - mean.mean(axis=0), truth - truth.mean(axis=0)
+    logged = np.bincount(log.users, minlength=clicked.n_users)[users] >= 10
+    assert np.corrcoef(personal[logged].ravel(), true[logged].ravel())[0, 1] > 0.4
+    count = np.bincount(dataset.train_log.items, minlength=n)[:n]
+    assert np.corrcoef(model.quality[:n], np.log(count + 0.5))[0, 1] > 0.999
