@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from kuaisim_gym.data.feedback import IntArray, Interactions
 from kuaisim_gym.errors import ConfigError
@@ -66,7 +65,8 @@ def auc(score: FloatArray, positive: NDArray[np.bool_]) -> float:
     n_negative = len(positive) - n_positive
     if not n_positive or not n_negative:
         return float("nan")
-    ranks = rankdata(score)[positive].sum()
+    _, which, ties = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(ties) - (ties - 1) / 2)[which][positive].sum()  # the mean of tied ones
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
