@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
+from dsrm_agents.common.draws import exponential
 
 _LEAST_MASS = 1e-30  # of what a slate leaves, beside the 1 of the group's best: float32's last
 
@@ -59,7 +59,7 @@ class SlateDistribution:
         """
         with torch.no_grad():
             weight, top = _weights(self._scores(), self._groups)
-            noise = _exponential(weight)
+            noise = exponential(weight)
             clocks = noise / weight
             ahead = (top.amax(1, keepdim=True) - top).exp_()
             for index, group in enumerate(self._groups):
@@ -187,15 +187,3 @@ def _masses(weight: Tensor, groups: tuple[slice, ...]) -> Tensor:
 def _amax(scores: Tensor) -> Tensor:
     """(N,) largest of each row, ``MASKED`` where there are no columns."""
     return scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), MASKED)
-
-
-def _exponential(like: Tensor) -> Tensor:
-    """Standard exponential numbers of a tensor's shape and type.
-
-    NumPy draws them ten times as fast as torch; its generator is seeded by torch's, so that
-    torch's seed and state are all there is to know.
-    """
-    seed = int(torch.randint(2**62, ()))
-    rng = np.random.Generator(np.random.SFC64(seed))
-    kind = np.float64 if like.dtype == torch.float64 else np.float32
-    return torch.from_numpy(rng.standard_exponential(tuple(like.shape), kind)).to(like.device)
