@@ -51,7 +51,7 @@ class ItemNetwork(nn.Module):
         return self._some(self.query(state), self.level(state), items)
 
     def all_and_some(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """What calling it returns, without gradients, and what :meth:`of` returns."""
+        """Numbers of all items, without gradients, and those that :meth:`of` returns."""
         query, level = self.query(state), self.level(state)
         with torch.no_grad():
             everything = self._all(query, level)

@@ -2,9 +2,8 @@
 
 A slate is drawn item by item without replacement, each in proportion to ``exp(score)`` among the
 items still allowed by bounds, which close groups (:mod:`dsrm_agents.common.bounds`). Groups never
-reopen, so the slate can be read off one race of exponential clocks (the Gumbel top-k trick, without
-its logarithms), and its exact log-probability needs the total weight of each group alone:
-O(n_items + K) both.
+reopen, so that a draw and its exact log-probability need the total weight of each group alone:
+O(n_items + K) both (:mod:`dsrm_agents.hrl.draws`).
 
 Columns are ordered by group, popular items first, so that a group is a view and not a copy.
 """
@@ -18,9 +17,8 @@ import torch
 from torch import Tensor
 
 from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
-from dsrm_agents.common.draws import exponential
-
-_LEAST_MASS = 1e-30  # of what a slate leaves, beside the 1 of the group's best: float32's last
+from dsrm_agents.common.draws import generator
+from dsrm_agents.hrl.draws import CHOICES, draw_slates
 
 
 class SlateDistribution:
@@ -58,25 +56,14 @@ class SlateDistribution:
             (N, K) int64 columns, in order of choice, and their :meth:`log_prob`.
         """
         with torch.no_grad():
-            weight, top = _weights(self._scores(), self._groups)
-            noise = exponential(weight)
-            clocks = noise / weight
-            ahead = (top.amax(1, keepdim=True) - top).exp_()
-            for index, group in enumerate(self._groups):
-                clocks[:, group].mul_(ahead[:, index : index + 1])
-            slates, times = self._first_to_ring(clocks)
-            undrawn = _masses(weight.scatter_(1, slates, 0.0), self._groups)
-            if bool(times.isinf().any()) or float(undrawn.min()) < _LEAST_MASS:
-                return self._sample_by_logarithms(noise)
-            return slates, self._log_prob(slates, top + undrawn.log())
-
-    def _sample_by_logarithms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs the race in logarithms, where weights underflow, at twice the cost.
-
-        It takes the noise of the first race, because whether it is needed depends on the draw.
-        """
-        slates, _ = self._first_to_ring(noise.log_().sub_(self._scores()))
-        return slates, self.log_prob(slates)
+            scores = self._scores()
+            weight, top = _weights(scores.clone(), self._groups)
+        size = (len(scores), self.slate_size, CHOICES)
+        arrays = (tensor.cpu().numpy() for tensor in (scores, weight, top))
+        bounds = (tensor.cpu().numpy() for tensor in self.bounds)
+        slates, log_prob = draw_slates(*arrays, self.starts, *bounds, generator().random(size))
+        device = self.query.device
+        return torch.from_numpy(slates).to(device), torch.from_numpy(log_prob).to(device)
 
     def best(self) -> Tensor:
         """(N, K) int64 columns of the best feasible slates, in order of score."""
