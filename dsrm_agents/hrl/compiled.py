@@ -58,7 +58,10 @@ def draw(
     slates: NDArray[np.int64],
     log_prob: NDArray[Any],
 ) -> bool:
-    """As :func:`dsrm_agents.hrl.draws.draw_rows`."""
+    """Fills slates and log-probabilities, slate by slate.
+
+    Arguments and result are those of :func:`dsrm_agents.hrl.draws.draw_rows`.
+    """
     n_groups, size = top.shape[1], slates.shape[1]
     mass, log_mass, share = np.empty(n_groups), np.empty(n_groups), np.empty(n_groups)
     drawn = np.empty(n_groups, np.int64)

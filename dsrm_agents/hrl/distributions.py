@@ -58,10 +58,15 @@ class SlateDistribution:
         with torch.no_grad():
             scores = self._scores()
             weight, top = _weights(scores.clone(), self._groups)
-        size = (len(scores), self.slate_size, CHOICES)
-        arrays = (tensor.cpu().numpy() for tensor in (scores, weight, top))
-        bounds = (tensor.cpu().numpy() for tensor in self.bounds)
-        slates, log_prob = draw_slates(*arrays, self.starts, *bounds, generator().random(size))
+        slates, log_prob = draw_slates(
+            scores.cpu().numpy(),
+            weight.cpu().numpy(),
+            top.cpu().numpy(),
+            self.starts,
+            self.bounds.least.cpu().numpy(),
+            self.bounds.most.cpu().numpy(),
+            generator().random((len(scores), self.slate_size, CHOICES)),
+        )
         device = self.query.device
         return torch.from_numpy(slates).to(device), torch.from_numpy(log_prob).to(device)
 

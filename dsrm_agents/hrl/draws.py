@@ -58,15 +58,16 @@ def draw_slates(
     edges = np.append(np.concatenate(firsts), scores.shape[1])
     groups = np.cumsum([0, *map(len, firsts)])
     blocks = np.add.reduceat(weight, edges[:-1], axis=1).astype(np.float64)
-    slates = np.empty(uniform.shape[:2], np.int64)
-    log_prob = np.empty((len(scores), 2 * slates.shape[1]), scores.dtype)
+    size: int = uniform.shape[1]
+    slates = np.empty((len(scores), size), np.int64)
+    log_prob = np.empty((len(scores), 2 * size), scores.dtype)
     rows = compiled_rows() or draw_rows
     if not rows(
         scores, weight, top.astype(np.float64), blocks, edges, groups, least, most, uniform, FAINT,
         slates, log_prob,
     ):  # fmt: skip
         raise ConfigError(
-            f"A slate has {slates.shape[1]} items, but a user is left with fewer that may be "
+            f"A slate has {size} items, but a user is left with fewer that may be "
             "shown: end sessions earlier (max_len), or make slates smaller."
         )
     return slates, log_prob

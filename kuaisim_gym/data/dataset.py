@@ -320,7 +320,9 @@ class Dataset:
     def _check_test_answers_once(self) -> None:
         """Refuses a (user, item) pair with two rows: one answer is looked up."""
         users, items = self.test.users, self.test.items
-        cell = np.r_[0, np.cumsum(users[1:] != users[:-1])] * self.n_items + items
+        rank = np.zeros(self.n_users, np.int64)
+        rank[self.test_users] = np.arange(len(self.test_users))
+        cell = rank[users] * self.n_items + items
         n_cells = len(self.test_users) * self.n_items
         if n_cells <= 8 * len(cell):  # marks take no more memory than the cells, and no sort
             answered = np.zeros(n_cells, dtype=bool)
