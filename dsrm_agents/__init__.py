@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-from dsrm_agents.baselines.bcq import BCQ
-from dsrm_agents.baselines.discrete_bcq import DiscreteBCQ
-from dsrm_agents.baselines.dnair import DNaIR
-from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
-from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
-from dsrm_agents.baselines.sac4ir import SAC4IR
-from dsrm_agents.baselines.scorer import ScorerVecEnv
-from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
-from dsrm_agents.common.evaluation import evaluate
-from dsrm_agents.common.quality import unbiased_quality
-from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
-from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
-from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier
-from dsrm_agents.dsrm.purifier import Purifier, load_purifier
-from dsrm_agents.dsrm.wrappers import PurifyObservation, PurifyVecEnv, PurifyVectorObservation
-from dsrm_agents.encoders.extractor import HistoryExtractor
-from dsrm_agents.encoders.history import HistoryEncoder
-from dsrm_agents.encoders.pretrain import fit_encoder
-from dsrm_agents.encoders.states import StateEncoder
-from dsrm_agents.encoders.wrapper import EncodedVecEnv
-from dsrm_agents.hrl.features import item_features
-from dsrm_agents.hrl.hppo import HierarchicalPPO
-from dsrm_agents.hrl.policies import HierarchicalPolicy
-from dsrm_agents.hsrl.codebook import Codebook
-from dsrm_agents.hsrl.hsrl import HSRL
-from dsrm_agents.hsrl.policies import HSRLPolicy
-from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
+from typing import TYPE_CHECKING
+
+from kuaisim_gym.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from dsrm_agents.baselines.bcq import BCQ
+    from dsrm_agents.baselines.discrete_bcq import DiscreteBCQ
+    from dsrm_agents.baselines.dnair import DNaIR
+    from dsrm_agents.baselines.dorl import PenalisedVecEnv, fit_dorl
+    from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
+    from dsrm_agents.baselines.sac4ir import SAC4IR
+    from dsrm_agents.baselines.scorer import ScorerVecEnv
+    from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
+    from dsrm_agents.common.evaluation import evaluate
+    from dsrm_agents.common.quality import unbiased_quality
+    from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
+    from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
+    from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier
+    from dsrm_agents.dsrm.purifier import Purifier, load_purifier
+    from dsrm_agents.dsrm.wrappers import PurifyObservation, PurifyVecEnv, PurifyVectorObservation
+    from dsrm_agents.encoders.extractor import HistoryExtractor
+    from dsrm_agents.encoders.history import HistoryEncoder
+    from dsrm_agents.encoders.pretrain import fit_encoder
+    from dsrm_agents.encoders.states import StateEncoder
+    from dsrm_agents.encoders.wrapper import EncodedVecEnv
+    from dsrm_agents.hrl.features import item_features
+    from dsrm_agents.hrl.hppo import HierarchicalPPO
+    from dsrm_agents.hrl.policies import HierarchicalPolicy
+    from dsrm_agents.hsrl.codebook import Codebook
+    from dsrm_agents.hsrl.hsrl import HSRL
+    from dsrm_agents.hsrl.policies import HSRLPolicy
+    from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
+
+# Imported when they are used: these modules load torch and Stable-Baselines3.
+_MODULES, __getattr__ = lazy_names(
+    __name__,
+    {
+        "baselines.bcq": ("BCQ",),
+        "baselines.discrete_bcq": ("DiscreteBCQ",),
+        "baselines.dnair": ("DNaIR",),
+        "baselines.dorl": ("PenalisedVecEnv", "fit_dorl"),
+        "baselines.mofir": ("MOFIR", "PreferenceVecEnv"),
+        "baselines.sac4ir": ("SAC4IR",),
+        "baselines.scorer": ("ScorerVecEnv",),
+        "common.checkpoint": ("TrainingCheckpoint", "resume"),
+        "common.evaluation": ("evaluate",),
+        "common.quality": ("unbiased_quality",),
+        "common.sb3_vec_env": ("KuaiVecEnv", "make_vec_env"),
+        "dsrm.dsrm": ("DSRM", "Student", "distil"),
+        "dsrm.fit": ("fit_dsrm", "fit_purifier"),
+        "dsrm.purifier": ("Purifier", "load_purifier"),
+        "dsrm.wrappers": ("PurifyObservation", "PurifyVecEnv", "PurifyVectorObservation"),
+        "encoders.extractor": ("HistoryExtractor",),
+        "encoders.history": ("HistoryEncoder",),
+        "encoders.pretrain": ("fit_encoder",),
+        "encoders.states": ("StateEncoder",),
+        "encoders.wrapper": ("EncodedVecEnv",),
+        "hrl.features": ("item_features",),
+        "hrl.hppo": ("HierarchicalPPO",),
+        "hrl.policies": ("HierarchicalPolicy",),
+        "hsrl.codebook": ("Codebook",),
+        "hsrl.hsrl": ("HSRL",),
+        "hsrl.policies": ("HSRLPolicy",),
+        "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
+    },
+)
 
 __all__ = [
     "BCQ", "DSRM", "HSRL", "MOFIR", "SAC4IR", "Codebook", "DNaIR", "DiscreteBCQ", "EncodedVecEnv",

@@ -9,8 +9,7 @@ The public names are those of ``__all__``; ``docs/kuaisim_gym.md`` describes the
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.errors import (
@@ -26,6 +25,7 @@ from kuaisim_gym.errors import (
     ResetNeededError,
     UnknownIdError,
 )
+from kuaisim_gym.lazy import lazy_names
 from kuaisim_gym.metrics import (
     Audit,
     Merit,
@@ -50,17 +50,19 @@ if TYPE_CHECKING:
     from kuaisim_gym.simulator.groups import Groups, find_groups, popularity_groups
 
 # Imported when they are used: these modules load pandas and SciPy.
-_LAZY = {
-    "data": ("Dataset", "load_dataset"),
-    "envs.assembly": ("SessionBatch",),
-    "envs.offline": ("Episode", "collect_episodes", "logged_episodes", "write_minari"),
-    "envs.single": ("KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv"),
-    "envs.vector": ("KuaiVectorEnv",),
-    "simulator": ("Simulator", "build_simulator"),
-    "simulator.catalogue": ("Catalogue",),
-    "simulator.groups": ("Groups", "find_groups", "popularity_groups"),
-}
-_MODULES = {name: f"{__name__}.{module}" for module, names in _LAZY.items() for name in names}
+_MODULES, __getattr__ = lazy_names(
+    __name__,
+    {
+        "data": ("Dataset", "load_dataset"),
+        "envs.assembly": ("SessionBatch",),
+        "envs.offline": ("Episode", "collect_episodes", "logged_episodes", "write_minari"),
+        "envs.single": ("KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv"),
+        "envs.vector": ("KuaiVectorEnv",),
+        "simulator": ("Simulator", "build_simulator"),
+        "simulator.catalogue": ("Catalogue",),
+        "simulator.groups": ("Groups", "find_groups", "popularity_groups"),
+    },
+)
 
 __all__ = [
     "ENVIRONMENTS", "Audit", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError",
@@ -72,12 +74,6 @@ __all__ = [
     "register", "summarise", "summarise_exposure", "summarise_requests", "summarise_retention",
     "summarise_users", "write_minari",
 ]  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:

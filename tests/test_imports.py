@@ -16,6 +16,7 @@ PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
 NETWORK = "kuaisim_gym.simulator.sequential"  # the one part that needs torch
 LAYERS = {
     "errors": 0,
+    "lazy": 0,
     "metrics": 1,
     "randomness": 0,
     "registration": 2,
@@ -153,10 +154,29 @@ def test_the_rules_see_what_they_forbid(tmp_path: Path) -> None:
     assert layer("kuaisim_gym.envs") > layer("kuaisim_gym.data.dataset")
 
 
-def test_importing_the_environments_is_light() -> None:
-    code = (
-        "import sys, kuaisim_gym; "
-        "print([m for m in ('torch', 'pandas', 'scipy', 'stable_baselines3') if m in sys.modules])"
+def loaded(code: str, *names: str) -> set[str]:
+    """Those of some modules that a new process has loaded when the code is through."""
+    report = f"\nimport sys\nprint(*(name for name in {names} if name in sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report], capture_output=True, text=True, check=True
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split())
+
+
+HEAVY = ("torch", "pandas", "scipy", "sklearn", "numba", "stable_baselines3")
+
+
+@pytest.mark.parametrize("packages", ["kuaisim_gym", "dsrm_agents", "kuaisim_gym, dsrm_agents"])
+def test_importing_the_packages_is_light(packages: str) -> None:
+    assert loaded(f"import {packages}", *HEAVY) == set()
+
+
+def test_playing_and_training_load_neither_statistics_nor_scikit_learn() -> None:
+    """They take most of a second, and no environment or agent needs them."""
+    code = "import dsrm_agents\nfor name in dsrm_agents.__all__: getattr(dsrm_agents, name)"
+    assert loaded(code, "torch", "pandas", "scipy.stats", "scipy.optimize", "sklearn") == {"torch"}
+
+
+def test_importing_the_agents_registers_the_environments() -> None:
+    code = "import gymnasium, dsrm_agents\nassert gymnasium.spec('KuaiRec-Fair-v0')"
+    assert loaded(code, "kuaisim_gym") == {"kuaisim_gym"}

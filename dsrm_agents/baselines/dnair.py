@@ -15,7 +15,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor
 from torch.nn import functional
 
@@ -24,7 +23,7 @@ from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
 from dsrm_agents.common.catalogue import state_and_unavailable
-from dsrm_agents.common.networks import descend
+from dsrm_agents.common.networks import descend, follow
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError
@@ -286,7 +285,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         values = policy.q_net.of(batch.states, batch.slates)
         loss = functional.smooth_l1_loss(values, self.targets(batch))
         descend(policy.optimizer, loss)
-        polyak_update(policy.q_net.parameters(), policy.q_net_target.parameters(), self.tau)
+        follow(policy.q_net_target, policy.q_net, self.tau)
         return {"loss": loss.item()}
 
     @torch.no_grad()

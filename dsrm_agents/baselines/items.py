@@ -44,15 +44,26 @@ class ItemNetwork(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
-        apart = torch.addmm(self.offsets, self.query(state), self.vectors.T)
-        return torch.as_tensor(apart + self.level(state))
+        return self._all(self.query(state), self.level(state))
 
     def of(self, state: Tensor, items: Tensor) -> Tensor:
         """(n, d) states to the (n, K) numbers of some items, (n, K) int64 positions."""
+        return self._some(self.query(state), self.level(state), items)
+
+    def all_and_some(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers of all items, without gradients, and those that :meth:`of` returns."""
+        query, level = self.query(state), self.level(state)
+        with torch.no_grad():
+            everything = self._all(query, level)
+        return everything, self._some(query, level, items)
+
+    def _all(self, query: Tensor, level: Tensor) -> Tensor:
+        return torch.addmm(self.offsets, query, self.vectors.T).add_(level)
+
+    def _some(self, query: Tensor, level: Tensor, items: Tensor) -> Tensor:
         vectors = functional.embedding(items, self.vectors)
         offsets = functional.embedding(items, self.offsets[:, None]).squeeze(2)
-        apart = offsets + torch.einsum("nkm,nm->nk", vectors, self.query(state))
-        return torch.as_tensor(apart + self.level(state))
+        return torch.as_tensor(offsets + torch.einsum("nkm,nm->nk", vectors, query) + level)
 
 
 class SlatePolicy(BasePolicy):
@@ -62,6 +73,8 @@ class SlatePolicy(BasePolicy):
         observation_space: That of ``observation_type="dict"``.
         action_space: That of ``action_type="slate"``.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
+        optimizer_class: Of the networks' optimisers.
+        optimizer_kwargs: Of the optimisers, beside the learning rate.
         **kwargs: Passed on to the base class.
 
     Raises:
@@ -73,12 +86,28 @@ class SlatePolicy(BasePolicy):
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         catalogue: Catalogue,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
         self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
         self.catalogue = catalogue
-        super().__init__(observation_space, action_space, **kwargs)
+        if optimizer_class is torch.optim.Adam:  # in one pass over the items' vectors, not ten
+            optimizer_kwargs = {"fused": True, **(optimizer_kwargs or {})}
+        super().__init__(
+            observation_space,
+            action_space,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **kwargs,
+        )
+
+    def set_training_mode(self, mode: bool) -> None:
+        """Does nothing: no layer of these networks differs in training.
+
+        Stable-Baselines3 asks for it three times an update, each a walk over all modules.
+        """
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {**super()._get_constructor_parameters(), "catalogue": self.catalogue}
@@ -102,14 +131,13 @@ class SlatePolicy(BasePolicy):
         return scores.topk(self.slate_size, dim=1).indices
 
 
-def unexposed(scores: Tensor, exposed: Tensor) -> Tensor:
-    """(n, n_items) scores, minus infinity where an item was shown.
+def unexposed(scores: Tensor, exposed: Tensor, hidden: float = -torch.inf) -> Tensor:
+    """(n, n_items) scores, ``hidden`` where an item was shown.
 
     Args:
         scores: (n, n_items) float32.
         exposed: (n, room) int64 item positions, -1 padded.
+        hidden: Of items that were shown.
     """
-    n_items = scores.shape[1]
-    shown = torch.zeros(len(scores), n_items + 1, dtype=torch.bool, device=scores.device)
-    shown.scatter_(1, torch.where(exposed < 0, n_items, exposed), True)
-    return scores.masked_fill(shown[:, :-1], -torch.inf)
+    rows, slots = (exposed >= 0).nonzero(as_tuple=True)
+    return scores.index_put((rows, exposed[rows, slots]), scores.new_tensor(hidden))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,13 +12,14 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from stable_baselines3.common.utils import polyak_update
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.networks import descend
+from dsrm_agents.common.bounds import MASKED
+from dsrm_agents.common.draws import exponential
+from dsrm_agents.common.networks import descend, follow
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -76,19 +77,17 @@ class SAC4IRPolicy(SlatePolicy):
             (n, n_items) float32 probabilities, exactly 0 for exposed items; and their (n,) float32
             entropies in nats.
         """
-        logits = self.actor(state)
-        log_probs = unexposed(logits, exposed).log_softmax(dim=1)
+        logits = unexposed(self.actor(state), exposed, hidden=MASKED)
+        log_probs = logits.log_softmax(dim=1)
         probs = log_probs.exp()
-        # 0 log 0 = 0: an exposed item must not make its infinity times zero a NaN.
-        entropy = -torch.linalg.vecdot(probs, log_probs.masked_fill(log_probs.isneginf(), 0.0))
-        return probs, entropy
+        return probs, -expectation(probs, log_probs)
 
     def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
         """Logits, with Gumbel noise in draws: their K best are then K draws without replacement."""
         logits: Tensor = self.actor(state)
         if deterministic:
             return logits
-        return logits - torch.empty_like(logits).exponential_().log()
+        return logits - exponential(logits).log_()
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return {
@@ -194,9 +193,9 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         """y, (n, K) float32: values of the items of the slates."""
         policy = self.policy
         with torch.no_grad():
-            probs, entropy = policy.distribution(batch.next_states, batch.next_exposed)
+            logits = hide(policy.actor(batch.next_states), batch.next_exposed)
             worst = torch.minimum(*(critic(batch.next_states) for critic in policy.target_critics))
-            soft_value = expectation(probs, worst) + self.current_ent_coef() * entropy
+            soft_value = SoftValue.of(logits, worst, self.current_ent_coef()).value
             rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
             return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
 
@@ -205,30 +204,34 @@ class SAC4IR(SlateOffPolicyAlgorithm):
 
     def _update(self, batch: SlateSamples) -> dict[str, float]:
         policy, alpha = self.policy, self.current_ent_coef()
-        values = [critic(batch.states) for critic in policy.critics]
-        targets = self.targets(batch)
-        critic_loss = torch.stack(
-            [mse_loss(value.gather(1, batch.slates), targets) for value in values]
-        ).sum()
+        # The actor's part of this update takes the critics as they are before theirs: they are the
+        # most expensive part, and a step of theirs is small.
+        (first, of_first), (second, of_second) = (
+            critic.all_and_some(batch.states, batch.slates)  # type: ignore[operator]
+            for critic in policy.critics
+        )
+        worst, targets = torch.minimum(first, second), self.targets(batch)
+        critic_loss = mse_loss(of_first, targets) + mse_loss(of_second, targets)
         descend(policy.critic_optimizer, critic_loss)
 
-        # The critics as they were before this update serve the actor too: they are the most
-        # expensive part, and a step of theirs is small.
-        worst = torch.minimum(*values).detach()
-        probs, entropy = policy.distribution(batch.states, batch.exposed)
-        actor_loss = -(expectation(probs, worst) + alpha * entropy).mean()
-        descend(policy.actor_optimizer, actor_loss)
+        logits = policy.actor(batch.states)
+        with torch.no_grad():
+            soft = SoftValue.of(hide(logits.detach(), batch.exposed), worst, alpha)
+            gradient = soft.gradient(alpha).div_(-len(logits))
+        policy.actor_optimizer.zero_grad()
+        logits.backward(gradient)
+        policy.actor_optimizer.step()
 
-        excess = (entropy.detach() - self.target_entropy(batch.exposed)).mean()
+        excess = (soft.entropy - self.target_entropy(batch.exposed)).mean()
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             descend(self.ent_coef_optimizer, self.log_ent_coef * excess)
-        polyak_update(policy.critics.parameters(), policy.target_critics.parameters(), self.tau)
+        follow(policy.target_critics, policy.critics, self.tau)
         return {
-            "entropy": entropy.mean().item(),
+            "entropy": soft.entropy.mean().item(),
             "excess_entropy": excess.item(),
             "ent_coef": alpha.item(),
             "critic_loss": critic_loss.item(),
-            "actor_loss": actor_loss.item(),
+            "actor_loss": -soft.value.mean().item(),
         }
 
     def _excluded_save_params(self) -> list[str]:
@@ -239,6 +242,51 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         if self.ent_coef_optimizer is None:
             return modules, []
         return [*modules, "ent_coef_optimizer"], ["log_ent_coef"]
+
+
+class SoftValue(NamedTuple):
+    """``V = sum_a pi_a (q_a - alpha log pi_a)`` of n states, as far as its gradient needs it.
+
+    Passes over items are what an update takes its time for, so that there is none for log pi:
+    ``log pi_a = x_a - log sum_b exp x_b`` for logits x.
+
+    Attributes:
+        logits: (n, n_items) x.
+        q: (n, n_items).
+        probs: (n, n_items) pi.
+        value: (n,) V.
+        entropy: (n,) of pi, in nats.
+    """
+
+    logits: Tensor
+    q: Tensor
+    probs: Tensor
+    value: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, logits: Tensor, q: Tensor, alpha: Tensor) -> SoftValue:
+        """The values, without gradients, of (n, n_items) logits and q; no logit is infinite."""
+        probs = logits.softmax(dim=1)
+        log_mass = logits.amax(dim=1) - probs.amax(dim=1).log()
+        entropy = log_mass - expectation(probs, logits)
+        return cls(logits, q, probs, expectation(probs, q) + alpha * entropy, entropy)
+
+    def gradient(self, alpha: Tensor) -> Tensor:
+        """(n, n_items): of V by the logits, ``pi_a (q_a - alpha log pi_a - V)``."""
+        mean = expectation(self.probs, self.q) - alpha * expectation(self.probs, self.logits)
+        worth = torch.sub(self.q, self.logits, alpha=alpha.item())
+        return worth.sub_(mean[:, None]).mul_(self.probs)
+
+
+def hide(logits: Tensor, exposed: Tensor) -> Tensor:
+    """Logits, changed in place, that give exposed items a probability of exactly 0.
+
+    They are finite: 0 log 0 = 0, but infinity times zero were NaN.
+    """
+    rows, slots = (exposed >= 0).nonzero(as_tuple=True)
+    logits[rows, exposed[rows, slots]] = MASKED
+    return logits
 
 
 def rarity(exposures: NDArray[np.integer]) -> NDArray[np.float32]:

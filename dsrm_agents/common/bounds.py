@@ -11,7 +11,7 @@ items are group 0, the long tail group 1.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -183,23 +183,63 @@ def choice_log_prob(
         (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice, then of the K
         items given their groups. A slate's is the sum.
     """
-    slate_size, n_groups = chosen.shape[1], never_drawn.shape[1]
-    log_mass = torch.stack(
-        [
-            _log_mass_while_drawing(never_drawn[:, index : index + 1], chosen, group == index)
-            for index in range(n_groups)
-        ],
-        dim=-1,
-    )  # (N, K, G): of each group, before every draw
-    of_draw = nn.functional.one_hot(group, n_groups)
-    drawn = of_draw.cumsum(dim=1) - of_draw
-    least, most = bounds.least[:, None], bounds.most[:, None]
-    # Slots that no group's lower count reserves, before every draw.
-    unreserved = slate_size - torch.maximum(drawn, least).sum(dim=2, keepdim=True)
-    closed = (drawn >= most) | ((drawn >= least) & (unreserved <= 0))
-    allowed = torch.logsumexp(log_mass.masked_fill(closed, MASKED), dim=-1)
-    of_group = log_mass.gather(2, group[..., None]).squeeze(2)
-    return torch.cat([of_group - allowed, chosen - of_group], dim=1)
+    log_prob: Tensor = _ChoiceLogProb.apply(  # type: ignore[no-untyped-call]
+        chosen, never_drawn, group, bounds
+    )
+    return log_prob
+
+
+class _ChoiceLogProb(torch.autograd.Function):
+    """Log-probabilities of choices, with their gradient in closed form.
+
+    With ``L_jg`` the log of group g's weight before draw j, ``p_jg`` the share of g in the open
+    groups' and ``g_j`` the group of draw j, they are ``L_jg - log sum_h exp L_jh`` and
+    ``chosen_j - L_jg`` at ``g = g_j``: the gradients of L are ``(g = g_j) - p_jg`` and
+    ``-(g = g_j)``, and those of ``L_jg`` by its terms are their shares in it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, chosen: Tensor, never_drawn: Tensor, group: Tensor, bounds: SlateBounds
+    ) -> Tensor:
+        """(N, K), (N, G), (N, K) and bounds to (N, 2K)."""
+        size, n_groups = chosen.shape[1], never_drawn.shape[1]
+        of_draw = nn.functional.one_hot(group, n_groups).bool()
+        # Before draw j a group still holds its undrawn items and those drawn from j on.
+        later = torch.where(of_draw, chosen[..., None], MASKED).flip(1)
+        terms = torch.cat([never_drawn[:, None], later], dim=1)
+        log_mass = terms.logcumsumexp(dim=1)[:, 1:].flip(1)
+        drawn = of_draw.cumsum(dim=1) - of_draw.long()
+        least, most = bounds.least[:, None], bounds.most[:, None]
+        # Slots that no group's lower count reserves, before every draw.
+        unreserved = size - torch.maximum(drawn, least).sum(dim=2, keepdim=True)
+        closed = (drawn >= most) | ((drawn >= least) & (unreserved <= 0))
+        of_open = log_mass.masked_fill(closed, MASKED)
+        allowed = of_open.logsumexp(dim=2)
+        of_group = log_mass.gather(2, group[..., None]).squeeze(2)
+        ctx.save_for_backward(
+            chosen, never_drawn, of_draw, log_mass, (of_open - allowed[..., None]).exp_()
+        )
+        return torch.cat([of_group - allowed, chosen - of_group], dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the drawn items' log weights, and of what is never drawn."""
+        chosen, never_drawn, of_draw, log_mass, share = ctx.saved_tensors
+        of_group, of_item = gradients[0].chunk(2, dim=1)
+        of_mass = of_draw * (of_group - of_item)[..., None] - share * of_group[..., None]
+        of_never = (of_mass * (never_drawn[:, None] - log_mass).exp_()).sum(dim=1)
+        # (N, i, j): item i is a term of its group's weight before the draws j <= i.
+        own_mass = log_mass.gather(2, _own(of_draw, log_mass))
+        of_own = of_mass.gather(2, _own(of_draw, of_mass))
+        terms = (chosen[:, :, None] - own_mass.transpose(1, 2)).tril_().exp_().tril_()
+        return of_item + (of_own.transpose(1, 2) * terms).sum(dim=2), of_never, None, None
+
+
+def _own(of_draw: Tensor, values: Tensor) -> Tensor:
+    """(N, j, i): the group of draw i, for the values (N, j, G) before draw j."""
+    group = of_draw.long().argmax(dim=2)
+    return group[:, None].expand(-1, values.shape[1], -1)
 
 
 def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -242,20 +282,3 @@ def first_within_bounds(
     chosen = torch.cat(claims, dim=1).topk(slate_size, dim=1, largest=False).indices
     arrived, order = torch.cat(allowed, dim=1).gather(1, chosen).sort(dim=1, stable=True)
     return torch.cat(items, dim=1).gather(1, chosen.gather(1, order)), arrived
-
-
-def _log_mass_while_drawing(never_drawn: Tensor, chosen: Tensor, in_group: Tensor) -> Tensor:
-    """Log of a group's total weight before every draw.
-
-    Args:
-        never_drawn: (N, 1) log of the weight of the group's items that are not in the slate.
-        chosen: (N, K) scores of the drawn items, in order.
-        in_group: (N, K) bool, whether a drawn item belongs to the group.
-
-    Returns:
-        (N, K).
-    """
-    later = chosen.masked_fill(~in_group, MASKED)
-    # Before draw j the group still holds its undrawn items and those drawn from j on.
-    remaining = torch.flip(torch.logcumsumexp(torch.flip(later, [1]), dim=1), [1])
-    return torch.logaddexp(never_drawn.expand_as(remaining), remaining)

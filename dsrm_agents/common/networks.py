@@ -38,6 +38,15 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def follow(target: nn.Module, online: nn.Module, share: float) -> None:
+    """Moves a target network's parameters towards the online ones' by a share of the way.
+
+    All tensors in one call; Stable-Baselines3's ``polyak_update`` makes two for each.
+    """
+    with torch.no_grad():
+        torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), share)
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds torch's global generator; after the block its state is as before."""

@@ -2,9 +2,8 @@
 
 A slate is drawn item by item without replacement, each in proportion to ``exp(score)`` among the
 items still allowed by bounds, which close groups (:mod:`dsrm_agents.common.bounds`). Groups never
-reopen, so the slate can be read off one race of exponential clocks (the Gumbel top-k trick, without
-its logarithms), and its exact log-probability needs the total weight of each group alone:
-O(n_items + K) both.
+reopen, so that a draw and its exact log-probability need the total weight of each group alone:
+O(n_items + K) both (:mod:`dsrm_agents.hrl.draws`).
 
 Columns are ordered by group, popular items first, so that a group is a view and not a copy.
 """
@@ -14,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
-
-_LEAST_MASS = 1e-30  # of what a slate leaves, beside the 1 of the group's best: float32's last
+from dsrm_agents.common.draws import generator
+from dsrm_agents.hrl.draws import CHOICES, draw_slates
 
 
 class SlateDistribution:
@@ -58,25 +56,19 @@ class SlateDistribution:
             (N, K) int64 columns, in order of choice, and their :meth:`log_prob`.
         """
         with torch.no_grad():
-            weight, top = _weights(self._scores(), self._groups)
-            noise = _exponential(weight)
-            clocks = noise / weight
-            ahead = (top.amax(1, keepdim=True) - top).exp_()
-            for index, group in enumerate(self._groups):
-                clocks[:, group].mul_(ahead[:, index : index + 1])
-            slates, times = self._first_to_ring(clocks)
-            undrawn = _masses(weight.scatter_(1, slates, 0.0), self._groups)
-            if bool(times.isinf().any()) or float(undrawn.min()) < _LEAST_MASS:
-                return self._sample_by_logarithms(noise)
-            return slates, self._log_prob(slates, top + undrawn.log())
-
-    def _sample_by_logarithms(self, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Runs the race in logarithms, where weights underflow, at twice the cost.
-
-        It takes the noise of the first race, because whether it is needed depends on the draw.
-        """
-        slates, _ = self._first_to_ring(noise.log_().sub_(self._scores()))
-        return slates, self.log_prob(slates)
+            scores = self._scores()
+            weight, top = _weights(scores.clone(), self._groups)
+        slates, log_prob = draw_slates(
+            scores.cpu().numpy(),
+            weight.cpu().numpy(),
+            top.cpu().numpy(),
+            self.starts,
+            self.bounds.least.cpu().numpy(),
+            self.bounds.most.cpu().numpy(),
+            generator().random((len(scores), self.slate_size, CHOICES)),
+        )
+        device = self.query.device
+        return torch.from_numpy(slates).to(device), torch.from_numpy(log_prob).to(device)
 
     def best(self) -> Tensor:
         """(N, K) int64 columns of the best feasible slates, in order of score."""
@@ -187,15 +179,3 @@ def _masses(weight: Tensor, groups: tuple[slice, ...]) -> Tensor:
 def _amax(scores: Tensor) -> Tensor:
     """(N,) largest of each row, ``MASKED`` where there are no columns."""
     return scores.amax(1) if scores.shape[1] else scores.new_full((len(scores),), MASKED)
-
-
-def _exponential(like: Tensor) -> Tensor:
-    """Standard exponential numbers of a tensor's shape and type.
-
-    NumPy draws them ten times as fast as torch; its generator is seeded by torch's, so that
-    torch's seed and state are all there is to know.
-    """
-    seed = int(torch.randint(2**62, ()))
-    rng = np.random.Generator(np.random.SFC64(seed))
-    kind = np.float64 if like.dtype == torch.float64 else np.float32
-    return torch.from_numpy(rng.standard_exponential(tuple(like.shape), kind)).to(like.device)

@@ -247,7 +247,8 @@ def file_digest(file: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not remembered, or not legibly
     with file.open("rb") as content:
-        digest = hashlib.file_digest(content, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        # Processors have instructions for it: twice as fast as any other that cannot be forged.
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:32]
     if time.time() - status.st_mtime > _SETTLED:
         try:
             write_atomically(memo, json.dumps(version | {"digest": digest}).encode())

@@ -321,9 +321,19 @@ class Dataset:
 
     def _check_test_answers_once(self) -> None:
         """Refuses a (user, item) pair with two rows: one answer is looked up."""
-        cell = self.test.users.astype(np.int64) * self.n_items + self.test.items
-        cell.sort()
-        if (cell[1:] == cell[:-1]).any():
+        users, items = self.test.users, self.test.items
+        rank = np.zeros(self.n_users, np.int64)
+        rank[self.test_users] = np.arange(len(self.test_users))
+        cell = rank[users] * self.n_items + items
+        n_cells = len(self.test_users) * self.n_items
+        if n_cells <= 8 * len(cell):  # marks take no more memory than the cells, and no sort
+            answered = np.zeros(n_cells, dtype=bool)
+            answered[cell] = True
+            repeated = int(np.count_nonzero(answered)) < len(cell)
+        else:
+            cell.sort()
+            repeated = bool((cell[1:] == cell[:-1]).any())
+        if repeated:
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:

@@ -210,8 +210,10 @@ class _Reader:
         Rows of (n_users, n_catalogue) ``answered`` cells, those of the test table, are dropped.
         """
         timed = "timestamp" in matrix.columns
-        order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
-        query = f"SELECT user_id, video_id, watch_ratio FROM {matrix.sql} ORDER BY {order}"
+        query = f"SELECT user_id, video_id, watch_ratio FROM {matrix.sql}"
+        if not self.tables.is_sorted(matrix, "user_id", *(["timestamp"] if timed else [])):
+            order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
+            query += f" ORDER BY {order}"
         dtypes = {"users": np.int32, "items": np.int32, "watch_ratio": np.float32}
         rows = ColumnFiles(self.tables.folder, matrix.sql, dtypes)
         repeated = leaked = 0

@@ -277,7 +277,7 @@ class Tables:
         for file, header in zip(files, headers, strict=True):
             if _check_text(file, len(header)):
                 _explain(file, header, present)
-            start = f"CREATE TABLE {name} AS" if len(starts) == 1 else f"INSERT INTO {name}"
+            start = f"CREATE TEMP TABLE {name} AS" if len(starts) == 1 else f"INSERT INTO {name}"
             self._load(f"{start} {_select(file, header, present, keep)}", file, header, present)
             starts.append(self.count(f"FROM {name}"))
         if starts[-1] == 0:
@@ -318,7 +318,9 @@ class Tables:
                     f"{_plain_cell(quoted(name), types[name], column == time)} AS {numbered(i)}"
                     for i, (name, column) in enumerate(zip(names or columns, columns, strict=True))
                 )
-                start = f"CREATE TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
+                start = (
+                    f"CREATE TEMP TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
+                )
                 self._connection.execute(f"{start} SELECT {cells} FROM {source}")
             except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
                 raise _resources(error) from error
@@ -381,6 +383,24 @@ class Tables:
             result = self._connection.execute(query)
             while len(frame := result.fetch_df_chunk(_VECTORS)):
                 yield {str(name): frame[name].to_numpy() for name in frame}
+
+    def is_sorted(self, table: Table, *columns: str) -> bool:
+        """Tells whether a table's rows are in the order of some columns of numbers already.
+
+        Missing numbers stand first. To look costs a quarter of a sort, and no memory.
+        """
+        ended: list[Any] = []
+        for chunk in self.stream(f"SELECT {', '.join(map(quoted, columns))} FROM {table.sql}"):
+            keys = [np.nan_to_num(chunk[name], nan=-np.inf) for name in columns]
+            if ended:
+                keys = [np.r_[end, key] for end, key in zip(ended, keys, strict=True)]
+            ended = [key[-1] for key in keys]
+            falls = np.zeros(len(keys[0]) - 1, dtype=bool)
+            for key in reversed(keys):
+                falls = (key[1:] < key[:-1]) | ((key[1:] == key[:-1]) & falls)
+            if falls.any():
+                return False
+        return True
 
     def column(self, query: str) -> NDArray[np.int64]:
         """A query's only column, of whole numbers."""
@@ -530,47 +550,50 @@ def _check_text(file: Path, width: int) -> bool:
         DataFormatError: The file holds a NUL byte or is not UTF-8.
     """
     suspect = False
-    number = 1
+    position = 0
     form = form_of(file)
     with opened(file) as content:
         while text := content.read(_BLOCK) + content.readline():
-            _check_characters(file, text, number)
+            _check_characters(file, text, position)
             suspect = suspect or _suspicious(text, width, form)
-            number += text.count(b"\n")
+            position += len(text)
     return suspect
 
 
-def _check_characters(file: Path, text: bytes, number: int) -> None:
-    """Refuses NUL bytes and bytes that are not UTF-8 in the lines from ``number`` on."""
+def _check_characters(file: Path, text: bytes, position: int) -> None:
+    """Refuses NUL bytes and bytes that are not UTF-8 in the text from a position on."""
     try:
         if not text.isascii():
             text.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = number + text.count(b"\n", 0, error.start)
         raise DataFormatError(
-            f"{file}, line {line}: expected text in UTF-8, got the byte "
-            f"0x{text[error.start]:02x}. Convert the file to UTF-8."
+            f"{file}, line {_line(file, position + error.start)}: expected text in UTF-8, got the "
+            f"byte 0x{text[error.start]:02x}. Convert the file to UTF-8."
         ) from error
     if (nul := text.find(b"\0")) >= 0:
-        line = number + text.count(b"\n", 0, nul)
         raise DataFormatError(
-            f"{file}, line {line}: expected text, got a NUL byte. Is the file damaged?"
+            f"{file}, line {_line(file, position + nul)}: expected text, got a NUL byte. Is the "
+            "file damaged?"
         )
+
+
+def _line(file: Path, position: int) -> int:
+    """Number of the line that holds the byte at a position."""
+    with opened(file) as content:
+        return 1 + content.read(position).count(b"\n")
 
 
 def _suspicious(text: bytes, width: int, form: Form) -> bool:
     """Tells whether a line may end in a surplus empty field, or a blank stands before a quote."""
-    # The pattern is slow; text that it matches holds one of these.
-    if form.quote and (b' "' in text or b'\t"' in text) and form.stray_quote.search(text):
+    # The pattern is slow, and two bytes are slower to find than one.
+    if form.quote and b'"' in text and form.stray_quote.search(text):
         return True
     delimiter = form.delimiter.encode()
     text = text if text.endswith(b"\n") else text + b"\n"
-    codes = np.frombuffer(text, np.uint8)
-    if not (
-        (codes[:-1] == ord(delimiter)) & ((codes[1:] == ord("\n")) | (codes[1:] == ord("\r")))
-    ).any():
-        return False  # several times as fast as to find the two bytes
-    for end in (b"\n", b"\r") if b"\r" in text else (b"\n",):
+    ends = (b"\n", b"\r") if b"\r" in text else (b"\n",)
+    if not any(_holds_pair(text, delimiter + end) for end in ends):
+        return False
+    for end in ends:
         last = text.find(delimiter + end)
         while last >= 0:
             start = max(text.rfind(b"\n", 0, last), text.rfind(b"\r", 0, last)) + 1
@@ -578,6 +601,15 @@ def _suspicious(text: bytes, width: int, form: Form) -> bool:
                 return True
             last = text.find(delimiter + end, last + 1)
     return False
+
+
+def _holds_pair(text: bytes, pair: bytes) -> bool:
+    """Tells whether two bytes follow each other: as a number among those at even and odd places."""
+    wanted = int.from_bytes(pair, "little")
+    return any(
+        bool((np.frombuffer(text, "<u2", (len(text) - offset) // 2, offset) == wanted).any())
+        for offset in (0, 1)
+    )
 
 
 def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:

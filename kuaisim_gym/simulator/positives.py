@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.sparse import csr_matrix
 from scipy.special import expit, logsumexp
 
@@ -108,6 +107,8 @@ def with_taste(model: FactorModel, taste: FactorModel, rows: Interactions) -> Fa
     """
     if model.user_factors.shape[1] or not taste.user_factors.shape[1]:
         return model
+    from scipy.optimize import brentq  # only fits need it, and it is slow to import
+
     offset = model.logits(rows.users, rows.items)[:, 0].astype(np.float64)
     product = pair_products(taste.user_factors, taste.item_factors, rows.users, rows.items)
 
@@ -285,6 +286,8 @@ def _level(
     train: Interactions, effects: list[Vector], factors: tuple[Vector, Vector], rate: float
 ) -> float:
     """Constant of the log-odds that makes the mean probability over the assumed exposures right."""
+    from scipy.optimize import brentq
+
     users = train.distinct_users[:: -(-len(train.distinct_users) // _MOST_USERS)]
     # Effects are (1 - power) times log counts: this gives exposures as counts to the power.
     shown = [

@@ -9,7 +9,14 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from dsrm_agents import PurifyVecEnv, evaluate, fit_purifier, make_vec_env
-from dsrm_agents.baselines.sac4ir import SAC4IR, SAC4IRPolicy, first_coefficient, rarity
+from dsrm_agents.baselines.sac4ir import (
+    SAC4IR,
+    SAC4IRPolicy,
+    SoftValue,
+    first_coefficient,
+    hide,
+    rarity,
+)
 from dsrm_agents.baselines.slate_learning import SlateSamples
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
@@ -120,6 +127,29 @@ def test_rarity_is_the_rank_of_exposure() -> None:
     assert rarity(np.array([3, 3, 9])).tolist() == [0.75, 0.75, 0]
     assert rarity(np.array([4, 4])).tolist() == [0.5, 0.5]
     assert rarity(np.array([4])).tolist() == [1]
+
+
+def test_the_closed_gradient_is_that_of_autograd() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = 3.0 * torch.randn(7, 40, generator=generator, dtype=torch.float64)
+    q = torch.randn(7, 40, generator=generator, dtype=torch.float64)
+    exposed = torch.stack([torch.randperm(40, generator=generator)[:9] for _ in range(7)])
+    exposed[3, 4:] = -1
+    alpha, hidden = torch.tensor(0.7, dtype=torch.float64), torch.zeros(7, 40, dtype=torch.bool)
+    for row, items in enumerate(exposed.tolist()):
+        hidden[row, [item for item in items if item >= 0]] = True
+    given = logits.clone().requires_grad_(True)
+    log_probs = given.masked_fill(hidden, -torch.inf).log_softmax(dim=1)
+    probs, finite = log_probs.exp(), log_probs.masked_fill(hidden, 0.0)
+    entropy = -(probs * finite).sum(1)
+    value = (probs * q).sum(1) + alpha * entropy
+    value.sum().backward()
+    soft = SoftValue.of(hide(logits, exposed), q, alpha)
+    torch.testing.assert_close(soft.value, value.detach(), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(soft.entropy, entropy.detach(), rtol=1e-12, atol=1e-12)
+    gradient = soft.gradient(alpha)
+    torch.testing.assert_close(gradient, given.grad, rtol=1e-9, atol=1e-9)
+    assert (gradient[hidden] == 0).all()
 
 
 def test_targets_by_hand(small) -> None:

@@ -8,6 +8,7 @@ from gymnasium import spaces
 from dsrm_agents import PurifyVecEnv, evaluate, fit_purifier, make_vec_env
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateReplayBuffer
+from dsrm_agents.common.networks import follow
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -322,3 +323,28 @@ def test_a_policy_checks_its_spaces_itself(small) -> None:
 def test_an_environment_without_items_is_refused() -> None:
     with pytest.raises(ConfigError, match="`catalogue` attribute"):
         watcher(None, "CartPole-v1")
+
+
+def test_a_target_follows_by_polyak_averaging() -> None:
+    catalogue = Catalogue(np.eye(6, 3, dtype=np.float32), np.arange(6))
+    online, target = (ItemNetwork(catalogue, 4, 5) for _ in range(2))
+    before = [p.detach().clone() for p in target.parameters()]
+    follow(target, online, 0.25)
+    for old, new, to in zip(before, target.parameters(), online.parameters(), strict=True):
+        torch.testing.assert_close(new, 0.75 * old + 0.25 * to)
+        assert new.requires_grad
+
+
+def test_numbers_of_all_items_and_of_some_agree() -> None:
+    catalogue = Catalogue(np.eye(6, 3, dtype=np.float32), np.arange(6))
+    network, states = ItemNetwork(catalogue, 4, 5), torch.randn(8, 4)
+    items = torch.randint(0, 6, (8, 2))
+    everything, some = network.all_and_some(states, items)
+    torch.testing.assert_close(everything, network(states))
+    assert not everything.requires_grad
+    torch.testing.assert_close(some, everything.gather(1, items))
+    some.sum().backward()
+    mine = network.vectors.grad.clone()
+    network.zero_grad()
+    network(states).gather(1, items).sum().backward()
+    torch.testing.assert_close(mine, network.vectors.grad)

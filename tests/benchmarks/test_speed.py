@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -171,3 +172,17 @@ def test_heads_are_timed_and_those_that_would_not_fit_are_left_out(
     few, more = (measured["semantic", n]["parameters"] for n in heads.QUICK)
     assert more < 1.1 * few
     assert heads.measured(("independent", 1_000_000, 1))["update_ms"] == "needs 41 GB"
+
+
+def test_ratios_compare_with_the_packages_of_a_wheel(tmp_path: Path, capsys) -> None:
+    wheel = tmp_path / "older.whl"
+    with zipfile.ZipFile(wheel, "w") as packed:
+        slow = "import time\nend = time.process_time() + 2\nwhile time.process_time() < end: pass\n"
+        packed.writestr("dsrm_agents/__init__.py", slow)
+    options = ["--old", str(wheel), "--cases", "import", "--quick", "--out", str(tmp_path)]
+    assert main(["ratios", *options]) == 0
+    report = json.loads((tmp_path / "ratios.json").read_text())
+    figures = report["ratios"]["import"]
+    assert figures["old_s"] >= 2.0
+    assert figures["ratio"] == figures["new_s"] / figures["old_s"] < 1.0
+    assert "new / old" in capsys.readouterr().out

@@ -62,6 +62,15 @@ def test_a_valid_one_is_frozen() -> None:
         ({"log": table([0], [0], [-1])}, "not negative"),
         ({"log": table([0, 1], [0], [1])}, "equally long"),
         ({"test": table([1, 1], [1, 1], [1, 0])}, "more than once"),
+        ({"test": table([0, 0, 0], [1, 0, 1], [1, 0, 1])}, "more than once"),
+        (  # few cells of many
+            {
+                "test": table([0, 1, 1], [7, 98, 98], [1, 0, 1]),
+                "item_ids": np.arange(99),
+                "n_items": 99,
+            },
+            "more than once",
+        ),
         (
             {"log": WatchLog(np.array([0.0]), np.array([0], np.int32), np.ones(1, np.float32))},
             "log.users must be integers",
@@ -73,6 +82,13 @@ def test_a_valid_one_is_frozen() -> None:
 def test_invalid_ones_are_refused(changes, message) -> None:
     with pytest.raises(DataFormatError, match=message):
         dataset(**changes)
+
+
+@pytest.mark.parametrize("n_items", [3, 99])
+def test_an_item_may_have_answers_of_several_users(n_items: int) -> None:
+    """In tables that hold most cells, and in those that hold few."""
+    answers = table([0, 0, 1, 1], [2, 0, 0, 2], [1, 0, 1, 0])
+    assert len(dataset(test=answers, item_ids=np.arange(n_items), n_items=n_items).test) == 4
 
 
 def test_copies_are_itself_and_pickles_are_equal() -> None:

@@ -191,3 +191,27 @@ def test_without_a_cache_folder_the_systems_is_used(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "file" / "cache"))
     assert read(write(tmp_path, HEADER + b"1,2,x\n"))["a"] == [1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([(1, 5), (1, 5), (2, 1), (2, 3)], True),
+        ([(1, 5), (1, 4), (2, 1)], False),
+        ([(2, 5), (1, 6)], False),
+        ([(1, ""), (1, 4), (2, ""), (2, "")], True),  # a missing one stands first
+        ([(1, 4), (1, "")], False),
+    ],
+)
+def test_order_is_seen_without_a_sort(tmp_path: Path, rows, expected: bool, monkeypatch) -> None:
+    """In one chunk and across chunks."""
+    file = tmp_path / "a.csv"
+    file.write_text("x,t\n" + "".join(f"{x},{t}\n" for x, t in rows))
+    columns = [Column("x"), Column("t", "number", gaps=True)]
+    with open_tables() as tables:
+        table = tables.read([file], columns)
+        assert tables.is_sorted(table, "x", "t") == expected
+        whole = next(tables.stream(f"SELECT x, t FROM {table.sql}"))
+        parts = [{k: v[i : i + 1] for k, v in whole.items()} for i in range(len(rows))]
+        monkeypatch.setattr(tables, "stream", lambda query: iter(parts))
+        assert tables.is_sorted(table, "x", "t") == expected
