@@ -16,7 +16,7 @@ from benchmarks.agents.agent import SLATE_ACTIONS, Agent
 from benchmarks.formatting import interval, markdown_table, section
 from benchmarks.paper import SEEDS
 from benchmarks.plots import means_and_halves, save_small
-from benchmarks.results import Result, World, in_order, read_results, world_of
+from benchmarks.results import Result, World, in_order, read_results, without_nan, world_of
 from benchmarks.run import play
 from benchmarks.study import run_studies
 from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
@@ -69,8 +69,10 @@ class ExposureStudy(WorldStudy):
         half = bootstrap_ci95(audit, Audit.summarise, np.random.default_rng(self.spec.seed))
         return {
             "eval": played.block,
-            "metrics": audit.summarise() | {f"{name}_ci95": value for name, value in half.items()},
-            "users": played.batch.summarise_users(played.sessions),
+            "metrics": without_nan(
+                audit.summarise() | {f"{name}_ci95": value for name, value in half.items()}
+            ),
+            "users": without_nan(played.batch.summarise_users(played.sessions)),
         }
 
     @staticmethod
@@ -130,7 +132,7 @@ def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
     for axes, name in zip(figure.subplots(2, len(PANELS) // 2).flat, PANELS, strict=True):
         metric = metrics[name]
         means, halves = means_and_halves(
-            [run["metrics"][name] for run in runs] for runs in policies.values()
+            _numbers(runs, "metrics", name) or [np.nan] for runs in policies.values()
         )
         axes.bar(range(len(policies)), means, yerr=halves, color=colours, capsize=2)
         if metric.goal is not None:
@@ -153,14 +155,19 @@ def panels(policies: dict[str, list[Result]]) -> str:
     titles = {metric.name: metric.title for metric in EXPOSURE_METRICS}
     rows = []
     for policy, runs in policies.items():
-        means = (np.mean([run["metrics"][name] for run in runs]) for name in PANELS)
+        means = (np.mean(_numbers(runs, "metrics", name) or [np.nan]) for name in PANELS)
         rows.append([POLICIES[policy], *(f"{mean:#.3g}" for mean in means)])
     return markdown_table(["policy", *(titles[name] for name in PANELS)], rows)
 
 
+def _numbers(runs: list[Result], block: str, name: str) -> list[float]:
+    """One number of each run that has it: a class without sessions, for example, has none."""
+    return [run[block][name] for run in runs if run[block][name] is not None]
+
+
 def _tables(world: World, policies: dict[str, list[Result]]) -> str:
     metrics = [
-        [policy, *(interval([run["metrics"][m.name] for run in runs]) for m in EXPOSURE_METRICS)]
+        [policy, *(interval(_numbers(runs, "metrics", m.name)) for m in EXPOSURE_METRICS)]
         for policy, runs in policies.items()
     ]
     names = [f"{name}_{level}" for name, level in product(CLASS_NAMES, CLASSES)]
@@ -169,9 +176,9 @@ def _tables(world: World, policies: dict[str, list[Result]]) -> str:
             policy,
             *(
                 ", ".join(
-                    interval([run["users"][f"{measure}_{name}"] for run in runs], digits)
+                    interval(_numbers(runs, "users", f"{measure}_{name}"), digits)
                     for measure, digits in (("len", 2), ("r_each", 3))
-                )
+                ).strip(", ")
                 for name in names
             ),
         ]

@@ -279,6 +279,12 @@ def test_an_audit_by_hand(two: Sessions) -> None:
     assert (found["len_worst"], found["r_each_worst"]) == (1, 0)
 
 
+def test_a_session_alone_envies_nobody(two: Sessions) -> None:
+    audit = Audit.of(two.take(np.array([0])), LABELS, POPULARITY, MERIT)
+    with np.errstate(all="raise"):
+        assert np.isnan(audit.envy)
+
+
 def test_attention_is_where_the_browsing_model_says(two: Sessions) -> None:
     """With patience .5 the first of two ranks gets two thirds."""
     audit = Audit.of(two, LABELS, POPULARITY, MERIT, TARGET, patience=0.5, relevant=0.2)

@@ -91,7 +91,9 @@ def _check(options: argparse.Namespace) -> None:
     sys.stdout.flush()
     dataset = reader.load(options.path, 0)
     sys.stdout.write(f"read:    {dataset.description}\n")
-    sys.stdout.write(f"popular: counted by {dataset.popularity}\n")
+    is_counted = dataset.popularity == "exposures" and dataset.show_counts is None
+    rows = ", the rows of the train log" if is_counted else ""
+    sys.stdout.write(f"popular: counted by {dataset.popularity}{rows}\n")
     for name, count in dataset.notes.items():
         sys.stdout.write(f"         {name}: {count:,}\n")
     arguments = "".join(f", {name}={value!r}" for name, value in choices.items())

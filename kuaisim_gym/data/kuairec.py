@@ -127,7 +127,7 @@ class KuaiRec(Source):
                 test=test,
                 user_features=read_user_features(tables, files, reader.users, reader.notes),
                 item_features=read_categories(tables, files, reader.items, reader.notes),
-                show_counts=reader.show_counts(),
+                show_counts=reader.show_counts(len(catalogue)),
                 friends=reader.friends(),
                 notes=reader.notes,
             )
@@ -252,8 +252,12 @@ class _Reader:
                 logger.warning("%s: dropped %d row(s) of test cells.", matrix.files[0], leaked)
         return log
 
-    def show_counts(self) -> NDArray[np.int64] | None:
-        """(n_items,) sums over the days of how often each video was shown."""
+    def show_counts(self, n_catalogue: int) -> NDArray[np.int64] | None:
+        """(n_items,) sums over the days of how often each video was shown.
+
+        Raises:
+            DataFormatError: A sum is out of range, or no video of the catalogue was shown.
+        """
         if ITEM_DAILY not in self.files:
             return None
         columns = [Column("video_id"), Column("show_cnt", low=0, gaps=True)]
@@ -274,6 +278,12 @@ class _Reader:
         if counts.max() >= 2**62:
             raise DataFormatError(
                 f"{table.files[0]}: a video's show_cnt sums to more than {2**62}."
+            )
+        if not counts[:n_catalogue].any():
+            raise DataFormatError(
+                f"{table.files[0]}, column 'show_cnt': expected exposures of videos of "
+                f"{SMALL_MATRIX}, got none, so that no video is popular. Are the ids of one kind? "
+                "Without this file exposures are counted in the log."
             )
         missing = self.tables.count(f"FROM {table.sql} WHERE show_cnt IS NULL")
         self.notes["show_counts_missing_cells"] = missing

@@ -259,11 +259,11 @@ class Audit:
 
     @cached_property
     def envy(self) -> float:
-        """Mean envy over pairs of different sessions, in units of the response."""
+        """Mean envy over pairs of different sessions, in units of the response; NaN of none."""
         envied, envies = self._compared.envied, self._compared.envies
         weight = self.weight
         pairs = weight.sum() * weight[envied].sum() - (weight[envied] ** 2).sum()
-        return float(weight @ envies @ weight[envied] / pairs)
+        return float(weight @ envies @ weight[envied] / pairs) if pairs else np.nan
 
     @property
     def _compared(self) -> Comparison:

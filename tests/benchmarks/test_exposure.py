@@ -10,6 +10,7 @@ from benchmarks import exposure
 from benchmarks.__main__ import main
 from benchmarks.results import read_result
 from benchmarks.run import Run
+from kuaisim_gym import SessionBatch
 from kuaisim_gym.metrics import EXPOSURE_METRICS
 
 
@@ -40,6 +41,19 @@ def test_a_figure_and_tables_of_every_metric(brief, tmp_path: Path, capsys) -> N
     assert "SYNTHETIC" in tables[0]
     assert main(["exposure", "--table", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip().splitlines() == tables
+
+
+def test_classes_without_sessions_are_left_empty(brief, tmp_path, capsys, monkeypatch) -> None:
+    whole = SessionBatch.summarise_users
+    nobody = dict.fromkeys(("len_taste_low", "r_each_taste_low"), float("nan"))
+    monkeypatch.setattr(SessionBatch, "summarise_users", lambda *given: whole(*given) | nobody)
+    options = ["--seeds", "1", "2", "--sessions", "30", "--max-len", "4", "--jobs", "1"]
+    assert main(["exposure", "--out", str(tmp_path), *options]) == 0
+    assert exposure.read_studies(tmp_path)[0]["users"]["len_taste_low"] is None
+    table = capsys.readouterr().out.partition("| policy | activity")[2]
+    (row,) = (line for line in table.splitlines() if line.startswith("| popularity"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [not cell for cell in cells] == [False] * 4 + [True] + [False] * 2
 
 
 def test_panels_are_ten_of_the_metrics() -> None:

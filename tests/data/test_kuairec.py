@@ -128,6 +128,16 @@ def test_show_counts_are_summed_over_days(tmp_path: Path) -> None:
     assert dataset.notes["show_counts_missing_cells"] == 1
 
 
+@pytest.mark.parametrize("rows", ["3,1,4\n99,1,4\n", "11,1,0\n12,1,\n"])
+def test_show_counts_of_no_video_of_the_catalogue_are_refused(tmp_path: Path, rows: str) -> None:
+    with pytest.raises(
+        DataFormatError, match=r"item_daily_features.*'show_cnt': expected .*got none"
+    ):
+        load_dataset(
+            "kuairec", folder(tmp_path, item_daily_features=f"video_id,date,show_cnt\n{rows}")
+        )
+
+
 def test_friends(tmp_path: Path) -> None:
     table = 'user_id,friend_list\n2,"[1, 77]"\n1,[2]\n5,[1]\n2,[1]\n1,[]\n'
     dataset = load_dataset("kuairec", folder(tmp_path, social_network=table))

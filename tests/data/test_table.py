@@ -18,6 +18,7 @@ from kuaisim_gym import load_dataset
 from kuaisim_gym.data import Dataset, LabelLog, PositiveLog, ResponseLog, write_csv
 from kuaisim_gym.data.__main__ import main
 from kuaisim_gym.data.custom import inputs
+from kuaisim_gym.data.custom.source import TableSource
 from kuaisim_gym.data.split import id_bits, mixed, uniform
 from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
 
@@ -704,6 +705,26 @@ def test_check_says_what_it_found_and_what_it_read(tmp_path: Path, capsys) -> No
         "rating_map=(1.0, 5.0)",
     ):
         assert text in out
+
+
+def test_check_says_what_stands_for_answers_exposures_and_features(tmp_path: Path, capsys) -> None:
+    rows = [{"user": n % 4, "item": n // 4} for n in range(40)]
+    log = as_csv(pd.DataFrame(rows), tmp_path, "log")
+    assert main(["check", str(log)]) == 0
+    out = capsys.readouterr().out
+    assert "no column of answers: every row is a positive" in out
+    assert "popular: counted by positives\n" in out
+    assert main(["check", str(as_csv(pd.DataFrame(rows).assign(label=1), tmp_path, "log"))]) == 0
+    out = capsys.readouterr().out
+    assert "every row is a positive" not in out
+    assert "popular: counted by exposures, the rows of the train log\n" in out
+    items = pd.DataFrame({"item": range(10), "kind": list("ab") * 5, "author": 1, "title": "x"})
+    source = TableSource(
+        log=log, items=items, item_features={"kind": "category"}, groups=["author"]
+    )
+    lines = source.inspect(None)
+    assert "         features: kind" in lines and "         groups: author" in lines
+    assert "         not read: title" in lines
 
 
 def test_check_refuses_bad_data_in_a_sentence(tmp_path: Path, capsys) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,13 +170,27 @@ class TableSource(Source):
             columns = ", ".join(f"{role} = {column}" for role, column in roles.items())
             lines.append(f"{f'{name}:':8} {table.label}; {columns or 'no known column'}")
             unused = [column for column in table.header if column not in roles.values()]
-            if unused:
-                use = "features" if name in ("items", "users") else "not read"
-                lines.append(f"         {use}: {', '.join(unused)}")
+            if name in ("log", "test") and not roles.keys() & set(ANSWERS):
+                lines.append("         no column of answers: every row is a positive")
+            for use, names in self._uses(name, unused).items():
+                if names:
+                    lines.append(f"         {use}: {', '.join(names)}")
         for name, purpose in ABSENT.items():
             if name not in inputs:
                 lines.append(f"missing: {name}, which is optional; {purpose}")
         return lines
+
+    def _uses(self, name: str, columns: Sequence[str]) -> dict[str, list[str]]:
+        """A table's columns without a role, by what they are used for."""
+        options = self.choices
+        kinds = {"items": options.item_features, "users": options.user_features}.get(name, {})
+        groups = options.groups if name == "items" else ()
+        uses: dict[str, list[str]] = {"features": [], "groups": [], "not read": []}
+        for column in columns:
+            is_feature = kinds is None or column in kinds
+            use = "groups" if column in groups else "features" if is_feature else "not read"
+            uses[use].append(column)
+        return uses
 
     def _described(self, path: str | Path) -> TableSource:
         """The source with the options of a file that describes a dataset.
