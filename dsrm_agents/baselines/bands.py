@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dsrm_agents.baselines.slates import unexposed
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.simulator.groups import SLACK, nearest_counts
+from kuaisim_gym.simulator.groups import SLACK
 
 FloatArray = NDArray[np.float32]
 CountArray = NDArray[np.int64]
@@ -58,7 +58,13 @@ class Composition:
 
 
 class Quota(Composition):
-    """The numbers next to the groups' due shares: half popular, rounded down, by default.
+    """What is due to the groups: half popular, by default.
+
+    Where that is no whole number of items, slates alternate, so that the session comes as near to
+    the due shares as whole items can.
+
+    Attributes:
+        schedule: (longest, G) int64, the numbers for each step of a session.
 
     Raises:
         ConfigError: A group has too few items for a slate.
@@ -66,9 +72,14 @@ class Quota(Composition):
 
     def __init__(self, batch: SessionBatch) -> None:
         super().__init__(batch)
-        groups = batch.core.groups
-        self._counts = nearest_counts(groups.target, batch.config.slate_size)
-        for name, size, count in zip(groups.names, groups.sizes, self._counts, strict=True):
+        groups, k = batch.core.groups, batch.config.slate_size
+        self.schedule = np.zeros((batch.config.step_limit, len(groups)), dtype=np.int64)
+        for step, counts in enumerate(self.schedule):
+            due = groups.target * k * (step + 1) - self.schedule[:step].sum(axis=0)
+            for _ in range(k):
+                counts[np.argmax(np.round(due - counts, 6))] += 1  # thirds are not exact
+        most = self.schedule.max(axis=0)
+        for name, size, count in zip(groups.names, groups.sizes, most, strict=True):
             if size < count:
                 raise ConfigError(
                     f"A quota needs {count} items of the group {name!r}, which has {size} of "
@@ -76,7 +87,8 @@ class Quota(Composition):
                 )
 
     def __call__(self, scores: FloatArray) -> CountArray:
-        return np.tile(self._counts, (len(scores), 1))
+        last = len(self.schedule) - 1
+        return self.schedule[np.minimum(self.batch.core.state.steps, last)]
 
 
 class InBand(Composition):

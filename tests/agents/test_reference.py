@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.agents.references import AGENTS
 from dsrm_agents import evaluate, make_vec_env
-from dsrm_agents.baselines.bands import Band, InBand
+from dsrm_agents.baselines.bands import Band, InBand, Quota
 from dsrm_agents.baselines.reference import CEILING, REFERENCES, ReferencePolicy, make_reference
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
@@ -101,6 +101,36 @@ def test_rows_that_could_not_be_true_are_refused(small) -> None:
         ConfigError, match="A quota needs 50 items of the group 'popular', which has 48 of 240"
     ):
         make_reference("quality+quota", wide.batch)
+
+
+@pytest.mark.parametrize(
+    ("slate_size", "target"),
+    [(1, [0.5, 0.5]), (3, [0.5, 0.5]), (4, [0.5, 0.5]), (1, [0.5, 0.3, 0.2]), (10, [0.5, 0.3, 0.2]),
+     (7, [0.4, 0.3, 0.2, 0.1]), (5, [1 / 3, 1 / 3, 1 / 3])],
+)  # fmt: skip
+def test_a_quota_comes_as_near_to_what_is_due_as_whole_items_can(
+    small, slate_size: int, target: list[float]
+) -> None:
+    labels = np.arange(small.n_items) % len(target)
+    env = make_vec_env(
+        "KuaiRec-Fair-v0", 2, dataset=small, action_type="slate", slate_size=slate_size, max_len=20,
+        groups=labels, target=target, abandonment="none",
+    )  # fmt: skip
+    schedule = Quota(env.batch).schedule
+    assert (schedule >= 0).all()
+    assert (schedule.sum(axis=1) == slate_size).all()
+    shown = np.arange(1, len(schedule) + 1)[:, None] * slate_size
+    due = shown * np.array(target)
+    assert np.abs(schedule.cumsum(axis=0) - due).max() < 1
+    whole = np.isclose(due, np.round(due)).all(axis=1)
+    np.testing.assert_array_equal(schedule.cumsum(axis=0)[whole], np.round(due[whole]))
+
+
+def test_a_quota_of_single_items_alternates(small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 40, dataset=small, action_type="slate", slate_size=1)
+    sessions = evaluate(make_reference("quality+quota", env.batch), env, 40)
+    popular = env.catalogue.popular[sessions.slates[:, :2, 0]]
+    assert (popular == [False, True]).all()
 
 
 def test_every_slot_contributes_equally(small) -> None:
