@@ -267,6 +267,10 @@ def test_options_that_cannot_be_are_refused_when_loading(options, message) -> No
         ({"items": ITEMS.assign(exposures=np.nan)}, "of the 0 items with a number the largest is"),
         ({"log": LOG.assign(propensity=0.01)}, "the largest is 0.12, which rounds to 0"),
         ({"test": TEST[["user", "item"]]}, "answers must be of one kind"),
+        (
+            {"test": TEST[["user", "item"]], "rating_map": None, "positive_from": 3},
+            "the test table has no column of answers: all of its rows would be yes",
+        ),
         ({"test": LOG}, "leaves no log rows"),
         ({"split": "time", "split_time": 999}, "'time' run from 1 to 359: choose another split"),
         (

@@ -318,6 +318,12 @@ class _Reader:
                 f"({test.column or 'positives alone'}): answers must be of one kind. Name the "
                 f"columns by columns=, or make ratings yes or no by positive_from=."
             )
+        if log.feedback.has_negatives and not test.feedback.has_negatives:
+            raise DataFormatError(
+                f"The log tells yes from no ({log.column}), but the test table has no column of "
+                f"answers: all of its rows would be yes. Give it one, by the name of "
+                f"{' or '.join(ANSWERS)}, or by columns=."
+            )
 
     def dataset(self, label: str) -> Dataset:
         """The dataset of a label."""
