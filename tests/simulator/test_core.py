@@ -482,7 +482,7 @@ def test_a_repeated_item_shows_no_behaviour_at_all() -> None:
         ({"is_klick": 1.0}, "Did you mean 'is_click'"),
         ({"is_click": -1.0}, "one positive"),
         ({}, "one positive"),
-        ({"is_click": True}, "must be a number"),
+        ({"is_click": True}, "must be a finite number"),
         ({"is_click": float("nan")}, "finite"),
         ([1.0], "must map names"),
     ],
