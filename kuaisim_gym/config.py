@@ -143,7 +143,9 @@ class SessionConfig:
         for name, weight in chosen.items():
             check_choice("reward_weights: a behaviour", name, behaviours)
             if not is_number(weight):
-                raise ConfigError(f"reward_weights[{name!r}] must be a finite number, got {weight!r}.")
+                raise ConfigError(
+                    f"reward_weights[{name!r}] must be a finite number, got {weight!r}."
+                )
             weights[behaviours.index(name)] = weight
         total = float(weights[weights > 0].sum())
         if not (np.isfinite(weights).all() and total > 0):
