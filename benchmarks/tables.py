@@ -22,7 +22,9 @@ from kuaisim_gym.envs.assembly import SessionBatch
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
 # From no knowledge to all of it: what a new agent's sessions are compared with.
-LADDER = ("random", "popularity", "ppo", "quality+quota", "hrl", "dsrm-hrl", CEILING)
+LADDER = (
+    "random", "popularity", "ppo", "quality+quota", "hrl", "dsrm-hrl", "filter+quota", CEILING,
+)  # fmt: skip
 WIDTH = 6  # columns of a table of the summary
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
