@@ -58,7 +58,7 @@ class Composition:
 
 
 class Quota(Composition):
-    """What is due to the groups: half popular, by default.
+    """Numbers that are due to the groups: half popular, by default.
 
     Where that is no whole number of items, slates alternate, so that the session comes as near to
     the due shares as whole items can.
