@@ -168,7 +168,8 @@ def _training(agents: dict[str, list[Result]]) -> str:
     """A sentence on how many sessions the learned agents were trained for, in hundreds."""
     blocks = [run["train"] for runs in agents.values() for run in runs]
     # A training ends with the step in which its last session does: some others end then, too.
-    sizes = sorted({block["episodes"] // 100 * 100 for block in blocks if block["steps"]})
+    numbers = [block["episodes"] for block in blocks if block["steps"]]
+    sizes = sorted({number // 100 * 100 or number for number in numbers})
     return f" Training: {' or '.join(f'{size:,}' for size in sizes)} sessions." if sizes else ""
 
 
