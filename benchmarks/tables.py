@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Sequence
 from itertools import starmap
 from typing import Any
 
@@ -98,20 +97,18 @@ def summary(results: list[Result]) -> str:
     return "\n\n".join(tables)
 
 
-def ladder(results: list[Result], steps: Sequence[str] = LADDER) -> str:
-    """Mean Len and AD of a few agents, in the shortest whole sessions of each present world.
+def ladder(results: list[Result]) -> str:
+    """Mean Len and AD of the agents of ``LADDER``.
 
-    Worlds with modelled answers are left out.
+    In the shortest whole sessions of each present world, but for those with modelled answers.
     """
     shortest: dict[tuple[str, str], World] = {}
     worlds = by_world(results)
     for world in worlds:
         if world.task is SessionBatch and not world.is_older and world.answers != "modelled":
-            other = shortest.setdefault((world.env, world.dataset), world)
-            if world.max_len < other.max_len:
-                shortest[world.env, world.dataset] = world
+            shortest.setdefault((world.env, world.dataset), world)  # short sessions come first
     rows = []
-    for agent in steps:
+    for agent in LADDER:
         runs = [worlds[world].get(agent, []) for world in shortest.values()]
         if any(runs):
             rows.append([agent, *(_len_and_ad(each) if each else "" for each in runs)])

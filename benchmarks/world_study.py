@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from abc import abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,9 +38,9 @@ class WorldStudy(Study):
         check_session_env(self.spec.env)
 
     @property
+    @abstractmethod
     def subject(self) -> str:
         """Name of the part of the study that differs within a world, as in file names."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:

@@ -218,28 +218,23 @@ class _ChoiceLogProb(torch.autograd.Function):
         allowed = of_open.logsumexp(dim=2)
         of_group = log_mass.gather(2, group[..., None]).squeeze(2)
         ctx.save_for_backward(
-            chosen, never_drawn, of_draw, log_mass, (of_open - allowed[..., None]).exp_()
+            chosen, never_drawn, group, log_mass, (of_open - allowed[..., None]).exp_()
         )
         return torch.cat([of_group - allowed, chosen - of_group], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the drawn items' log weights, and of what is never drawn."""
-        chosen, never_drawn, of_draw, log_mass, share = ctx.saved_tensors
+        chosen, never_drawn, group, log_mass, share = ctx.saved_tensors
+        of_draw = nn.functional.one_hot(group, log_mass.shape[2])
+        own = group[:, None].expand(-1, group.shape[1], -1)  # (N, j, i): the group of draw i
         of_group, of_item = gradients[0].chunk(2, dim=1)
         of_mass = of_draw * (of_group - of_item)[..., None] - share * of_group[..., None]
         of_never = (of_mass * (never_drawn[:, None] - log_mass).exp_()).sum(dim=1)
         # (N, i, j): item i is a term of its group's weight before the draws j <= i.
-        own_mass = log_mass.gather(2, _own(of_draw, log_mass))
-        of_own = of_mass.gather(2, _own(of_draw, of_mass))
+        own_mass, of_own = log_mass.gather(2, own), of_mass.gather(2, own)
         terms = (chosen[:, :, None] - own_mass.transpose(1, 2)).tril_().exp_().tril_()
         return of_item + (of_own.transpose(1, 2) * terms).sum(dim=2), of_never, None, None
-
-
-def _own(of_draw: Tensor, values: Tensor) -> Tensor:
-    """(N, j, i): the group of draw i, for the values (N, j, G) before draw j."""
-    group = of_draw.long().argmax(dim=2)
-    return group[:, None].expand(-1, values.shape[1], -1)
 
 
 def choice_credit(item_credit: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,11 +21,17 @@ def _jit(function: _F) -> _F:
 
 
 @_jit
-def _first_beyond(values: NDArray[Any], start: int, end: int, share: float) -> int:
-    """The place in [start, end) where the running sum first exceeds a share of the whole."""
+def _sum(values: NDArray[Any], start: int, end: int) -> float:
     total = 0.0
     for place in range(start, end):
         total += values[place]
+    return total
+
+
+@_jit
+def _first_beyond(values: NDArray[Any], start: int, end: int, share: float) -> int:
+    """The place in [start, end) where the running sum first exceeds a share of the whole."""
+    total = _sum(values, start, end)
     level = min(share * total, np.nextafter(total, 0.0))
     total = 0.0
     for place in range(start, end):
@@ -33,14 +39,6 @@ def _first_beyond(values: NDArray[Any], start: int, end: int, share: float) -> i
         if total > level:
             return place
     return -1  # all are 0
-
-
-@_jit
-def _sum(values: NDArray[Any], start: int, end: int) -> float:
-    total = 0.0
-    for place in range(start, end):
-        total += values[place]
-    return total
 
 
 @_jit
