@@ -25,6 +25,7 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history", "belief")
+PREFERENCES = ("pooled", "belief")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
@@ -95,6 +96,31 @@ class PreferenceEncoder:
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
 
 
+def shown_preference(observation_type: str, preference: str | None = None) -> tuple[str, str]:
+    """What an observation is made of.
+
+    Args:
+        observation_type: As for :class:`ObservationEncoder`.
+        preference: As for the same class.
+
+    Returns:
+        ``"state"``, ``"dict"`` or ``"history"``, and what tells of the preference.
+
+    Raises:
+        ConfigError: Unknown names, or two that contradict each other.
+    """
+    check_choice("observation_type", observation_type, OBSERVATION_TYPES)
+    usual = "belief" if observation_type == "belief" else "pooled"
+    preference = check_choice("preference", preference or usual, PREFERENCES)
+    fixed = observation_type in ("belief", "history")
+    if fixed and preference != usual:
+        raise ConfigError(
+            f"observation_type={observation_type!r} does not show a preference of "
+            f'{preference!r}: use observation_type="state" or "dict" with it.'
+        )
+    return ("state" if observation_type == "belief" else observation_type), preference
+
+
 class ObservationEncoder:
     """Observations of N sessions, from their logged histories and the steps that they make.
 
@@ -107,10 +133,12 @@ class ObservationEncoder:
             0 padded, under ``"responses"``, and where the dataset has pools the items that the
             user can be shown, -1 padded, under ``"pool"``, all -1 for every item;
             ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
-            context; or ``"belief"``, one vector of posterior means and variances of the user's
-            preference, and the context.
+            context; ``"belief"`` is ``"state"`` with ``preference="belief"``.
+        preference: What the vector tells of the user's preference, before the context:
+            ``"pooled"``, the preference state; or ``"belief"``, posterior means and variances.
+            ``None`` for what the type says.
         history_len: H, events in a history; 50 if ``None``.
-        belief: What is observed with ``"belief"``; it can be had beside other observations, too.
+        belief: What ``preference="belief"`` observes; it can be had beside others, too.
         extra: Names of further context columns.
 
     Attributes:
@@ -130,6 +158,7 @@ class ObservationEncoder:
         encoder: PreferenceEncoder,
         core: SessionCore,
         observation_type: str,
+        preference: str | None = None,
         history_len: int | None = None,
         extra: tuple[str, ...] = (),
         belief: Belief | None = None,
@@ -137,14 +166,12 @@ class ObservationEncoder:
         self.encoder = encoder
         self.belief = belief
         self.core = core
-        self.observation_type = check_choice(
-            "observation_type", observation_type, OBSERVATION_TYPES
-        )
+        self.observation_type, self.preference = shown_preference(observation_type, preference)
         self.context = (CONTEXT[0], core.groups.measure, *CONTEXT[2:], *extra)
         shown = encoder.dim
-        if observation_type == "belief":
+        if self.preference == "belief":
             if belief is None:
-                raise ConfigError('observation_type="belief" needs a belief, got None.')
+                raise ConfigError('preference="belief" needs a belief, got None.')
             shown = 2 * belief.dim
         self.context_slice = slice(shown, shown + len(self.context))
         self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
@@ -165,17 +192,17 @@ class ObservationEncoder:
             raise NoPreferenceError(
                 'observation_type="history" has no preference state; use "state" or "dict".'
             )
-        if self.observation_type == "belief":
+        if self.preference == "belief":
             return slice(0, self.context_slice.start // 2)
         return slice(0, self.encoder.dim)
 
     @property
     def variance_slice(self) -> slice:
         """Position of the preference's variances in a belief."""
-        if self.observation_type != "belief":
+        if self.preference != "belief":
             raise NoPreferenceError(
-                f"observation_type={self.observation_type!r} says nothing of how certain the "
-                'preference is; use "belief".'
+                f"preference={self.preference!r} says nothing of how certain it is; use "
+                'preference="belief".'
             )
         return slice(self.context_slice.start // 2, self.context_slice.start)
 
@@ -188,10 +215,10 @@ class ObservationEncoder:
         if self._history is not None:
             context = spaces.Box(low[self.context_slice], high[self.context_slice])
             return spaces.Dict({**self._history.spaces(), "context": context})
-        if self.observation_type == "belief":
+        if self.preference == "belief":
             low[self.variance_slice] = 0.0
         state = spaces.Box(low, high, dtype=np.float32)
-        if self.observation_type in ("state", "belief"):
+        if self.observation_type == "state":
             return state
         room = self.core.config.longest * self.core.config.slate_size
         exposed = spaces.Box(-1, self.core.groups.n_items - 1, (room,), dtype=np.int32)
@@ -253,11 +280,11 @@ class ObservationEncoder:
         )
         if self.extra.shape[1]:
             state[:, -self.extra.shape[1] :] = self.extra
-        if self.observation_type == "belief":
+        if self.preference == "belief":
             assert self.belief is not None
             known = np.hstack([self.belief.mean, self.belief.variance])
             known = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
-            return np.hstack([known.astype(np.float32), state[:, encoder.dim :]])
+            state = np.hstack([known.astype(np.float32), state[:, encoder.dim :]])
         if self._history is not None:
             return {**self._history.observe(), "context": state[:, self.context_slice]}
         if self.observation_type == "state":

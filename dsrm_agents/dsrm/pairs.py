@@ -36,10 +36,8 @@ from kuaisim_gym.data import Dataset, Interactions, TrainingData, Truth
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
-from kuaisim_gym.simulator.catalogue import spectral_embedding
 
 SOURCES = ("unbiased", "history", "identity")
-FOLDS = 2  # of users, in cross-fitting
 LEAST_OBSERVED = 0.5  # smallest share of a history that is observed
 MOST_OBSERVED = 0.95  # largest share where the remainder is the target
 PROPENSITY_CLIP = 10.0  # largest weight of a row over the median row's
@@ -259,12 +257,11 @@ def _split_histories(
     histories: Histories, config: TargetConfig, rng: np.random.Generator
 ) -> Iterator[Pairs]:
     """Pairs of a random part of each history and the remainder, one view after the other."""
-    embeddings = cross_fitted_embeddings(histories)
     response = histories.response
     weight = response * histories.inverse_propensity(config.propensity_power)
     for _ in range(config.views):
         observed = histories.thinned(LEAST_OBSERVED, MOST_OBSERVED, rng)
-        target = histories.states(weight * ~observed, embeddings)
+        target = histories.states(weight * ~observed)
         count = histories.mass(~observed) * (histories.mass(response * ~observed) > 0)
         yield histories.pairs(observed, count, target)
 
@@ -290,36 +287,6 @@ def _unbiased_targets(
     # The environment's embedding will do: it was fitted on other rows than these, chance and all.
     target = np.asarray(matrix @ encoder.embedding) / (count[:, None] + PRIOR_ROWS) / encoder.scale
     return target.astype(np.float32), count
-
-
-def cross_fitted_embeddings(histories: Histories) -> tuple[Vector, ...]:
-    """Item embeddings in the environment's coordinates that were fitted without some users.
-
-    For each fold of users the spectral embedding is made again from the other users' rows and laid
-    over the environment's by least squares, items counting by their rows. Coordinates that the
-    others do not confirm come out near zero: those were chance.
-
-    Args:
-        histories: User k belongs to fold k modulo :data:`FOLDS`.
-
-    Returns:
-        For each fold (n_items, d) float64, fitted without its users.
-    """
-    n_items = histories.n_items
-    environment = histories.encoder.embedding.astype(np.float64)
-    embeddings = []
-    for fold in range(FOLDS):
-        rows = np.flatnonzero(histories.rows % FOLDS != fold)
-        items, response = histories.items[rows], histories.response[rows]
-        vectors = spectral_embedding(
-            histories.rows[rows].astype(np.int32), items, response, (histories.n, n_items)
-        )
-        mean = smoothed_means(items, response.astype(np.float64), n_items)
-        design = np.column_stack([np.ones(n_items), mean, vectors])
-        weight = np.sqrt(np.bincount(items, minlength=n_items))[:, None]
-        solution = np.linalg.lstsq(design * weight, environment * weight, rcond=1e-6)[0]
-        embeddings.append(design @ solution)
-    return tuple(embeddings)
 
 
 def smoothed_means(groups: NDArray[np.integer], response: Vector, n: int) -> Vector:

@@ -34,7 +34,12 @@ from kuaisim_gym.metrics import (
     summarise_users,
     user_classes,
 )
-from kuaisim_gym.observation import Observation, ObservationEncoder, PreferenceEncoder
+from kuaisim_gym.observation import (
+    Observation,
+    ObservationEncoder,
+    PreferenceEncoder,
+    shown_preference,
+)
 from kuaisim_gym.registry import register
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator import Simulator, build_simulator, load_catalogue
@@ -47,7 +52,8 @@ from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, wit
 
 _OPTIONS = (
     "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
-    "calibration", "observation_type", "history_len", "evidence", "action_type", "engine",
+    "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
+    "engine",
 )  # fmt: skip
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -77,9 +83,10 @@ class SessionBatch:
         response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: As for the same function.
         observation_type: As for :class:`~kuaisim_gym.observation.ObservationEncoder`.
+        preference: As for the same class.
         history_len: As for the same class.
-        evidence: What ``observation_type="belief"`` rests on: ``"log"`` or ``"session"``, beside
-            the user's features; ``None`` for both.
+        evidence: What a belief that is observed rests on: ``"log"`` or ``"session"``, beside the
+            user's features; ``None`` for both.
         action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
@@ -133,6 +140,7 @@ class SessionBatch:
         response_model: str = "factor",
         calibration: str | None = None,
         observation_type: str = "state",
+        preference: str | None = None,
         history_len: int | None = None,
         evidence: str | None = None,
         action_type: str = "continuous",
@@ -165,15 +173,16 @@ class SessionBatch:
             self.catalogue.item_embedding,
             find_pools(self.dataset, split),
         )
-        if evidence is not None and observation_type != "belief":
-            raise ConfigError('evidence is for observation_type="belief" alone.')
-        believes = observation_type == "belief"
+        believes = shown_preference(observation_type, preference)[1] == "belief"
+        if evidence is not None and not believes:
+            raise ConfigError('evidence is for observation_type="belief" or preference="belief".')
         preferences = load_preferences(self.dataset) if believes else None
         self.encoder = ObservationEncoder(
             self.dataset.training,
             preference_encoder(self.dataset),
             self.core,
             observation_type,
+            preference,
             history_len,
             self.extra_context,
             None if preferences is None else Belief(preferences, self.core, evidence or "both"),
@@ -316,6 +325,7 @@ class SessionBatch:
             "response_model": self.simulator.response_model,
             "calibration": self._calibration,
             "observation_type": self.encoder.observation_type,
+            "preference": self.encoder.preference,
             **evidence,
             "action_type": self.action_type,
             **grouping,

@@ -397,12 +397,10 @@ def load_catalogue(dataset: Dataset) -> Catalogue:
     """Builds, or reads from the cache, the catalogue of a dataset."""
 
     def build() -> Arrays:
-        model = _split_model(dataset, "train", "factor")
-        assert isinstance(model, FactorModel)
-        catalogue = build_catalogue(dataset.training, model)
+        catalogue = build_catalogue(dataset.training, load_preferences(dataset))
         return {"embedding": catalogue.embedding, "exposures": catalogue.exposures}
 
-    arrays = cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}", build)
+    arrays = cached(f"catalogue-{dataset.fingerprint}-v{FIT_VERSION}.{PREFERENCES_VERSION}", build)
     return Catalogue(**arrays)  # type: ignore[arg-type]
 
 

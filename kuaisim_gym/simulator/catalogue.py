@@ -7,14 +7,11 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.simulator.response import FactorModel
-from kuaisim_gym.simulator.spectral import leading_item_vectors
+from kuaisim_gym.simulator.factors import PreferenceModel
 from kuaisim_gym.tensors import digest_of
 
-EMBEDDING_DIM = 32
 POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
 
 FloatArray = NDArray[np.float32]
@@ -25,9 +22,11 @@ class Catalogue:
     """The items that an agent may recommend.
 
     Attributes:
-        embedding: (n_all_items, d) float32, standardised columns over the catalogue. Column 0
-            is the item's effect on the logged response, the rest is spectral. Rows from
-            ``n_items`` on are items of the log alone.
+        embedding: (n_all_items, d) float32, column 0 an item's quality, the rest its vector, of
+            :class:`~kuaisim_gym.simulator.factors.PreferenceModel`: a user of taste p prefers items
+            by their inner product with (1, p). Columns have mean zero over the catalogue, and one
+            unit is the spread of quality there. Rows from ``n_items`` on are items of the log
+            alone.
         exposures: (n_items,) int64, the count by which items are popular: as ``Dataset.popularity``
             says, how often an item was shown (on the whole platform where the dataset knows it,
             else in the train log), or how many train rows with a response of at least .5 it has.
@@ -83,49 +82,21 @@ class Catalogue:
         return popular
 
 
-def build_catalogue(data: TrainingData, model: FactorModel) -> Catalogue:
-    """Describes the items by the rows of the train users alone.
+def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalogue:
+    """Describes the items by what the rows of the train users tell of them.
 
-    The spectral columns are the leading right singular vectors of the degree-normalised
-    user x item matrix of logged responses, the usual implicit-feedback embedding. Its leading
-    vector follows the items' degree: states built from it carry the popularity signal that the
-    paper sets out to remove.
+    The embedding is the factor model's: it keeps an item's quality, its taste and the sway of its
+    popularity apart. States that pool a history with it still carry popularity, because the
+    platform chose what the history is made of.
 
     Args:
-        data: Source of the train log.
-        model: The train response model; its item effects become column 0.
+        data: Source of the counts.
+        preferences: Source of qualities and vectors.
 
     Returns:
         The catalogue.
     """
-    log = data.train_log
-    n_all = data.n_all_items
-    spectral = spectral_embedding(log.users, log.items, log.response, (data.n_users, n_all))
-    embedding = np.zeros((n_all, EMBEDDING_DIM))
-    embedding[:, 0] = model.item_effect[0]
-    embedding[:, 1 : 1 + spectral.shape[1]] = spectral
+    embedding = np.column_stack([preferences.quality, preferences.vectors])
     shown = embedding[: data.n_items]
-    spread = shown.std(axis=0)
-    embedding = (embedding - shown.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    embedding = (embedding - shown.mean(axis=0)) / (shown[:, 0].std() or 1.0)
     return Catalogue(embedding.astype(np.float32), data.popularity_counts[: data.n_items])
-
-
-def spectral_embedding(
-    users: NDArray[np.int32], items: NDArray[np.int32], weight: FloatArray, shape: tuple[int, int]
-) -> NDArray[np.float64]:
-    """Leading right singular vectors of the degree-normalised matrix of logged responses.
-
-    Args:
-        users: (n_rows,) positions.
-        items: (n_rows,) positions.
-        weight: (n_rows,) float32 responses.
-        shape: Number of users and of items.
-
-    Returns:
-        (n_items, k) by falling singular value and with a fixed sign; k is less than
-        ``EMBEDDING_DIM - 1`` where the matrix is too small.
-    """
-    matrix = csr_matrix((weight.astype(np.float64), (users, items)), shape=shape)
-    matrix = matrix[np.flatnonzero(np.bincount(users, minlength=shape[0]))]
-    user_degree, item_degree = (np.asarray(matrix.sum(axis=axis)).ravel() for axis in (1, 0))
-    return leading_item_vectors(matrix, user_degree, item_degree, EMBEDDING_DIM - 1)
