@@ -324,33 +324,43 @@ def _condition(
 
 
 @_jit
-def _state_vectors(
+def _write_preference(
+    vectors: FloatArray,
+    first: int,
     total: FloatArray,
     weight: FloatArray,
     mean: FloatArray,
     scale: FloatArray,
     bound: np.float32,
-    steps: NDArray[Any],
-    share: NDArray[Any],
-    last_reward: NDArray[Any],
-    reward_sum: NDArray[Any],
-    max_len: int,
-    extra: int,
-) -> NDArray[Any]:
+) -> None:
     n_sessions, dim = total.shape
-    vectors = np.zeros((n_sessions, dim + 4 + extra), np.float32)
     for n in range(n_sessions):
         if weight[n] > _ZERO:
             divisor = max(weight[n], _TINY)
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                vectors[n, column] = -bound if value < -bound else value
-        vectors[n, dim] = steps[n] / max_len
-        vectors[n, dim + 1] = share[n]
-        vectors[n, dim + 2] = last_reward[n]
-        vectors[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
-    return vectors
+                vectors[n, first + column] = -bound if value < -bound else value
+        else:
+            for column in range(dim):
+                vectors[n, first + column] = _ZERO
+
+
+@_jit
+def _write_context(
+    vectors: FloatArray,
+    column: int,
+    steps: NDArray[Any],
+    share: NDArray[Any],
+    last_reward: NDArray[Any],
+    reward_sum: NDArray[Any],
+    max_len: int,
+) -> None:
+    for n in range(steps.size):
+        vectors[n, column] = steps[n] / max_len
+        vectors[n, column + 1] = share[n]
+        vectors[n, column + 2] = last_reward[n]
+        vectors[n, column + 3] = reward_sum[n] / max(steps[n], 1)
 
 
 @_jit
@@ -437,27 +447,27 @@ class NumbaEngine(NumpyEngine):
     ) -> StepResult:
         return StepResult(slates, *_advance(slates, probability, slots, *rules, *state))
 
-    def state_vectors(
+    def write_preference(
         self,
+        vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
-        session: SessionState,
-        max_len: int,
-        extra: int,
-    ) -> FloatArray:
-        return _state_vectors(
-            total,
-            weight,
-            mean,
-            scale,
-            np.float32(bound),
+    ) -> None:
+        _write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
+
+    def write_context(
+        self, vectors: FloatArray, column: int, session: SessionState, max_len: int
+    ) -> None:
+        _write_context(
+            vectors,
+            column,
             session.steps,
             session.share,
             session.last_reward,
             session.reward_sum,
             max_len,
-            extra,
         )

@@ -207,25 +207,26 @@ class NumpyEngine(Engine):
             products = cross[:, :, None] * cross[:, None, :]
             covariance -= (gain * information)[:, None, None] * products
 
-    def state_vectors(
+    def write_preference(
         self,
+        vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
-        session: SessionState,
-        max_len: int,
-        extra: int,
-    ) -> FloatArray:
-        n, d = total.shape
-        vectors = np.zeros((n, d + 4 + extra), dtype=np.float32)
-        vectors[:, :d] = preference(total, weight, mean, scale, bound)
-        vectors[:, d] = session.steps / max_len
-        vectors[:, d + 1] = session.share
-        vectors[:, d + 2] = session.last_reward
-        vectors[:, d + 3] = session.reward_sum / np.maximum(session.steps, 1)
-        return vectors
+    ) -> None:
+        states = preference(total, weight, mean, scale, bound)
+        vectors[:, column : column + states.shape[1]] = states
+
+    def write_context(
+        self, vectors: FloatArray, column: int, session: SessionState, max_len: int
+    ) -> None:
+        vectors[:, column] = session.steps / max_len
+        vectors[:, column + 1] = session.share
+        vectors[:, column + 2] = session.last_reward
+        vectors[:, column + 3] = session.reward_sum / np.maximum(session.steps, 1)
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
         products = np.zeros((len(vectors), items.shape[1]), dtype=np.float32)
