@@ -25,6 +25,7 @@ from kuaisim_gym.engine.types import (
 from kuaisim_gym.randomness import RESPONSE_STREAM, uniform
 
 _BLOCK = 16  # columns that share a maximum
+_ROWS = 64  # users ranked at once, so that their scores stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -233,6 +234,18 @@ class NumpyEngine(Engine):
         for feature in range(len(items)):
             products += vectors[:, feature, None] * items[feature]
         return products
+
+    def best_items(
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+    ) -> CountArray:
+        best = np.empty((len(vectors), k), dtype=np.int64)
+        for start in range(0, len(vectors), _ROWS):
+            rows = slice(start, start + _ROWS)
+            scores = self.inner_products(vectors[rows], items)
+            if hidden is not None:
+                scores[hidden[rows]] = -np.inf
+            best[rows] = self.top_items(scores, k)
+        return best
 
     def top_items(self, scores: FloatArray, k: int) -> CountArray:
         rows, columns = np.nonzero(scores >= _kth_largest(scores, k))

@@ -322,3 +322,18 @@ class Engine(Protocol):
         Returns:
             (N, k) int64.
         """
+
+    def best_items(
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+    ) -> CountArray:
+        """The k best items of each user by :meth:`inner_products`, in memory for a few users.
+
+        Args:
+            vectors: (N, d) float32.
+            items: (d, n_items) float32, finite.
+            k: At most n_items.
+            hidden: (N, n_items) bool, items that come last; ``None`` for none.
+
+        Returns:
+            (N, k) int64, best first, ties by position.
+        """
