@@ -136,7 +136,7 @@ class PreferenceEncoder:
 
 
 def shown_preference(observation_type: str, preference: str | None = None) -> tuple[str, str]:
-    """What an observation is made of.
+    """Names what an observation is made of.
 
     Args:
         observation_type: As for :class:`ObservationEncoder`.
