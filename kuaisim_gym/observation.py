@@ -328,8 +328,7 @@ class ObservationEncoder:
             self._pooled.write(state)
         else:
             assert self.belief is not None
-            known = np.hstack([self.belief.mean, self.belief.variance])
-            state[:, :first] = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
+            self.belief.write(state, PREFERENCE_BOUND)
         if self.observation_type == "state":
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}

@@ -303,13 +303,14 @@ def _condition(
                 continue
             item = slates[n, k]
             score, spread = quality[item], variance[item]
-            for column in range(d):
-                cross[column] = 0.0
-            for column in range(d):
-                weight = design[item, column]
-                score += mean[n, column] * weight
-                for other in range(d):  # symmetric: a row is its column
-                    cross[other] += covariance[n, column, other] * weight
+            for row in range(d):  # of the lower half: a column goes on as the row of its number
+                weight, own = design[item, row], 0.0
+                score += mean[n, row] * weight
+                for column in range(row):
+                    entry = covariance[n, row, column]
+                    own += entry * design[item, column]
+                    cross[column] += entry * weight
+                cross[row] = own + covariance[n, row, row] * weight
             for column in range(d):
                 spread += cross[column] * design[item, column]
             place = min(max((score + bound) * per_unit, 0.0), last + 1.0)
@@ -322,11 +323,14 @@ def _condition(
             gain = 1.0 / (1.0 + information * spread)
             shift = gain * (per_answer * (answers[n, k] - expected))
             shrink = gain * information
-            for column in range(d):
-                own = cross[column]
-                mean[n, column] += own * shift
-                for other in range(d):
-                    covariance[n, column, other] -= shrink * (own * cross[other])
+            for row in range(d):
+                own = cross[row]
+                mean[n, row] += own * shift
+                for column in range(row + 1):
+                    covariance[n, row, column] -= shrink * (own * cross[column])
+        for row in range(d):
+            for column in range(row):
+                covariance[n, column, row] = covariance[n, row, column]
 
 
 @_jit
@@ -350,6 +354,17 @@ def _write_preference(
         else:
             for column in range(dim):
                 vectors[n, first + column] = _ZERO
+
+
+@_jit
+def _write_belief(
+    vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
+) -> None:
+    n_sessions, d = mean.shape
+    for n in range(n_sessions):
+        for column in range(d):
+            vectors[n, column] = min(max(mean[n, column], -bound), bound)
+            vectors[n, d + column] = min(covariance[n, column, column], bound)
 
 
 @_jit
@@ -594,6 +609,7 @@ class NumbaEngine(NumpyEngine):
     factor_scores = staticmethod(_factor_scores)
     update = staticmethod(_update)
     condition = staticmethod(_condition)
+    write_belief = staticmethod(_write_belief)
     inner_products = staticmethod(_inner_products)
     top_items = staticmethod(_top_items)
 

@@ -221,6 +221,13 @@ class NumpyEngine(Engine):
         states = preference(total, weight, mean, scale, bound)
         vectors[:, column : column + states.shape[1]] = states
 
+    def write_belief(
+        self, vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
+    ) -> None:
+        d = mean.shape[1]
+        vectors[:, :d] = np.clip(mean, -bound, bound)
+        vectors[:, d : 2 * d] = np.minimum(np.einsum("nii->ni", covariance), bound)
+
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int
     ) -> None:
