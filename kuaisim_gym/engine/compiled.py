@@ -6,31 +6,38 @@ taken apart before a compiled call and put together in it, which costs less than
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine.kernels import (
+    ZERO,
+    add_items,
+    advance_session,
+    begin_session,
+    condition_belief,
+    fill_uniform,
+    find_invalid,
+    inlined,
+    jit,
+    score_slate,
+    show_belief,
+    show_context,
+    show_preference,
+)
 from kuaisim_gym.engine.reference import NumpyEngine
 from kuaisim_gym.engine.types import (
     BoolArray,
+    CountArray,
     DoubleArray,
     FloatArray,
-    LabelArray,
     Rules,
     SessionState,
     StepResult,
 )
-from kuaisim_gym.randomness import RESPONSE_STREAM
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-_LOW32 = np.uint64(0xFFFFFFFF)
-_SHIFT = np.uint64(32)
-_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
-_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _N_RULES = len(Rules._fields)
 _STRETCH = 512  # items of 2 kB
 _BLOCK = 32  # columns that are passed over if none is among the best so far
@@ -38,47 +45,11 @@ _BLOCK = 32  # columns that are passed over if none is among the best so far
 # second; scratch memory is as large as they are, whatever the catalogue.
 _TILE, _GROUP = 128, 16
 _CHUNK = 33 * _TILE  # not a power of two: rows would share the cache's sets
-_ZERO, _ONE, _TINY = np.float32(0.0), np.float32(1.0), np.finfo(np.float32).tiny
 _LEAST = np.float32(-np.inf)
 _NOTHING = np.zeros((0, 0), dtype=bool)
 
 
-def _jit(function: _F) -> _F:
-    # NumPy's division: a check for zero in each would keep loops from being vectorised.
-    compiled: Any = numba.njit(cache=True, error_model="numpy")(function)
-    return compiled  # type: ignore[no-any-return]  # called as the function is
-
-
-def _inlined(function: _F) -> _F:
-    # Without a call, which counts references of arrays, loops over sessions are a third faster.
-    compiled: Any = numba.njit(cache=True, error_model="numpy", inline="always")(function)
-    return compiled  # type: ignore[no-any-return]
-
-
-@_jit
-def _fill_uniform(
-    seed: np.uint64, episode: np.uint64, step: np.uint64, stream: np.uint64, out: NDArray[Any]
-) -> None:
-    """Philox4x32-10 of :mod:`kuaisim_gym.randomness`, for one session."""
-    for block in range((out.size + 3) // 4):
-        c0, c1, c2, c3 = np.uint64(block), step, episode, stream
-        k0, k1 = seed & _LOW32, seed >> _SHIFT
-        for _ in range(10):
-            p0, p1 = _M0 * c0, _M1 * c2
-            c0, c1, c2, c3 = (
-                (p1 >> _SHIFT) ^ c1 ^ k0,
-                p1 & _LOW32,
-                (p0 >> _SHIFT) ^ c3 ^ k1,
-                p0 & _LOW32,
-            )
-            k0, k1 = (k0 + _W0) & _LOW32, (k1 + _W1) & _LOW32
-        start = 4 * block
-        for offset, word in enumerate((c0, c1, c2, c3)):
-            if start + offset < out.size:
-                out[start + offset] = (np.float64(word) + 0.5) * 2.0**-32
-
-
-@_jit
+@jit
 def _uniform(
     seed: NDArray[np.uint64],
     episode: NDArray[np.int64],
@@ -88,26 +59,18 @@ def _uniform(
 ) -> NDArray[np.float64]:
     out = np.empty((seed.size, draws))
     for n in range(seed.size):
-        _fill_uniform(seed[n], np.uint64(episode[n]), np.uint64(step[n]), np.uint64(stream), out[n])
+        fill_uniform(seed[n], np.uint64(episode[n]), np.uint64(step[n]), np.uint64(stream), out[n])
     return out
 
 
-@_jit
+@jit
 def _first_invalid(
     active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
 ) -> tuple[int, int]:
-    for n in range(slots.size):
-        if slots[n] and not active[n]:
-            return n, -1
-    for n in range(slots.size):
-        if slots[n]:
-            for k in range(slates.shape[1]):
-                if slates[n, k] < 0 or slates[n, k] >= n_items:
-                    return n, k
-    return -1, -1
+    return find_invalid(active, slots, slates, n_items)
 
 
-@_jit
+@jit
 def _factor_scores(
     users: NDArray[np.int32],
     slates: NDArray[np.integer],
@@ -118,154 +81,62 @@ def _factor_scores(
     user_factors: FloatArray,
     item_factors: FloatArray,
 ) -> FloatArray:
-    n_behaviours = mean.size
-    scores = np.empty((slates.shape[0], slates.shape[1], n_behaviours), np.float32)
+    scores = np.empty((slates.shape[0], slates.shape[1], mean.size), np.float32)
     for n in range(slates.shape[0]):
-        user = users[n]
-        for k in range(slates.shape[1]):
-            item = slates[n, k]
-            product = _ZERO
-            for factor in range(user_factors.shape[1]):
-                product += user_factors[user, factor] * item_factors[item, factor]
-            for b in range(n_behaviours):
-                level = user_effect[b, user] + mean[b]
-                scores[n, k, b] = (level + item_effect[b, item]) + slope[b] * product
+        score_slate(
+            users[n],
+            slates[n],
+            mean,
+            slope,
+            user_effect,
+            item_effect,
+            user_factors,
+            item_factors,
+            scores[n],
+        )
     return scores
 
 
-@_inlined
-def _answer(
-    slate: NDArray[np.int64],
-    chances: FloatArray,
-    draws: DoubleArray,
-    weights: FloatArray,
-    stochastic: bool,
-    allow_repeats: bool,
-    exposed: BoolArray,
-    feedback: FloatArray,
-    answered: BoolArray,
-    responses: FloatArray,
-    slate_record: NDArray[np.int32],
-    response_record: FloatArray,
-) -> float:
-    """Answers one slate: marks its items, fills feedback and responses, returns their sum."""
-    total = 0.0
-    for k in range(slate.size):
-        item = slate[k]
-        # An item is marked as it is met, so that its second position in the slate is a repeat.
-        if allow_repeats or not exposed[item]:
-            response = _ZERO
-            for b in range(weights.size):
-                answer = chances[k, b]
-                if stochastic:
-                    answer = _ONE if draws[b * slate.size + k] < answer else _ZERO
-                feedback[k, b] = answer
-                response += answer * weights[b]
-            responses[k] = min(max(response, _ZERO), _ONE)
-            answered[k] = True
-        exposed[item] = True
-        slate_record[k] = item
-        response_record[k] = responses[k]
-        total += np.float64(responses[k])
-    return total
+@jit
+def _begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fields: Any) -> None:
+    state = SessionState(*fields)
+    for place in range(rows.size):
+        begin_session(rows[place], state, users[place], max_len)
 
 
-@_inlined
-def _expose(recent: LabelArray, slate: NDArray[np.int64], labels: LabelArray) -> None:
-    """Moves an exposure window past a slate."""
-    older = max(recent.size - slate.size, 0)
-    for position in range(older):
-        recent[position] = recent[position + slate.size]
-    for position in range(older, recent.size):
-        recent[position] = labels[slate[slate.size - recent.size + position]]
-
-
-@_inlined
-def _excess(recent: LabelArray, filled: int, target: DoubleArray, counts: Any) -> tuple[float, int]:
-    """Exposures above what is due to their groups, and those of group 1.
-
-    The latter are counted of two groups alone. Counts are zero before and after.
-    """
-    total, second = 0.0, 0
-    if target.size == 2:  # one count says all
-        for position in range(recent.size - filled, recent.size):
-            second += recent[position]
-        total += max(second - target[1] * filled, 0.0)
-        total += max((filled - second) - target[0] * filled, 0.0)
-        return total, second
-    for position in range(recent.size - filled, recent.size):
-        counts[recent[position]] += 1
-    for position in range(recent.size - filled, recent.size):
-        group = recent[position]
-        if counts[group] > 0:
-            total += max(counts[group] - target[group] * filled, 0.0)
-            counts[group] = 0
-    return total, second
-
-
-@_jit
+@jit
 def _advance(
     slates: NDArray[np.int64], probability: FloatArray, slots: BoolArray, *fields: Any
 ) -> tuple[Any, ...]:
     rules, state = Rules(*fields[:_N_RULES]), SessionState(*fields[_N_RULES:])
     n_sessions, slate_size, n_behaviours = probability.shape
-    window = state.recent.shape[1]
-    responses = np.zeros((n_sessions, slate_size), np.float32)
-    feedback = np.zeros(probability.shape, np.float32)
-    answered = np.zeros((n_sessions, slate_size), np.bool_)
-    reward = np.zeros(n_sessions)
-    penalised = np.zeros(n_sessions, np.bool_)
-    terminated = np.zeros(n_sessions, np.bool_)
-    truncated = np.zeros(n_sessions, np.bool_)
+    result = StepResult(
+        slates,
+        np.zeros((n_sessions, slate_size), np.float32),
+        np.zeros(probability.shape, np.float32),
+        np.zeros((n_sessions, slate_size), np.bool_),
+        np.zeros(n_sessions),
+        np.zeros(n_sessions, np.bool_),
+        np.zeros(n_sessions, np.bool_),
+        np.zeros(n_sessions, np.bool_),
+    )
     draws = np.empty(n_behaviours * slate_size)
     counts = np.zeros(rules.target.size, np.int64)
     for n in range(n_sessions):
-        if not slots[n]:
-            continue
-        step, episode = state.steps[n], np.uint64(state.episodes[n])
-        if rules.stochastic:
-            stream = np.uint64(RESPONSE_STREAM)
-            _fill_uniform(state.seeds[n], episode, np.uint64(step), stream, draws)
-        total = _answer(
-            slates[n],
-            probability[n],
-            draws,
-            rules.weights,
-            rules.stochastic,
-            rules.allow_repeats,
-            state.exposed[n],
-            feedback[n],
-            answered[n],
-            responses[n],
-            state.slates[n, step],
-            state.responses[n, step],
-        )
-        reward[n] = total / slate_size
-        filled = min((step + 1) * slate_size, window)
-        _expose(state.recent[n], slates[n], rules.labels)
-        excess, second = _excess(state.recent[n], filled, rules.target, counts)
-        surplus = 2.0 * excess
-        if rules.one_sided:
-            surplus = 2.0 * (second - rules.target[1] * filled)
-        penalised[n] = filled == window and surplus >= rules.limit
-        cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
-        state.temper[n] += cost - (1.0 if penalised[n] else 0.0)
-        terminated[n] = state.temper[n] < rules.least_temper
-        truncated[n] = step + 1 >= rules.step_limit and not terminated[n]
-
-        state.share[n] = (second if counts.size == 2 else excess) / filled
-        state.steps[n] = step + 1
-        state.last_reward[n] = reward[n]
-        state.reward_sum[n] += reward[n]
-        state.active[n] = not (terminated[n] or truncated[n])
-        state.rewards[n, step] = reward[n]
-        state.penalised[n, step] = penalised[n]
-        state.tempers[n, step] = state.temper[n]
-        state.shares[n, step] = state.share[n]
-    return responses, feedback, answered, reward, penalised, terminated, truncated
+        if slots[n]:
+            advance_session(n, rules, state, probability[n], draws, counts, result)
+    return (
+        result.responses,
+        result.feedback,
+        result.answered,
+        result.reward,
+        result.penalised,
+        result.terminated,
+        result.truncated,
+    )
 
 
-@_jit
+@jit
 def _update(
     total: FloatArray,
     weight: FloatArray,
@@ -274,14 +145,10 @@ def _update(
     responses: FloatArray,
 ) -> None:
     for n in range(slates.shape[0]):
-        for k in range(slates.shape[1]):
-            response, item = responses[n, k], slates[n, k]
-            for column in range(total.shape[1]):
-                total[n, column] += response * embedding[item, column]
-            weight[n] += response
+        add_items(n, total, weight, embedding, slates, responses)
 
 
-@_jit
+@jit
 def _condition(
     mean: DoubleArray,
     covariance: DoubleArray,
@@ -294,46 +161,25 @@ def _condition(
     answers: FloatArray,
     answered: BoolArray,
 ) -> None:
-    d, per_unit, last = mean.shape[1], (len(link) - 1) / (2.0 * bound), len(link) - 2
-    cross = np.empty(d)
-    # No views of rows, whose references would be counted: that costs more than the arithmetic.
+    cross, first = np.empty(mean.shape[1]), np.expand_dims(answers, 2)
     for n in range(slates.shape[0]):
-        for k in range(slates.shape[1]):
-            if not answered[n, k]:
-                continue
-            item = slates[n, k]
-            score, spread = quality[item], variance[item]
-            for row in range(d):  # of the lower half: a column goes on as the row of its number
-                weight, own = design[item, row], 0.0
-                score += mean[n, row] * weight
-                for column in range(row):
-                    entry = covariance[n, row, column]
-                    own += entry * design[item, column]
-                    cross[column] += entry * weight
-                cross[row] = own + covariance[n, row, row] * weight
-            for column in range(d):
-                spread += cross[column] * design[item, column]
-            place = min(max((score + bound) * per_unit, 0.0), last + 1.0)
-            low = min(int(place), last)
-            part = place - low
-            expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
-            slope = link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
-            per_answer = slope / (expected * (1.0 - expected))
-            information = slope * per_answer
-            gain = 1.0 / (1.0 + information * spread)
-            shift = gain * (per_answer * (answers[n, k] - expected))
-            shrink = gain * information
-            for row in range(d):
-                own = cross[row]
-                mean[n, row] += own * shift
-                for column in range(row + 1):
-                    covariance[n, row, column] -= shrink * (own * cross[column])
-        for row in range(d):
-            for column in range(row):
-                covariance[n, column, row] = covariance[n, row, column]
+        condition_belief(
+            n,
+            mean,
+            covariance,
+            design,
+            quality,
+            variance,
+            link,
+            bound,
+            slates,
+            first,
+            answered,
+            cross,
+        )
 
 
-@_jit
+@jit
 def _write_preference(
     vectors: FloatArray,
     first: int,
@@ -343,31 +189,19 @@ def _write_preference(
     scale: FloatArray,
     bound: np.float32,
 ) -> None:
-    n_sessions, dim = total.shape
-    for n in range(n_sessions):
-        if weight[n] > _ZERO:
-            divisor = max(weight[n], _TINY)
-            for column in range(dim):
-                value = (total[n, column] / divisor - mean[column]) / scale[column]
-                value = bound if value > bound else value
-                vectors[n, first + column] = -bound if value < -bound else value
-        else:
-            for column in range(dim):
-                vectors[n, first + column] = _ZERO
+    for n in range(weight.size):
+        show_preference(n, vectors, first, total, weight, mean, scale, bound)
 
 
-@_jit
+@jit
 def _write_belief(
     vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
 ) -> None:
-    n_sessions, d = mean.shape
-    for n in range(n_sessions):
-        for column in range(d):
-            vectors[n, column] = min(max(mean[n, column], -bound), bound)
-            vectors[n, d + column] = min(covariance[n, column, column], bound)
+    for n in range(mean.shape[0]):
+        show_belief(n, vectors, mean, covariance, bound)
 
 
-@_jit
+@jit
 def _write_context(
     vectors: FloatArray,
     column: int,
@@ -378,13 +212,10 @@ def _write_context(
     max_len: int,
 ) -> None:
     for n in range(steps.size):
-        vectors[n, column] = steps[n] / max_len
-        vectors[n, column + 1] = share[n]
-        vectors[n, column + 2] = last_reward[n]
-        vectors[n, column + 3] = reward_sum[n] / max(steps[n], 1)
+        show_context(n, vectors, column, steps, share, last_reward, reward_sum, max_len)
 
 
-@_jit
+@jit
 def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     """Matrix product, summed in order.
 
@@ -413,7 +244,7 @@ def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     return products
 
 
-@_jit
+@jit
 def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     n_rows, n_items = scores.shape
     best = np.empty((n_rows, k), np.int64)
@@ -445,7 +276,7 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     return best
 
 
-@_inlined
+@inlined
 def _insert(
     value: np.float32, column: int, count: int, values: NDArray[Any], best: NDArray[Any]
 ) -> int:
@@ -466,7 +297,7 @@ def _insert(
     return count
 
 
-@_jit
+@jit
 def _score_tile(
     vectors: NDArray[Any],
     items: NDArray[Any],
@@ -485,7 +316,7 @@ def _score_tile(
         total0, total1 = scores[row, first:last], scores[row + 1, first:last]
         total2, total3 = scores[row + 2, first:last], scores[row + 3, first:last]
         for column in range(total0.size):
-            total0[column] = total1[column] = total2[column] = total3[column] = _ZERO
+            total0[column] = total1[column] = total2[column] = total3[column] = ZERO
         v0, v1, v2, v3 = vectors[row], vectors[row + 1], vectors[row + 2], vectors[row + 3]
         for f in range(0, dim - 1, 2):
             a0, a1, a2, a3 = v0[f], v1[f], v2[f], v3[f]
@@ -509,7 +340,7 @@ def _score_tile(
                 total3[column] += a3 * x
 
 
-@_jit
+@jit
 def _select(
     scores: NDArray[Any],
     hidden: NDArray[Any],
@@ -560,7 +391,7 @@ def _select(
     return count
 
 
-@_jit
+@jit
 def _best_items(
     vectors: NDArray[Any], items: NDArray[Any], k: int, hidden: NDArray[Any]
 ) -> NDArray[np.int64]:
@@ -601,7 +432,7 @@ def _best_items(
 
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
-    """Engine compiled by numba; new sessions, which are rare, begin in NumPy."""
+    """Engine compiled by numba."""
 
     name: ClassVar[str] = "numba"
     uniform = staticmethod(_uniform)
@@ -617,6 +448,11 @@ class NumbaEngine(NumpyEngine):
         self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
     ) -> NDArray[np.int64]:
         return _best_items(vectors, items, k, _NOTHING if hidden is None else hidden)
+
+    def begin(
+        self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
+    ) -> None:
+        _begin(rows, users, max_len, *state)
 
     def advance(
         self,
