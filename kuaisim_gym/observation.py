@@ -17,9 +17,9 @@ from scipy.sparse import csr_matrix
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine.reference import mean_embedding, preference
-from kuaisim_gym.engine.types import StepResult
+from kuaisim_gym.engine.types import Beliefs, Pooled, StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
-from kuaisim_gym.simulator.belief import Belief
+from kuaisim_gym.simulator.belief import Belief, no_beliefs
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
@@ -216,7 +216,8 @@ class ObservationEncoder:
                 raise ConfigError('preference="belief" needs a belief, got None.')
             shown = 2 * belief.dim
         elif observation_type != "history":
-            self._pooled = PooledHistories(encoder, core, apart=self.preference == "parts")
+            n_parts = len(PARTS) if self.preference == "parts" else 1
+            self._pooled = PooledHistories(encoder, core, n_parts)
             shown = self._pooled.width
         self.context_slice = slice(shown, shown + len(self.context))
         self._history: History | None = None
@@ -329,13 +330,35 @@ class ObservationEncoder:
         else:
             assert self.belief is not None
             self.belief.write(state, PREFERENCE_BOUND)
+        return self.completed(state)
+
+    def completed(self, state: FloatArray) -> Observation:
+        """Observations of (N, ...) float32 state vectors; of no histories.
+
+        Weights of sums that are apart are written here: their logarithm is NumPy's.
+        """
+        if self._pooled is not None:
+            self._pooled.write_weights(state)
         if self.observation_type == "state":
             return state
+        core = self.core
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
         flat = {name: array.reshape(core.n_sessions, -1).copy() for name, array in shown.items()}
         if core.pools is not None:
             flat["pool"] = core.pools.padded(core.state.users)
         return {"state": state, **flat}
+
+    def arrays(self) -> tuple[Pooled, Beliefs] | None:
+        """Arrays by which compiled steps follow and show sessions; ``None`` if they cannot."""
+        if self._history is not None or self.extra.shape[1]:
+            return None
+        if self._pooled is None:
+            pooled = PooledHistories(self.encoder, self.core, n_parts=0).arrays()
+        else:
+            pooled = self._pooled.arrays()
+        if self.belief is None:
+            return pooled, no_beliefs()
+        return pooled, self.belief.arrays(self.preference == "belief", PREFERENCE_BOUND)
 
     def snapshot(self) -> Snapshot:
         """Copies of all arrays that the sessions change, by name."""
@@ -371,12 +394,12 @@ class PooledHistories:
     Args:
         encoder: Standardises means, and knows the logs.
         core: The sessions.
-        apart: Whether there are four sums; else one of what was liked, in log and session.
+        n_parts: Sums: four; one of what was liked, in log and session; or none.
     """
 
-    def __init__(self, encoder: PreferenceEncoder, core: SessionCore, apart: bool) -> None:
-        self.encoder, self.core, self.apart = encoder, core, apart
-        n_parts, n = len(PARTS) if apart else 1, core.n_sessions
+    def __init__(self, encoder: PreferenceEncoder, core: SessionCore, n_parts: int) -> None:
+        self.encoder, self.core, self.apart = encoder, core, n_parts > 1
+        n = core.n_sessions
         self._total: FloatArray = np.zeros((n_parts, n, encoder.dim), dtype=np.float32)
         self._weight: FloatArray = np.zeros((n_parts, n), dtype=np.float32)
 
@@ -410,16 +433,39 @@ class PooledHistories:
         self.core.engine.update(total, weight, self.encoder.embedding, slates, weights)
 
     def write(self, vectors: FloatArray) -> None:
-        """Writes the first columns of (N, ...) float32 vectors."""
+        """Writes the first columns of (N, ...) float32 vectors, but for :meth:`write_weights`."""
         encoder, engine = self.encoder, self.core.engine
-        bound = encoder.reach if self.apart else PREFERENCE_BOUND
-        standard = (encoder.mean, encoder.scale, bound)
+        standard = (encoder.mean, encoder.scale, self._bound)
         for part, (total, weight) in enumerate(zip(self._total, self._weight, strict=True)):
             engine.write_preference(vectors, part * encoder.dim, total, weight, *standard)
+
+    def write_weights(self, vectors: FloatArray) -> None:
+        """Writes the weights of four sums into (N, ...) float32 vectors."""
         if self.apart:
             weights = np.log1p(self._weight) / np.float32(WEIGHT_SCALE)
             weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
-            vectors[:, len(PARTS) * encoder.dim : self.width] = weights.T
+            vectors[:, len(PARTS) * self.encoder.dim : self.width] = weights.T
+
+    def arrays(self) -> Pooled:
+        """Arrays by which compiled steps follow the sessions."""
+        encoder = self.encoder
+        return Pooled(
+            self._total,
+            self._weight,
+            encoder.embedding,
+            encoder.history_sum,
+            encoder.history_weight,
+            encoder.exposure_sum,
+            encoder.exposure_count,
+            encoder.mean,
+            encoder.scale,
+            np.float32(self._bound),
+        )
+
+    @property
+    def _bound(self) -> float:
+        """Largest absolute value of a mean that is shown."""
+        return self.encoder.reach if self.apart else PREFERENCE_BOUND
 
     def snapshot(self) -> Snapshot:
         """Copies of sums and weights, by name."""

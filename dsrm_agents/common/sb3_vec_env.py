@@ -72,9 +72,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         """Steps all sessions and restarts the finished ones."""
         if self._actions is None:
             raise ResetNeededError("step_async() must come before step_wait().")
-        result = self.batch.step(self._actions)
+        result, observation = self.batch.play(self._actions)
         self._actions = None
-        observation = self.batch.observe()
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         if result.done.any():
             rows = np.flatnonzero(result.done)
@@ -86,9 +85,8 @@ class KuaiVecEnv(BatchView, VecEnv):
                     "session": metrics[index],
                     "record": self.batch.records(rows[index : index + 1]),
                 }
-            self.batch.reset(result.done)
+            observation = self.batch.renew(result.done, observation)
             self._arrive(result.done)
-            observation = self.batch.observe()
         return observation, result.reward.astype(np.float32), result.done, infos
 
     def observe(self) -> VecEnvObs:

@@ -34,6 +34,7 @@ from kuaisim_gym.engine.types import (
     DoubleArray,
     FloatArray,
     Rules,
+    Scores,
     SessionState,
     StepResult,
 )
@@ -81,19 +82,10 @@ def _factor_scores(
     user_factors: FloatArray,
     item_factors: FloatArray,
 ) -> FloatArray:
+    model = Scores(False, mean, slope, user_effect, item_effect, user_factors, item_factors)
     scores = np.empty((slates.shape[0], slates.shape[1], mean.size), np.float32)
     for n in range(slates.shape[0]):
-        score_slate(
-            users[n],
-            slates[n],
-            mean,
-            slope,
-            user_effect,
-            item_effect,
-            user_factors,
-            item_factors,
-            scores[n],
-        )
+        score_slate(users[n], slates[n], model, scores[n])
     return scores
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from llvmlite.binding import add_symbol
+from llvmlite.binding import add_symbol  # type: ignore[import-untyped]
 from numba.core.caching import FunctionCache
 from numba.extending import get_cython_function_address
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from kuaisim_gym.engine.types import (
     FloatArray,
     LabelArray,
     Rules,
+    Scores,
     SessionState,
     StepResult,
 )
@@ -39,7 +40,7 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 # SciPy's own function, so that log-odds become the same probabilities in any engine.
 _EXPIT = "kuaisim_gym_expit_float"
 add_symbol(_EXPIT, get_cython_function_address("scipy.special.cython_special", "__pyx_fuse_1expit"))
-_expit = numba.types.ExternalFunction(_EXPIT, numba.float32(numba.float32, numba.int32))
+_expit: Any = numba.types.ExternalFunction(_EXPIT, numba.float32(numba.float32, numba.int32))
 
 
 def _digest() -> str:
@@ -59,14 +60,15 @@ class _Cache(FunctionCache):
     """
 
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), _SOURCES)
+        key: tuple[Any, ...] = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
+        return (*key, _SOURCES)
 
 
 def jit(function: _F) -> _F:
     """Compiles a function at its first call, or takes it from the cache."""
     # NumPy's division: a check for zero in each would keep loops from being vectorised.
     compiled: Any = numba.njit(error_model="numpy")(function)
-    compiled._cache = _Cache(function)
+    compiled._cache = _Cache(function)  # type: ignore[no-untyped-call]
     return compiled  # type: ignore[no-any-return]  # called as the function is
 
 
@@ -131,25 +133,17 @@ def begin_session(n: int, state: SessionState, user: np.int32, max_len: int) -> 
 
 @inlined
 def score_slate(
-    user: np.int32,
-    slate: NDArray[np.integer],
-    mean: FloatArray,
-    slope: FloatArray,
-    user_effect: FloatArray,
-    item_effect: FloatArray,
-    user_factors: FloatArray,
-    item_factors: FloatArray,
-    scores: FloatArray,
+    user: np.int32, slate: NDArray[np.integer], model: Scores, scores: FloatArray
 ) -> None:
     """Fills (K, B) scores of a factor model."""
     for k in range(slate.size):
         item = slate[k]
         product = ZERO
-        for factor in range(user_factors.shape[1]):
-            product += user_factors[user, factor] * item_factors[item, factor]
-        for b in range(mean.size):
-            level = user_effect[b, user] + mean[b]
-            scores[k, b] = (level + item_effect[b, item]) + slope[b] * product
+        for factor in range(model.user_factors.shape[1]):
+            product += model.user_factors[user, factor] * model.item_factors[item, factor]
+        for b in range(model.mean.size):
+            level = model.user_effect[b, user] + model.mean[b]
+            scores[k, b] = (level + model.item_effect[b, item]) + model.slope[b] * product
 
 
 @inlined

@@ -90,6 +90,106 @@ class SessionState(NamedTuple):
     shares: DoubleArray
 
 
+class Arrivals(NamedTuple):
+    """Users who may arrive, and how their sessions begin.
+
+    Attributes:
+        users: (n,) int32 positions, drawn from uniformly.
+        answering: (N,) int32, the users whom the response model answers for; changed in place.
+        max_len: Temper of a new session, in steps.
+        share: Share before any exposure.
+    """
+
+    users: NDArray[np.int32]
+    answering: NDArray[np.int32]
+    max_len: int
+    share: float
+
+
+class Scores(NamedTuple):
+    """Arrays of a :class:`~kuaisim_gym.simulator.response.FactorModel`.
+
+    Attributes:
+        logistic: Whether scores are log-odds.
+        mean: (B,) float32.
+        slope: (B,) float32.
+        user_effect: (B, n_users) float32.
+        item_effect: (B, n_items) float32.
+        user_factors: (n_users, rank) float32.
+        item_factors: (n_items, rank) float32.
+    """
+
+    logistic: bool
+    mean: FloatArray
+    slope: FloatArray
+    user_effect: FloatArray
+    item_effect: FloatArray
+    user_factors: FloatArray
+    item_factors: FloatArray
+
+
+class Pooled(NamedTuple):
+    """Weighted sums of N histories: one of what log and session liked, or four that are apart.
+
+    The four are :data:`~kuaisim_gym.observation.PARTS`. There are none where nothing is pooled.
+
+    Attributes:
+        total: (P, N, d) float32; changed in place.
+        weight: (P, N) float32; changed in place.
+        embedding: (n_all_items, d) float32.
+        liked: (n_users, d) float32 sums of what was liked in logs.
+        liked_weight: (n_users,) float32.
+        shown: (n_users, d) float32 sums of what was shown in logs.
+        shown_weight: (n_users,) float32.
+        mean: (d,) float32 to subtract from a mean embedding that is observed.
+        scale: (d,) float32 to divide it by.
+        bound: Largest absolute value that is observed.
+    """
+
+    total: FloatArray
+    weight: FloatArray
+    embedding: FloatArray
+    liked: FloatArray
+    liked_weight: FloatArray
+    shown: FloatArray
+    shown_weight: FloatArray
+    mean: FloatArray
+    scale: FloatArray
+    bound: np.float32
+
+
+class Beliefs(NamedTuple):
+    """Gaussian beliefs about N users, of no sessions where there are none.
+
+    Attributes:
+        mean: (N, d) float64; changed in place.
+        covariance: (N, d, d) float64; changed in place.
+        first_mean: (n_users, d) float64, about users who arrive.
+        first_covariance: (n_users, d, d) float64, likewise; (1, d, d) if it is the same for all.
+        design: (n_items, d) float64, see :meth:`Engine.condition`, as the next four.
+        quality: (n_items,) float64.
+        variance: (n_items,) float64.
+        link: (points, 2) float64.
+        link_bound: Scores beyond it count as there.
+        follows: Whether answers tell of the users.
+        observed: Whether the belief is observed.
+        bound: Largest absolute value that is observed.
+    """
+
+    mean: DoubleArray
+    covariance: DoubleArray
+    first_mean: DoubleArray
+    first_covariance: DoubleArray
+    design: DoubleArray
+    quality: DoubleArray
+    variance: DoubleArray
+    link: DoubleArray
+    link_bound: float
+    follows: bool
+    observed: bool
+    bound: float
+
+
 class StepResult(NamedTuple):
     """Outcome of one step, one row per session; sessions that made no step have zeros.
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from functools import cached_property, lru_cache
+from operator import is_not
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
+from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.metrics import (
     Audit,
@@ -55,6 +57,7 @@ _OPTIONS = (
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
     "engine",
 )  # fmt: skip
+_STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
 
@@ -190,6 +193,8 @@ class SessionBatch:
         kind = ACTION_TYPES[self.action_type]
         self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
+        self._fused_parts: tuple[Any, ...] | None = None
+        self._fused_steps: FusedSteps | None = None
         self._world = self.simulator.world
 
     @property
@@ -262,6 +267,70 @@ class SessionBatch:
         result = self.core.step(self.actions.slates(np.asarray(actions)), slots)
         self.encoder.update(result)
         return result
+
+    def play(
+        self, actions: NDArray[np.generic], slots: BoolArray | None = None
+    ) -> tuple[StepResult, Observation]:
+        """Acts in some sessions, begins new ones in the other slots, and observes all.
+
+        That is :meth:`step`, :meth:`reset` and :meth:`observe`, in one compiled call where they can
+        be compiled.
+
+        Args:
+            actions: As for :meth:`step`, which the results and errors are of, too.
+            slots: (N,) bool, the sessions that act, all if ``None``.
+
+        Returns:
+            The outcome of the step, and observations.
+        """
+        fused = self._fused()
+        if fused is not None:
+            slates = self.actions.slates(np.asarray(actions))
+            result, vectors = fused.step(slates, slots)
+            return result, self.encoder.completed(vectors)
+        result = self.step(actions, slots)
+        if slots is not None:
+            self.reset(~slots)
+        return result, self.observe()
+
+    def renew(self, slots: BoolArray, seen: Observation | None = None) -> Observation:
+        """Begins new sessions in some slots, and observes all.
+
+        Args:
+            slots: (N,) bool.
+            seen: Present observations of the other slots, which may be used up; ``None`` where
+                there are no others.
+
+        Returns:
+            Observations.
+        """
+        fused = self._fused()
+        if fused is None or (seen is None and not slots.all()):
+            self.reset(slots)
+            return self.observe()
+        vectors: Any = seen["state"] if isinstance(seen, dict) else seen
+        if vectors is None:
+            vectors = fused.room()
+        fused.begin(slots, vectors)
+        return self.encoder.completed(vectors)
+
+    def _fused(self) -> FusedSteps | None:
+        """Compiled steps of the parts as they are now; ``None`` where a task has steps of its own.
+
+        They are found again when a part was replaced.
+        """
+        core, encoder = self.core, self.encoder
+        parts = (core, core.engine, core.answers, encoder, encoder.belief)
+        if self._fused_parts is None or any(map(is_not, parts, self._fused_parts)):
+            mine, usual = type(self), SessionBatch
+            own = any(getattr(mine, name) is not getattr(usual, name) for name in _STEPPING)
+            self._fused_steps = None if own else find_fused(core, encoder)
+            self._fused_parts = parts
+        return self._fused_steps
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Views of arrays would become arrays of their own.
+        return {**self.__dict__, "_fused_parts": None, "_fused_steps": None}
 
     def belief(self) -> Belief:
         """The belief about the users, which steps update from now on, whatever is observed.

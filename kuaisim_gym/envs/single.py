@@ -169,6 +169,7 @@ class KuaiEnv(BatchView, gym.Env):
         self.observation_space = self.batch.observation_space
         self.action_space = self.batch.action_space
         self._first: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
+        self._all: NDArray[np.bool_] = np.ones(1, dtype=bool)
         self._seeded = False
 
     def reset(
@@ -187,9 +188,9 @@ class KuaiEnv(BatchView, gym.Env):
         if seed is not None:
             self.batch.seed([seed])
             self._seeded = True
-        self.batch.reset()
+        seen = self.batch.renew(self._all)
         self._show()
-        return row_of(self.batch.observe(), 0), as_rows(self.batch.arrivals(self._first))[0]
+        return row_of(seen, 0), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; arguments and results are Gymnasium's.
@@ -206,7 +207,7 @@ class KuaiEnv(BatchView, gym.Env):
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )
-        result = self.batch.step(action[None])
+        result, seen = self.batch.play(action[None])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         info: dict[str, Any] = {
             "responses": result.responses[0],
@@ -217,8 +218,7 @@ class KuaiEnv(BatchView, gym.Env):
         if terminated or truncated:
             info["session"] = as_rows(self.batch.finished(self._first))[0]
         self._show()
-        observation = row_of(self.batch.observe(), 0)
-        return observation, float(result.reward[0]), terminated, truncated, info
+        return row_of(seen, 0), float(result.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(m,) bool: choices that lead to items not yet shown, as sb3-contrib's MaskablePPO wants.

@@ -16,6 +16,7 @@ from kuaisim_gym.envs.assembly import check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, rows_of
 from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
+from kuaisim_gym.observation import Observation
 from kuaisim_gym.rendering import as_text
 
 _RENDER_MODES = ("ansi", "rgb_array")
@@ -131,19 +132,18 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             arriving = self._ended
             actions = actions.copy()
             actions[arriving] = 0  # any valid action: it is ignored
-            result = self.batch.step(actions, ~arriving)
-            self.batch.reset(arriving)
+            result, seen = self.batch.play(actions, ~arriving)
             if not arriving.all():
                 self._add_step(infos, result, ~arriving)
             self._add_arrivals(infos, arriving)
         else:
-            result = self.batch.step(actions)
+            result, seen = self.batch.play(actions)
             if self.autoreset_mode is AutoresetMode.SAME_STEP and result.done.any():
-                self._restart(infos, result)
+                seen = self._restart(infos, result, seen)
             else:
                 self._add_step(infos, result, np.ones(self.num_envs, dtype=bool))
         self._ended = result.done
-        return self.batch.observe(), result.reward, result.terminated, result.truncated, infos
+        return seen, result.reward, result.terminated, result.truncated, infos
 
     def action_masks(self) -> BoolArray:
         """(N, m) bool: choices that lead to items not yet shown.
@@ -175,21 +175,22 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             return tuple(as_text(view) for view in views)
         return tuple(self.drawn().draw(view) for view in views)
 
-    def _restart(self, infos: dict[str, Any], result: StepResult) -> None:
+    def _restart(self, infos: dict[str, Any], result: StepResult, seen: Observation) -> Observation:
         """Same-step autoreset: stores final observations and infos, then resets finished slots."""
         done = result.done
         rows = np.flatnonzero(done)
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(rows, rows_of(self.batch.observe(), rows), strict=True):
+        for row, observation in zip(rows, rows_of(seen, rows), strict=True):
             final_obs[row] = observation
         final_info: dict[str, Any] = {}
         self._add_step(final_info, result, done)
         infos.update(final_obs=final_obs, _final_obs=done.copy())
         infos.update(final_info=final_info, _final_info=done.copy())
-        self.batch.reset(done)
+        seen = self.batch.renew(done, seen)
         if not done.all():
             self._add_step(infos, result, ~done)
         self._add_arrivals(infos, done)
+        return seen
 
     def _add_step(self, infos: dict[str, Any], result: StepResult, slots: BoolArray) -> None:
         """Adds a step's responses in some slots to the infos, and metrics of finished sessions."""

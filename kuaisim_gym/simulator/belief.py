@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.engine.types import StepResult
+from kuaisim_gym.engine.types import Beliefs, StepResult
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.factors import LINK_BOUND, PreferenceModel
 from kuaisim_gym.snapshots import Snapshot
@@ -46,6 +48,7 @@ class Belief:
             np.ascontiguousarray(model.quality[:n_items]),
             np.ascontiguousarray(model.variance[:n_items]),
             np.ascontiguousarray(model.link),
+            LINK_BOUND,
         )
         # The level is the same for all items of a user and ranks none.
         self._ranking = np.vstack([self._items[1], design[:, 1:].T]).astype(np.float32)
@@ -66,12 +69,27 @@ class Belief:
     def reset(self, slots: NDArray[np.bool_]) -> None:
         """Starts anew for the users who have just arrived in ``slots``."""
         users = self.core.state.users[slots]
+        mean, covariance = self._first()
+        self.mean[slots] = mean[users]
+        self.covariance[slots] = covariance[users if len(covariance) > 1 else 0]
+
+    def arrays(self, observed: bool, bound: float) -> Beliefs:
+        """Arrays by which compiled steps follow the sessions.
+
+        Args:
+            observed: Whether observations show the belief.
+            bound: Largest absolute value of means and variances in them.
+        """
+        fields: list[Any] = [self.mean, self.covariance]
+        fields += map(np.ascontiguousarray, self._first())
+        fields += [*self._items, self.evidence != "log", observed, bound]
+        return Beliefs(*fields)
+
+    def _first(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Means and covariances of all users before a session; one covariance if it is the same."""
         if self.evidence == "session":
-            self.mean[slots] = self.model.population_mean[users]
-            self.covariance[slots] = self.model.population_covariance
-        else:
-            self.mean[slots] = self.model.mean[users]
-            self.covariance[slots] = self.model.covariance[users]
+            return self.model.population_mean, self.model.population_covariance[None]
+        return self.model.mean, self.model.covariance
 
     def update(self, result: StepResult) -> None:
         """Learns from the first behaviour of one step's answers."""
@@ -80,7 +98,6 @@ class Belief:
                 self.mean,
                 self.covariance,
                 *self._items,
-                LINK_BOUND,
                 result.slates,
                 np.ascontiguousarray(result.feedback[:, :, 0]),
                 result.answered,
@@ -104,3 +121,9 @@ class Belief:
         """Returns to a snapshot of as many sessions."""
         self.mean[...] = snapshot["mean"]
         self.covariance[...] = snapshot["covariance"]
+
+
+def no_beliefs() -> Beliefs:
+    """Arrays that stand where no beliefs are followed."""
+    row, table, cube = (np.zeros((0,) * ndim) for ndim in (1, 2, 3))
+    return Beliefs(table, cube, table, cube, table, row, row, table, LINK_BOUND, False, False, 0.0)

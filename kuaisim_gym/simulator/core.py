@@ -16,12 +16,20 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig, check_whole
 from kuaisim_gym.engine import Engine, find_engine
-from kuaisim_gym.engine.types import BoolArray, FloatArray, Rules, SessionState, StepResult
+from kuaisim_gym.engine.types import (
+    Arrivals,
+    BoolArray,
+    FloatArray,
+    Rules,
+    Scores,
+    SessionState,
+    StepResult,
+)
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
 from kuaisim_gym.simulator.pools import Pools
-from kuaisim_gym.simulator.response import ResponseModel
+from kuaisim_gym.simulator.response import FactorAnswers, ResponseModel
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 
@@ -42,6 +50,9 @@ class SessionCore:
 
     Attributes:
         state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
+        rules: The rules, as arrays and numbers.
+        answers: Memory of the response model.
+        everyone: (N,) bool, all slots.
 
     Raises:
         ConfigError: A slate does not fit into the catalogue, there are no users, or the rule of
@@ -75,11 +86,11 @@ class SessionCore:
         self.session_users = session_users
         self.config = config
         self.n_sessions = n = int(n_sessions)
-        self._answers = model.begin(n, self.engine)
+        self.answers = model.begin(n, self.engine)
         self._directions = _directions(vectors, config.correlation)
-        self._everyone = np.ones(n, dtype=bool)
+        self.everyone = np.ones(n, dtype=bool)
         window, slate, longest = config.exposure_window, config.slate_size, config.longest
-        self._rules = Rules(
+        self.rules = Rules(
             groups.labels,
             groups.target,
             *penalty_rule(groups, config),
@@ -118,7 +129,7 @@ class SessionCore:
             seeds: (N,) uint64; only the entries of ``slots`` are read.
             slots: (N,) bool, all slots if ``None``.
         """
-        rows = np.flatnonzero(self._everyone if slots is None else slots)
+        rows = np.flatnonzero(self.everyone if slots is None else slots)
         self.state.seeds[rows] = seeds[rows]
         self.state.episodes[rows] = -1
         self.state.active[rows] = False
@@ -133,7 +144,7 @@ class SessionCore:
             users: Positions of the users of these slots, in slot order; newly drawn if ``None``.
         """
         state = self.state
-        slots = self._everyone if slots is None else slots
+        slots = self.everyone if slots is None else slots
         rows = np.flatnonzero(slots)
         if not rows.size:
             return
@@ -146,7 +157,7 @@ class SessionCore:
         state.share[rows] = self._share_before
         if self.pools is not None:
             state.exposed[rows] = self.pools.outside(arrivals)
-        self._answers.reset(slots, arrivals)
+        self.answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
         """Shows one slate to each of some sessions.
@@ -164,17 +175,14 @@ class SessionCore:
             InvalidActionError: Wrong shape, dtype or item.
         """
         everyone = slots is None
-        slots = self._everyone if slots is None else slots
-        shown = self._checked(slates, slots)
+        slots = self.everyone if slots is None else slots
+        shown = self.conform(slates)
+        self.check(shown, slots)
         if not everyone:
             shown = np.where(slots[:, None], shown, 0)
-        probability = self._answers.feedback(shown)
-        if self._directions is not None:
-            alike = _resemblance(self._directions[shown])
-            probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
-            probability = np.maximum(probability, np.float32(0.0))
-        result = self.engine.advance(self._rules, self.state, shown, probability, slots)
-        self._answers.observe(shown, result.feedback)
+        probability = self.chances(shown)
+        result = self.engine.advance(self.rules, self.state, shown, probability, slots)
+        self.answers.observe(shown, result.feedback)
         if self.pools is not None:
             left = np.count_nonzero(~self.state.exposed, axis=1)
             exhausted = slots & self.state.active & (left < self.config.slate_size)
@@ -183,6 +191,67 @@ class SessionCore:
         if not everyone:
             self.state.active[~slots] = False
         return result
+
+    def conform(self, slates: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Returns slates as (N, K) int64, if they are integers of that shape.
+
+        Raises:
+            InvalidActionError: They are not.
+        """
+        if not isinstance(slates, np.ndarray) or slates.dtype.kind not in "iu":
+            kind = getattr(slates, "dtype", type(slates).__name__)
+            raise InvalidActionError(
+                f"A slate must be an integer array of item positions, got {kind}."
+            )
+        shape = (self.n_sessions, self.config.slate_size)
+        if slates.shape != shape:
+            raise InvalidActionError(
+                f"Slates must have shape {shape} (sessions, slate_size), got {slates.shape}."
+            )
+        if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
+            slates = np.minimum(slates, np.uint64(2**63 - 1))
+        return np.ascontiguousarray(slates, dtype=np.int64)
+
+    def check(self, slates: NDArray[np.int64], slots: BoolArray) -> None:
+        """Checks that some sessions run, and that their (N, K) slates hold items.
+
+        Raises:
+            ResetNeededError: A session has not begun or is over.
+            InvalidActionError: An item is not of the catalogue.
+        """
+        n_items = self.groups.n_items
+        slot, position = self.engine.first_invalid(self.state.active, slots, slates, n_items)
+        if slot >= 0:
+            raise self.fault(slates, slot, position)
+
+    def fault(self, slates: NDArray[np.int64], slot: int, position: int) -> Exception:
+        """The error about a session, or a position of its slate, that cannot be stepped."""
+        if position < 0:
+            state = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
+            return ResetNeededError(f"Session {slot} {state}: call reset() before step().")
+        return InvalidActionError(
+            f"Item positions must lie in [0, {self.groups.n_items}), got {slates[slot, position]}."
+        )
+
+    def chances(self, slates: NDArray[np.int64]) -> FloatArray:
+        """(N, K, B) float32 in [0, 1], of each behaviour, after what look-alikes take."""
+        probability = self.answers.feedback(slates)
+        if self._directions is None:
+            return probability
+        alike = _resemblance(self._directions[slates])
+        probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
+        return np.maximum(probability, np.float32(0.0))
+
+    def arrivals(self) -> Arrivals:
+        """Arrays of the users who may arrive, and how their sessions begin."""
+        of_model = getattr(self.answers, "users", self.state.users)
+        return Arrivals(self.session_users, of_model, self.config.max_len, self._share_before)
+
+    def scores(self) -> Scores | None:
+        """Arrays of the factor model that answers alone; ``None`` where other things tell, too."""
+        if type(self.answers) is not FactorAnswers or self._directions is not None:
+            return None
+        return self.answers.scores
 
     def uniform(
         self, rows: NDArray[np.int64], stream: int, step: int | NDArray[np.int64]
@@ -244,38 +313,13 @@ class SessionCore:
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""
         state = {name: array.copy() for name, array in self.state._asdict().items()}
-        return state | under("answers", self._answers.snapshot())
+        return state | under("answers", self.answers.snapshot())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a core with the same options."""
         for name, array in self.state._asdict().items():
             array[...] = snapshot[name]
-        self._answers.restore(within("answers", snapshot))
-
-    def _checked(self, slates: NDArray[np.integer], slots: BoolArray) -> NDArray[np.int64]:
-        """Returns the slates as int64, if they can be shown."""
-        if not isinstance(slates, np.ndarray) or slates.dtype.kind not in "iu":
-            kind = getattr(slates, "dtype", type(slates).__name__)
-            raise InvalidActionError(
-                f"A slate must be an integer array of item positions, got {kind}."
-            )
-        shape, n_items = (self.n_sessions, self.config.slate_size), self.groups.n_items
-        if slates.shape != shape:
-            raise InvalidActionError(
-                f"Slates must have shape {shape} (sessions, slate_size), got {slates.shape}."
-            )
-        if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
-            slates = np.minimum(slates, np.uint64(2**63 - 1))
-        checked: NDArray[np.int64] = np.ascontiguousarray(slates, dtype=np.int64)
-        slot, position = self.engine.first_invalid(self.state.active, slots, checked, n_items)
-        if slot >= 0 and position < 0:
-            state = "is over" if self.state.episodes[slot] >= 0 else "has not begun"
-            raise ResetNeededError(f"Session {slot} {state}: call reset() before step().")
-        if slot >= 0:
-            raise InvalidActionError(
-                f"Item positions must lie in [0, {n_items}), got {checked[slot, position]}."
-            )
-        return checked
+        self.answers.restore(within("answers", snapshot))
 
 
 def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:

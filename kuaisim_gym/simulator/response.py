@@ -15,6 +15,7 @@ from scipy.special import expit
 
 from kuaisim_gym.data.dataset import Truth, pair_products
 from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine.types import Scores
 from kuaisim_gym.simulator.cells import SortedCells
 from kuaisim_gym.snapshots import Snapshot
 from kuaisim_gym.tensors import open_tensors, save_tensors
@@ -126,17 +127,22 @@ class MemorylessModel(ResponseModel, Protocol):
 
 
 class FactorAnswers(MemorylessAnswers):
-    """Answers of a factor model, whose scores an engine computes."""
+    """Answers of a factor model, whose scores an engine computes.
+
+    Attributes:
+        scores: The model's arrays.
+    """
 
     def __init__(self, model: FactorModel, n_sessions: int, engine: Engine | None) -> None:
         super().__init__(model, n_sessions)
         self._engine = find_engine() if engine is None else engine
         # Plain arrays: one that is mapped from a file takes a slower way into compiled code.
-        self._arrays = [np.asarray(getattr(model, name)) for name in FACTOR_ARRAYS]
+        arrays = [np.ascontiguousarray(getattr(model, name)) for name in FACTOR_ARRAYS]
+        self.scores = Scores(model.logistic, *arrays)
         self._response = model.response
 
     def feedback(self, slates: Index) -> FloatArray:
-        return self._response(self._engine.factor_scores(self.users, slates, *self._arrays))
+        return self._response(self._engine.factor_scores(self.users, slates, *self.scores[1:]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -783,7 +783,7 @@ def test_rewards_stay_within_their_range(small_rand) -> None:
             "KuaiRand-Fair-v0", dataset=small_rand, reward_weights=weights, engine=engine
         )
         core = env.unwrapped.batch.core
-        core._answers.feedback = lambda slates: np.ones((*slates.shape, 7), np.float32)
+        core.answers.feedback = lambda slates: np.ones((*slates.shape, 7), np.float32)
         env.reset(seed=0)
         observation, reward, *_ = env.step(env.action_space.sample())
         assert reward == 1.0

@@ -1,0 +1,135 @@
+"""Steps, new sessions and observations by one compiled call, where all of it can be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.engine.types import BoolArray, FloatArray, Scores, StepResult
+from kuaisim_gym.observation import ObservationEncoder
+from kuaisim_gym.simulator.core import SessionCore
+
+
+def find_fused(core: SessionCore, encoder: ObservationEncoder) -> FusedSteps | None:
+    """Returns the compiled steps of some sessions, if they can be compiled.
+
+    They cannot in NumPy; with pools, which end sessions by rules of their own; with histories; or
+    with further columns of the context. Whatever is no factor model answers before the call.
+    """
+    arrays = encoder.arrays()
+    standard = type(core) is SessionCore and type(encoder) is ObservationEncoder
+    if not standard or core.engine.name != "numba" or core.pools is not None or arrays is None:
+        return None
+    return FusedSteps(core, encoder)
+
+
+class FusedSteps:
+    """Steps of N sessions, which change the same arrays as those of core and encoder do.
+
+    Args:
+        core: The sessions.
+        encoder: Follows them, as it stands; another belief needs other steps.
+    """
+
+    def __init__(self, core: SessionCore, encoder: ObservationEncoder) -> None:
+        from kuaisim_gym.engine.fused import play  # numba may be missing
+
+        arrays, scores = encoder.arrays(), core.scores()
+        assert arrays is not None
+        pooled, beliefs = arrays
+        self._play, self._core = play, core
+        self._given = scores is None
+        n, k = core.n_sessions, core.config.slate_size
+        self._shape, self._width = (n, k, len(core.model.behaviours)), encoder.context_slice.stop
+        self._fields = (
+            *_frozen(core.rules),
+            *core.state,
+            *_frozen(core.arrivals(), (1,)),
+            *_frozen(_no_scores() if scores is None else scores),
+            *_frozen(pooled, (0, 1)),
+            *_frozen(beliefs, (0, 1)),
+        )
+        self._nobody = np.zeros(n, dtype=bool)
+        (self._unknown,) = _frozen([np.zeros((0, 0, 0), dtype=np.float32)])
+        slates = np.zeros((n, k), dtype=np.int64)
+        self._standing = (slates, self._unknown, *self._zeros())  # what a step without slates needs
+
+    def step(
+        self, slates: NDArray[np.integer], slots: BoolArray | None
+    ) -> tuple[StepResult, FloatArray]:
+        """Shows slates in some slots, and begins new sessions in the others.
+
+        Args:
+            slates: (N, K) integers.
+            slots: (N,) bool, who is shown a slate; all sessions if ``None``.
+
+        Returns:
+            The outcome, as of :meth:`SessionCore.step`, and (N, ...) float32 state vectors.
+
+        Raises:
+            ResetNeededError: A session has not begun or is over.
+            InvalidActionError: Wrong shape, dtype or item.
+        """
+        core = self._core
+        shown = core.conform(slates)
+        acting, arriving, chances = core.everyone, self._nobody, self._unknown
+        if slots is not None:
+            acting, arriving = slots, ~slots
+            shown = np.where(slots[:, None], shown, 0)
+        if self._given:
+            core.check(shown, acting)
+            (chances,) = _frozen([np.ascontiguousarray(core.chances(shown))])
+        result = StepResult(shown, *self._zeros())
+        vectors = self.room()
+        slot, position = self._play(
+            vectors, acting, arriving, shown, chances, *result[1:], *self._fields
+        )
+        if slot >= 0:
+            raise core.fault(shown, slot, position)
+        if self._given:
+            core.answers.observe(shown, result.feedback)
+            if slots is not None:
+                core.answers.reset(arriving, core.state.users[arriving])
+        return result, vectors
+
+    def begin(self, slots: BoolArray, vectors: FloatArray) -> None:
+        """Begins new sessions in some slots, and writes their rows of (N, ...) state vectors."""
+        core = self._core
+        self._play(vectors, self._nobody, slots, *self._standing, *self._fields)
+        if self._given:
+            core.answers.reset(slots, core.state.users[slots])
+
+    def room(self) -> FloatArray:
+        """(N, ...) float32, room for state vectors."""
+        return np.empty((self._core.n_sessions, self._width), dtype=np.float32)
+
+    def _zeros(self) -> tuple[NDArray[Any], ...]:
+        """Zeros for the outcome of a step, in the order of ``StepResult``, without slates."""
+        n, k, n_behaviours = self._shape
+        return (
+            np.zeros((n, k), dtype=np.float32),
+            np.zeros((n, k, n_behaviours), dtype=np.float32),
+            np.zeros((n, k), dtype=bool),
+            np.zeros(n),
+            np.zeros(n, dtype=bool),
+            np.zeros(n, dtype=bool),
+            np.zeros(n, dtype=bool),
+        )
+
+
+def _no_scores() -> Scores:
+    """Arrays that stand where no factor model answers alone."""
+    none = [np.zeros((0,) * ndim, dtype=np.float32) for ndim in (1, 1, 2, 2, 2, 2)]
+    return Scores(False, *none)
+
+
+def _frozen(fields: Iterable[Any], but: tuple[int, ...] = ()) -> Iterator[Any]:
+    """Yields fields, their arrays read-only but for some: compiled code is of one kind then."""
+    for place, field in enumerate(fields):
+        if isinstance(field, np.ndarray) and place not in but:
+            field = field.view()
+            field.setflags(write=False)
+        yield field
