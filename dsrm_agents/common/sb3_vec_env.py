@@ -85,7 +85,7 @@ class KuaiVecEnv(BatchView, VecEnv):
                     "session": metrics[index],
                     "record": self.batch.records(rows[index : index + 1]),
                 }
-            observation = self.batch.renew(result.done, observation)
+            observation = self.batch.renew(result.done)
             self._arrive(result.done)
         return observation, result.reward.astype(np.float32), result.done, infos
 

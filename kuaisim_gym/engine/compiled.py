@@ -12,42 +12,59 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.engine.kernels import (
-    ZERO,
-    add_items,
-    advance_session,
-    begin_session,
-    condition_belief,
-    fill_uniform,
-    find_invalid,
-    inlined,
-    jit,
-    score_slate,
-    show_belief,
-    show_context,
-    show_preference,
-)
+from kuaisim_gym.engine.jit import inlined, jit
 from kuaisim_gym.engine.reference import NumpyEngine
 from kuaisim_gym.engine.types import (
     BoolArray,
     CountArray,
     DoubleArray,
     FloatArray,
+    LabelArray,
     Rules,
-    Scores,
     SessionState,
     StepResult,
+    no_outcome,
 )
+from kuaisim_gym.randomness import RESPONSE_STREAM
 
+_LOW32 = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _N_RULES = len(Rules._fields)
 _STRETCH = 512  # items of 2 kB
+_LANES = 64  # sessions whose beliefs stay in the processor's first cache
 _BLOCK = 32  # columns that are passed over if none is among the best so far
 # Ranking: a tile's vectors stay in the first cache for all rows of a group, a chunk's scores in the
 # second; scratch memory is as large as they are, whatever the catalogue.
 _TILE, _GROUP = 128, 16
 _CHUNK = 33 * _TILE  # not a power of two: rows would share the cache's sets
+ZERO, ONE, _TINY = np.float32(0.0), np.float32(1.0), np.finfo(np.float32).tiny
 _LEAST = np.float32(-np.inf)
 _NOTHING = np.zeros((0, 0), dtype=bool)
+
+
+@jit
+def fill_uniform(
+    seed: np.uint64, episode: np.uint64, step: np.uint64, stream: np.uint64, out: NDArray[Any]
+) -> None:
+    """Philox4x32-10 of :mod:`kuaisim_gym.randomness`, for one session."""
+    for block in range((out.size + 3) // 4):
+        c0, c1, c2, c3 = np.uint64(block), step, episode, stream
+        k0, k1 = seed & _LOW32, seed >> _SHIFT
+        for _ in range(10):
+            p0, p1 = _M0 * c0, _M1 * c2
+            c0, c1, c2, c3 = (
+                (p1 >> _SHIFT) ^ c1 ^ k0,
+                p1 & _LOW32,
+                (p0 >> _SHIFT) ^ c3 ^ k1,
+                p0 & _LOW32,
+            )
+            k0, k1 = (k0 + _W0) & _LOW32, (k1 + _W1) & _LOW32
+        start = 4 * block
+        for offset, word in enumerate((c0, c1, c2, c3)):
+            if start + offset < out.size:
+                out[start + offset] = (np.float64(word) + 0.5) * 2.0**-32
 
 
 @jit
@@ -65,14 +82,23 @@ def _uniform(
 
 
 @jit
-def _first_invalid(
+def first_invalid(
     active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
 ) -> tuple[int, int]:
-    return find_invalid(active, slots, slates, n_items)
+    """Finds the first session that cannot be stepped."""
+    for n in range(slots.size):
+        if slots[n] and not active[n]:
+            return n, -1
+    for n in range(slots.size):
+        if slots[n]:
+            for k in range(slates.shape[1]):
+                if slates[n, k] < 0 or slates[n, k] >= n_items:
+                    return n, k
+    return -1, -1
 
 
 @jit
-def _factor_scores(
+def factor_scores(
     users: NDArray[np.int32],
     slates: NDArray[np.integer],
     mean: FloatArray,
@@ -82,66 +108,226 @@ def _factor_scores(
     user_factors: FloatArray,
     item_factors: FloatArray,
 ) -> FloatArray:
-    model = Scores(False, mean, slope, user_effect, item_effect, user_factors, item_factors)
-    scores = np.empty((slates.shape[0], slates.shape[1], mean.size), np.float32)
+    """Scores a factor model's behaviours."""
+    n_behaviours = mean.size
+    scores = np.empty((slates.shape[0], slates.shape[1], n_behaviours), np.float32)
     for n in range(slates.shape[0]):
-        score_slate(users[n], slates[n], model, scores[n])
+        user = users[n]
+        for k in range(slates.shape[1]):
+            item = slates[n, k]
+            product = ZERO
+            for factor in range(user_factors.shape[1]):
+                product += user_factors[user, factor] * item_factors[item, factor]
+            for b in range(n_behaviours):
+                level = user_effect[b, user] + mean[b]
+                scores[n, k, b] = (level + item_effect[b, item]) + slope[b] * product
     return scores
 
 
+@inlined
+def _answer(
+    slate: NDArray[np.int64],
+    chances: FloatArray,
+    draws: DoubleArray,
+    weights: FloatArray,
+    stochastic: bool,
+    allow_repeats: bool,
+    exposed: BoolArray,
+    feedback: FloatArray,
+    answered: BoolArray,
+    responses: FloatArray,
+    slate_record: NDArray[np.int32],
+    response_record: FloatArray,
+) -> float:
+    """Answers one slate: marks its items, fills feedback and responses, returns their sum."""
+    total = 0.0
+    for k in range(slate.size):
+        item = slate[k]
+        # An item is marked as it is met, so that its second position in the slate is a repeat.
+        if allow_repeats or not exposed[item]:
+            response = ZERO
+            for b in range(weights.size):
+                answer = chances[k, b]
+                if stochastic:
+                    answer = ONE if draws[b * slate.size + k] < answer else ZERO
+                feedback[k, b] = answer
+                response += answer * weights[b]
+            responses[k] = min(max(response, ZERO), ONE)
+            answered[k] = True
+        exposed[item] = True
+        slate_record[k] = item
+        response_record[k] = responses[k]
+        total += np.float64(responses[k])
+    return total
+
+
+@inlined
+def _expose(recent: LabelArray, slate: NDArray[np.int64], labels: LabelArray) -> None:
+    """Moves an exposure window past a slate."""
+    older = max(recent.size - slate.size, 0)
+    for position in range(older):
+        recent[position] = recent[position + slate.size]
+    for position in range(older, recent.size):
+        recent[position] = labels[slate[slate.size - recent.size + position]]
+
+
+@inlined
+def _excess(recent: LabelArray, filled: int, target: DoubleArray, counts: Any) -> tuple[float, int]:
+    """Exposures above what is due to their groups, and those of group 1.
+
+    The latter are counted of two groups alone. Counts are zero before and after.
+    """
+    total, second = 0.0, 0
+    if target.size == 2:  # one count says all
+        for position in range(recent.size - filled, recent.size):
+            second += recent[position]
+        total += max(second - target[1] * filled, 0.0)
+        total += max((filled - second) - target[0] * filled, 0.0)
+        return total, second
+    for position in range(recent.size - filled, recent.size):
+        counts[recent[position]] += 1
+    for position in range(recent.size - filled, recent.size):
+        group = recent[position]
+        if counts[group] > 0:
+            total += max(counts[group] - target[group] * filled, 0.0)
+            counts[group] = 0
+    return total, second
+
+
 @jit
-def _begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fields: Any) -> None:
+def begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fields: Any) -> None:
+    """Begins new sessions in some slots."""
     state = SessionState(*fields)
     for place in range(rows.size):
-        begin_session(rows[place], state, users[place], max_len)
+        n = rows[place]
+        state.users[n], state.active[n], state.temper[n] = users[place], True, max_len
+        state.steps[n], state.last_reward[n], state.reward_sum[n] = 0, 0.0, 0.0
+        state.recent[n] = 0
+        state.exposed[n] = False
+        state.slates[n] = -1
+        state.responses[n] = ZERO
+        state.rewards[n] = 0.0
+        state.penalised[n] = False
 
 
 @jit
-def _advance(
-    slates: NDArray[np.int64], probability: FloatArray, slots: BoolArray, *fields: Any
-) -> tuple[Any, ...]:
+def advance(
+    slates: NDArray[np.int64],
+    probability: FloatArray,
+    slots: BoolArray,
+    responses: FloatArray,
+    feedback: FloatArray,
+    answered: BoolArray,
+    reward: DoubleArray,
+    penalised: BoolArray,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    *fields: Any,
+) -> None:
+    """Fills zeros with the outcome of a step."""
     rules, state = Rules(*fields[:_N_RULES]), SessionState(*fields[_N_RULES:])
     n_sessions, slate_size, n_behaviours = probability.shape
-    result = StepResult(
-        slates,
-        np.zeros((n_sessions, slate_size), np.float32),
-        np.zeros(probability.shape, np.float32),
-        np.zeros((n_sessions, slate_size), np.bool_),
-        np.zeros(n_sessions),
-        np.zeros(n_sessions, np.bool_),
-        np.zeros(n_sessions, np.bool_),
-        np.zeros(n_sessions, np.bool_),
-    )
+    window = state.recent.shape[1]
     draws = np.empty(n_behaviours * slate_size)
     counts = np.zeros(rules.target.size, np.int64)
     for n in range(n_sessions):
-        if slots[n]:
-            advance_session(n, rules, state, probability[n], draws, counts, result)
-    return (
-        result.responses,
-        result.feedback,
-        result.answered,
-        result.reward,
-        result.penalised,
-        result.terminated,
-        result.truncated,
-    )
+        if not slots[n]:
+            continue
+        step, episode = state.steps[n], np.uint64(state.episodes[n])
+        if rules.stochastic:
+            stream = np.uint64(RESPONSE_STREAM)
+            fill_uniform(state.seeds[n], episode, np.uint64(step), stream, draws)
+        total = _answer(
+            slates[n],
+            probability[n],
+            draws,
+            rules.weights,
+            rules.stochastic,
+            rules.allow_repeats,
+            state.exposed[n],
+            feedback[n],
+            answered[n],
+            responses[n],
+            state.slates[n, step],
+            state.responses[n, step],
+        )
+        reward[n] = total / slate_size
+        filled = min((step + 1) * slate_size, window)
+        _expose(state.recent[n], slates[n], rules.labels)
+        excess, second = _excess(state.recent[n], filled, rules.target, counts)
+        surplus = 2.0 * excess
+        if rules.one_sided:
+            surplus = 2.0 * (second - rules.target[1] * filled)
+        penalised[n] = filled == window and surplus >= rules.limit
+        cost = -1.0 if rules.per_request else min(max(reward[n] - 2.0, -2.0), 0.0)
+        state.temper[n] += cost - (1.0 if penalised[n] else 0.0)
+        terminated[n] = state.temper[n] < rules.least_temper
+        truncated[n] = step + 1 >= rules.step_limit and not terminated[n]
+
+        state.share[n] = (second if counts.size == 2 else excess) / filled
+        state.steps[n] = step + 1
+        state.last_reward[n] = reward[n]
+        state.reward_sum[n] += reward[n]
+        state.active[n] = not (terminated[n] or truncated[n])
+        state.rewards[n, step] = reward[n]
+        state.penalised[n, step] = penalised[n]
+        state.tempers[n, step] = state.temper[n]
+        state.shares[n, step] = state.share[n]
 
 
 @jit
-def _update(
+def update(
     total: FloatArray,
     weight: FloatArray,
     embedding: FloatArray,
     slates: NDArray[np.int64],
     responses: FloatArray,
 ) -> None:
+    """Adds one step's items to pooled histories."""
     for n in range(slates.shape[0]):
-        add_items(n, total, weight, embedding, slates, responses)
+        for k in range(slates.shape[1]):
+            response, item = responses[n, k], slates[n, k]
+            for column in range(total.shape[1]):
+                total[n, column] += response * embedding[item, column]
+            weight[n] += response
+
+
+@inlined
+def _products(half: DoubleArray, vectors: DoubleArray, products: DoubleArray, size: int) -> None:
+    """Products of symmetric matrices, of whose entries the lower half is read, with vectors."""
+    for row in range(vectors.shape[0]):
+        for lane in range(size):
+            products[row, lane] = 0.0
+        for column in range(row):
+            for lane in range(size):
+                products[row, lane] += half[row, column, lane] * vectors[column, lane]
+            for lane in range(size):
+                products[column, lane] += half[row, column, lane] * vectors[row, lane]
+        for lane in range(size):
+            products[row, lane] += half[row, row, lane] * vectors[row, lane]
+
+
+@inlined
+def _add_products(one: DoubleArray, other: DoubleArray, sums: DoubleArray, size: int) -> None:
+    """Adds inner products of columns."""
+    for row in range(one.shape[0]):
+        for lane in range(size):
+            sums[lane] += one[row, lane] * other[row, lane]
+
+
+@inlined
+def _interpolated(link: DoubleArray, bound: float, score: float) -> tuple[float, float]:
+    """The link and its slope at a score."""
+    last = len(link) - 2
+    place = min(max((score + bound) * ((len(link) - 1) / (2.0 * bound)), 0.0), last + 1.0)
+    low = min(int(place), last)
+    part = place - low
+    expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
+    return expected, link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
 
 
 @jit
-def _condition(
+def condition(
     mean: DoubleArray,
     covariance: DoubleArray,
     design: DoubleArray,
@@ -153,26 +339,53 @@ def _condition(
     answers: FloatArray,
     answered: BoolArray,
 ) -> None:
-    cross, first = np.empty(mean.shape[1]), np.expand_dims(answers, 2)
-    for n in range(slates.shape[0]):
-        condition_belief(
-            n,
-            mean,
-            covariance,
-            design,
-            quality,
-            variance,
-            link,
-            bound,
-            slates,
-            first,
-            answered,
-            cross,
-        )
+    """Conditions beliefs on one step's answers."""
+    (n_sessions, d), lanes = mean.shape, min(_LANES, len(mean))
+    # Sessions lie side by side, so that one instruction serves several of them.
+    half, means = np.empty((d, d, lanes)), np.empty((d, lanes))
+    vectors, cross = np.empty((d, lanes)), np.empty((d, lanes))
+    score, spread = np.empty(lanes), np.empty(lanes)
+    shift, shrink = np.empty(lanes), np.empty(lanes)
+    for start in range(0, n_sessions, lanes):
+        size = min(lanes, n_sessions - start)
+        for lane in range(size):
+            for row in range(d):
+                means[row, lane] = mean[start + lane, row]
+                for column in range(row + 1):
+                    half[row, column, lane] = covariance[start + lane, row, column]
+        for k in range(slates.shape[1]):
+            for lane in range(size):
+                item = slates[start + lane, k]
+                score[lane], spread[lane] = quality[item], variance[item]
+                for row in range(d):
+                    vectors[row, lane] = design[item, row]
+            _add_products(means, vectors, score, size)
+            _products(half, vectors, cross, size)
+            _add_products(cross, vectors, spread, size)
+            for lane in range(size):
+                expected, slope = _interpolated(link, bound, score[lane])
+                gain = slope / (expected * (1.0 - expected) + slope * slope * spread[lane])
+                if not answered[start + lane, k]:
+                    gain = 0.0
+                shift[lane] = gain * (answers[start + lane, k] - expected)
+                shrink[lane] = gain * slope
+            for row in range(d):
+                for lane in range(size):
+                    means[row, lane] += cross[row, lane] * shift[lane]
+                for column in range(row + 1):
+                    for lane in range(size):
+                        product = cross[row, lane] * cross[column, lane]
+                        half[row, column, lane] -= shrink[lane] * product
+        for lane in range(size):
+            for row in range(d):
+                mean[start + lane, row] = means[row, lane]
+                for column in range(row + 1):
+                    covariance[start + lane, row, column] = half[row, column, lane]
+                    covariance[start + lane, column, row] = half[row, column, lane]
 
 
 @jit
-def _write_preference(
+def write_preference(
     vectors: FloatArray,
     first: int,
     total: FloatArray,
@@ -181,20 +394,34 @@ def _write_preference(
     scale: FloatArray,
     bound: np.float32,
 ) -> None:
-    for n in range(weight.size):
-        show_preference(n, vectors, first, total, weight, mean, scale, bound)
+    """Writes standardised mean embeddings."""
+    n_sessions, dim = total.shape
+    for n in range(n_sessions):
+        if weight[n] > ZERO:
+            divisor = max(weight[n], _TINY)
+            for column in range(dim):
+                value = (total[n, column] / divisor - mean[column]) / scale[column]
+                value = bound if value > bound else value
+                vectors[n, first + column] = -bound if value < -bound else value
+        else:
+            for column in range(dim):
+                vectors[n, first + column] = ZERO
 
 
 @jit
-def _write_belief(
+def write_belief(
     vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
 ) -> None:
-    for n in range(mean.shape[0]):
-        show_belief(n, vectors, mean, covariance, bound)
+    """Writes means and variances."""
+    n_sessions, d = mean.shape
+    for n in range(n_sessions):
+        for column in range(d):
+            vectors[n, column] = min(max(mean[n, column], -bound), bound)
+            vectors[n, d + column] = min(covariance[n, column, column], bound)
 
 
 @jit
-def _write_context(
+def write_context(
     vectors: FloatArray,
     column: int,
     steps: NDArray[Any],
@@ -203,8 +430,12 @@ def _write_context(
     reward_sum: NDArray[Any],
     max_len: int,
 ) -> None:
+    """Writes the context of sessions."""
     for n in range(steps.size):
-        show_context(n, vectors, column, steps, share, last_reward, reward_sum, max_len)
+        vectors[n, column] = steps[n] / max_len
+        vectors[n, column + 1] = share[n]
+        vectors[n, column + 2] = last_reward[n]
+        vectors[n, column + 3] = reward_sum[n] / max(steps[n], 1)
 
 
 @jit
@@ -428,11 +659,11 @@ class NumbaEngine(NumpyEngine):
 
     name: ClassVar[str] = "numba"
     uniform = staticmethod(_uniform)
-    first_invalid = staticmethod(_first_invalid)
-    factor_scores = staticmethod(_factor_scores)
-    update = staticmethod(_update)
-    condition = staticmethod(_condition)
-    write_belief = staticmethod(_write_belief)
+    first_invalid = staticmethod(first_invalid)
+    factor_scores = staticmethod(factor_scores)
+    update = staticmethod(update)
+    condition = staticmethod(condition)
+    write_belief = staticmethod(write_belief)
     inner_products = staticmethod(_inner_products)
     top_items = staticmethod(_top_items)
 
@@ -444,7 +675,7 @@ class NumbaEngine(NumpyEngine):
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
     ) -> None:
-        _begin(rows, users, max_len, *state)
+        begin(rows, users, max_len, *state)
 
     def advance(
         self,
@@ -454,7 +685,9 @@ class NumbaEngine(NumpyEngine):
         probability: FloatArray,
         slots: BoolArray,
     ) -> StepResult:
-        return StepResult(slates, *_advance(slates, probability, slots, *rules, *state))
+        result = StepResult(slates, *no_outcome(*probability.shape))
+        advance(slates, probability, slots, *result[1:], *rules, *state)
+        return result
 
     def write_preference(
         self,
@@ -466,12 +699,12 @@ class NumbaEngine(NumpyEngine):
         scale: FloatArray,
         bound: float,
     ) -> None:
-        _write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
+        write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
 
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int
     ) -> None:
-        _write_context(
+        write_context(
             vectors,
             column,
             session.steps,

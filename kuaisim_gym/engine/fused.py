@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
+from llvmlite.binding import add_symbol  # type: ignore[import-untyped]
+from numba.extending import get_cython_function_address
 from numpy.typing import NDArray
 
-from kuaisim_gym.engine.kernels import (
-    add_items,
-    advance_session,
-    begin_session,
-    condition_belief,
+from kuaisim_gym.engine.compiled import (
+    ONE,
+    ZERO,
+    advance,
+    begin,
+    condition,
+    factor_scores,
     fill_uniform,
-    find_invalid,
-    inlined,
-    jit,
-    respond,
-    score_slate,
-    show_belief,
-    show_context,
-    show_preference,
+    first_invalid,
+    update,
+    write_belief,
+    write_context,
+    write_preference,
 )
+from kuaisim_gym.engine.jit import jit
 from kuaisim_gym.engine.types import (
     Arrivals,
     Beliefs,
@@ -35,59 +38,80 @@ from kuaisim_gym.engine.types import (
     Rules,
     Scores,
     SessionState,
-    StepResult,
 )
 from kuaisim_gym.randomness import USER_STREAM
 
-_PARTS = (Rules, SessionState, Arrivals, Scores, Pooled, Beliefs)
+_PARTS = (Scores, Rules, SessionState, Arrivals, Pooled, Beliefs)
 _ENDS = np.cumsum([len(part._fields) for part in _PARTS]).tolist()
-_RULES, _STATE, _ARRIVALS, _SCORES, _POOLED, _BELIEFS = _ENDS
+_SCORES, _RULES, _STATE, _ARRIVALS, _POOLED, _ = _ENDS
 
 
-@inlined
+# SciPy's own function, so that log-odds become the same probabilities in any engine.
+_EXPIT = "kuaisim_gym_expit_float"
+add_symbol(_EXPIT, get_cython_function_address("scipy.special.cython_special", "__pyx_fuse_1expit"))
+_expit: Any = numba.types.ExternalFunction(_EXPIT, numba.float32(numba.float32, numba.int32))
+
+
+@jit
+def _respond(scores: FloatArray, logistic: bool) -> None:
+    """Turns (N, K, B) scores of a factor model into probabilities, in place."""
+    flat = scores.reshape(scores.size)
+    for place in range(flat.size):
+        if logistic:
+            flat[place] = _expit(flat[place], numba.int32(0))
+        else:
+            flat[place] = min(max(flat[place], ZERO), ONE)
+
+
+@jit
 def _arrive(
-    n: int, state: SessionState, arrivals: Arrivals, pooled: Pooled, beliefs: Beliefs, draw: Any
+    rows: NDArray[np.int64],
+    state: SessionState,
+    arrivals: Arrivals,
+    pooled: Pooled,
+    beliefs: Beliefs,
+) -> NDArray[np.int32]:
+    """Draws the users who arrive in some slots, and starts from their logs."""
+    draw, users = np.empty(1), np.empty(rows.size, np.int32)
+    stream, n_parts = np.uint64(USER_STREAM), pooled.total.shape[0]
+    for place in range(rows.size):
+        n = rows[place]
+        state.episodes[n] += 1
+        fill_uniform(state.seeds[n], np.uint64(state.episodes[n]), np.uint64(0), stream, draw)
+        user = arrivals.users[int(draw[0] * arrivals.users.size)]
+        users[place], arrivals.answering[n], state.share[n] = user, user, arrivals.share
+        pooled.total[:, n] = ZERO
+        pooled.weight[:, n] = ZERO
+        if n_parts > 0:
+            pooled.total[0, n], pooled.weight[0, n] = pooled.liked[user], pooled.liked_weight[user]
+        if n_parts > 1:
+            pooled.total[1, n], pooled.weight[1, n] = pooled.shown[user], pooled.shown_weight[user]
+        if beliefs.mean.size:
+            of_user = user if beliefs.first_covariance.shape[0] > 1 else 0
+            beliefs.mean[n] = beliefs.first_mean[user]
+            beliefs.covariance[n] = beliefs.first_covariance[of_user]
+    return users
+
+
+@jit
+def _follow(
+    slates: NDArray[np.int64],
+    responses: FloatArray,
+    feedback: FloatArray,
+    answered: BoolArray,
+    pooled: Pooled,
+    beliefs: Beliefs,
 ) -> None:
-    """Begins a session of a new user; (1,) ``draw`` is scratch."""
-    state.episodes[n] += 1
-    episode, stream = np.uint64(state.episodes[n]), np.uint64(USER_STREAM)
-    fill_uniform(state.seeds[n], episode, np.uint64(0), stream, draw)
-    user = arrivals.users[int(draw[0] * arrivals.users.size)]
-    begin_session(n, state, user, arrivals.max_len)
-    state.share[n] = arrivals.share
-    arrivals.answering[n] = user
-    for part in range(pooled.total.shape[0]):
-        for column in range(pooled.total.shape[2]):
-            pooled.total[part, n, column] = 0.0
-        pooled.weight[part, n] = 0.0
-    if pooled.total.shape[0] > 0:
-        for column in range(pooled.total.shape[2]):
-            pooled.total[0, n, column] = pooled.liked[user, column]
-        pooled.weight[0, n] = pooled.liked_weight[user]
-    if pooled.total.shape[0] > 1:
-        for column in range(pooled.total.shape[2]):
-            pooled.total[1, n, column] = pooled.shown[user, column]
-        pooled.weight[1, n] = pooled.shown_weight[user]
-    if beliefs.mean.shape[0] > 0:
-        of_user = user if beliefs.first_covariance.shape[0] > 1 else 0
-        for row in range(beliefs.mean.shape[1]):
-            beliefs.mean[n, row] = beliefs.first_mean[user, row]
-            for column in range(beliefs.mean.shape[1]):
-                beliefs.covariance[n, row, column] = beliefs.first_covariance[of_user, row, column]
-
-
-@inlined
-def _follow(n: int, result: StepResult, pooled: Pooled, beliefs: Beliefs, cross: Any) -> None:
-    """Adds a session's step to its histories; (d,) ``cross`` is scratch."""
-    slates, responses, embedding = result.slates, result.responses, pooled.embedding
-    if pooled.total.shape[0] == 1:
-        add_items(n, pooled.total[0], pooled.weight[0], embedding, slates, responses)
-    elif pooled.total.shape[0] > 1:
-        add_items(n, pooled.total[2], pooled.weight[2], embedding, slates, responses)
-        add_items(n, pooled.total[3], pooled.weight[3], embedding, slates, result.answered)
+    """Adds a step to the histories."""
+    embedding, n_parts = pooled.embedding, pooled.total.shape[0]
+    if n_parts > 0:
+        part = n_parts // 2  # liked in the session, or the only one
+        update(pooled.total[part], pooled.weight[part], embedding, slates, responses)
+    if n_parts > 1:
+        weights = answered.astype(np.float32)
+        update(pooled.total[3], pooled.weight[3], embedding, slates, weights)
     if beliefs.follows:
-        condition_belief(
-            n,
+        condition(
             beliefs.mean,
             beliefs.covariance,
             beliefs.design,
@@ -96,41 +120,28 @@ def _follow(n: int, result: StepResult, pooled: Pooled, beliefs: Beliefs, cross:
             beliefs.link,
             beliefs.link_bound,
             slates,
-            result.feedback,
-            result.answered,
-            cross,
+            np.ascontiguousarray(feedback[:, :, 0]),
+            answered,
         )
 
 
-@inlined
+@jit
 def _show(
-    n: int,
-    vectors: FloatArray,
-    state: SessionState,
-    max_len: int,
-    pooled: Pooled,
-    beliefs: Beliefs,
+    vectors: FloatArray, state: SessionState, max_len: int, pooled: Pooled, beliefs: Beliefs
 ) -> None:
-    """Writes a session's state vector, but for the weights of sums that are kept apart."""
-    if beliefs.observed:
-        show_belief(n, vectors, beliefs.mean, beliefs.covariance, beliefs.bound)
-    else:
-        dim = pooled.total.shape[2]
-        for part in range(pooled.total.shape[0]):
-            total, weight = pooled.total[part], pooled.weight[part]
-            show_preference(
-                n, vectors, part * dim, total, weight, pooled.mean, pooled.scale, pooled.bound
+    """Writes state vectors, but for the weights of sums that are kept apart."""
+    dim = pooled.total.shape[2]
+    for part in range(pooled.total.shape[0]):
+        total, weight = pooled.total[part], pooled.weight[part]
+        if not beliefs.observed:
+            write_preference(
+                vectors, part * dim, total, weight, pooled.mean, pooled.scale, pooled.bound
             )
-    show_context(
-        n,
-        vectors,
-        vectors.shape[1] - 4,
-        state.steps,
-        state.share,
-        state.last_reward,
-        state.reward_sum,
-        max_len,
-    )
+    if beliefs.observed:
+        write_belief(vectors, beliefs.mean, beliefs.covariance, beliefs.bound)
+    column = vectors.shape[1] - 4
+    sums = state.last_reward, state.reward_sum
+    write_context(vectors, column, state.steps, state.share, *sums, max_len)
 
 
 @jit
@@ -149,12 +160,12 @@ def play(
     truncated: BoolArray,
     *fields: Any,
 ) -> tuple[int, int]:
-    """Steps some sessions, begins new ones in other slots, and observes both.
+    """Steps some sessions, begins new ones in other slots, and observes all.
 
     Args:
-        vectors: (N, ...) float32; rows of both are written.
-        acting: (N,) bool, sessions that make a step.
-        arriving: (N,) bool, slots of others in which a new user arrives.
+        vectors: (N, ...) float32, written.
+        acting: (N,) bool, sessions that make a step; of length 0 for none.
+        arriving: (N,) bool, slots of others in which a new user arrives; of length 0 for none.
         slates: (N, K) int64.
         probability: (N, K, B) float32 of each behaviour; (0, 0, 0) where the model is known.
         responses: Zeros, as the next six, to be filled with what
@@ -165,37 +176,41 @@ def play(
         penalised: Likewise.
         terminated: Likewise.
         truncated: Likewise.
-        *fields: The rules, the sessions, the users who may arrive, the model, pooled histories and
+        *fields: The model, the rules, the sessions, the users who may arrive, pooled histories and
             beliefs, each taken apart.
 
     Returns:
         As :meth:`~kuaisim_gym.engine.types.Engine.first_invalid`; unless all is valid, nothing has
         changed.
     """
-    rules, state = Rules(*fields[:_RULES]), SessionState(*fields[_RULES:_STATE])
-    arrivals, scores = Arrivals(*fields[_STATE:_ARRIVALS]), Scores(*fields[_ARRIVALS:_SCORES])
-    pooled, beliefs = Pooled(*fields[_SCORES:_POOLED]), Beliefs(*fields[_POOLED:_BELIEFS])
-    result = StepResult(
-        slates, responses, feedback, answered, reward, penalised, terminated, truncated
-    )
-    slot, position = find_invalid(state.active, acting, slates, state.exposed.shape[1])
-    if slot >= 0:
-        return slot, position
-    draws, draw = np.empty(feedback.shape[1] * feedback.shape[2]), np.empty(1)
-    counts = np.zeros(rules.target.size, np.int64)
-    chances = np.empty(feedback.shape[1:], np.float32)
-    cross = np.empty(beliefs.mean.shape[1])
-    for n in range(acting.size):
-        if acting[n]:
-            if probability.size:
-                chances[:, :] = probability[n]
-            else:
-                score_slate(state.users[n], slates[n], scores, chances)
-                respond(chances, scores.logistic)
-            advance_session(n, rules, state, chances, draws, counts, result)
-            _follow(n, result, pooled, beliefs, cross)
-        elif arriving[n]:
-            _arrive(n, state, arrivals, pooled, beliefs, draw)
-        if acting[n] or arriving[n]:
-            _show(n, vectors, state, arrivals.max_len, pooled, beliefs)
+    scores, state = Scores(*fields[:_SCORES]), SessionState(*fields[_RULES:_STATE])
+    arrivals = Arrivals(*fields[_STATE:_ARRIVALS])
+    pooled, beliefs = Pooled(*fields[_ARRIVALS:_POOLED]), Beliefs(*fields[_POOLED:])
+    if acting.size:
+        slot, position = first_invalid(state.active, acting, slates, state.exposed.shape[1])
+        if slot >= 0:
+            return slot, position
+        chances = probability
+        if not probability.size:
+            chances = factor_scores(state.users, slates, *scores[1:])
+            _respond(chances, scores.logistic)
+        advance(
+            slates,
+            chances,
+            acting,
+            responses,
+            feedback,
+            answered,
+            reward,
+            penalised,
+            terminated,
+            truncated,
+            *fields[_SCORES:_STATE],
+        )
+        _follow(slates, responses, feedback, answered, pooled, beliefs)
+    if arriving.size:
+        rows = np.flatnonzero(arriving)
+        users = _arrive(rows, state, arrivals, pooled, beliefs)
+        begin(rows, users, arrivals.max_len, *fields[_RULES:_STATE])
+    _show(vectors, state, arrivals.max_len, pooled, beliefs)
     return -1, -1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,6 +217,19 @@ class StepResult(NamedTuple):
     def done(self) -> BoolArray:
         """(N,) bool: sessions that are over, terminated or truncated."""
         return self.terminated | self.truncated
+
+
+def no_outcome(n_sessions: int, slate_size: int, n_behaviours: int) -> tuple[Any, ...]:
+    """Zeros for the fields of a :class:`StepResult` behind the slates, in order."""
+    return (
+        np.zeros((n_sessions, slate_size), dtype=np.float32),
+        np.zeros((n_sessions, slate_size, n_behaviours), dtype=np.float32),
+        np.zeros((n_sessions, slate_size), dtype=bool),
+        np.zeros(n_sessions),
+        np.zeros(n_sessions, dtype=bool),
+        np.zeros(n_sessions, dtype=bool),
+        np.zeros(n_sessions, dtype=bool),
+    )
 
 
 class Engine(Protocol):

@@ -293,26 +293,17 @@ class SessionBatch:
             self.reset(~slots)
         return result, self.observe()
 
-    def renew(self, slots: BoolArray, seen: Observation | None = None) -> Observation:
-        """Begins new sessions in some slots, and observes all.
+    def renew(self, slots: BoolArray) -> Observation:
+        """Begins new sessions in some slots, and observes all: :meth:`reset` and :meth:`observe`.
 
         Args:
             slots: (N,) bool.
-            seen: Present observations of the other slots, which may be used up; ``None`` where
-                there are no others.
-
-        Returns:
-            Observations.
         """
         fused = self._fused()
-        if fused is None or (seen is None and not slots.all()):
-            self.reset(slots)
-            return self.observe()
-        vectors: Any = seen["state"] if isinstance(seen, dict) else seen
-        if vectors is None:
-            vectors = fused.room()
-        fused.begin(slots, vectors)
-        return self.encoder.completed(vectors)
+        if fused is not None:
+            return self.encoder.completed(fused.begin(slots))
+        self.reset(slots)
+        return self.observe()
 
     def _fused(self) -> FusedSteps | None:
         """Compiled steps of the parts as they are now; ``None`` where a task has steps of its own.

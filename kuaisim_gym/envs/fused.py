@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.engine.types import BoolArray, FloatArray, Scores, StepResult
+from kuaisim_gym.engine.types import BoolArray, FloatArray, Scores, StepResult, no_outcome
 from kuaisim_gym.observation import ObservationEncoder
 from kuaisim_gym.simulator.core import SessionCore
 
@@ -45,17 +45,21 @@ class FusedSteps:
         n, k = core.n_sessions, core.config.slate_size
         self._shape, self._width = (n, k, len(core.model.behaviours)), encoder.context_slice.stop
         self._fields = (
+            *_frozen(_no_scores() if scores is None else scores),
             *_frozen(core.rules),
             *core.state,
             *_frozen(core.arrivals(), (1,)),
-            *_frozen(_no_scores() if scores is None else scores),
             *_frozen(pooled, (0, 1)),
             *_frozen(beliefs, (0, 1)),
         )
-        self._nobody = np.zeros(n, dtype=bool)
-        (self._unknown,) = _frozen([np.zeros((0, 0, 0), dtype=np.float32)])
-        slates = np.zeros((n, k), dtype=np.int64)
-        self._standing = (slates, self._unknown, *self._zeros())  # what a step without slates needs
+        self._nobody = np.zeros(0, dtype=bool)
+        self._unknown = np.zeros((0, 0, 0), dtype=np.float32)
+        # What a call without a step is given in the place of slates, chances and outcome.
+        self._standing = (
+            np.zeros((n, k), dtype=np.int64),
+            self._unknown,
+            *no_outcome(*self._shape),
+        )
 
     def step(
         self, slates: NDArray[np.integer], slots: BoolArray | None
@@ -81,9 +85,9 @@ class FusedSteps:
             shown = np.where(slots[:, None], shown, 0)
         if self._given:
             core.check(shown, acting)
-            (chances,) = _frozen([np.ascontiguousarray(core.chances(shown))])
-        result = StepResult(shown, *self._zeros())
-        vectors = self.room()
+            chances = np.require(core.chances(shown), requirements=["C", "W"])
+        result = StepResult(shown, *no_outcome(*self._shape))
+        vectors = self._room()
         slot, position = self._play(
             vectors, acting, arriving, shown, chances, *result[1:], *self._fields
         )
@@ -95,29 +99,16 @@ class FusedSteps:
                 core.answers.reset(arriving, core.state.users[arriving])
         return result, vectors
 
-    def begin(self, slots: BoolArray, vectors: FloatArray) -> None:
-        """Begins new sessions in some slots, and writes their rows of (N, ...) state vectors."""
-        core = self._core
+    def begin(self, slots: BoolArray) -> FloatArray:
+        """Begins new sessions in some slots; (N, ...) float32 state vectors of all."""
+        core, vectors = self._core, self._room()
         self._play(vectors, self._nobody, slots, *self._standing, *self._fields)
         if self._given:
             core.answers.reset(slots, core.state.users[slots])
+        return vectors
 
-    def room(self) -> FloatArray:
-        """(N, ...) float32, room for state vectors."""
-        return np.empty((self._core.n_sessions, self._width), dtype=np.float32)
-
-    def _zeros(self) -> tuple[NDArray[Any], ...]:
-        """Zeros for the outcome of a step, in the order of ``StepResult``, without slates."""
-        n, k, n_behaviours = self._shape
-        return (
-            np.zeros((n, k), dtype=np.float32),
-            np.zeros((n, k, n_behaviours), dtype=np.float32),
-            np.zeros((n, k), dtype=bool),
-            np.zeros(n),
-            np.zeros(n, dtype=bool),
-            np.zeros(n, dtype=bool),
-            np.zeros(n, dtype=bool),
-        )
+    def _room(self) -> FloatArray:
+        return np.empty((self._shape[0], self._width), dtype=np.float32)
 
 
 def _no_scores() -> Scores:

@@ -186,7 +186,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self._add_step(final_info, result, done)
         infos.update(final_obs=final_obs, _final_obs=done.copy())
         infos.update(final_info=final_info, _final_info=done.copy())
-        seen = self.batch.renew(done, seen)
+        seen = self.batch.renew(done)
         if not done.all():
             self._add_step(infos, result, ~done)
         self._add_arrivals(infos, done)
