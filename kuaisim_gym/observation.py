@@ -30,7 +30,7 @@ PARTS = ("log liked", "log shown", "session liked", "session shown")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
-WEIGHT_SCALE = 5.0  # of log(1 + weight): 150 rows show as one
+WEIGHT_SCALE = 5.0  # of log(1 + weight): 147 rows show as one
 
 FloatArray = NDArray[np.float32]
 Observation = FloatArray | dict[str, NDArray[np.generic]]
@@ -104,6 +104,23 @@ class PreferenceEncoder:
             (n, d) float32 in [-PREFERENCE_BOUND, PREFERENCE_BOUND].
         """
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
+
+    def encode_parts(self, total: FloatArray, weight: FloatArray) -> FloatArray:
+        """What ``preference="parts"`` shows, of the sums of all :data:`PARTS`.
+
+        Args:
+            total: (4, n, d) float32 weighted sums.
+            weight: (4, n) float32 total weights.
+
+        Returns:
+            (n, 4 d + 4) float32: standardised means within :attr:`reach`, zero without weight, and
+            ``log(1 + weight) / 5``, in [0, PREFERENCE_BOUND].
+        """
+        flat = total.reshape(-1, self.dim)
+        means = preference(flat, weight.ravel(), self.mean, self.scale, self.reach)
+        weights = np.log1p(weight) / np.float32(WEIGHT_SCALE)
+        weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
+        return np.hstack([*means.reshape(total.shape), weights.T])
 
     def pooled(self, parts: FloatArray) -> FloatArray:
         """Preference states, as ``preference="pooled"`` shows them, from their parts.
@@ -411,15 +428,18 @@ class PooledHistories:
 
     def write(self, vectors: FloatArray) -> None:
         """Writes the first columns of (N, ...) float32 vectors."""
-        encoder, engine = self.encoder, self.core.engine
-        bound = encoder.reach if self.apart else PREFERENCE_BOUND
-        standard = (encoder.mean, encoder.scale, bound)
-        for part, (total, weight) in enumerate(zip(self._total, self._weight, strict=True)):
-            engine.write_preference(vectors, part * encoder.dim, total, weight, *standard)
+        encoder = self.encoder
         if self.apart:
-            weights = np.log1p(self._weight) / np.float32(WEIGHT_SCALE)
-            weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
-            vectors[:, len(PARTS) * encoder.dim : self.width] = weights.T
+            vectors[:, : self.width] = encoder.encode_parts(self._total, self._weight)
+        else:
+            self.core.engine.write_preference(
+                vectors,
+                self._total[0],
+                self._weight[0],
+                encoder.mean,
+                encoder.scale,
+                PREFERENCE_BOUND,
+            )
 
     def snapshot(self) -> Snapshot:
         """Copies of sums and weights, by name."""

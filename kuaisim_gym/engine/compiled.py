@@ -336,7 +336,6 @@ def _condition(
 @_jit
 def _write_preference(
     vectors: FloatArray,
-    first: int,
     total: FloatArray,
     weight: FloatArray,
     mean: FloatArray,
@@ -350,10 +349,10 @@ def _write_preference(
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                vectors[n, first + column] = -bound if value < -bound else value
+                vectors[n, column] = -bound if value < -bound else value
         else:
             for column in range(dim):
-                vectors[n, first + column] = _ZERO
+                vectors[n, column] = _ZERO
 
 
 @_jit
@@ -631,14 +630,13 @@ class NumbaEngine(NumpyEngine):
     def write_preference(
         self,
         vectors: FloatArray,
-        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
     ) -> None:
-        _write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
+        _write_preference(vectors, total, weight, mean, scale, np.float32(bound))
 
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int

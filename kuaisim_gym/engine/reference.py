@@ -211,15 +211,13 @@ class NumpyEngine(Engine):
     def write_preference(
         self,
         vectors: FloatArray,
-        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
     ) -> None:
-        states = preference(total, weight, mean, scale, bound)
-        vectors[:, column : column + states.shape[1]] = states
+        vectors[:, : total.shape[1]] = preference(total, weight, mean, scale, bound)
 
     def write_belief(
         self, vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
