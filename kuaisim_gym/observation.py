@@ -16,8 +16,8 @@ from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.engine.reference import mean_embedding, preference
-from kuaisim_gym.engine.types import StepResult
+from kuaisim_gym.engine.reference import NumpyEngine, mean_embedding, preference
+from kuaisim_gym.engine.types import Engine, StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -105,22 +105,29 @@ class PreferenceEncoder:
         """
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
 
-    def encode_parts(self, total: FloatArray, weight: FloatArray) -> FloatArray:
+    def encode_parts(
+        self, total: FloatArray, weight: FloatArray, engine: Engine | None = None
+    ) -> FloatArray:
         """What ``preference="parts"`` shows, of the sums of all :data:`PARTS`.
 
         Args:
             total: (4, n, d) float32 weighted sums.
             weight: (4, n) float32 total weights.
+            engine: The engine; ``None`` for NumPy's, which gives the same.
 
         Returns:
             (n, 4 d + 4) float32: standardised means within :attr:`reach`, zero without weight, and
             ``log(1 + weight) / 5``, in [0, PREFERENCE_BOUND].
         """
-        flat = total.reshape(-1, self.dim)
-        means = preference(flat, weight.ravel(), self.mean, self.scale, self.reach)
+        engine = engine or NumpyEngine()
+        n_parts, n, dim = total.shape
+        parts: FloatArray = np.empty((n, n_parts * (dim + 1)), dtype=np.float32)
+        standard = (self.mean, self.scale, self.reach)
+        for part in range(n_parts):
+            engine.write_preference(parts, part * dim, total[part], weight[part], *standard)
         weights = np.log1p(weight) / np.float32(WEIGHT_SCALE)
-        weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
-        return np.hstack([*means.reshape(total.shape), weights.T])
+        parts[:, n_parts * dim :] = np.minimum(weights, np.float32(PREFERENCE_BOUND)).T
+        return parts
 
     def pooled(self, parts: FloatArray) -> FloatArray:
         """Preference states, as ``preference="pooled"`` shows them, from their parts.
@@ -428,18 +435,12 @@ class PooledHistories:
 
     def write(self, vectors: FloatArray) -> None:
         """Writes the first columns of (N, ...) float32 vectors."""
-        encoder = self.encoder
+        encoder, engine, total, weight = self.encoder, self.core.engine, self._total, self._weight
         if self.apart:
-            vectors[:, : self.width] = encoder.encode_parts(self._total, self._weight)
+            vectors[:, : self.width] = encoder.encode_parts(total, weight, engine)
         else:
-            self.core.engine.write_preference(
-                vectors,
-                self._total[0],
-                self._weight[0],
-                encoder.mean,
-                encoder.scale,
-                PREFERENCE_BOUND,
-            )
+            standard = (encoder.mean, encoder.scale, PREFERENCE_BOUND)
+            engine.write_preference(vectors, 0, total[0], weight[0], *standard)
 
     def snapshot(self) -> Snapshot:
         """Copies of sums and weights, by name."""

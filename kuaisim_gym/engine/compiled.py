@@ -318,11 +318,8 @@ def _condition(
             part = place - low
             expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
             slope = link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
-            per_answer = slope / (expected * (1.0 - expected))
-            information = slope * per_answer
-            gain = 1.0 / (1.0 + information * spread)
-            shift = gain * (per_answer * (answers[n, k] - expected))
-            shrink = gain * information
+            gain = slope / (expected * (1.0 - expected) + slope * slope * spread)
+            shift, shrink = gain * (answers[n, k] - expected), gain * slope
             for row in range(d):
                 own = cross[row]
                 mean[n, row] += own * shift
@@ -336,6 +333,7 @@ def _condition(
 @_jit
 def _write_preference(
     vectors: FloatArray,
+    first: int,
     total: FloatArray,
     weight: FloatArray,
     mean: FloatArray,
@@ -349,10 +347,10 @@ def _write_preference(
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                vectors[n, column] = -bound if value < -bound else value
+                vectors[n, first + column] = -bound if value < -bound else value
         else:
             for column in range(dim):
-                vectors[n, column] = _ZERO
+                vectors[n, first + column] = _ZERO
 
 
 @_jit
@@ -630,13 +628,14 @@ class NumbaEngine(NumpyEngine):
     def write_preference(
         self,
         vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
     ) -> None:
-        _write_preference(vectors, total, weight, mean, scale, np.float32(bound))
+        _write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
 
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int

@@ -267,16 +267,18 @@ class Engine(Protocol):
     def write_preference(
         self,
         vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
     ) -> None:
-        """Writes standardised mean embeddings of histories into the first columns of state vectors.
+        """Writes standardised mean embeddings of histories into state vectors.
 
         Args:
             vectors: (N, ...) float32; changed in place.
+            column: The first of the d columns to write.
             total: (N, d) float32, see :meth:`update`.
             weight: (N,) float32; a user without weight sits at the origin.
             mean: (d,) float32 to subtract from a mean embedding.

@@ -198,13 +198,13 @@ def _preferences(
     weights = np.stack([responses, np.ones(len(responses))])[: 1 if preference == "pooled" else 2]
     total = np.stack([_running(row[:, None] * encoder.embedding[items]) for row in weights])
     weight = np.stack([_running(row) for row in weights])
-    if preference == "pooled":
-        return encoder.encode(*(sums[0, n_rows].astype(np.float32) for sums in (total, weight)))
-    log_and_session = (
-        np.concatenate([sums[:, n_before], sums[:, n_rows] - sums[:, n_before]]).astype(np.float32)
-        for sums in (total, weight)
-    )
-    return encoder.encode_parts(*log_and_session)
+    if preference == "parts":  # of the log before the episode, and of the rows in it
+        total, weight = (
+            np.concatenate([sums[:, n_before], sums[:, n_rows] - sums[:, n_before]])
+            for sums in (total, weight)
+        )
+        return encoder.encode_parts(total.astype(np.float32), weight.astype(np.float32))
+    return encoder.encode(total[0, n_rows].astype(np.float32), weight[0, n_rows].astype(np.float32))
 
 
 def _contexts(

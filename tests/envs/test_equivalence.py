@@ -702,20 +702,22 @@ def test_beliefs_agree(seed: int, n: int, k: int, dim: int) -> None:
 
 
 @by_function
-@given(SEEDS, FEW, st.integers(1, 40))
-def test_preferences_agree(seed: int, n: int, dim: int) -> None:
+@given(SEEDS, FEW, st.integers(1, 40), st.integers(0, 2))
+def test_preferences_agree(seed: int, n: int, dim: int, column: int) -> None:
     rng = np.random.default_rng(seed)
     weight, mean = rng.choice([0.0, 1e-3, 1.0, 7.0], n).astype(np.float32), numbers(rng, dim)
     total = 8 * weight[:, None] * numbers(rng, n, dim)
     scale = rng.uniform(0.5, 2.0, dim).astype(np.float32)
     before = numbers(rng, n, dim + 3)
     vectors = before.copy()
-    arguments = [vectors, total, weight, mean, scale, 10.0]
-    agree("write_preference", arguments, rows=(0, 1, 2), changed=(0,))
+    arguments = [vectors, column, total, weight, mean, scale, 10.0]
+    agree("write_preference", arguments, rows=(0, 2, 3), changed=(0,))
     find_engine("numba").write_preference(*arguments)
-    assert (vectors[weight == 0, :dim] == 0).all()
-    assert np.abs(vectors[:, :dim]).max() <= 10
-    np.testing.assert_array_equal(vectors[:, dim:], before[:, dim:])
+    written = slice(column, column + dim)
+    assert (vectors[weight == 0, written] == 0).all()
+    assert np.abs(vectors[:, written]).max() <= 10
+    others = np.delete(np.arange(dim + 3), written)
+    np.testing.assert_array_equal(vectors[:, others], before[:, others])
 
 
 @by_function
