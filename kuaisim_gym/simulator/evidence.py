@@ -31,6 +31,11 @@ class Rows:
         # Built from its arrays: the usual constructors would add up rows of the same cell.
         self._by_item = csr_matrix((number, rows.items, self._starts), shape=size).T.tocsr()
 
+    def among(self, n_items: int) -> Vector:
+        """(n_users,) numbers of rows of the first so many items."""
+        first = self.items < n_items
+        return np.bincount(self.users[first], minlength=self.size[0]).astype(np.float64)
+
     def by_user(self, weight: RowVector, columns: Vector) -> Vector:
         """(n_users, m) sums of the items' (n_items, m) columns with (n,) weights."""
         matrix = csr_matrix((weight, self.items, self._starts), shape=self.size)

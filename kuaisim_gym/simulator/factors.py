@@ -39,10 +39,13 @@ from kuaisim_gym.simulator.relation import Relation
 from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.sweeps import Beliefs, Fit
 
-RANKS = (8, 4, 2, 1, 0)  # numbers of factors to compare
+# Numbers of factors to compare. None is not among them: states pool the items' vectors, and need a
+# column beside quality; a factor that nothing confirms is shrunk to near zero anyway.
+RANKS = (8, 4, 2, 1)
 SWEEPS = 8
 LAST_SWEEPS = 3  # of the chosen number, over all train users
-HELD_OUT = 10  # every tenth train user chooses the number of factors
+HELD_OUT = 10  # every tenth train user with a log chooses the number of factors
+_MOST_USERS = 1024  # whose places choose the number of factors
 LEVEL_VARIANCE = 1.0  # of log-odds, by which a session may answer on another level than the log
 LINK_POINTS = 1025
 LINK_BOUND = 8.0  # scores beyond it count as there
@@ -118,7 +121,8 @@ def fit_preference_model(
         The model, which is the same for the same rows.
     """
     train = data.train_users
-    held_out = train[HELD_OUT // 2 :: HELD_OUT] if len(train) >= 2 * HELD_OUT else train[:0]
+    logged = data.train_log.distinct_users
+    held_out = logged[HELD_OUT // 2 :: HELD_OUT] if len(logged) >= 2 * HELD_OUT else logged[:0]
     fit = Fit(data, np.setdiff1d(train, held_out), RANKS[0])
     for _ in range(SWEEPS):
         fit.sweep()
@@ -134,6 +138,8 @@ def fit_preference_model(
 
 def _choose_rank(fit: Fit, data: TrainingData, held_out: IntArray) -> int:
     """The number of factors that predicts hidden rows of held-out users best."""
+    if not data.log.has_negatives:  # each user's places are compared with all items
+        held_out = held_out[:: -(-len(held_out) // _MOST_USERS)]
     log = data.log.of_users(held_out, fit.size[0])
     hidden = np.random.default_rng(0).random(len(log)) < 0.5
     if hidden.all() or not hidden.any():
@@ -160,7 +166,7 @@ def _placed(
     mean, covariance = users.mean[:, seen], users.covariance[:, seen][:, :, seen]
     prior = (fit.user_design @ fit.user_slopes)[:, seen]
     spread = fit.user_spread[np.ix_(seen, seen)].copy()
-    if rehearsal is not None and fit.rank:
+    if rehearsal is not None:
         relation = Relation.between(fit, mean, covariance, rehearsal, data)
         mean, covariance = relation(mean, covariance)
         prior, spread = relation(prior, spread)

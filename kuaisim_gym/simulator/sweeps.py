@@ -16,7 +16,7 @@ from kuaisim_gym.data.dataset import TrainingData, pair_products
 from kuaisim_gym.data.feedback import IntArray, Interactions
 from kuaisim_gym.simulator.evidence import Evidence, Labels, Rows, RowVector, Shares, Table
 from kuaisim_gym.simulator.fit import feature_matrix
-from kuaisim_gym.simulator.positives import EXPOSURE_POWER
+from kuaisim_gym.simulator.positives import EXPOSURE_POWER, place_losses
 from kuaisim_gym.simulator.spectral import leading_item_vectors
 
 PLACING_STEPS = 3  # that place users given the items
@@ -73,7 +73,7 @@ class Fit:
         level = np.log(count + 0.5)
         shown = level[: data.n_items]
         self.popularity = (level - shown.mean()) / (shown.std() or 1.0)
-        self._known = count > 0
+        self._count = count
         plain = np.column_stack([np.ones(n_items), self.popularity])
         self._item_design = _design(plain, feature_matrix(data.item_features, n_items))
         self.user_design = _design(
@@ -81,6 +81,7 @@ class Fit:
         )
         self._learn_from(data, learners)
         self._answered = bool(self.evidence.answers)
+        self._positive = not data.log.has_negatives
         unit = 1.0 if self.logistic else 0.1
         self.rank = rank
         self.vectors: Vector = self._start(data.log.of_users(learners, n_users), data.n_items)
@@ -158,8 +159,7 @@ class Fit:
         self._move_user_prior()
         self._move_item_prior()
         self._move_levels()
-        if self._answered and self.rank:
-            self._move_pull()
+        self._move_places()
 
     def score(self, table: Table, level: float, users: Beliefs) -> RowVector:
         """(n,) scores of a table's rows at the means of users and items."""
@@ -218,13 +218,23 @@ class Fit:
         n_users, d = self.size[0], self.rank + 2
         precision, pulled = np.zeros((n_users, d, d)), np.zeros((n_users, d))
         base, weight = self._base, 1.0 / (1.0 + self.excess * places.per_user)
+        region = self._region(places)
         information = self.pull**2 * places.per_user * weight
-        precision[:, 2:, 2:] = information[:, None, None] * base.item_spread
+        precision[:, 2:, 2:] = information[:, None, None] * base.item_spread[region]
         rest = places.by_user(np.ones(len(places.users), np.float32), self.vectors)
-        rest -= places.per_user[:, None] * base.item_mean
+        rest -= places.per_user[:, None] * base.item_mean[region]
         pulled[:, 2:] = (self.pull * weight)[:, None] * rest
-        pulled[:, 2:] += information[:, None] * (base.item_spread @ base.user_mean)
+        pulled[:, 2:] += information[:, None] * (base.item_spread @ base.user_mean)[region]
         return precision, pulled
+
+    def _region(self, places: Rows) -> IntArray:
+        """(n_users,) int: 1 for users whose rows all lie outside the catalogue, 0 for others.
+
+        Where a dataset keeps all pairs of some users and the catalogue for its sessions, as KuaiRec
+        does, these users' logs lie outside, and that they do tells nothing of taste.
+        """
+        outside = (places.per_user > 0) & (places.among(self.n_shown) == 0)
+        return np.asarray(outside, dtype=np.int32)
 
     @property
     def _base(self) -> _Base:
@@ -235,13 +245,13 @@ class Fit:
         per_item = places.by_item(one, weight[:, None])[:, 0]
         share, of_user = per_item / per_item.sum(), places.per_user * weight
         of_user = of_user / of_user.sum()
-        item_mean, user_mean = share @ self.vectors, of_user @ users.mean[:, 2:]
-        vectors, tastes = self.vectors - item_mean, users.mean[:, 2:] - user_mean
-        item_spread = vectors.T @ (share[:, None] * vectors)
-        item_spread += np.einsum("n,nij->ij", share, self.vector_covariance) + TINY * np.eye(k)
-        user_spread = tastes.T @ (of_user[:, None] * tastes)
-        user_spread += np.einsum("n,nij->ij", of_user, users.covariance[:, 2:, 2:])
-        return _Base(per_item, weight, item_mean, item_spread, user_mean, user_spread)
+        outside = np.where(np.arange(len(share)) < self.n_shown, 0.0, share)
+        outside = outside / outside.sum() if outside.any() else share
+        items = [_moments(by, self.vectors, self.vector_covariance) for by in (share, outside)]
+        item_mean = np.stack([mean for mean, _ in items])
+        item_spread = np.stack([spread for _, spread in items]) + TINY * np.eye(k)
+        user = _moments(of_user, users.mean[:, 2:], users.covariance[:, 2:, 2:])
+        return _Base(per_item, weight, item_mean, item_spread, *user)
 
     def _move_items(self) -> None:
         """Posterior of items, given users."""
@@ -273,7 +283,7 @@ class Fit:
         tastes = base.weight[:, None] * (mean[:, 2:] - base.user_mean)
         one = np.ones(len(places.users), np.float32)
         pulled[:, 1:] += self.pull * places.by_item(one, tastes)
-        pulled[:, 1:] += information[:, None] * (base.user_spread @ base.item_mean)
+        pulled[:, 1:] += information[:, None] * (base.user_spread @ base.item_mean[0])
         precision += np.diag(prior)
         if not self._answered:  # places alone: the quality is given
             self.vector_covariance = _inverse(precision[:, 1:, 1:])
@@ -300,14 +310,15 @@ class Fit:
 
     def _move_item_prior(self) -> None:
         """Prior of items: a regression on popularity and features, and what it leaves."""
-        known = self._known
+        known = self._count > 0
         items = np.column_stack([self.quality, self.vectors])
-        slopes = _ridge(self._item_design[known], items[known])
-        rest = items[known] - self._item_design[known] @ slopes
-        spread = (rest**2).mean(axis=0)
-        spread[0] += self.quality_variance[known].mean()
-        spread[1:] += np.einsum("nii->ni", self.vector_covariance[known]).mean(axis=0)
-        self.item_slopes, self.item_spread = slopes, spread
+        self.item_slopes = _ridge(self._item_design[known], items[known])
+        square = (items[known] - self._item_design[known] @ self.item_slopes) ** 2
+        square[:, 0] += self.quality_variance[known]
+        square[:, 1:] += np.einsum("nii->ni", self.vector_covariance[known])
+        self.item_spread = square.mean(axis=0)
+        if self._positive:  # as rows weigh: places of rare items alone would pull them far apart
+            self.item_spread[1:] = np.average(square[:, 1:], axis=0, weights=self._count[known])
 
     def _move_levels(self) -> None:
         """Levels of the tables, and the noise of shares."""
@@ -320,40 +331,36 @@ class Fit:
                 rows = sum(len(one.users) for one in tables)
                 self.noise = max(square + self.noise * self._spread / rows, 1e-3)
 
-    def _move_pull(self) -> None:
-        """Pull of tastes on rows, and the spread of logs of one taste beyond chance."""
+    def _move_places(self) -> None:
+        """Pull of tastes on rows, if answers tell it, and the spread of logs of one taste."""
         base, places, users = self._base, self.evidence.places, self._users
         mine = self.learners[places.per_user[self.learners] > 0]
         n, weight = places.per_user[mine], base.weight[mine]
         one = np.ones(len(places.users), np.float32)
-        rest = places.by_user(one, self.vectors)[mine] - n[:, None] * base.item_mean
+        region = self._region(places)[mine]
+        mean, spread = base.item_mean[region], base.item_spread[region]
+        rest = places.by_user(one, self.vectors)[mine] - n[:, None] * mean
         taste, covariance = users.mean[mine, 2:] - base.user_mean, users.covariance[mine, 2:, 2:]
-        size = np.einsum("ni,ij,nj->n", taste, base.item_spread, taste)
-        size += np.einsum("nij,ij->n", covariance, base.item_spread)
+        size = np.einsum("ni,nij,nj->n", taste, spread, taste)
+        size += np.einsum("nij,nij->n", covariance, spread)
         information = float((weight * n * size).sum())
         if not information > TINY:
             return  # nobody's taste differs
-        self.pull = float((weight * np.einsum("ni,ni->n", rest, taste)).sum()) / information
-        error = rest / n[:, None] - self.pull * taste @ base.item_spread
-        square = np.einsum("ni,ij,nj->n", error, _inverse(base.item_spread), error)
-        square += self.pull**2 * np.einsum("nij,ij->n", covariance, base.item_spread)
+        if self._answered:
+            self.pull = float((weight * np.einsum("ni,ni->n", rest, taste)).sum()) / information
+        error = rest / n[:, None] - self.pull * np.einsum("nij,nj->ni", spread, taste)
+        square = np.einsum("ni,nij,nj->n", error, _inverse(base.item_spread)[region], error)
+        square += self.pull**2 * np.einsum("nij,nij->n", covariance, spread)
         beyond = np.average(square / self.rank - 1.0 / n, weights=n * weight)
         self.excess = max(float(beyond), 0.0)
 
     def loss(self, rows: Interactions, users: Beliefs, levels: list[float]) -> Vector:
-        """(n,) -log likelihood of the answers of some rows.
-
-        Of positive rows it is (n_users,) that of their places, to second order as in the fit.
-        """
+        """(n,) -log likelihood of the answers of some rows; of positive rows, of their places."""
         if levels:
             table = self.table(rows, 1.0)
             return np.asarray(table.loss(self.score(table, levels[0], users), self.noise))
-        places, base = Rows(rows, self.size), self._base
-        taste = self.pull * (users.mean[:, 2:] - base.user_mean)
-        rest = places.by_user(np.ones(len(rows), np.float32), self.vectors)
-        rest -= places.per_user[:, None] * base.item_mean
-        size = np.einsum("ni,ij,nj->n", taste, base.item_spread, taste)
-        return np.asarray(places.per_user * size / 2.0 - np.einsum("ni,ni->n", rest, taste))
+        taste = self.pull * users.mean[:, 2:]
+        return np.asarray(place_losses(taste, self.vectors, self._count, rows)[0])
 
     def rotate(self) -> None:
         """Turns tastes to uncorrelated ones of unit variance.
@@ -399,7 +406,15 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Base:
-    """Rows as they would be without taste: see :attr:`Fit._base`."""
+    """Rows as they would be without taste.
+
+    Attributes:
+        per_item: (n_items,) float64 weights of rows.
+        weight: (n_users,) float64, of each row of a user.
+        item_mean, item_spread: (2, k) and (2, k, k) float64, moments of the rows' vectors:
+            anywhere, and outside the catalogue.
+        user_mean, user_spread: (k,) and (k, k) float64, moments of the rows' tastes.
+    """
 
     per_item: Vector
     weight: Vector
@@ -407,6 +422,14 @@ class _Base:
     item_spread: Vector
     user_mean: Vector
     user_spread: Vector
+
+
+def _moments(weight: Vector, mean: Vector, covariance: Vector) -> tuple[Vector, Vector]:
+    """(k,) mean and (k, k) spread of uncertain (n, k) rows, with (n,) weights that sum to one."""
+    middle = weight @ mean
+    rest = mean - middle
+    spread = rest.T @ (weight[:, None] * rest) + np.einsum("n,nij->ij", weight, covariance)
+    return middle, spread
 
 
 def _squares(design: Vector, covariance: Vector) -> Vector:
