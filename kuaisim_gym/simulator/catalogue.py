@@ -49,10 +49,29 @@ class Catalogue:
         """(n_items, d) float32: the embedding of the catalogue's own items."""
         return self.embedding[: self.n_items]
 
-    @property
+    @cached_property
+    def standardised(self) -> FloatArray:
+        """(n_items, d) float32: :attr:`item_embedding` with unit spread; constant columns are 0.
+
+        By it items resemble each other, every direction counting alike.
+        """
+        centred = self.item_embedding - self.item_embedding.mean(axis=0)
+        spread = centred.std(axis=0)
+        varies = spread > 1e-6  # the rest is rounding, and the scale of qualities is 1
+        standardised = np.where(varies, centred / np.where(varies, spread, 1.0), 0.0)
+        standardised.setflags(write=False)  # shared by all environments of the dataset
+        return standardised.astype(np.float32, copy=False)
+
+    @cached_property
     def known(self) -> FloatArray:
-        """(n_items, d + 1) float32: :attr:`item_embedding`, then :attr:`log_popularity`."""
-        return np.column_stack([self.item_embedding, self.log_popularity])
+        """(n_items, d + 1) float32: :attr:`standardised`, then :attr:`log_popularity`.
+
+        Scorers weigh these columns. Agents explore all weights with noise of one size, so that
+        columns of different spread would be explored as far as they are wide.
+        """
+        known = np.column_stack([self.standardised, self.log_popularity])
+        known.setflags(write=False)
+        return known
 
     @cached_property
     def fingerprint(self) -> str:

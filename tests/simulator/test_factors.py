@@ -15,8 +15,8 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairand,
     synthetic_kuairec,
 )
-from kuaisim_gym.simulator import factors
 from kuaisim_gym.simulator.build import load_preferences
+from kuaisim_gym.simulator.evidence import Shares
 from kuaisim_gym.simulator.factors import (
     LINK_BOUND,
     PREFERENCE_ARRAYS,
@@ -183,7 +183,7 @@ def test_a_censored_share_counts_as_all_above() -> None:
         np.zeros(3, np.int32), np.arange(3, dtype=np.int32), np.array([0.2, 1.0, 3.0], np.float32)
     )
     scale = np.array([0.1, 0.2, 0.5, 1.0, 1.0], dtype=np.float32)
-    table = factors._Shares(rows, (1, 3), 0.0, scale)
+    table = Shares(rows, (1, 3), 0.0, scale)
     assert table.censored.tolist() == [1, 2]
     noise, score, step = 0.4, np.array([0.1, 0.3, -0.2]), 1e-2
 
