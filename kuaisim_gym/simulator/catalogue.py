@@ -13,6 +13,7 @@ from kuaisim_gym.simulator.factors import PreferenceModel
 from kuaisim_gym.tensors import digest_of
 
 POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
+_LEAST_SPREAD = 1e-6  # of a column; below it is rounding
 
 FloatArray = NDArray[np.float32]
 
@@ -55,12 +56,12 @@ class Catalogue:
 
         By it items resemble each other, every direction counting alike.
         """
-        centred = self.item_embedding - self.item_embedding.mean(axis=0)
-        spread = centred.std(axis=0)
-        varies = spread > 1e-6  # the rest is rounding, and the scale of qualities is 1
-        standardised = np.where(varies, centred / np.where(varies, spread, 1.0), 0.0)
+        embedding = self.item_embedding.astype(np.float64)
+        spread = embedding.std(axis=0)
+        scale = np.where(spread > _LEAST_SPREAD, spread, np.inf)
+        standardised: FloatArray = ((embedding - embedding.mean(axis=0)) / scale).astype(np.float32)
         standardised.setflags(write=False)  # shared by all environments of the dataset
-        return standardised.astype(np.float32, copy=False)
+        return standardised
 
     @cached_property
     def known(self) -> FloatArray:
@@ -117,5 +118,6 @@ def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalog
     """
     embedding = np.column_stack([preferences.quality, preferences.vectors])
     shown = embedding[: data.n_items]
-    embedding = (embedding - shown.mean(axis=0)) / (shown[:, 0].std() or 1.0)
+    spread = shown[:, 0].std()
+    embedding = (embedding - shown.mean(axis=0)) / (spread if spread > _LEAST_SPREAD else 1.0)
     return Catalogue(embedding.astype(np.float32), data.popularity_counts[: data.n_items])

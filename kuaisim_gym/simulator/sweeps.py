@@ -127,7 +127,8 @@ class Fit:
         if data.randomised is not None:
             others = np.setdiff1d(data.train_users, learners)
             mine = ~np.isin(data.randomised.users, others)
-            answers.append(self.table(data.randomised.take(mine), 0.0))
+            rows = data.randomised.take(mine) if mine.any() else data.randomised
+            answers.append(self.table(rows, 0.0))
         self.evidence = Evidence(answers, [table.start() for table in answers], places)
 
     def over(self, data: TrainingData, learners: IntArray) -> Fit:
@@ -360,7 +361,8 @@ class Fit:
             table = self.table(rows, 1.0)
             return np.asarray(table.loss(self.score(table, levels[0], users), self.noise))
         taste = self.pull * users.mean[:, 2:]
-        return np.asarray(place_losses(taste, self.vectors, self._count, rows)[0])
+        count = np.bincount(self.evidence.places.items, minlength=self.size[1])
+        return np.asarray(place_losses(taste, self.vectors, count, rows)[0])
 
     def rotate(self) -> None:
         """Turns tastes to uncorrelated ones of unit variance.
