@@ -28,7 +28,7 @@ def test_scores_by_hand(small) -> None:
     slates, _ = SimilarityPolicy(env.batch, alpha).predict(observation)
     embedding, popular = env.batch.catalogue.item_embedding, env.batch.catalogue.popular
     for state, slate in zip(observation["state"], slates, strict=True):
-        score = embedding[:, 0] + alpha * embedding[:, 1:] @ state[1:32] / np.sqrt(31)
+        score = embedding[:, 0] + alpha * embedding[:, 1:] @ state[1:9] / np.sqrt(8)
         for group in (popular, ~popular):
             best = np.flatnonzero(group)[np.argsort(-score[group])[:5]]
             assert set(best) <= set(slate)
