@@ -119,9 +119,9 @@ class KuaiEnv(BatchView, gym.Env):
 
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
     ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. The
-    column of the popular share is then the share of the second of two groups, or half of that distance
-    (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
-    serve within the bound are refused unless ``abandonment="none"``.
+    column of the popular share is then the share of the second of two groups, or half of that
+    distance (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no
+    window can serve within the bound are refused unless ``abandonment="none"``.
 
     ## Arguments
     | Argument | Default | Meaning |
