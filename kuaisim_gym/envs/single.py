@@ -49,22 +49,44 @@ class KuaiEnv(BatchView, gym.Env):
     (KuaiRand-Pure).
 
     ## Observation Space
-    ``observation_type="state"`` (default): ``Box((d + 4,), float32)`` of
+    ``observation_type="state"`` (default): ``Box((m + 4,), float32)`` of
 
     | Columns | Range | Meaning |
     |---|---|---|
-    | d | [-10, 10] | preference state, in standard deviations over train users |
+    | m | by ``preference`` | what is known of the user's preference |
     | 1 | [0, 1] | progress: steps over max_len |
     | 1 | [0, 1] | popular share of the exposure window, 0.5 before any exposure, see Episode End |
     | 1 | [0, 1] | last reward |
     | 1 | [0, 1] | mean reward of the session |
 
-    ``env.unwrapped.preference_slice`` names the preference: the response-weighted mean embedding of
-    the user's log and session. Temper is hidden. ``observation_type="dict"``:
+    ``env.unwrapped.preference_slice`` names the first m. Of d numbers of an item's embedding
+    (quality, then taste) or of a user's preference (level, then taste), they are, with
+    ``preference``,
+
+    | preference | m | Meaning |
+    |---|---|---|
+    | "pooled" (default) | d | response-weighted mean embedding of log and session, in [-10, 10] |
+    | "parts" | 4 d + 4 | the same of log and session apart, and of what was shown, with weights |
+    | "belief" | 2 d | posterior mean in [-10, 10], then posterior variance in [0, 10] |
+
+    Mean embeddings are standardised over train users. Parts are [log liked mean (d), log shown mean
+    (d), session liked mean (d), session shown mean (d), log liked weight, log rows, session liked
+    weight, session rows], see :class:`~kuaisim_gym.observation.PooledHistories`. A belief starts
+    from what features and log tell of the user, or with ``evidence="session"`` from the features
+    alone, and follows every answer, unless ``evidence="log"``; ``preference_slice`` names its mean,
+    ``env.unwrapped.batch.encoder.variance_slice`` its variance. An item's score is linear in it,
+    see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`. ``observation_type="belief"`` is
+    short for "state" with it.
+
+    Temper is hidden. ``observation_type="dict"``:
 
     | Key | Space | Meaning |
     |---|---|---|
+<<<<<<< HEAD
     | "state" | ``Box((d + 4,), float32)`` | as above |
+=======
+    | "state" | ``Box((m + 4,), float32)`` | as above |
+>>>>>>> i/parts
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
     | "responses" | ``Box(0, 1, (max_len * K,), float32)`` | how they were answered, 0 padded |
 
@@ -79,6 +101,7 @@ class KuaiEnv(BatchView, gym.Env):
     | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
     | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
     | "context" | ``Box(0, 1, (4,), float32)`` | the last four columns above |
+<<<<<<< HEAD
 
     ``observation_type="belief"``: ``Box((2 d + 4,), float32)`` of
 
@@ -91,6 +114,8 @@ class KuaiEnv(BatchView, gym.Env):
     It starts from what features and log tell of the user, or with ``evidence="session"`` from the
     features alone, and follows every answer, unless ``evidence="log"``. An item's score is linear
     in it, see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`.
+=======
+>>>>>>> i/parts
 
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
@@ -115,9 +140,15 @@ class KuaiEnv(BatchView, gym.Env):
 
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
     ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. The
+<<<<<<< HEAD
     share's column is then the share of the second of two groups, or half of that distance
     (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
     serve within the bound are refused unless ``abandonment="none"``.
+=======
+    column of the popular share is then the share of the second of two groups, or half of that
+    distance (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no
+    window can serve within the bound are refused unless ``abandonment="none"``.
+>>>>>>> i/parts
 
     ## Arguments
     | Argument | Default | Meaning |
@@ -130,8 +161,13 @@ class KuaiEnv(BatchView, gym.Env):
     | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
+<<<<<<< HEAD
     | ``action_type``, ``observation_type``, ``preference`` | | see above |
     | ``history_len``, ``evidence`` | | see above |
+=======
+    | ``action_type``, ``observation_type``, ``history_len`` | | see above |
+    | ``preference``, ``evidence`` | | see above: "pooled", and all evidence |
+>>>>>>> i/parts
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |
@@ -267,7 +303,7 @@ class KuaiRequestEnv(KuaiEnv):
     As :class:`KuaiEnv`: "continuous" (default), "slate", "discrete" or "fusion".
 
     ## Observation Space
-    As :class:`KuaiEnv`: ``Box((36,), float32)`` by default; a step is a request, and its reward
+    As :class:`KuaiEnv`: ``Box((d + 4,), float32)`` by default; a step is a request, and its reward
     that of the list.
 
     ## Rewards
