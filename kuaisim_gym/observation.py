@@ -197,6 +197,12 @@ class ObservationEncoder:
         return slice(0, self.encoder.dim)
 
     @property
+    def preference_unit(self) -> str:
+        """``"score"``, in which a taste's inner product with an item's vector is a score; or
+        ``"spread"``, standard deviations of the train users' pooled states."""
+        return "score" if self.preference == "belief" else "spread"
+
+    @property
     def variance_slice(self) -> slice:
         """Position of the preference's variances in a belief."""
         if self.preference != "belief":

