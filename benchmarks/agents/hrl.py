@@ -45,10 +45,10 @@ AGENTS = (
     _denoised("bod", "Wang et al., KDD 2023"),
     replace(
         hrl,
-        name="belief-hrl", label="",
-        build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker"),
+        name="belief-hrl", label="", tables=(), reference="this package",
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker", "manager_lr_scale"),
         env_options={**SLATES, "preference": "belief"},
-        settings=hrl.at(worker="band", anchor=3.0),
+        settings=hrl.at(worker="band", manager_lr_scale=3.0, anchor=0.3),
         controls=("filter+quota", "filter+band", "hrl", "dsrm-hrl"),
     ),
     replace(
