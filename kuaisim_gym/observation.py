@@ -198,8 +198,12 @@ class ObservationEncoder:
 
     @property
     def preference_unit(self) -> str:
-        """``"score"``, in which a taste's inner product with an item's vector is a score; or
-        ``"spread"``, standard deviations of the train users' pooled states."""
+        """Unit of the preference in the state vector.
+
+        Returns:
+            ``"score"``, in which a taste's inner product with an item's vector is a score, or
+            ``"spread"``, in which train users' pooled states have unit variance.
+        """
         return "score" if self.preference == "belief" else "spread"
 
     @property

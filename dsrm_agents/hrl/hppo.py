@@ -51,10 +51,10 @@ class HierarchicalPPO(SlatePPO):
         fairness_target: If given, lambda is a Lagrange multiplier that holds the mean of Fair at
             least there; ``fairness_coef`` is where it starts.
         multiplier_step: Of the multiplier, a rollout.
-        anchor: Weight of the worker's divergence from where it started. The simulator that it
-            learns from answers as a log does that a platform has chosen, and rewards what the
-            log's exposure made good: a worker that starts at a belief has more to lose than to
-            learn there. 0 lets it go.
+        anchor: Weight of the worker's divergence from where it started
+            (:meth:`~dsrm_agents.hrl.workers.Worker.drift`); 0 lets it go. The simulator of train
+            users was fitted to a log that a platform has chosen, so that its rewards cannot tell
+            when a worker that started at a belief begins to lose.
         **kwargs: Of :class:`~dsrm_agents.common.slate_ppo.SlatePPO`.
 
     Raises:
@@ -283,8 +283,8 @@ def preference_unit(env: VecEnv) -> str:
         ``"score"`` or ``"spread"``, see ``ObservationEncoder.preference_unit``.
     """
     while isinstance(env, VecEnvWrapper):
-        if hasattr(type(env), "preference_unit"):
-            return str(type(env).preference_unit)
+        if unit := getattr(type(env), "preference_unit", None):
+            return str(unit)
         env = env.venv
     return str(env.get_attr("preference_unit")[0])
 
