@@ -46,9 +46,9 @@ AGENTS = (
     replace(
         hrl,
         name="belief-hrl", label="", tables=(), reference="this package",
-        build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker", "manager_lr_scale"),
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker"),
         env_options={**SLATES, "preference": "belief"},
-        settings=hrl.at(worker="band", manager_lr_scale=3.0, anchor=0.3),
+        settings=hrl.at(worker="band", anchor=1.0),
         controls=("filter+quota", "filter+band", "hrl", "dsrm-hrl"),
     ),
     replace(

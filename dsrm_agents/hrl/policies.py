@@ -27,6 +27,9 @@ ACCURACY_RANGE = (0.5, 1.5)
 # Spread of the manager's Gaussian, fixed: a learned one shrinks once every slate is balanced, and
 # with it the signal that pulls the demand back when it drifts, until a run collapses.
 EXPLORATION = 0.5
+# Where the manager of a band starts, before squashing: its slates are as balanced as they can be,
+# because on train users an open band gains nothing; two draws in a hundred open it.
+BALANCED = 1.0
 
 
 class Decision(NamedTuple):
@@ -64,8 +67,8 @@ class HierarchicalPolicy(SlateActorCritic):
             the rest if ``None``.
         worker: ``"constrained"`` draws slates whose balance is at least w_fair; ``"band"`` draws
             slates that the environment does not penalise and holds the session at the groups'
-            target (:class:`~dsrm_agents.common.bounds.Band`), w_fair narrowing what is left;
-            ``"unconstrained"`` keeps eq. 6 alone.
+            target (:class:`~dsrm_agents.common.bounds.Band`); w_fair narrows them, and starts where
+            they are balanced. ``"unconstrained"`` keeps eq. 6 alone.
         free_counts: For ``worker="band"``, the environment's attribute of that name: (G,) least and
             most items of each group in a slate that is not penalised.
         decision_period: c, steps between two decisions of the manager. Its rewards in between are
@@ -142,6 +145,8 @@ class HierarchicalPolicy(SlateActorCritic):
         self.worker = Worker(items, *sizes, constrained, target, options["similarity"], band)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
+        if band is not None:
+            self.manager[-1].bias.data[1] = BALANCED
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.manager_critic[-1])
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)

@@ -716,6 +716,12 @@ def believing(dataset, n: int = 32, **options):
     return train_env(dataset, n, preference="belief", **options)
 
 
+def open_band(model: HierarchicalPPO) -> None:
+    """Lets the manager demand nothing."""
+    with torch.no_grad():
+        model.policy.manager[-1].bias[1] = -3.0
+
+
 def step_by_step(model: HierarchicalPPO, env, steps: int = 4):
     """Observations and deterministic slates of sessions that the agent plays."""
     observation = env.reset()
@@ -726,13 +732,17 @@ def step_by_step(model: HierarchicalPPO, env, steps: int = 4):
         assert not dones.any()
 
 
+@pytest.mark.parametrize("worker", ["constrained", "band"])
 @pytest.mark.parametrize("source", ["small", "small_rand"])
-def test_an_untrained_worker_shows_the_slates_of_the_filter(source: str, request) -> None:
+def test_an_untrained_worker_shows_the_slates_of_the_filter(
+    source: str, worker: str, request
+) -> None:
     dataset = request.getfixturevalue(source)
     env_id = "KuaiRec-Fair-v0" if source == "small" else "KuaiRand-Fair-v0"
     env = believing(dataset, env_id=env_id, max_len=9)
-    model = agent(dataset, env=env)
-    model.policy.set_fairness(0.5)
+    model = agent(dataset, env=env, worker=worker)
+    if worker == "constrained":
+        model.policy.set_fairness(0.5)
     reference = make_reference("filter+quota", env.batch)
     for observation, slates in step_by_step(model, env):
         np.testing.assert_array_equal(np.sort(slates), np.sort(reference.slates(observation)))
@@ -741,8 +751,7 @@ def test_an_untrained_worker_shows_the_slates_of_the_filter(source: str, request
 def test_the_band_s_best_slate_has_the_best_sum_of_the_filter_s_scores(small) -> None:
     env = believing(small, max_len=9)
     model, popular = agent(small, env=env, worker="band"), env.catalogue.popular
-    with torch.no_grad():
-        model.policy.manager[-1].bias[1] = -3.0  # demands less than the band
+    open_band(model)
     seen = set()
     for observation, slates in step_by_step(model, env):
         scores = env.batch.belief().scores()
@@ -1112,7 +1121,8 @@ def test_the_dial_takes_a_target_of_any_groups(small, deterministic: bool) -> No
 @pytest.mark.parametrize("deterministic", [True, False])
 def test_the_band_costs_nothing_and_holds_every_session(small, tmp_path, deterministic) -> None:
     env = train_env(small, n=32, max_len=5)
-    model = agent(small, env=env, worker="band")
+    model = agent(small, env=env, worker="band", fairness_coef=0.0)
+    open_band(model)
     popular = env.catalogue.popular
     for round_ in range(2):
         sessions = evaluate(
