@@ -1,8 +1,8 @@
-"""Observations: the user's preference state, or the belief about it, and the session's context.
+"""Observations: the user's preference state, its parts or a belief, and the session's context.
 
 The preference state is the response-weighted mean embedding of the user's logged history and of
 the session so far. Because the platform chose what to show, it is contaminated by popularity from
-the first step on.
+the first step on. Its parts keep log and session, and what was liked and what was shown, apart.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 OBSERVATION_TYPES = ("state", "dict", "history", "belief")
-PREFERENCES = ("pooled", "belief")
+PREFERENCES = ("pooled", "parts", "belief")
+PARTS = ("log liked", "log shown", "session liked", "session shown")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
+WEIGHT_SCALE = 5.0  # of log(1 + weight): 150 rows show as one
 
 FloatArray = NDArray[np.float32]
 Observation = FloatArray | dict[str, NDArray[np.generic]]
@@ -48,22 +50,30 @@ class PreferenceEncoder:
         embedding: (n_all_items, d) float32.
         history_sum: (n_users, d) float32, response-weighted sum of each user's logged items.
         history_weight: (n_users,) float32, sum of those weights.
+        exposure_sum: (n_users, d) float32, plain sum of each user's logged items.
+        exposure_count: (n_users,) float32, logged rows.
         mean: (d,) float32.
         scale: (d,) float32.
+        reach: Largest absolute value of a standardised embedding, which no mean of them passes.
     """
 
     def __init__(self, data: TrainingData, catalogue: Catalogue) -> None:
         self.embedding = catalogue.embedding
         log = data.log
         shape = (data.n_users, data.n_all_items)
-        weights = csr_matrix((log.response, (log.users, log.items)), shape=shape)
-        self.history_sum, self.history_weight = self.pool(weights)
+        rows = (log.users, log.items)
+        liked = csr_matrix((log.response, rows), shape=shape)
+        self.history_sum, self.history_weight = self.pool(liked)
+        shown = csr_matrix((np.ones(len(log), dtype=np.float32), rows), shape=shape)
+        self.exposure_sum, self.exposure_count = self.pool(shown)
         train = data.train_users
         states = mean_embedding(self.history_sum[train], self.history_weight[train])
         self.mean: FloatArray = states.mean(axis=0)
         spread = states.std(axis=0)
         self.scale: FloatArray = np.where(spread > 0, spread, np.float32(1.0))
-        for array in (self.history_sum, self.history_weight, self.mean, self.scale):
+        self.reach = float(np.abs((self.embedding - self.mean) / self.scale).max())
+        sums = (self.history_sum, self.history_weight, self.exposure_sum, self.exposure_count)
+        for array in (*sums, self.mean, self.scale):
             array.setflags(write=False)  # shared by all environments of the dataset
 
     @property
@@ -95,9 +105,38 @@ class PreferenceEncoder:
         """
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
 
+    def pooled(self, parts: FloatArray) -> FloatArray:
+        """Preference states, as ``preference="pooled"`` shows them, from their parts.
+
+        Standardised means of log and session are averaged by what was liked.
+
+        Args:
+            parts: (..., 4 d + 4) float32, as ``preference="parts"`` shows them: the columns of
+                :attr:`ObservationEncoder.preference_slice`.
+
+        Returns:
+            (..., d) float32.
+
+        Raises:
+            ConfigError: ``parts`` has another number of columns.
+        """
+        n_parts, dim = len(PARTS), self.dim
+        if parts.shape[-1] != n_parts * (dim + 1):
+            raise ConfigError(
+                f"parts must have {n_parts * (dim + 1)} columns, got {parts.shape[-1]}: pass the "
+                'columns of preference_slice of an environment with preference="parts".'
+            )
+        means = parts[..., : n_parts * dim].reshape(*parts.shape[:-1], n_parts, dim)
+        weights = np.expm1(WEIGHT_SCALE * parts[..., n_parts * dim :].astype(np.float64))
+        liked = slice(0, n_parts, 2)
+        total = np.einsum("...p,...pd->...d", weights[..., liked], means[..., liked, :])
+        weight = np.maximum(weights[..., liked].sum(axis=-1), np.finfo(np.float32).tiny)
+        pooled: FloatArray = (total / weight[..., None]).astype(np.float32)
+        return np.clip(pooled, -PREFERENCE_BOUND, PREFERENCE_BOUND, out=pooled)
+
 
 def shown_preference(observation_type: str, preference: str | None = None) -> tuple[str, str]:
-    """What an observation is made of.
+    """Names what an observation is made of.
 
     Args:
         observation_type: As for :class:`ObservationEncoder`.
@@ -135,15 +174,16 @@ class ObservationEncoder:
             ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
             context; ``"belief"`` is ``"state"`` with ``preference="belief"``.
         preference: What the vector tells of the user's preference, before the context:
-            ``"pooled"``, the preference state; or ``"belief"``, posterior means and variances.
-            ``None`` for what the type says.
+            ``"pooled"``, the preference state; ``"parts"``, what it is made of, see
+            :class:`PooledHistories`; or ``"belief"``, posterior means and variances. ``None`` for
+            what the type says.
         history_len: H, events in a history; 50 if ``None``.
         belief: What ``preference="belief"`` observes; it can be had beside others, too.
         extra: Names of further context columns.
 
     Attributes:
         context: Names of the columns of the context.
-        context_slice: Position of the context in the state vector.
+        context_slice: Position of the context in the state vector; a history has the context alone.
         extra: (N, len(extra)) float32, the further columns; the task fills them by
             :meth:`set_context`.
         belief: The belief that the steps update, if any.
@@ -168,33 +208,38 @@ class ObservationEncoder:
         self.core = core
         self.observation_type, self.preference = shown_preference(observation_type, preference)
         self.context = (CONTEXT[0], core.groups.measure, *CONTEXT[2:], *extra)
-        shown = encoder.dim
+        self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
+        self._pooled: PooledHistories | None = None
+        shown = 0
         if self.preference == "belief":
             if belief is None:
                 raise ConfigError('preference="belief" needs a belief, got None.')
             shown = 2 * belief.dim
+        elif observation_type != "history":
+            self._pooled = PooledHistories(encoder, core, apart=self.preference == "parts")
+            shown = self._pooled.width
         self.context_slice = slice(shown, shown + len(self.context))
-        self.extra: FloatArray = np.zeros((core.n_sessions, len(extra)), dtype=np.float32)
-        n, dim = core.n_sessions, encoder.dim
-        self._total: FloatArray = np.zeros((n, dim), dtype=np.float32)
-        self._weight: FloatArray = np.zeros(n, dtype=np.float32)
         self._history: History | None = None
         if observation_type == "history":
             length = HISTORY_LEN if history_len is None else history_len
-            self._history = History(data, len(core.model.behaviours), n, length)
+            self._history = History(data, len(core.model.behaviours), core.n_sessions, length)
         elif history_len is not None:
             raise ConfigError('history_len is for observation_type="history" alone.')
 
     @property
     def preference_slice(self) -> slice:
-        """Position of the preference in the state vector; of a belief its mean."""
+        """Position of the preference, or of its parts, in the state vector; of a belief its mean.
+
+        Raises:
+            NoPreferenceError: The observation is a history.
+        """
         if self._history is not None:
             raise NoPreferenceError(
                 'observation_type="history" has no preference state; use "state" or "dict".'
             )
         if self.preference == "belief":
             return slice(0, self.context_slice.start // 2)
-        return slice(0, self.encoder.dim)
+        return slice(0, self.context_slice.start)
 
     @property
     def variance_slice(self) -> slice:
@@ -217,6 +262,11 @@ class ObservationEncoder:
             return spaces.Dict({**self._history.spaces(), "context": context})
         if self.preference == "belief":
             low[self.variance_slice] = 0.0
+        if self.preference == "parts":
+            means = slice(0, self.context_slice.start - len(PARTS))
+            high[means] = self.encoder.reach
+            low[: self.context_slice.start] = 0.0
+            low[means] = -self.encoder.reach
         state = spaces.Box(low, high, dtype=np.float32)
         if self.observation_type == "state":
             return state
@@ -248,8 +298,8 @@ class ObservationEncoder:
         """Starts from the logged history of the users who have just arrived in ``slots``."""
         rows = np.flatnonzero(slots)
         users = self.core.state.users[rows]
-        self._total[rows] = self.encoder.history_sum[users]
-        self._weight[rows] = self.encoder.history_weight[users]
+        if self._pooled is not None:
+            self._pooled.reset(rows, users)
         if self._history is not None:
             self._history.reset(rows, users)
         if self.belief is not None:
@@ -257,9 +307,8 @@ class ObservationEncoder:
 
     def update(self, result: StepResult) -> None:
         """Adds one step, its items and their answers, to the histories."""
-        self.core.engine.update(
-            self._total, self._weight, self.encoder.embedding, result.slates, result.responses
-        )
+        if self._pooled is not None:
+            self._pooled.update(result)
         if self._history is not None:
             self._history.update(result.slates, result.feedback)
         if self.belief is not None:
@@ -267,26 +316,20 @@ class ObservationEncoder:
 
     def observe(self) -> Observation:
         """The observations of all N sessions, freshly allocated."""
-        encoder, core = self.encoder, self.core
-        state: FloatArray = core.engine.state_vectors(
-            self._total,
-            self._weight,
-            encoder.mean,
-            encoder.scale,
-            PREFERENCE_BOUND,
-            core.state,
-            core.config.max_len,
-            self.extra.shape[1],
-        )
+        core = self.core
+        state: FloatArray = np.zeros((core.n_sessions, self.context_slice.stop), dtype=np.float32)
+        first = self.context_slice.start
+        core.engine.write_context(state, first, core.state, core.config.max_len)
         if self.extra.shape[1]:
-            state[:, -self.extra.shape[1] :] = self.extra
-        if self.preference == "belief":
+            state[:, first + len(CONTEXT) :] = self.extra
+        if self._history is not None:
+            return {**self._history.observe(), "context": state}
+        if self._pooled is not None:
+            self._pooled.write(state)
+        else:
             assert self.belief is not None
             known = np.hstack([self.belief.mean, self.belief.variance])
-            known = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
-            state = np.hstack([known.astype(np.float32), state[:, encoder.dim :]])
-        if self._history is not None:
-            return {**self._history.observe(), "context": state[:, self.context_slice]}
+            state[:, :first] = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
         if self.observation_type == "state":
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
@@ -297,21 +340,96 @@ class ObservationEncoder:
 
     def snapshot(self) -> Snapshot:
         """Copies of all arrays that the sessions change, by name."""
-        history = {} if self._history is None else under("history", self._history.snapshot())
-        belief = {} if self.belief is None else under("belief", self.belief.snapshot())
-        return {name: array.copy() for name, array in self._arrays().items()} | history | belief
+        snapshot = {"extra": self.extra.copy()}
+        for name, part in self._changing().items():
+            snapshot |= under(name, part.snapshot())
+        return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a snapshot of an encoder with the same options."""
-        for name, array in self._arrays().items():
-            array[...] = snapshot[name]
-        if self._history is not None:
-            self._history.restore(within("history", snapshot))
-        if self.belief is not None:
-            self.belief.restore(within("belief", snapshot))
+        self.extra[...] = snapshot["extra"]
+        for name, part in self._changing().items():
+            part.restore(within(name, snapshot))
 
-    def _arrays(self) -> Snapshot:
-        return {"total": self._total, "weight": self._weight, "extra": self.extra}
+    def _changing(self) -> dict[str, PooledHistories | History | Belief]:
+        """What the sessions change, by its name in a snapshot."""
+        parts = {"pooled": self._pooled, "history": self._history, "belief": self.belief}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+class PooledHistories:
+    """Sums of the histories of N sessions, which preference states are standardised means of.
+
+    Apart, there are four of them, :data:`PARTS`, and they show as ``[log liked mean (d) | log shown
+    mean (d) | session liked mean (d) | session shown mean (d) | log liked weight | log rows |
+    session liked weight | session rows]``. What was liked is weighted by its responses, what was
+    shown is not; rows of the session are those that were answered; weights and rows show as
+    ``log(1 + x) / 5``. All means are standardised like the preference state, and zero where there
+    is nothing, but not cut at :data:`PREFERENCE_BOUND`, which means of few items pass easily. A
+    session is all that came since the user arrived. In logs of positives alone all that is shown is
+    liked. :meth:`PreferenceEncoder.pooled` gives the preference state back.
+
+    Args:
+        encoder: Standardises means, and knows the logs.
+        core: The sessions.
+        apart: Whether there are four sums; else one of what was liked, in log and session.
+    """
+
+    def __init__(self, encoder: PreferenceEncoder, core: SessionCore, apart: bool) -> None:
+        self.encoder, self.core, self.apart = encoder, core, apart
+        n_parts, n = len(PARTS) if apart else 1, core.n_sessions
+        self._total: FloatArray = np.zeros((n_parts, n, encoder.dim), dtype=np.float32)
+        self._weight: FloatArray = np.zeros((n_parts, n), dtype=np.float32)
+
+    @property
+    def width(self) -> int:
+        """Columns of the vector that they take."""
+        dim = self.encoder.dim
+        return len(PARTS) * (dim + 1) if self.apart else dim
+
+    def reset(self, rows: NDArray[np.int64], users: NDArray[np.int32]) -> None:
+        """Starts from the logs of ``users`` in some slots."""
+        encoder = self.encoder
+        self._total[0, rows] = encoder.history_sum[users]
+        self._weight[0, rows] = encoder.history_weight[users]
+        if self.apart:
+            self._total[1, rows] = encoder.exposure_sum[users]
+            self._weight[1, rows] = encoder.exposure_count[users]
+            self._total[2:, rows] = 0.0
+            self._weight[2:, rows] = 0.0
+
+    def update(self, result: StepResult) -> None:
+        """Adds one step's items: to the session's sums, or to those of log and session."""
+        if self.apart:
+            self._add(2, result.slates, result.responses)
+            self._add(3, result.slates, result.answered.astype(np.float32))
+        else:
+            self._add(0, result.slates, result.responses)
+
+    def _add(self, part: int, slates: NDArray[np.int64], weights: FloatArray) -> None:
+        total, weight = self._total[part], self._weight[part]
+        self.core.engine.update(total, weight, self.encoder.embedding, slates, weights)
+
+    def write(self, vectors: FloatArray) -> None:
+        """Writes the first columns of (N, ...) float32 vectors."""
+        encoder, engine = self.encoder, self.core.engine
+        bound = encoder.reach if self.apart else PREFERENCE_BOUND
+        standard = (encoder.mean, encoder.scale, bound)
+        for part, (total, weight) in enumerate(zip(self._total, self._weight, strict=True)):
+            engine.write_preference(vectors, part * encoder.dim, total, weight, *standard)
+        if self.apart:
+            weights = np.log1p(self._weight) / np.float32(WEIGHT_SCALE)
+            weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
+            vectors[:, len(PARTS) * encoder.dim : self.width] = weights.T
+
+    def snapshot(self) -> Snapshot:
+        """Copies of sums and weights, by name."""
+        return {"total": self._total.copy(), "weight": self._weight.copy()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Returns to a snapshot of as many sessions and sums."""
+        self._total[...] = snapshot["total"]
+        self._weight[...] = snapshot["weight"]
 
 
 class History:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -24,8 +26,9 @@ def test_the_first_state_is_the_logged_history(batch, small) -> None:
     weights = small.log.response[rows]
     mean = weights @ encoder.embedding[small.log.items[rows]] / weights.sum()
     expected = np.clip((mean - encoder.mean) / encoder.scale, -PREFERENCE_BOUND, PREFERENCE_BOUND)
-    np.testing.assert_allclose(batch.observe()["state"][2, :32], expected, atol=1e-4)
-    np.testing.assert_array_equal(batch.observe()["state"][2, 32:], [0, 0.5, 0, 0])
+    state, d = batch.observe()["state"][2], encoder.dim
+    np.testing.assert_allclose(state[:d], expected, atol=1e-4)
+    np.testing.assert_array_equal(state[d:], [0, 0.5, 0, 0])
 
 
 def test_the_state_follows_the_session(batch, small) -> None:
@@ -37,8 +40,9 @@ def test_the_state_follows_the_session(batch, small) -> None:
         "nk,nkd->nd", result.responses, encoder.embedding[slates]
     )
     weight = encoder.history_weight[user] + result.responses.sum(axis=1)
-    np.testing.assert_allclose(state[:, :32], encoder.encode(total, weight), atol=1e-4)
-    context = dict(zip(CONTEXT, state[:, 32:].T, strict=True))
+    d = encoder.dim
+    np.testing.assert_allclose(state[:, :d], encoder.encode(total, weight), atol=1e-4)
+    context = dict(zip(CONTEXT, state[:, d:].T, strict=True))
     np.testing.assert_allclose(context["progress"], 1 / 30)
     np.testing.assert_allclose(context["last_reward"], result.reward)
     np.testing.assert_allclose(context["mean_reward"], result.reward)
@@ -90,8 +94,108 @@ def test_train_users_are_standardised(world) -> None:
 
 def test_no_history_is_the_origin(small) -> None:
     encoder = preference_encoder(small)
-    nothing = encoder.encode(np.zeros((2, 32), np.float32), np.zeros(2, np.float32))
+    nothing = encoder.encode(np.zeros((2, encoder.dim), np.float32), np.zeros(2, np.float32))
     np.testing.assert_array_equal(nothing, 0)
+
+
+def of_kind(dataset, preference: str, n: int = 6, **options) -> SessionBatch:
+    """Begun sessions of slates of four, which know what they show of the preference."""
+    options = {"action_type": "slate", "slate_size": 4} | options
+    batch = SessionBatch(n, dataset.name, dataset=dataset, preference=preference, **options)
+    batch.seed(np.arange(n))
+    batch.reset()
+    return batch
+
+
+def by_hand(encoder, items: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(d,) the standardised weighted mean of some rows' embeddings."""
+    if weights.sum() == 0:
+        return np.zeros(encoder.dim)
+    mean = weights @ encoder.embedding[items].astype(float) / weights.sum()
+    return (mean - encoder.mean) / encoder.scale
+
+
+@pytest.mark.parametrize("source", ["small", "small_rand", "small_positive"])
+def test_parts_are_means_of_what_was_liked_and_shown_in_log_and_session(source, request) -> None:
+    dataset = request.getfixturevalue(source)
+    batch = of_kind(dataset, "parts")
+    encoder, log, rng = preference_encoder(dataset), dataset.log, np.random.default_rng(0)
+    events: list[tuple[list, list]] = [([], []) for _ in range(6)]
+    for step in range(5):
+        seen = batch.observe()[:, batch.encoder.preference_slice]
+        assert seen.shape == (6, 4 * encoder.dim + 4)
+        for slot, user in enumerate(batch.core.state.users):
+            rows, (items, responses) = log.users == user, events[slot]
+            session = np.array(items, dtype=int), np.array(responses)
+            logged = log.items[rows], log.response[rows]
+            expected, weights = [], []
+            for shown, answers in (logged, session):
+                for weight in (answers, np.ones(len(shown))):
+                    expected.append(by_hand(encoder, shown, weight))
+                    weights.append(np.log1p(weight.sum()) / 5)
+            np.testing.assert_allclose(seen[slot], np.r_[*expected, weights], atol=1e-4)
+        if step == 2:  # a session without a past among the others
+            batch.reset(np.arange(6) == 3)
+            events[3] = ([], [])
+        slates = rng.integers(0, 12, (6, 4))  # of few items: many come again, unanswered
+        result = batch.step(slates)
+        for slot, fresh in enumerate(result.answered):
+            events[slot][0].extend(slates[slot][fresh])
+            events[slot][1].extend(result.responses[slot][fresh])
+        if step == 2:
+            assert not result.answered.all()
+    if source == "small_positive":
+        d = encoder.dim
+        np.testing.assert_array_equal(seen[:, :d], seen[:, d : 2 * d])
+        np.testing.assert_array_equal(seen[:, 4 * d], seen[:, 4 * d + 1])
+
+
+@pytest.mark.parametrize("source", ["small", "small_rand", "small_positive"])
+@pytest.mark.parametrize("kind", ["state", "dict"])
+def test_the_pooled_state_comes_back_from_its_parts(source: str, kind: str, request) -> None:
+    dataset = request.getfixturevalue(source)
+    encoder, rng = preference_encoder(dataset), np.random.default_rng(0)
+    pooled, apart = (
+        of_kind(dataset, name, 40, observation_type=kind) for name in ("pooled", "parts")
+    )
+    for step in range(8):
+        one, two = (
+            batch.observe()["state"] if kind == "dict" else batch.observe()
+            for batch in (pooled, apart)
+        )
+        back = encoder.pooled(two[:, apart.encoder.preference_slice])
+        assert back.dtype == np.float32
+        np.testing.assert_allclose(back, one[:, pooled.encoder.preference_slice], atol=1e-5)
+        np.testing.assert_array_equal(
+            two[:, apart.encoder.context_slice], one[:, pooled.encoder.context_slice]
+        )
+        if kind == "state":
+            assert all(row in apart.observation_space for row in two)
+        slates = rng.integers(0, 60, (40, 4))
+        for batch in (pooled, apart):
+            batch.step(slates)
+        if step == 4:
+            for batch in (pooled, apart):
+                batch.reset(np.arange(40) % 3 == 0)
+
+
+def test_a_user_without_any_history_has_no_parts(small) -> None:
+    user = small.test_users[:1]
+    log = small.log.take(small.log.users != user)
+    dataset = dataclasses.replace(small, log=log, show_counts=None, truth=None)
+    batch = of_kind(dataset, "parts", split="test", users=user)
+    seen = batch.observe()[:, batch.encoder.preference_slice]
+    np.testing.assert_array_equal(seen, 0)
+    np.testing.assert_array_equal(preference_encoder(dataset).pooled(seen), 0)
+
+
+def test_columns_that_are_no_parts_are_refused(small) -> None:
+    encoder, batch = preference_encoder(small), of_kind(small, "parts")
+    with pytest.raises(ConfigError, match=f"must have {4 * encoder.dim + 4} columns, got"):
+        encoder.pooled(batch.observe())
+    for kind in ("history", "belief"):
+        with pytest.raises(ConfigError, match='use observation_type="state" or "dict"'):
+            SessionBatch(2, dataset=small, preference="parts", observation_type=kind)
 
 
 def with_history(dataset, history_len: int | None = None, **options) -> SessionBatch:
@@ -199,14 +303,15 @@ def test_further_context_stands_behind(small_rand) -> None:
     batch.seed(np.arange(3))
     batch.reset()
     assert batch.encoder.context == (*CONTEXT, "visit", "days_away")
-    assert batch.observation_space.shape == (32 + 6,)
-    assert batch.encoder.preference_slice == slice(0, 32)
-    assert batch.encoder.context_slice == slice(32, 38)
-    assert (batch.observe()[:, 36:] == 0).all()
+    d = batch.encoder.encoder.dim
+    assert batch.observation_space.shape == (d + 6,)
+    assert batch.encoder.preference_slice == slice(0, d)
+    assert batch.encoder.context_slice == slice(d, d + 6)
+    assert (batch.observe()[:, d + 4 :] == 0).all()
     batch.encoder.set_context(np.arange(3), days_away=0.5, visit=np.full(3, 0.25))
-    np.testing.assert_array_equal(batch.observe()[:, 36:], [[0.25, 0.5]] * 3)
-    np.testing.assert_array_equal(batch.observe()[:, 32:36], [[0, 0.5, 0, 0]] * 3)
+    np.testing.assert_array_equal(batch.observe()[:, d + 4 :], [[0.25, 0.5]] * 3)
+    np.testing.assert_array_equal(batch.observe()[:, d : d + 4], [[0, 0.5, 0, 0]] * 3)
     batch.encoder.set_context(np.array([1]), visit=0.75)
-    np.testing.assert_array_equal(batch.observe()[:, 36], [0.25, 0.75, 0.25])
+    np.testing.assert_array_equal(batch.observe()[:, d + 4], [0.25, 0.75, 0.25])
     with pytest.raises(ConfigError, match="A context column must be one of .* 'visit'"):
         batch.encoder.set_context(np.arange(3), progress=1.0)

@@ -78,31 +78,53 @@ def test_the_best_may_stand_in_any_column(engine: Engine, width: int, k: int) ->
 def test_picks_are_a_sort_of_shown_behind_unshown(engine: Engine, seed, n, items, data) -> None:
     rng = np.random.default_rng(seed)
     k = data.draw(st.integers(1, min(items, 20)))
-    scores = rng.choice(np.array([-3e38, -1, 0, 0.5, 3e38], np.float32), (n, items + 1))
-    masked = rng.integers(-1, items, (n, data.draw(st.integers(0, 2 * items))))
-    shown = np.zeros((n, items), dtype=bool)
-    for row in range(n):
-        shown[row, masked[row][masked[row] >= 0]] = True
+    scores = rng.choice(np.array([-3e38, -1, 0, 0.5, 3e38], np.float32), (n, items))
+    shown = rng.random((n, items)) < data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
     # The last key counts first; among shown items, columns decide.
-    keys = (np.where(shown, 0, -scores[:, :-1]), shown)
+    keys = (np.where(shown, 0, -scores), shown)
     expected = np.lexsort(keys, axis=1)[:, :k]
-    found = pick(scores.copy(), k, masked, engine)
-    np.testing.assert_array_equal(found, expected)
-    assert found.max() < items
+    np.testing.assert_array_equal(pick(scores.copy(), k, shown, engine), expected)
 
 
 @every_engine
 def test_what_was_shown_comes_last(engine: Engine) -> None:
-    scores = np.array([[0.5, 2.0, -3e38, 9.0]], dtype=np.float32)  # three items, and no item
+    scores = np.array([[0.5, 2.0, -3e38]], dtype=np.float32)
 
-    def picked(masked: np.ndarray | None) -> list[int]:
-        return pick(scores.copy(), 3, masked, engine)[0].tolist()
+    def picked(*shown: int) -> list[int]:
+        hidden = np.isin(np.arange(3), shown)[None]
+        return pick(scores.copy(), 3, hidden, engine)[0].tolist()
 
-    assert picked(None) == picked(np.zeros((1, 0), np.int32)) == [1, 0, 2]
-    # Padding hides nothing, and shown items come last even behind the lowest score.
-    assert picked(np.array([[-1, 1, -1]])) == [0, 2, 1]
-    assert picked(np.array([[1, 0, 1]])) == [2, 0, 1]
-    assert picked(np.array([[2, 1, 0]])) == [0, 1, 2]
+    assert picked() == pick(scores.copy(), 3, None, engine)[0].tolist() == [1, 0, 2]
+    # Shown items come last even behind the lowest score.
+    assert picked(1) == [0, 2, 1]
+    assert picked(0, 1) == [2, 0, 1]
+    assert picked(0, 1, 2) == [0, 1, 2]
+
+
+@every_engine
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=SEEDS,
+    n=st.integers(1, 35),
+    items=st.sampled_from([1, 5, 40, 127, 128, 129, 700, 4223, 4224, 4225, 9000]),
+    dim=st.integers(1, 9),
+    values=st.sampled_from([1, 3, 1000]),
+    share=st.sampled_from([None, 0.0, 0.3, 0.99, 1.0]),
+    data=st.data(),
+)
+def test_best_items_are_a_sort_of_inner_products(
+    engine: Engine, seed, n, items, dim, values, share, data
+) -> None:
+    """Whole numbers, whose products are exact and tie often, over borders of tiles and chunks."""
+    rng = np.random.default_rng(seed)
+    k = data.draw(st.sampled_from([1, min(2, items), min(10, items), min(150, items)]))
+    vectors = rng.integers(-values, values + 1, (n, dim)).astype(np.float32)
+    table = rng.integers(-2, 3, (dim, items)).astype(np.float32)
+    hidden = None if share is None else rng.random((n, items)) < share
+    behind = np.zeros((n, items), bool) if hidden is None else hidden
+    scores = vectors @ table
+    expected = np.lexsort((np.where(behind, 0, -scores), behind), axis=1)[:, :k]
+    np.testing.assert_array_equal(engine.best_items(vectors, table, k, hidden), expected)
 
 
 def crowded(items: int, dim: int) -> np.ndarray:
@@ -119,11 +141,21 @@ def check_rows(engine: Engine, items: int, dim: int, sizes: Iterable[int]) -> No
     ranker = Ranker(crowded(items, dim), engine)
     rng = np.random.default_rng(0)
     users = rng.uniform(-1, 1, (130, dim)).astype(np.float32)
-    masked = rng.integers(-1, items, (130, 30))
-    whole = ranker.best(users, 10, masked)
+    hidden = rng.random((130, items)) < 0.1
+    whole = ranker.best(users, 10, hidden)
     for size in sizes:
-        np.testing.assert_array_equal(ranker.best(users[:size], 10, masked[:size]), whole[:size])
-        np.testing.assert_array_equal(ranker.best(users[-size:], 10, masked[-size:]), whole[-size:])
+        np.testing.assert_array_equal(ranker.best(users[:size], 10, hidden[:size]), whole[:size])
+        np.testing.assert_array_equal(ranker.best(users[-size:], 10, hidden[-size:]), whole[-size:])
+
+
+@pytest.mark.parametrize(("items", "dim"), [(3327, 10), (7583, 33), (9000, 7)])
+def test_engines_rank_alike_to_the_last_bit(items: int, dim: int) -> None:
+    rng = np.random.default_rng(2)
+    table = np.ascontiguousarray(crowded(items, dim).T)
+    users = rng.uniform(-1, 1, (50, dim)).astype(np.float32)
+    hidden = rng.random((50, items)) < 0.05
+    one, two = (engine.best_items(users, table, 20, hidden) for engine in ENGINES)
+    np.testing.assert_array_equal(one, two)
 
 
 @every_engine
@@ -141,7 +173,8 @@ def test_it_ranks_by_inner_products(engine: Engine) -> None:
     users = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], dtype=np.float32)
     np.testing.assert_array_equal(ranker.best(users, 3), [[0, 1, 2], [1, 0, 2], [2, 0, 1]])
     np.testing.assert_array_equal(
-        ranker.best(users, 1, np.array([[0], [-1], [2]])), [[1], [1], [0]]
+        ranker.best(users, 1, np.array([[True, False, False], [False] * 3, [False, False, True]])),
+        [[1], [1], [0]],
     )
 
 

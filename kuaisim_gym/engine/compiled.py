@@ -34,7 +34,13 @@ _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _N_RULES = len(Rules._fields)
 _STRETCH = 512  # items of 2 kB
 _BLOCK = 32  # columns that are passed over if none is among the best so far
+# Ranking: a tile's vectors stay in the first cache for all rows of a group, a chunk's scores in the
+# second; scratch memory is as large as they are, whatever the catalogue.
+_TILE, _GROUP = 128, 16
+_CHUNK = 33 * _TILE  # not a power of two: rows would share the cache's sets
 _ZERO, _ONE, _TINY = np.float32(0.0), np.float32(1.0), np.finfo(np.float32).tiny
+_LEAST = np.float32(-np.inf)
+_NOTHING = np.zeros((0, 0), dtype=bool)
 
 
 def _jit(function: _F) -> _F:
@@ -324,33 +330,43 @@ def _condition(
 
 
 @_jit
-def _state_vectors(
+def _write_preference(
+    vectors: FloatArray,
+    first: int,
     total: FloatArray,
     weight: FloatArray,
     mean: FloatArray,
     scale: FloatArray,
     bound: np.float32,
-    steps: NDArray[Any],
-    share: NDArray[Any],
-    last_reward: NDArray[Any],
-    reward_sum: NDArray[Any],
-    max_len: int,
-    extra: int,
-) -> NDArray[Any]:
+) -> None:
     n_sessions, dim = total.shape
-    vectors = np.zeros((n_sessions, dim + 4 + extra), np.float32)
     for n in range(n_sessions):
         if weight[n] > _ZERO:
             divisor = max(weight[n], _TINY)
             for column in range(dim):
                 value = (total[n, column] / divisor - mean[column]) / scale[column]
                 value = bound if value > bound else value
-                vectors[n, column] = -bound if value < -bound else value
-        vectors[n, dim] = steps[n] / max_len
-        vectors[n, dim + 1] = share[n]
-        vectors[n, dim + 2] = last_reward[n]
-        vectors[n, dim + 3] = reward_sum[n] / max(steps[n], 1)
-    return vectors
+                vectors[n, first + column] = -bound if value < -bound else value
+        else:
+            for column in range(dim):
+                vectors[n, first + column] = _ZERO
+
+
+@_jit
+def _write_context(
+    vectors: FloatArray,
+    column: int,
+    steps: NDArray[Any],
+    share: NDArray[Any],
+    last_reward: NDArray[Any],
+    reward_sum: NDArray[Any],
+    max_len: int,
+) -> None:
+    for n in range(steps.size):
+        vectors[n, column] = steps[n] / max_len
+        vectors[n, column + 1] = share[n]
+        vectors[n, column + 2] = last_reward[n]
+        vectors[n, column + 3] = reward_sum[n] / max(steps[n], 1)
 
 
 @_jit
@@ -414,6 +430,160 @@ def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
     return best
 
 
+@_inlined
+def _insert(
+    value: np.float32, column: int, count: int, values: NDArray[Any], best: NDArray[Any]
+) -> int:
+    """Adds an item to the best so far, if it is one of them: of ties the first column is."""
+    k = values.size
+    if count == k:
+        least = values[k - 1]
+        if not (value > least or (value == least and column < best[k - 1])):
+            return count
+    count = min(count + 1, k)
+    rank = count - 1
+    while rank > 0 and (
+        values[rank - 1] < value or (values[rank - 1] == value and best[rank - 1] > column)
+    ):
+        values[rank], best[rank] = values[rank - 1], best[rank - 1]
+        rank -= 1
+    values[rank], best[rank] = value, column
+    return count
+
+
+@_jit
+def _score_tile(
+    vectors: NDArray[Any],
+    items: NDArray[Any],
+    start: int,
+    stop: int,
+    scores: NDArray[Any],
+    offset: int,
+) -> None:
+    """Inner products of some vectors, a multiple of four, and a tile of items, summed in order.
+
+    Four sums are carried at a time, so that an item's features are loaded a quarter as often.
+    """
+    dim, first, last = vectors.shape[1], start - offset, stop - offset
+    for row in range(0, vectors.shape[0], 4):
+        # Slices of single rows, which are known to be contiguous.
+        total0, total1 = scores[row, first:last], scores[row + 1, first:last]
+        total2, total3 = scores[row + 2, first:last], scores[row + 3, first:last]
+        for column in range(total0.size):
+            total0[column] = total1[column] = total2[column] = total3[column] = _ZERO
+        v0, v1, v2, v3 = vectors[row], vectors[row + 1], vectors[row + 2], vectors[row + 3]
+        for f in range(0, dim - 1, 2):
+            a0, a1, a2, a3 = v0[f], v1[f], v2[f], v3[f]
+            b0, b1, b2, b3 = v0[f + 1], v1[f + 1], v2[f + 1], v3[f + 1]
+            one, two = items[f, start:stop], items[f + 1, start:stop]
+            for column in range(total0.size):
+                x, y = one[column], two[column]
+                total0[column] = (total0[column] + a0 * x) + b0 * y
+                total1[column] = (total1[column] + a1 * x) + b1 * y
+                total2[column] = (total2[column] + a2 * x) + b2 * y
+                total3[column] = (total3[column] + a3 * x) + b3 * y
+        if dim % 2:
+            f = dim - 1
+            a0, a1, a2, a3 = v0[f], v1[f], v2[f], v3[f]
+            one = items[f, start:stop]
+            for column in range(total0.size):
+                x = one[column]
+                total0[column] += a0 * x
+                total1[column] += a1 * x
+                total2[column] += a2 * x
+                total3[column] += a3 * x
+
+
+@_jit
+def _select(
+    scores: NDArray[Any],
+    hidden: NDArray[Any],
+    offset: int,
+    count: int,
+    lanes: NDArray[Any],
+    highest: NDArray[Any],
+    places: NDArray[Any],
+    values: NDArray[Any],
+    best: NDArray[Any],
+) -> int:
+    """Takes the best of a chunk's scores into the best so far.
+
+    Column c belongs to lane c modulo the number of lanes. The k-th largest of the lanes' maxima
+    is a value that at least k columns reach: the lanes below it hold none of the best.
+    """
+    n, width, k = scores.size, lanes.size, values.size
+    lanes[:] = _LEAST
+    whole = n - n % width
+    for start in range(0, whole, width):
+        part = scores[start : start + width]
+        if hidden.size:
+            seen = hidden[start : start + width]
+            for lane in range(width):
+                part[lane] = _LEAST if seen[lane] else part[lane]
+        for lane in range(width):
+            lanes[lane] = part[lane] if part[lane] > lanes[lane] else lanes[lane]
+    for column in range(whole, n):
+        lane = column - whole
+        if hidden.size and hidden[column]:
+            scores[column] = _LEAST
+        lanes[lane] = scores[column] if scores[column] > lanes[lane] else lanes[lane]
+    bound = _LEAST
+    if count == k:
+        bound = values[k - 1]
+    if k <= width:
+        ranked = 0
+        for lane in range(width):
+            if lanes[lane] > bound:
+                ranked = _insert(lanes[lane], lane, ranked, highest, places)
+        if ranked == k:
+            bound = highest[k - 1]
+    for lane in range(min(width, n)):
+        if lanes[lane] >= bound:
+            for column in range(lane, n, width):
+                if scores[column] >= bound:
+                    count = _insert(scores[column], offset + column, count, values, best)
+    return count
+
+
+@_jit
+def _best_items(
+    vectors: NDArray[Any], items: NDArray[Any], k: int, hidden: NDArray[Any]
+) -> NDArray[np.int64]:
+    (n_rows, dim), n_items = vectors.shape, items.shape[1]
+    best = np.empty((n_rows, k), np.int64)
+    values = np.empty((_GROUP, k), np.float32)
+    group = np.zeros((_GROUP, dim), np.float32)
+    scores = np.empty((_GROUP, min(_CHUNK, n_items)), np.float32)
+    lanes, highest = np.empty(_TILE, np.float32), np.empty(k, np.float32)
+    places = np.empty(k, np.int64)
+    counts = np.empty(_GROUP, np.int64)
+    nothing = np.zeros(0, np.bool_)
+    for first in range(0, n_rows, _GROUP):
+        size = min(_GROUP, n_rows - first)
+        group[:size] = vectors[first : first + size]
+        padded = size + (-size) % 4
+        counts[:] = 0
+        for offset in range(0, n_items, _CHUNK):
+            stop = min(offset + _CHUNK, n_items)
+            for start in range(offset, stop, _TILE):
+                end = min(start + _TILE, stop)
+                _score_tile(group[:padded], items, start, end, scores, offset)
+            for row in range(size):
+                seen = hidden[first + row, offset:stop] if hidden.size else nothing
+                counts[row] = _select(
+                    scores[row, : stop - offset],
+                    seen,
+                    offset,
+                    counts[row],
+                    lanes,
+                    highest,
+                    places,
+                    values[row],
+                    best[first + row],
+                )
+    return best
+
+
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
     """Engine compiled by numba; new sessions, which are rare, begin in NumPy."""
@@ -427,6 +597,11 @@ class NumbaEngine(NumpyEngine):
     inner_products = staticmethod(_inner_products)
     top_items = staticmethod(_top_items)
 
+    def best_items(
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+    ) -> NDArray[np.int64]:
+        return _best_items(vectors, items, k, _NOTHING if hidden is None else hidden)
+
     def advance(
         self,
         rules: Rules,
@@ -437,27 +612,27 @@ class NumbaEngine(NumpyEngine):
     ) -> StepResult:
         return StepResult(slates, *_advance(slates, probability, slots, *rules, *state))
 
-    def state_vectors(
+    def write_preference(
         self,
+        vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
-        session: SessionState,
-        max_len: int,
-        extra: int,
-    ) -> FloatArray:
-        return _state_vectors(
-            total,
-            weight,
-            mean,
-            scale,
-            np.float32(bound),
+    ) -> None:
+        _write_preference(vectors, column, total, weight, mean, scale, np.float32(bound))
+
+    def write_context(
+        self, vectors: FloatArray, column: int, session: SessionState, max_len: int
+    ) -> None:
+        _write_context(
+            vectors,
+            column,
             session.steps,
             session.share,
             session.last_reward,
             session.reward_sum,
             max_len,
-            extra,
         )

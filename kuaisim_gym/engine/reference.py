@@ -25,6 +25,7 @@ from kuaisim_gym.engine.types import (
 from kuaisim_gym.randomness import RESPONSE_STREAM, uniform
 
 _BLOCK = 16  # columns that share a maximum
+_ROWS = 64  # users ranked at once, so that their scores stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -207,31 +208,44 @@ class NumpyEngine(Engine):
             products = cross[:, :, None] * cross[:, None, :]
             covariance -= (gain * information)[:, None, None] * products
 
-    def state_vectors(
+    def write_preference(
         self,
+        vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
-        session: SessionState,
-        max_len: int,
-        extra: int,
-    ) -> FloatArray:
-        n, d = total.shape
-        vectors = np.zeros((n, d + 4 + extra), dtype=np.float32)
-        vectors[:, :d] = preference(total, weight, mean, scale, bound)
-        vectors[:, d] = session.steps / max_len
-        vectors[:, d + 1] = session.share
-        vectors[:, d + 2] = session.last_reward
-        vectors[:, d + 3] = session.reward_sum / np.maximum(session.steps, 1)
-        return vectors
+    ) -> None:
+        states = preference(total, weight, mean, scale, bound)
+        vectors[:, column : column + states.shape[1]] = states
+
+    def write_context(
+        self, vectors: FloatArray, column: int, session: SessionState, max_len: int
+    ) -> None:
+        vectors[:, column] = session.steps / max_len
+        vectors[:, column + 1] = session.share
+        vectors[:, column + 2] = session.last_reward
+        vectors[:, column + 3] = session.reward_sum / np.maximum(session.steps, 1)
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
         products = np.zeros((len(vectors), items.shape[1]), dtype=np.float32)
         for feature in range(len(items)):
             products += vectors[:, feature, None] * items[feature]
         return products
+
+    def best_items(
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+    ) -> CountArray:
+        best = np.empty((len(vectors), k), dtype=np.int64)
+        for start in range(0, len(vectors), _ROWS):
+            rows = slice(start, start + _ROWS)
+            scores = self.inner_products(vectors[rows], items)
+            if hidden is not None:
+                scores[hidden[rows]] = -np.inf
+            best[rows] = self.top_items(scores, k)
+        return best
 
     def top_items(self, scores: FloatArray, k: int) -> CountArray:
         rows, columns = np.nonzero(scores >= _kth_largest(scores, k))

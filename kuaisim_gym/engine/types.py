@@ -264,31 +264,38 @@ class Engine(Protocol):
             answered: (N, K) bool, the items that were answered.
         """
 
-    def state_vectors(
+    def write_preference(
         self,
+        vectors: FloatArray,
+        column: int,
         total: FloatArray,
         weight: FloatArray,
         mean: FloatArray,
         scale: FloatArray,
         bound: float,
-        session: SessionState,
-        max_len: int,
-        extra: int,
-    ) -> FloatArray:
-        """State vectors: standardised mean embedding of the history, and the session's context.
+    ) -> None:
+        """Writes standardised mean embeddings of histories into state vectors.
 
         Args:
+            vectors: (N, ...) float32; changed in place.
+            column: The first of the d columns to write.
             total: (N, d) float32, see :meth:`update`.
             weight: (N,) float32; a user without weight sits at the origin.
             mean: (d,) float32 to subtract from a mean embedding.
             scale: (d,) float32 to divide it by.
             bound: Largest absolute value of the preference.
+        """
+
+    def write_context(
+        self, vectors: FloatArray, column: int, session: SessionState, max_len: int
+    ) -> None:
+        """Writes progress, share, last and mean reward into state vectors.
+
+        Args:
+            vectors: (N, ...) float32; changed in place.
+            column: The first of the four columns to write.
             session: The sessions.
             max_len: Steps that progress is measured in.
-            extra: Columns of zeros to leave at the end.
-
-        Returns:
-            (N, d + 4 + extra) float32: preference, progress, share, last and mean reward.
         """
 
     def inner_products(self, vectors: FloatArray, items: FloatArray) -> FloatArray:
@@ -314,4 +321,19 @@ class Engine(Protocol):
 
         Returns:
             (N, k) int64.
+        """
+
+    def best_items(
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+    ) -> CountArray:
+        """The k best items of each user by :meth:`inner_products`, in memory for a few users.
+
+        Args:
+            vectors: (N, d) float32.
+            items: (d, n_items) float32, finite.
+            k: At most n_items.
+            hidden: (N, n_items) bool, items that come last; ``None`` for none.
+
+        Returns:
+            (N, k) int64, best first, ties by position.
         """

@@ -67,16 +67,9 @@ class ActionKind(ABC):
         exposed = self.core.state.exposed
         return np.ones_like(exposed) if self.core.config.allow_repeats else ~exposed
 
-    def _shown(self) -> NDArray[np.int32] | None:
-        """(N, m) int32 items that must not be shown again, -1 padded; ``None`` if any may."""
-        if self.core.config.allow_repeats:
-            return None
-        exposed = self.core.state.exposed
-        if self.core.pools is not None:
-            items = np.arange(exposed.shape[1], dtype=np.int32)
-            return np.where(exposed, items, np.int32(-1))
-        slates = self.core.state.slates[:, : int(self.core.state.steps.max())]
-        return slates.reshape(self.core.n_sessions, -1)
+    def _hidden(self) -> NDArray[np.bool_] | None:
+        """(N, n_items) bool, items that must not be shown again; ``None`` if any may."""
+        return None if self.core.config.allow_repeats else self.core.state.exposed
 
 
 ACTION_TYPES: dict[str, type[ActionKind]] = {}
@@ -95,7 +88,7 @@ class ScorerAction(ActionKind, name="continuous"):
 
     def slates(self, actions: Actions) -> Slates:
         vectors = _vectors(actions, self.core.n_sessions, self.ranker.dim)
-        return self.ranker.best(vectors, self.core.config.slate_size, self._shown())
+        return self.ranker.best(vectors, self.core.config.slate_size, self._hidden())
 
 
 class SlateAction(ActionKind, name="slate"):
@@ -168,12 +161,12 @@ class FusionAction(ActionKind, name="fusion"):
         self.space = spaces.Box(-1.0, 1.0, (n_behaviours,), dtype=np.float32)
         # Predictions stay while a user does.
         self._users: NDArray[np.int32] = np.full(core.n_sessions, -1, dtype=np.int32)
-        self._predicted = np.zeros((core.n_sessions, n_behaviours, n_items + 1), dtype=np.float32)
+        self._predicted = np.zeros((core.n_sessions, n_behaviours, n_items), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
         weights = _vectors(actions, core.n_sessions, self._predicted.shape[1])
-        shown = self._shown()
+        hidden = self._hidden()
         self._predict(np.flatnonzero(self._users != core.state.users))
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for start in range(0, core.n_sessions, self._ROWS):
@@ -181,8 +174,8 @@ class FusionAction(ActionKind, name="fusion"):
             scores = weights[rows, 0, None] * self._predicted[rows, 0]
             for b in range(1, weights.shape[1]):  # in order, so that batches change no sum
                 scores += weights[rows, b, None] * self._predicted[rows, b]
-            masked = None if shown is None else shown[rows]
-            slates[rows] = pick(scores, slates.shape[1], masked, core.engine)
+            of_rows = None if hidden is None else hidden[rows]
+            slates[rows] = pick(scores, slates.shape[1], of_rows, core.engine)
         return slates
 
     def _predict(self, changed: NDArray[np.int64]) -> None:
@@ -194,7 +187,7 @@ class FusionAction(ActionKind, name="fusion"):
             answers = self.predictor.begin(len(rows), self.core.engine)
             answers.reset(np.ones(len(rows), dtype=bool), users)
             probability = answers.feedback(np.tile(items, (len(rows), 1)))
-            self._predicted[rows, :, :-1] = probability.swapaxes(1, 2)
+            self._predicted[rows] = probability.swapaxes(1, 2)
             self._users[rows] = users
 
 

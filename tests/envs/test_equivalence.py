@@ -45,7 +45,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
 AXES: dict[str, tuple[Any, ...]] = {
     "world": tuple(WORLDS),
     "action_type": ("continuous", "slate", "discrete", "fusion"),
-    "observation_type": ("state", "dict", "history", "belief"),
+    "observation_type": ("state", "dict", "history", "belief", "parts"),
     "abandonment": ("imbalance", "popularity", "none"),
     "max_steps": (None, 4),
     "rules": ("plain", "unusual"),
@@ -99,6 +99,8 @@ def environment(case: dict[str, Any], worlds: dict[str, Any]) -> tuple[str, dict
         options["slate_size"] = 1
     if options["observation_type"] == "history":
         options["history_len"] = 6
+    if options["observation_type"] == "parts":
+        options |= {"observation_type": "dict", "preference": "parts"}
     if case["rules"] == "unusual":
         # A window of three is less than a slate of four, and more than a single item.
         options |= {"window": 3, "correlation": 0.3} | UNUSUAL[source(case["world"])]
@@ -701,19 +703,38 @@ def test_beliefs_agree(seed: int, n: int, k: int, dim: int) -> None:
 
 @by_function
 @given(SEEDS, FEW, st.integers(1, 40), st.integers(0, 2))
-def test_states_agree(seed: int, n: int, dim: int, extra: int) -> None:
+def test_preferences_agree(seed: int, n: int, dim: int, column: int) -> None:
     rng = np.random.default_rng(seed)
     weight, mean = rng.choice([0.0, 1e-3, 1.0, 7.0], n).astype(np.float32), numbers(rng, dim)
     total = 8 * weight[:, None] * numbers(rng, n, dim)
     scale = rng.uniform(0.5, 2.0, dim).astype(np.float32)
-    session = sessions(rng, n, 3, 4)
-    arguments = [total, weight, mean, scale, 10.0, session, 30, extra]
-    found = agree("state_vectors", arguments, rows=(0, 1, 5))
-    assert found.shape == (n, dim + 4 + extra)
-    preference = found[:, :dim]
-    assert (preference[weight == 0] == 0).all()
-    assert np.abs(preference).max() <= 10
-    assert (found[:, dim + 4 :] == 0).all()
+    before = numbers(rng, n, dim + 3)
+    vectors = before.copy()
+    arguments = [vectors, column, total, weight, mean, scale, 10.0]
+    agree("write_preference", arguments, rows=(0, 2, 3), changed=(0,))
+    find_engine("numba").write_preference(*arguments)
+    written = slice(column, column + dim)
+    assert (vectors[weight == 0, written] == 0).all()
+    assert np.abs(vectors[:, written]).max() <= 10
+    rest = np.delete(np.arange(dim + 3), written)
+    np.testing.assert_array_equal(vectors[:, rest], before[:, rest])
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(0, 9))
+def test_contexts_agree(seed: int, n: int, column: int) -> None:
+    rng = np.random.default_rng(seed)
+    before, session = numbers(rng, n, 14), sessions(rng, n, 3, 4)
+    vectors = before.copy()
+    arguments = [vectors, column, session, 30]
+    agree("write_context", arguments, rows=(0, 2), changed=(0,))
+    find_engine("numba").write_context(*arguments)
+    mean = session.reward_sum / np.maximum(session.steps, 1)
+    expected = [session.steps / 30, session.share, session.last_reward, mean]
+    written = slice(column, column + 4)
+    np.testing.assert_allclose(vectors[:, written].T, expected, rtol=1e-6)
+    rest = np.delete(np.arange(14), written)
+    np.testing.assert_array_equal(vectors[:, rest], before[:, rest])
 
 
 @by_function
@@ -735,8 +756,8 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> No
 
 
 def test_every_function_of_an_engine_is_compared() -> None:
-    compared = {"uniform", "first_invalid", "factor_scores", "advance", "update", "state_vectors"}
-    compared |= {"inner_products", "top_items", "begin", "condition"}
+    compared = {"uniform", "first_invalid", "factor_scores", "advance", "update", "condition"}
+    compared |= {"inner_products", "top_items", "begin", "write_preference", "write_context"}
     assert {name for name in vars(Engine) if not name.startswith("_")} == compared
 
 

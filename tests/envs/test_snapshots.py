@@ -52,7 +52,7 @@ def assert_the_same(one: list, two: list) -> None:
             np.testing.assert_array_equal(a, b, strict=True)
 
 
-@pytest.mark.parametrize("observation", ["state", "dict", "history", "belief"])
+@pytest.mark.parametrize("observation", ["state", "dict", "history", "belief", "parts"])
 @pytest.mark.parametrize("task", TASKS)
 @given(before=st.integers(0, 9), seed=st.integers(0, 99))
 @QUICK
@@ -60,6 +60,8 @@ def test_it_goes_on_as_if_nothing_had_been(small_rand, task, observation, before
     options = {"observation_type": observation}
     if observation == "history":
         options["history_len"] = 7
+    if observation == "parts":
+        options = {"observation_type": "state", "preference": "parts"}
     batch = begun(small_rand, task, seed, **options)
     play(batch, np.random.default_rng(seed), before)
     snapshot, shown = batch.snapshot(), batch.observe()
