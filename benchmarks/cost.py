@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.agents.agent import SLATE_ACTIONS, Agent
 from benchmarks.estimates.states import RAW, known_estimates, make_ready
-from benchmarks.formatting import markdown_table, mean_and_ci95, section
+from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
 from benchmarks.plots import save_small
 from benchmarks.results import Result, in_order, read_results, world_of
 from benchmarks.run import Played, Run, play
@@ -60,9 +60,9 @@ KEYS = frozenset(
 
 SUMMARY_NOTE = (
     "Change of a session's mean reward when half of every slate comes from each group, against the "
-    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over "
-    "sessions, paired by user. Items are popular by exposures or by counted positives, by which "
-    "the ranking by popularity goes as well."
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval, paired "
+    "by session. Items are popular by exposures or by counted positives, by which the ranking by "
+    "popularity goes as well."
 )
 
 
@@ -144,7 +144,8 @@ def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
 
     Returns:
         ``d_len`` and ``d_r``, mean differences of length and of a session's mean reward, and the
-        half-widths of their 95 % intervals over sessions.
+        half-widths of their 95 % intervals, see
+        :func:`~benchmarks.formatting.mean_and_ci95_by_user`.
     """
     differences: dict[str, NDArray[np.float64]] = {
         "d_len": np.subtract(sessions.length, free.length, dtype=np.float64),
@@ -152,7 +153,8 @@ def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
     }
     values = {}
     for name, difference in differences.items():
-        values[name], values[f"{name}_ci95"] = mean_and_ci95(difference.tolist())
+        pair = mean_and_ci95_by_user(difference, sessions.users)
+        values[name], values[f"{name}_ci95"] = pair
     return values
 
 
@@ -208,8 +210,8 @@ def _table(result: Result) -> str:
     note = (
         f"{result['sessions']:,} sessions of the same users and random numbers. d: less the free "
         "slates of users whom imbalance does not annoy (no rule), session by session, R the mean "
-        "reward of a session; ± is a 95 % interval over sessions. A penalised session is shorter: "
-        "it shows fewer and therefore better items, so that its R is not to be compared."
+        "reward of a session; ± is a 95 % interval. A penalised session is shorter: it shows fewer "
+        "and therefore better items, so that its R is not to be compared."
     )
     title = f"Cost of balance: {world_of(result).title}, groups by {result['popularity']}"
     return section(title, markdown_table(header, rows, "llr"), note)

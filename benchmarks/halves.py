@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks import quick
 from benchmarks.agents.agent import SLATE_ACTIONS, Agent
 from benchmarks.commands import add_jobs, add_out_or_table
-from benchmarks.formatting import markdown_table, mean_and_ci95, section
+from benchmarks.formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
 from benchmarks.labels import has_labels, judge, score_of, usual
 from benchmarks.results import Result, in_order, read_results, world_of
 from benchmarks.run import Run, play
@@ -34,7 +34,7 @@ from kuaisim_gym.errors import ConfigError
 
 STUDY = "halves"
 SOURCES = ("kuairec-like", "kuairand-pool")
-SESSIONS = 3000
+SESSIONS = 3000  # several a user, so that nearly all are played
 HALVES = {"A": 0, "B": 1}
 # What counting positives does, what item effects and beliefs do, and what true rates would do.
 SCORES = ("popularity", "quality", "filter", "expected-quality", "expected-oracle")
@@ -79,6 +79,7 @@ class HalfStudy(WorldStudy):
             name = score + composition
             agent = Agent(name, rule=partial(make_reference, name), env_options=SLATE_ACTIONS)
             played = play(agent, self.spec, dataset, None, None, users=users)
+            owners = played.sessions.users  # the same for all rows
             lengths[name] = played.sessions.length.astype(np.float64)
             metrics = {key: played.metrics[key] for key in ("len", "r_each", "q", "ad")}
             rows.append({"row": name, **metrics})
@@ -86,7 +87,7 @@ class HalfStudy(WorldStudy):
             composition = "+" + row["row"].rpartition("+")[2]
             other = base if base in lengths else base + composition
             difference = lengths[row["row"]] - lengths[other]
-            row[f"less_{base}"] = mean_and_ci95(difference.tolist())
+            row[f"less_{base}"] = mean_and_ci95_by_user(difference, owners)
         return {"users": len(users), "rows": rows, "labels": self._judged(dataset, users)}
 
     def _judged(self, dataset: Dataset, users: NDArray[np.int32]) -> list[dict[str, Any]]:
@@ -132,7 +133,7 @@ def _tables(result: Result) -> str:
     note = (
         f"{result['sessions']:,} sessions of the half's {result['users']:,} users, the same in all "
         "rows; differences are paired by session, to a score's row of the same slates where no "
-        "slates are named; ± is a 95 % interval over sessions. On logs of positives popularity is "
+        "slates are named; ± is a 95 % interval over users. On logs of positives popularity is "
         "the count of positives; expected-quality knows the true item rates."
     )
     return section(title, markdown_table(header, rows, "lr"), note, _label_table(result))

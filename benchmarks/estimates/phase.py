@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.commands import add_jobs, add_out_or_table
 from benchmarks.estimates.states import RAW, find_estimate, known_estimates, play_estimate
-from benchmarks.formatting import markdown_table, mean_and_ci95, section
+from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
 from benchmarks.origin import data_block
 from benchmarks.plots import name_agents, save_small
 from benchmarks.results import Result, read_results
@@ -125,7 +125,7 @@ class PhaseStudy(Study):
             played, ready = play_estimate(name, spec, self.load())
             length = played.sessions.length.astype(np.float64)
             base = length if base is None else base
-            gain, half = mean_and_ci95((length - base).tolist())
+            gain, half = mean_and_ci95_by_user(length - base, played.sessions.users)
             row = {"estimate": name.rpartition(":")[2], "weight": ready.weight}
             rows.append(row | {"len": float(length.mean()), "gain": gain, "gain_ci95": half})
         return {"rows": rows}
@@ -189,7 +189,7 @@ def _table(plane: str, cells: Sequence[Result]) -> str:
     header = [*(knob.label for knob in knobs), "world", f"Len, {base}", *names]
     note = (
         f"Steps by which sessions are longer than those of {base}, paired over {sessions:,} test "
-        "sessions; ± is a 95 % interval over sessions. SYNTHETIC worlds."
+        "sessions; ± is a 95 % interval over users. SYNTHETIC worlds."
     )
     return section(f"Gains by {knobs[0].label} and {knobs[1].label}",
                    markdown_table(header, table, "r"), note)  # fmt: skip

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.estimates.states import BELIEF, ESTIMATES, RAW
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95_by_user, section
 from benchmarks.results import Result, World, in_order, read_results, world_of
 from benchmarks.world_study import measurement
 
@@ -18,12 +19,12 @@ STUDY = "estimates"
 BASES = (RAW, BELIEF)
 KEYS = frozenset(
     {"study", "subject", "env", "max_len", "seed", "dataset", "sessions", "eval", "metrics",
-     "lengths"}
+     "lengths", "users"}
 )  # fmt: skip
 
 NOTE = (
     "Steps by which sessions are longer than those of the raw state and of the belief; ± is a 95 % "
-    "interval over worlds, or over sessions where there is one world."
+    "interval over worlds, or over users where there is one world."
 )
 
 Rows = Mapping[str, Mapping[int, Result]]  # of one world, by subject and seed
@@ -57,8 +58,27 @@ def by_world(results: Iterable[Result]) -> dict[World, Rows]:
     }
 
 
-def differences(rows: Rows, subject: str, base: str) -> NDArray[np.float64]:
-    """(n,) lengths of a subject's sessions, less those of a base's same sessions.
+class Differences(NamedTuple):
+    """Differences of length of n sessions.
+
+    Attributes:
+        steps: (n,) float64.
+        users: (n,) int64, whose sessions they are.
+    """
+
+    steps: NDArray[np.float64]
+    users: NDArray[np.int64]
+
+    def __str__(self) -> str:
+        """Mean and 95 % interval over users; empty without sessions."""
+        if not self.steps.size:
+            return ""
+        mean, half = mean_and_ci95_by_user(*self)
+        return f"{mean:+.3f} ± {half:.3f}"
+
+
+def differences(rows: Rows, subject: str, base: str) -> Differences:
+    """Lengths of a subject's sessions, less those of a base's same sessions.
 
     Args:
         rows: Results of one world.
@@ -68,14 +88,14 @@ def differences(rows: Rows, subject: str, base: str) -> NDArray[np.float64]:
     Returns:
         The differences, none of a subject to itself.
     """
-    if subject == base:
-        return np.empty(0)
     ours, theirs = rows[subject], rows.get(base, {})
-    pairs = [
-        np.subtract(ours[seed]["lengths"], theirs[seed]["lengths"], dtype=np.float64)
-        for seed in sorted(ours.keys() & theirs.keys())
-    ]
-    return np.concatenate(pairs) if pairs else np.empty(0)
+    seeds = sorted(ours.keys() & theirs.keys()) if subject != base else []
+    steps = [np.subtract(ours[seed]["lengths"], theirs[seed]["lengths"]) for seed in seeds]
+    users = [np.asarray(ours[seed]["users"]) for seed in seeds]
+    return Differences(
+        np.concatenate([np.empty(0), *steps]),
+        np.concatenate([np.empty(0, dtype=np.int64), *users]),
+    )
 
 
 def summary(worlds: Mapping[World, Rows]) -> str:
@@ -100,20 +120,12 @@ def summary(worlds: Mapping[World, Rows]) -> str:
     return markdown_table(["estimate", *header], table)
 
 
-def _over_worlds(samples: Iterable[NDArray[np.float64]]) -> str:
-    """Mean and interval over worlds, of one over sessions; empty without any."""
-    present = [sample for sample in samples if sample.size]
+def _over_worlds(samples: Iterable[Differences]) -> str:
+    """Mean and interval over worlds, of one over users; empty without any."""
+    present = [sample for sample in samples if sample.steps.size]
     if len(present) == 1:
-        return _paired(present[0])
-    return interval([float(sample.mean()) for sample in present], 2, "+")
-
-
-def _paired(sample: NDArray[np.float64]) -> str:
-    """Mean and interval over sessions; empty without any."""
-    if not sample.size:
-        return ""
-    mean, half = mean_and_ci95(sample.tolist())
-    return f"{mean:+.3f} ± {half:.3f}"
+        return str(present[0])
+    return interval([float(sample.steps.mean()) for sample in present], 3, "+")
 
 
 def _table(world: World, rows: Rows) -> str:
@@ -125,14 +137,14 @@ def _table(world: World, rows: Rows) -> str:
             for name, digits in (("len", 2), ("r_each", 3), ("q", 3), ("ad", 3))
         ]
         weights = dict.fromkeys(f"{one['weight']:g}" for one in results if "weight" in one)
-        paired = [_paired(differences(rows, subject, base)) for base in BASES]
+        paired = [str(differences(rows, subject, base)) for base in BASES]
         table.append([subject, str(len(results)), *metrics, ", ".join(weights), *paired])
     header = ["estimate", "seeds", "Len", "R_each", "q", "AD", "weight",
               *(f"Len less {base}'s" for base in BASES)]  # fmt: skip
     sessions = max(result["sessions"] for by_seed in rows.values() for result in by_seed.values())
     note = (
         f"{sessions:,} sessions a seed, the same users and random numbers in all rows; differences "
-        "are paired by session, ± is a 95 % interval over the sessions of all seeds. Weight: of "
+        "are paired by session, ± is a 95 % interval over the users of all seeds. Weight: of "
         "similarity, 1 in the belief's units, else chosen on train users in the train simulator."
     )
     return section(f"State estimates: {world.title}", markdown_table(header, table, "lr"), note)

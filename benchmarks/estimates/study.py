@@ -78,8 +78,11 @@ class EstimateStudy(WorldStudy):
             played, ready = play_estimate(self.estimate, self.spec, dataset)
             lengths = {f"{weight:g}": length for weight, length in ready.lengths.items()}
             choice = {"weight": ready.weight, "train_len_by_weight": lengths}
-        length = played.sessions.length.tolist()
-        return {**choice, "eval": played.block, "metrics": played.metrics, "lengths": length}
+        sessions = {
+            "lengths": played.sessions.length.tolist(),
+            "users": played.sessions.users.tolist(),
+        }
+        return {**choice, "eval": played.block, "metrics": played.metrics, **sessions}
 
     def _play_agent(self, path: Path) -> Played:
         """Trains the agent as a run does, and plays its test sessions."""

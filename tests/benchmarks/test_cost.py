@@ -31,7 +31,7 @@ def sessions(lengths: list[int], rewards: list[list[float]]) -> Sessions:
     padded = np.array([[*row, *[0.0] * (longest - len(row))] for row in rewards])
     slates = np.zeros((n, longest, 1), dtype=np.int32)
     penalised = np.zeros((n, longest), dtype=bool)
-    users = np.zeros(n, dtype=np.int32)
+    users = np.arange(n, dtype=np.int32)
     return Sessions(np.array(lengths), padded, penalised, slates, slates.astype(np.float32), users)
 
 

@@ -40,7 +40,7 @@ def result(subject: str, seed: int, lengths: list[int], world: int = 101) -> dic
     metrics = {"len": float(np.mean(lengths)), "r_each": 0.5, "q": 0.0, "ad": 0.0}
     return {"study": "estimates", "subject": subject, "env": "KuaiRec-Fair-v0", "max_len": 30,
             "seed": seed, "dataset": block, "sessions": len(lengths), "metrics": metrics,
-            "lengths": lengths}  # fmt: skip
+            "lengths": lengths, "users": [10 * seed + n for n in range(len(lengths))]}  # fmt: skip
 
 
 def test_differences_are_those_of_the_same_sessions() -> None:
@@ -53,10 +53,11 @@ def test_differences_are_those_of_the_same_sessions() -> None:
             result("belief", 3, [30, 30]),  # without a partner
         ]
     ).values()
-    np.testing.assert_array_equal(differences(rows, "belief", "raw"), [1, 0, 0, 3])
-    np.testing.assert_array_equal(differences(rows, "raw", "belief"), [-1, 0, 0, -3])
-    assert not differences(rows, "raw", "raw").size
-    assert not differences(rows, "raw", "dsrm").size
+    found = differences(rows, "belief", "raw")
+    np.testing.assert_array_equal(found.steps, [1, 0, 0, 3])
+    np.testing.assert_array_equal(found.users, [10, 11, 20, 21])
+    np.testing.assert_array_equal(differences(rows, "raw", "belief").steps, [-1, 0, 0, -3])
+    assert str(differences(rows, "raw", "raw")) == str(differences(rows, "raw", "dsrm")) == ""
     text = markdown([row for by_seed in rows.values() for row in by_seed.values()])
     # 1, 0, 0, 3: mean 1, standard deviation 1.414, over the root of four, times 3.182.
     assert "| belief | 3 | 17.33 | 0.500 | 0.000 | 0.000 |  | +1.000 ± 2.250 |  |" in text
@@ -76,7 +77,7 @@ def test_the_summary_is_over_worlds() -> None:
         "| kuairec (SYNTHETIC world), T = 30, 3 world(s), less belief |"
     )
     # Means 1.5, .5 and 0: standard deviation .764, over the root of three, times 4.303.
-    assert table[2:] == ["| raw |  | -0.67 ± 1.90 |", "| belief | +0.67 ± 1.90 |  |"]
+    assert table[2:] == ["| raw |  | -0.667 ± 1.897 |", "| belief | +0.667 ± 1.897 |  |"]
 
 
 def test_sessions_are_the_same_for_all_estimates(small) -> None:
@@ -182,3 +183,10 @@ def test_unknown_estimates_are_refused() -> None:
         EstimateStudy(Run("random", sessions=1), "raw")
     with pytest.raises(ConfigError, match="env must be one of"):
         EstimateStudy(Run("random", "KuaiRand-Retention-v0"), "raw")
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    folder = ROOT / "benchmarks" / "results" / "estimates"
+    table = summary(by_world(read_studies(folder))) if folder.is_dir() else "No results yet."
+    page = (ROOT / "docs" / "estimates.md").read_text(encoding="utf-8")
+    assert f"<!-- estimates -->\n{table}\n<!-- /estimates -->" in page
