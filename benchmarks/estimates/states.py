@@ -24,7 +24,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator.factors import HELD_OUT
 
 RAW, BELIEF = "raw", "belief"  # what differences refer to
-WEIGHTS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0)
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)
 CHOICE_SESSIONS = 1000  # of train users, to choose a weight
 
 
