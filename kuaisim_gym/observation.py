@@ -16,8 +16,8 @@ from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.engine.reference import mean_embedding, preference
-from kuaisim_gym.engine.types import Beliefs, Pooled, StepResult
+from kuaisim_gym.engine.reference import NumpyEngine, mean_embedding, preference
+from kuaisim_gym.engine.types import Beliefs, Engine, Pooled, StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.belief import Belief, no_beliefs
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -30,7 +30,7 @@ PARTS = ("log liked", "log shown", "session liked", "session shown")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
-WEIGHT_SCALE = 5.0  # of log(1 + weight): 150 rows show as one
+WEIGHT_SCALE = 5.0  # of log(1 + weight): 147 rows show as one
 
 FloatArray = NDArray[np.float32]
 Observation = FloatArray | dict[str, NDArray[np.generic]]
@@ -105,6 +105,29 @@ class PreferenceEncoder:
         """
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
 
+    def encode_parts(
+        self, total: FloatArray, weight: FloatArray, engine: Engine | None = None
+    ) -> FloatArray:
+        """Encodes the sums of all :data:`PARTS` as ``preference="parts"`` shows them.
+
+        Args:
+            total: (4, n, d) float32 weighted sums.
+            weight: (4, n) float32 total weights.
+            engine: The engine; ``None`` for NumPy's, which gives the same.
+
+        Returns:
+            (n, 4 d + 4) float32: standardised means within :attr:`reach`, zero without weight, and
+            ``log(1 + weight) / 5``, in [0, PREFERENCE_BOUND].
+        """
+        engine = engine or NumpyEngine()
+        n_parts, n, dim = total.shape
+        vectors: FloatArray = np.empty((n, n_parts * (dim + 1)), dtype=np.float32)
+        standard = (self.mean, self.scale, self.reach)
+        for index in range(n_parts):
+            engine.write_preference(vectors, index * dim, total[index], weight[index], *standard)
+        vectors[:, n_parts * dim :] = encode_weights(weight)
+        return vectors
+
     def pooled(self, parts: FloatArray) -> FloatArray:
         """Preference states, as ``preference="pooled"`` shows them, from their parts.
 
@@ -133,6 +156,13 @@ class PreferenceEncoder:
         weight = np.maximum(weights[..., liked].sum(axis=-1), np.finfo(np.float32).tiny)
         pooled: FloatArray = (total / weight[..., None]).astype(np.float32)
         return np.clip(pooled, -PREFERENCE_BOUND, PREFERENCE_BOUND, out=pooled)
+
+
+def encode_weights(weight: FloatArray) -> FloatArray:
+    """(n, 4) float32 that show the (4, n) weights of :data:`PARTS`."""
+    weights = np.log1p(weight) / np.float32(WEIGHT_SCALE)
+    shown: FloatArray = np.minimum(weights, np.float32(PREFERENCE_BOUND)).T
+    return shown
 
 
 def shown_preference(observation_type: str, preference: str | None = None) -> tuple[str, str]:
@@ -243,6 +273,16 @@ class ObservationEncoder:
         return slice(0, self.context_slice.start)
 
     @property
+    def preference_unit(self) -> str:
+        """Unit of the preference in the state vector.
+
+        Returns:
+            ``"score"``, in which a taste's inner product with an item's vector is a score, or
+            ``"spread"``, in which train users' pooled states have unit variance.
+        """
+        return "score" if self.preference == "belief" else "spread"
+
+    @property
     def variance_slice(self) -> slice:
         """Position of the preference's variances in a belief."""
         if self.preference != "belief":
@@ -330,7 +370,7 @@ class ObservationEncoder:
         else:
             assert self.belief is not None
             self.belief.write(state, PREFERENCE_BOUND)
-        return self.completed(state)
+        return self._with_record(state)
 
     def completed(self, state: FloatArray) -> Observation:
         """Observations of (N, ...) float32 state vectors; of no histories.
@@ -339,6 +379,9 @@ class ObservationEncoder:
         """
         if self._pooled is not None:
             self._pooled.write_weights(state)
+        return self._with_record(state)
+
+    def _with_record(self, state: FloatArray) -> Observation:
         if self.observation_type == "state":
             return state
         core = self.core
@@ -363,20 +406,20 @@ class ObservationEncoder:
     def snapshot(self) -> Snapshot:
         """Copies of all arrays that the sessions change, by name."""
         snapshot = {"extra": self.extra.copy()}
-        for name, part in self._changing().items():
-            snapshot |= under(name, part.snapshot())
+        for name, record in self._records().items():
+            snapshot |= under(name, record.snapshot())
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a snapshot of an encoder with the same options."""
         self.extra[...] = snapshot["extra"]
-        for name, part in self._changing().items():
-            part.restore(within(name, snapshot))
+        for name, record in self._records().items():
+            record.restore(within(name, snapshot))
 
-    def _changing(self) -> dict[str, PooledHistories | History | Belief]:
-        """What the sessions change, by its name in a snapshot."""
-        parts = {"pooled": self._pooled, "history": self._history, "belief": self.belief}
-        return {name: part for name, part in parts.items() if part is not None}
+    def _records(self) -> dict[str, PooledHistories | History | Belief]:
+        """Records of the sessions, by their names in a snapshot."""
+        records = {"pooled": self._pooled, "history": self._history, "belief": self.belief}
+        return {name: record for name, record in records.items() if record is not None}
 
 
 class PooledHistories:
@@ -428,27 +471,28 @@ class PooledHistories:
         else:
             self._add(0, result.slates, result.responses)
 
-    def _add(self, part: int, slates: NDArray[np.int64], weights: FloatArray) -> None:
-        total, weight = self._total[part], self._weight[part]
+    def _add(self, index: int, slates: NDArray[np.int64], weights: FloatArray) -> None:
+        total, weight = self._total[index], self._weight[index]
         self.core.engine.update(total, weight, self.encoder.embedding, slates, weights)
 
     def write(self, vectors: FloatArray) -> None:
-        """Writes the first columns of (N, ...) float32 vectors, but for :meth:`write_weights`."""
-        encoder, engine = self.encoder, self.core.engine
-        standard = (encoder.mean, encoder.scale, self._bound)
-        for part, (total, weight) in enumerate(zip(self._total, self._weight, strict=True)):
-            engine.write_preference(vectors, part * encoder.dim, total, weight, *standard)
+        """Writes the first columns of (N, ...) float32 vectors."""
+        encoder, engine, total, weight = self.encoder, self.core.engine, self._total, self._weight
+        if self.apart:
+            vectors[:, : self.width] = encoder.encode_parts(total, weight, engine)
+        else:
+            standard = (encoder.mean, encoder.scale, PREFERENCE_BOUND)
+            engine.write_preference(vectors, 0, total[0], weight[0], *standard)
 
     def write_weights(self, vectors: FloatArray) -> None:
-        """Writes the weights of four sums into (N, ...) float32 vectors."""
+        """Writes the weights of four sums into (N, ...) float32 vectors, if there are four."""
         if self.apart:
-            weights = np.log1p(self._weight) / np.float32(WEIGHT_SCALE)
-            weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
-            vectors[:, len(PARTS) * self.encoder.dim : self.width] = weights.T
+            vectors[:, self.width - len(PARTS) : self.width] = encode_weights(self._weight)
 
     def arrays(self) -> Pooled:
         """Arrays by which compiled steps follow the sessions."""
         encoder = self.encoder
+        bound = encoder.reach if self.apart else PREFERENCE_BOUND
         return Pooled(
             self._total,
             self._weight,
@@ -459,13 +503,8 @@ class PooledHistories:
             encoder.exposure_count,
             encoder.mean,
             encoder.scale,
-            np.float32(self._bound),
+            np.float32(bound),
         )
-
-    @property
-    def _bound(self) -> float:
-        """Largest absolute value of a mean that is shown."""
-        return self.encoder.reach if self.apart else PREFERENCE_BOUND
 
     def snapshot(self) -> Snapshot:
         """Copies of sums and weights, by name."""
