@@ -29,13 +29,13 @@ from kuaisim_gym.metrics import (
     Audit,
     Merit,
     Sessions,
-    each_session,
     log_rows,
     popular_taste,
     summarise,
     summarise_users,
     user_classes,
 )
+from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.observation import (
     Observation,
     ObservationEncoder,
@@ -196,6 +196,7 @@ class SessionBatch:
         self._fused_parts: tuple[Any, ...] | None = None
         self._fused_steps: FusedSteps | None = None
         self._world = self.simulator.world
+        self._flags = np.append(self.catalogue.popular, False)  # the last for places without item
 
     @property
     def n_sessions(self) -> int:
@@ -395,11 +396,23 @@ class SessionBatch:
     def arrivals(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """The users who have just arrived in some slots, and their world, for the reset info."""
         users = self.dataset.user_ids[self.core.state.users[rows]]
-        return {"user_id": users, "dataset": np.full(len(rows), self._world, dtype=object)}
+        worlds = np.empty(len(rows), dtype=object)
+        worlds[:] = self._world
+        return {"user_id": users, "dataset": worlds}
 
     def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The metrics of the sessions in some slots, an array each, for the final info."""
-        return each_session(self.records(rows), self.catalogue.popular)
+        """The metrics of the sessions in some slots, an array each, for the final info.
+
+        They are those of :func:`~kuaisim_gym.metrics.each_session`.
+        """
+        state, slates = self.core.state, self.core.state.slates[rows]
+        return session_metrics(
+            state.steps[rows],
+            state.reward_sum[rows],
+            state.penalised[rows].sum(axis=1),
+            self._flags[slates].reshape(len(rows), -1).sum(axis=1),
+            slates.shape[2],
+        )
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""

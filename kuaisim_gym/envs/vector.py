@@ -76,6 +76,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self.single_action_space = self.batch.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._everyone: BoolArray = np.ones(num_envs, dtype=bool)
         self._ended: BoolArray = np.zeros(num_envs, dtype=bool)
         self._seeded: BoolArray = np.zeros(num_envs, dtype=bool)
 
@@ -128,21 +129,23 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
                 f"Actions must have shape {self.action_space.shape}, got {actions.shape}."
             )
         infos: dict[str, Any] = {}
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
-            arriving = self._ended
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and np.count_nonzero(self._ended):
+            arriving, acting = self._ended, ~self._ended
             actions = actions.copy()
             actions[arriving] = 0  # any valid action: it is ignored
-            result, seen = self.batch.play(actions, ~arriving)
-            if not arriving.all():
-                self._add_step(infos, result, ~arriving)
+            result, seen = self.batch.play(actions, acting)
+            done = result.done
+            if np.count_nonzero(acting):
+                self._add_step(infos, result, acting, done)
             self._add_arrivals(infos, arriving)
         else:
             result, seen = self.batch.play(actions)
-            if self.autoreset_mode is AutoresetMode.SAME_STEP and result.done.any():
-                seen = self._restart(infos, result, seen)
+            done = result.done
+            if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(done):
+                seen = self._restart(infos, result, done, seen)
             else:
-                self._add_step(infos, result, np.ones(self.num_envs, dtype=bool))
-        self._ended = result.done
+                self._add_step(infos, result, self._everyone, done)
+        self._ended = done
         return seen, result.reward, result.terminated, result.truncated, infos
 
     def action_masks(self) -> BoolArray:
@@ -175,40 +178,74 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             return tuple(as_text(view) for view in views)
         return tuple(self.drawn().draw(view) for view in views)
 
-    def _restart(self, infos: dict[str, Any], result: StepResult, seen: Observation) -> Observation:
+    def _restart(
+        self, infos: dict[str, Any], result: StepResult, done: BoolArray, seen: Observation
+    ) -> Observation:
         """Same-step autoreset: stores final observations and infos, then resets finished slots."""
-        done = result.done
-        rows = np.flatnonzero(done)
-        final_obs = np.full(self.num_envs, None, dtype=object)
-        for row, observation in zip(rows, rows_of(seen, rows), strict=True):
+        rows = done.nonzero()[0]
+        final_obs = np.empty(self.num_envs, dtype=object)  # of None
+        for row, observation in zip(rows.tolist(), rows_of(seen, rows), strict=True):
             final_obs[row] = observation
         final_info: dict[str, Any] = {}
-        self._add_step(final_info, result, done)
+        self._add_step(final_info, result, done, done)
         infos.update(final_obs=final_obs, _final_obs=done.copy())
         infos.update(final_info=final_info, _final_info=done.copy())
         seen = self.batch.renew(done)
-        if not done.all():
-            self._add_step(infos, result, ~done)
+        if len(rows) < self.num_envs:
+            self._add_step(infos, result, ~done, np.zeros_like(done))
         self._add_arrivals(infos, done)
         return seen
 
-    def _add_step(self, infos: dict[str, Any], result: StepResult, slots: BoolArray) -> None:
-        """Adds a step's responses in some slots to the infos, and metrics of finished sessions."""
+    def _add_step(
+        self, infos: dict[str, Any], result: StepResult, slots: BoolArray, done: BoolArray
+    ) -> None:
+        """Adds a step's responses in some slots to the infos, and metrics of finished sessions.
+
+        Args:
+            infos: The infos.
+            result: The step, of zeros where none was made.
+            slots: (N,) bool.
+            done: (N,) bool, slots of finished sessions, which are among them.
+        """
+        columns: dict[str, NDArray[Any]]
         columns = {"responses": result.responses, "penalised": result.penalised}
         if result.feedback.shape[2] > 1:
             columns["feedback"] = result.feedback
-        if not slots.all():
-            columns = {name: array[slots] for name, array in columns.items()}
-        _add_columns(infos, columns, slots)
-        done = result.done & slots
-        if done.any():
-            session: dict[str, Any] = {}
-            _add_columns(session, self.batch.finished(np.flatnonzero(done)), done)
-            infos.update(session=session, _session=done)
+        mask, same = slots.copy(), self.autoreset_mode is AutoresetMode.SAME_STEP
+        shared = same and np.count_nonzero(slots) < self.num_envs  # the rest is in other infos
+        for name, values in columns.items():
+            infos[name], infos[f"_{name}"] = values, mask
+            if shared:
+                infos[name] = values.copy()
+                infos[name][~slots] = 0
+        rows = done.nonzero()[0]
+        if rows.size:
+            infos["session"], infos["_session"] = {}, done.copy()
+            self._add_rows(infos["session"], self.batch.finished(rows), rows, done)
 
     def _add_arrivals(self, infos: dict[str, Any], slots: BoolArray) -> None:
         """Adds the users who have just arrived in some slots to the infos."""
-        _add_columns(infos, self.batch.arrivals(np.flatnonzero(slots)), slots)
+        rows = slots.nonzero()[0]
+        self._add_rows(infos, self.batch.arrivals(rows), rows, slots)
+
+    def _add_rows(
+        self,
+        infos: dict[str, Any],
+        columns: dict[str, NDArray[Any]],
+        rows: NDArray[np.int64],
+        slots: BoolArray,
+    ) -> None:
+        """Adds (n, ...) values of some slots: arrays of all slots, and their masks."""
+        mask = slots.copy()
+        for name, values in columns.items():
+            if len(values) < self.num_envs:
+                shape = (self.num_envs, *values.shape[1:])
+                empty = np.empty if values.dtype == object else np.zeros  # empty objects are None
+                infos[name] = empty(shape, dtype=values.dtype)
+                infos[name][rows] = values
+            else:
+                infos[name] = values
+            infos[f"_{name}"] = mask
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
         options = options or {}
@@ -216,7 +253,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             check_choice("options: a key", option, ("reset_mask",))
         mask = options.get("reset_mask")
         if mask is None:
-            return np.ones(self.num_envs, dtype=bool)
+            return self._everyone.copy()
         boolean = isinstance(mask, np.ndarray) and mask.dtype == bool
         if not boolean or mask.shape != (self.num_envs,) or not mask.any():
             raise ConfigError(
@@ -236,14 +273,3 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         if len(seed) != self.num_envs:
             raise ConfigError(f"seed must hold {self.num_envs} seeds, got {len(seed)}.")
         return seed
-
-
-def _add_columns(infos: dict[str, Any], columns: dict[str, NDArray[Any]], slots: BoolArray) -> None:
-    """Adds (n, ...) values of n slots as Gymnasium does: arrays of all N slots, and their masks."""
-    mask = slots.copy()
-    for name, values in columns.items():
-        infos[name], infos[f"_{name}"] = values, mask
-        if len(values) < len(slots):
-            fill = None if values.dtype == object else 0
-            infos[name] = np.full((len(slots), *values.shape[1:]), fill, dtype=values.dtype)
-            infos[name][mask] = values

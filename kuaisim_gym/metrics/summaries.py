@@ -39,15 +39,38 @@ from kuaisim_gym.metrics.sessions import (
 
 def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
     """Len, R_each, R_cum, q and popular share of each session: (S,) arrays by name."""
-    length, slate_size = sessions.length, sessions.slates.shape[2]
-    total = np.cumsum(sessions.rewards, axis=1)[:, -1]
     flags, _ = popular_flags(sessions, popular)
+    return session_metrics(
+        sessions.length,
+        sessions.rewards.cumsum(axis=1)[:, -1],
+        sessions.penalised.sum(axis=1),
+        flags.reshape(len(flags), -1).sum(axis=1),
+        sessions.slates.shape[2],
+    )
+
+
+def session_metrics(
+    length: NDArray[np.int64],
+    total: NDArray[np.float64],
+    n_penalised: NDArray[np.integer],
+    n_popular: NDArray[np.integer],
+    slate_size: int,
+) -> dict[str, NDArray[Any]]:
+    """Metrics of :func:`each_session` from sums over its steps.
+
+    Args:
+        length: (S,) steps.
+        total: (S,) sums of rewards.
+        n_penalised: (S,) penalised steps.
+        n_popular: (S,) exposures of popular items.
+        slate_size: K.
+    """
     return {
         "len": length,
         "r_each": total / length,
         "r_cum": total,
-        "q": sessions.penalised.sum(axis=1) / length,
-        "popular_share": flags.sum(axis=(1, 2)) / (length * slate_size),
+        "q": n_penalised / length,
+        "popular_share": n_popular / (length * slate_size),
     }
 
 

@@ -208,7 +208,7 @@ class SessionCore:
             raise InvalidActionError(
                 f"Slates must have shape {shape} (sessions, slate_size), got {slates.shape}."
             )
-        if slates.dtype == np.uint64:  # beyond int64, where a huge number would turn negative
+        if slates.dtype.kind == "u":  # beyond int64, where a huge number would turn negative
             slates = np.minimum(slates, np.uint64(2**63 - 1))
         return np.ascontiguousarray(slates, dtype=np.int64)
 
