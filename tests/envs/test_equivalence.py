@@ -14,6 +14,8 @@ import hashlib
 import itertools
 import os
 import pickle
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,9 +26,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
+import kuaisim_gym
 from kuaisim_gym.config import ABANDONMENT_RULES
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import Rules, SessionState
@@ -454,25 +457,52 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "correlation": draw(st.sampled_from([0.0, 0.2, 1.0])),
         "allow_repeats": draw(st.booleans()),
         "stochastic_response": draw(st.booleans()),
+        "groups": draw(st.sampled_from(["popularity", np.arange(240) % 3, np.arange(240) % 40])),
+        "evidence": draw(st.sampled_from(["log", "session", None])),
     }
 
 
-@settings(max_examples=150, deadline=None)
-@given(options=rules(), seed=st.integers(0, 2**63 - 1 - N))
-def test_sessions_do_not_depend_on_the_engine(worlds, options, seed) -> None:
+@settings(max_examples=250, deadline=None)
+@given(
+    options=rules(),
+    seed=st.integers(0, 2**63 - 1 - N),
+    mode=st.sampled_from(AutoresetMode),
+    followed=st.booleans(),
+)
+def test_sessions_do_not_depend_on_the_engine(worlds, options, seed, mode, followed) -> None:
+    """By NumPy, by one compiled call a step, and by a compiled call for each part of a step."""
     env_id, world = options.pop("id"), options.pop("world")
-    common = {"num_envs": N, "autoreset_mode": AutoresetMode.SAME_STEP} | options
-    one, two = (
-        gym.make_vec(env_id, dataset=worlds[source(world)], engine=engine.name, **common)
-        for engine in ENGINES
-    )
-    assert (one.batch.core.engine.name, two.batch.core.engine.name) == ("numpy", "numba")
-    assert_same(one.reset(seed=seed), two.reset(seed=seed))
-    actor = Actor(one.single_action_space)
+    if "belief" not in (options["observation_type"], options.get("preference")):
+        del options["evidence"]
+    common = {"num_envs": N, "autoreset_mode": mode, "dataset": worlds[source(world)]} | options
+    try:
+        numpy, fused, parts = (
+            gym.make_vec(env_id, engine=name, **common) for name in ("numpy", "numba", "numba")
+        )
+    except ConfigError as error:  # these groups cannot be balanced
+        assert "groups" in str(error) or "slate" in str(error)
+        reject()
+    parts.batch._fused = lambda: None
+    assert numpy.batch._fused() is None
+    of_its_own = world == "retention" or options["observation_type"] == "history"
+    assert (fused.batch._fused() is None) == of_its_own
+    if followed:
+        for env in (numpy, fused, parts):
+            env.batch.belief()
+    seen = [env.reset(seed=seed) for env in (numpy, fused, parts)]
+    actor, ended = Actor(numpy.single_action_space), np.zeros(N, dtype=bool)
     for step in range(10):
+        assert_same(seen[0], seen[1], f"step {step}")
+        assert_same(seen[0], seen[2], f"step {step}")
+        if mode is AutoresetMode.DISABLED and ended.any():
+            seen = [env.reset(options={"reset_mask": ended}) for env in (numpy, fused, parts)]
+            ended = np.zeros(N, dtype=bool)
+            continue
         actions = actor.act()
-        assert_same(one.step(actions), two.step(actions), f"step {step}")
-    assert_same(one.batch.core.state._asdict(), two.batch.core.state._asdict())
+        seen = [env.step(actions) for env in (numpy, fused, parts)]
+        ended = seen[0][2] | seen[0][3]
+    for env in (fused, parts):
+        assert_same(numpy.batch.snapshot(), env.batch.snapshot())
 
 
 def agree(
@@ -858,6 +888,42 @@ def test_other_processes_and_engines_tell_the_same(worlds, tmp_path: Path) -> No
         assert other.stdout.split() == expected
 
 
+def one_step(engine: Engine) -> str:
+    """Sixteen hexadecimal digits of what a step draws."""
+    rule = Rules(
+        np.zeros(12, dtype=np.int8), np.full(2, 0.5), False, np.inf, np.ones(1, dtype=np.float32),
+        stochastic=True, allow_repeats=False, per_request=False, step_limit=9, least_temper=1.0,
+    )  # fmt: skip
+    state = sessions(np.random.default_rng(0), 64, 3, 6)
+    slates = np.tile(np.arange(3), (64, 1))
+    chances = np.full((64, 3, 1), 0.5, dtype=np.float32)
+    result = engine.advance(rule, state, slates, chances, state.active)
+    return hashlib.blake2b(result.feedback.tobytes(), digest_size=8).hexdigest()
+
+
+def test_compiled_code_follows_its_sources(tmp_path: Path) -> None:
+    """Constants of other files than a function's own count, too, and a cache may be empty."""
+    package = tmp_path / "kuaisim_gym"
+    shutil.copytree(Path(kuaisim_gym.__file__).parent, package)
+    source = package / "randomness.py"
+    places = {"PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    drawn = []
+    for stream in (1, 9, 1):
+        text, changes = re.subn(
+            r"(?m)^RESPONSE_STREAM = \d", f"RESPONSE_STREAM = {stream}", source.read_text()
+        )
+        assert changes == 1
+        source.write_text(text)
+        other = subprocess.run(
+            [sys.executable, __file__, "one step"],
+            env=os.environ | places, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        numpy, numba = other.stdout.split()
+        assert numpy == numba
+        drawn.append(numba)
+    assert drawn[0] == drawn[2] != drawn[1]
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_copies_made_in_mid_session_go_on_alike(worlds, world) -> None:
     from dsrm_agents import make_vec_env
@@ -891,7 +957,9 @@ def test_copies_made_in_mid_session_go_on_alike(worlds, world) -> None:
             assert_same(others[place + 2].reset_infos, shell.reset_infos)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1] == "one step":
+    sys.stdout.write(" ".join(one_step(engine) for engine in ENGINES))
+elif __name__ == "__main__":
     DATASETS, ENVIRONMENTS = pickle.loads(Path(sys.argv[2]).read_bytes())
     FOUND = from_the_start(DATASETS, sys.argv[1]) + [digest(env, 12) for env in ENVIRONMENTS]
     sys.stdout.write("\n".join(FOUND))
