@@ -28,17 +28,18 @@ PREFERENCE_SESSIONS = (64, 1024)
 LEAST_STEPS = 45  # more than three sessions of random actions: every timing includes resets
 LEAST_SECONDS = 0.3
 
-# Stages of a step by functions of the vector environment.
+# Stages of a step by functions of the vector environment, those of parts before that of the whole.
 STAGES = {
     "batch.actions.slates": "actions to slates (top k)",
-    "batch.core._checked": "checks of slates",
-    "batch.core._answers.feedback": "model answers",
+    "batch.core.check": "checks of slates",
+    "batch.core.answers.feedback": "model answers",
     "batch.core.engine.advance": "advance: draws, rewards, temper, records",
     "batch.encoder.update": "update: history of the state",
     "batch.encoder.observe": "observations",
+    "batch.play": "all of these but slates, in one compiled call",
+    "batch.renew": "new sessions",
     "_add_step": "infos of the step, session metrics",
     "_add_arrivals": "infos of arrivals",
-    "batch.reset": "new sessions",
 }
 
 

@@ -20,6 +20,7 @@ from kuaisim_gym.engine.compiled import (
     begin,
     condition,
     factor_scores,
+    fill_row,
     fill_uniform,
     first_invalid,
     update,
@@ -27,7 +28,7 @@ from kuaisim_gym.engine.compiled import (
     write_context,
     write_preference,
 )
-from kuaisim_gym.engine.jit import jit
+from kuaisim_gym.engine.jit import inlined, jit
 from kuaisim_gym.engine.types import (
     Arrivals,
     Beliefs,
@@ -63,6 +64,12 @@ def _respond(scores: FloatArray, logistic: bool) -> None:
             flat[place] = min(max(flat[place], ZERO), ONE)
 
 
+@inlined
+def _copy_row(target: NDArray[Any], n: int, source: NDArray[Any], row: int) -> None:
+    for column in range(target.shape[1]):
+        target[n, column] = source[row, column]
+
+
 @jit
 def _arrive(
     rows: NDArray[np.int64],
@@ -73,23 +80,35 @@ def _arrive(
 ) -> NDArray[np.int32]:
     """Draws the users who arrive in some slots, and starts from their logs."""
     draw, users = np.empty(1), np.empty(rows.size, np.int32)
-    stream, n_parts = np.uint64(USER_STREAM), pooled.total.shape[0]
+    seeds, episodes, stream = state.seeds, state.episodes, np.uint64(USER_STREAM)
     for place in range(rows.size):
         n = rows[place]
-        state.episodes[n] += 1
-        fill_uniform(state.seeds[n], np.uint64(state.episodes[n]), np.uint64(0), stream, draw)
+        episodes[n] += 1
+        fill_uniform(seeds[n], np.uint64(episodes[n]), np.uint64(0), stream, draw)
         user = arrivals.users[int(draw[0] * arrivals.users.size)]
         users[place], arrivals.answering[n], state.share[n] = user, user, arrivals.share
-        pooled.total[:, n] = ZERO
-        pooled.weight[:, n] = ZERO
-        if n_parts > 0:
-            pooled.total[0, n], pooled.weight[0, n] = pooled.liked[user], pooled.liked_weight[user]
-        if n_parts > 1:
-            pooled.total[1, n], pooled.weight[1, n] = pooled.shown[user], pooled.shown_weight[user]
-        if beliefs.mean.size:
-            of_user = user if beliefs.first_covariance.shape[0] > 1 else 0
-            beliefs.mean[n] = beliefs.first_mean[user]
-            beliefs.covariance[n] = beliefs.first_covariance[of_user]
+    for part in range(pooled.total.shape[0]):
+        total, weight = pooled.total[part], pooled.weight[part]
+        logged, logged_weight = pooled.liked, pooled.liked_weight
+        if part == 1:
+            logged, logged_weight = pooled.shown, pooled.shown_weight
+        for place in range(rows.size):
+            n, user = rows[place], users[place]
+            if part < 2:
+                _copy_row(total, n, logged, user)
+                weight[n] = logged_weight[user]
+            else:
+                fill_row(total, n, ZERO)
+                weight[n] = ZERO
+    if beliefs.mean.size:
+        mean, covariance = beliefs.mean, beliefs.covariance.reshape(beliefs.mean.shape[0], -1)
+        n_first = beliefs.first_covariance.shape[0]
+        first_mean = beliefs.first_mean
+        first_covariance = beliefs.first_covariance.reshape(n_first, -1)
+        for place in range(rows.size):
+            n, user = rows[place], users[place]
+            _copy_row(mean, n, first_mean, user)
+            _copy_row(covariance, n, first_covariance, user if n_first > 1 else 0)
     return users
 
 

@@ -409,8 +409,8 @@ class SessionBatch:
         return session_metrics(
             state.steps[rows],
             state.reward_sum[rows],
-            state.penalised[rows].sum(axis=1),
-            self._flags[slates].reshape(len(rows), -1).sum(axis=1),
+            np.add.reduce(state.penalised[rows], axis=1),
+            np.add.reduce(self._flags[slates], axis=(1, 2)),
             slates.shape[2],
         )
 
