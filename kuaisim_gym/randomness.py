@@ -19,8 +19,8 @@ RETURN_STREAM = 3  # when the user comes back
 
 _LOW32 = np.uint64(0xFFFFFFFF)
 _SHIFT = np.uint64(32)
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))
+_MULTIPLIERS = np.array([0xD2511F53, 0xCD9E8D57], dtype=np.uint64)
+_WEYL = np.array([0x9E3779B9, 0xBB67AE85], dtype=np.uint64)
 _ROUNDS = 10
 
 Words = NDArray[np.uint64]
@@ -36,18 +36,23 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Wor
     Returns:
         (..., 4) uint64, each holding a random 32-bit word.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
+    shape = np.broadcast_shapes(*(np.shape(word) for word in (*counter, *key)))
+    # Words 0 and 2 are worked on as one array, and so are words 1 and 3: few passes, in place.
+    even, odd = np.empty((2, *shape), dtype=np.uint64), np.empty((2, *shape), dtype=np.uint64)
+    keys = np.empty((2, *np.broadcast_shapes(*map(np.shape, key))), dtype=np.uint64)
+    even[0], odd[0], even[1], odd[1] = counter
+    keys[0], keys[1] = key
+    weyl, multipliers = (pair.reshape(2, *(1,) * len(shape)) for pair in (_WEYL, _MULTIPLIERS))
+    spare = np.empty_like(even)
     for _ in range(_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
-        c0, c1, c2, c3 = (
-            (product1 >> _SHIFT) ^ c1 ^ k0,
-            product1 & _LOW32,
-            (product0 >> _SHIFT) ^ c3 ^ k1,
-            product0 & _LOW32,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & _LOW32, (k1 + _WEYL[1]) & _LOW32
-    return np.stack(np.broadcast_arrays(c0, c1, c2, c3), axis=-1)
+        np.multiply(even, multipliers, out=even)
+        np.right_shift(even[::-1], _SHIFT, out=spare)
+        np.bitwise_xor(spare, odd, out=spare)
+        np.bitwise_xor(spare, keys, out=spare)
+        np.bitwise_and(even[::-1], _LOW32, out=odd)
+        even, spare = spare, even
+        keys = (keys + weyl) & _LOW32
+    return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1)
 
 
 def uniform(

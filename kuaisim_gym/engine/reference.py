@@ -96,19 +96,20 @@ class NumpyEngine(Engine):
         probability: FloatArray,
         slots: BoolArray,
     ) -> StepResult:
-        rows = np.flatnonzero(slots)
         n, k, n_behaviours = probability.shape
-        shown, steps = slates[rows], state.steps[rows]
-        chance = probability[rows]
+        numbers = np.flatnonzero(slots)
+        everyone = len(numbers) == n
+        rows = slice(None) if everyone else numbers  # views where they will do
+        shown, steps, chance = slates[rows], state.steps[rows], probability[rows]
         if rules.stochastic:
             # Behaviour by behaviour, so that the first meets the same draws however many follow.
             seeds, episodes = state.seeds[rows], state.episodes[rows]
             draws = uniform(seeds, episodes, steps, n_behaviours * k, RESPONSE_STREAM)
-            draws = draws.reshape(len(rows), n_behaviours, k).swapaxes(1, 2)
+            draws = draws.reshape(len(numbers), n_behaviours, k).swapaxes(1, 2)
             answers = (draws < chance).astype(np.float32)
         else:
             answers = chance
-        fresh = _fresh(rules, state, rows, shown)
+        fresh = _fresh(rules, state, numbers, shown)
         answers = answers * fresh[:, :, None]
         weighted = np.cumsum(answers * rules.weights, axis=2)[:, :, -1]
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
@@ -129,12 +130,12 @@ class NumpyEngine(Engine):
             excess = group_excess(recent, filled, rules.target)
             surplus, share = 2.0 * excess, excess / filled
         penalised = (filled == window) & (surplus >= rules.limit)
-        cost = -1.0 if rules.per_request else np.clip(reward - 2.0, -2.0, 0.0)
+        cost = -1.0 if rules.per_request else np.minimum(np.maximum(reward - 2.0, -2.0), 0.0)
         temper = state.temper[rows] + (cost - penalised)
         terminated = temper < rules.least_temper
         truncated = (steps >= rules.step_limit) & ~terminated
 
-        state.exposed[rows[:, None], shown] = True
+        state.exposed[numbers[:, None], shown] = True
         state.recent[rows] = recent
         state.share[rows] = share
         state.steps[rows] = steps
@@ -142,7 +143,7 @@ class NumpyEngine(Engine):
         state.last_reward[rows] = reward
         state.reward_sum[rows] += reward
         state.active[rows] = ~(terminated | truncated)
-        latest = (rows, steps - 1)
+        latest = (numbers, steps - 1)
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [
             (state.slates, shown),
             (state.responses, responses),
@@ -155,6 +156,8 @@ class NumpyEngine(Engine):
             record[latest] = value
 
         def of_all(values: NDArray[Any]) -> NDArray[Any]:
+            if everyone:
+                return values
             expanded = np.zeros((n, *values.shape[1:]), dtype=values.dtype)
             expanded[rows] = values
             return expanded
@@ -314,11 +317,14 @@ def _fresh(
     """(n, K) bool: items that may be answered, neither shown before nor repeated."""
     if rules.allow_repeats:
         return np.ones(shown.shape, dtype=bool)
+    exposed = state.exposed[rows[:, None], shown]
+    if shown.shape[1] == 1:
+        return ~exposed
     order = np.argsort(shown, axis=1, kind="stable")
     ordered = np.take_along_axis(shown, order, axis=1)
     repeated = np.zeros(shown.shape, dtype=bool)
     np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    fresh: BoolArray = ~(state.exposed[rows[:, None], shown] | repeated)
+    fresh: BoolArray = ~(exposed | repeated)
     return fresh
 
 
