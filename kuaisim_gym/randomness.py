@@ -44,14 +44,14 @@ def philox4x32(counter: tuple[Words, Words, Words, Words], key: tuple[Words, Wor
     keys[0], keys[1] = key
     weyl, multipliers = (pair.reshape(2, *(1,) * len(shape)) for pair in (_WEYL, _MULTIPLIERS))
     spare = np.empty_like(even)
-    for _ in range(_ROUNDS):
+    turns = np.arange(_ROUNDS, dtype=np.uint64).reshape(_ROUNDS, *(1,) * keys.ndim)
+    for of_round in (keys + turns * weyl) & _LOW32:
         np.multiply(even, multipliers, out=even)
         np.right_shift(even[::-1], _SHIFT, out=spare)
         np.bitwise_xor(spare, odd, out=spare)
-        np.bitwise_xor(spare, keys, out=spare)
+        np.bitwise_xor(spare, of_round, out=spare)
         np.bitwise_and(even[::-1], _LOW32, out=odd)
         even, spare = spare, even
-        keys = (keys + weyl) & _LOW32
     return np.stack([even[0], odd[0], even[1], odd[1]], axis=-1)
 
 

@@ -17,7 +17,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 def _digest() -> str:
     """Hexadecimal digits of the sources that compiled code is made of."""
-    sources = [*sorted(Path(__file__).parent.glob("*.py")), Path(randomness.__file__)]
+    sources = [Path(__file__).parent / f"{name}.py" for name in ("compiled", "fused", "types")]
+    sources.append(Path(randomness.__file__))
     return hashlib.blake2b(b"\0".join(path.read_bytes() for path in sources)).hexdigest()
 
 

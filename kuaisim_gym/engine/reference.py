@@ -111,7 +111,9 @@ class NumpyEngine(Engine):
             answers = chance
         fresh = _fresh(rules, state, numbers, shown)
         answers = answers * fresh[:, :, None]
-        weighted = np.cumsum(answers * rules.weights, axis=2)[:, :, -1]
+        weighted = answers[:, :, 0] * rules.weights[0]
+        for b in range(1, n_behaviours):  # in order
+            weighted = weighted + answers[:, :, b] * rules.weights[b]
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
         reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
 
@@ -320,11 +322,11 @@ def _fresh(
     exposed = state.exposed[rows[:, None], shown]
     if shown.shape[1] == 1:
         return ~exposed
-    order = np.argsort(shown, axis=1, kind="stable")
-    ordered = np.take_along_axis(shown, order, axis=1)
-    repeated = np.zeros(shown.shape, dtype=bool)
-    np.put_along_axis(repeated, order[:, 1:], ordered[:, 1:] == ordered[:, :-1], axis=1)
-    fresh: BoolArray = ~(exposed | repeated)
+    columns = np.ascontiguousarray(shown.T)
+    repeated = np.zeros(columns.shape, dtype=bool)
+    for k in range(1, len(columns)):
+        np.logical_or.reduce(columns[:k] == columns[k], axis=0, out=repeated[k])
+    fresh: BoolArray = ~(exposed | repeated.T)
     return fresh
 
 
