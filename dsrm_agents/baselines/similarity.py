@@ -39,7 +39,7 @@ class SimilarityPolicy(StatelessAgent):
         embedding = batch.catalogue.item_embedding
         self.quality = embedding[:, 0]
         self.directions = np.float32(alpha) * embedding[:, 1:].T / np.sqrt(embedding.shape[1] - 1)
-        self.preference = batch.encoder.preference_slice
+        self.preference = slice(0, embedding.shape[1])
 
     def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
         preference = observation["state"][:, self.preference]

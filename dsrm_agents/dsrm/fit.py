@@ -1,4 +1,4 @@
-"""Stage I: fits purifiers on the train users' logs (section 4.4)."""
+"""Stage I: fits purifiers on the train users' logs and sessions (section 4.4)."""
 
 from __future__ import annotations
 
