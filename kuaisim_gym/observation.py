@@ -16,8 +16,8 @@ from scipy.sparse import csr_matrix
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import TrainingData
-from kuaisim_gym.engine.reference import mean_embedding, preference
-from kuaisim_gym.engine.types import StepResult
+from kuaisim_gym.engine.reference import NumpyEngine, mean_embedding, preference
+from kuaisim_gym.engine.types import Engine, StepResult
 from kuaisim_gym.errors import ConfigError, NoPreferenceError
 from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -30,7 +30,7 @@ PARTS = ("log liked", "log shown", "session liked", "session shown")
 CONTEXT = ("progress", "popular_share", "last_reward", "mean_reward")
 HISTORY_LEN = 50  # events
 PREFERENCE_BOUND = 10.0  # standard deviations; keeps the space finite
-WEIGHT_SCALE = 5.0  # of log(1 + weight): 150 rows show as one
+WEIGHT_SCALE = 5.0  # of log(1 + weight): 147 rows show as one
 
 FloatArray = NDArray[np.float32]
 Observation = FloatArray | dict[str, NDArray[np.generic]]
@@ -104,6 +104,30 @@ class PreferenceEncoder:
             (n, d) float32 in [-PREFERENCE_BOUND, PREFERENCE_BOUND].
         """
         return preference(total, weight, self.mean, self.scale, PREFERENCE_BOUND)
+
+    def encode_parts(
+        self, total: FloatArray, weight: FloatArray, engine: Engine | None = None
+    ) -> FloatArray:
+        """What ``preference="parts"`` shows, of the sums of all :data:`PARTS`.
+
+        Args:
+            total: (4, n, d) float32 weighted sums.
+            weight: (4, n) float32 total weights.
+            engine: The engine; ``None`` for NumPy's, which gives the same.
+
+        Returns:
+            (n, 4 d + 4) float32: standardised means within :attr:`reach`, zero without weight, and
+            ``log(1 + weight) / 5``, in [0, PREFERENCE_BOUND].
+        """
+        engine = engine or NumpyEngine()
+        n_parts, n, dim = total.shape
+        parts: FloatArray = np.empty((n, n_parts * (dim + 1)), dtype=np.float32)
+        standard = (self.mean, self.scale, self.reach)
+        for part in range(n_parts):
+            engine.write_preference(parts, part * dim, total[part], weight[part], *standard)
+        weights = np.log1p(weight) / np.float32(WEIGHT_SCALE)
+        parts[:, n_parts * dim :] = np.minimum(weights, np.float32(PREFERENCE_BOUND)).T
+        return parts
 
     def pooled(self, parts: FloatArray) -> FloatArray:
         """Preference states, as ``preference="pooled"`` shows them, from their parts.
@@ -328,8 +352,7 @@ class ObservationEncoder:
             self._pooled.write(state)
         else:
             assert self.belief is not None
-            known = np.hstack([self.belief.mean, self.belief.variance])
-            state[:, :first] = np.clip(known, -PREFERENCE_BOUND, PREFERENCE_BOUND)
+            self.belief.write(state, PREFERENCE_BOUND)
         if self.observation_type == "state":
             return state
         shown = {"exposed": core.state.slates, "responses": core.state.responses}
@@ -412,15 +435,12 @@ class PooledHistories:
 
     def write(self, vectors: FloatArray) -> None:
         """Writes the first columns of (N, ...) float32 vectors."""
-        encoder, engine = self.encoder, self.core.engine
-        bound = encoder.reach if self.apart else PREFERENCE_BOUND
-        standard = (encoder.mean, encoder.scale, bound)
-        for part, (total, weight) in enumerate(zip(self._total, self._weight, strict=True)):
-            engine.write_preference(vectors, part * encoder.dim, total, weight, *standard)
+        encoder, engine, total, weight = self.encoder, self.core.engine, self._total, self._weight
         if self.apart:
-            weights = np.log1p(self._weight) / np.float32(WEIGHT_SCALE)
-            weights = np.minimum(weights, np.float32(PREFERENCE_BOUND))
-            vectors[:, len(PARTS) * encoder.dim : self.width] = weights.T
+            vectors[:, : self.width] = encoder.encode_parts(total, weight, engine)
+        else:
+            standard = (encoder.mean, encoder.scale, PREFERENCE_BOUND)
+            engine.write_preference(vectors, 0, total[0], weight[0], *standard)
 
     def snapshot(self) -> Snapshot:
         """Copies of sums and weights, by name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from copy import copy
 from dataclasses import replace
@@ -16,12 +17,14 @@ from tqdm.auto import tqdm
 from benchmarks.speed.play import TINY, Case, draw, make, player
 from benchmarks.speed.timing import Clock, Row, add_out, add_sessions, report, timed
 from kuaisim_gym.engine import find_engine
+from kuaisim_gym.observation import PREFERENCES
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
 ACTIONS = ("discrete", "slate", "continuous")
 TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
 GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
 GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
+PREFERENCE_SESSIONS = (64, 1024)
 LEAST_STEPS = 45  # more than three sessions of random actions: every timing includes resets
 LEAST_SECONDS = 0.3
 
@@ -54,6 +57,10 @@ def main(options: argparse.Namespace) -> None:
         for title, cases in plan(options.sessions, engine, options.quick).items()
     }
     case = Case(sessions=options.sessions, engine=engine, items=TINY if options.quick else None)
+    tables["preferences"] = [
+        preferences(replace(case, env=env, actions="slate", sessions=n), options.repeats, seconds)
+        for env, n in product(ENVS, PREFERENCE_SESSIONS[: 1 if options.quick else None])
+    ]
     columns = {
         f"{env} {actions}": stages(replace(case, env=env, actions=actions))
         for env, actions in product(ENVS, ACTIONS)
@@ -114,6 +121,31 @@ def measure(case: Case, repeats: int, seconds: float) -> Row:
         "steps": steps,
         **timed(partial(play, steps), repeats),
     }
+
+
+def preferences(case: Case, repeats: int, seconds: float) -> Row:
+    """Processor microseconds of a step by what is shown of the preference, measured in turns.
+
+    Median by median, they are compared with those of the usual state.
+    """
+    plays = {}
+    for kind in PREFERENCES:
+        env = make(replace(case, preference=kind))
+        plays[kind] = player(env, draw(env, case.sessions))
+        plays[kind](LEAST_STEPS)
+    started = time.perf_counter()
+    plays["belief"](5)
+    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - started)))
+    taken: dict[str, list[float]] = {kind: [] for kind in plays}
+    for _ in range(repeats):
+        for kind, play in plays.items():
+            begun = time.process_time()
+            play(steps)
+            taken[kind].append(1e6 * (time.process_time() - begun) / steps)
+    medians = {kind: statistics.median(times) for kind, times in taken.items()}
+    ratios = {f"{kind} / pooled": medians[kind] / medians["pooled"] for kind in PREFERENCES[1:]}
+    row: Row = {"env": case.env, "actions": case.actions, "sessions": case.sessions}
+    return {**row, **{f"{kind}_us": median for kind, median in medians.items()}, **ratios}
 
 
 def stages(case: Case) -> dict[str, float]:

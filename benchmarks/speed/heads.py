@@ -16,12 +16,13 @@ from torch import Tensor
 from benchmarks.speed import timing
 from benchmarks.speed.timing import Row, process_memory, timed
 from dsrm_agents import Codebook, HierarchicalPolicy, HSRLPolicy
-from kuaisim_gym.simulator.catalogue import EMBEDDING_DIM, Catalogue
+from kuaisim_gym.simulator.catalogue import Catalogue
 
 HEADS = ("independent", "plackett-luce", "semantic")
 ITEMS = (1_000, 3_327, 10_000, 100_000, 1_000_000)
 QUICK = (120, 240)
-SLATE, ROOM, STATE = 10, 300, EMBEDDING_DIM + 6
+DIM = 9  # of embeddings: quality and eight tastes, the most that a catalogue has
+SLATE, ROOM, STATE = 10, 300, DIM + 6
 BATCH, SESSIONS = 256, 64
 LIMIT_GB = 8.0
 
@@ -52,7 +53,7 @@ def measured(case: tuple[str, int, int]) -> Row:
         return row | {"update_ms": message, "draw_ms": "", "MB_added": "", "parameters": ""}
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    embedding = rng.standard_normal((n_items, EMBEDDING_DIM), dtype=np.float32)
+    embedding = rng.standard_normal((n_items, DIM), dtype=np.float32)
     catalogue = Catalogue(embedding, rng.zipf(1.5, n_items).clip(max=10**6))
     codebook = Codebook.fit(catalogue.known) if head == "semantic" else None
     timing.forget_peak()

@@ -38,6 +38,7 @@ class Case:
         sessions: Number of sessions that are stepped together.
         engine: As for the environment.
         observation: Observation type.
+        preference: What the state tells of the user's preference; ``None`` for the usual.
         items: As for :func:`world`.
     """
 
@@ -47,6 +48,7 @@ class Case:
     sessions: int = 1
     engine: str = "auto"
     observation: str = "state"
+    preference: str | None = None
     items: int | None = None
 
 
@@ -56,6 +58,7 @@ def make(case: Case) -> Any:
         "action_type": case.actions,
         "engine": case.engine,
         "observation_type": case.observation,
+        "preference": case.preference,
         "dataset": world(ENVIRONMENTS[case.env]["name"], case.items),
     }
     if case.shell == "single":

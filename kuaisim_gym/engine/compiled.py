@@ -33,6 +33,7 @@ _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _N_RULES = len(Rules._fields)
 _STRETCH = 512  # items of 2 kB
+_LANES = 64  # sessions whose beliefs stay in the processor's first cache
 _BLOCK = 32  # columns that are passed over if none is among the best so far
 # Ranking: a tile's vectors stay in the first cache for all rows of a group, a chunk's scores in the
 # second; scratch memory is as large as they are, whatever the catalogue.
@@ -281,6 +282,40 @@ def _update(
             weight[n] += response
 
 
+@_inlined
+def _products(half: DoubleArray, vectors: DoubleArray, products: DoubleArray, size: int) -> None:
+    """Products of symmetric matrices, of whose entries the lower half is read, with vectors."""
+    for row in range(vectors.shape[0]):
+        for lane in range(size):
+            products[row, lane] = 0.0
+        for column in range(row):
+            for lane in range(size):
+                products[row, lane] += half[row, column, lane] * vectors[column, lane]
+            for lane in range(size):
+                products[column, lane] += half[row, column, lane] * vectors[row, lane]
+        for lane in range(size):
+            products[row, lane] += half[row, row, lane] * vectors[row, lane]
+
+
+@_inlined
+def _add_products(one: DoubleArray, other: DoubleArray, sums: DoubleArray, size: int) -> None:
+    """Adds inner products of columns."""
+    for row in range(one.shape[0]):
+        for lane in range(size):
+            sums[lane] += one[row, lane] * other[row, lane]
+
+
+@_inlined
+def _interpolated(link: DoubleArray, bound: float, score: float) -> tuple[float, float]:
+    """The link and its slope at a score."""
+    last = len(link) - 2
+    place = min(max((score + bound) * ((len(link) - 1) / (2.0 * bound)), 0.0), last + 1.0)
+    low = min(int(place), last)
+    part = place - low
+    expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
+    return expected, link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
+
+
 @_jit
 def _condition(
     mean: DoubleArray,
@@ -294,39 +329,48 @@ def _condition(
     answers: FloatArray,
     answered: BoolArray,
 ) -> None:
-    d, per_unit, last = mean.shape[1], (len(link) - 1) / (2.0 * bound), len(link) - 2
-    cross = np.empty(d)
-    # No views of rows, whose references would be counted: that costs more than the arithmetic.
-    for n in range(slates.shape[0]):
+    (n_sessions, d), lanes = mean.shape, min(_LANES, len(mean))
+    # Sessions lie side by side, so that one instruction serves several of them.
+    half, means = np.empty((d, d, lanes)), np.empty((d, lanes))
+    vectors, cross = np.empty((d, lanes)), np.empty((d, lanes))
+    score, spread = np.empty(lanes), np.empty(lanes)
+    shift, shrink = np.empty(lanes), np.empty(lanes)
+    for start in range(0, n_sessions, lanes):
+        size = min(lanes, n_sessions - start)
+        for lane in range(size):
+            for row in range(d):
+                means[row, lane] = mean[start + lane, row]
+                for column in range(row + 1):
+                    half[row, column, lane] = covariance[start + lane, row, column]
         for k in range(slates.shape[1]):
-            if not answered[n, k]:
-                continue
-            item = slates[n, k]
-            score, spread = quality[item], variance[item]
-            for column in range(d):
-                cross[column] = 0.0
-            for column in range(d):
-                weight = design[item, column]
-                score += mean[n, column] * weight
-                for other in range(d):  # symmetric: a row is its column
-                    cross[other] += covariance[n, column, other] * weight
-            for column in range(d):
-                spread += cross[column] * design[item, column]
-            place = min(max((score + bound) * per_unit, 0.0), last + 1.0)
-            low = min(int(place), last)
-            part = place - low
-            expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
-            slope = link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
-            per_answer = slope / (expected * (1.0 - expected))
-            information = slope * per_answer
-            gain = 1.0 / (1.0 + information * spread)
-            shift = gain * (per_answer * (answers[n, k] - expected))
-            shrink = gain * information
-            for column in range(d):
-                own = cross[column]
-                mean[n, column] += own * shift
-                for other in range(d):
-                    covariance[n, column, other] -= shrink * (own * cross[other])
+            for lane in range(size):
+                item = slates[start + lane, k]
+                score[lane], spread[lane] = quality[item], variance[item]
+                for row in range(d):
+                    vectors[row, lane] = design[item, row]
+            _add_products(means, vectors, score, size)
+            _products(half, vectors, cross, size)
+            _add_products(cross, vectors, spread, size)
+            for lane in range(size):
+                expected, slope = _interpolated(link, bound, score[lane])
+                gain = slope / (expected * (1.0 - expected) + slope * slope * spread[lane])
+                if not answered[start + lane, k]:
+                    gain = 0.0
+                shift[lane] = gain * (answers[start + lane, k] - expected)
+                shrink[lane] = gain * slope
+            for row in range(d):
+                for lane in range(size):
+                    means[row, lane] += cross[row, lane] * shift[lane]
+                for column in range(row + 1):
+                    for lane in range(size):
+                        product = cross[row, lane] * cross[column, lane]
+                        half[row, column, lane] -= shrink[lane] * product
+        for lane in range(size):
+            for row in range(d):
+                mean[start + lane, row] = means[row, lane]
+                for column in range(row + 1):
+                    covariance[start + lane, row, column] = half[row, column, lane]
+                    covariance[start + lane, column, row] = half[row, column, lane]
 
 
 @_jit
@@ -350,6 +394,17 @@ def _write_preference(
         else:
             for column in range(dim):
                 vectors[n, first + column] = _ZERO
+
+
+@_jit
+def _write_belief(
+    vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
+) -> None:
+    n_sessions, d = mean.shape
+    for n in range(n_sessions):
+        for column in range(d):
+            vectors[n, column] = min(max(mean[n, column], -bound), bound)
+            vectors[n, d + column] = min(covariance[n, column, column], bound)
 
 
 @_jit
@@ -594,6 +649,7 @@ class NumbaEngine(NumpyEngine):
     factor_scores = staticmethod(_factor_scores)
     update = staticmethod(_update)
     condition = staticmethod(_condition)
+    write_belief = staticmethod(_write_belief)
     inner_products = staticmethod(_inner_products)
     top_items = staticmethod(_top_items)
 

@@ -201,12 +201,11 @@ class NumpyEngine(Engine):
             low = np.minimum(place.astype(np.int64), last)
             part = (place - low)[:, None]
             expected, slope = (link[low] + part * (link[low + 1] - link[low])).T
-            per_answer = slope / (expected * (1.0 - expected))
-            information = slope * per_answer
-            gain = np.where(fresh, 1.0 / (1.0 + information * spread), 0.0)
-            mean += cross * (gain * (per_answer * (answer - expected)))[:, None]
+            gain = slope / (expected * (1.0 - expected) + slope * slope * spread)
+            gain = np.where(fresh, gain, 0.0)
+            mean += cross * (gain * (answer - expected))[:, None]
             products = cross[:, :, None] * cross[:, None, :]
-            covariance -= (gain * information)[:, None, None] * products
+            covariance -= (gain * slope)[:, None, None] * products
 
     def write_preference(
         self,
@@ -220,6 +219,13 @@ class NumpyEngine(Engine):
     ) -> None:
         states = preference(total, weight, mean, scale, bound)
         vectors[:, column : column + states.shape[1]] = states
+
+    def write_belief(
+        self, vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
+    ) -> None:
+        d = mean.shape[1]
+        vectors[:, :d] = np.clip(mean, -bound, bound)
+        vectors[:, d : 2 * d] = np.minimum(np.einsum("nii->ni", covariance), bound)
 
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int

@@ -286,6 +286,18 @@ class Engine(Protocol):
             bound: Largest absolute value of the preference.
         """
 
+    def write_belief(
+        self, vectors: FloatArray, mean: DoubleArray, covariance: DoubleArray, bound: float
+    ) -> None:
+        """Writes means, then variances, into the first columns of state vectors.
+
+        Args:
+            vectors: (N, ...) float32; changed in place.
+            mean: (N, d) float64.
+            covariance: (N, d, d) float64.
+            bound: Largest absolute value of both.
+        """
+
     def write_context(
         self, vectors: FloatArray, column: int, session: SessionState, max_len: int
     ) -> None:

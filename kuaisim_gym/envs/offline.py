@@ -24,12 +24,12 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_whole
+from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.envs.shared import Agent, row_of, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError
-from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.observation import PREFERENCES, PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.version import __version__
@@ -80,14 +80,16 @@ def logged_episodes(
     *,
     max_len: int = 30,
     window: int = 10,
+    preference: str = "pooled",
     users: NDArray[np.integer] | None = None,
 ) -> Iterator[Episode]:
     """Cuts the log of the train users into episodes of discrete actions, a user at a time.
 
     A step is one logged row: its item is the action, the row's response the reward. The
-    observation is that of the environment with ``action_type="discrete"`` and the same ``max_len``
-    and ``window``, for a user whose history is the log before that row: the preference goes on
-    over the user's episodes, from the origin, and the context starts over with each. Rows of
+    observation is that of the environment with ``action_type="discrete"`` and the same ``max_len``,
+    ``window`` and ``preference``, for a user whose history is the log before that row: the
+    preference goes on over the user's episodes, from the origin, and the context starts over with
+    each; of its parts, those of the log are of the rows before the episode. Rows of
     log-only items can be no actions; they enter the preference, like everything that the user
     answered, and are neither steps nor exposures in the window. The last observation of an
     episode is the one right after its last row.
@@ -100,26 +102,35 @@ def logged_episodes(
         max_len: Steps of the longest episode, at least 1; a step adds ``1 / max_len`` to the
             observed progress.
         window: Exposures over which the popular share is taken, at least 1.
+        preference: ``"pooled"`` or ``"parts"``. There is no ``"belief"``: it rests on whole logs,
+            so that it would know what the episode's answers will be.
         users: Positions of some train users; all of them by default, ascending.
 
     Returns:
-        The episodes, user by user in the order of time. Observations are (T + 1, d + 4) float32,
-        actions (T,) int64 positions in the catalogue, rewards (T,) float64 in [0, 1].
+        The episodes, user by user in the order of time. Observations are (T + 1, d + 4) float32, or
+        (T + 1, 4 d + 8) with parts, actions (T,) int64 positions in the catalogue, rewards (T,)
+        float64 in [0, 1].
 
     Raises:
-        ConfigError: A number is out of range, or a user is no train user.
+        ConfigError: A number is out of range, an unknown preference or that of a belief, or a user
+            is no train user.
     """
     for name, value in (("max_len", max_len), ("window", window)):
         check_whole(name, value, 1)
+    if check_choice("preference", preference, PREFERENCES) == "belief":
+        raise ConfigError(
+            'preference="belief" rests on whole logs, which episodes of the log would foretell: '
+            'use "parts" or "pooled", or collect_episodes in an environment that shows the belief.'
+        )
     chosen = dataset.train_users if users is None else np.asarray(users)
     strangers = np.setdiff1d(chosen, dataset.train_users)
     if len(strangers):
         raise ConfigError(f"users must be positions of train users; {strangers[0]} is not one.")
-    return _cut_log(dataset, max_len, window, chosen)
+    return _cut_log(dataset, max_len, window, preference, chosen)
 
 
 def _cut_log(
-    dataset: Dataset, max_len: int, window: int, users: NDArray[np.integer]
+    dataset: Dataset, max_len: int, window: int, preference: str, users: NDArray[np.integer]
 ) -> Iterator[Episode]:
     """The generator of :func:`logged_episodes`, which checks before the first episode is read."""
     encoder, popular = preference_encoder(dataset), load_catalogue(dataset).popular
@@ -130,7 +141,10 @@ def _cut_log(
         rows = slice(starts[user], starts[user + 1])
         items, responses = log.items[rows], response[rows].astype(np.float64)
         steps = np.flatnonzero(items < dataset.n_items)
-        states = _states(encoder, popular, items, responses, steps, max_len, window)
+        n_rows, n_before = _rows_seen(steps, max_len)
+        known = _preferences(encoder, preference, items, responses, n_rows, n_before)
+        context = _contexts(popular[items[steps]], responses[steps], max_len, window)
+        states = np.column_stack([known, context]).astype(np.float32)
         actions, rewards = items[steps].astype(np.int64), responses[steps]
         for begin in range(0, len(steps), max_len):
             length = min(max_len, len(steps) - begin)
@@ -145,45 +159,69 @@ def _cut_log(
             )
 
 
-def _states(
-    encoder: PreferenceEncoder,
-    popular: NDArray[np.bool_],
-    items: NDArray[np.integer],
-    responses: NDArray[np.float64],
-    steps: NDArray[np.int64],
-    max_len: int,
-    window: int,
-) -> NDArray[np.float32]:
-    """All observations of one user's episodes, one episode after the other.
+def _moments(m: int, max_len: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Steps before each observation of one user's m: of its episode, and of all of them.
 
-    Of the user's n logged ``items`` and ``responses``, the m rows at the ascending positions
-    ``steps`` are steps; the result is (m + number of episodes, d + 4) float32.
+    There is one observation more an episode than there are steps.
+    """
+    moment = np.arange(m + -(-m // max_len))
+    return moment % (max_len + 1), moment - moment // (max_len + 1)
+
+
+def _rows_seen(
+    steps: NDArray[np.int64], max_len: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of one user's log that precede each observation, and those that precede its episode.
+
+    They are those before the next step's row, and at an episode's end those up to the last step's.
+    ``steps`` are the ascending positions of the rows that are steps.
     """
     m = len(steps)
-    moment = np.arange(m + -(-m // max_len))  # one observation more an episode
-    step = moment % (max_len + 1)
-    before = moment - moment // (max_len + 1)  # steps that the user has made, over all episodes
+    step, before = _moments(m, max_len)
     ends = (step == max_len) | (before == m)
-    # Rows of the log that precede each observation: those before the next step's row, and at an
-    # episode's end those up to the last step's.
     n_rows = np.where(ends, steps[before - 1] + 1, steps[np.minimum(before, m - 1)])
+    return n_rows, n_rows[np.arange(len(step)) - step]
 
-    total = _running(responses[:, None] * encoder.embedding[items])[n_rows]
-    weight = _running(responses)[n_rows]
-    preference = encoder.encode(total.astype(np.float32), weight.astype(np.float32))
 
-    rewards = responses[steps]
-    earned = _running(rewards)
-    shown = _running(popular[items[steps]].astype(np.float64))
+def _preferences(
+    encoder: PreferenceEncoder,
+    preference: str,
+    items: NDArray[np.integer],
+    responses: NDArray[np.float64],
+    n_rows: NDArray[np.int64],
+    n_before: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """What observations show of one user's preference, by :func:`_rows_seen`.
+
+    Of the logged ``items`` and ``responses``; the result is (number of observations, width).
+    """
+    weights = np.stack([responses, np.ones(len(responses))])[: 1 if preference == "pooled" else 2]
+    total = np.stack([_running(row[:, None] * encoder.embedding[items]) for row in weights])
+    weight = np.stack([_running(row) for row in weights])
+    if preference == "parts":  # of the log before the episode, and of the rows in it
+        total, weight = (
+            np.concatenate([sums[:, n_before], sums[:, n_rows] - sums[:, n_before]])
+            for sums in (total, weight)
+        )
+        return encoder.encode_parts(total.astype(np.float32), weight.astype(np.float32))
+    return encoder.encode(total[0, n_rows].astype(np.float32), weight[0, n_rows].astype(np.float32))
+
+
+def _contexts(
+    popular: NDArray[np.bool_], rewards: NDArray[np.float64], max_len: int, window: int
+) -> NDArray[np.float64]:
+    """(number of observations, 4) contexts, from what all of one user's steps showed and earned."""
+    step, before = _moments(len(rewards), max_len)
+    earned, shown = _running(rewards), _running(popular.astype(np.float64))
     in_window = np.minimum(step, window)
     share = (shown[before] - shown[before - in_window]) / np.maximum(in_window, 1)
-    context = (
+    columns = (
         step / max_len,
         np.where(step > 0, share, 0.5),
         np.where(step > 0, rewards[before - 1], 0.0),
         (earned[before] - earned[before - step]) / np.maximum(step, 1),
     )
-    return np.column_stack([preference, *context]).astype(np.float32)
+    return np.column_stack(columns)
 
 
 def _running(values: NDArray[np.floating]) -> NDArray[np.float64]:

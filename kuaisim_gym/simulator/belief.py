@@ -86,6 +86,10 @@ class Belief:
                 result.answered,
             )
 
+    def write(self, vectors: NDArray[np.float32], bound: float) -> None:
+        """Writes means, then variances, into the first 2 d columns of (N, ...) vectors."""
+        self.core.engine.write_belief(vectors, self.mean, self.covariance, bound)
+
     def scores(self) -> NDArray[np.float32]:
         """(N, n_items) float32: posterior mean scores of all items, but for the user's level."""
         vectors = self.mean.astype(np.float32)

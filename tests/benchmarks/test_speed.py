@@ -39,7 +39,8 @@ def in_this_process(monkeypatch) -> list:
 
 def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys) -> None:
     study = quick(tmp_path, "environments", "--repeats", "1")
-    assert study.keys() == {*ABOUT, "repeats", "environments", "sessions", "items", "parts"}
+    tables = {"environments", "sessions", "items", "preferences", "parts"}
+    assert study.keys() == {*ABOUT, "repeats", *tables}
     assert study["machine"].keys() == {"cpu", "cores"}
     played = {(row["env"], row["shell"], row["actions"]) for row in study["environments"]}
     for env in ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0"):
@@ -51,6 +52,9 @@ def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys
         assert 0 < row["least"] <= row["per_second"] <= row["most"]
         assert row["per_processor_second"] > 0
     assert {row["items"] for row in study["items"]} == {120, 240}
+    for row in study["preferences"]:
+        assert row["belief / pooled"] == pytest.approx(row["belief_us"] / row["pooled_us"])
+        assert row["parts / pooled"] == pytest.approx(row["parts_us"] / row["pooled_us"])
     columns = [name for name in study["parts"][0] if name != "processor_ns"]
     assert len(columns) == 6
     assert all(isinstance(row[column], float) for row in study["parts"] for column in columns)

@@ -716,8 +716,23 @@ def test_preferences_agree(seed: int, n: int, dim: int, column: int) -> None:
     written = slice(column, column + dim)
     assert (vectors[weight == 0, written] == 0).all()
     assert np.abs(vectors[:, written]).max() <= 10
-    rest = np.delete(np.arange(dim + 3), written)
-    np.testing.assert_array_equal(vectors[:, rest], before[:, rest])
+    others = np.delete(np.arange(dim + 3), written)
+    np.testing.assert_array_equal(vectors[:, others], before[:, others])
+
+
+@by_function
+@given(SEEDS, FEW, st.integers(1, 12), st.sampled_from([0.5, 10.0]))
+def test_beliefs_are_written_alike(seed: int, n: int, dim: int, bound: float) -> None:
+    rng = np.random.default_rng(seed)
+    mean, root = rng.standard_normal((n, dim)), rng.standard_normal((n, dim, dim))
+    covariance, before = root @ root.swapaxes(1, 2), numbers(rng, n, 2 * dim + 4)
+    vectors = before.copy()
+    arguments = [vectors, mean, covariance, bound]
+    agree("write_belief", arguments, rows=(0, 1, 2), changed=(0,))
+    find_engine("numba").write_belief(*arguments)
+    known = [mean.clip(-bound, bound), np.diagonal(covariance, axis1=1, axis2=2).clip(0, bound)]
+    expected = np.hstack([*known, before[:, 2 * dim :]])
+    np.testing.assert_array_equal(vectors, expected.astype(np.float32))
 
 
 @by_function
@@ -758,6 +773,7 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> No
 def test_every_function_of_an_engine_is_compared() -> None:
     compared = {"uniform", "first_invalid", "factor_scores", "advance", "update", "condition"}
     compared |= {"inner_products", "top_items", "begin", "write_preference", "write_context"}
+    compared |= {"write_belief"}
     assert {name for name in vars(Engine) if not name.startswith("_")} == compared
 
 

@@ -150,12 +150,14 @@ def test_every_catalogue_row_of_the_train_log_is_a_step_once(with_log_only) -> N
     assert all(row in space for one in episodes for row in one.observations)
 
 
-def test_the_environment_sees_what_the_episode_says(small, monkeypatch) -> None:
+@pytest.mark.parametrize("preference", ["pooled", "parts"])
+def test_the_environment_sees_what_the_episode_says(small, monkeypatch, preference) -> None:
     """A real environment, led through an episode's items with the same answers."""
     user = int(np.bincount(small.train_log.users).argmax())
     rows = np.flatnonzero(small.log.users == user)
     assert len(rows) > 50
-    episodes = list(logged_episodes(small, max_len=20, users=np.array([user])))
+    options = {"max_len": 20, "preference": preference}
+    episodes = list(logged_episodes(small, users=np.array([user]), **options))
     episode, first = episodes[1], rows[20]
     assert len(set(episode.actions)) == len(episode) == 20, "the test table has a cell once"
 
@@ -166,9 +168,13 @@ def test_the_environment_sees_what_the_episode_says(small, monkeypatch) -> None:
     # States in the units of the whole log, over the history that is left.
     whole = assembly.preference_encoder(small)
     known = copy.copy(whole)
-    rest = reference_history(whole, small, rows[:20])
-    known.history_sum, known.history_weight = whole.history_sum.copy(), whole.history_weight.copy()
-    known.history_sum[user], known.history_weight[user] = rest
+    for name in ("history_sum", "history_weight", "exposure_sum", "exposure_count"):
+        setattr(known, name, getattr(whole, name).copy())
+    items, weights = small.log.items[rows[:20]], small.log.response[rows[:20]]
+    known.history_sum[user] = weights @ whole.embedding[items]
+    known.history_weight[user] = weights.sum()
+    known.exposure_sum[user] = whole.embedding[items].sum(axis=0)
+    known.exposure_count[user] = 20
     monkeypatch.setattr(assembly, "preference_encoder", lambda dataset: known)
     catalogue = load_catalogue(small)
     monkeypatch.setattr(assembly, "load_catalogue", lambda dataset: catalogue)
@@ -177,7 +183,7 @@ def test_the_environment_sees_what_the_episode_says(small, monkeypatch) -> None:
         dataset=world,
         split="test",
         action_type="discrete",
-        max_len=20,
+        **options,
         step_cost="request",
         abandonment="none",
         stochastic_response=False,
@@ -192,9 +198,41 @@ def test_the_environment_sees_what_the_episode_says(small, monkeypatch) -> None:
         assert terminated == (step == 19)
 
 
-def reference_history(encoder, dataset: Dataset, rows: np.ndarray) -> tuple:
-    weights = dataset.log.response[rows]
-    return weights @ encoder.embedding[dataset.log.items[rows]], weights.sum()
+def test_parts_of_logged_preferences_are_of_the_rows_before_an_episode_and_in_it(
+    with_log_only,
+) -> None:
+    encoder, log = assembly.preference_encoder(with_log_only), with_log_only.log
+    user = with_log_only.train_users[5:6]
+    options = {"max_len": 7, "window": 3, "users": user}
+    pooled, apart = (
+        list(logged_episodes(with_log_only, preference=name, **options))
+        for name in ("pooled", "parts")
+    )
+    d, rows = encoder.dim, np.flatnonzero(log.users == user)
+    taken = np.flatnonzero(log.items[rows] < with_log_only.n_items)
+    assert len(apart) == -(-len(taken) // 7) > 2
+    for number, (one, two) in enumerate(zip(pooled, apart, strict=True)):
+        parts, context = np.split(two.observations, [4 * d + 4], axis=1)
+        np.testing.assert_allclose(encoder.pooled(parts), one.observations[:, :d], atol=1e-5)
+        np.testing.assert_array_equal(context, one.observations[:, d:])
+        np.testing.assert_array_equal(two.actions, one.actions)
+        before = taken[7 * number]  # rows, of log-only items too
+        np.testing.assert_allclose(parts[:, 4 * d + 1], np.log1p(before) / 5, rtol=1e-6)
+        assert (parts[:, : 2 * d] == parts[0, : 2 * d]).all()
+        if before:
+            mean = encoder.embedding[log.items[rows[:before]]].mean(axis=0)
+            shown = (mean - encoder.mean) / encoder.scale
+            np.testing.assert_allclose(parts[0, d : 2 * d], shown, atol=1e-4)
+        assert (parts[0, 2 * d : 4 * d] == 0).all() and (parts[0, 4 * d + 2 :] == 0).all()
+        last = taken[7 * number + len(two) - 1] + 1
+        np.testing.assert_allclose(parts[-1, 4 * d + 3], np.log1p(last - before) / 5, rtol=1e-6)
+
+
+def test_a_belief_would_foretell_the_log(small) -> None:
+    with pytest.raises(ConfigError, match='use "parts" or "pooled", or collect_episodes'):
+        logged_episodes(small, preference="belief")
+    with pytest.raises(ConfigError, match="Did you mean 'parts'"):
+        logged_episodes(small, preference="part")
 
 
 def test_cutting_is_lazy_and_checks_at_once(small) -> None:
@@ -250,9 +288,14 @@ def played(options: dict, seed: int, sessions: int) -> list[Episode]:
 
 DICT_AND_SLATE = {"observation_type": "dict", "action_type": "slate"}
 HISTORY_AND_ITEM = {"observation_type": "history", "action_type": "discrete"}
+BELIEF = {"preference": "belief"}
+PARTS_AND_SLATE = {**DICT_AND_SLATE, "preference": "parts"}
 
 
-@pytest.mark.parametrize("options", [{}, DICT_AND_SLATE, HISTORY_AND_ITEM, {"max_steps": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, DICT_AND_SLATE, HISTORY_AND_ITEM, {"max_steps": 4}, BELIEF, PARTS_AND_SLATE],
+)
 def test_a_single_environment_is_recorded_as_played(small, options) -> None:
     options = {"dataset": small, **options}
     env = gym.make(ENV, **options)
@@ -344,10 +387,11 @@ def minari(monkeypatch, tmp_path):
     return module
 
 
-def logged_spaces(dataset: Dataset) -> dict:
+def logged_spaces(dataset: Dataset, preference: str = "pooled") -> dict:
+    env = gym.make(ENV, dataset=dataset, preference=preference)
     return {
         "dataset": dataset,
-        "observation_space": gym.make(ENV, dataset=dataset).observation_space,
+        "observation_space": env.observation_space,
         "action_space": spaces.Discrete(dataset.n_items),
     }
 
@@ -362,10 +406,12 @@ def assert_stored(stored, episodes: list[Episode]) -> None:
         )
 
 
-def test_the_log_survives_minari(small, minari) -> None:
-    episodes = list(logged_episodes(small, users=small.train_users[:20]))
+@pytest.mark.parametrize("preference", ["pooled", "parts"])
+def test_the_log_survives_minari(small, minari, preference) -> None:
+    episodes = list(logged_episodes(small, users=small.train_users[:20], preference=preference))
+    spaces_of_it = logged_spaces(small, preference)
     returned = write_minari(
-        "kuairec/logged-v0", iter(episodes), algorithm_name="logged", **logged_spaces(small)
+        "kuairec/logged-v0", iter(episodes), algorithm_name="logged", **spaces_of_it
     )
     loaded = minari.load_dataset("kuairec/logged-v0")
     assert returned.spec.dataset_id == loaded.spec.dataset_id == "kuairec/logged-v0"
@@ -411,6 +457,8 @@ def test_the_log_of_published_files_brings_its_environment(folder, minari) -> No
     [
         {},
         DICT_AND_SLATE,
+        BELIEF,
+        PARTS_AND_SLATE,
         {"max_steps": 5},
         {"action_type": "discrete", "slate_size": 1},
     ],
