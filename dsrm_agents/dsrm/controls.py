@@ -56,7 +56,7 @@ class Centre(StatePurifier):
     """
 
     kind = "centre"
-    config_class = PurifierConfig
+    recipes = {kind: {"reads": "parts"}}
     needs = "parts"
 
     slope: Tensor
@@ -66,7 +66,7 @@ class Centre(StatePurifier):
         self.register_buffer("slope", torch.zeros(1 + len(PARTS), config.dim))
 
     def prepare(self, examples: Examples) -> None:
-        parts = torch.from_numpy(examples.observed("parts"))
+        parts = torch.tensor(examples.observed("parts"))
         design, states = self._lengths(parts), self._pooled(parts)
         self.slope.copy_(torch.linalg.lstsq(design, states, driver="gelsd").solution)
 
@@ -149,7 +149,7 @@ class RidgeRegression(PairedPurifier):
 class RegressionConfig(PurifierConfig):
     """Configuration of a plain network, with as many weights as DSRM's by default."""
 
-    hidden: int = 176
+    hidden: int = 128
 
 
 class Regression(TrainedPurifier):
@@ -195,7 +195,7 @@ class AutoencoderConfig(PurifierConfig):
         latent: Width of the narrowest layer.
     """
 
-    hidden: int = 440
+    hidden: int = 288
     layers: int = 1
     latent: int = 16
 

@@ -68,7 +68,7 @@ class MLPDenoiser(nn.Module):
 
     rates: Tensor
 
-    def __init__(self, dim: int, width: int, *, hidden: int = 96, layers: int = 2) -> None:
+    def __init__(self, dim: int, width: int, *, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
         self.depth = layers + 1
         half = TIME_DIM // 2

@@ -82,7 +82,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
             "prediction": "noise",  # eq. 7 as printed
             "source": "identity",
             "reads": "pooled",
-            "updates": 3000,
+            "weight_decay": 1e-4,  # its targets hold no noise, so weights may grow
         }
     }
 
@@ -145,7 +145,7 @@ class Student(DiffusionPurifier):
     """
 
     kind = "student"
-    option_groups = (TargetConfig, TrainConfig)  # its teacher's; ``updates`` holds for both fits
+    option_groups = (TargetConfig, TrainConfig)  # its teacher's; it takes half the updates
 
     last: Tensor
 
@@ -162,7 +162,7 @@ class Student(DiffusionPurifier):
         with seeded(examples.seed):
             teacher = DSRM(self.config)
             teacher.fit(examples, before)
-        training = replace(DISTILLATION, updates=run.config.updates)
+        training = replace(DISTILLATION, updates=-(-run.config.updates // 2))
         self.imitate(teacher.eval(), examples, replace(run, config=training))
 
     def imitate(self, teacher: DSRM, examples: Examples, run: TrainRun) -> None:
@@ -178,7 +178,7 @@ class Student(DiffusionPurifier):
             run: Settings and checkpoint.
         """
         self.load_state_dict(teacher.state_dict())
-        condition = self.condition(torch.from_numpy(examples.observed(self.reads)))
+        condition = self.condition(torch.tensor(examples.observed(self.reads)))
 
         def loss(rows: Tensor) -> Tensor:
             x, step, end = teacher.trajectory_points(condition[rows])

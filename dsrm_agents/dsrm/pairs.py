@@ -40,6 +40,7 @@ READS = ("pooled", "parts")  # values of the environment's option ``preference``
 SOURCES = ("belief", "draw", "identity")
 LONGEST = 50  # steps of a session, the paper's larger T
 SLOTS = 256  # sessions at a time
+MOST_LOGS = 20_000  # train users whose logs alone make pairs
 KEPT = 0.3  # share of a session's steps that make pairs, beside its start
 HIDDEN = 0.2  # share of the pairs that hide the log
 BLOCK = 256  # users at a time, against the full catalogue
@@ -59,7 +60,7 @@ class TargetConfig:
     """
 
     source: str = "belief"
-    sessions: int = 1536
+    sessions: int = 3072
 
     def __post_init__(self) -> None:
         check_choice("source", self.source, SOURCES)
@@ -93,7 +94,8 @@ def play_sessions(dataset: Dataset, sessions: int, seed: int) -> Evidence:
         seed: Same seed, same sessions.
 
     Returns:
-        Evidence at the start of each session and at a share of its later steps.
+        Evidence of the train users' logs alone, and at the start of each session and at a share of
+        its later steps.
     """
     slots = min(SLOTS, sessions)
     batch = SessionBatch(
@@ -106,7 +108,8 @@ def play_sessions(dataset: Dataset, sessions: int, seed: int) -> Evidence:
         max_len=LONGEST,
     )
     rng = np.random.default_rng(seed)
-    found = [one for _ in range(-(-sessions // slots)) for one in _played(batch, rng)]
+    found = [_of_logs(dataset, rng)]
+    found += [one for _ in range(-(-sessions // slots)) for one in _played(batch, rng)]
     columns = {
         field.name: np.concatenate([getattr(one, field.name) for one in found])
         for field in fields(Evidence)
@@ -114,6 +117,18 @@ def play_sessions(dataset: Dataset, sessions: int, seed: int) -> Evidence:
     for column in columns.values():
         column.setflags(write=False)  # shared by all purifiers
     return Evidence(**columns)
+
+
+def _of_logs(dataset: Dataset, rng: np.random.Generator) -> Evidence:
+    """Evidence of the train users' logs, of a sample where users are many."""
+    users, model = dataset.train_users, load_preferences(dataset)
+    users = np.sort(rng.choice(users, min(MOST_LOGS, len(users)), replace=False))
+    return Evidence(
+        log_parts(preference_encoder(dataset), dataset.train_log, users),
+        model.mean[users].astype(np.float32),
+        model.covariance[users].astype(np.float32),
+        users,
+    )
 
 
 def _played(batch: SessionBatch, rng: np.random.Generator) -> Iterator[Evidence]:
@@ -207,21 +222,18 @@ class Examples:
         noise = np.random.default_rng(self.seed).standard_normal(evidence.mean.shape)
         values, axes = np.linalg.eigh(evidence.covariance.astype(np.float64))
         drawn = np.einsum("nij,nj->ni", axes, np.sqrt(np.maximum(values, 0.0)) * noise)
-        return (evidence.mean + drawn).astype(np.float32)
+        return np.asarray(evidence.mean + drawn, dtype=np.float32)
 
     @cached_property
     def popularity(self) -> FloatArray:
-        """(n, 3) float32, popularity statistics of the logs of the pairs' users.
-
-        Those of users without a log are the mean, which tells nothing.
-        """
+        """(n, 3) float32, popularity statistics of the logs of the pairs' users."""
         data = self.dataset.training
-        log, exposures = data.log, np.bincount(data.train_log.items, minlength=data.n_all_items)
+        log, exposures = (
+            data.train_log,
+            np.bincount(data.train_log.items, minlength=data.n_all_items),
+        )
         statistics = popularity_statistics(log.users, log.items, exposures, data.n_users)
-        statistics = statistics[self.evidence.users]
-        known = np.isfinite(statistics)
-        mean = np.where(known, statistics, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-        return np.where(known, statistics, mean).astype(np.float32)
+        return statistics[self.evidence.users].astype(np.float32)
 
     @property
     def true_preferences(self) -> FloatArray:

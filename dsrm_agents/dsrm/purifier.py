@@ -85,7 +85,7 @@ class PurifierConfig:
     fingerprint: str = ""
     reads: str = "parts"
     blind: int = 0
-    hidden: int = 96
+    hidden: int = 64
     layers: int = 2
 
     def __post_init__(self) -> None:
@@ -237,7 +237,7 @@ class FittedPurifier(FittedModule, ABC):
         It is the slope of beliefs' tastes on the output's, a coordinate counting as it tells the
         catalogue's items apart.
         """
-        observed = torch.from_numpy(examples.observed(self.reads))
+        observed = torch.tensor(examples.observed(self.reads))
         with torch.inference_mode():
             taste = self.unbounded(observed)[:, 1:].double().numpy()
         apart = examples.encoder.embedding[: examples.dataset.n_items, 1:].var(axis=0)
@@ -258,7 +258,7 @@ class FittedPurifier(FittedModule, ABC):
             popularity: (n, m) statistics of the popularity of their users' logs.
         """
         with torch.inference_mode():
-            clean = self.unbounded(torch.from_numpy(states)).double().numpy()
+            clean = self.unbounded(torch.tensor(states)).double().numpy()
         erased = erase(clean, popularity)
         matrix, centre = (torch.from_numpy(one).float() for one in (erased.matrix, erased.centre))
         moved = matrix @ (self.output_centre - centre) + centre
@@ -362,8 +362,8 @@ class PairedPurifier(FittedPurifier):
         states, blind = examples.observed(self.reads), self.config.blind
         popularity = examples.popularity[:, :blind]
         self.set_condition_map(whiten_blindly(states, popularity))
-        condition = self.condition(torch.from_numpy(states))
-        self.learn(condition, self.scale_targets(torch.from_numpy(self.targets(examples))), run)
+        condition = self.condition(torch.tensor(states))
+        self.learn(condition, self.scale_targets(torch.tensor(self.targets(examples))), run)
         if examples.config.source == "identity":
             self.fit_scale(examples)
         if blind:

@@ -32,10 +32,10 @@ class TrainConfig:
         ema: Decay of the exponential average of the weights, which is what is kept.
     """
 
-    updates: int = 2000
+    updates: int = 3000
     batch_size: int = 256
     learning_rate: float = 5e-3
-    weight_decay: float = 1e-3
+    weight_decay: float = 0.05
     ema: float = 0.995
 
     def __post_init__(self) -> None:
