@@ -44,7 +44,7 @@ from kuaisim_gym.simulator.sweeps import Beliefs, Fit
 # column beside quality; a factor that nothing confirms is shrunk to near zero anyway. With 16 the
 # loss of held-out train users' hidden rows is .3806 (8: .3870) on synthetic KuaiRec, .5229 (.5249)
 # on KuaiRand, but 8.02 (7.91), 7.18 (7.09) and 7.39 (7.19) on kuairec-like, kuairand-pool and
-# kuairand-click, for 1.9 to 3.6 times the time.
+# kuairand-click, for 1.5 to 3.5 times the time.
 RANKS = (8, 4, 2, 1)
 SWEEPS = 8
 LAST_SWEEPS = 3  # of the chosen number, over all train users
