@@ -40,10 +40,12 @@ class KuaiEnv(BatchView, gym.Env):
     | "discrete" | ``Discrete(n_items)`` | one item a step, K = 1 |
     | "fusion" | ``Box(-1, 1, (7,), float32)`` | weights of predicted behaviours (KuaiRand) |
 
-    A linear scorer weighs [item embedding (d), standardised log-popularity]. Scored actions,
-    "continuous" and "fusion", show the K best items that this session has not shown, and shown
-    ones only when no others are left. For the others ``action_masks()`` marks the items not yet
-    shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
+    A linear scorer weighs the d columns of the item embedding, each standardised, and standardised
+    log-popularity (``env.unwrapped.catalogue.known``). d is 1 + the number of factors of
+    :class:`~kuaisim_gym.simulator.factors.PreferenceModel`: 9 in both synthetic worlds. Scored
+    actions, "continuous" and "fusion", show the K best items that this session has not shown, and
+    shown ones only when no others are left. For the others ``action_masks()`` marks the items not
+    yet shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
     (KuaiRand-Pure).
 
     ## Observation Space

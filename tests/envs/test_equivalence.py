@@ -330,7 +330,7 @@ def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
     with pytest.raises(ResetNeededError):
         vector.step_wait()
     with pytest.raises(ResetNeededError, match="has not begun"):
-        vector.step(np.zeros((2, 33), dtype=np.float32))
+        vector.step(np.zeros((2, 10), dtype=np.float32))
     assert not vector.has_attr("nothing")
     with pytest.raises(AttributeError):
         vector.get_attr("nothing")
@@ -340,8 +340,8 @@ def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
         vector.env_method("nothing")
     with pytest.raises(ConfigError, match="has no action masks"):
         vector.env_method("action_masks")
-    assert vector.get_attr("preference_slice") == [slice(0, 32)] * 2
-    assert vector.get_attr("preference_slice", 1) == [slice(0, 32)]
+    assert vector.get_attr("preference_slice") == [slice(0, 9)] * 2
+    assert vector.get_attr("preference_slice", 1) == [slice(0, 9)]
 
 
 @pytest.mark.parametrize("kind", ["slate", "discrete"])
