@@ -38,13 +38,18 @@ class BatchView:
 
     @property
     def preference(self) -> str:
-        """What the state vector tells of the preference, the option of this name."""
+        """Content of the state vector about the preference, the option of this name."""
         return self.batch.encoder.preference
 
     @property
     def preference_slice(self) -> slice:
         """Position of the preference in the state vector."""
         return self.batch.encoder.preference_slice
+
+    @property
+    def preference_unit(self) -> str:
+        """Unit of the preference in the state vector, see the observation encoder's."""
+        return self.batch.encoder.preference_unit
 
     @property
     def dataset(self) -> Dataset:

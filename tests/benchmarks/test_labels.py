@@ -41,7 +41,9 @@ def test_the_command_ranks_what_nobody_chose(
     (path,) = tmp_path.glob("*.json")
     result = read_result(path)
     rows = result["rows"]
-    assert set(rows) == {"random", "popularity", "quality", "filter", "train-oracle", "truth"}
+    assert set(rows) == {
+        "random", "popularity", "quality", "random-rates", "filter", "train-oracle", "truth"
+    }  # fmt: skip
     assert rows["popularity"]["d_gauc"] == rows["popularity"]["d_gauc_ci95"] == 0
     # Causes rank better than chance, by more than the interval; chance is about a half.
     assert rows["truth"]["gauc"] - rows["truth"]["gauc_ci95"] > 0.55
@@ -67,10 +69,12 @@ def test_agents_are_trained_and_judged_by_their_item_scores(
     assert all("| 6 | 2 | 0." in line for line in table if line.startswith(("| hrl", "| a2c")))
     results = {(row["ranking"], row["seed"]): row for row in read_studies(tmp_path)}
     assert len(results) == 1 + 4 * 2
-    # Agents that start at the ranking by quality end near it.
+    # Agents that start at the ranking by quality end near it, and taste adds to it from the start.
     quality = results["references", 1]["rows"]["quality"]["gauc"]
-    for name in ("hrl", "hsrl+quota"):
-        assert results[name, 1]["rows"][name]["gauc"] == pytest.approx(quality, abs=0.05)
+    assert results["hsrl+quota", 1]["rows"]["hsrl+quota"]["gauc"] == pytest.approx(
+        quality, abs=0.05
+    )
+    assert results["hrl", 1]["rows"]["hrl"]["gauc"] > quality + 0.05
     assert not list(tmp_path.glob("*.checkpoint"))
     assert main(command) == 0  # nothing to do
     capsys.readouterr()
