@@ -637,11 +637,12 @@ def test_all_that_happened_is_logged(small) -> None:
 
 
 def test_it_trains_behind_a_purifier(small, dsrm) -> None:
-    env = train_env(small)
+    env = train_env(small, preference=dsrm.reads)
     model = agent(small, env=PurifyVecEnv(env, dsrm)).learn(256)
     states, shown = model.rollout_buffer.observations["state"], env.preference_slice
-    raw = train_env(small).reset()["state"][:, shown]
-    np.testing.assert_allclose(states[0][:, shown], dsrm.denoise(raw), atol=1e-5)
+    raw = train_env(small, preference=dsrm.reads).reset()["state"][:, shown]
+    np.testing.assert_allclose(states[0][:, : dsrm.config.dim], dsrm.denoise(raw), atol=1e-5)
+    assert model.policy_kwargs["similarity"] == 1.0  # in units of beliefs
     np.testing.assert_allclose(model.rollout_buffer.credit.sum(axis=2), 0, atol=1e-5)
 
 
