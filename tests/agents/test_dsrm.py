@@ -152,7 +152,7 @@ def test_states_are_centred_by_the_lengths_of_log_and_session(small) -> None:
     rest = pooled - lengths @ np.linalg.lstsq(lengths, pooled, rcond=None)[0]
     clean = purifier.denoise(parts)
     factor = (clean * rest).sum() / (rest**2).sum()
-    np.testing.assert_allclose(clean, factor * rest, atol=2e-3)
+    np.testing.assert_allclose(clean, np.clip(factor * rest, -10, 10), atol=2e-3)
     with pytest.raises(ConfigError, match="centre needs reads='parts', got 'pooled'"):
         fit_purifier("centre", small, reads="pooled")
 
@@ -233,7 +233,7 @@ def test_no_global_seeding(small, states) -> None:
 
 @pytest.mark.parametrize("name", ["dsrm", "student", "vae"])
 def test_an_interrupted_fit_resumes_to_the_same_weights(small, tmp_path, monkeypatch, name) -> None:
-    options = {"updates": 300}
+    options = {"updates": 600 if name == "student" else 300}  # whose student takes half of them
     whole = fit_purifier(name, small, **options)
     calls = 0
     owner, method = (Student, "end") if name == "student" else (PURIFIERS[name].purifier, "loss")
