@@ -144,9 +144,12 @@ class HierarchicalPolicy(SlateActorCritic):
         sizes = (self.state_dim, self.slate_size)
         self.worker = Worker(items, *sizes, constrained, target, options["similarity"], band)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
-        start_near_zero(self.manager[-1])
+        last = self.manager[-1]
+        start_near_zero(last)
         if band is not None:
-            self.manager[-1].bias.data[1] = BALANCED
+            assert isinstance(last, nn.Linear)
+            with torch.no_grad():
+                last.bias[1] = BALANCED
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.manager_critic[-1])
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
