@@ -9,50 +9,60 @@ penalised, so that the rule makes no difference to them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.formatting import markdown_table, mean_and_ci95, section
+from benchmarks.agents.agent import SLATE_ACTIONS, Agent
+from benchmarks.estimates.states import RAW, known_estimates, make_ready
+from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
+from benchmarks.plots import save_small
 from benchmarks.results import Result, in_order, read_results, world_of
-from benchmarks.run import SEED_RANGE, SLOTS, Run
+from benchmarks.run import Played, Run, play
 from benchmarks.study import run_studies
 from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
-from dsrm_agents import make_vec_env
+from dsrm_agents.baselines.bands import COMPOSITIONS
 from dsrm_agents.baselines.reference import SCORES, make_reference
-from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
 
 STUDY = "cost"
-# By what they know: nothing, counts, the log's item effects, true item means, the train simulator,
-# the causes, the answers that the test simulator expects.
+# By what they know: nothing, counts, the items' qualities, these and the raw state or the belief,
+# true item means, the train simulator, the causes, the answers that the test simulator expects.
 POLICIES = (
-    "random", "popularity", "quality", "expected-quality", "train-oracle", "truth",
+    "random", "popularity", "quality", RAW, "filter", "expected-quality", "train-oracle", "truth",
     "expected-oracle",
 )  # fmt: skip
+# Names of the estimates in the figure.
+DRAWN = {
+    "popularity": "counts", "quality": "quality", RAW: "raw state", "filter": "belief",
+    "expected-quality": "true item\nmeans", "expected-oracle": "expected\nanswers",
+}  # fmt: skip
 FREE = "any, no rule"
 # Suffix of the reference row, and options of the environment, by the title of the slates.
-SLATES: dict[str, tuple[str, dict[str, Any]]] = {
+SLATES: dict[str, tuple[str, dict[str, str]]] = {
     FREE: ("", {"abandonment": "none"}),
     "any": ("", {}),
     "quota": ("+quota", {}),
     "band": ("+band", {}),
 }
+METRICS = ("len", "r_each", "q", "ad", "longtail_share")
 KEYS = frozenset(
     {"study", "popularity", "env", "seed", "sessions", "dataset", "policies", "max_len", "rows"}
 )
 
 SUMMARY_NOTE = (
     "Change of a session's mean reward when half of every slate comes from each group, against the "
-    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over "
-    "sessions, paired by user. Items are popular by exposures or by counted positives, by which "
-    "the ranking by popularity goes as well."
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval, paired "
+    "by session. Items are popular by exposures or by counted positives, by which the ranking by "
+    "popularity goes as well."
 )
 
 
@@ -63,7 +73,8 @@ class CostStudy(WorldStudy):
     Attributes:
         popularity: The count by which items are popular, for their groups and for the ranking by
             popularity; one of :data:`~kuaisim_gym.config.POPULARITIES`.
-        policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`.
+        policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`, or state estimates, as
+            :func:`~benchmarks.estimates.states.find_estimate` takes them.
     """
 
     study = STUDY
@@ -75,7 +86,7 @@ class CostStudy(WorldStudy):
         super().__post_init__()
         check_choice("popularity", self.popularity, POPULARITIES)
         for policy in self.policies:
-            check_choice("policies", policy, SCORES)
+            check_choice("policies", policy, (*SCORES, *known_estimates()))
         check_whole("sessions", self.spec.sessions, 2)  # an interval needs two
 
     @property
@@ -92,25 +103,30 @@ class CostStudy(WorldStudy):
     def make(self, path: Path) -> Result:
         dataset, rows = replace(self.spec.load(), popularity=self.popularity), []
         for policy in self.policies:
-            played = {slates: self._play(dataset, policy, slates) for slates in SLATES}
-            free = played[FREE][0]
-            for slates, (sessions, metrics) in played.items():
+            player = self._player(dataset, policy)
+            played = {slates: player(slates) for slates in SLATES}
+            free = played[FREE].sessions
+            for slates, one in played.items():
                 row: dict[str, Any] = {"policy": policy, "slates": slates}
-                rows.append(row | metrics | compare(sessions, free))
+                metrics = {name: one.metrics[name] for name in METRICS}
+                rows.append(row | metrics | compare(one.sessions, free))
         return {"rows": rows}
 
-    def _play(
-        self, dataset: Dataset, policy: str, slates: str
-    ) -> tuple[Sessions, dict[str, float]]:
-        """Sessions of a policy, and their metrics."""
-        spec, (suffix, rule) = self.spec, SLATES[slates]
-        slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
-        options: dict[str, Any] = {**spec.session_options, "action_type": "slate", **rule}
-        env = make_vec_env(spec.env, slots, "test", first_seed, dataset=dataset, **options)
-        sessions = evaluate(make_reference(policy + suffix, env.batch), env, spec.sessions)
-        metrics = env.batch.summarise(sessions)
-        shown = {name: metrics[name] for name in ("len", "r_each", "q", "ad", "longtail_share")}
-        return sessions, shown
+    def _player(self, dataset: Dataset, policy: str) -> Callable[[str], Played]:
+        """A function from the title of the slates to a policy's sessions."""
+        ready = None if policy in SCORES else make_ready(policy, self.spec, dataset)
+
+        def play_with(slates: str) -> Played:
+            suffix, rule = SLATES[slates]
+            if ready is None:
+                row = partial(make_reference, policy + suffix)
+                agent, purifier = Agent(policy, rule=row, env_options=SLATE_ACTIONS), None
+            else:
+                agent, purifier = ready.agent(COMPOSITIONS[suffix]), ready.purifier
+            agent = replace(agent, env_options={**agent.env_options, **rule})
+            return play(agent, self.spec, dataset, None, purifier)
+
+        return play_with
 
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
@@ -128,7 +144,8 @@ def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
 
     Returns:
         ``d_len`` and ``d_r``, mean differences of length and of a session's mean reward, and the
-        half-widths of their 95 % intervals over sessions.
+        half-widths of their 95 % intervals, see
+        :func:`~benchmarks.formatting.mean_and_ci95_by_user`.
     """
     differences: dict[str, NDArray[np.float64]] = {
         "d_len": np.subtract(sessions.length, free.length, dtype=np.float64),
@@ -136,7 +153,8 @@ def compare(sessions: Sessions, free: Sessions) -> dict[str, float]:
     }
     values = {}
     for name, difference in differences.items():
-        values[name], values[f"{name}_ci95"] = mean_and_ci95(difference.tolist())
+        pair = mean_and_ci95_by_user(difference, sessions.users)
+        values[name], values[f"{name}_ci95"] = pair
     return values
 
 
@@ -152,7 +170,9 @@ def summary(results: Iterable[Result]) -> str:
     """
     results = in_order(results)
     known = {policy for result in results for policy in result["policies"]}
-    policies = [policy for policy in SCORES if policy in known]
+    policies = [
+        policy for policy in dict.fromkeys((*POLICIES, *SCORES, *sorted(known))) if policy in known
+    ]
     rows = []
     for result in results:
         free, changes = _free_rewards(result), {}
@@ -190,8 +210,8 @@ def _table(result: Result) -> str:
     note = (
         f"{result['sessions']:,} sessions of the same users and random numbers. d: less the free "
         "slates of users whom imbalance does not annoy (no rule), session by session, R the mean "
-        "reward of a session; ± is a 95 % interval over sessions. A penalised session is shorter: "
-        "it shows fewer and therefore better items, so that its R is not to be compared."
+        "reward of a session; ± is a 95 % interval. A penalised session is shorter: it shows fewer "
+        "and therefore better items, so that its R is not to be compared."
     )
     title = f"Cost of balance: {world_of(result).title}, groups by {result['popularity']}"
     return section(title, markdown_table(header, rows, "llr"), note)
@@ -206,19 +226,48 @@ def read_studies(folder: Path) -> list[Result]:
     return read_results(folder, STUDY, KEYS, lambda row: measurement(row, "popularity"), "world")
 
 
+def draw(results: Iterable[Result]) -> Figure:
+    """Rewards of free slates and of half of each group, by what policies know of users and items.
+
+    Args:
+        results: Of any worlds; each has a panel. Bars are the 95 % intervals of the differences.
+    """
+    results = in_order(results)
+    figure = Figure(figsize=(6.4, 2.6 * len(results)), layout="constrained")
+    panels = figure.subplots(len(results), 1, squeeze=False)[:, 0]
+    for axes, result in zip(panels, results, strict=True):
+        rows = {(row["policy"], row["slates"]): row for row in result["rows"]}
+        names = [name for name in DRAWN if (name, FREE) in rows]
+        quotas, frees = ([rows[name, slates] for name in names] for slates in ("quota", FREE))
+        free = np.array([row["r_each"] for row in frees])
+        drop = np.array([row["d_r"] for row in quotas])
+        places = np.arange(len(names))
+        axes.bar(places - 0.2, free, 0.4, label="best of any group, nobody minds")
+        halves = [row["d_r_ci95"] for row in quotas]
+        axes.bar(places + 0.2, free + drop, 0.4, yerr=halves, capsize=2, label="half of each group")
+        for place, reward, change in zip(places, free, drop, strict=True):
+            text = f"{100 * change / reward:+.1f} %"
+            axes.annotate(text, (place + 0.2, reward), ha="center", va="bottom", fontsize="x-small")
+        axes.set_xticks(places, [DRAWN[name] for name in names], fontsize="x-small")
+        axes.set(ylabel="R", ylim=(0, 1.15 * max(free, default=1.0)))
+        title = f"{world_of(result).short_title}, groups by {result['popularity']}"
+        axes.set_title(title, fontsize="small")
+    panels[0].legend(fontsize="x-small", loc="upper left")
+    return figure
+
+
 def studies_of(world: Run, policies: Sequence[str]) -> list[CostStudy]:
     """Studies of a world, one for each count by which its items can be popular.
 
     Args:
         world: The world.
-        policies: Names of scores; empty for all that the data allow.
+        policies: Names of scores or state estimates; empty for all that the data allow.
 
     Raises:
         ConfigError: A policy does not exist.
     """
     dataset = world.load()
-    has_truth = dataset.truth is not None
-    usual = [name for name in POLICIES if has_truth or not SCORES[name].synthetic_only]
+    usual = [name for name in POLICIES if name not in SCORES or SCORES[name].suits(dataset)]
     counts = POPULARITIES if dataset.popularity == "exposures" else (dataset.popularity,)
     return [CostStudy(world, count, tuple(policies or usual)) for count in counts]
 
@@ -235,7 +284,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> None:
-    """Measures the cost in the worlds and prints the tables of the folder.
+    """Measures the cost in the worlds, prints the tables of the folder and draws their figure.
 
     Raises:
         ConfigError: The world or an option does not exist, or a result has other settings.
@@ -245,4 +294,7 @@ def main(options: argparse.Namespace) -> None:
         worlds = worlds_of(options, [options.seed])
         studies = [study for world in worlds for study in studies_of(world, options.policies)]
         run_studies(studies, options.out, options.jobs)
-    print(CostStudy.markdown(read_studies(options.table or options.out)))
+    results = read_studies(options.table or options.out)
+    print(CostStudy.markdown(results))
+    if options.table is None:
+        print(save_small(draw(results), options.out / "cost.png"))

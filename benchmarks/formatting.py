@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
 
@@ -14,6 +15,30 @@ def mean_and_ci95(values: Sequence[float]) -> tuple[float, float]:
         return float(np.mean(values)), float("nan")
     error = float(np.std(values, ddof=1)) / np.sqrt(len(values))
     return float(np.mean(values)), float(student_t.ppf(0.975, len(values) - 1)) * float(error)
+
+
+def mean_and_ci95_by_user(
+    values: NDArray[np.floating], users: NDArray[np.integer]
+) -> tuple[float, float]:
+    """Mean of sessions, and half-width of its 95 % interval with users as independent units.
+
+    Where answers are looked up, a user's sessions repeat each other: n sessions of few users are
+    worth little more than these users. Where each user has one session it is the usual interval.
+
+    Args:
+        values: (n,) one a session.
+        users: (n,) whose sessions they are.
+
+    Returns:
+        Both; NaN half-width for a single user.
+    """
+    names, owner = np.unique(users, return_inverse=True)
+    mean, n_users = float(np.mean(values)), len(names)
+    if n_users < 2:
+        return mean, float("nan")
+    off = np.bincount(owner, values - mean)
+    error = float(np.sqrt(n_users / (n_users - 1) * np.sum(off**2))) / len(values)
+    return mean, float(student_t.ppf(0.975, n_users - 1)) * error
 
 
 def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:

@@ -48,6 +48,7 @@ RANKINGS = tuple(name for name, score in SCORES.items() if not score.test_only)
 REFERENCES = "references"  # the ranking of a result that holds those scores
 
 Summary = dict[str, float]
+UserScores = Callable[[NDArray[np.int32]], NDArray[np.float32]]  # of all items, by user
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,13 @@ class LabelStudy(WorldStudy):
     def make(self, path: Path) -> Result:
         dataset = self.spec.load()
         rows = labelled_rows(dataset)
-        base = self._judge(rows, self._by_rule(BASE))
+        base = judge(rows, score_of(BASE, self.spec))
         summaries: dict[str, Summary | None] = {}
         if self.agent:
             summaries[self.subject] = self._train_and_judge(path, rows, base)
         else:
             for name in dict.fromkeys([BASE, *(self.scores or usual(dataset))]):
-                summaries[name] = summary(self._judge(rows, self._by_rule(name)), base)
+                summaries[name] = summary(judge(rows, score_of(name, self.spec)), base)
         return {
             "users": len(base.users),
             "left_out": base.left_out,
@@ -101,30 +102,6 @@ class LabelStudy(WorldStudy):
             "labels": len(rows),
             "rows": summaries,
         }
-
-    def _judge(
-        self, rows: Interactions, score: Callable[[NDArray[np.int32]], NDArray[np.float32]]
-    ) -> UserRanking:
-        """Judges a function from users to the scores of all items, as their sessions start."""
-        scores = np.zeros(len(rows), dtype=np.float32)
-        users = rows.distinct_users
-        for start in range(0, len(users), TOGETHER):
-            chunk = users[start : start + TOGETHER]
-            inside = (rows.users >= chunk[0]) & (rows.users <= chunk[-1])
-            slot = np.searchsorted(chunk, rows.users[inside])
-            scores[inside] = score(chunk)[slot, rows.items[inside]]
-        return rank_users(scores, rows.is_positive, rows.users, LEAST_ROWS)
-
-    def _by_rule(self, name: str) -> Callable[[NDArray[np.int32]], NDArray[np.float32]]:
-        """A score of the references."""
-
-        def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
-            env = self._env(users, {"action_type": "slate"})
-            env.reset()
-            _arrive(env.batch, users)
-            return SCORES[name].rule(env.batch)
-
-        return score
 
     def _train_and_judge(self, path: Path, rows: Interactions, base: UserRanking) -> Summary | None:
         """Trains the agent as a run does; ``None`` if it scores no items."""
@@ -140,19 +117,13 @@ class LabelStudy(WorldStudy):
             return None
 
         def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
-            env = self._env(users, agent.options_for(fitted))
+            env = _env(spec, users, agent.options_for(fitted))
             wrapped: Any = agent.wrap(env, fitted, agent.hyperparams, False)
             wrapped.reset()
             _arrive(env.batch, users)
             return item_scores(model, wrapped.observe())
 
-        return summary(self._judge(rows, score), base)
-
-    def _env(self, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
-        """An environment with a session for each of some users."""
-        spec = self.spec
-        chosen: dict[str, Any] = {**spec.session_options, **options}
-        return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
+        return summary(judge(rows, score), base)
 
     @staticmethod
     def markdown(results: Sequence[Result]) -> str:
@@ -162,6 +133,46 @@ class LabelStudy(WorldStudy):
             # Scores at the start of a session depend neither on its length nor on its slates.
             tables[world_of(result)._replace(env="", max_len=0, slate_size=0)].append(result)
         return "\n\n".join(starmap(_table, tables.items()))
+
+
+def judge(rows: Interactions, score: UserScores) -> UserRanking:
+    """Judges a ranking of all items, as sessions start, by some labelled rows.
+
+    Args:
+        rows: Rows whose answers are yes or no.
+        score: Function from users to their scores of all items.
+    """
+    scores = np.zeros(len(rows), dtype=np.float32)
+    users = rows.distinct_users
+    for start in range(0, len(users), TOGETHER):
+        chunk = users[start : start + TOGETHER]
+        inside = (rows.users >= chunk[0]) & (rows.users <= chunk[-1])
+        slot = np.searchsorted(chunk, rows.users[inside])
+        scores[inside] = score(chunk)[slot, rows.items[inside]]
+    return rank_users(scores, rows.is_positive, rows.users, LEAST_ROWS)
+
+
+def score_of(name: str, spec: Run) -> UserScores:
+    """A score of the references, as a function from users to (n, n_items) float32.
+
+    Args:
+        name: A key of :data:`~dsrm_agents.baselines.reference.SCORES`.
+        spec: World and seed.
+    """
+
+    def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
+        env = _env(spec, users, {"action_type": "slate"})
+        env.reset()
+        _arrive(env.batch, users)
+        return SCORES[name].rule(env.batch)
+
+    return score
+
+
+def _env(spec: Run, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
+    """An environment with a session for each of some users."""
+    chosen: dict[str, Any] = {**spec.session_options, **options}
+    return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
 
 
 class _NoItemScores(Exception):
@@ -181,8 +192,7 @@ def _arrive(batch: SessionBatch, users: NDArray[np.int32]) -> None:
 
 def usual(dataset: Dataset) -> tuple[str, ...]:
     """Scores that some data allow."""
-    has_truth = dataset.truth is not None
-    return tuple(name for name in RANKINGS if has_truth or not SCORES[name].synthetic_only)
+    return tuple(name for name in RANKINGS if SCORES[name].suits(dataset))
 
 
 def has_labels(dataset: Dataset) -> bool:

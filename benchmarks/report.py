@@ -7,8 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, exposure, labels, paper, stability, tuning
+from benchmarks import cost, exposure, halves, labels, paper, stability, tuning
 from benchmarks.commands import add_folder
+from benchmarks.estimates import phase
+from benchmarks.estimates import report as estimates
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
 from benchmarks.results import RUN, Result, read_results, studies_in, world_of
@@ -25,6 +27,9 @@ add_arguments = add_folder
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
     ("The cost of balance", cost.STUDY, cost.read_studies, cost.CostStudy.markdown),
+    ("State estimates", estimates.STUDY, estimates.read_studies, estimates.markdown),
+    ("Worlds in which a state matters", phase.STUDY, phase.read_studies, phase.markdown),
+    ("Halves of real users", halves.STUDY, halves.read_studies, halves.HalfStudy.markdown),
     ("Rankings by labels", labels.STUDY, labels.read_studies, labels.LabelStudy.markdown),
     ("The fairness dial", pareto.STUDY, pareto.read_studies, pareto.markdown),
     (

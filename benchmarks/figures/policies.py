@@ -42,7 +42,7 @@ from kuaisim_gym.errors import ConfigError
 # DNaIR's published weight of novelty; and of (0, .05, .1, .2, .4, .8) the weight with the longest
 # sessions on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
+WEIGHTS = (0.0, 0.02, 0.04, 0.08, 0.15, 0.3)
 # The raw state, two purified states, and a state that says nothing.
 LABELS = {
     RAW: "raw state",
@@ -118,19 +118,20 @@ def by_similarity(
     """Plays :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` on raw or purified states.
 
     Returns:
-        ``alpha``, the weight of similarity in :data:`ALPHAS` with the longest sessions on the train
-        simulator, its ``metrics`` on the test simulator, and the blocks ``train`` and ``eval``.
+        ``weight``, the weight of similarity in :data:`WEIGHTS` with the longest sessions on the
+        train simulator, its ``metrics`` on the test simulator, and the blocks ``train`` and
+        ``eval``.
     """
 
-    def play_with(alpha: float, split: str) -> Played:
-        rule = Agent("rule", rule=lambda batch: SimilarityPolicy(batch, alpha), env_options=SLATES)
+    def play_with(weight: float, split: str) -> Played:
+        rule = Agent("rule", rule=lambda batch: SimilarityPolicy(batch, weight), env_options=SLATES)
         return play(rule, run_of(seed, sessions), dataset, None, purifier, split=split)
 
-    lengths = {alpha: play_with(alpha, "train").metrics["len"] for alpha in ALPHAS}
-    alpha = max(lengths, key=lengths.__getitem__)
-    played = play_with(alpha, "test")
-    train = {"len_by_alpha": {f"{weight:g}": length for weight, length in lengths.items()}}
-    return {"alpha": alpha, "train": train, "eval": played.block, "metrics": played.metrics}
+    lengths = {weight: play_with(weight, "train").metrics["len"] for weight in WEIGHTS}
+    weight = max(lengths, key=lengths.__getitem__)
+    played = play_with(weight, "test")
+    train = {"len_by_weight": {f"{weight:g}": length for weight, length in lengths.items()}}
+    return {"weight": weight, "train": train, "eval": played.block, "metrics": played.metrics}
 
 
 def studies(seeds: Iterable[int], sessions: int) -> list[PolicyStudy]:

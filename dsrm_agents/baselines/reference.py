@@ -32,6 +32,7 @@ from dsrm_agents.baselines.bands import COMPOSITIONS, Composition, PlannedBand
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.config import check_choice
+from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.randomness import POLICY_STREAM, uniform
@@ -99,6 +100,19 @@ def _mean_answers(simulator: Simulator) -> FloatArray:
     return np.asarray(answers.mean(axis=0), dtype=np.float32)
 
 
+@lru_cache(maxsize=2)
+def _random_rates(dataset: Dataset) -> FloatArray:
+    """(n_items,) mean answers in the randomised rows, drawn to their mean as chance suggests."""
+    assert dataset.randomised is not None
+    rows = dataset.randomised.take(dataset.randomised.items < dataset.n_items)
+    count = np.bincount(rows.items, minlength=dataset.n_items)
+    total = np.bincount(rows.items, rows.response, dataset.n_items)
+    mean, within, seen = total.sum() / len(rows), float(rows.response.var()), count > 0
+    apart = float(((total - count * mean)[seen] ** 2 / count[seen]).sum()) - seen.sum() * within
+    chance = within / max(apart / len(rows), 1e-9)  # rows at which a mean has half its say
+    return np.asarray((total + chance * mean) / (count + chance), dtype=np.float32)
+
+
 @dataclass(frozen=True)
 class Score:
     """A score of items.
@@ -107,13 +121,22 @@ class Score:
         rule: Gives the scores of a batch's present users.
         test_only: Whether it knows the users of the test split.
         synthetic_only: Whether it knows the causes of a synthetic world.
+        randomised_only: Whether it knows what users answered to items that nobody chose.
         is_answer: Whether scores are expected answers, by which a session can be planned.
     """
 
     rule: ScoreRule
     test_only: bool = False
     synthetic_only: bool = False
+    randomised_only: bool = False
     is_answer: bool = True
+
+    def suits(self, dataset: Dataset) -> bool:
+        """Tells if a dataset has what the score knows."""
+        has_truth, has_randomised = dataset.truth is not None, dataset.randomised is not None
+        return (has_truth or not self.synthetic_only) and (
+            has_randomised or not self.randomised_only
+        )
 
 
 SCORES: dict[str, Score] = {
@@ -124,6 +147,12 @@ SCORES: dict[str, Score] = {
     # Column 0 of the embedding is the item's effect on the logged response.
     "quality": Score(
         lambda batch: _same_for_all(batch, batch.catalogue.item_embedding[:, 0]), is_answer=False
+    ),
+    # What train users answered to items that nobody chose.
+    "random-rates": Score(
+        lambda batch: _same_for_all(batch, _random_rates(batch.dataset)),
+        randomised_only=True,
+        is_answer=False,
     ),
     # The posterior mean of what the user prefers, given log and session.
     "filter": Score(lambda batch: batch.belief().scores(), is_answer=False),
@@ -164,4 +193,6 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
         raise ConfigError(
             f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
         )
+    if score.randomised_only and batch.dataset.randomised is None:
+        raise ConfigError(f"{name} knows randomised rows; {batch.dataset.name} has none.")
     return ReferencePolicy(score.rule, composition(batch))

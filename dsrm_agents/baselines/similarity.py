@@ -1,47 +1,66 @@
-"""Quality and similarity with a quota: the value of a state to a policy of one parameter."""
+"""Quality and similarity to the observed state: what a state estimate is worth without training."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.baselines.bands import Quota
-from dsrm_agents.baselines.slates import best_slates, check_picks_items
+from dsrm_agents.baselines.bands import Composition, Quota
+from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
 
 class SimilarityPolicy(StatelessAgent):
-    """Shows the unexposed items of the highest ``quality + alpha <preference, embedding>``.
+    """Shows the unexposed items of the highest ``quality + weight <taste, vector>``.
 
-    Half of every slate is popular, as in *quality+quota*, which this is at ``alpha = 0``. The
-    preference is the observed part of the state: behind a purifier, the purified one. Column 0 of
-    the embedding is the item's quality, the others are compared with the preference; the inner
-    product is divided by the square root of their number.
+    An item's quality is column 0 of its embedding, its vector the other d - 1 columns. The taste is
+    read from the observation: columns 1 to d - 1 of the state, which follow the user's level, so
+    that any wrapper that estimates the state can stand in front. Nothing is learned or remembered.
+
+    Tastes of a belief are in the embedding's units: with a weight of 1 they rank as the reference
+    row ``filter`` does. Pooled states are in units of their own spread, and their weight has to be
+    chosen.
 
     Args:
-        batch: Sessions with ``observation_type="dict"`` and slate actions.
-        alpha: Weight of similarity.
+        batch: Sessions with slate actions, whose observations are state vectors or hold one under
+            ``"state"``.
+        weight: Weight of similarity, finite and at least 0; at 0 quality alone decides.
+        composition: Numbers of items of each group in a slate.
 
     Raises:
-        ConfigError: ``alpha`` is negative, or the sessions have other observations or actions.
+        ConfigError: The weight is out of range, the sessions have other actions, or the
+            composition does not suit them.
+        NoPreferenceError: The observations have no preference.
     """
 
-    def __init__(self, batch: SessionBatch, alpha: float) -> None:
-        if not alpha >= 0:
-            raise ConfigError(f"alpha must be at least 0, got {alpha}.")
-        check_picks_items(batch)
-        self.batch = batch
-        self._counts = Quota(batch)
+    def __init__(
+        self, batch: SessionBatch, weight: float, composition: type[Composition] = Quota
+    ) -> None:
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"weight must be finite and at least 0, got {weight}.")
+        if batch.action_type != "slate":
+            raise ConfigError(
+                f'SimilarityPolicy needs action_type="slate", got {batch.action_type!r}.'
+            )
         embedding = batch.catalogue.item_embedding
+        start = batch.encoder.preference_slice.start  # raises where there is no preference
+        self.batch = batch
+        self.composition = composition(batch)
+        self.taste = slice(start + 1, start + embedding.shape[1])
         self.quality = embedding[:, 0]
-        self.directions = np.float32(alpha) * embedding[:, 1:].T / np.sqrt(embedding.shape[1] - 1)
-        self.preference = batch.encoder.preference_slice
+        self.directions = np.float32(weight) * embedding[:, 1:].T
 
-    def slates(self, observation: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
-        preference = observation["state"][:, self.preference]
-        scores = np.asarray(self.quality + preference[:, 1:] @ self.directions, dtype=np.float32)
-        return best_slates(self.batch, scores, self._counts(scores))
+    def slates(self, observation: NDArray[np.float32] | dict[str, Any]) -> NDArray[np.int64]:
+        """(N, K) item positions.
+
+        Args:
+            observation: (N, m) states, or a dictionary with them under ``"state"``.
+        """
+        states = observation["state"] if isinstance(observation, dict) else observation
+        scores = np.asarray(self.quality + states[:, self.taste] @ self.directions, np.float32)
+        return best_slates(self.batch, scores, self.composition(scores))

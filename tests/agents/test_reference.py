@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,14 @@ import pytest
 from benchmarks.agents.references import AGENTS
 from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.baselines.bands import Band, InBand, Quota
-from dsrm_agents.baselines.reference import CEILING, REFERENCES, ReferencePolicy, make_reference
+from dsrm_agents.baselines.reference import (
+    CEILING,
+    REFERENCES,
+    SCORES,
+    ReferencePolicy,
+    make_reference,
+)
+from kuaisim_gym.data import BehaviourLog
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
 
@@ -148,3 +156,21 @@ def test_every_slot_contributes_equally(small) -> None:
     np.testing.assert_array_equal(sessions.slates[:3], same.slates)
     with pytest.raises(ConfigError, match="multiple of the 5 slots, got 7"):
         evaluate(agent, env, 7)
+
+
+def test_random_rates_are_drawn_to_their_mean(small, small_rand) -> None:
+    items = np.repeat(np.arange(3, dtype=np.int32), 8)
+    clicks = np.repeat([1, 1, 0, 0], [8, 4, 4, 8]).astype(np.uint8)  # 8, 4 and 0 of 8
+    users = np.full(24, small_rand.train_users[0], dtype=np.int32)
+    dataset = replace(small_rand, randomised=BehaviourLog(users, items, clicks))
+    options = {"dataset": dataset, "action_type": "slate"}
+    env = make_vec_env("KuaiRand-Fair-v0", 2, "test", 5, **options)
+    scores = SCORES["random-rates"].rule(env.batch)
+    # Variance .25 within items and (4 - 3 * .25) / 24 between them: 1.846 rows count for the mean.
+    chance = 0.25 / (3.25 / 24)
+    expected = np.full(dataset.n_items, 0.5)
+    expected[[0, 2]] = (8 + chance / 2) / (8 + chance), (chance / 2) / (8 + chance)
+    np.testing.assert_allclose(scores, np.broadcast_to(expected, scores.shape), rtol=1e-6)
+    env = make_vec_env("KuaiRec-Fair-v0", 2, "test", 5, dataset=small, action_type="slate")
+    with pytest.raises(ConfigError, match="knows randomised rows; kuairec has none"):
+        make_reference("random-rates+quota", env.batch)

@@ -6,11 +6,12 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.agents import AGENTS, agents_for
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95
+from benchmarks.formatting import interval, markdown_table, mean_and_ci95, mean_and_ci95_by_user
 from benchmarks.results import KEYS, METRICS
 from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
 from dsrm_agents.common.stateless import batch_of
@@ -209,6 +210,19 @@ def test_intervals_over_seeds() -> None:
     mean, half = mean_and_ci95([1.0, 2.0, 3.0])
     assert mean == 2
     assert half == pytest.approx(2.484, abs=0.001)
+
+
+def test_sessions_of_one_user_are_no_further_evidence() -> None:
+    values = np.array([1.0, 2.0, 3.0])
+    once = mean_and_ci95_by_user(values, np.array([5, 3, 9]))
+    assert once == pytest.approx(mean_and_ci95(values.tolist()))
+    # Each session four times: the same users, the same interval.
+    repeated = mean_and_ci95_by_user(np.repeat(values, 4), np.repeat([5, 3, 9], 4))
+    assert repeated == pytest.approx(once)
+    # Sums of two users about the mean of 2.5: -1.5 and 1.5; sqrt(2 * 4.5) / 4, times 12.71.
+    mean, half = mean_and_ci95_by_user(np.array([1.0, 2.5, 3.0, 3.5]), np.array([0, 0, 1, 1]))
+    assert (mean, half) == pytest.approx((2.5, 9.530), abs=1e-3)
+    assert np.isnan(mean_and_ci95_by_user(values, np.zeros(3, int))[1])
 
 
 def test_intervals_and_tables_as_they_are_printed() -> None:

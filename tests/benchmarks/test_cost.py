@@ -11,8 +11,9 @@ import pytest
 
 from benchmarks import cost, origin
 from benchmarks.__main__ import main
-from benchmarks.cost import FREE, CostStudy, compare, read_studies, summary
-from benchmarks.results import read_result
+from benchmarks.cost import FREE, CostStudy, compare, draw, read_studies, summary
+from benchmarks.estimates import states
+from benchmarks.results import in_order, read_result
 from benchmarks.run import Run
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
@@ -30,7 +31,7 @@ def sessions(lengths: list[int], rewards: list[list[float]]) -> Sessions:
     padded = np.array([[*row, *[0.0] * (longest - len(row))] for row in rewards])
     slates = np.zeros((n, longest, 1), dtype=np.int32)
     penalised = np.zeros((n, longest), dtype=bool)
-    users = np.zeros(n, dtype=np.int32)
+    users = np.arange(n, dtype=np.int32)
     return Sessions(np.array(lengths), padded, penalised, slates, slates.astype(np.float32), users)
 
 
@@ -81,6 +82,33 @@ def test_the_command_prices_balance(tiny, tmp_path: Path, capsys) -> None:
     assert "other data or settings" in capsys.readouterr().err
 
 
+def test_state_estimates_are_priced_and_drawn(tiny, tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(states, "CHOICE_SESSIONS", 40)
+    command = ["cost", "--max-len", "8", "--policies", "raw", "belief", "filter", "--sessions",
+               "60", "--jobs", "1", "--out", str(tmp_path)]  # fmt: skip
+    assert main(command) == 0
+    assert str(tmp_path / "cost.png") in capsys.readouterr().out
+    assert (tmp_path / "cost.png").stat().st_size > 1000
+    results = read_studies(tmp_path)
+    for result in results:
+        rows = {(row["policy"], row["slates"]): row for row in result["rows"]}
+        assert len(rows) == 3 * 4
+        # The ranking policy on beliefs is the filter, whatever the slates are, but for near-ties.
+        for slates in ("any", "quota", "band", FREE):
+            ours, row = rows["belief", slates], rows["filter", slates]
+            assert ours["len"] == pytest.approx(row["len"], abs=0.1)
+            assert ours["r_each"] == pytest.approx(row["r_each"], abs=0.01)
+        assert rows["raw", "quota"]["longtail_share"] == 0.5
+    (head, *_) = summary(results).splitlines()
+    assert head == "| world, groups by | raw | filter | belief |"
+    figure = draw(results)
+    assert len(figure.axes) == len(results) == 2
+    for axes, result in zip(figure.axes, in_order(results), strict=True):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["raw state", "belief"]
+        free = {row["policy"]: row["r_each"] for row in result["rows"] if row["slates"] == FREE}
+        assert [bar.get_height() for bar in axes.patches[:2]] == [free["raw"], free["filter"]]
+
+
 def test_the_summary_has_a_row_for_each_world_and_count() -> None:
     def result(dataset: dict, popularity: str, share: float, *more: str) -> dict:
         rows = [
@@ -113,6 +141,8 @@ def test_all_worlds_of_the_quick_table_are_priced(
     asked: list[CostStudy] = []
     monkeypatch.setattr(cost, "run_studies", lambda studies, *rest: asked.extend(studies))
     monkeypatch.setattr(cost, "read_studies", lambda folder: [])
+    monkeypatch.setattr(cost, "draw", lambda results: None)
+    monkeypatch.setattr(cost, "save_small", lambda figure, path: path)
     for folder in ("kuairec_real", "kuairand_real"):
         (tmp_path / folder).mkdir()
     command = ["cost", "--quick", "--out", str(tmp_path)]

@@ -89,7 +89,7 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
     assert is_small_png(figure)
     made = found(tmp_path, "policies")
     assert len(made) == (len(policies.BETAS) + 1) * len(policies.LABELS) * 2
-    own = {"dnair-style": {"beta"}, "similarity+quota": {"alpha", "train"}}
+    own = {"dnair-style": {"beta"}, "similarity+quota": {"weight", "train"}}
     for one in made.values():
         assert one.keys() == HEADER | own[one["policy"]] | {
             "policy", "state", "seed", "sessions", "eval", "metrics",
@@ -107,9 +107,9 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
 
 def test_the_weight_of_similarity_is_chosen_on_the_train_simulator(tiny) -> None:
     found = policies.SimilarityStudy("raw", seed=1, sessions=10).make(Path())
-    lengths = found["train"]["len_by_alpha"]
-    assert list(lengths) == [f"{alpha:g}" for alpha in policies.ALPHAS]
-    assert lengths[f"{found['alpha']:g}"] == max(lengths.values())
+    lengths = found["train"]["len_by_weight"]
+    assert list(lengths) == [f"{weight:g}" for weight in policies.WEIGHTS]
+    assert lengths[f"{found['weight']:g}"] == max(lengths.values())
 
 
 def test_figure_4_has_the_probes_in_its_captions(tiny, small, tmp_path: Path) -> None:

@@ -41,7 +41,9 @@ def test_the_command_ranks_what_nobody_chose(
     (path,) = tmp_path.glob("*.json")
     result = read_result(path)
     rows = result["rows"]
-    assert set(rows) == {"random", "popularity", "quality", "filter", "train-oracle", "truth"}
+    assert set(rows) == {
+        "random", "popularity", "quality", "random-rates", "filter", "train-oracle", "truth"
+    }  # fmt: skip
     assert rows["popularity"]["d_gauc"] == rows["popularity"]["d_gauc_ci95"] == 0
     # Causes rank better than chance, by more than the interval; chance is about a half.
     assert rows["truth"]["gauc"] - rows["truth"]["gauc_ci95"] > 0.55

@@ -1,0 +1,1 @@
+"""Worth of state estimates to one policy that is not trained."""
