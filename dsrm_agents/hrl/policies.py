@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -144,12 +144,10 @@ class HierarchicalPolicy(SlateActorCritic):
         sizes = (self.state_dim, self.slate_size)
         self.worker = Worker(items, *sizes, constrained, target, options["similarity"], band)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
-        last = self.manager[-1]
-        start_near_zero(last)
+        start_near_zero(self.manager[-1])
         if band is not None:
-            assert isinstance(last, nn.Linear)
             with torch.no_grad():
-                last.bias[1] = BALANCED
+                cast(nn.Linear, self.manager[-1]).bias[1] = BALANCED
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.manager_critic[-1])
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
