@@ -38,7 +38,7 @@ class BatchView:
 
     @property
     def preference(self) -> str:
-        """What the state vector tells of the preference, the option of this name."""
+        """Content of the state vector about the preference, the option of this name."""
         return self.batch.encoder.preference
 
     @property
