@@ -108,7 +108,7 @@ class PreferenceEncoder:
     def encode_parts(
         self, total: FloatArray, weight: FloatArray, engine: Engine | None = None
     ) -> FloatArray:
-        """What ``preference="parts"`` shows, of the sums of all :data:`PARTS`.
+        """Encodes the sums of all :data:`PARTS` as ``preference="parts"`` shows them.
 
         Args:
             total: (4, n, d) float32 weighted sums.
@@ -121,13 +121,13 @@ class PreferenceEncoder:
         """
         engine = engine or NumpyEngine()
         n_parts, n, dim = total.shape
-        parts: FloatArray = np.empty((n, n_parts * (dim + 1)), dtype=np.float32)
+        vectors: FloatArray = np.empty((n, n_parts * (dim + 1)), dtype=np.float32)
         standard = (self.mean, self.scale, self.reach)
-        for part in range(n_parts):
-            engine.write_preference(parts, part * dim, total[part], weight[part], *standard)
+        for index in range(n_parts):
+            engine.write_preference(vectors, index * dim, total[index], weight[index], *standard)
         weights = np.log1p(weight) / np.float32(WEIGHT_SCALE)
-        parts[:, n_parts * dim :] = np.minimum(weights, np.float32(PREFERENCE_BOUND)).T
-        return parts
+        vectors[:, n_parts * dim :] = np.minimum(weights, np.float32(PREFERENCE_BOUND)).T
+        return vectors
 
     def pooled(self, parts: FloatArray) -> FloatArray:
         """Preference states, as ``preference="pooled"`` shows them, from their parts.
@@ -364,20 +364,20 @@ class ObservationEncoder:
     def snapshot(self) -> Snapshot:
         """Copies of all arrays that the sessions change, by name."""
         snapshot = {"extra": self.extra.copy()}
-        for name, part in self._changing().items():
-            snapshot |= under(name, part.snapshot())
+        for name, record in self._records().items():
+            snapshot |= under(name, record.snapshot())
         return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Restores a snapshot of an encoder with the same options."""
         self.extra[...] = snapshot["extra"]
-        for name, part in self._changing().items():
-            part.restore(within(name, snapshot))
+        for name, record in self._records().items():
+            record.restore(within(name, snapshot))
 
-    def _changing(self) -> dict[str, PooledHistories | History | Belief]:
-        """What the sessions change, by its name in a snapshot."""
-        parts = {"pooled": self._pooled, "history": self._history, "belief": self.belief}
-        return {name: part for name, part in parts.items() if part is not None}
+    def _records(self) -> dict[str, PooledHistories | History | Belief]:
+        """Records of the sessions, by their names in a snapshot."""
+        records = {"pooled": self._pooled, "history": self._history, "belief": self.belief}
+        return {name: record for name, record in records.items() if record is not None}
 
 
 class PooledHistories:
@@ -429,8 +429,8 @@ class PooledHistories:
         else:
             self._add(0, result.slates, result.responses)
 
-    def _add(self, part: int, slates: NDArray[np.int64], weights: FloatArray) -> None:
-        total, weight = self._total[part], self._weight[part]
+    def _add(self, index: int, slates: NDArray[np.int64], weights: FloatArray) -> None:
+        total, weight = self._total[index], self._weight[index]
         self.core.engine.update(total, weight, self.encoder.embedding, slates, weights)
 
     def write(self, vectors: FloatArray) -> None:

@@ -9,6 +9,7 @@ COMMANDS = {
     "environments": ("benchmarks.speed.environments", "time steps of environments"),
     "memory": ("benchmarks.speed.memory", "measure the memory of sessions and its growth"),
     "sequential": ("benchmarks.speed.sequential", "time the sequential response model"),
+    "factors": ("benchmarks.speed.factors", "time the factor model of preferences"),
     "purifiers": ("benchmarks.speed.purifiers", "time purifiers, alone and in training"),
     "training": ("benchmarks.speed.training", "time the stages of training, for several agents"),
     "heads": ("benchmarks.speed.heads", "time action heads on catalogues of several sizes"),

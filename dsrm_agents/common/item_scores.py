@@ -33,7 +33,7 @@ def item_scores(model: BaseAlgorithm, observation: Any) -> NDArray[np.float32]:
     """Scores of all items, without what a slate's other items, quotas or bands would change.
 
     A policy with ``item_scores`` is asked for them. An agent whose action is a linear scorer gives
-    the inner products of its best action with [embedding, standardised log popularity].
+    the inner products of its best action with the rows of ``catalogue.known``.
 
     Args:
         model: A trained model, with its environment.

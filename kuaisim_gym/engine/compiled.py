@@ -298,11 +298,11 @@ def _products(half: DoubleArray, vectors: DoubleArray, products: DoubleArray, si
 
 
 @_inlined
-def _add_products(one: DoubleArray, other: DoubleArray, sums: DoubleArray, size: int) -> None:
+def _add_products(left: DoubleArray, right: DoubleArray, sums: DoubleArray, size: int) -> None:
     """Adds inner products of columns."""
-    for row in range(one.shape[0]):
+    for row in range(left.shape[0]):
         for lane in range(size):
-            sums[lane] += one[row, lane] * other[row, lane]
+            sums[lane] += left[row, lane] * right[row, lane]
 
 
 @_inlined

@@ -76,7 +76,9 @@ ACTION_TYPES: dict[str, type[ActionKind]] = {}
 
 
 class ScorerAction(ActionKind, name="continuous"):
-    """``Box(-1, 1, (d + 1,))``: a linear scorer over [item embedding, standardised log-popularity].
+    """``Box(-1, 1, (d + 1,))``: a linear scorer over the columns of ``catalogue.known``.
+
+    They are the item embedding's, each standardised, and standardised log-popularity.
 
     The K best unexposed items form the slate, best first.
     """

@@ -170,7 +170,7 @@ class SessionBatch:
             self.config,
             n_sessions,
             find_engine(engine),
-            self.catalogue.item_embedding,
+            self.catalogue.standardised,
             find_pools(self.dataset, split),
         )
         believes = shown_preference(observation_type, preference)[1] == "belief"

@@ -142,9 +142,9 @@ def _cut_log(
         items, responses = log.items[rows], response[rows].astype(np.float64)
         steps = np.flatnonzero(items < dataset.n_items)
         n_rows, n_before = _rows_seen(steps, max_len)
-        known = _preferences(encoder, preference, items, responses, n_rows, n_before)
+        preferences = _preferences(encoder, preference, items, responses, n_rows, n_before)
         context = _contexts(popular[items[steps]], responses[steps], max_len, window)
-        states = np.column_stack([known, context]).astype(np.float32)
+        states = np.column_stack([preferences, context]).astype(np.float32)
         actions, rewards = items[steps].astype(np.int64), responses[steps]
         for begin in range(0, len(steps), max_len):
             length = min(max_len, len(steps) - begin)
@@ -191,9 +191,9 @@ def _preferences(
     n_rows: NDArray[np.int64],
     n_before: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """What observations show of one user's preference, by :func:`_rows_seen`.
+    """(number of observations, width) preferences of one user in them, by :func:`_rows_seen`.
 
-    Of the logged ``items`` and ``responses``; the result is (number of observations, width).
+    They rest on the user's logged ``items`` and ``responses``.
     """
     weights = np.stack([responses, np.ones(len(responses))])[: 1 if preference == "pooled" else 2]
     total = np.stack([_running(row[:, None] * encoder.embedding[items]) for row in weights])

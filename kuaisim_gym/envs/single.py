@@ -35,34 +35,58 @@ class KuaiEnv(BatchView, gym.Env):
     ## Action Space
     | action_type | Space | Meaning |
     |---|---|---|
-    | "continuous" (default) | ``Box(-1, 1, (33,), float32)`` | linear scorer of items |
+    | "continuous" (default) | ``Box(-1, 1, (d + 1,), float32)`` | linear scorer of items |
     | "slate" | ``MultiDiscrete([n_items] * K)`` | item positions |
     | "discrete" | ``Discrete(n_items)`` | one item a step, K = 1 |
     | "fusion" | ``Box(-1, 1, (7,), float32)`` | weights of predicted behaviours (KuaiRand) |
 
-    A linear scorer weighs [item embedding (32), standardised log-popularity]. Scored actions,
-    "continuous" and "fusion", show the K best items that this session has not shown, and shown
-    ones only when no others are left. For the others ``action_masks()`` marks the items not yet
-    shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
+    A linear scorer weighs the d columns of the item embedding, each standardised, and standardised
+    log-popularity (``env.unwrapped.catalogue.known``). d is 1 + the number of factors of
+    :class:`~kuaisim_gym.simulator.factors.PreferenceModel`: 9 in both synthetic worlds. Scored
+    actions, "continuous" and "fusion", show the K best items that this session has not shown, and
+    shown ones only when no others are left. For the others ``action_masks()`` marks the items not
+    yet shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
     (KuaiRand-Pure).
 
     ## Observation Space
-    ``observation_type="state"`` (default): ``Box((36,), float32)`` of
+    ``observation_type="state"`` (default): ``Box((m + 4,), float32)`` of
 
-    | Column | Range | Meaning |
+    | Columns | Range | Meaning |
     |---|---|---|
-    | 0-31 | [-10, 10] | preference state, in standard deviations over train users |
-    | 32 | [0, 1] | progress: steps over max_len |
-    | 33 | [0, 1] | popular share of the exposure window, 0.5 before any exposure, see Episode End |
-    | 34 | [0, 1] | last reward |
-    | 35 | [0, 1] | mean reward of the session |
+    | m | by ``preference`` | what is known of the user's preference |
+    | 1 | [0, 1] | progress: steps over max_len |
+    | 1 | [0, 1] | popular share of the exposure window, 0.5 before any exposure, see Episode End |
+    | 1 | [0, 1] | last reward |
+    | 1 | [0, 1] | mean reward of the session |
 
-    ``env.unwrapped.preference_slice`` names the preference: the response-weighted mean embedding of
-    the user's log and session. Temper is hidden. ``observation_type="dict"``:
+    ``env.unwrapped.preference_slice`` names the first m. Of d numbers of an item's embedding
+    (quality, then taste) or of a user's preference (level, then taste), they are, with
+    ``preference``,
+
+    | preference | m | Meaning |
+    |---|---|---|
+    | "pooled" (default) | d | response-weighted mean embedding of log and session, in [-10, 10] |
+    | "parts" | 4 d + 4 | the same of log and session apart, and of what was shown, with weights |
+    | "belief" | 2 d | posterior mean in [-10, 10], then posterior variance in [0, 10] |
+
+    Mean embeddings are standardised over train users. Parts are [log liked mean (d), log shown mean
+    (d), session liked mean (d), session shown mean (d), log liked weight, log rows, session liked
+    weight, session rows], see :class:`~kuaisim_gym.observation.PooledHistories`. A belief starts
+    from what features and log tell of the user, or with ``evidence="session"`` from the features
+    alone, and follows every answer, unless ``evidence="log"``; ``preference_slice`` names its mean,
+    ``env.unwrapped.batch.encoder.variance_slice`` its variance. An item's score is linear in it,
+    see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`. ``observation_type="belief"`` is
+    short for "state" with it.
+
+    Temper is hidden. ``observation_type="dict"``:
 
     | Key | Space | Meaning |
     |---|---|---|
-    | "state" | ``Box((36,), float32)`` | as above |
+<<<<<<< HEAD
+    | "state" | ``Box((d + 4,), float32)`` | as above |
+=======
+    | "state" | ``Box((m + 4,), float32)`` | as above |
+>>>>>>> i/parts
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
     | "responses" | ``Box(0, 1, (max_len * K,), float32)`` | how they were answered, 0 padded |
 
@@ -76,19 +100,22 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
     | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
-    | "context" | ``Box(0, 1, (4,), float32)`` | columns 32-35 above |
+    | "context" | ``Box(0, 1, (4,), float32)`` | the last four columns above |
+<<<<<<< HEAD
 
-    ``observation_type="belief"``: ``Box((2 d + 4,), float32)``, d = 1 + the number of factors, of
+    ``observation_type="belief"``: ``Box((2 d + 4,), float32)`` of
 
     | Columns | Range | Meaning |
     |---|---|---|
     | d | [-10, 10] | posterior mean of the user's preference: level, then taste |
     | d | [0, 10] | its posterior variance, ``env.unwrapped.batch.encoder.variance_slice`` |
-    | 4 | [0, 1] | columns 32-35 above |
+    | 4 | [0, 1] | as above |
 
     It starts from what features and log tell of the user, or with ``evidence="session"`` from the
     features alone, and follows every answer, unless ``evidence="log"``. An item's score is linear
     in it, see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`.
+=======
+>>>>>>> i/parts
 
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
@@ -112,10 +139,16 @@ class KuaiEnv(BatchView, gym.Env):
     ``popular_share``.
 
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
-    ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. Column 33
-    is then the share of the second of two groups, or half of that distance
+    ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. The
+<<<<<<< HEAD
+    share's column is then the share of the second of two groups, or half of that distance
     (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
     serve within the bound are refused unless ``abandonment="none"``.
+=======
+    column of the popular share is then the share of the second of two groups, or half of that
+    distance (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no
+    window can serve within the bound are refused unless ``abandonment="none"``.
+>>>>>>> i/parts
 
     ## Arguments
     | Argument | Default | Meaning |
@@ -128,7 +161,13 @@ class KuaiEnv(BatchView, gym.Env):
     | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
-    | ``action_type``, ``observation_type``, ``history_len``, ``evidence`` | | see above |
+<<<<<<< HEAD
+    | ``action_type``, ``observation_type``, ``preference`` | | see above |
+    | ``history_len``, ``evidence`` | | see above |
+=======
+    | ``action_type``, ``observation_type``, ``history_len`` | | see above |
+    | ``preference``, ``evidence`` | | see above: "pooled", and all evidence |
+>>>>>>> i/parts
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |
@@ -264,7 +303,7 @@ class KuaiRequestEnv(KuaiEnv):
     As :class:`KuaiEnv`: "continuous" (default), "slate", "discrete" or "fusion".
 
     ## Observation Space
-    As :class:`KuaiEnv`: ``Box((36,), float32)`` by default; a step is a request, and its reward
+    As :class:`KuaiEnv`: ``Box((d + 4,), float32)`` by default; a step is a request, and its reward
     that of the list.
 
     ## Rewards
@@ -311,12 +350,12 @@ class KuaiRetentionEnv(KuaiEnv):
 
     ## Observation Space
     As :class:`KuaiEnv`, of the running session and with mean responses in the place of rewards,
-    and with two more columns of the context: ``Box((38,), float32)`` by default.
+    and with two more columns of the context: ``Box((d + 6,), float32)`` by default.
 
-    | Column | Range | Meaning |
+    | Columns | Range | Meaning |
     |---|---|---|
-    | 36 | [0, 1] | sessions finished over n_visits |
-    | 37 | [0, 1] | days away before this session, over 10; 0 before any return |
+    | 1 | [0, 1] | sessions finished over n_visits |
+    | 1 | [0, 1] | days away before this session, over 10; 0 before any return |
 
     ## Rewards
     ``-days / 10`` at the end of a session, with the days until the user comes back, 1 to 10; 0 at

@@ -55,7 +55,7 @@ class RequestBatch(SessionBatch, task="request"):
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of whole sessions, and those of their lists."""
-        popular, vectors = self.catalogue.popular, self.catalogue.item_embedding
+        popular, vectors = self.catalogue.popular, self.catalogue.standardised
         return super().summarise(sessions) | summarise_requests(sessions, popular, vectors)
 
 

@@ -13,6 +13,7 @@ from kuaisim_gym.simulator.factors import PreferenceModel
 from kuaisim_gym.tensors import digest_of
 
 POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
+_LEAST_SPREAD = 1e-6  # of a column; below it is rounding
 
 FloatArray = NDArray[np.float32]
 
@@ -49,10 +50,29 @@ class Catalogue:
         """(n_items, d) float32: the embedding of the catalogue's own items."""
         return self.embedding[: self.n_items]
 
-    @property
+    @cached_property
+    def standardised(self) -> FloatArray:
+        """(n_items, d) float32: :attr:`item_embedding` with unit spread; constant columns are 0.
+
+        By it items resemble each other, every direction counting alike.
+        """
+        embedding = self.item_embedding.astype(np.float64)
+        spread = embedding.std(axis=0)
+        scale = np.where(spread > _LEAST_SPREAD, spread, np.inf)
+        standardised: FloatArray = ((embedding - embedding.mean(axis=0)) / scale).astype(np.float32)
+        standardised.setflags(write=False)  # shared by all environments of the dataset
+        return standardised
+
+    @cached_property
     def known(self) -> FloatArray:
-        """(n_items, d + 1) float32: :attr:`item_embedding`, then :attr:`log_popularity`."""
-        return np.column_stack([self.item_embedding, self.log_popularity])
+        """(n_items, d + 1) float32: :attr:`standardised`, then :attr:`log_popularity`.
+
+        Scorers weigh these columns. Agents explore all weights with noise of one size, so that
+        columns of different spread would be explored as far as they are wide.
+        """
+        known = np.column_stack([self.standardised, self.log_popularity])
+        known.setflags(write=False)
+        return known
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,5 +118,6 @@ def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalog
     """
     embedding = np.column_stack([preferences.quality, preferences.vectors])
     shown = embedding[: data.n_items]
-    embedding = (embedding - shown.mean(axis=0)) / (shown[:, 0].std() or 1.0)
+    spread = shown[:, 0].std()
+    embedding = (embedding - shown.mean(axis=0)) / (spread if spread > _LEAST_SPREAD else 1.0)
     return Catalogue(embedding.astype(np.float32), data.popularity_counts[: data.n_items])

@@ -248,13 +248,15 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
     chosen = check.distinct_users
     check = check.of_users(chosen[:: -(-len(chosen) // _MOST_USERS)], size[0])
     none = np.zeros((size[0], 1)), np.zeros((size[1], 1))
-    base = _losses(*none, item_count, check)[0]
+    base = place_losses(*none, item_count, check)[0]
     best, lowest = (0.0, RIDGES[0]), float(base.mean())
     problem = _Factors(fit, size)
     for ridge in RIDGES:
         items = problem.items(ridge)
         users = problem.users(items, ridge, item_count)
-        for slope, losses in zip(SLOPES, _losses(users, items, item_count, check), strict=True):
+        for slope, losses in zip(
+            SLOPES, place_losses(users, items, item_count, check, SLOPES), strict=True
+        ):
             error = (base - losses).std() / np.sqrt(len(losses))
             loss = float(losses.mean())
             if loss < min(lowest, float(base.mean() - 2.0 * error)):
@@ -263,12 +265,29 @@ def _choose(fit: Interactions, check: Interactions, size: tuple[int, int]) -> tu
     return best
 
 
-def _losses(users: Vector, items: Vector, item_count: Vector, check: Interactions) -> Vector:
-    """(slopes, n) -log of the probability that a user's positive is of a row's item, no other.
+def place_losses(
+    users: Vector,
+    items: Vector,
+    item_count: NDArray[np.floating] | NDArray[np.integer],
+    check: Interactions,
+    slopes: tuple[float, ...] = (1.0,),
+) -> Vector:
+    """Losses of where positive rows lie.
 
     Users are compared with nobody else: how active they are, and the level, do not count.
+
+    Args:
+        users: (n_users, k) factors.
+        items: (n_items, k) factors.
+        item_count: (n_items,) numbers of rows, which the probabilities are proportional to but for
+            taste.
+        check: The n rows.
+        slopes: Of the factors in log-odds.
+
+    Returns:
+        (slopes, n) -log of the probability that a user's positive is of a row's item, no other.
     """
-    losses = np.empty((len(SLOPES), len(check)))
+    losses = np.empty((len(slopes), len(check)))
     chosen, row_user = np.unique(check.users, return_inverse=True)
     level = np.log(item_count + 0.5).astype(np.float32)
     users, items = users[chosen].astype(np.float32), items.astype(np.float32)
@@ -276,7 +295,7 @@ def _losses(users: Vector, items: Vector, item_count: Vector, check: Interaction
         taste = users[start : start + _USERS] @ items.T
         rows = np.flatnonzero((row_user >= start) & (row_user < start + _USERS))
         local, column = row_user[rows] - start, check.items[rows]
-        for number, slope in enumerate(SLOPES):
+        for number, slope in enumerate(slopes):
             scores = level + np.float32(slope) * taste
             losses[number, rows] = logsumexp(scores, axis=1)[local] - scores[local, column]
     return losses

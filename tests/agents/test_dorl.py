@@ -142,7 +142,7 @@ def test_rewards_by_hand_over_ends_of_sessions(small, dorl, action_type: str, co
         if action_type == "slate":
             actions = rng.integers(0, 60, (N, 10))  # of so few that some come twice
         else:
-            actions = rng.uniform(-1, 1, (N, 33)).astype(np.float32)
+            actions = rng.uniform(-1, 1, (N, 10)).astype(np.float32)
         _, rewards, dones, infos = env.step(actions)
         for slot, user in enumerate(users):
             if dones[slot]:
@@ -173,7 +173,7 @@ def test_the_world_is_otherwise_the_same(small, dorl) -> None:
         make_vec_env("KuaiRec-Fair-v0", N, seed=3, dataset=small, max_len=5), dorl
     )
     np.testing.assert_array_equal(env.reset(), plain.reset())
-    for actions in np.random.default_rng(1).uniform(-1, 1, (8, N, 33)).astype(np.float32):
+    for actions in np.random.default_rng(1).uniform(-1, 1, (8, N, 10)).astype(np.float32):
         seen, _, dones, infos = env.step(actions)
         expected, _, other_dones, other_infos = plain.step(actions)
         np.testing.assert_array_equal(seen, expected)
@@ -234,7 +234,7 @@ def test_slates_of_a_scorer_are_rewarded_on_either_side_of_it(small, dorl) -> No
     outside = PenalisedVecEnv(ScorerVecEnv(sessions(), quota=True), dorl)
     inside.reset()
     outside.reset()
-    for actions in np.random.default_rng(1).uniform(-1, 1, (4, N, 33)):
+    for actions in np.random.default_rng(1).uniform(-1, 1, (4, N, 10)):
         np.testing.assert_array_equal(inside.step(actions)[1], outside.step(actions)[1])
 
 

@@ -21,7 +21,7 @@ def sessions(small, **options) -> VecEnv:
 
 
 def some_actions(steps: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (steps, N, 33)).astype(np.float32)
+    return np.random.default_rng(0).uniform(-1, 1, (steps, N, 10)).astype(np.float32)
 
 
 def records_of(infos: list[dict]) -> list:
@@ -47,7 +47,7 @@ def test_the_quota_keeps_the_best_of_either_group(small) -> None:
     catalogue, actions = env.batch.catalogue, some_actions(1)[0]
     env.reset()
     env.step(actions)
-    scores = actions @ np.column_stack([catalogue.item_embedding, catalogue.log_popularity]).T
+    scores = actions @ catalogue.known.T
     for group in (catalogue.popular, ~catalogue.popular):
         best = np.argsort(np.where(group, -scores, np.inf), axis=1)[:, :5]
         shown = env.batch.core.state.slates[:, 0]
@@ -125,9 +125,9 @@ def test_purified_states_come_through(small, dsrm) -> None:
     for actions in some_actions(6):
         seen, _, dones, infos = scorer.step(actions)
         for slot in np.flatnonzero(dones):
-            assert infos[slot]["terminal_observation"].shape == (36,)
+            assert infos[slot]["terminal_observation"].shape == (13,)
         raw = scorer.batch.observe()
-        np.testing.assert_allclose(seen[:, :32], dsrm.denoise(raw[:, :32]), atol=1e-5)
+        np.testing.assert_allclose(seen[:, :9], dsrm.denoise(raw[:, :9]), atol=1e-5)
 
 
 @pytest.mark.parametrize("quota", [False, True])
@@ -138,4 +138,4 @@ def test_stock_ppo_trains_on_it(small, quota: bool) -> None:
     model.learn(256)
     after = model.policy.parameters()
     assert any((one != other).any() for one, other in zip(before, after, strict=True))
-    assert model.predict(env.reset())[0].shape == (N, 33)
+    assert model.predict(env.reset())[0].shape == (N, 10)

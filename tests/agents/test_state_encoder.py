@@ -166,11 +166,11 @@ def test_worn_states_are_those_of_the_last_events(small, small_rand, env_id) -> 
     users = raw.batch.core.state.users
 
     def check(own, seen, of_users) -> None:
-        np.testing.assert_array_equal(seen["state"][:, 32:], own["state"][:, 32:])
+        np.testing.assert_array_equal(seen["state"][:, 9:], own["state"][:, 9:])
         np.testing.assert_array_equal(seen["exposed"], own["exposed"])
         np.testing.assert_array_equal(seen["responses"], own["responses"])
         expected = expected_states(dataset, encoder, of_users, own)
-        np.testing.assert_allclose(seen["state"][:, :32], expected, atol=1e-3)
+        np.testing.assert_allclose(seen["state"][:, :9], expected, atol=1e-3)
 
     check(raw.reset(), worn.reset(), users)
     raw.action_space.seed(0)

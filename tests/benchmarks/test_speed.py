@@ -140,6 +140,16 @@ def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     assert "### growth" in capsys.readouterr().out
 
 
+def test_the_factor_model_is_timed_on_a_log_of_any_size(tmp_path: Path) -> None:
+    assert main(["factors", "--quick", "--out", str(tmp_path)]) == 0
+    table = json.loads((tmp_path / "factors.json").read_text())["factors"]
+    assert [row["world"] for row in table] == ["kuairec", "kuairand", "large"]
+    large = table[-1]
+    assert (large["users"], large["items"]) == (400, 10_728)
+    assert 18_000 < large["rows"] < 22_000
+    assert all(row["processor_seconds"] > 0 < row["MB_added"] < row["MB_peak"] for row in table)
+
+
 def test_the_sequential_model_is_timed(tmp_path: Path, capsys) -> None:
     assert main(["sequential", "--sessions", "2", "--events", "3", "--slate", "2", "--steps", "1",
                  "--repeats", "1", "--out", str(tmp_path)]) == 0  # fmt: skip

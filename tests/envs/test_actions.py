@@ -19,7 +19,7 @@ def begun(dataset, n: int = 2, **options) -> SessionBatch:
 
 def test_a_continuous_action_ranks_unexposed_items(small) -> None:
     batch = begun(small, slate_size=4)
-    action = np.zeros((2, 33), dtype=np.float32)
+    action = np.zeros((2, 10), dtype=np.float32)
     action[:, -1] = [1.0, -1.0]  # by popularity, up and down
     popularity = batch.catalogue.log_popularity
     expected = np.argsort(-popularity, kind="stable")
@@ -33,7 +33,7 @@ def test_a_continuous_action_ranks_unexposed_items(small) -> None:
 
 def test_where_repeats_are_allowed_the_best_items_come_again(small) -> None:
     batch = begun(small, slate_size=4, allow_repeats=True)
-    action = np.random.default_rng(0).uniform(-1, 1, (2, 33)).astype(np.float32)
+    action = np.random.default_rng(0).uniform(-1, 1, (2, 10)).astype(np.float32)
     first = batch.actions.slates(action)
     batch.step(action)
     np.testing.assert_array_equal(batch.actions.slates(action), first)
@@ -41,7 +41,7 @@ def test_where_repeats_are_allowed_the_best_items_come_again(small) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 7, 64])
 def test_slates_do_not_depend_on_the_batch(small, n: int) -> None:
-    actions = np.random.default_rng(0).uniform(-1, 1, (128, 33)).astype(np.float32)
+    actions = np.random.default_rng(0).uniform(-1, 1, (128, 10)).astype(np.float32)
     whole = SessionBatch(128, dataset=small).actions.slates(actions)
     part = SessionBatch(n, dataset=small).actions.slates(actions[:n])
     np.testing.assert_array_equal(whole[:n], part)
@@ -148,12 +148,12 @@ def test_impossible_kinds_are_refused(small) -> None:
 @pytest.mark.parametrize(
     ("kind", "action", "message"),
     [
-        ("continuous", np.zeros((2, 32), np.float32), r"shape \(2, 33\), got \(2, 32\)"),
-        ("continuous", np.zeros((1, 33), np.float32), "shape"),
-        ("continuous", np.zeros((2, 33), np.int64), "floats, got int64"),
-        ("continuous", np.full((2, 33), -1.5, np.float32), r"\[-1, 1\], got -1.5"),
-        ("continuous", np.full((2, 33), np.inf), "finite"),
-        ("fusion", np.zeros((2, 33), np.float32), r"shape \(2, 7\)"),
+        ("continuous", np.zeros((2, 9), np.float32), r"shape \(2, 10\), got \(2, 9\)"),
+        ("continuous", np.zeros((1, 10), np.float32), "shape"),
+        ("continuous", np.zeros((2, 10), np.int64), "floats, got int64"),
+        ("continuous", np.full((2, 10), -1.5, np.float32), r"\[-1, 1\], got -1.5"),
+        ("continuous", np.full((2, 10), np.inf), "finite"),
+        ("fusion", np.zeros((2, 10), np.float32), r"shape \(2, 7\)"),
         ("fusion", np.full((2, 7), np.nan), "finite"),
         ("discrete", np.zeros((2, 1), np.int64), r"shape \(2,\)"),
         ("discrete", np.zeros(2, np.float32), "integer array"),
@@ -178,7 +178,7 @@ def test_bad_actions_are_refused_and_change_nothing(small_rand, kind, action, me
 
 def test_doubles_are_taken_as_floats(small) -> None:
     batch = begun(small)
-    action = np.random.default_rng(0).uniform(-1, 1, (2, 33))
+    action = np.random.default_rng(0).uniform(-1, 1, (2, 10))
     np.testing.assert_array_equal(
         batch.actions.slates(action), batch.actions.slates(action.astype(np.float32))
     )

@@ -173,7 +173,7 @@ def test_training_is_over_all_items(pooled) -> None:
     for batch in (one, two):
         batch.seed(range(16))
         batch.reset()
-        actions = np.random.default_rng(0).uniform(-1, 1, (16, 33)).astype(np.float32)
+        actions = np.random.default_rng(0).uniform(-1, 1, (16, 10)).astype(np.float32)
         batch.step(actions)
     np.testing.assert_array_equal(one.core.state.slates, two.core.state.slates)
     assert build_simulator(pooled, "train").observed_share == 0.0

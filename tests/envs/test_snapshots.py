@@ -187,7 +187,7 @@ def test_the_sb3_shell_goes_on_without_a_reset(small) -> None:
         one.snapshot()
     one.reset()
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (30, N, 33)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (30, N, 10)).astype(np.float32)
     for action in actions[:7]:
         one.step(action)
     two.restore(one.snapshot())

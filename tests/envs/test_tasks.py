@@ -49,7 +49,7 @@ def test_every_session_is_exactly_max_len_requests(small_rand, max_len: int) -> 
     for step in range(max_len):
         assert batch.core.state.active.all()
         np.testing.assert_array_equal(batch.core.state.temper, max_len - step)
-        result = batch.step(rng.uniform(-1, 1, (N, 33)).astype(np.float32))
+        result = batch.step(rng.uniform(-1, 1, (N, 10)).astype(np.float32))
         assert not result.penalised.any()
         assert not result.truncated.any()
     assert result.terminated.all()
@@ -211,28 +211,28 @@ def test_a_returning_user_is_the_same_with_the_same_past_and_nothing_shown(small
         total += np.einsum("nk,nkd->nd", result.responses, encoder.embedding[slates])
         weight += result.responses.sum(axis=1)
         seen = batch.observe()
-        np.testing.assert_allclose(seen["state"][:, :32], encoder.encode(total, weight), atol=1e-4)
+        np.testing.assert_allclose(seen["state"][:, :9], encoder.encode(total, weight), atol=1e-4)
         np.testing.assert_array_equal(batch.core.state.users, users)
         visit, done = divmod(step + 1, 2)
         if step == 5:
             break  # the episode is over: its last visit is still to be seen
         if done:
             np.testing.assert_array_equal(seen["exposed"][:, :4], slates)
-            np.testing.assert_allclose(seen["state"][:, 32], 0.5)
+            np.testing.assert_allclose(seen["state"][:, 9], 0.5)
         else:
             assert (seen["exposed"] == -1).all()
             assert not batch.core.state.exposed.any()
-            np.testing.assert_array_equal(seen["state"][:, 32:36], [[0, 0.5, 0, 0]] * N)
-        np.testing.assert_allclose(seen["state"][:, 36], visit / 3)
+            np.testing.assert_array_equal(seen["state"][:, 9:13], [[0, 0.5, 0, 0]] * N)
+        np.testing.assert_allclose(seen["state"][:, 13], visit / 3)
         last = batch.records(np.arange(N)).return_day
         away = last.reshape(N, visit)[:, -1] / 10 if visit else 0
-        np.testing.assert_allclose(seen["state"][:, 37], away)
-    np.testing.assert_allclose(seen["state"][:, 36], 1)
+        np.testing.assert_allclose(seen["state"][:, 14], away)
+    np.testing.assert_allclose(seen["state"][:, 13], 1)
     # What was answered at one visit may be answered at the next.
     responses = batch.records(np.arange(N)).responses.reshape(N, 3, 2, 4)
     assert responses.sum(axis=(0, 2, 3)).min() > 0
     batch.reset()
-    assert (batch.observe()["state"][:, 36:] == 0).all()
+    assert (batch.observe()["state"][:, 13:] == 0).all()
     assert (batch.core.state.users != users).any()
 
 
@@ -334,7 +334,7 @@ def test_slots_may_be_at_different_visits(small_rand) -> None:
     for _ in range(3):
         env.step(actions)
     seen, _ = env.reset(options={"reset_mask": np.array([False, True, False])})
-    np.testing.assert_allclose(seen[:, 36], [1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(seen[:, 13], [1 / 3, 0, 1 / 3])
     ends = []
     for _ in range(6):
         *_, truncated, infos = env.step(actions)

@@ -105,7 +105,7 @@ def test_statistics_follow_partial_resets(small) -> None:
 
 
 def raw_observations(env, steps: int) -> np.ndarray:
-    """(steps + 1, N, 36) observations of a vector environment under seeded actions."""
+    """(steps + 1, N, 13) observations of a vector environment under seeded actions."""
     observations = [env.reset(seed=3)[0]]
     env.action_space.seed(3)
     for _ in range(steps):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -169,6 +170,20 @@ def test_a_snapshot_holds_the_belief(small) -> None:
     other.restore(snapshot)
     other.step(slates)
     np.testing.assert_array_equal(other.observe(), expected)
+
+
+def test_of_users_without_log_the_session_tells_everything(dataset) -> None:
+    strangers = dataset.test_users[:4]
+    log = dataset.log.take(~np.isin(dataset.log.users, strangers))
+    masked = dataclasses.replace(dataset, log=log)
+    users = dataset.user_ids[strangers]
+    both, session = (batch_of(masked, evidence=name, users=users) for name in ("both", "session"))
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        np.testing.assert_allclose(both.observe(), session.observe(), rtol=1e-4, atol=1e-5)
+        slates = slates_of(both, rng)
+        both.step(slates)
+        session.step(slates)
 
 
 def test_options_that_do_not_go_together_are_refused(small) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, ndtr
 
-from kuaisim_gym.data import Dataset, LabelLog, PositiveLog, WatchLog
+from kuaisim_gym.data import Dataset, Features, LabelLog, PositiveLog, WatchLog
 from kuaisim_gym.data.synthetic import (
     KuaiRandConfig,
     SyntheticConfig,
@@ -17,12 +17,15 @@ from kuaisim_gym.data.synthetic import (
 )
 from kuaisim_gym.simulator import factors
 from kuaisim_gym.simulator.build import load_preferences
+from kuaisim_gym.simulator.evidence import Shares
 from kuaisim_gym.simulator.factors import (
     LINK_BOUND,
     PREFERENCE_ARRAYS,
     PreferenceModel,
     fit_preference_model,
 )
+from kuaisim_gym.simulator.positives import place_losses
+from kuaisim_gym.simulator.sweeps import Fit
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +43,18 @@ def clicked() -> Dataset:
     """A world of clicks, with randomised rows."""
     config = KuaiRandConfig(n_users=2000, n_items=400, n_categories=8)
     return synthetic_kuairand(5, config)
+
+
+@pytest.fixture(scope="module")
+def liked(clicked: Dataset) -> Dataset:
+    """The clicks alone, without what was refused."""
+    log, test = clicked.log.take(clicked.log.is_positive), clicked.test
+    return dataclasses.replace(
+        clicked,
+        log=PositiveLog(log.users, log.items),
+        test=LabelLog(test.users, test.items, test.response.astype(np.uint8)),
+        randomised=None,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,14 +109,18 @@ def test_a_longer_log_makes_the_belief_surer(watched: Dataset, of_watched: Prefe
     assert certain.max() < np.trace(model.population_covariance) + 1e-6
 
 
-def test_a_user_without_log_has_the_prior(watched: Dataset) -> None:
-    stranger = int(watched.test_users[0])
-    emptied = dataclasses.replace(watched, log=watched.log.take(watched.log.users != stranger))
-    model = fit_preference_model(emptied.training)
-    np.testing.assert_allclose(model.mean[stranger], model.population_mean[stranger], atol=1e-9)
-    np.testing.assert_allclose(
-        model.covariance[stranger], model.population_covariance, rtol=1e-6, atol=1e-9
-    )
+@pytest.mark.parametrize("name", ["watched", "clicked", "liked"])
+def test_users_without_log_have_the_prior(name: str, request) -> None:
+    dataset: Dataset = request.getfixturevalue(name)
+    strangers = np.r_[dataset.test_users[:3], dataset.train_users[:3]]
+    masked = dataset.log.take(~np.isin(dataset.log.users, strangers))
+    model = load_preferences(dataclasses.replace(dataset, log=masked))
+    expected = model.population_covariance
+    np.testing.assert_allclose(model.mean[strangers], model.population_mean[strangers], atol=1e-9)
+    for covariance in model.covariance[strangers]:
+        np.testing.assert_allclose(covariance, expected, rtol=1e-6, atol=1e-9)
+    others = np.setdiff1d(masked.distinct_users, strangers)
+    assert (np.trace(model.covariance[others], axis1=1, axis2=2) < np.trace(expected)).all()
 
 
 def test_a_test_user_s_log_affects_that_user_alone(
@@ -183,7 +202,7 @@ def test_a_censored_share_counts_as_all_above() -> None:
         np.zeros(3, np.int32), np.arange(3, dtype=np.int32), np.array([0.2, 1.0, 3.0], np.float32)
     )
     scale = np.array([0.1, 0.2, 0.5, 1.0, 1.0], dtype=np.float32)
-    table = factors._Shares(rows, (1, 3), 0.0, scale)
+    table = Shares(rows, (1, 3), 0.0, scale)
     assert table.censored.tolist() == [1, 2]
     noise, score, step = 0.4, np.array([0.1, 0.3, -0.2]), 1e-2
 
@@ -198,20 +217,56 @@ def test_a_censored_share_counts_as_all_above() -> None:
     np.testing.assert_allclose(curve.information, -(up - 2 * middle + down) / step**2, rtol=1e-2)
 
 
-def test_positives_alone_tell_tastes_by_their_places(clicked: Dataset) -> None:
-    log = clicked.log.take(clicked.log.is_positive)
-    test = clicked.test
-    dataset = dataclasses.replace(
-        clicked,
-        log=PositiveLog(log.users, log.items),
-        test=LabelLog(test.users, test.items, test.response.astype(np.uint8)),
-        randomised=None,
-    )
-    model, users, n = fit_preference_model(dataset.training), dataset.test_users, dataset.n_items
+def test_positives_alone_tell_tastes_by_their_places(clicked: Dataset, liked: Dataset) -> None:
+    model, users, n = fit_preference_model(liked.training), liked.test_users, liked.n_items
     mean, _ = believed(model, users, n)
     truth = latent(clicked, users)
     personal, true = mean - mean.mean(axis=0), truth - truth.mean(axis=0)
-    logged = np.bincount(log.users, minlength=clicked.n_users)[users] >= 10
+    logged = np.bincount(liked.log.users, minlength=liked.n_users)[users] >= 10
     assert np.corrcoef(personal[logged].ravel(), true[logged].ravel())[0, 1] > 0.4
-    count = np.bincount(dataset.train_log.items, minlength=n)[:n]
+    count = np.bincount(liked.train_log.items, minlength=n)[:n]
     assert np.corrcoef(model.quality[:n], np.log(count + 0.5))[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("name", ["liked", "like_world"])
+def test_tastes_of_positives_foretell_hidden_ones(name: str, request) -> None:
+    """Of held-out train users, better than the counts do, and about as strongly as is best."""
+    data = request.getfixturevalue(name).training
+    held_out = data.train_users[5::10]
+    fit = Fit(data, np.setdiff1d(data.train_users, held_out), rank=8)
+    for _ in range(factors.SWEEPS):
+        fit.sweep()
+    log = data.log.of_users(held_out, data.n_users)
+    hidden = np.random.default_rng(0).random(len(log)) < 0.5
+    users = fit.place(fit.evidence_of(log.take(~hidden)))
+    count = np.bincount(fit.evidence.places.items, minlength=data.n_all_items)
+    taste, slopes = fit.pull * users.mean[:, 2:], (0.0, 0.25, 1.0, 2.0)
+    losses = place_losses(taste, fit.vectors, count, log.take(hidden), slopes).mean(axis=1)
+    assert losses[2] < losses[0] - 0.1
+    assert losses[2] < min(losses[1], losses[3])
+    np.testing.assert_allclose(fit.loss(log.take(hidden), users, []).mean(), losses[2])
+
+
+def test_that_a_log_lies_outside_the_catalogue_tells_no_taste(liked: Dataset) -> None:
+    """It is compared with others' rows outside: one that lies as they do tells no taste."""
+    half, user, log = liked.n_items // 2, int(liked.test_users[0]), liked.log
+    first_taste = fit_preference_model(liked.training).vectors[:, 0]
+    position = first_taste.argsort().argsort().astype(np.int32)  # catalogue: one side of a taste
+    rest = log.take(log.users != user)
+    items = position[rest.items]
+    outside, last = items[items >= half], rest.users.searchsorted(user)
+    catalogue = position[liked.test.items] < half
+    test = liked.test.take(catalogue)
+    dataset = dataclasses.replace(
+        liked,
+        n_items=half,
+        log=PositiveLog(
+            np.insert(rest.users, last, np.full(len(outside), user)),
+            np.insert(items, last, outside),
+        ),
+        test=LabelLog(test.users, position[test.items], test.response.astype(np.uint8)),
+        item_features=Features(),
+    )
+    model = fit_preference_model(dataset.training)
+    away = np.abs(model.mean[:, 1:] - model.population_mean[:, 1:]).max(axis=1)
+    assert away[user] < 0.5 * np.median(away[rest.distinct_users])

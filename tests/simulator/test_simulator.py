@@ -153,4 +153,4 @@ def test_the_popular_group_is_the_most_exposed_fifth(world) -> None:
         catalogue.exposures, np.bincount(world.train_log.items, minlength=3327)
     )
     assert catalogue.log_popularity.std() == pytest.approx(1, abs=1e-5)
-    np.testing.assert_allclose(catalogue.item_embedding.std(axis=0), 1, atol=1e-4)
+    np.testing.assert_allclose(catalogue.known.std(axis=0), 1, atol=1e-4)
