@@ -127,7 +127,7 @@ def make_ready(name: str, spec: Run, dataset: Dataset) -> Ready:
 
 
 def choosing_users(dataset: Dataset) -> NDArray[np.int32]:
-    """Train users whose sessions choose a weight: those that chose the number of factors."""
+    """(n,) int32 train users whose sessions choose a weight: every tenth of them."""
     train = dataset.train_users
     return train[HELD_OUT // 2 :: HELD_OUT] if len(train) >= 2 * HELD_OUT else train
 
