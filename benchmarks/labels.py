@@ -117,7 +117,7 @@ class LabelStudy(WorldStudy):
             return None
 
         def score(users: NDArray[np.int32]) -> NDArray[np.float32]:
-            env = _env(spec, users, agent.env_options)
+            env = _env(spec, users, agent.options_for(fitted))
             wrapped: Any = agent.wrap(env, fitted, agent.hyperparams, False)
             wrapped.reset()
             _arrive(env.batch, users)

@@ -289,7 +289,11 @@ def train_agent(
     record = TrainingRecord(spec.episodes, progress)
     n_envs = hyperparams.pop("n_envs")
     wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
-    options: dict[str, Any] = {"dataset": dataset, **spec.session_options, **agent.env_options}
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        **spec.session_options,
+        **agent.options_for(fitted),
+    }
     env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
     wrapped = agent.wrap(env, fitted, wrapper_options, True)
     model = agent.build(wrapped, hyperparams, spec.seed)
@@ -377,7 +381,11 @@ def play(
         users: Positions of the split's users to play with, all if ``None``.
     """
     slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
-    options: dict[str, Any] = {"dataset": dataset, **spec.session_options, **agent.env_options}
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        **spec.session_options,
+        **agent.options_for(fitted),
+    }
     env = make_vec_env(spec.env, slots, split, first_seed, users=users, **options)
     policy: Any = model if agent.rule is None else agent.rule(env.batch)
     wrapped = agent.wrap(env, fitted, agent.hyperparams | dict(overrides or {}), False)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from dsrm_agents.baselines.scorer import ScorerVecEnv
     from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
     from dsrm_agents.common.evaluation import evaluate
-    from dsrm_agents.common.quality import unbiased_quality
     from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
     from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
     from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier
@@ -48,7 +47,6 @@ _MODULES, __getattr__ = lazy_names(
         "baselines.scorer": ("ScorerVecEnv",),
         "common.checkpoint": ("TrainingCheckpoint", "resume"),
         "common.evaluation": ("evaluate",),
-        "common.quality": ("unbiased_quality",),
         "common.sb3_vec_env": ("KuaiVecEnv", "make_vec_env"),
         "dsrm.dsrm": ("DSRM", "Student", "distil"),
         "dsrm.fit": ("fit_dsrm", "fit_purifier"),
@@ -76,7 +74,7 @@ __all__ = [
     "PurifyVecEnv", "PurifyVectorObservation", "ScorerVecEnv", "SemanticActionWrapper",
     "SemanticVecEnv", "StateEncoder", "Student", "TrainingCheckpoint", "distil", "evaluate",
     "fit_dorl", "fit_dsrm", "fit_encoder", "fit_purifier", "item_features", "load_purifier",
-    "make_vec_env", "resume", "unbiased_quality",
+    "make_vec_env", "resume",
 ]  # fmt: skip
 
 

@@ -266,6 +266,16 @@ class ObservationEncoder:
         return slice(0, self.context_slice.start)
 
     @property
+    def preference_unit(self) -> str:
+        """Unit of the preference in the state vector.
+
+        Returns:
+            ``"score"``, in which a taste's inner product with an item's vector is a score, or
+            ``"spread"``, in which train users' pooled states have unit variance.
+        """
+        return "score" if self.preference == "belief" else "spread"
+
+    @property
     def variance_slice(self) -> slice:
         """Position of the preference's variances in a belief."""
         if self.preference != "belief":

@@ -162,6 +162,11 @@ class Agent:
         }
         return {**self.settings, **values, **moved}
 
+    def options_for(self, fitted: Any) -> dict[str, str]:
+        """Options of the environment: the agent's, and the preference that a purifier reads."""
+        reads = getattr(fitted, "reads", None)
+        return self.env_options if reads is None else {**self.env_options, "preference": reads}
+
     def prepare(self, dataset: Dataset, seed: int, progress: bool) -> Any:
         """Fits what ``wrap`` needs: a purifier, an encoder, a world model, or ``None``."""
         if self.purifier is not None:

@@ -1,26 +1,15 @@
-"""The hierarchical agent: on raw states, on encoded histories and on purified states."""
+"""The hierarchical agent: on raw states, encoded histories, beliefs and purified states."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-from stable_baselines3.common.vec_env import VecEnv
-
-from benchmarks.agents.agent import SLATES, Agent, Options, constructor, log_uniform, one_of
+from benchmarks.agents.agent import SLATES, Agent, constructor, log_uniform, one_of
 from dsrm_agents import HierarchicalPPO
-from dsrm_agents.common.quality import unbiased_quality
 from dsrm_agents.encoders.pretrain import fit_encoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
 
 ENCODER = "attention"  # of histories; a GRU predicts equally well in twice the time
-
-
-def randomised_quality(env: VecEnv, hyperparams: Options) -> NDArray[np.floating] | None:
-    """(n_items,) item qualities from randomised rows; ``None`` where the data have none."""
-    data, catalogue = env.get_attr("dataset")[0].training, env.get_attr("catalogue")[0]
-    return unbiased_quality(data, catalogue.item_embedding[:, 0])
 
 
 hrl = Agent(
@@ -56,9 +45,15 @@ AGENTS = (
     _denoised("bod", "Wang et al., KDD 2023"),
     replace(
         hrl,
+        name="belief-hrl", label="", tables=(), reference="this package",
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker"),
+        env_options={**SLATES, "preference": "belief"},
+        settings=hrl.at(worker="band", anchor=1.0),
+        controls=("filter+quota", "filter+band", "hrl", "dsrm-hrl"),
+    ),
+    replace(
+        hrl,
         name="dsrm-hrl", label="DSRM-HRL", tables=(2, 3),
-        # Item qualities are debiased as well, if the data allow it.
-        build=constructor(HierarchicalPPO, "HierarchicalPolicy", item_quality=randomised_quality),
         purifier="dsrm",
         controls=("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+rce", "hrl+tce",
                   "hrl+bod"),

@@ -9,7 +9,6 @@ from typing import Any
 from stable_baselines3.common.vec_env import VecEnv
 
 from benchmarks.agents.agent import SLATES, Agent, constructor, log_uniform, one_of
-from benchmarks.agents.hrl import randomised_quality
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.hsrl import HSRL
 
@@ -42,8 +41,5 @@ AGENTS = (
     replace(hsrl, name="hsrl-no-residual", settings=hsrl.at(context="state"), controls=()),
     replace(hsrl, name="hsrl-no-token-credit", settings=hsrl.at(token_credit=False), controls=()),
     fair,
-    replace(
-        fair, name="hsrl+dsrm", build=build(item_quality=randomised_quality), purifier="dsrm",
-        controls=("hsrl+quota", "dsrm-hrl"),
-    ),
+    replace(fair, name="hsrl+dsrm", purifier="dsrm", controls=("hsrl+quota", "dsrm-hrl")),
 )  # fmt: skip

@@ -82,8 +82,8 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
         fit = clock.around(fit_purifier, "fit")
         purifier = fit(learner.purifier, dataset, seed=SEED, **sizes)
     n_envs = options.pop("n_envs")
-    env_options: dict[str, Any] = {"dataset": dataset, "max_len": MAX_LEN, **learner.env_options}
-    core = make_vec_env(env, n_envs, **env_options)
+    shown: dict[str, Any] = learner.options_for(purifier)
+    core = make_vec_env(env, n_envs, dataset=dataset, max_len=MAX_LEN, **shown)
     assert learner.build is not None
     model = learner.build(learner.wrap(core, purifier, {}, True), options, SEED)
     model.set_logger(Logger(folder=None, output_formats=[]))

@@ -115,8 +115,9 @@ class Band(nn.Module):
 
     Counts lie between those that cost nothing, and a group's total differs from what is due to it
     by no more than one such slate can make up for: of ten items and 4 to 6 popular ones at no cost,
-    a session is never more than one popular item off. Where no whole numbers do both, slates only
-    cost nothing; where a group has too few items left, the bounds give way.
+    a session is never more than one popular item off. A demand of 1 narrows this to the slates
+    nearest to the target, one of 1/2 or less leaves it all. Where no whole numbers do all of this,
+    slates only cost nothing; where a group has too few items left, the bounds give way.
 
     Args:
         target: (G,) share of the exposures that is due to each group.
@@ -138,14 +139,18 @@ class Band(nn.Module):
     ) -> None:
         super().__init__()
         self.slate_size = slate_size
+        self.demanded = FeasibleCounts(target, slate_size)
+        of_slate = slate_size * target
+        self.width = float(np.maximum(of_slate - least, most - of_slate).sum())
         self.register_buffer("target", torch.as_tensor(target.copy()).float(), persistent=False)
         self.register_buffer("least", torch.as_tensor(least.copy()), persistent=False)
         self.register_buffer("most", torch.as_tensor(most.copy()), persistent=False)
 
-    def forward(self, shown: Tensor, left: Tensor) -> SlateBounds:
+    def forward(self, demand: Tensor, shown: Tensor, left: Tensor) -> SlateBounds:
         """Bounds of N slates.
 
         Args:
+            demand: (N,) in [0, 1].
             shown: (N, G) int64 items of each group that the session has shown.
             left: (N, G) int64 items of each group that may still be shown.
         """
@@ -154,11 +159,20 @@ class Band(nn.Module):
         due = self.target * (shown.sum(1, keepdim=True) + size) - shown
         lowest = torch.ceil(due - (of_slate - self.least) - rounding).long()
         highest = torch.floor(due + (self.most - of_slate) + rounding).long()
-        least, most = torch.maximum(lowest, self.least), torch.minimum(highest, self.most)
-        possible = (least <= most).all(1) & (least.sum(1) <= size) & (most.sum(1) >= size)
-        least = torch.where(possible[:, None], least, self.least)
-        most = torch.where(possible[:, None], most, self.most)
-        return _within_reach(least, most, size, left)
+        free = SlateBounds(self.least.expand_as(shown), self.most.expand_as(shown))
+        within = _narrowed(free, SlateBounds(lowest, highest), size)
+        balance = 1.0 - (1.0 - demand) * self.width / self.demanded.furthest
+        within = _narrowed(within, self.demanded(balance, left), size)
+        return _within_reach(*within, size, left)
+
+
+def _narrowed(bounds: SlateBounds, other: SlateBounds, slate_size: int) -> SlateBounds:
+    """What both bounds admit; the first alone where that is no slate."""
+    least = torch.maximum(bounds.least, other.least)
+    most = torch.minimum(bounds.most, other.most)
+    possible = (least <= most).all(1) & (least.sum(1) <= slate_size) & (most.sum(1) >= slate_size)
+    least = torch.where(possible[:, None], least, bounds.least)
+    return SlateBounds(least, torch.where(possible[:, None], most, bounds.most))
 
 
 def _within_reach(least: Tensor, most: Tensor, slate_size: int, left: Tensor) -> SlateBounds:

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs, Schedule
 from stable_baselines3.common.utils import obs_as_tensor
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dsrm_agents.common.bounds import choice_credit
@@ -22,8 +22,13 @@ from dsrm_agents.common.slate_ppo import Losses, SlatePPO, clipped_surrogate
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy
 from dsrm_agents.hrl.rollouts import RolloutStatistics, within_group_credit
+from kuaisim_gym.config import is_number
+from kuaisim_gym.errors import ConfigError
 
 LEVELS = ("manager", "worker")
+# Where the worker starts, by the unit of the observed preference: a belief says how much a taste
+# counts; of the pooled states' standard deviations this is best for train users of both worlds.
+SIMILARITY = {"score": 1.0, "spread": 0.5}
 
 
 class HierarchicalPPO(SlatePPO):
@@ -46,6 +51,10 @@ class HierarchicalPPO(SlatePPO):
         fairness_target: If given, lambda is a Lagrange multiplier that holds the mean of Fair at
             least there; ``fairness_coef`` is where it starts.
         multiplier_step: Of the multiplier, a rollout.
+        anchor: Weight of the worker's divergence from where it started
+            (:meth:`~dsrm_agents.hrl.workers.Worker.drift`); 0 lets it go. The simulator of train
+            users was fitted to a log that a platform has chosen, so that its rewards cannot tell
+            when a worker that started at a belief begins to lose.
         **kwargs: Of :class:`~dsrm_agents.common.slate_ppo.SlatePPO`.
 
     Raises:
@@ -70,6 +79,7 @@ class HierarchicalPPO(SlatePPO):
         fairness_coef: float = 3.5,
         fairness_target: float | None = None,
         multiplier_step: float = 0.5,
+        anchor: float = 0.0,
         **kwargs: Any,
     ) -> None:
         self.manager_gamma = manager_gamma
@@ -77,6 +87,7 @@ class HierarchicalPPO(SlatePPO):
         self.fairness_coef = fairness_coef
         self.fairness_target = fairness_target
         self.multiplier_step = multiplier_step
+        self.anchor = _checked_anchor(anchor)
         super().__init__(policy, env, learning_rate, gamma=gamma, **kwargs)
 
     @property
@@ -88,6 +99,7 @@ class HierarchicalPPO(SlatePPO):
             "fairness_coef": self.fairness_coef,
             "fairness_target": self.fairness_target,
             "multiplier_step": self.multiplier_step,
+            "anchor": self.anchor,
         }
 
     def _setup_model(self) -> None:
@@ -97,14 +109,21 @@ class HierarchicalPPO(SlatePPO):
         self.weight = FairnessWeight(self.fairness_coef, self.fairness_target, self.multiplier_step)
         if reached is not None and self.fairness_target is not None:
             self.weight.value = reached.value
-        if self.env is not None and self.policy_kwargs.get("worker") == "band":
-            self.policy_kwargs.setdefault("free_counts", self.env.get_attr("free_counts")[0])
         super()._setup_model()
         self.fair = Fairness(self.fairness, self.policy.catalogue, self.policy.groups)
         self.fair.check_target(self.fairness_target)
         # The manager's last draws, and how many steps ago each session's was made.
         self._last_control = torch.zeros(self.n_envs, 2, device=self.device)
         self._age = torch.zeros(self.n_envs, dtype=torch.int64, device=self.device)
+
+    def _take_catalogue(self) -> None:
+        """Takes the catalogue from the environment, and what else the worker starts from."""
+        super()._take_catalogue()
+        if self.env is not None:
+            similarity = SIMILARITY[preference_unit(self.env)]
+            self.policy_kwargs.setdefault("similarity", similarity)
+            if self.policy_kwargs.get("worker") == "band":
+                self.policy_kwargs.setdefault("free_counts", self.env.get_attr("free_counts")[0])
 
     def training_state(self) -> dict[str, Tensor]:
         """State that the next rollout depends on, beside weights, sessions and generators."""
@@ -224,6 +243,9 @@ class HierarchicalPPO(SlatePPO):
             everywhere,
             clip,
         )
+        if self.anchor:
+            drift = self.policy.worker_drift(batch.observations, batch.control, batch.slates).mean()
+            worker = worker + self.anchor * drift
         error = (decision.values - batch.returns).square()
         values = torch.stack([(error[:, 0] * decided).sum(), error[:, 1].mean()])
         return Losses(
@@ -248,3 +270,28 @@ class HierarchicalPPO(SlatePPO):
         self.logger.record("train/learning_rate", rate)
         for group in optimizers.param_groups:
             group["lr"] = rate * self.policy.lr_scales[group["name"]]
+
+
+def preference_unit(env: VecEnv) -> str:
+    """Unit of the observed preference, as the outermost wrapper that changes it says.
+
+    Args:
+        env: An environment of ours; a wrapper that puts preferences in another unit has a class
+            attribute ``preference_unit``.
+
+    Returns:
+        ``"score"`` or ``"spread"``, see ``ObservationEncoder.preference_unit``.
+    """
+    while isinstance(env, VecEnvWrapper):
+        if unit := getattr(type(env), "preference_unit", None):
+            return str(unit)
+        env = env.venv
+    return str(env.get_attr("preference_unit")[0])
+
+
+def _checked_anchor(anchor: float) -> float:
+    if not is_number(anchor) or anchor < 0.0:
+        raise ConfigError(
+            f"anchor must be a finite number of at least 0, got {anchor!r}: 0 lets the worker go."
+        )
+    return float(anchor)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -27,6 +27,9 @@ ACCURACY_RANGE = (0.5, 1.5)
 # Spread of the manager's Gaussian, fixed: a learned one shrinks once every slate is balanced, and
 # with it the signal that pulls the demand back when it drifts, until a run collapses.
 EXPLORATION = 0.5
+# Where the manager of a band starts, before squashing: its slates are as balanced as they can be,
+# because on train users an open band gains nothing; two draws in a hundred open it.
+BALANCED = 1.0
 
 
 class Decision(NamedTuple):
@@ -63,9 +66,9 @@ class HierarchicalPolicy(SlateActorCritic):
         groups: Groups of the items, the environment's attribute of that name; the popular items and
             the rest if ``None``.
         worker: ``"constrained"`` draws slates whose balance is at least w_fair; ``"band"`` draws
-            slates that the environment does not penalise, whatever w_fair, and holds the session at
-            the groups' target (:class:`~dsrm_agents.common.bounds.Band`); ``"unconstrained"`` keeps
-            eq. 6 alone.
+            slates that the environment does not penalise and holds the session at the groups'
+            target (:class:`~dsrm_agents.common.bounds.Band`); w_fair narrows them, and starts where
+            they are balanced. ``"unconstrained"`` keeps eq. 6 alone.
         free_counts: For ``worker="band"``, the environment's attribute of that name: (G,) least and
             most items of each group in a slate that is not penalised.
         decision_period: c, steps between two decisions of the manager. Its rewards in between are
@@ -73,8 +76,9 @@ class HierarchicalPolicy(SlateActorCritic):
         item_features: (n_items, f) float that describe the items in place of the catalogue's
             embedding (:func:`dsrm_agents.hrl.features.item_features` makes them), so that items
             that nobody has logged can be scored.
-        item_quality: (n_items,) float in place of the item's logged effect, such as
-            :func:`dsrm_agents.common.quality.unbiased_quality` gives.
+        similarity: What an item's agreement with the state weighs beside its quality before
+            training: 1 for beliefs, whose ranking the worker then starts with; less for states in
+            other units.
         hidden: Width of the two hidden layers of the manager and of each critic.
         manager_lr_scale: Manager's learning rate over the worker's.
         critic_lr_scale: Critics' learning rate over the worker's.
@@ -94,7 +98,7 @@ class HierarchicalPolicy(SlateActorCritic):
         free_counts: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
         decision_period: int = 1,
         item_features: NDArray[np.floating] | None = None,
-        item_quality: NDArray[np.floating] | None = None,
+        similarity: float = 1.0,
         hidden: int = 64,
         manager_lr_scale: float = 1.0,
         critic_lr_scale: float = 1.0,
@@ -121,7 +125,7 @@ class HierarchicalPolicy(SlateActorCritic):
             "free_counts": free_counts,
             "decision_period": decision_period,
             "item_features": item_features,
-            "item_quality": item_quality,
+            "similarity": similarity,
             "hidden": hidden,
             "manager_lr_scale": manager_lr_scale,
             "critic_lr_scale": critic_lr_scale,
@@ -131,16 +135,19 @@ class HierarchicalPolicy(SlateActorCritic):
     def _build(self, lr_schedule: Schedule) -> None:
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         options, hidden = self._options, [self._options["hidden"]] * 2
-        features, quality = options["item_features"], options["item_quality"]
-        items, target = Items(self.catalogue, self.groups, features, quality), self._falling_target
+        items = Items(self.catalogue, self.groups, options["item_features"])
+        target = self._falling_target
         constrained, band = options["worker"] != "unconstrained", None
         if options["worker"] == "band":
             least, most = (counts[::-1] for counts in options["free_counts"])
             band = Band(target, least, most, self.slate_size)
         sizes = (self.state_dim, self.slate_size)
-        self.worker = Worker(items, *sizes, constrained, target, band)
+        self.worker = Worker(items, *sizes, constrained, target, options["similarity"], band)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
+        if band is not None:
+            with torch.no_grad():
+                cast(nn.Linear, self.manager[-1]).bias[1] = BALANCED
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.manager_critic[-1])
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
@@ -251,6 +258,12 @@ class HierarchicalPolicy(SlateActorCritic):
         log_prob = self.worker.log_prob(self._context(obs, control), slates)
         manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
         return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
+
+    def worker_drift(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Tensor:
+        """(N,) float32: divergence of a draw from the untrained worker's, about, in nats."""
+        state, exposed = state_and_exposed(obs)
+        context = Context(state, exposed, exposed[:, :0], *self.weights(control))
+        return self.worker.drift(context, slates)
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
         """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""

@@ -2,12 +2,13 @@
 
 Items are scored by eq. 6, ``psi_i = w_acc * Sim(s, e_i) - w_fair * log pop_i``, with log pop
 standardised. Sim is the inner product of learned projections of the state and of the item; it
-starts at the item's effect on logged responses plus the similarity of the state and the item's
-embedding, in the embedding's units.
+starts at the item's quality plus a weight, the similarity, times the inner product of the state and
+the item's vector. With a belief for state and a similarity of 1 that is the belief's ranking.
 
 Deviations from the paper: Sim has learned projections (eq. 6 leaves the worker without parameters
 although section 4.4 optimises it), and is no cosine, because an item's length in the embedding
-carries its quality.
+carries its quality. Where slates are bounded, w_fair works by the bounds (eq. 5) and the popularity
+term is left out: within a group it would only put worse items before better ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
-from dsrm_agents.common.catalogue import check_item_numbers
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -29,7 +29,6 @@ from kuaisim_gym.simulator.groups import Groups
 WORKERS = ("constrained", "band", "unconstrained")
 # Of the scores at the start, in units of an item effect's spread; learned from there.
 SHARPNESS = 4.0
-SIMILARITY = 0.1  # weight of similarity beside quality at the start
 
 
 class Items(nn.Module):
@@ -43,8 +42,6 @@ class Items(nn.Module):
         features: (n_items, f) float, which describe the items independently of the log, or ``None``
             for the catalogue's embedding. With features the projection starts at the linear map
             that predicts the embedding best, and items that were never logged can be scored too.
-        quality: (n_items,) float that replaces the embedding's column 0, the item's effect in the
-            log; ``None`` to leave that.
 
     Attributes:
         described: (n_items, f or d) float32.
@@ -66,12 +63,9 @@ class Items(nn.Module):
         catalogue: Catalogue,
         groups: Groups,
         features: NDArray[np.floating] | None = None,
-        quality: NDArray[np.floating] | None = None,
     ) -> None:
         super().__init__()
-        n_items, embedding = catalogue.n_items, catalogue.item_embedding.copy()
-        if quality is not None:
-            embedding[:, 0] = check_item_numbers("item_quality", quality, catalogue)
+        n_items, embedding = catalogue.n_items, catalogue.item_embedding
         if features is not None and (
             features.ndim != 2 or len(features) != n_items or not np.isfinite(features).all()
         ):
@@ -165,14 +159,21 @@ class Worker(nn.Module):
         slate_size: K.
         constrained: Whether slates are feasible ones, or eq. 6 stands alone.
         target: (G,) share of the exposures that is due to each group.
-        band: Slates that cost nothing and hold the session at the target, to draw from whatever
-            w_fair is; ``None`` to let w_fair decide.
+        similarity: Weight of the state's inner product with an item's vector, at the start.
+        band: Slates that cost nothing and hold the session at the target, to draw from; w_fair
+            narrows them. ``None`` to let w_fair alone decide.
 
     Attributes:
         group_shares: (G,) float32 that :meth:`HierarchicalPolicy.set_fairness` set, NaN for none.
+        start_query: (d, state_dim + 2) float32, the query's weight before training.
+        start_bias: (d,) float32, the query's bias before training.
+        start_projection: (d, f or d) float32, the items' projection before training.
     """
 
     group_shares: Tensor
+    start_query: Tensor
+    start_bias: Tensor
+    start_projection: Tensor
 
     def __init__(
         self,
@@ -181,6 +182,7 @@ class Worker(nn.Module):
         slate_size: int,
         constrained: bool,
         target: NDArray[np.float64],
+        similarity: float,
         band: Band | None = None,
     ) -> None:
         super().__init__()
@@ -197,15 +199,36 @@ class Worker(nn.Module):
             # Column 0 of the embedding is quality; the preference is about the other columns.
             shared = torch.arange(1, min(items.dim, state_dim))
             self.query.weight.zero_()
-            self.query.weight[shared, shared] = SIMILARITY / (items.dim - 1) ** 0.5
+            self.query.weight[shared, shared] = similarity
             self.query.bias.zero_()
             self.query.bias[0] = 1.0
+        self.register_buffer("start_query", self.query.weight.detach().clone())
+        self.register_buffer("start_bias", self.query.bias.detach().clone())
+        self.register_buffer("start_projection", items.projection.weight.detach().clone())
 
     def scorer(self, context: Context) -> Tensor:
         """(N, d + 1): inner products with :meth:`Items.keys` are the scores of eq. 6."""
         accuracy, fairness = context.accuracy[:, None], context.fairness[:, None]
         query = self.query(torch.cat([context.state, accuracy, fairness], dim=1))
-        return torch.cat([self.log_sharpness.exp() * accuracy * query, -fairness], dim=1)
+        penalty = torch.zeros_like(fairness) if self.constrained else fairness
+        return torch.cat([self.log_sharpness.exp() * accuracy * query, -penalty], dim=1)
+
+    def drift(self, context: Context, slates: Tensor) -> Tensor:
+        """(N,) float32: how far (N, K) drawn items' scores have moved from the start, in nats.
+
+        To second order the divergence of a draw from the start's is half the variance, under the
+        draw, of the change of the scores; here the variance over the items of a slate.
+        """
+        columns = self.items.column_of_item[slates]
+        accuracy, fairness = context.accuracy[:, None], context.fairness[:, None]
+        read = torch.cat([context.state, accuracy, fairness], dim=1)
+        query = nn.functional.linear(read, self.start_query, self.start_bias)
+        key = nn.functional.linear(self.items.described[columns], self.start_projection)
+        at_start = torch.einsum("nd,nkd->nk", SHARPNESS * accuracy * query, key)
+        scorer = self.scorer(context)[:, :-1]  # the popularity term never moves
+        key = self.items.projection(self.items.described[columns])
+        moved = torch.einsum("nd,nkd->nk", scorer, key) - at_start
+        return moved.var(dim=1, correction=min(1, self.slate_size - 1)) / 2.0
 
     def distribution(self, context: Context) -> SlateDistribution:
         """The slates of N sessions."""
@@ -247,7 +270,7 @@ class Worker(nn.Module):
         if not bool(torch.isnan(self.group_shares).any()):
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:
-            bounds: SlateBounds = self.band(shown, left)
+            bounds: SlateBounds = self.band(context.fairness, shown, left)
             return bounds
         feasible: SlateBounds = self.feasible(context.fairness * float(self.constrained), left)
         return feasible

@@ -42,6 +42,11 @@ class BatchView:
         return self.batch.encoder.preference_slice
 
     @property
+    def preference_unit(self) -> str:
+        """Unit of the preference in the state vector, see the observation encoder's."""
+        return self.batch.encoder.preference_unit
+
+    @property
     def dataset(self) -> Dataset:
         """The data of the world."""
         return self.batch.dataset

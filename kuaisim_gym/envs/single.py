@@ -82,11 +82,7 @@ class KuaiEnv(BatchView, gym.Env):
 
     | Key | Space | Meaning |
     |---|---|---|
-<<<<<<< HEAD
-    | "state" | ``Box((d + 4,), float32)`` | as above |
-=======
     | "state" | ``Box((m + 4,), float32)`` | as above |
->>>>>>> i/parts
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
     | "responses" | ``Box(0, 1, (max_len * K,), float32)`` | how they were answered, 0 padded |
 
@@ -101,21 +97,6 @@ class KuaiEnv(BatchView, gym.Env):
     | "items" | ``Box(-1, n_all - 1, (H,), int32)`` | last events, oldest first, -1 padded |
     | "responses" | ``Box(0, 1, (H * B,), float32)`` | how they were answered, event by event |
     | "context" | ``Box(0, 1, (4,), float32)`` | the last four columns above |
-<<<<<<< HEAD
-
-    ``observation_type="belief"``: ``Box((2 d + 4,), float32)`` of
-
-    | Columns | Range | Meaning |
-    |---|---|---|
-    | d | [-10, 10] | posterior mean of the user's preference: level, then taste |
-    | d | [0, 10] | its posterior variance, ``env.unwrapped.batch.encoder.variance_slice`` |
-    | 4 | [0, 1] | as above |
-
-    It starts from what features and log tell of the user, or with ``evidence="session"`` from the
-    features alone, and follows every answer, unless ``evidence="log"``. An item's score is linear
-    in it, see :class:`~kuaisim_gym.simulator.factors.PreferenceModel`.
-=======
->>>>>>> i/parts
 
     ## Rewards
     Mean of the K responses, in [0, 1]. KuaiRec: a response is Bernoulli with probability
@@ -140,15 +121,9 @@ class KuaiEnv(BatchView, gym.Env):
 
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
     ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. The
-<<<<<<< HEAD
-    share's column is then the share of the second of two groups, or half of that distance
-    (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no window can
-    serve within the bound are refused unless ``abandonment="none"``.
-=======
     column of the popular share is then the share of the second of two groups, or half of that
     distance (``env.unwrapped.groups.measure`` names it); ``info`` keeps its keys. Groups that no
     window can serve within the bound are refused unless ``abandonment="none"``.
->>>>>>> i/parts
 
     ## Arguments
     | Argument | Default | Meaning |
@@ -161,13 +136,8 @@ class KuaiEnv(BatchView, gym.Env):
     | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
-<<<<<<< HEAD
-    | ``action_type``, ``observation_type``, ``preference`` | | see above |
-    | ``history_len``, ``evidence`` | | see above |
-=======
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |
     | ``preference``, ``evidence`` | | see above: "pooled", and all evidence |
->>>>>>> i/parts
     | ``max_len`` | 30 | initial temper T, in steps |
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |

@@ -161,6 +161,22 @@ def test_ends_may_be_many(small, tmp_path, whole, kind) -> None:
     assert_equal(model, whole(kind, False)[0])
 
 
+def test_an_anchored_worker_goes_on_from_where_it_was(small, tmp_path) -> None:
+    known = {"policy_kwargs": {"worker": "band"}, "env_options": {"preference": "belief"}}
+    path = tmp_path / "file"
+    with pytest.raises(Killed):
+        make("hrl", small, anchor=0.5, **known).learn(
+            TOTAL, [TrainingCheckpoint(path, EVERY), Killer(rollout=4)]
+        )
+    with pytest.raises(CheckpointError, match="anchor is 1.0 here and was 0.5"):
+        resume(path, make("hrl", small, anchor=1.0, **known))
+    expected = make("hrl", small, anchor=0.5, **known).learn(TOTAL)
+    resumed = make("hrl", small, anchor=0.5, **known)
+    resume(path, resumed)
+    resumed.learn(TOTAL - resumed.num_timesteps, reset_num_timesteps=False)
+    assert_equal(resumed, expected)
+
+
 def test_an_end_while_it_is_written_leaves_the_one_before(small, tmp_path, monkeypatch) -> None:
     path = tmp_path / "file"
     killed = make("a2c", small)

@@ -487,7 +487,7 @@ def test_a_band_holds_the_session_at_the_target_whatever_is_drawn(n_groups: int,
     band, shown = Band(target, *free, k), torch.zeros(1, n_groups, dtype=torch.int64)
     room = np.maximum(target * k - free[0], free[1] - target * k)
     for _ in range(30):
-        bounds = band(shown, 1000 - shown)
+        bounds = band(torch.tensor([rng.random()]), shown, 1000 - shown)
         least, most = bounds.least[0].numpy(), bounds.most[0].numpy()
         assert (free[0] <= least).all()
         assert (most <= free[1]).all()
@@ -503,12 +503,27 @@ def test_a_band_holds_the_session_at_the_target_whatever_is_drawn(n_groups: int,
 
 def test_a_band_of_ten_repairs_what_it_allowed() -> None:
     band = Band(HALVES, np.array([4, 4]), np.array([6, 6]), 10)
-    plenty = torch.tensor([[99, 99]])
+    plenty, none = torch.tensor([[99, 99]]), torch.zeros(1)
     for shown, expected in (
         ((0, 0), (4, 6)),
         ((6, 4), (4, 5)),
         ((4, 6), (5, 6)),
         ((9, 11), (5, 6)),
     ):
-        assert popular_range(band(torch.tensor([shown]), plenty), 10) == expected
-    assert popular_range(band(torch.tensor([[6, 4]]), torch.tensor([[2, 99]])), 10) == (2, 2)
+        assert popular_range(band(none, torch.tensor([shown]), plenty), 10) == expected
+    few = torch.tensor([[2, 99]])
+    assert popular_range(band(none, torch.tensor([[6, 4]]), few), 10) == (2, 2)
+
+
+def test_a_demand_narrows_the_band_in_proportion() -> None:
+    # 7 to 13 of 20: half the demand's range leaves all, the rest takes a popular item off each end.
+    band = Band(HALVES, np.array([7, 7]), np.array([13, 13]), 20)
+    plenty, nothing = torch.tensor([[99, 99]]), torch.zeros(1, 2, dtype=torch.int64)
+    for demand, least in ((0.0, 7), (0.5, 7), (0.6, 8), (0.7, 9), (0.9, 10), (1.0, 10)):
+        bounds = band(torch.tensor([demand]), nothing, plenty)
+        assert popular_range(bounds, 20) == (least, 20 - least)
+    # A session that is two popular items ahead may not get more than 11 at once.
+    ahead = torch.tensor([[12, 8]])
+    assert popular_range(band(torch.zeros(1), ahead, plenty), 20) == (7, 11)
+    assert popular_range(band(torch.tensor([0.7]), ahead, plenty), 20) == (9, 11)
+    assert popular_range(band(torch.ones(1), ahead, plenty), 20) == (10, 10)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -85,6 +86,15 @@ def test_the_rows_say_where_a_method_comes_from_and_what_it_is_compared_with() -
     labels = [agent.label for agent in AGENTS.values() if agent.label]
     assert len(set(labels)) == len(labels)
     assert set(labels) == paper.published("kuairec", 30).keys()
+
+
+def test_a_purifier_says_which_preference_it_reads() -> None:
+    agent = AGENTS["dsrm-hrl"]
+    reader = SimpleNamespace(reads="belief")
+    assert agent.options_for(reader) == {**agent.env_options, "preference": "belief"}
+    for silent in (None, SimpleNamespace()):
+        assert agent.options_for(silent) == agent.env_options
+    assert AGENTS["belief-hrl"].options_for(None)["preference"] == "belief"
 
 
 def test_all_modules_have_rows_and_no_name_stands_in_two() -> None:
