@@ -33,11 +33,11 @@ COLUMNS = {
     "recall20_longtail": "tail recall@20",
     "effective_rank": "effective rank",
     "discriminability": "discriminability",
-    "cosine_to_input": "cosine to input",
+    "cosine_to_raw": "cosine to raw",
     "response_r2": "response R²",
     SECONDS: "fit s",
 }
-SUBJECT, CONTROLS = "dsrm", ("identity", "linear", "ridge", "mlp")
+SUBJECT, CONTROLS = "dsrm", ("identity", "centre", "linear", "ridge", "mlp")
 WITH_EVENTS = (*CONTROLS, SUBJECT, ORACLE)  # studied in worlds with other numbers of events
 PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
 EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)

@@ -16,7 +16,8 @@ score is seen in two ways:
 
 g, the sway of popularity on answers, is a nuisance: it is estimated and left out of the belief. In
 a log of positives alone only places tell; c is then given by the assumption of
-:mod:`~kuaisim_gym.simulator.positives` on how much of them is exposure.
+:mod:`~kuaisim_gym.simulator.positives` on how much of them is exposure. The base of a user whose
+rows all lie outside the catalogue is the rows outside: that they lie there tells no taste.
 
 All parameters are estimated by variational expectation maximisation (an empirical-Bayes
 probabilistic factorisation) on the rows of train users and on randomised rows; the number of
@@ -40,7 +41,10 @@ from kuaisim_gym.simulator.response import FactorModel
 from kuaisim_gym.simulator.sweeps import Beliefs, Fit
 
 # Numbers of factors to compare. None is not among them: states pool the items' vectors, and need a
-# column beside quality; a factor that nothing confirms is shrunk to near zero anyway.
+# column beside quality; a factor that nothing confirms is shrunk to near zero anyway. With 16 the
+# loss of held-out train users' hidden rows is .3806 (8: .3870) on synthetic KuaiRec, .5229 (.5249)
+# on KuaiRand, but 8.02 (7.91), 7.18 (7.09) and 7.39 (7.19) on kuairec-like, kuairand-pool and
+# kuairand-click, for 1.5 to 3.5 times the time.
 RANKS = (8, 4, 2, 1)
 SWEEPS = 8
 LAST_SWEEPS = 3  # of the chosen number, over all train users
