@@ -113,9 +113,10 @@ def test_a_weight_is_chosen_on_some_train_users_alone(small, monkeypatch) -> Non
 
 def test_a_purifier_stands_in_front_of_the_policy(small) -> None:
     spec = Run("random", max_len=8, sessions=60)
-    played, ready = play_estimate("linear", spec, small)
+    played, ready = play_estimate("ridge", spec, small)
     assert ready.purifier.fingerprint == small.fingerprint
     assert ready.weight == 1.0
+    assert make_ready("linear", spec, small).lengths.keys() == set(WEIGHTS)  # no belief
     assert played.sessions.length.mean() > 1
     # A state that says nothing ranks by quality alone, and so does the weight 0.
     blank, _ = play_estimate("blank", spec, small)
