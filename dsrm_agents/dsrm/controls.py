@@ -175,7 +175,7 @@ class Regression(TrainedPurifier):
 
 
 class OracleRegression(Regression):
-    """Upper bound for tables only: the same network, fitted to true preferences.
+    """The same network, fitted to true preferences: is the belief a good target?
 
     They exist in synthetic worlds alone.
     """

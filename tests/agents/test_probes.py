@@ -388,13 +388,13 @@ def test_a_purifier_of_the_parts_is_given_the_parts(data: ProbeData, small) -> N
     assert same == {name: pytest.approx(value, abs=1e-3) for name, value in raw.items()}
 
 
-def test_raw_states_of_the_full_world_are_popular_and_half_true(world) -> None:
+def test_raw_states_of_the_full_world_are_popular_and_mostly_true(world) -> None:
     data = probe_data(world)
     found = probe(identity, data)
-    assert found["leakage_r2"] > 0.3
-    assert found["leakage_mlp"] > 0.3
+    assert found["leakage_r2"] > 0.08
+    assert found["leakage_mlp"] > 0.08
     assert abs(found["leakage_floor"]) < 0.02
-    assert 0.3 < found["cosine"] < 0.95
+    assert 0.8 < found["cosine"] < 0.95
     assert found["response_r2"] > 0.02
     assert data.answers is not None
     assert len(data.answers.users) == 200_000

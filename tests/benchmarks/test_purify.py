@@ -77,8 +77,8 @@ def measured(results: list[Path]) -> dict[str, dict[str, float]]:
 
 def test_all_that_says_something_is_studied() -> None:
     assert studied() == (
-        "identity", "centre", "linear", "ridge", "ridge-pooled", "mlp", "dae", "vae", "dsrm", "dsrm-literal", "student",
-        "oracle-regression",
+        "identity", "centre", "linear", "ridge", "ridge-pooled", "mlp", "dae", "vae", "dsrm",
+        "dsrm-literal", "student", "oracle-regression",
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def test_real_rows_have_no_truth_and_seeds_vary_the_fit(small, tmp_path: Path, c
     first, second = (
         results[f"identity_{KUAIREC}_kuairec-modelled_seed{seed}.json"] for seed in (11, 15)
     )
-    assert first["metrics"] == second["metrics"]
+    assert first["metrics"] == pytest.approx(second["metrics"], abs=1e-5)  # but for the scale
     first, second = (
         results[f"mlp_{KUAIREC}_kuairec-modelled_seed{seed}.json"] for seed in (11, 15)
     )
@@ -267,7 +267,9 @@ def test_a_study_is_planned() -> None:
         (KUAIREC, 200),
     ]
     assert SyntheticConfig().events_per_user == 120
-    assert set(worlds.values()) == {("identity", "linear", "ridge", "mlp", "dsrm", ORACLE)}
+    assert set(worlds.values()) == {
+        ("identity", "centre", "linear", "ridge", "mlp", "dsrm", ORACLE)
+    }
 
     ((world, names),) = worlds_of(plan(None, [11, 11], dataset="somewhere")).items()  # once
     assert world.env == KUAIREC
@@ -377,7 +379,6 @@ def test_means_and_intervals_by_hand() -> None:
     assert len(row) == len(header)
     assert row[header.index("response R²")] == "0.0123 ± 0.0000"
     assert row[header.index("effective rank")] == "10.0 ± 0.0"
-    assert row[header.index("share of attainable gain")] == ""  # to what bound?
     assert "1,411 test users a seed. Leakage" in table
     assert "shuffled labels is -0.010 (ridge) and -0.020 (MLP)" in table
 
@@ -388,30 +389,6 @@ def test_differences_are_taken_world_by_world() -> None:
     assert "* dsrm less identity, world by world: leakage R² (MLP) +0.000 ± 0.000, " in table
     assert "cosine +0.250 ± 0.635" in table
     assert "less mlp" not in table
-
-
-def test_the_share_of_the_gain_is_that_of_each_seed() -> None:
-    results = with_cosines(
-        oracle_regression=(0.6, 0.8), dsrm=(0.4, 0.6), identity=(0.2, 0.4), linear=(0.1, 0.4)
-    )
-    table = markdown(results)
-    column = cells(table, "purifier").index("share of attainable gain")
-    # (0.2 / 0.4 + 0.2 / 0.4) / 2 for DSRM; for linear -0.25 and 0, t = 12.706:
-    # s.d. 0.17678, so 12.706 * 0.17678 / sqrt(2) = 1.588.
-    assert cells(table, "dsrm")[column] == "0.500 ± 0.000"
-    assert cells(table, "linear")[column] == "-0.125 ± 1.588"
-    assert cells(table, "identity")[column] == "0.000 ± 0.000"
-    assert cells(table, ORACLE)[column] == "1.000 ± 0.000"
-    names = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
-    assert names == ["| purifier", "| identity", "| linear", "| dsrm", f"| {ORACLE}"]
-
-
-def test_a_seed_without_a_bound_has_no_share() -> None:
-    results = with_cosines(identity=(0.2, 0.4), dsrm=(0.4, 0.5, 0.9), oracle_regression=(0.6,))
-    table = markdown(results)
-    row = cells(table, "dsrm")
-    assert row[1] == "3"
-    assert row[cells(table, "purifier").index("share of attainable gain")] == "0.500"
 
 
 def test_real_rows_leave_blanks() -> None:
@@ -427,10 +404,9 @@ def test_real_rows_leave_blanks() -> None:
     assert "test users a seed, not held out: " in markdown(results)
     assert table.startswith(f"### {KUAIREC}, kuairec (real rows, beef, the same for all seeds)\n")
     assert "SYNTHETIC" not in table
-    assert "Share of" not in table
     blank = dict(zip(cells(table, "purifier"), cells(table, "dsrm"), strict=True))
     empty = {name for name, cell in blank.items() if not cell}
-    assert empty == {report.COLUMNS[name] for name in (*NEED_TRUTH, "share")}
+    assert empty == {report.COLUMNS[name] for name in NEED_TRUTH}
 
 
 def test_events_have_a_table_of_their_own() -> None:
@@ -448,9 +424,9 @@ def test_events_have_a_table_of_their_own() -> None:
         f"{usual}, by logged rows of a user",
     ]
     table = text[text.index(titles[-1]) :]
-    assert cells(table, "60", "dsrm") == ["60", "dsrm", "1", "0.200", "0.500", "0.250"]
-    assert cells(table, "120", "dsrm") == ["120", "dsrm", "1", "0.400", "0.500", "0.500"]
-    assert cells(table, "200", ORACLE)[-1] == "1.000"
+    assert cells(table, "60", "dsrm") == ["60", "dsrm", "1", "0.200", "0.500"]
+    assert cells(table, "120", "dsrm") == ["120", "dsrm", "1", "0.400", "0.500"]
+    assert cells(table, "200", ORACLE)[-2:] == ["0.700", "0.500"]
     rows = [line.split(" | ")[0] for line in table.splitlines() if line.startswith("| ")]
     assert rows == ["| rows", *["| 60"] * 3, *["| 120"] * 3, *["| 200"] * 3]
     assert "vae" not in table
