@@ -19,7 +19,7 @@ from benchmarks.run import Played, Run, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.similarity import SimilarityPolicy
-from dsrm_agents.dsrm.purifier import PURIFIERS, Purifier, recipe_of
+from dsrm_agents.dsrm.purifier import Purifier, recipe_of
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator.factors import HELD_OUT
 
@@ -52,15 +52,6 @@ ESTIMATES = {
     "belief-session": Estimate({"preference": "belief", "evidence": "session"}),
     BELIEF: Estimate({"preference": "belief"}),
 }
-
-
-def known_estimates() -> tuple[str, ...]:
-    """Names of the estimates whose purifiers, if they have any, are registered."""
-    return tuple(
-        name
-        for name, estimate in ESTIMATES.items()
-        if estimate.purifier is None or estimate.purifier in PURIFIERS
-    )
 
 
 def find_estimate(name: str) -> Estimate:

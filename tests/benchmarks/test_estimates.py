@@ -12,10 +12,10 @@ from benchmarks.__main__ import main
 from benchmarks.estimates import states, study
 from benchmarks.estimates.report import by_world, differences, markdown, read_studies, summary
 from benchmarks.estimates.states import (
+    ESTIMATES,
     WEIGHTS,
     choosing_users,
     find_estimate,
-    known_estimates,
     make_ready,
     play_estimate,
 )
@@ -168,7 +168,7 @@ def test_a_stopped_study_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_worlds_are_fresh_unless_they_are_named() -> None:
     assert FRESH == (101, 102, 103)
     studies = plan([Run("random")], agents=("filter+band",))
-    assert [one.subject for one in studies] == [*known_estimates(), "filter+band"]
+    assert [one.subject for one in studies] == [*ESTIMATES, "filter+band"]
     assert len(plan([Run("random")], ("belief", "belief"))) == 1
 
 

@@ -115,8 +115,6 @@ def test_a_world_gives_one_result_a_purifier(env, names, small, small_rand, tmp_
         assert {"python", "numpy", "torch"} <= result["versions"].keys()
     identity = read(paths[0])["metrics"]
     assert identity["cosine_to_raw"] == pytest.approx(1)
-    student, teacher = (read(paths[names.index(name)]) for name in ("student", "dsrm"))
-    assert student["fit_seconds"] > teacher["fit_seconds"]  # what the teacher cost included
     json.dumps([read(path) for path in paths], allow_nan=False)
 
 
