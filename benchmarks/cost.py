@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.estimates.states import RAW, known_estimates, make_ready
+from benchmarks.estimates.states import ESTIMATES, RAW, make_ready
 from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
 from benchmarks.plots import save_small
 from benchmarks.results import Result, in_order, read_results, world_of
@@ -73,8 +73,8 @@ class CostStudy(WorldStudy):
     Attributes:
         popularity: The count by which items are popular, for their groups and for the ranking by
             popularity; one of :data:`~kuaisim_gym.config.POPULARITIES`.
-        policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`, or state estimates, as
-            :func:`~benchmarks.estimates.states.find_estimate` takes them.
+        policies: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`, or of
+            :data:`~benchmarks.estimates.states.ESTIMATES`.
     """
 
     study = STUDY
@@ -86,7 +86,7 @@ class CostStudy(WorldStudy):
         super().__post_init__()
         check_choice("popularity", self.popularity, POPULARITIES)
         for policy in self.policies:
-            check_choice("policies", policy, (*SCORES, *known_estimates()))
+            check_choice("policies", policy, (*SCORES, *ESTIMATES))
         check_whole("sessions", self.spec.sessions, 2)  # an interval needs two
 
     @property

@@ -78,18 +78,19 @@ def dsrm(small):
     """DSRM of the small world, barely fitted."""
     from dsrm_agents import fit_dsrm
 
-    return fit_dsrm(small, updates=30, seed=1)
+    return fit_dsrm(small, updates=30, sessions=64, seed=1)
 
 
 @pytest.fixture(scope="session")
 def quick_fit():
-    """As ``fit_purifier``, with five updates where there are any."""
+    """As ``fit_purifier``, with few sessions, and five updates where there are any."""
     from dsrm_agents import fit_purifier
     from dsrm_agents.dsrm.purifier import recipe_of
 
     def fit(name, dataset, **options):
         learns = "updates" in recipe_of(name).purifier.options()
-        return fit_purifier(name, dataset, **({"updates": 5} if learns else {}), **options)
+        few = {"sessions": 64, **({"updates": 5} if learns else {})}
+        return fit_purifier(name, dataset, **few, **options)
 
     return fit
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from dsrm_agents import fit_dsrm, make_vec_env
-from dsrm_agents.dsrm.pairs import build_pairs
+from dsrm_agents.dsrm.pairs import log_parts, play_sessions
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, LabelLog, TrainingData, WatchLog
 from kuaisim_gym.envs.assembly import preference_encoder
@@ -99,7 +99,7 @@ def pair(request) -> tuple[Dataset, Dataset]:
 def test_training_data_has_no_test_rows_and_learners_take_nothing_else() -> None:
     names = {column.name for column in dataclasses.fields(TrainingData)}
     assert not names & {"test", "test_users", "truth"}
-    for function in (build_catalogue, PreferenceEncoder.__init__, build_pairs):
+    for function in (build_catalogue, PreferenceEncoder.__init__):
         kinds = typing.get_type_hints(function).values()
         assert TrainingData in kinds
         assert Dataset not in kinds, inspect.signature(function)
@@ -132,10 +132,12 @@ def test_train_simulator_and_its_calibration(pair) -> None:
 
 
 def test_denoiser(pair) -> None:
-    encoder = preference_encoder(pair[0])
-    users = np.flatnonzero(encoder.history_weight > 0)[:500]
-    states = encoder.encode(encoder.history_sum[users], encoder.history_weight[users])
-    a, b = (fit_dsrm(dataset, updates=20, seed=1).denoise(states) for dataset in pair)
+    users = pair[0].train_users[:500]
+    states = log_parts(preference_encoder(pair[0]), pair[0].train_log, users)
+    one, two = (play_sessions(dataset, 64, 0) for dataset in pair)
+    np.testing.assert_array_equal(one.parts, two.parts)
+    np.testing.assert_array_equal(one.mean, two.mean)
+    a, b = (fit_dsrm(dataset, updates=20, sessions=64).denoise(states) for dataset in pair)
     np.testing.assert_array_equal(a, b)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.commands import add_jobs, add_out_or_table
-from benchmarks.estimates.states import RAW, find_estimate, known_estimates, play_estimate
+from benchmarks.estimates.states import RAW, find_estimate, play_estimate
 from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
 from benchmarks.origin import data_block
 from benchmarks.plots import name_agents, save_small
@@ -258,8 +258,7 @@ def plan(
         world_seed: Seed of the worlds.
         seed: Seed of the sessions.
     """
-    known = known_estimates()
-    names = tuple(estimates or (name for name in SHOWN if name in known))
+    names = tuple(estimates or SHOWN)
     return [
         PhaseStudy(plane, cell, names, sessions, world_seed, seed)
         for plane in planes

@@ -145,6 +145,6 @@ def _table(world: World, rows: Rows) -> str:
     note = (
         f"{sessions:,} sessions a seed, the same users and random numbers in all rows; differences "
         "are paired by session, ± is a 95 % interval over the users of all seeds. Weight: of "
-        "similarity, 1 in the belief's units, else chosen on train users in the train simulator."
+        "similarity, 1 for estimates of the belief, else chosen on train users in their simulator."
     )
     return section(f"State estimates: {world.title}", markdown_table(header, table, "lr"), note)

@@ -1,7 +1,7 @@
 """State estimates, each in front of the same ranking policy.
 
 :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` has one number, its weight of
-similarity: 1 for estimates in the belief's units, chosen on train users for those in other units.
+similarity: 1 for estimates of the belief, chosen on train users for states that are none.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.run import Played, Run, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.similarity import SimilarityPolicy
-from dsrm_agents.dsrm.purifier import PURIFIERS, Purifier, recipe_of
+from dsrm_agents.dsrm.purifier import Purifier, recipe_of
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator.factors import HELD_OUT
 
@@ -45,20 +45,13 @@ class Estimate:
 
 ESTIMATES = {
     RAW: Estimate(weights=WEIGHTS),
-    **{name: Estimate(purifier=name) for name in ("centre", "linear", "ridge", "mlp", "dsrm")},
+    # One scale cannot make these as sure of themselves as a belief: their weights are chosen, too.
+    **{name: Estimate(purifier=name, weights=WEIGHTS) for name in ("centre", "linear")},
+    **{name: Estimate(purifier=name) for name in ("ridge", "mlp", "dsrm")},
     "belief-log": Estimate({"preference": "belief", "evidence": "log"}),
     "belief-session": Estimate({"preference": "belief", "evidence": "session"}),
     BELIEF: Estimate({"preference": "belief"}),
 }
-
-
-def known_estimates() -> tuple[str, ...]:
-    """Names of the estimates whose purifiers, if they have any, are registered."""
-    return tuple(
-        name
-        for name, estimate in ESTIMATES.items()
-        if estimate.purifier is None or estimate.purifier in PURIFIERS
-    )
 
 
 def find_estimate(name: str) -> Estimate:
@@ -114,7 +107,6 @@ def make_ready(name: str, spec: Run, dataset: Dataset) -> Ready:
     purifier = None
     if estimate.purifier is not None:
         purifier = _fit(estimate.purifier, dataset, spec.seed)
-        options["preference"] = getattr(purifier, "reads", "pooled")
     lengths: dict[float, float] = {}
     if len(estimate.weights) > 1:
         choice = replace(spec, sessions=CHOICE_SESSIONS)
@@ -127,7 +119,7 @@ def make_ready(name: str, spec: Run, dataset: Dataset) -> Ready:
 
 
 def choosing_users(dataset: Dataset) -> NDArray[np.int32]:
-    """Train users whose sessions choose a weight: those that chose the number of factors."""
+    """(n,) int32 train users whose sessions choose a weight: every tenth of them."""
     train = dataset.train_users
     return train[HELD_OUT // 2 :: HELD_OUT] if len(train) >= 2 * HELD_OUT else train
 

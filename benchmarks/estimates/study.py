@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.agents import find_agent
 from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
 from benchmarks.estimates.report import STUDY, markdown, read_studies
-from benchmarks.estimates.states import find_estimate, known_estimates, play_estimate
+from benchmarks.estimates.states import ESTIMATES, find_estimate, play_estimate
 from benchmarks.origin import env_for, find_origin
 from benchmarks.paper import ENVS, MAX_LENS, SEEDS
 from benchmarks.results import Result
@@ -120,7 +120,7 @@ def plan(
     """
     studies = []
     for world in worlds:
-        studies += [EstimateStudy(world, name) for name in estimates or known_estimates()]
+        studies += [EstimateStudy(world, name) for name in estimates or ESTIMATES]
         studies += [EstimateStudy(world, agent=name) for name in agents]
     return list(dict.fromkeys(studies))
 

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.agents.agent import SLATES, Agent
+from benchmarks.estimates.states import WEIGHTS
 from benchmarks.figures.studies import (
     AGENT,
     ENV,
@@ -42,7 +43,6 @@ from kuaisim_gym.errors import ConfigError
 # DNaIR's published weight of novelty; and of (0, .05, .1, .2, .4, .8) the weight with the longest
 # sessions on the train simulator, mean over raw and purified states.
 BETAS = (0.1, 0.4)
-WEIGHTS = (0.0, 0.02, 0.04, 0.08, 0.15, 0.3)
 # The raw state, two purified states, and a state that says nothing.
 LABELS = {
     RAW: "raw state",
@@ -118,7 +118,8 @@ def by_similarity(
     """Plays :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` on raw or purified states.
 
     Returns:
-        ``weight``, the weight of similarity in :data:`WEIGHTS` with the longest sessions on the
+        ``weight``, the weight of similarity in
+        :data:`~benchmarks.estimates.states.WEIGHTS` with the longest sessions on the
         train simulator, its ``metrics`` on the test simulator, and the blocks ``train`` and
         ``eval``.
     """

@@ -57,7 +57,7 @@ class SensitivityStudy(FigureStudy):
         )
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
-        states = data.states.copy()  # the purifier may write into it
+        states = data.states[purifier.reads].copy()  # the purifier may write into it
 
         def denoise_all() -> int:
             return len(purifier.denoise(states))
@@ -69,7 +69,7 @@ class SensitivityStudy(FigureStudy):
                 "seconds": fit_seconds,
                 "states_per_second": timed(denoise_all, TIMINGS)["per_second"],
             },
-            "probes": probe(purifier.denoise, data),
+            "probes": probe(purifier.denoise, data, purifier.reads),
             "train": {name: train[name] for name in ("episodes", "steps", "seconds")},
             "eval": played.block,
             "metrics": played.metrics,

@@ -47,14 +47,20 @@ class StatesStudy(FigureStudy):
         data = probe_data(dataset)
         assert data.causes is not None, "a synthetic world knows its users' favourite categories"
         purifier = fit_purifier(PURIFIED, dataset, seed=self.seed)
-        functions: dict[str, Denoise] = {RAW: lambda states: states, PURIFIED: purifier.denoise}
+        shown: dict[str, tuple[Denoise, str]] = {
+            RAW: (lambda states: states, "pooled"),
+            PURIFIED: (purifier.denoise, purifier.reads),
+        }
         return {
             "popularity": np.round(data.popularity, 3).tolist(),
             "interest": data.causes.interest.tolist(),
             "places": {
-                name: _positions(denoise(data.states.copy())) for name, denoise in functions.items()
+                name: _positions(denoise(data.states[reads].copy()))
+                for name, (denoise, reads) in shown.items()
             },
-            "probes": {name: probe(denoise, data) for name, denoise in functions.items()},
+            "probes": {
+                name: probe(denoise, data, reads) for name, (denoise, reads) in shown.items()
+            },
         }
 
 

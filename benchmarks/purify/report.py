@@ -22,25 +22,24 @@ KEYS = frozenset(
     {"study", "purifier", "env", "seed", "events", "dataset", "options", "metrics", "fit_seconds",
      "versions", "commit"}
 )  # fmt: skip
-SHARE, SECONDS = "share", "fit_seconds"  # columns besides the metrics
+SECONDS = "fit_seconds"  # a column besides the metrics
 COLUMNS = {
     "leakage_r2": "leakage R² (ridge)",
     "leakage_mlp": "leakage R² (MLP)",
     "cosine": "cosine",
-    SHARE: "share of attainable gain",
     "interest_accuracy": "interest accuracy",
     "recall20": "recall@20",
     "recall20_longtail": "tail recall@20",
     "effective_rank": "effective rank",
     "discriminability": "discriminability",
-    "cosine_to_input": "cosine to input",
+    "cosine_to_raw": "cosine to raw",
     "response_r2": "response R²",
     SECONDS: "fit s",
 }
-SUBJECT, CONTROLS = "dsrm", ("identity", "linear", "ridge", "mlp")
+SUBJECT, CONTROLS = "dsrm", ("identity", "centre", "linear", "ridge", "mlp")
 WITH_EVENTS = (*CONTROLS, SUBJECT, ORACLE)  # studied in worlds with other numbers of events
 PAIRED = ("leakage_mlp", "cosine", "interest_accuracy", "recall20_longtail", "discriminability")
-EVENT_COLUMNS = ("cosine", "leakage_r2", SHARE)
+EVENT_COLUMNS = ("cosine", "leakage_r2")
 _DIGITS = {"effective_rank": 1, "response_r2": 4, SECONDS: 0}
 
 
@@ -57,7 +56,7 @@ Rows = dict[str, dict[int, Result]]  # purifier, seed
 
 
 def studied() -> tuple[str, ...]:
-    """Names of all registered purifiers of informative states, the upper bound last."""
+    """Names of all registered purifiers of informative states, the one told the truth last."""
     return (*(name for name in PURIFIERS if name not in ("blank", ORACLE)), ORACLE)
 
 
@@ -134,11 +133,6 @@ def _table(kind: Kind, rows: Rows) -> str:
         f"± is a 95 % interval over seeds; {users} test users a seed{held_out}. Leakage of "
         f"shuffled labels is {ridge:.3f} (ridge) and {mlp:.3f} (MLP)."
     )
-    if not kind.real_data:
-        note += (
-            " Share of attainable gain: what of the cosine between the identity and "
-            f"{ORACLE}, which reads the truth, a purifier gains."
-        )
     differences = [
         _difference(rows, control) for control in CONTROLS if {SUBJECT, control} <= rows.keys()
     ]
@@ -213,21 +207,6 @@ def _cells(rows: Rows, purifier: str, columns: Iterable[str]) -> list[str]:
 def _values(rows: Rows, purifier: str, column: str) -> list[float]:
     """Values of a column, one per seed, where it has been measured."""
     runs = rows[purifier]
-    if column == SHARE:
-        shares = (_share(rows, purifier, seed) for seed in runs)
-        return [share for share in shares if share is not None]
     if column == SECONDS:
         return [result[SECONDS] for result in runs.values()]
     return [result["metrics"][column] for result in runs.values() if column in result["metrics"]]
-
-
-def _share(rows: Rows, purifier: str, seed: int) -> float | None:
-    """Position of a cosine between the identity's (0) and the upper bound's (1) in one world."""
-    cosines = []
-    for name in (purifier, "identity", ORACLE):
-        result = rows.get(name, {}).get(seed)
-        if result is None or "cosine" not in result["metrics"]:
-            return None
-        cosines.append(result["metrics"]["cosine"])
-    cosine, least, most = cosines
-    return None if most == least else float((cosine - least) / (most - least))

@@ -24,6 +24,7 @@ from benchmarks.purify.report import ORACLE, STUDY, WITH_EVENTS, markdown, read_
 from benchmarks.results import Result
 from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
+from dsrm_agents.dsrm.pairs import Examples
 from dsrm_agents.dsrm.probes import ProbeData, probe, probe_data
 from dsrm_agents.dsrm.purifier import recipe_of
 from kuaisim_gym.config import check_choice
@@ -96,7 +97,6 @@ class PurifyStudy(Study):
         purifier: Name of the purifier.
         world: The data; its seed is also that of the fit.
         updates: Gradient steps of the fit; ``None`` for the purifier's default.
-        propensity: Power of inverse propensities in targets made of logged rows, or ``None``.
     """
 
     packages = ("numpy", "scipy", "scikit-learn", "torch")
@@ -104,7 +104,6 @@ class PurifyStudy(Study):
     purifier: str
     world: World
     updates: int | None = None
-    propensity: float | None = None
 
     markdown = staticmethod(markdown)
 
@@ -127,16 +126,12 @@ class PurifyStudy(Study):
     @property
     def options(self) -> dict[str, Any]:
         """Options of the study's fits that differ from the defaults."""
-        options = {"updates": self.updates, "propensity_power": self.propensity}
-        return {name: value for name, value in options.items() if value is not None}
+        return {} if self.updates is None else {"updates": self.updates}
 
     @property
     def fit_options(self) -> dict[str, Any]:
         """Options that this purifier has."""
-        recipe = recipe_of(self.purifier)
-        names = set(recipe.purifier.options())
-        if recipe.options.get("source") == "identity":
-            names.discard("propensity_power")  # targets are not made of rows
+        names = recipe_of(self.purifier).purifier.options()
         return {name: value for name, value in self.options.items() if name in names}
 
     def header(self) -> Result:
@@ -155,10 +150,12 @@ class PurifyStudy(Study):
     def make(self, path: Path) -> Result:
         dataset = self.world.load()
         data = _probe_data(dataset)
+        _ = Examples(dataset, seed=self.world.seed).evidence  # all purifiers share it
         started = time.perf_counter()
         purifier = fit_purifier(self.purifier, dataset, seed=self.world.seed, **self.fit_options)
         seconds = time.perf_counter() - started
-        return {"metrics": probe(purifier.denoise, data), "fit_seconds": seconds}
+        metrics = probe(purifier.denoise, data, purifier.reads)
+        return {"metrics": metrics, "fit_seconds": seconds}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -176,7 +173,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--events", type=count, nargs="+", default=[], metavar="N",
         help="study synthetic KuaiRec worlds with N logged rows per user",
     )  # fmt: skip
-    add("--propensity", type=float, help="power of inverse propensities in targets")
     add("--updates", type=count, help="gradient steps of a fit; default: as tuned")
     add_jobs(parser)
     add_out_or_table(parser)
@@ -190,7 +186,7 @@ def main(options: argparse.Namespace) -> None:
         DataFormatError: The folder holds no results, or results that cannot be compared.
     """
     if options.table is None:
-        names = "envs", "seeds", "purifiers", "dataset", "events", "updates", "propensity"
+        names = "envs", "seeds", "purifiers", "dataset", "events", "updates"
         studies = plan(**{name: getattr(options, name) for name in names})
         run_studies(studies, options.out, options.jobs)
     print(markdown(read_studies(options.table or options.out)))
@@ -204,7 +200,6 @@ def plan(
     dataset: str | None = None,
     events: Sequence[int] = (),
     updates: int | None = None,
-    propensity: float | None = None,
 ) -> list[PurifyStudy]:
     """All studies of some worlds, world by world.
 
@@ -215,7 +210,6 @@ def plan(
         dataset: As for :class:`World`; ``None`` for the synthetic worlds.
         events: Mean logged rows per user, one world for each; empty for the default world.
         updates: As for :class:`PurifyStudy`.
-        propensity: As for :class:`PurifyStudy`.
 
     Raises:
         ConfigError: Arguments contradict each other.
@@ -229,7 +223,7 @@ def plan(
     if dataset is not None and find_origin(dataset, names[0]).path is not None:
         usual = tuple(name for name in usual if name != ORACLE)
     studies = [
-        PurifyStudy(purifier, World(env, seed, dataset, number), updates, propensity)
+        PurifyStudy(purifier, World(env, seed, dataset, number), updates)
         for number, env, seed in product(numbers or [None], names, seeds)
         for purifier in purifiers or usual
     ]

@@ -12,6 +12,7 @@ import torch
 from benchmarks.run import Run, train_agent
 from benchmarks.speed.timing import Clock, Row, add_out, report, timed
 from dsrm_agents import Purifier, fit_purifier
+from dsrm_agents.dsrm.purifier import FittedPurifier
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
 
@@ -50,9 +51,11 @@ def main(options: argparse.Namespace) -> None:
     report("purifiers", tables, options.out, repeats=options.repeats)
 
 
-def _speed(purifier: Purifier, batch: int, repeats: int) -> Row:
+def _speed(purifier: FittedPurifier, batch: int, repeats: int) -> Row:
     """States per second, and milliseconds of a call."""
-    states = np.random.default_rng(0).standard_normal((batch, 32)).astype(np.float32)
+    states = (
+        np.random.default_rng(0).standard_normal((batch, purifier.config.width)).astype(np.float32)
+    )
     calls = max(1, STATES // batch)
 
     def call() -> int:

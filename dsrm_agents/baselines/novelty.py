@@ -120,7 +120,7 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
         item_quality(batch.dataset.training),
         catalogue.exposures,
         batch.config.slate_size,
-        batch.encoder.preference_slice,
+        slice(0, catalogue.item_embedding.shape[1]),
         beta,
     )
 

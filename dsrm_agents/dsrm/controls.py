@@ -1,4 +1,4 @@
-"""Baselines of DSRM: the same interface, pairs and blindness, without the diffusion."""
+"""Baselines of DSRM: the same interface and pairs, without the diffusion."""
 
 from __future__ import annotations
 
@@ -12,48 +12,91 @@ from torch import Tensor, nn
 from dsrm_agents.dsrm.erasure import erase
 from dsrm_agents.dsrm.pairs import Examples
 from dsrm_agents.dsrm.purifier import (
-    FittedPurifier,
     FloatArray,
     PairedPurifier,
     PurifierConfig,
+    StatePurifier,
     TrainedPurifier,
 )
 from dsrm_agents.dsrm.training import TrainRun
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.observation import PARTS, PREFERENCE_BOUND, WEIGHT_SCALE
 
 
-class Identity(FittedPurifier):
+class Identity(StatePurifier):
     """The raw state."""
 
     kind = "identity"
 
-    def fit(self, examples: Examples, run: TrainRun) -> None:
+    def prepare(self, examples: Examples) -> None:
         pass  # nothing to learn
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         return states
 
 
-class ZeroState(FittedPurifier):
+class ZeroState(StatePurifier):
     """Zeros in place of every state, so that an agent treats all users alike."""
 
     kind = "blank"
 
-    def fit(self, examples: Examples, run: TrainRun) -> None:
+    def prepare(self, examples: Examples) -> None:
         pass  # nothing to learn
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         return torch.zeros_like(states)
 
 
-class LinearErasure(FittedPurifier):
+class Centre(StatePurifier):
+    """The raw state less the mean one of histories of that length.
+
+    The platform, or a policy, shows most users the same items first: how long log and session are,
+    tells the mean state by a linear regression.
+    """
+
+    kind = "centre"
+    recipes = {kind: {"reads": "parts"}}
+    needs = "parts"
+
+    slope: Tensor
+
+    def __init__(self, config: PurifierConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("slope", torch.zeros(1 + len(PARTS), config.dim))
+
+    def prepare(self, examples: Examples) -> None:
+        parts = torch.tensor(examples.observed("parts"))
+        design, states = self._lengths(parts), self._pooled(parts)
+        self.slope.copy_(torch.linalg.lstsq(design, states, driver="gelsd").solution)
+
+    def clean(self, condition: Tensor, states: Tensor) -> Tensor:
+        return self._pooled(states) - self._lengths(states) @ self.slope
+
+    def _lengths(self, parts: Tensor) -> Tensor:
+        """(B, 5): one, and the weights and rows of (B, 4 d + 4) parts."""
+        return torch.nn.functional.pad(parts[:, -len(PARTS) :], (1, 0), value=1.0)
+
+    def _pooled(self, parts: Tensor) -> Tensor:
+        """(B, d) states, as :meth:`~kuaisim_gym.observation.PreferenceEncoder.pooled` makes them.
+
+        Liked means of log and session are averaged by the weight of what was liked.
+        """
+        means = parts[:, : -len(PARTS)].unflatten(1, (len(PARTS), -1))[:, ::2]
+        weights = torch.expm1(WEIGHT_SCALE * parts[:, -len(PARTS) :: 2])
+        total = weights.sum(dim=1, keepdim=True).clamp_min(1e-6)
+        pooled = torch.einsum("bp,bpd->bd", weights / total, means)
+        return pooled.clamp(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+
+
+class LinearErasure(StatePurifier):
     """The state without the directions along which it tells popularity, otherwise unchanged."""
 
     kind = "linear"
+    recipes = {kind: {"blind": 1}}
 
-    def fit(self, examples: Examples, run: TrainRun) -> None:
-        states, popularity = examples.logged
+    def prepare(self, examples: Examples) -> None:
+        states, popularity = examples.observed(self.reads), examples.popularity
         self.set_condition_map(erase(states, popularity[:, : self.config.blind]))
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
@@ -84,6 +127,7 @@ class RidgeRegression(PairedPurifier):
     """
 
     kind = "ridge"
+    recipes = {"ridge-pooled": {"reads": "pooled"}}
     config_class = RidgeConfig
     config: RidgeConfig
 
@@ -91,12 +135,11 @@ class RidgeRegression(PairedPurifier):
 
     def __init__(self, config: RidgeConfig) -> None:
         super().__init__(config)
-        self.register_buffer("slope", torch.zeros(config.dim, config.dim))
+        self.register_buffer("slope", torch.zeros(config.width, config.dim))
 
-    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
-        weighted = (condition * weight[:, None]).t()
-        gram = weighted @ condition + self.config.penalty * torch.eye(self.config.dim)
-        self.slope.copy_(torch.linalg.solve(gram, weighted @ target))
+    def learn(self, condition: Tensor, target: Tensor, run: TrainRun) -> None:
+        gram = condition.t() @ condition + self.config.penalty * torch.eye(self.config.width)
+        self.slope.copy_(torch.linalg.solve(gram, condition.t() @ target))
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
         return condition @ self.slope
@@ -106,7 +149,7 @@ class RidgeRegression(PairedPurifier):
 class RegressionConfig(PurifierConfig):
     """Configuration of a plain network, with as many weights as DSRM's by default."""
 
-    hidden: int = 176
+    hidden: int = 128
 
 
 class Regression(TrainedPurifier):
@@ -121,7 +164,7 @@ class Regression(TrainedPurifier):
 
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__(config)
-        self.network = _mlp(config.dim, [config.hidden] * config.layers, config.dim)
+        self.network = _mlp(config.width, [config.hidden] * config.layers, config.dim)
 
     def loss(self, condition: Tensor, target: Tensor) -> Tensor:
         error: Tensor = self.network(condition) - target
@@ -132,14 +175,12 @@ class Regression(TrainedPurifier):
 
 
 class OracleRegression(Regression):
-    """Upper bound for tables only: the same network, fitted to true preferences.
+    """The same network, fitted to true preferences: is the belief a good target?
 
     They exist in synthetic worlds alone.
     """
 
     kind = "oracle-regression"
-    # Its targets hold no noise.
-    recipes = {kind: {"source": "identity", "blind": 0, "weight_decay": 0.1}}
 
     def targets(self, examples: Examples) -> FloatArray:
         return examples.true_preferences
@@ -154,7 +195,7 @@ class AutoencoderConfig(PurifierConfig):
         latent: Width of the narrowest layer.
     """
 
-    hidden: int = 440
+    hidden: int = 288
     layers: int = 1
     latent: int = 16
 
@@ -212,7 +253,7 @@ class Autoencoder(TrainedPurifier):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__(config)
         widths = [config.hidden] * config.layers
-        self.encoder = _mlp(config.dim, widths, self.code_parameters * config.latent)
+        self.encoder = _mlp(config.width, widths, self.code_parameters * config.latent)
         self.decoder = _mlp(config.latent, widths, config.dim)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:

@@ -60,34 +60,34 @@ class MLPDenoiser(nn.Module):
     a bias.
 
     Args:
-        dim: d, of states and conditions.
+        dim: d, of states.
+        width: c, of conditions.
         hidden: Width h of the layers.
         layers: Number L of residual layers.
     """
 
     rates: Tensor
 
-    def __init__(self, dim: int, *, hidden: int = 96, layers: int = 2) -> None:
+    def __init__(self, dim: int, width: int, *, hidden: int = 64, layers: int = 2) -> None:
         super().__init__()
         self.depth = layers + 1
         half = TIME_DIM // 2
         rates = torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
         self.register_buffer("rates", rates, persistent=False)
-        width = hidden * self.depth
-        self.condition = nn.Linear(dim, width)
-        self.time = nn.Linear(TIME_DIM, width)
+        self.condition = nn.Linear(width, hidden * self.depth)
+        self.time = nn.Linear(TIME_DIM, hidden * self.depth)
         self.enter = nn.Linear(dim, hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(layers))
         self.leave = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
-        """(B, d) noised states, (B,) or (1,) int64 steps and (B, d) conditions to (B, d)."""
+        """(B, d) noised states, (B,) or (1,) int64 steps and (B, c) conditions to (B, d)."""
         of_step = self.time(sinusoidal(step, self.rates)).chunk(self.depth, dim=1)
         of_condition = self.condition(condition).chunk(self.depth, dim=1)
         return residual_mlp(x, self._weights(), self.leave.bias, of_step, of_condition)
 
     def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
-        """The network for (B, d) conditions, its shifts and weights looked up once for all steps.
+        """The network for (B, c) conditions, its shifts and weights looked up once for all steps.
 
         On a single state the look-ups would take as long as the arithmetic.
         """

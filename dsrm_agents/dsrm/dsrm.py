@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -18,8 +17,7 @@ from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPur
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.errors import CheckpointError, ConfigError
-from kuaisim_gym.tensors import TensorFile
+from kuaisim_gym.errors import ConfigError
 
 SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
 # The teacher's answers hold no noise, so nothing pulls the weights to zero.
@@ -57,30 +55,22 @@ class DiffusionPurifier(FittedPurifier):
     def __init__(self, config: DSRMConfig) -> None:
         super().__init__(config)
         self.diffusion = GaussianDiffusion(config.diffusion_steps, config.prediction)
-        self.denoiser = MLPDenoiser(config.dim, hidden=config.hidden, layers=config.layers)
+        self.denoiser = MLPDenoiser(
+            config.dim, config.width, hidden=config.hidden, layers=config.layers
+        )
 
-    @classmethod
-    def rebuilt(cls, file: TensorFile) -> Self:
-        config = json.loads(file.header["config"])
-        # Options of earlier versions: two that change serving unless neutral, two that do not.
-        for option, neutral in (("guidance", 0.0), ("start", "noise")):
-            value = config.pop(option, neutral)
-            if value != neutral:
-                raise CheckpointError(
-                    f"{file.path} was fitted with {option}={value!r}, an option that no longer "
-                    f"exists: fit it again with fit_purifier({cls.kind!r}, dataset)."
-                )
-        for option in ("start_step", "condition_dropout"):
-            config.pop(option, None)
-        return super().rebuilt(replace(file, header=file.header | {"config": json.dumps(config)}))
+    def origin(self, condition: Tensor) -> Tensor:
+        """(B, d) zeros, where serving begins."""
+        return condition.new_zeros(len(condition), self.config.dim)
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):
     """Denoising state representation module (Pi_theta of section 4.2).
 
     The reverse process is deterministic and starts with its noise at zero, so that the same
-    observation always gives the same purified state: close to the mean of what it might be (its
-    mean, were that Gaussian) rather than a draw, which would show agents the targets' noise.
+    observation always gives the same preference: close to the mean of what it might be (its mean,
+    were that Gaussian) rather than a draw. With ``source="draw"`` it learns the whole belief:
+    :meth:`draw` then gives preferences as likely as the belief says.
 
     Args:
         config: Sizes and prediction.
@@ -91,9 +81,8 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         "dsrm-literal": {
             "prediction": "noise",  # eq. 7 as printed
             "source": "identity",
-            "blind": 0,
+            "reads": "pooled",
             "weight_decay": 1e-4,  # its targets hold no noise, so weights may grow
-            "updates": 3000,
         }
     }
 
@@ -101,25 +90,25 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         return self.diffusion.training_loss(self.denoiser, target, condition)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        return self.diffusion.sample(self.denoiser, torch.zeros_like(condition), condition)
+        return self.diffusion.sample(self.denoiser, self.origin(condition), condition)
 
     def draw(
         self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Draws purified states from noise, instead of the one that is served.
+        """Draws preferences from noise, instead of the one that is served.
 
         Args:
-            states: (B, d) observed states.
+            states: (B, width) observed states.
             eta: 0 for DDIM from random noise, 1 for DDPM (eq. 3), or between.
             generator: Of the noise; ``None`` for torch's global one.
 
         Returns:
-            (B, d) purified states, which may lie outside the observation space.
+            (B, d) preferences, which may lie outside the observation space.
         """
-        noise = torch.randn(states.shape, generator=generator)
+        noise = torch.randn(len(states), self.config.dim, generator=generator)
         condition = self.condition(states)
         clean = self.diffusion.sample(self.denoiser, noise, condition, eta=eta, generator=generator)
-        return self.in_encoder_units(clean)
+        return self.in_belief_units(clean)
 
     @torch.no_grad()
     def trajectory_points(self, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +118,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         trajectories from random noise, of a size between none and full.
 
         Args:
-            condition: (B, d) conditions.
+            condition: (B, width) conditions.
 
         Returns:
             (B, d) points, (B,) int64 their steps in [1, K], and (B, d) the trajectories' ends.
@@ -137,7 +126,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         steps = self.diffusion.steps
         served = torch.rand(len(condition)) < SERVED
         size = torch.rand(len(condition)) * ~served
-        noise = torch.randn_like(condition)
+        noise = torch.randn_like(self.origin(condition))
         start = self.diffusion.spread[steps] * size[:, None] * noise
         walk = torch.stack(list(self.diffusion.reverse(self.denoiser, start, condition)))
         step = torch.randint(1, steps + 1, (len(condition),))
@@ -156,7 +145,7 @@ class Student(DiffusionPurifier):
     """
 
     kind = "student"
-    option_groups = (TargetConfig, TrainConfig)  # its teacher's; ``updates`` holds for both fits
+    option_groups = (TargetConfig, TrainConfig)  # its teacher's; it takes half the updates
 
     last: Tensor
 
@@ -173,10 +162,10 @@ class Student(DiffusionPurifier):
         with seeded(examples.seed):
             teacher = DSRM(self.config)
             teacher.fit(examples, before)
-        training = replace(DISTILLATION, updates=run.config.updates)
-        self.imitate(teacher.eval(), examples.dataset, examples.seed, replace(run, config=training))
+        training = replace(DISTILLATION, updates=-(-run.config.updates // 2))
+        self.imitate(teacher.eval(), examples, replace(run, config=training))
 
-    def imitate(self, teacher: DSRM, dataset: Dataset, seed: int, run: TrainRun) -> None:
+    def imitate(self, teacher: DSRM, examples: Examples, run: TrainRun) -> None:
         """Trains on a teacher's trajectories.
 
         With K steps of a small network, trajectories are cheap to run to their ends; the student is
@@ -185,23 +174,21 @@ class Student(DiffusionPurifier):
 
         Args:
             teacher: A fitted DSRM of the same configuration.
-            dataset: Its data; the train users' logs give the conditions.
-            seed: Same seed, same conditions.
+            examples: Of its data, which give the conditions.
             run: Settings and checkpoint.
         """
         self.load_state_dict(teacher.state_dict())
-        pairs = Examples(dataset, TargetConfig(source="identity"), seed).pairs
-        condition = self.condition(torch.from_numpy(pairs.observed))
+        condition = self.condition(torch.tensor(examples.observed(self.reads)))
 
         def loss(rows: Tensor) -> Tensor:
             x, step, end = teacher.trajectory_points(condition[rows])
             return (self.end(x, step, condition[rows]) - end).square().mean()
 
-        identity = json.dumps([self.kind, seed, teacher.digest])
+        identity = json.dumps([self.kind, examples.seed, teacher.digest])
         train(self, loss, len(condition), replace(run, identity=identity))
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        return self.end(torch.zeros_like(condition), self.last, condition)
+        return self.end(self.origin(condition), self.last, condition)
 
     def end(self, x: Tensor, step: Tensor, condition: Tensor) -> Tensor:
         """The ends of trajectories, each from a point on it.
@@ -209,7 +196,7 @@ class Student(DiffusionPurifier):
         Args:
             x: (B, d) points.
             step: (B,) or (1,) int64, their steps in [1, K].
-            condition: (B, d) conditions.
+            condition: (B, width) conditions.
 
         Returns:
             (B, d) clean states.
@@ -256,5 +243,5 @@ def distil(
     )
     with seeded(check_whole("seed", seed, 0)):
         student = Student(teacher.config)
-        student.imitate(teacher, dataset, seed, run)
+        student.imitate(teacher, Examples(dataset, seed=seed), run)
     return student.eval()

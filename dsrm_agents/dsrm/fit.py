@@ -1,4 +1,4 @@
-"""Stage I: fits purifiers on the train users' logs (section 4.4)."""
+"""Stage I: fits purifiers on the train users' logs and sessions (section 4.4)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def fit_purifier(
         progress: Whether to show a progress bar.
         **options: Fields of :class:`~dsrm_agents.dsrm.pairs.TargetConfig`,
             :class:`~dsrm_agents.dsrm.training.TrainConfig` and the purifier's configuration,
-            as far as they concern it. A student's are its teacher's; ``updates`` holds for both.
+            as far as they concern it. A student's are its teacher's, whose updates it halves.
 
     Returns:
         The fitted purifier, with averaged weights, in evaluation mode.

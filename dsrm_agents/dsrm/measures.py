@@ -195,21 +195,6 @@ def discriminability(first: States, second: States) -> float:
     return float(np.mean(np.concatenate(hits)))
 
 
-def identity_check(raw: States, purified: States) -> dict[str, float]:
-    """Closeness of purified states to the input.
-
-    Args:
-        raw: (n, d) states before.
-        purified: (n, d) states after.
-
-    Returns:
-        ``cosine_to_input``, the mean cosine of the states as they are; and ``r2`` of ``purified =
-        raw``: 1 for the identity, not bounded below.
-    """
-    origin = np.zeros(raw.shape[1])
-    return {"cosine_to_input": cosine(raw, purified, origin, origin), "r2": _r2(purified, raw)}
-
-
 def response_r2(
     states: States,
     users: NDArray[np.integer],

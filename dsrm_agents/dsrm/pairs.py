@@ -1,30 +1,25 @@
-"""Training examples of purifiers, built without any row of the test source.
+"""Training pairs of purifiers: what an environment shows of a user, and the belief about them.
 
-A pair is an observed state and a cleaner target. The target cannot be read off eq. 7, which trains
-the denoiser towards its own condition. Two sources are better, and neither needs a clean state: a
-noisy target is as good as a clean one if its noise is independent of the condition, because the
-regression of either on the condition is the same (Lehtinen et al. 2018).
+The target cannot be read off eq. 7, which trains the denoiser towards its own condition. Here a
+condition is what sessions of train users show, at every number of steps, and the target is the
+belief about the same user given the same evidence (:mod:`kuaisim_gym.simulator.belief`): quality,
+taste and the sway of popularity apart, and as certain as the evidence allows. Some conditions hide
+the log, as for a user who has none; their target rests on the session alone.
 
-``"unbiased"``
-    The condition is a part of the user's log; the target is what the same user answered to items
-    that nobody chose for them (KuaiRand's randomised rows, or fully observed users, see
-    :meth:`~kuaisim_gym.data.Dataset.with_unbiased_users`), each answer counting by how far it lies
-    from what this item and this user get anyway.
-``"history"``
-    The condition is a random part of the user's log, the target is the remainder. Items that
-    chance showed the user in one part are not repeated in the other; the user's taste is. The
-    target's items are placed by embeddings that were fitted without the user
-    (:func:`cross_fitted_embeddings`): the environment's embedding has seen which items the train
-    users met by chance, and would repeat it.
-``"identity"``
-    Target = condition, as eq. 7 prints it.
+Sessions are played in the train simulator by policies of all kinds: near the belief's ranking or
+far from it, with many popular items or few. What their users answer only makes evidence: given it,
+the belief is the same in any simulator. A belief about the whole session would have the same mean
+if the simulator's users were those of the belief, but where they are not, a purifier would learn
+the train simulator's ways.
+
+No row and no user of the test source takes part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,23 +27,25 @@ from scipy.sparse import csr_matrix
 
 from dsrm_agents.dsrm.erasure import popularity_statistics
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data import Dataset, Interactions, TrainingData, Truth
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.data import Dataset, Interactions, Truth
+from kuaisim_gym.engine.reference import preference
+from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.observation import PreferenceEncoder
+from kuaisim_gym.observation import PARTS, WEIGHT_SCALE, PreferenceEncoder
+from kuaisim_gym.simulator.belief import Belief
+from kuaisim_gym.simulator.build import load_preferences
+from kuaisim_gym.simulator.factors import LINK_BOUND, PreferenceModel
 
-SOURCES = ("unbiased", "history", "identity")
-LEAST_OBSERVED = 0.5  # smallest share of a history that is observed
-MOST_OBSERVED = 0.95  # largest share where the remainder is the target
-PROPENSITY_CLIP = 10.0  # largest weight of a row over the median row's
-SMOOTHING = 5.0  # rows' worth of the overall mean in an item's or user's mean response
-PRIOR_ROWS = 20.0  # rows' worth of no preference in a target made of few unbiased rows
+READS = ("pooled", "parts")  # values of the environment's option ``preference``
+SOURCES = ("belief", "draw", "identity")
+LONGEST = 50  # steps of a session, the paper's larger T
+SLOTS = 256  # sessions at a time
+MOST_LOGS = 20_000  # train users whose logs alone make pairs
+KEPT = 0.3  # share of a session's steps that make pairs, beside its start
+HIDDEN = 0.2  # share of the pairs that hide the log
 BLOCK = 256  # users at a time, against the full catalogue
 
-TOO_SMALL = "No train user has both a condition and a target: the log is too small."
-
 FloatArray = NDArray[np.float32]
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -56,49 +53,136 @@ class TargetConfig:
     """Construction of pairs.
 
     Attributes:
-        source: One of :data:`SOURCES`; ``None`` for ``"unbiased"`` where the dataset has such rows
-            and ``"history"`` elsewhere.
-        propensity_power: Exponent of the inverse propensity by which logged rows count in
-            targets made of them; 0 for none, 1 for full correction of an item's exposure.
-        views: Pairs of each user, with different parts of the history.
+        source: What targets are: ``"belief"``, its mean; ``"draw"``, a draw from it, so that a
+            generative purifier learns how certain it is; or ``"identity"``, the condition, as eq. 7
+            prints it.
+        sessions: Least number of sessions that are played.
     """
 
-    source: str | None = None
-    propensity_power: float = 0.0
-    views: int = 8
+    source: str = "belief"
+    sessions: int = 3072
 
     def __post_init__(self) -> None:
-        if self.source is not None:
-            check_choice("source", self.source, SOURCES)
-        check_whole("views", self.views, 1)
-        if not self.propensity_power >= 0:
-            raise ConfigError(f"propensity_power must be at least 0, got {self.propensity_power}.")
-        if self.propensity_power and self.source in ("unbiased", "identity"):
-            raise ConfigError(f'propensity_power has no effect on source="{self.source}".')
+        check_choice("source", self.source, SOURCES)
+        check_whole("sessions", self.sessions, 1)
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Training pairs in the encoder's units.
+class Evidence:
+    """What sessions show of their users, and the beliefs about them.
 
     Attributes:
-        observed: (n, d) float32 states as an agent would see them.
-        target: (n, d) float32 states as it should see them.
-        weight: (n,) float32 weights in the loss, one on average.
-        user: (n,) int64 positions among the train users.
+        parts: (n, 4 d + 4) float32, as ``preference="parts"`` shows them.
+        mean: (n, d) float32, means of the beliefs given these parts' evidence.
+        covariance: (n, d, d) float32, their covariances.
+        users: (n,) int32, positions.
     """
 
-    observed: FloatArray
-    target: FloatArray
-    weight: FloatArray
-    user: NDArray[np.int64]
+    parts: FloatArray
+    mean: FloatArray
+    covariance: FloatArray
+    users: NDArray[np.int32]
+
+
+@lru_cache(maxsize=2)
+def play_sessions(dataset: Dataset, sessions: int, seed: int) -> Evidence:
+    """Plays sessions of train users, once for all purifiers of a dataset.
+
+    Args:
+        dataset: The data.
+        sessions: Least number of sessions.
+        seed: Same seed, same sessions.
+
+    Returns:
+        Evidence of the train users' logs alone, and at the start of each session and at a share of
+        its later steps.
+    """
+    slots = min(SLOTS, sessions)
+    batch = SessionBatch(
+        slots,
+        dataset.source,
+        dataset=dataset,
+        preference="parts",
+        action_type="slate",
+        abandonment="none",
+        max_len=LONGEST,
+    )
+    rng = np.random.default_rng(seed)
+    found = [_of_logs(dataset, rng)]
+    found += [one for _ in range(-(-sessions // slots)) for one in _played(batch, rng)]
+    columns = {
+        field.name: np.concatenate([getattr(one, field.name) for one in found])
+        for field in fields(Evidence)
+    }
+    for column in columns.values():
+        column.setflags(write=False)  # shared by all purifiers
+    return Evidence(**columns)
+
+
+def _of_logs(dataset: Dataset, rng: np.random.Generator) -> Evidence:
+    """Evidence of the train users' logs, of a sample where users are many."""
+    users, model = dataset.train_users, load_preferences(dataset)
+    users = np.sort(rng.choice(users, min(MOST_LOGS, len(users)), replace=False))
+    return Evidence(
+        log_parts(preference_encoder(dataset), dataset.train_log, users),
+        model.mean[users].astype(np.float32),
+        model.covariance[users].astype(np.float32),
+        users,
+    )
+
+
+def _played(batch: SessionBatch, rng: np.random.Generator) -> Iterator[Evidence]:
+    """Evidence of one session in each slot, step by step."""
+    core, n, n_items = batch.core, batch.n_sessions, batch.catalogue.n_items
+    batch.seed(rng.integers(2**63, size=n).astype(np.uint64))
+    both = batch.belief()
+    batch.reset()
+    session = Belief(both.model, core, "session")
+    # A policy follows the belief more or less, and likes popular items more or less.
+    following = rng.random((n, 1), dtype=np.float32)
+    own_way = rng.random((n, 1), dtype=np.float32)
+    own_way = own_way * rng.standard_normal((n, n_items), dtype=np.float32)
+    own_way += rng.standard_normal((n, 1), dtype=np.float32) * batch.catalogue.popular
+    kept = np.ones(n)
+    while core.state.active.any():
+        acting = core.state.active.copy()
+        rows = np.flatnonzero(acting & (rng.random(n) < kept))
+        yield _evidence(batch, rows, both, session, rng.random(len(rows)) < HIDDEN)
+        kept = np.full(n, KEPT)
+        scores = following * both.scores() + own_way
+        scores[core.state.exposed] = -np.inf
+        slates = core.engine.top_items(scores, batch.config.slate_size)
+        session.update(batch.step(slates, acting))
+
+
+def _evidence(
+    batch: SessionBatch,
+    rows: NDArray[np.int64],
+    both: Belief,
+    session: Belief,
+    hidden: NDArray[np.bool_],
+) -> Evidence:
+    """Evidence in some slots, of which some hide the log."""
+    parts = np.asarray(batch.observe())[rows, batch.encoder.preference_slice]
+    dim = both.dim
+    of_log = [*range(2 * dim), len(PARTS) * dim, len(PARTS) * dim + 1]
+    parts[np.ix_(hidden, of_log)] = 0.0
+    return Evidence(
+        parts,
+        np.where(hidden[:, None], session.mean[rows], both.mean[rows]).astype(np.float32),
+        np.where(hidden[:, None, None], session.covariance[rows], both.covariance[rows]).astype(
+            np.float32
+        ),
+        batch.core.state.users[rows],
+    )
 
 
 class Examples:
     """All that a purifier may be fitted to; each piece is made when it is first read.
 
     Args:
-        dataset: The data. Only ``training`` is read, and ``truth`` by :attr:`true_preferences`.
+        dataset: The data. Nothing of the test source is read; ``truth`` is by
+            :attr:`true_preferences` alone.
         config: Construction of the pairs.
         seed: Same seed, same pairs.
 
@@ -110,263 +194,131 @@ class Examples:
         self.dataset, self.config, self.seed = dataset, config or TargetConfig(), seed
         self.encoder = preference_encoder(dataset)
 
-    @cached_property
-    def logged(self) -> tuple[FloatArray, FloatArray]:
-        """(n, d) raw states of the train users, and (n, 3) popularity statistics of their logs.
+    @property
+    def evidence(self) -> Evidence:
+        """The sessions' evidence, and the beliefs given it."""
+        return play_sessions(self.dataset, self.config.sessions, self.seed)
 
-        Users without any response have no state and are left out.
-        """
-        histories = Histories(self.dataset.training, self.encoder)
-        has_state = histories.mass(histories.response) > 0
-        states, popularity = histories.states(histories.response), histories.popularity()
-        return states[has_state], popularity[has_state]
+    def observed(self, reads: str) -> FloatArray:
+        """(n, 4 d + 4) float32 parts, or the (n, d) pooled states made of them."""
+        parts = self.evidence.parts
+        return parts if reads == "parts" else self.encoder.pooled(parts)
 
-    @cached_property
-    def pairs(self) -> Pairs:
-        """The training pairs.
+    def targets(self, reads: str) -> FloatArray:
+        """(n, d) float32 targets of the pairs.
 
         Raises:
-            ConfigError: The dataset lacks the rows that the source needs.
+            ConfigError: Conditions are no targets, because they are parts.
         """
-        return build_pairs(self.dataset.training, self.encoder, self.config, self.seed)
+        if self.config.source == "identity":
+            if reads != "pooled":
+                raise ConfigError(
+                    f'source="identity" is for purifiers of reads="pooled", got {reads!r}.'
+                )
+            return self.observed(reads)
+        evidence = self.evidence
+        if self.config.source == "belief":
+            return evidence.mean
+        noise = np.random.default_rng(self.seed).standard_normal(evidence.mean.shape)
+        values, axes = np.linalg.eigh(evidence.covariance.astype(np.float64))
+        drawn = np.einsum("nij,nj->ni", axes, np.sqrt(np.maximum(values, 0.0)) * noise)
+        return np.asarray(evidence.mean + drawn, dtype=np.float32)
 
     @cached_property
+    def popularity(self) -> FloatArray:
+        """(n, 3) float32, popularity statistics of the logs of the pairs' users."""
+        data = self.dataset.training
+        log, exposures = (
+            data.train_log,
+            np.bincount(data.train_log.items, minlength=data.n_all_items),
+        )
+        statistics = popularity_statistics(log.users, log.items, exposures, data.n_users)
+        return statistics[self.evidence.users].astype(np.float32)
+
+    @property
     def true_preferences(self) -> FloatArray:
         """(n, d) float32, the true preference of each pair's user.
 
         Raises:
             ConfigError: The dataset is real: nobody knows its users' preferences.
         """
-        users = self.dataset.train_users
-        return true_preference(self.dataset, users, self.encoder, users)[self.pairs.user]
+        users, place = np.unique(self.evidence.users, return_inverse=True)
+        return true_preference(self.dataset, users, self.dataset.train_users)[place]
 
 
-class Histories:
-    """The train users' logged rows, and the states that parts of them give.
-
-    Args:
-        data: Only ``train_log`` is read.
-        encoder: Encodes histories as the environment does.
-    """
-
-    def __init__(self, data: TrainingData, encoder: PreferenceEncoder) -> None:
-        self.encoder, self.users = encoder, data.train_users
-        self.items, self.response = data.train_log.items, data.train_log.response
-        self.rows = _positions(self.users, data.n_users)[data.train_log.users]
-        self.n, self.n_items = len(self.users), data.n_all_items
-        self.exposures = np.bincount(self.items, minlength=self.n_items)
-
-    def states(
-        self, weight: NDArray[np.floating], embeddings: tuple[NDArray[np.floating], ...] = ()
-    ) -> FloatArray:
-        """(n, d) states of histories whose rows have these weights.
-
-        Args:
-            weight: (n_rows,), zero for rows that are left out.
-            embeddings: Item embeddings to pool instead of the environment's: the k-th for the
-                users of fold k.
-        """
-        cells = (np.asarray(weight, dtype=np.float32), (self.rows, self.items))
-        matrix = csr_matrix(cells, shape=(self.n, self.n_items))
-        total, mass = self.encoder.pool(matrix)
-        for fold, embedding in enumerate(embeddings):
-            in_fold = np.arange(self.n) % len(embeddings) == fold
-            total[in_fold] = matrix[in_fold] @ embedding
-        return self.encoder.encode(total, mass)
-
-    def mass(self, weight: NDArray[np.floating] | NDArray[np.bool_]) -> FloatArray:
-        """(n,) float32: total weight of each history."""
-        return np.bincount(self.rows, weights=weight, minlength=self.n).astype(np.float32)
-
-    def popularity(self) -> FloatArray:
-        """(n, 3) float32: statistics of the popularity of each history, NaN without rows."""
-        statistics = popularity_statistics(self.rows, self.items, self.exposures, self.n)
-        return statistics.astype(np.float32)
-
-    def inverse_propensity(self, power: float) -> Vector:
-        """(n_rows,) weights that undo exposure, relative to the median row's and clipped."""
-        exposures = self.exposures[self.items]
-        weight = (np.median(exposures) / exposures) ** power
-        return np.asarray(np.minimum(weight, PROPENSITY_CLIP))
-
-    def thinned(self, least: float, most: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """(n_rows,) bool: a random part of every history, its share uniform in [least, most]."""
-        share = rng.uniform(least, most, self.n)[self.rows]
-        return np.asarray(rng.random(len(self.rows)) < share)
-
-    def pairs(
-        self, observed: NDArray[np.bool_], weight: FloatArray, target: FloatArray | None = None
-    ) -> Pairs:
-        """One pair for each user who has both a condition and a target.
-
-        Args:
-            observed: (n_rows,) the rows that make the condition.
-            weight: (n,) weights of the targets, zero for those that rest on nothing.
-            target: (n, d), or ``None`` for the conditions themselves.
-        """
-        condition = self.states(self.response * observed)
-        users = np.flatnonzero((self.mass(self.response * observed) > 0) & (weight > 0))
-        target = condition if target is None else target
-        return Pairs(condition[users], target[users], weight[users], users)
-
-
-def build_pairs(
-    data: TrainingData,
-    encoder: PreferenceEncoder,
-    config: TargetConfig | None = None,
-    seed: int = 0,
-) -> Pairs:
-    """Builds up to ``views`` pairs for every train user.
+def log_parts(
+    encoder: PreferenceEncoder, rows: Interactions, users: NDArray[np.integer]
+) -> FloatArray:
+    """What ``preference="parts"`` shows of some users before a session.
 
     Args:
-        data: Only ``train_log`` and ``randomised`` are read.
         encoder: Encodes histories as the environment does.
-        config: Construction of the pairs; ``None`` for the defaults.
-        seed: Same seed, same pairs.
+        rows: Logged rows.
+        users: (n,) positions, ascending; rows of others are left out.
 
     Returns:
-        The pairs; users whose condition or target would rest on nothing are left out.
-
-    Raises:
-        ConfigError: The source needs rows that the dataset does not have.
+        (n, 4 d + 4) float32.
     """
-    config = config or TargetConfig()
-    histories, rng = Histories(data, encoder), np.random.default_rng(seed)
-    if not histories.response.any():
-        raise ConfigError(TOO_SMALL)
-    source = config.source or ("history" if data.randomised is None else "unbiased")
-    if source == "history":
-        return _stacked(list(_split_histories(histories, config, rng)))
-    target, weight = None, np.ones(histories.n, dtype=np.float32)
-    if source == "unbiased":
-        if data.randomised is None:
-            raise ConfigError(
-                'source="unbiased" needs rows of train users that are free of exposure bias; this '
-                'dataset has none. Use source="history", or dataset.with_unbiased_users(n).'
-            )
-        target, weight = _unbiased_targets(histories, data.randomised, data.n_users)
-    views = []
-    for view in range(config.views):
-        observed = histories.thinned(LEAST_OBSERVED, 1.0, rng)
-        observed |= view == 0  # one view is the full history
-        views.append(histories.pairs(observed, weight, target))
-    return _stacked(views)
-
-
-def _split_histories(
-    histories: Histories, config: TargetConfig, rng: np.random.Generator
-) -> Iterator[Pairs]:
-    """Pairs of a random part of each history and the remainder, one view after the other."""
-    response = histories.response
-    weight = response * histories.inverse_propensity(config.propensity_power)
-    for _ in range(config.views):
-        observed = histories.thinned(LEAST_OBSERVED, MOST_OBSERVED, rng)
-        target = histories.states(weight * ~observed)
-        count = histories.mass(~observed) * (histories.mass(response * ~observed) > 0)
-        yield histories.pairs(observed, count, target)
-
-
-def _unbiased_targets(
-    histories: Histories, table: Interactions, n_users: int
-) -> tuple[FloatArray, FloatArray]:
-    """(n, d) targets made of unbiased rows, and (n,) the number of rows behind each.
-
-    Raises:
-        ConfigError: No row is a train user's.
-    """
-    rows = _positions(histories.users, n_users)[table.users]
-    items, response = table.items[rows >= 0], table.response[rows >= 0].astype(np.float64)
-    rows = rows[rows >= 0]
-    if not len(rows):
-        raise ConfigError("None of the rows that are free of exposure bias is a train user's.")
-    residual = response - smoothed_means(items, response, histories.n_items)[items]
-    residual += response.mean() - smoothed_means(rows, response, histories.n)[rows]
-    matrix = csr_matrix((residual, (rows, items)), shape=(histories.n, histories.n_items))
-    count = np.bincount(rows, minlength=histories.n).astype(np.float32)
-    encoder = histories.encoder
-    # The environment's embedding will do: it was fitted on other rows than these, chance and all.
-    target = np.asarray(matrix @ encoder.embedding) / (count[:, None] + PRIOR_ROWS) / encoder.scale
-    return target.astype(np.float32), count
-
-
-def smoothed_means(groups: NDArray[np.integer], response: Vector, n: int) -> Vector:
-    """(n,) mean response of each group, smoothed towards the overall mean."""
-    total = np.bincount(groups, weights=response, minlength=n)
-    overall = response.mean() if len(response) else 0.0
-    return np.asarray(
-        (total + SMOOTHING * overall) / (np.bincount(groups, minlength=n) + SMOOTHING)
-    )
+    mine = rows.take(np.isin(rows.users, users))
+    cells = (np.searchsorted(users, mine.users), mine.items)
+    shape, parts = (len(users), len(encoder.embedding)), []
+    weights = np.zeros((len(users), len(PARTS)), dtype=np.float32)
+    for part, weight in enumerate((mine.response, np.ones(len(mine), dtype=np.float32))):
+        total, weights[:, part] = encoder.pool(csr_matrix((weight, cells), shape=shape))
+        standard = (encoder.mean, encoder.scale, encoder.reach)
+        parts.append(preference(total, weights[:, part], *standard))
+    nothing = np.zeros((len(users), 2 * encoder.dim), dtype=np.float32)
+    return np.hstack([*parts, nothing, np.log1p(weights) / np.float32(WEIGHT_SCALE)])
 
 
 def true_preference(
-    dataset: Dataset,
-    users: NDArray[np.integer],
-    encoder: PreferenceEncoder,
-    reference: NDArray[np.integer],
+    dataset: Dataset, users: NDArray[np.integer], reference: NDArray[np.integer]
 ) -> FloatArray:
-    """The states that the users' true preferences would have.
+    """The beliefs that would tell the users' true answers best.
 
-    A state is an exposure-weighted mean of a user's answers; this is the same mean over the full
-    catalogue, each item shown once and answered as an unbiased user would. How generous a user is
-    and how good an item is are no preferences: each answer counts as its excess over both.
+    How generous a user is makes the level. The taste is the one whose scores come nearest, over the
+    catalogue, to the excess of the user's expected answers over what the items and the user get
+    anyway; answers count as scores by the slope of the link.
 
     Args:
-        dataset: A synthetic world; only ``truth`` is read.
+        dataset: A synthetic world; only ``truth`` and the items of the factor model are read.
         users: (n,) positions.
-        encoder: Gives the embedding and the units.
         reference: (m,) positions of the users whose answers are averaged into the items' means,
-            such as a sample of the train users. They sit around the origin.
+            such as the train users. They sit around the origin.
 
     Returns:
-        (n, d) float32 in the encoder's units.
+        (n, d) float32 in the units of beliefs.
 
     Raises:
         ConfigError: The dataset is real: nobody knows its users' preferences.
     """
-    embedding = encoder.embedding[: dataset.n_items]
-    truth = dataset.truth
-    if truth is None:
+    if dataset.truth is None:
         raise ConfigError(f"True preferences are known in synthetic worlds only: {dataset.name}.")
-    pooled, level = _pooled_answers(truth, users, embedding)
-    reference_pooled, reference_level = _pooled_answers(truth, reference, embedding)
-    # Sum of (answer - item's mean - (user's mean - overall mean)) * embedding, term by term.
-    excess = pooled - reference_pooled.mean(axis=0)
-    excess -= np.outer(level - reference_level.mean(), embedding.mean(axis=0, dtype=np.float64))
-    return np.asarray(excess / encoder.scale, dtype=np.float32)
+    model = load_preferences(dataset)
+    vectors = model.vectors[: dataset.n_items]
+    centred = vectors - vectors.mean(axis=0)
+    pooled, level = _pooled_answers(dataset.truth, users, centred)
+    reference_pooled, reference_level = _pooled_answers(dataset.truth, reference, centred)
+    excess = np.linalg.pinv(centred.T @ centred) @ (pooled - reference_pooled.mean(axis=0)).T
+    preferences = np.column_stack([level - reference_level.mean(), excess.T])
+    return (preferences / _slope(model, dataset.n_items)).astype(np.float32)
+
+
+def _slope(model: PreferenceModel, n_items: int) -> float:
+    """What a unit of score adds to an answer, mean over the catalogue."""
+    grid = np.linspace(-LINK_BOUND, LINK_BOUND, len(model.link))
+    return float(np.interp(model.quality[:n_items], grid, model.link[:, 1]).mean())
 
 
 def _pooled_answers(
-    truth: Truth, users: NDArray[np.integer], embedding: FloatArray
+    truth: Truth, users: NDArray[np.integer], vectors: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(n, d) answer-weighted mean embeddings over the catalogue, and (n,) mean answers."""
-    items = np.arange(len(embedding))[None, :]
-    pooled, level = np.empty((len(users), embedding.shape[1])), np.empty(len(users))
+    """(n, k) sums of item vectors over the catalogue, by answers, and (n,) mean answers."""
+    items = np.arange(len(vectors))[None, :]
+    pooled, level = np.empty((len(users), vectors.shape[1])), np.empty(len(users))
     for start in range(0, len(users), BLOCK):
         rows = slice(start, start + BLOCK)
-        answers = truth.expected(users[rows, None], items)
-        pooled[rows] = answers @ embedding / len(embedding)
-        level[rows] = answers.mean(axis=1, dtype=np.float64)
+        answers = truth.expected(users[rows, None], items).astype(np.float64)
+        pooled[rows] = answers @ vectors
+        level[rows] = answers.mean(axis=1)
     return pooled, level
-
-
-def _positions(users: NDArray[np.integer], n_users: int) -> NDArray[np.int64]:
-    """(n_users,): each user's position in ``users``, -1 for users that are not among them."""
-    position = np.full(n_users, -1, dtype=np.int64)
-    position[users] = np.arange(len(users))
-    return position
-
-
-def _stacked(views: list[Pairs]) -> Pairs:
-    """All views in one, their weights one on average.
-
-    Raises:
-        ConfigError: They are empty.
-    """
-    columns = {
-        field.name: np.concatenate([getattr(view, field.name) for view in views])
-        for field in fields(Pairs)
-    }
-    if not len(columns["user"]):
-        raise ConfigError(TOO_SMALL)
-    columns["weight"] /= columns["weight"].mean()
-    return Pairs(**columns)

@@ -1,9 +1,10 @@
-"""Probes of preference states: traces of popularity, of the user's taste, and of who the user is.
+"""Probes of preferences: traces of popularity, of the user's taste, and of who the user is.
 
 The paper's first claim (DSRM-HRL section 4.2) is that exposure writes popularity into the user
 state and that the reverse process removes it and keeps the taste. :func:`probe` measures all sides
-of that (:mod:`~dsrm_agents.dsrm.measures`), on users whom no purifier was fitted on. Further
-measures expose purifiers that leave the input as it is, or that map all users to one point.
+of that (:mod:`~dsrm_agents.dsrm.measures`), at the start of sessions of users whom no purifier was
+fitted on. Further measures expose purifiers that leave the raw state as it is, or that map all
+users to one point.
 
 The truth of a synthetic world and the test rows are read to measure and never to purify.
 """
@@ -14,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
 from dsrm_agents.dsrm import measures
 from dsrm_agents.dsrm.erasure import popularity_statistics
-from dsrm_agents.dsrm.pairs import smoothed_means, true_preference
+from dsrm_agents.dsrm.pairs import log_parts, true_preference
 from dsrm_agents.dsrm.purifier import Denoise, purify
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data import Dataset, Interactions
 from kuaisim_gym.envs.assembly import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
@@ -29,6 +29,7 @@ from kuaisim_gym.simulator import load_catalogue
 MOST_USERS = 1_500  # probed
 MOST_REFERENCE = 2_000  # train users who say where the centre is
 MOST_ROWS = 200_000  # held-out answers
+SMOOTHING = 5.0  # rows' worth of the overall mean in an item's mean response
 
 FloatArray = NDArray[np.float32]
 
@@ -54,7 +55,7 @@ class Answers:
     """Held-out answers of the probed users, unseen by purifiers and embeddings.
 
     Attributes:
-        users: (r,) int64, rows of ``ProbeData.states``.
+        users: (r,) int64, rows of :class:`ProbeData`'s states.
         items: (r,) int32, positions.
         responses: (r,) float32 in [0, 1].
         item_mean: (n_items,) float64, smoothed mean answers of the train log.
@@ -71,7 +72,7 @@ class Causes:
     """Truth about the probed users, in synthetic worlds.
 
     Attributes:
-        preference: (n, d) float32, see :func:`true_preference`; counted from the origin.
+        preference: (n, d) float32, see :func:`~dsrm_agents.dsrm.pairs.true_preference`.
         interest: (n,) int32, favourite categories.
         relevance: (n, n_items) float32, true relevance of every item.
     """
@@ -85,15 +86,17 @@ class Causes:
 class ProbeData:
     """Evaluation data for purifiers, made once for a dataset; see :func:`probe_data`.
 
+    States are by what purifiers read, ``"pooled"`` or ``"parts"``, and ``width`` columns wide.
+
     Attributes:
         seed: Of every split and network.
         users: (n,) int32 positions of the probed users, ascending.
-        states: (n, d) float32, their raw states.
+        states: (n, width) float32, what their sessions show at the start.
         popularity: (n,) float64, see :func:`history_popularity`.
-        reference: (m, d) float32, raw states of train users; purified states are counted from the
-            mean of theirs.
-        halves: (2, h, d) float32, raw states of the two halves of a history, of those probed users
-            who have both.
+        reference: (m, width) float32, the same of train users; purified states are counted from
+            the mean of theirs.
+        halves: (2, h, width) float32, the same of the two halves of a history, of those probed
+            users who have both.
         item_embedding: (n_items, d) float32.
         tail: Positions of the items outside the popular group.
         answers: Held-out answers, ``None`` where the probed users have too few.
@@ -102,18 +105,20 @@ class ProbeData:
 
     seed: int
     users: NDArray[np.int32]
-    states: FloatArray
+    states: dict[str, FloatArray]
     popularity: NDArray[np.float64]
-    reference: FloatArray
-    halves: FloatArray
+    reference: dict[str, FloatArray]
+    halves: dict[str, FloatArray]
     item_embedding: FloatArray
     tail: NDArray[np.int64]
     answers: Answers | None
     causes: Causes | None
 
     def __post_init__(self) -> None:
-        for owner in (self, self.answers, self.causes):
-            for array in () if owner is None else vars(owner).values():
+        tables = [self.states, self.reference, self.halves]
+        tables += [vars(owner) for owner in (self, self.answers, self.causes) if owner is not None]
+        for table in tables:
+            for array in table.values():
                 if isinstance(array, np.ndarray):
                     array.setflags(write=False)  # shared by all purifiers that are compared
 
@@ -152,36 +157,34 @@ def probe_data(
         raise ConfigError(f"Probes need at least {measures.FOLDS} users, got {len(probed)}.")
     reference = _sample(dataset.train_users, MOST_REFERENCE, rng)
 
-    def raw(users: NDArray[np.integer]) -> FloatArray:
-        return encoder.encode(encoder.history_sum[users], encoder.history_weight[users])
-
     return ProbeData(
         seed=seed,
         users=probed,
-        states=raw(probed),
+        states=_shown(encoder, dataset.log, probed),
         popularity=history_popularity(dataset)[probed],
-        reference=raw(reference),
+        reference=_shown(encoder, dataset.log, reference),
         halves=_halves(dataset, encoder, probed, rng),
         item_embedding=catalogue.item_embedding,
         tail=np.flatnonzero(~catalogue.popular),
         answers=_answers(dataset, probed, rng),
-        causes=_causes(dataset, encoder, probed, reference),
+        causes=_causes(dataset, probed, reference),
     )
 
 
-def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
+def probe(denoise: Denoise, data: ProbeData, reads: str = "pooled") -> dict[str, float]:
     """Measures a purifier.
 
     Args:
-        denoise: (n, d) float32 raw states to (n, d) float32 purified ones, such as
+        denoise: (n, width) float32 observed states to (n, d) float32 preferences, such as
             :meth:`~dsrm_agents.dsrm.purifier.FittedPurifier.denoise`.
         data: Evaluation data; see :func:`probe_data`.
+        reads: What it reads, see :attr:`~dsrm_agents.dsrm.purifier.Purifier.reads`.
 
     Returns:
         By name: ``leakage_r2`` and ``leakage_mlp`` of popularity, with ``leakage_floor`` and
-        ``leakage_mlp_floor``; ``cosine`` to the true preference; ``recall20`` and, among the long
+        ``leakage_mlp_floor``; ``cosine`` to the true taste; ``recall20`` and, among the long
         tail, ``recall20_longtail``; ``interest_accuracy``; ``effective_rank``;
-        ``discriminability``; ``cosine_to_input`` and ``identity_r2``; ``response_r2``; and
+        ``discriminability``; ``cosine_to_raw``, to the raw state; ``response_r2``; and
         ``n_users``. Measures that the data do not allow are absent: those that need the truth on
         real data, ``response_r2`` without held-out answers, and ``discriminability`` without two
         users who have two halves of a history.
@@ -190,25 +193,24 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
         ConfigError: The purifier returns another shape, or values that are not finite.
     """
 
-    def purified_copy(states: FloatArray) -> FloatArray:
-        return purify(denoise, states.copy())  # the purifier may write into its input
+    def purified(states: FloatArray) -> FloatArray:
+        return purify(denoise, states.copy(), data.item_embedding.shape[1])  # it may write there
 
-    states = purified_copy(data.states)
-    centre = purified_copy(data.reference).mean(axis=0, dtype=np.float64)
-    label, seed = data.popularity, data.seed
-    identity = measures.identity_check(data.states, states)
+    states = purified(data.states[reads])
+    centre = purified(data.reference[reads]).mean(axis=0, dtype=np.float64)
+    label, seed, origin = data.popularity, data.seed, np.zeros(states.shape[1])
     results = {
         "leakage_r2": measures.popularity_leakage(states, label, seed=seed),
         "leakage_mlp": measures.popularity_leakage(states, label, "mlp", seed),
         "leakage_floor": measures.leakage_floor(states, label, seed=seed),
         "leakage_mlp_floor": measures.leakage_floor(states, label, "mlp", seed),
         "effective_rank": measures.effective_rank(states),
-        "cosine_to_input": identity["cosine_to_input"],
-        "identity_r2": identity["r2"],
+        "cosine_to_raw": measures.cosine(data.states["pooled"], states, origin, origin),
         "n_users": float(len(data.users)),
     }
-    if data.halves.shape[1] > 1:
-        results["discriminability"] = measures.discriminability(*map(purified_copy, data.halves))
+    halves = data.halves[reads]
+    if halves.shape[1] > 1:
+        results["discriminability"] = measures.discriminability(*map(purified, halves))
     if data.answers is not None:
         results["response_r2"] = measures.response_r2(
             states,
@@ -218,15 +220,23 @@ def probe(denoise: Denoise, data: ProbeData) -> dict[str, float]:
             seed=seed,
         )
     if data.causes is not None:
-        origin = np.zeros(states.shape[1])  # true preferences are excesses already
-        ranked = (states, data.item_embedding, data.causes.relevance)
-        results |= {
-            "interest_accuracy": measures.interest_accuracy(states, data.causes.interest, seed),
-            "cosine": measures.cosine(states, data.causes.preference, centre, origin),
-            "recall20": measures.recall_at_k(*ranked, centre=centre),
-            "recall20_longtail": measures.recall_at_k(*ranked, items=data.tail, centre=centre),
-        }
+        results |= _against_truth(states, centre, data.causes, data)
     return results
+
+
+def _against_truth(
+    states: FloatArray, centre: NDArray[np.float64], causes: Causes, data: ProbeData
+) -> dict[str, float]:
+    """Measures of the taste, which is what tells users' rankings apart."""
+    taste, centre = states[:, 1:], centre[1:]
+    ranked = (taste, data.item_embedding[:, 1:], causes.relevance)
+    truth = causes.preference[:, 1:]  # an excess already, which sits around the origin
+    return {
+        "interest_accuracy": measures.interest_accuracy(states, causes.interest, data.seed),
+        "cosine": measures.cosine(taste, truth, centre, np.zeros(taste.shape[1])),
+        "recall20": measures.recall_at_k(*ranked, centre=centre),
+        "recall20_longtail": measures.recall_at_k(*ranked, items=data.tail, centre=centre),
+    }
 
 
 def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> NDArray[np.int32]:
@@ -234,26 +244,33 @@ def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> ND
     return np.sort(rng.choice(users, min(most, len(users)), replace=False))
 
 
+def _shown(
+    encoder: PreferenceEncoder, rows: Interactions, users: NDArray[np.int32]
+) -> dict[str, FloatArray]:
+    """What sessions of some users show at the start, by what purifiers read."""
+    parts = log_parts(encoder, rows, users)
+    return {"pooled": encoder.pooled(parts), "parts": parts}
+
+
 def _halves(
     dataset: Dataset, encoder: PreferenceEncoder, users: NDArray[np.int32], rng: np.random.Generator
-) -> FloatArray:
-    """(2, h, d) states of random halves of the logged rows of each user who has both.
+) -> dict[str, FloatArray]:
+    """(2, h, width) states of random halves of the logged rows of each user who has both.
 
     A half without any response has no state; users with one, and so all users with a single row,
     are left out.
     """
     log = dataset.log.of_users(users, dataset.n_users)
-    rows = np.searchsorted(users, log.users)
-    shuffled = np.lexsort((rng.random(len(log)), rows))
+    shuffled = np.lexsort((rng.random(len(log)), log.users))
     in_first = np.empty(len(log), dtype=bool)
     in_first[shuffled] = (np.arange(len(log)) - log.starts(dataset.n_users)[log.users]) % 2 == 0
-    shape = (len(users), len(encoder.embedding))
-    pooled = [
-        encoder.pool(csr_matrix((log.response * in_half, (rows, log.items)), shape=shape))
-        for in_half in (in_first, ~in_first)
+    shown = [_shown(encoder, log.take(half), users) for half in (in_first, ~in_first)]
+    liked = [
+        np.bincount(log.users[half], log.response[half], dataset.n_users)[users] > 0
+        for half in (in_first, ~in_first)
     ]
-    complete = np.logical_and(*(weight > 0 for _, weight in pooled))
-    return np.stack([encoder.encode(total[complete], weight[complete]) for total, weight in pooled])
+    complete = np.logical_and(*liked)
+    return {reads: np.stack([half[reads][complete] for half in shown]) for reads in shown[0]}
 
 
 def _answers(
@@ -266,24 +283,23 @@ def _answers(
     if len(test.distinct_users) < measures.FOLDS:
         return None
     log, n_all = dataset.train_log, len(dataset.item_ids)
-    item_mean = smoothed_means(log.items, log.response.astype(np.float64), n_all)
-    return Answers(
-        np.searchsorted(users, test.users), test.items, test.response, item_mean[: dataset.n_items]
-    )
+    response = log.response.astype(np.float64)
+    overall = response.mean() if len(response) else 0.0
+    item_mean = np.bincount(log.items, response, n_all) + SMOOTHING * overall
+    item_mean /= np.bincount(log.items, minlength=n_all) + SMOOTHING
+    mean = np.asarray(item_mean[: dataset.n_items], dtype=np.float64)
+    return Answers(np.searchsorted(users, test.users), test.items, test.response, mean)
 
 
 def _causes(
-    dataset: Dataset,
-    encoder: PreferenceEncoder,
-    users: NDArray[np.int32],
-    reference: NDArray[np.int32],
+    dataset: Dataset, users: NDArray[np.int32], reference: NDArray[np.int32]
 ) -> Causes | None:
     """Truth about the users of a synthetic world; ``None`` for real data."""
     truth = dataset.truth
     if truth is None:
         return None
     return Causes(
-        true_preference(dataset, users, encoder, reference),
+        true_preference(dataset, users, reference),
         truth.interest[users],
         truth.preference[users] @ truth.item_vectors.T,
     )

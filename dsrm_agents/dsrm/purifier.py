@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dsrm_agents.common.fitted import FittedModule
 from dsrm_agents.dsrm.erasure import STATISTICS, Affine, erase, whiten_blindly
-from dsrm_agents.dsrm.pairs import Examples, TargetConfig
+from dsrm_agents.dsrm.pairs import READS, Examples, TargetConfig
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import CheckpointError, ConfigError
-from kuaisim_gym.observation import PREFERENCE_BOUND
+from kuaisim_gym.observation import PARTS, PREFERENCE_BOUND
 from kuaisim_gym.registration import import_named
 from kuaisim_gym.registry import check_free
 from kuaisim_gym.tensors import TensorFile, open_tensors
@@ -36,22 +36,33 @@ class Purifier(Protocol):
         """Fingerprint of the dataset that it was fitted on."""
         ...
 
+    @property
+    def reads(self) -> str:
+        """What the environment must show of the preference, its option ``preference``."""
+        ...
+
     def denoise(self, states: FloatArray) -> FloatArray:
-        """(N, d) float32 preference states to purified ones, within the observation space."""
+        """(N, width) float32 observed states to (N, d) preferences [level, taste]."""
         ...
 
 
-def purify(denoise: Denoise, states: FloatArray) -> FloatArray:
-    """Purifies (n, d) states and checks what comes back.
+def read_width(reads: str, dim: int) -> int:
+    """Columns of an observed state that a purifier reads, of d columns of an embedding."""
+    return len(PARTS) * (dim + 1) if reads == "parts" else dim
+
+
+def purify(denoise: Denoise, states: FloatArray, dim: int) -> FloatArray:
+    """Purifies (n, width) states and checks what comes back.
 
     Raises:
-        ConfigError: The purifier returned another shape, or values that are not finite.
+        ConfigError: The purifier returned another shape than (n, dim), or values that are not
+            finite.
     """
-    clean = np.asarray(denoise(states))
-    if clean.shape != states.shape or not np.isfinite(clean).all():
+    clean, shape = np.asarray(denoise(states)), (len(states), dim)
+    if clean.shape != shape or not np.isfinite(clean).all():
         raise ConfigError(
-            f"A purifier must return finite states of shape {states.shape}, got "
-            f"{clean.shape}{'' if clean.shape != states.shape else ', not all finite'}."
+            f"A purifier must return finite preferences of shape {shape}, got "
+            f"{clean.shape}{'' if clean.shape != shape else ', not all finite'}."
         )
     return clean
 
@@ -61,8 +72,9 @@ class PurifierConfig:
     """Configuration of a purifier, from which it is rebuilt before its weights are loaded.
 
     Attributes:
-        dim: d, of the preference state.
+        dim: d, of the preferences that it gives.
         fingerprint: Fingerprint of the dataset that it was fitted on.
+        reads: What it reads of the environment, one of :data:`~dsrm_agents.dsrm.pairs.READS`.
         blind: Number of popularity statistics that are erased from its input and output, the
             first of :data:`~dsrm_agents.dsrm.erasure.STATISTICS`.
         hidden: Width of its network.
@@ -71,15 +83,22 @@ class PurifierConfig:
 
     dim: int
     fingerprint: str = ""
-    blind: int = 1
-    hidden: int = 96
+    reads: str = "parts"
+    blind: int = 0
+    hidden: int = 64
     layers: int = 2
 
     def __post_init__(self) -> None:
+        check_choice("reads", self.reads, READS)
         for name in ("dim", "hidden", "layers"):
             check_whole(name, getattr(self, name), 1)
         if check_whole("blind", self.blind, 0) > len(STATISTICS):
             raise ConfigError(f"blind must be at most {len(STATISTICS)}, got {self.blind}.")
+
+    @property
+    def width(self) -> int:
+        """Columns of what it reads."""
+        return read_width(self.reads, self.dim)
 
 
 class Recipe(NamedTuple):
@@ -111,17 +130,17 @@ def recipe_of(name: str) -> Recipe:
 
 
 class FittedPurifier(FittedModule, ABC):
-    """A purifier that has been fitted: condition in, clean state out, in units of its own.
+    """A purifier that has been fitted: observed state in, preference in units of beliefs out.
 
-    The condition is the observed state, whitened and with the directions left out along which it
-    tells the popularity of the user's history (:func:`~dsrm_agents.dsrm.erasure.whiten_blindly`).
-    Clean states are scaled by one number, not coordinate by coordinate, so that a unit of error
-    weighs the same along all of them.
+    A preference is [level, taste], as the belief's mean: ``embedding . (1, taste)`` ranks items.
+    The condition is the observed state, whitened and, if ``blind``, without the directions along
+    which it tells the popularity of the user's log
+    (:func:`~dsrm_agents.dsrm.erasure.whiten_blindly`).
 
     A subclass with a ``kind`` registers itself in :data:`PURIFIERS` when it is defined, so that
     ``fit_purifier`` and :func:`load_purifier` find it. It implements :meth:`fit` and
     :meth:`clean`; :class:`PairedPurifier` and :class:`TrainedPurifier` have a ``fit`` for those
-    that learn from pairs.
+    that learn from pairs, :class:`StatePurifier` for those whose output is a raw state.
 
     Args:
         config: Sizes.
@@ -135,18 +154,16 @@ class FittedPurifier(FittedModule, ABC):
     """
 
     kind: ClassVar[str]
-    format = "dsrm-purifier-1"
+    format = "dsrm-purifier-2"
     content = "purifier"
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
-    option_groups: ClassVar[tuple[type[Any], ...]] = ()
+    option_groups: ClassVar[tuple[type[Any], ...]] = (TargetConfig,)
 
     input_centre: Tensor
     input_map: Tensor
     output_centre: Tensor
     output_map: Tensor
-    target_centre: Tensor
-    target_scale: Tensor
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -160,11 +177,16 @@ class FittedPurifier(FittedModule, ABC):
     def __init__(self, config: PurifierConfig) -> None:
         super().__init__()
         self.config = config
-        for name in ("input_centre", "output_centre", "target_centre"):
-            self.register_buffer(name, torch.zeros(config.dim))
-        for name in ("input_map", "output_map"):
-            self.register_buffer(name, torch.eye(config.dim))
-        self.register_buffer("target_scale", torch.ones(()))
+        self.register_buffer("input_centre", torch.zeros(config.width))
+        self.register_buffer("input_map", torch.eye(config.width))
+        self.register_buffer("output_centre", torch.zeros(config.dim))
+        self.register_buffer("output_map", torch.eye(config.dim))
+
+    @property
+    def reads(self) -> str:
+        """What the environment must show of the preference: ``"pooled"`` or ``"parts"``."""
+        reads: str = self.config.reads
+        return reads
 
     @classmethod
     def options(cls) -> tuple[str, ...]:
@@ -180,7 +202,7 @@ class FittedPurifier(FittedModule, ABC):
         Torch's global generator is seeded; the caller restores its state.
 
         Args:
-            examples: States, pairs and, in synthetic worlds, true preferences.
+            examples: Pairs and, in synthetic worlds, true preferences.
             run: Settings and checkpoint of a fit by gradient steps.
 
         Raises:
@@ -190,7 +212,7 @@ class FittedPurifier(FittedModule, ABC):
 
     @abstractmethod
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        """(B, d) conditions, and the observed states they come from, to clean states."""
+        """(B, width) conditions, and the states they come from, to (B, d) in own units."""
 
     def set_condition_map(self, whitening: Affine) -> None:
         """Stores the map from observed states to conditions."""
@@ -198,52 +220,72 @@ class FittedPurifier(FittedModule, ABC):
         self.input_map.copy_(torch.from_numpy(whitening.matrix))
 
     def scale_targets(self, target: Tensor) -> Tensor:
-        """Stores mean and scale of (n, d) targets; returns them in the purifier's units."""
-        self.target_centre.copy_(target.mean(dim=0))
-        spread = (target - self.target_centre).square().mean().sqrt()
-        self.target_scale.copy_(spread if spread > 0 else torch.ones(()))
-        self.output_centre.copy_(self.target_centre)
-        self.output_map.copy_(self.target_scale * torch.eye(self.config.dim))
-        return (target - self.target_centre) / self.target_scale
+        """Stores mean and scale of (n, d) targets; returns them in the purifier's units.
 
-    def calibrate(self, states: FloatArray, popularity: NDArray[np.floating]) -> None:
-        """Makes the output as blind as the input, and gives it the input's size.
+        One number scales all coordinates, so that a unit of error weighs the same along each.
+        """
+        centre = target.mean(dim=0)
+        spread = (target - centre).square().mean().sqrt()
+        scale = spread if spread > 0 else torch.ones(())
+        self.output_centre.copy_(centre)
+        self.output_map.copy_(scale * torch.eye(self.config.dim))
+        return (target - centre) / scale
+
+    def fit_scale(self, examples: Examples) -> None:
+        """Puts output that is a state into units of beliefs, by one factor.
+
+        It is the slope of beliefs' tastes on the output's, a coordinate counting as it tells the
+        catalogue's items apart.
+        """
+        observed = torch.tensor(examples.observed(self.reads))
+        with torch.inference_mode():
+            taste = self.unbounded(observed)[:, 1:].double().numpy()
+        apart = examples.encoder.embedding[: examples.dataset.n_items, 1:].var(axis=0)
+        size = float((taste**2 @ apart).sum())
+        common = float(((taste * examples.evidence.mean[:, 1:]) @ apart).sum())
+        factor = common / size if size > 0 else 1.0
+        self.output_map *= factor
+        self.output_centre *= factor
+
+    def erase_output(self, states: FloatArray, popularity: NDArray[np.floating]) -> None:
+        """Makes the output as blind as the input.
 
         A network can turn nonlinear traces of popularity in its input into linear ones, so the
-        directions along which its output tells popularity are erased again. Regression shrinks
-        uncertain targets towards their mean; agents should meet inputs of the raw state's size.
-        One factor for all coordinates leaves directions and ranks as they are.
+        directions along which its output tells popularity are erased again.
 
         Args:
-            states: (n, d) observed states of users.
-            popularity: (n, 3) statistics of the popularity of their histories.
+            states: (n, width) observed states.
+            popularity: (n, m) statistics of the popularity of their users' logs.
         """
-        observed = torch.from_numpy(states)
         with torch.inference_mode():
-            clean = self.clean(self.condition(observed), observed).numpy()
-        erased = erase(clean, popularity[:, : self.config.blind])
-        size = np.sqrt(states.var(axis=0).mean() / max(erased(clean).var(axis=0).mean(), 1e-12))
-        self.output_map.copy_(torch.from_numpy(size * erased.matrix))
-        self.output_centre.copy_(torch.from_numpy(-size * erased.matrix @ erased.centre))
+            clean = self.unbounded(torch.tensor(states)).double().numpy()
+        erased = erase(clean, popularity)
+        matrix, centre = (torch.from_numpy(one).float() for one in (erased.matrix, erased.centre))
+        moved = matrix @ (self.output_centre - centre) + centre
+        self.output_map.copy_(matrix @ self.output_map)
+        self.output_centre.copy_(moved)
 
     def condition(self, states: Tensor) -> Tensor:
-        """(B, d) observed states to conditions."""
+        """(B, width) observed states to conditions."""
         return (states - self.input_centre) @ self.input_map.T
 
     def forward(self, states: Tensor) -> Tensor:
-        """(B, d) observed states to purified ones, in the encoder's units."""
-        purified = self.in_encoder_units(self.clean(self.condition(states), states))
-        return purified.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+        """(B, width) observed states to (B, d) preferences in the observation space's range."""
+        return self.unbounded(states).clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND)
 
-    def in_encoder_units(self, clean: Tensor) -> Tensor:
-        """(B, d) clean states in the purifier's units to the encoder's."""
+    def unbounded(self, states: Tensor) -> Tensor:
+        """(B, width) observed states to (B, d) preferences."""
+        return self.in_belief_units(self.clean(self.condition(states), states))
+
+    def in_belief_units(self, clean: Tensor) -> Tensor:
+        """(B, d) clean states in the purifier's units to preferences."""
         return torch.addmm(self.output_centre, clean, self.output_map.t())
 
     def denoise(self, states: FloatArray) -> FloatArray:
         """Purifies a batch of states; wrappers call this.
 
         Args:
-            states: (N, d) float32 preference states.
+            states: (N, width) float32, what :attr:`reads` names.
 
         Returns:
             (N, d) float32 in the observation space's range.
@@ -251,9 +293,10 @@ class FittedPurifier(FittedModule, ABC):
         Raises:
             ConfigError: The states are not finite or not of the size this was fitted for.
         """
-        if states.ndim != 2 or states.shape[1] != self.config.dim:
+        if states.ndim != 2 or states.shape[1] != self.config.width:
             raise ConfigError(
-                f"Expected states of shape (N, {self.config.dim}), got {states.shape}."
+                f"Expected states of shape (N, {self.config.width}), as an environment shows them "
+                f"with preference={self.reads!r}, got {states.shape}."
             )
         states = np.require(states, np.float32, ["C", "W"])  # torch wants arrays it could write
         if not np.isfinite(states).all():
@@ -275,36 +318,68 @@ class FittedPurifier(FittedModule, ABC):
         return super().rebuilt(file)
 
 
+@dataclass(frozen=True)
+class StateConfig(PurifierConfig):
+    """Configuration of a purifier whose output is a pooled state."""
+
+    reads: str = "pooled"
+
+
+class StatePurifier(FittedPurifier):
+    """A template for purifiers whose output is a pooled state, scaled to beliefs by one number.
+
+    Args:
+        config: Sizes.
+
+    Attributes:
+        needs: What it must read.
+
+    Raises:
+        ConfigError: It is to read something else.
+    """
+
+    config_class = StateConfig
+    needs: ClassVar[str] = "pooled"
+
+    def __init__(self, config: PurifierConfig) -> None:
+        super().__init__(config)
+        if config.reads != self.needs:
+            raise ConfigError(f"{self.kind} needs reads={self.needs!r}, got {config.reads!r}.")
+
+    def fit(self, examples: Examples, run: TrainRun) -> None:
+        self.prepare(examples)
+        self.fit_scale(examples)
+
+    @abstractmethod
+    def prepare(self, examples: Examples) -> None:
+        """Fits everything but the scale."""
+
+
 class PairedPurifier(FittedPurifier):
     """A template for purifiers that learn targets from conditions."""
 
-    option_groups: ClassVar[tuple[type[Any], ...]] = (TargetConfig,)
-
     def fit(self, examples: Examples, run: TrainRun) -> None:
-        states, popularity = examples.logged
-        self.set_condition_map(whiten_blindly(states, popularity[:, : self.config.blind]))
-        pairs, target = examples.pairs, self.targets(examples)
-        self.learn(
-            self.condition(torch.from_numpy(pairs.observed)),
-            self.scale_targets(torch.from_numpy(target)),
-            torch.from_numpy(pairs.weight),
-            run,
-        )
-        if not np.array_equal(target, pairs.observed):  # the identity needs no calibration
-            self.calibrate(states, popularity)
+        states, blind = examples.observed(self.reads), self.config.blind
+        popularity = examples.popularity[:, :blind]
+        self.set_condition_map(whiten_blindly(states, popularity))
+        condition = self.condition(torch.tensor(states))
+        self.learn(condition, self.scale_targets(torch.tensor(self.targets(examples))), run)
+        if examples.config.source == "identity":
+            self.fit_scale(examples)
+        if blind:
+            self.erase_output(states, popularity)
 
     def targets(self, examples: Examples) -> FloatArray:
-        """(n, d) float32 targets of the pairs, in the encoder's units."""
-        return examples.pairs.target
+        """(n, d) float32 targets of the pairs."""
+        return examples.targets(self.reads)
 
     @abstractmethod
-    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
+    def learn(self, condition: Tensor, target: Tensor, run: TrainRun) -> None:
         """Fits the map from conditions to targets.
 
         Args:
-            condition: (n, d) as :meth:`condition` makes them.
-            target: (n, d) clean states in the purifier's units.
-            weight: (n,) weights of the pairs, one on average.
+            condition: (n, width) as :meth:`condition` makes them.
+            target: (n, d) in the purifier's units, of mean zero and unit spread.
             run: Settings and checkpoint of a fit by gradient steps.
         """
 
@@ -314,9 +389,9 @@ class TrainedPurifier(PairedPurifier):
 
     option_groups = (TargetConfig, TrainConfig)
 
-    def learn(self, condition: Tensor, target: Tensor, weight: Tensor, run: TrainRun) -> None:
+    def learn(self, condition: Tensor, target: Tensor, run: TrainRun) -> None:
         def loss(rows: Tensor) -> Tensor:
-            return (weight[rows] * self.loss(condition[rows], target[rows])).mean()
+            return self.loss(condition[rows], target[rows]).mean()
 
         train(self, loss, len(target), run)
 
@@ -325,8 +400,8 @@ class TrainedPurifier(PairedPurifier):
         """Training loss of each row.
 
         Args:
-            condition: (B, d) as :meth:`condition` makes them.
-            target: (B, d) clean states in the purifier's units.
+            condition: (B, width) as :meth:`condition` makes them.
+            target: (B, d) in the purifier's units.
 
         Returns:
             (B,) losses.

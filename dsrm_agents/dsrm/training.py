@@ -28,15 +28,14 @@ class TrainConfig:
         updates: Gradient steps.
         batch_size: Pairs a step.
         learning_rate: Of AdamW, at the start; it falls to zero along a half cosine.
-        weight_decay: Of AdamW. Targets are far noisier than images: without a strong pull to
-            simple maps the network learns their noise.
+        weight_decay: Of AdamW.
         ema: Decay of the exponential average of the weights, which is what is kept.
     """
 
-    updates: int = 1500
+    updates: int = 3000
     batch_size: int = 256
-    learning_rate: float = 2e-3
-    weight_decay: float = 1.0
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.05
     ema: float = 0.995
 
     def __post_init__(self) -> None:

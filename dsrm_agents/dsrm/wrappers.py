@@ -1,37 +1,48 @@
-"""Observation wrappers that purify the preference state, for the three kinds of environment."""
+"""Observation wrappers that purify what is shown of the preference, for three kinds of environment.
+
+After them a state is [level, taste (d numbers, in units of beliefs), context].
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
 from dsrm_agents.dsrm.purifier import Purifier, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
+from kuaisim_gym.observation import PARTS, PREFERENCE_BOUND
 
 
 class ObservationPurifier:
-    """Replaces the preference part of observations and nothing else.
+    """Replaces the preference part of observations by d numbers, and nothing else.
 
     Args:
         purifier: A purifier, or the path of a saved one.
         attribute: Function from the name of an attribute of the environment to its value.
 
+    Attributes:
+        purifier: The purifier.
+        preference_slice: Position of what it reads in the environment's state vector.
+        dim: d, of the preferences that it gives.
+
     Raises:
         CheckpointError: The purifier cannot be read, or was fitted on another dataset.
-        ConfigError: The environment is none of ours.
+        ConfigError: The environment is none of ours, or does not show what the purifier reads.
     """
 
     def __init__(self, purifier: Purifier | str | Path, attribute: Callable[[str], Any]) -> None:
         try:
             self.preference_slice: slice = attribute("preference_slice")
-            fingerprint = attribute("dataset_fingerprint")
+            shown, fingerprint = attribute("preference"), attribute("dataset_fingerprint")
         except KuaiSimError:
             raise  # it has no preference, and says so itself
         except AttributeError as error:
@@ -45,7 +56,24 @@ class ObservationPurifier:
                 f"This purifier was fitted on dataset {purifier.fingerprint!r}, the environment "
                 f"runs on {fingerprint!r}: fit it again with fit_purifier(name, dataset)."
             )
+        if purifier.reads != shown:
+            raise ConfigError(
+                f"This purifier reads preference={purifier.reads!r}, the environment shows "
+                f"{shown!r}: make it with preference={purifier.reads!r}."
+            )
         self.purifier = purifier
+        width = self.preference_slice.stop
+        self.dim: int = width if shown == "pooled" else width // len(PARTS) - 1
+
+    def space(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
+        """The purified observations' space, from the (unbatched) space of those that are read."""
+        if isinstance(space, spaces.Dict):
+            return spaces.Dict({**space.spaces, "state": self.space(space["state"])})
+        assert isinstance(space, spaces.Box)
+        bound = np.full(self.dim, PREFERENCE_BOUND, dtype=np.float32)
+        rest = slice(self.preference_slice.stop, None)
+        low, high = np.r_[-bound, space.low[rest]], np.r_[bound, space.high[rest]]
+        return spaces.Box(low, high, dtype=np.float32)
 
     def __call__(self, observations: Any, final: Sequence[Any] = ()) -> tuple[Any, list[Any]]:
         """Purifies observations in one pass, into new arrays.
@@ -62,8 +90,8 @@ class ObservationPurifier:
         """
         batches = [_state(observations), *(_state(observation)[None] for observation in final)]
         states = np.concatenate(batches)
-        preference = states[:, self.preference_slice]
-        preference[:] = purify(self.purifier.denoise, preference)
+        preference = purify(self.purifier.denoise, states[:, self.preference_slice], self.dim)
+        states = np.hstack([preference, states[:, self.preference_slice.stop :]])
         n = len(states) - len(final)
         ended = [_with(*pair) for pair in zip(final, states[n:], strict=True)]
         return _with(observations, states[:n]), ended
@@ -89,6 +117,7 @@ class PurifyObservation(gym.ObservationWrapper):
         super().__init__(env)
         inner: Any = env.unwrapped
         self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name))
+        self.observation_space = self.purifier.space(env.observation_space)
 
     def observation(self, observation: Any) -> Any:
         batch = _state(observation)[None]
@@ -112,6 +141,8 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
+        self.single_observation_space = self.purifier.space(env.single_observation_space)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -140,10 +171,12 @@ class PurifyVecEnv(VecEnvWrapper):
         purifier: A purifier, or the path of a saved one.
     """
 
+    preference_unit: ClassVar[str] = "score"  # a taste's inner product with a vector is a score
+
     def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
-        super().__init__(venv)
         get = venv.get_attr
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
+        super().__init__(venv, observation_space=self.purifier.space(venv.observation_space))
 
     def reset(self) -> VecEnvObs:
         return self.purifier(self.venv.reset())[0]  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
 from kuaisim_gym.tensors import TensorFile
 
+WIDTH = 32  # of a history's summary, whatever the embedding has
 CHUNK = 256  # histories encoded at a time, which keeps them in the processor's cache
 
 FloatArray = NDArray[np.float32]
@@ -61,7 +62,7 @@ class StateEncoder(FittedModule):
             :func:`~dsrm_agents.encoders.pretrain.fit_encoder`.
     """
 
-    format = "state-encoder-1"
+    format = "state-encoder-2"
     content = "state encoder"
     config_class = StateEncoderConfig
     config: StateEncoderConfig
@@ -81,16 +82,16 @@ class StateEncoder(FittedModule):
             config.n_all_items,
             n_behaviours=1,
             kind=config.kind,
-            width=config.dim,
+            width=WIDTH,
             item_embedding=item_embedding,
             freeze_items=True,
         )
-        self.head = nn.Linear(config.dim, config.dim)
+        self.head = nn.Linear(WIDTH, config.dim)
         self.register_buffer("mean", torch.zeros(config.dim))
         self.register_buffer("scale", torch.ones(config.dim))
 
     def summary(self, items: Tensor, responses: Tensor) -> Tensor:
-        """(n, H) int64 items and (n, H) float32 responses to the (n, d) input of the head."""
+        """(n, H) int64 items and (n, H) float32 responses to the (n, WIDTH) input of the head."""
         return torch.as_tensor(self.history(items, responses[:, :, None]))
 
     def forward(self, items: Tensor, responses: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -146,7 +146,8 @@ class HierarchicalPolicy(SlateActorCritic):
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
         if band is not None:
-            self.manager[-1].bias.data[1] = BALANCED
+            with torch.no_grad():
+                cast(nn.Linear, self.manager[-1]).bias[1] = BALANCED
         self.manager_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.manager_critic[-1])
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)

@@ -37,6 +37,11 @@ class BatchView:
     canvas: Canvas | None = None  # made for the first frame
 
     @property
+    def preference(self) -> str:
+        """Content of the state vector about the preference, the option of this name."""
+        return self.batch.encoder.preference
+
+    @property
     def preference_slice(self) -> slice:
         """Position of the preference in the state vector."""
         return self.batch.encoder.preference_slice

@@ -38,7 +38,7 @@ from kuaisim_gym.simulator.response import (
 from kuaisim_gym.simulator.watch import fit_watch_model
 
 FIT_VERSION = 4  # raise when the same rows would give another model
-PREFERENCES_VERSION = 2  # likewise, of the model of preferences alone
+PREFERENCES_VERSION = 3  # likewise, of the model of preferences alone
 
 logger = logging.getLogger(__name__)
 

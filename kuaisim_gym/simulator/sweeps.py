@@ -174,16 +174,17 @@ class Fit:
             score[rows] += pair_products(left, right, table.users[rows], table.items[rows])
         return score
 
-    def place(self, evidence: Evidence, steps: int = PLACING_STEPS) -> Beliefs:
+    def place(self, evidence: Evidence, steps: int = PLACING_STEPS, trust: float = 1.0) -> Beliefs:
         """Beliefs about all users, given items and prior.
 
         Args:
             evidence: What tells of them.
             steps: Gaussian approximations of their answers.
+            trust: Power of the likelihood of places, in [0, 1].
         """
         users = self._users
         for _ in range(steps):
-            precision, pulled = self._of_places(evidence.places)
+            precision, pulled = (trust * part for part in self._of_places(evidence.places))
             inverse = _inverse(self.user_spread)
             precision += inverse
             pulled += (self.user_design @ self.user_slopes) @ inverse

@@ -32,7 +32,8 @@ def falling(left: float) -> float:
 
 def make(kind: str, dataset, purifier=None, env_options=None, **options):
     slates = SLATES if kind in ("hrl", "hsrl") else {}
-    given = {"dataset": dataset, "max_len": 6, **slates, **(env_options or {})}
+    read = {} if purifier is None else {"preference": purifier.reads}
+    given = {"dataset": dataset, "max_len": 6, **slates, **read, **(env_options or {})}
     env = make_vec_env("KuaiRec-Fair-v0", N, seed=2, **given)
     worn = env if purifier is None else PurifyVecEnv(env, purifier)
     options = {"seed": 3, "n_steps": STEPS, "learning_rate": falling, "device": "cpu"} | options

@@ -172,7 +172,7 @@ def test_samples_from_noise_have_the_conditional_distribution(eta: float) -> Non
 
 
 def test_sampling_is_a_function_of_its_arguments() -> None:
-    diffusion, denoiser = GaussianDiffusion(8), MLPDenoiser(3, hidden=16)
+    diffusion, denoiser = GaussianDiffusion(8), MLPDenoiser(3, 3, hidden=16)
     x, condition = torch.randn(4, 3), torch.randn(4, 3)
     copies = x.clone(), condition.clone()
     sampled = diffusion.sample(denoiser, x, condition)
@@ -203,7 +203,7 @@ def test_options_out_of_range_are_refused() -> None:
 @pytest.mark.parametrize("layers", [0, 1, 3])
 def test_the_network_is_a_residual_mlp_shifted_by_step_and_condition(layers: int) -> None:
     """Its values and gradients, in place or not, are those of the formula written out."""
-    denoiser = MLPDenoiser(3, hidden=8, layers=layers)
+    denoiser = MLPDenoiser(3, 3, hidden=8, layers=layers)
     x, step = torch.randn(6, 3, requires_grad=True), torch.randint(1, 21, (6,))
     condition = torch.randn(6, 3)
     embedded = denoiser.time(sinusoidal(step, denoiser.rates))
@@ -223,7 +223,7 @@ def test_the_network_is_a_residual_mlp_shifted_by_step_and_condition(layers: int
 
 
 def test_what_the_sampler_calls_is_the_network_as_it_is_now() -> None:
-    denoiser, x = MLPDenoiser(3, hidden=8), torch.randn(6, 3)
+    denoiser, x = MLPDenoiser(3, 3, hidden=8), torch.randn(6, 3)
     condition = torch.randn(6, 3)
     for _ in range(2):
         predict = denoiser.at(condition, 20)
@@ -239,7 +239,7 @@ def test_what_the_sampler_calls_is_the_network_as_it_is_now() -> None:
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_training_learns_the_conditional_mean(prediction: str) -> None:
     mixing, offset = torch.tensor([[1.0, 0.5], [-0.5, 1.0]]), torch.tensor([0.5, -1.0])
-    diffusion, denoiser = GaussianDiffusion(20, prediction), MLPDenoiser(2, hidden=48)
+    diffusion, denoiser = GaussianDiffusion(20, prediction), MLPDenoiser(2, 2, hidden=48)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=4e-3)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, total_iters=800)
     for _ in range(800):

@@ -637,11 +637,14 @@ def test_all_that_happened_is_logged(small) -> None:
 
 
 def test_it_trains_behind_a_purifier(small, dsrm) -> None:
-    env = train_env(small)
+    env = train_env(small, preference=dsrm.reads)
     model = agent(small, env=PurifyVecEnv(env, dsrm)).learn(256)
-    states, shown = model.rollout_buffer.observations["state"], env.preference_slice
-    raw = train_env(small).reset()["state"][:, shown]
-    np.testing.assert_allclose(states[0][:, shown], dsrm.denoise(raw), atol=1e-5)
+    raw = train_env(small, preference=dsrm.reads).reset()["state"][:, env.preference_slice]
+    purified = dsrm.denoise(raw)
+    states = model.rollout_buffer.observations["state"][0, :, : purified.shape[1]]
+    np.testing.assert_allclose(states, purified, atol=1e-5)
+    # A purified state is in the unit of scores, as a belief is.
+    assert float(model.policy.worker.start_query[1, 1]) == 1.0
     np.testing.assert_allclose(model.rollout_buffer.credit.sum(axis=2), 0, atol=1e-5)
 
 

@@ -80,9 +80,10 @@ def test_training_twice_gives_the_same_agent(small) -> None:
 
 
 def test_it_trains_behind_a_purifier(small, dsrm) -> None:
-    model = agent(small, PurifyVecEnv(sessions(small), dsrm), policy_kwargs={"fairness": 1.0})
+    env = PurifyVecEnv(sessions(small, preference="parts"), dsrm)
+    model = agent(small, env, policy_kwargs={"fairness": 1.0})
     model.learn(512)
-    worn = PurifyVecEnv(sessions(small, n=4, seed=3), dsrm)
+    worn = PurifyVecEnv(sessions(small, n=4, seed=3, preference="parts"), dsrm)
     slates, _ = model.predict(worn.reset())
     assert (model.policy.catalogue.popular[slates].sum(axis=1) == 5).all()
 

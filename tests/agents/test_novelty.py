@@ -100,7 +100,7 @@ def test_exposed_items_are_not_shown_again() -> None:
 
 def test_sessions_behind_a_purifier(small) -> None:
     class Backwards:
-        fingerprint = small.fingerprint
+        fingerprint, reads = small.fingerprint, "pooled"
 
         def denoise(self, states):
             return -states

@@ -13,7 +13,7 @@ from benchmarks.agents import AGENTS, hrl
 from dsrm_agents import fit_encoder, make_vec_env
 from dsrm_agents.baselines.novelty import item_quality
 from dsrm_agents.baselines.world_model import fit_world_model
-from dsrm_agents.dsrm.pairs import build_pairs
+from dsrm_agents.dsrm.pairs import Examples, TargetConfig, log_parts
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import preference_encoder
@@ -45,7 +45,8 @@ def trained(name: str, dataset: Dataset, quick_fit) -> tuple[Any, Any]:
         fitted = quick_fit(agent.purifier, dataset)
     elif agent.fit is not None:
         fitted = agent.fit(dataset, 0, False)
-    options = {"dataset": dataset, "max_len": 5, "slate_size": 4, **agent.env_options}
+    shown = agent.options_for(fitted)
+    options = {"dataset": dataset, "max_len": 5, "slate_size": 4, **shown}
     wrapper = {option: hyperparams.pop(option) for option in agent.wrapper_options}
 
     def wrapped(split: str, n: int) -> Any:
@@ -105,14 +106,16 @@ def test_every_purifier_is_fitted(name: str, small_positive, quick_fit) -> None:
         assert "synthetic" in str(error) or "true preferences" in str(error)
         return
     encoder = preference_encoder(small_positive)
-    states = encoder.encode(encoder.history_sum[:9], encoder.history_weight[:9])
+    parts = log_parts(encoder, small_positive.log, np.arange(9))
+    states = {"parts": parts, "pooled": encoder.pooled(parts)}[purifier.reads]
     assert np.isfinite(purifier.denoise(states)).all()
 
 
-def test_half_histories_pair_up(small_positive) -> None:
-    pairs = build_pairs(small_positive.training, preference_encoder(small_positive))
-    assert len(pairs.observed) > 1000
-    assert np.isfinite(pairs.target).all()
+def test_what_was_shown_was_liked(small_positive) -> None:
+    evidence = Examples(small_positive, TargetConfig(sessions=64)).evidence
+    dim = evidence.mean.shape[1]
+    np.testing.assert_allclose(evidence.parts[:, :dim], evidence.parts[:, dim : 2 * dim], atol=1e-4)
+    assert np.isfinite(evidence.mean).all()
 
 
 @pytest.mark.parametrize("loss", ["ce", "tce", "rce", "bod"])

@@ -15,12 +15,15 @@ from dsrm_agents import (
     PurifyVectorObservation,
     make_vec_env,
 )
-from kuaisim_gym.errors import CheckpointError, ConfigError
+from kuaisim_gym.errors import CheckpointError, ConfigError, NoPreferenceError
+
+WIDTH, DIM = 40, 9  # of the parts, and of a preference
+PARTS = {"preference": "parts"}
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])
 def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
-    n, options = 3, {"dataset": small, "observation_type": observation, "max_len": 6}
+    n, options = 3, {"dataset": small, "observation_type": observation, "max_len": 6, **PARTS}
     raw = make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options)
     sb3 = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", n, seed=8, **options), dsrm)
     singles = [PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), dsrm) for _ in range(n)]
@@ -32,14 +35,14 @@ def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
         return seen["state"] if isinstance(seen, dict) else seen
 
     unpurified, seen = state(raw.reset()), state(sb3.reset())
-    assert np.abs(unpurified[:, :32] - seen[:, :32]).max() > 0.01
-    np.testing.assert_array_equal(unpurified[:, 32:], seen[:, 32:])
+    assert unpurified.shape[1] - seen.shape[1] == WIDTH - DIM
+    np.testing.assert_array_equal(unpurified[:, WIDTH:], seen[:, DIM:])
     np.testing.assert_allclose(seen, state(vector.reset(seed=8)[0]), atol=1e-4)
     for slot, env in enumerate(singles):
         np.testing.assert_allclose(seen[slot], state(env.reset(seed=8 + slot)[0]), atol=1e-4)
     rng = np.random.default_rng(0)
     for _ in range(3):
-        actions = rng.uniform(-1, 1, (n, 33)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (n, DIM + 1)).astype(np.float32)
         raw.step(actions)
         seen, _, dones, infos = sb3.step(actions)
         batch = state(vector.step(actions)[0])
@@ -54,28 +57,28 @@ def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
 
 
 def test_terminal_observations_are_purified(small, dsrm) -> None:
-    options = {"dataset": small, "max_len": 4}
+    options = {"dataset": small, "max_len": 4, **PARTS}
     raw = make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options)
     worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options), dsrm)
     raw.reset()
     worn.reset()
-    actions = np.zeros((2, 33), dtype=np.float32)
+    actions = np.zeros((2, DIM + 1), dtype=np.float32)
     for _ in range(4):
         _, _, dones, plain = raw.step(actions)
         _, _, _, infos = worn.step(actions)
         for slot in np.flatnonzero(dones):
             last = plain[slot]["terminal_observation"]
-            expected = dsrm.denoise(last[None, :32])[0]
-            np.testing.assert_allclose(
-                infos[slot]["terminal_observation"][:32], expected, atol=1e-5
-            )
+            expected = dsrm.denoise(last[None, :WIDTH])[0]
+            seen = infos[slot]["terminal_observation"]
+            np.testing.assert_allclose(seen[:DIM], expected, atol=1e-5)
+            np.testing.assert_array_equal(seen[DIM:], last[WIDTH:])
     assert dones.any()
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, observation) -> None:
-    n, options = 4, {"dataset": small, "observation_type": observation, "max_len": 5}
+    n, options = 4, {"dataset": small, "observation_type": observation, "max_len": 5, **PARTS}
     raw, plain = (
         gym.make_vec("KuaiRec-Fair-v0", num_envs=n, autoreset_mode=mode, **options)
         for _ in range(2)
@@ -87,8 +90,8 @@ def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, obs
             np.testing.assert_array_equal(seen["exposed"], own["exposed"])
             seen, own = seen["state"], own["state"]
         seen, own = np.atleast_2d(seen), np.atleast_2d(own)
-        np.testing.assert_array_equal(seen[:, 32:], own[:, 32:])
-        np.testing.assert_allclose(seen[:, :32], dsrm.denoise(own[:, :32]), atol=1e-4)
+        np.testing.assert_array_equal(seen[:, DIM:], own[:, WIDTH:])
+        np.testing.assert_allclose(seen[:, :DIM], dsrm.denoise(own[:, :WIDTH]), atol=1e-4)
 
     check(worn.reset(seed=3)[0], raw.reset(seed=3)[0])
     raw.action_space.seed(0)
@@ -125,7 +128,7 @@ def test_agents_wear_a_saved_purifier_with_one_line(
 ) -> None:
     file = tmp_path / "dsrm.safetensors"
     dsrm.save(file)
-    options = {"dataset": small, "action_type": action}
+    options = {"dataset": small, "action_type": action, **PARTS}
     shells = [
         PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 4, **options), file),
         PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), str(file)),
@@ -138,32 +141,73 @@ def test_agents_wear_a_saved_purifier_with_one_line(
     assert batch.reset(seed=0)[0].shape == (3, *env.observation_space.shape)
 
 
+@pytest.mark.parametrize("observation", ["state", "dict"])
+@pytest.mark.parametrize("name", ["dsrm", "linear"])
+def test_spaces_hold_what_is_shown(small, quick_fit, name, observation) -> None:
+    purifier = quick_fit(name, small)
+    options = {"dataset": small, "observation_type": observation, "preference": purifier.reads}
+    single = PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), purifier)
+    native = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options)
+    vector = PurifyVectorObservation(native, purifier)
+    sb3 = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, seed=2, **options), purifier)
+    space = single.observation_space
+    assert vector.single_observation_space == sb3.observation_space == space
+    assert space.contains(single.reset(seed=1)[0])
+    assert vector.observation_space.contains(vector.reset(seed=1)[0])
+    state = space["state"] if observation == "dict" else space
+    own = single.env.observation_space
+    own = own["state"] if observation == "dict" else own
+    assert (state.low[:DIM] == -10).all()
+    assert (state.high[:DIM] == 10).all()
+    context = single.unwrapped.batch.encoder.context_slice
+    np.testing.assert_array_equal(state.low[DIM:], own.low[context])
+    np.testing.assert_array_equal(state.high[DIM:], own.high[context])
+
+
+@pytest.mark.parametrize("shown", ["pooled", "belief"])
+def test_an_environment_that_shows_something_else_is_refused(small, dsrm, quick_fit, shown) -> None:
+    """And told which option to give."""
+    options = {"dataset": small, "preference": shown}
+    message = f"reads preference='parts', .* shows '{shown}': make it with preference='parts'"
+    with pytest.raises(ConfigError, match=message):
+        PurifyObservation(gym.make("KuaiRec-Fair-v0", **options), dsrm)
+    with pytest.raises(ConfigError, match=message):
+        PurifyVectorObservation(gym.make_vec("KuaiRec-Fair-v0", num_envs=2, **options), dsrm)
+    with pytest.raises(ConfigError, match=message):
+        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, **options), dsrm)
+    with pytest.raises(ConfigError, match="make it with preference='pooled'"):
+        env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, **PARTS)
+        PurifyVecEnv(env, quick_fit("linear", small))
+    with pytest.raises(NoPreferenceError, match="no preference state"):
+        env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, observation_type="history")
+        PurifyVecEnv(env, dsrm)
+
+
+class Plugged:
+    """Any object with the members of a purifier."""
+
+    reads = "pooled"
+
+    def __init__(self, fingerprint: str, give) -> None:
+        self.fingerprint, self.denoise = fingerprint, give
+
+
 def test_anything_with_denoise_plugs_in(small) -> None:
-    class Halving:
-        fingerprint = small.fingerprint
-
-        def denoise(self, states: np.ndarray) -> np.ndarray:
-            return states / 2
-
+    halving = Plugged(small.fingerprint, lambda states: states / 2)
     raw = make_vec_env("KuaiRec-Fair-v0", 3, seed=2, dataset=small)
-    worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, seed=2, dataset=small), Halving())
+    worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, seed=2, dataset=small), halving)
     plain, halved = raw.reset(), worn.reset()
-    np.testing.assert_array_equal(halved[:, :32], plain[:, :32] / 2)
-    np.testing.assert_array_equal(halved[:, 32:], plain[:, 32:])
+    np.testing.assert_array_equal(halved[:, :DIM], plain[:, :DIM] / 2)
+    np.testing.assert_array_equal(halved[:, DIM:], plain[:, DIM:])
 
 
 def test_what_a_plugged_in_purifier_returns_is_checked(small) -> None:
-    class Wrong:
-        fingerprint = small.fingerprint
-
-        def __init__(self, give) -> None:
-            self.denoise = give
-
     for give, message in (
         (lambda states: states[:, :1], r"got \(3, 1\)"),
         (lambda states: states * np.float32(np.nan), "not all finite"),
     ):
-        worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 3, dataset=small), Wrong(give))
+        env = make_vec_env("KuaiRec-Fair-v0", 3, dataset=small)
+        worn = PurifyVecEnv(env, Plugged(small.fingerprint, give))
         with pytest.raises(ConfigError, match=message):
             worn.reset()
 
@@ -177,4 +221,4 @@ def test_foreign_environments_are_refused(dsrm) -> None:
 
 def test_a_purifier_of_another_dataset_is_refused(world, dsrm) -> None:
     with pytest.raises(CheckpointError, match="fit it again"):
-        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=world), dsrm)
+        PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=world, **PARTS), dsrm)

@@ -88,6 +88,8 @@ def make(small, small_rand, dsrm) -> Callable[..., Any]:
         options["dataset"] = small if "KuaiRec" in env_id else small_rand
         if observations == "history":
             options["history_len"] = 5
+        if shell == "purified":
+            options["preference"] = dsrm.reads
         if shell == "single":
             return gym.make(env_id, **options)
         env = make_vec_env(env_id, 4, seed=0, **options)

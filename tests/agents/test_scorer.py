@@ -119,15 +119,17 @@ def test_other_actions_beneath_are_refused(small, action_type: str) -> None:
 
 
 def test_purified_states_come_through(small, dsrm) -> None:
-    scorer = ScorerVecEnv(PurifyVecEnv(sessions(small), dsrm), quota=True, fairness_coef=1.0)
-    plain = PurifyVecEnv(sessions(small), dsrm)
+    scorer = ScorerVecEnv(
+        PurifyVecEnv(sessions(small, preference="parts"), dsrm), quota=True, fairness_coef=1.0
+    )
+    plain = PurifyVecEnv(sessions(small, preference="parts"), dsrm)
     np.testing.assert_array_equal(scorer.reset(), plain.reset())
     for actions in some_actions(6):
         seen, _, dones, infos = scorer.step(actions)
         for slot in np.flatnonzero(dones):
             assert infos[slot]["terminal_observation"].shape == (13,)
         raw = scorer.batch.observe()
-        np.testing.assert_allclose(seen[:, :9], dsrm.denoise(raw[:, :9]), atol=1e-5)
+        np.testing.assert_allclose(seen[:, :9], dsrm.denoise(raw[:, : 4 * 9 + 4]), atol=1e-5)
 
 
 @pytest.mark.parametrize("quota", [False, True])

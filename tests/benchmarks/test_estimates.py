@@ -12,10 +12,10 @@ from benchmarks.__main__ import main
 from benchmarks.estimates import states, study
 from benchmarks.estimates.report import by_world, differences, markdown, read_studies, summary
 from benchmarks.estimates.states import (
+    ESTIMATES,
     WEIGHTS,
     choosing_users,
     find_estimate,
-    known_estimates,
     make_ready,
     play_estimate,
 )
@@ -113,9 +113,10 @@ def test_a_weight_is_chosen_on_some_train_users_alone(small, monkeypatch) -> Non
 
 def test_a_purifier_stands_in_front_of_the_policy(small) -> None:
     spec = Run("random", max_len=8, sessions=60)
-    played, ready = play_estimate("linear", spec, small)
+    played, ready = play_estimate("ridge", spec, small)
     assert ready.purifier.fingerprint == small.fingerprint
     assert ready.weight == 1.0
+    assert make_ready("linear", spec, small).lengths.keys() == set(WEIGHTS)  # no belief
     assert played.sessions.length.mean() > 1
     # A state that says nothing ranks by quality alone, and so does the weight 0.
     blank, _ = play_estimate("blank", spec, small)
@@ -167,7 +168,7 @@ def test_a_stopped_study_goes_on(tmp_path: Path, monkeypatch, capsys) -> None:
 def test_worlds_are_fresh_unless_they_are_named() -> None:
     assert FRESH == (101, 102, 103)
     studies = plan([Run("random")], agents=("filter+band",))
-    assert [one.subject for one in studies] == [*known_estimates(), "filter+band"]
+    assert [one.subject for one in studies] == [*ESTIMATES, "filter+band"]
     assert len(plan([Run("random")], ("belief", "belief"))) == 1
 
 

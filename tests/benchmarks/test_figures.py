@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import origin
+from benchmarks.estimates.states import WEIGHTS
 from benchmarks.figures import command, policies, sensitivity, states, studies
 from benchmarks.plots import means_and_halves, save_small
 from benchmarks.results import METRICS, read_result, read_results
@@ -108,7 +109,7 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
 def test_the_weight_of_similarity_is_chosen_on_the_train_simulator(tiny) -> None:
     found = policies.SimilarityStudy("raw", seed=1, sessions=10).make(Path())
     lengths = found["train"]["len_by_weight"]
-    assert list(lengths) == [f"{weight:g}" for weight in policies.WEIGHTS]
+    assert list(lengths) == [f"{weight:g}" for weight in WEIGHTS]
     assert lengths[f"{found['weight']:g}"] == max(lengths.values())
 
 

@@ -929,7 +929,8 @@ def test_copies_made_in_mid_session_go_on_alike(worlds, world) -> None:
     from dsrm_agents import make_vec_env
 
     env_id, own = WORLDS[world]
-    options = {"max_len": 8, "dataset": worlds[source(world)]} | own
+    # Three steps cost nine at most, and end no session.
+    options = {"max_len": 10, "dataset": worlds[source(world)]} | own
     single = gym.make(env_id, **options).unwrapped
     vector = gym.make_vec(env_id, num_envs=N, **options)
     shell = make_vec_env(env_id, N, **options)

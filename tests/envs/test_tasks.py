@@ -90,7 +90,7 @@ def test_probabilities_fall_by_the_resemblance(small_rand, split: str, correlati
     slates = slates_of(small_rand)
     users = batch.core.state.users
     plain = build_simulator(small_rand, split).model.feedback(users[:, None], slates)
-    vectors = batch.catalogue.item_embedding
+    vectors = batch.catalogue.standardised
     alike = np.array([np.maximum(cosines(vectors[slate]), 0) for slate in slates])
     assert (alike > 0).any()
     assert (alike == 0).any()

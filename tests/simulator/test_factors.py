@@ -247,8 +247,23 @@ def test_tastes_of_positives_foretell_hidden_ones(name: str, request) -> None:
     np.testing.assert_allclose(fit.loss(log.take(hidden), users, []).mean(), losses[2])
 
 
-def test_that_a_log_lies_outside_the_catalogue_tells_no_taste(liked: Dataset) -> None:
+def test_places_of_positives_are_trusted_so_far(liked: Dataset, monkeypatch) -> None:
+    """The information of a log beyond the prior's is the trust times the log's."""
+    information = {}
+    for trust in (0.0, 0.1, 1.0):
+        monkeypatch.setattr(factors, "PLACE_TRUST", trust)
+        model = fit_preference_model(liked.training)
+        taste, prior = model.covariance[:, 1:, 1:], model.population_covariance[1:, 1:]
+        information[trust] = np.linalg.inv(taste) - np.linalg.inv(prior)
+        if trust == 0.0:
+            np.testing.assert_allclose(model.mean, model.population_mean, atol=1e-9)
+    np.testing.assert_allclose(information[0.0], 0.0, atol=1e-6)
+    np.testing.assert_allclose(information[0.1], 0.1 * information[1.0], rtol=1e-4, atol=1e-3)
+
+
+def test_that_a_log_lies_outside_the_catalogue_tells_no_taste(liked: Dataset, monkeypatch) -> None:
     """It is compared with others' rows outside: one that lies as they do tells no taste."""
+    monkeypatch.setattr(factors, "PLACE_TRUST", 1.0)
     half, user, log = liked.n_items // 2, int(liked.test_users[0]), liked.log
     first_taste = fit_preference_model(liked.training).vectors[:, 0]
     position = first_taste.argsort().argsort().astype(np.int32)  # catalogue: one side of a taste
