@@ -44,7 +44,7 @@ def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[An
         sessions.length,
         sessions.rewards.cumsum(axis=1)[:, -1],
         sessions.penalised.sum(axis=1),
-        flags.reshape(len(flags), -1).sum(axis=1),
+        flags.sum(axis=(1, 2)),
         sessions.slates.shape[2],
     )
 
