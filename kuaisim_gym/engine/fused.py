@@ -42,8 +42,8 @@ from kuaisim_gym.engine.types import (
 )
 from kuaisim_gym.randomness import USER_STREAM
 
-_PARTS = (Scores, Rules, SessionState, Arrivals, Pooled, Beliefs)
-_ENDS = np.cumsum([len(part._fields) for part in _PARTS]).tolist()
+_TUPLES = (Scores, Rules, SessionState, Arrivals, Pooled, Beliefs)
+_ENDS = np.cumsum([len(number._fields) for number in _TUPLES]).tolist()
 _SCORES, _RULES, _STATE, _ARRIVALS, _POOLED, _ = _ENDS
 
 
@@ -55,13 +55,13 @@ _expit: Any = numba.types.ExternalFunction(_EXPIT, numba.float32(numba.float32, 
 
 @jit
 def _respond(scores: FloatArray, logistic: bool) -> None:
-    """Turns (N, K, B) scores of a factor model into probabilities, in place."""
+    """Turns (N, K, B) scores of a factor model into probabilities, in index."""
     flat = scores.reshape(scores.size)
-    for place in range(flat.size):
+    for index in range(flat.size):
         if logistic:
-            flat[place] = _expit(flat[place], numba.int32(0))
+            flat[index] = _expit(flat[index], numba.int32(0))
         else:
-            flat[place] = min(max(flat[place], ZERO), ONE)
+            flat[index] = min(max(flat[index], ZERO), ONE)
 
 
 @inlined
@@ -81,20 +81,20 @@ def _arrive(
     """Draws the users who arrive in some slots, and starts from their logs."""
     draw, users = np.empty(1), np.empty(rows.size, np.int32)
     seeds, episodes, stream = state.seeds, state.episodes, np.uint64(USER_STREAM)
-    for place in range(rows.size):
-        n = rows[place]
+    for index in range(rows.size):
+        n = rows[index]
         episodes[n] += 1
         fill_uniform(seeds[n], np.uint64(episodes[n]), np.uint64(0), stream, draw)
         user = arrivals.users[int(draw[0] * arrivals.users.size)]
-        users[place], arrivals.answering[n], state.share[n] = user, user, arrivals.share
-    for part in range(pooled.total.shape[0]):
-        total, weight = pooled.total[part], pooled.weight[part]
+        users[index], arrivals.answering[n], state.share[n] = user, user, arrivals.share
+    for number in range(pooled.total.shape[0]):
+        total, weight = pooled.total[number], pooled.weight[number]
         logged, logged_weight = pooled.liked, pooled.liked_weight
-        if part == 1:
+        if number == 1:
             logged, logged_weight = pooled.shown, pooled.shown_weight
-        for place in range(rows.size):
-            n, user = rows[place], users[place]
-            if part < 2:
+        for index in range(rows.size):
+            n, user = rows[index], users[index]
+            if number < 2:
                 _copy_row(total, n, logged, user)
                 weight[n] = logged_weight[user]
             else:
@@ -105,8 +105,8 @@ def _arrive(
         n_first = beliefs.first_covariance.shape[0]
         first_mean = beliefs.first_mean
         first_covariance = beliefs.first_covariance.reshape(n_first, -1)
-        for place in range(rows.size):
-            n, user = rows[place], users[place]
+        for index in range(rows.size):
+            n, user = rows[index], users[index]
             _copy_row(mean, n, first_mean, user)
             _copy_row(covariance, n, first_covariance, user if n_first > 1 else 0)
     return users
@@ -124,8 +124,8 @@ def _follow(
     """Adds a step to the histories."""
     embedding, n_parts = pooled.embedding, pooled.total.shape[0]
     if n_parts > 0:
-        part = n_parts // 2  # liked in the session, or the only one
-        update(pooled.total[part], pooled.weight[part], embedding, slates, responses)
+        number = n_parts // 2  # liked in the session, or the only one
+        update(pooled.total[number], pooled.weight[number], embedding, slates, responses)
     if n_parts > 1:
         weights = answered.astype(np.float32)
         update(pooled.total[3], pooled.weight[3], embedding, slates, weights)
@@ -150,11 +150,11 @@ def _show(
 ) -> None:
     """Writes state vectors, but for the weights of sums that are kept apart."""
     dim = pooled.total.shape[2]
-    for part in range(pooled.total.shape[0]):
-        total, weight = pooled.total[part], pooled.weight[part]
+    for number in range(pooled.total.shape[0]):
+        total, weight = pooled.total[number], pooled.weight[number]
         if not beliefs.observed:
             write_preference(
-                vectors, part * dim, total, weight, pooled.mean, pooled.scale, pooled.bound
+                vectors, number * dim, total, weight, pooled.mean, pooled.scale, pooled.bound
             )
     if beliefs.observed:
         write_belief(vectors, beliefs.mean, beliefs.covariance, beliefs.bound)

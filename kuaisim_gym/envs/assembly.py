@@ -314,9 +314,9 @@ class SessionBatch:
         core, encoder = self.core, self.encoder
         parts = (core, core.engine, core.answers, encoder, encoder.belief)
         if self._fused_parts is None or any(map(is_not, parts, self._fused_parts)):
-            mine, usual = type(self), SessionBatch
-            own = any(getattr(mine, name) is not getattr(usual, name) for name in _STEPPING)
-            self._fused_steps = None if own else find_fused(core, encoder)
+            task, usual = type(self), SessionBatch
+            differs = any(getattr(task, name) is not getattr(usual, name) for name in _STEPPING)
+            self._fused_steps = None if differs else find_fused(core, encoder)
             self._fused_parts = parts
         return self._fused_steps
 

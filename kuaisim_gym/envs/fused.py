@@ -41,7 +41,7 @@ class FusedSteps:
         assert arrays is not None
         pooled, beliefs = arrays
         self._play, self._core = play, core
-        self._given = scores is None
+        self._asks_model = scores is None
         n, k = core.n_sessions, core.config.slate_size
         self._shape, self._width = (n, k, len(core.model.behaviours)), encoder.context_slice.stop
         self._fields = (
@@ -83,7 +83,7 @@ class FusedSteps:
         if slots is not None:
             acting, arriving = slots, ~slots
             shown = np.where(slots[:, None], shown, 0)
-        if self._given:
+        if self._asks_model:
             core.check(shown, acting)
             chances = np.require(core.chances(shown), requirements=["C", "W"])
         result = StepResult(shown, *no_outcome(*self._shape))
@@ -93,7 +93,7 @@ class FusedSteps:
         )
         if slot >= 0:
             raise core.fault(shown, slot, position)
-        if self._given:
+        if self._asks_model:
             core.answers.observe(shown, result.feedback)
             if slots is not None:
                 core.answers.reset(arriving, core.state.users[arriving])
@@ -103,7 +103,7 @@ class FusedSteps:
         """Begins new sessions in some slots; (N, ...) float32 state vectors of all."""
         core, vectors = self._core, self._room()
         self._play(vectors, self._nobody, slots, *self._standing, *self._fields)
-        if self._given:
+        if self._asks_model:
             core.answers.reset(slots, core.state.users[slots])
         return vectors
 
@@ -119,8 +119,8 @@ def _no_scores() -> Scores:
 
 def _frozen(fields: Iterable[Any], but: tuple[int, ...] = ()) -> Iterator[Any]:
     """Yields fields, their arrays read-only but for some: compiled code is of one kind then."""
-    for place, field in enumerate(fields):
-        if isinstance(field, np.ndarray) and place not in but:
+    for index, field in enumerate(fields):
+        if isinstance(field, np.ndarray) and index not in but:
             field = field.view()
             field.setflags(write=False)
         yield field

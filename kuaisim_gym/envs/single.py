@@ -197,9 +197,9 @@ class KuaiEnv(BatchView, gym.Env):
         if seed is not None:
             self.batch.seed([seed])
             self._seeded = True
-        seen = self.batch.renew(self._all)
+        observation = self.batch.renew(self._all)
         self._show()
-        return row_of(seen, 0), as_rows(self.batch.arrivals(self._first))[0]
+        return row_of(observation, 0), as_rows(self.batch.arrivals(self._first))[0]
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; arguments and results are Gymnasium's.
@@ -216,7 +216,7 @@ class KuaiEnv(BatchView, gym.Env):
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )
-        result, seen = self.batch.play(action[None])
+        result, observation = self.batch.play(action[None])
         terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
         info: dict[str, Any] = {
             "responses": result.responses[0],
@@ -227,7 +227,7 @@ class KuaiEnv(BatchView, gym.Env):
         if terminated or truncated:
             info["session"] = as_rows(self.batch.finished(self._first))[0]
         self._show()
-        return row_of(seen, 0), float(result.reward[0]), terminated, truncated, info
+        return row_of(observation, 0), float(result.reward[0]), terminated, truncated, info
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(m,) bool: choices that lead to items not yet shown, as sb3-contrib's MaskablePPO wants.

@@ -133,20 +133,20 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             arriving, acting = self._ended, ~self._ended
             actions = actions.copy()
             actions[arriving] = 0  # any valid action: it is ignored
-            result, seen = self.batch.play(actions, acting)
-            done = result.done
+            result, observation = self.batch.play(actions, acting)
+            ended = result.done
             if np.count_nonzero(acting):
-                self._add_step(infos, result, acting, done)
+                self._add_step(infos, result, acting, ended)
             self._add_arrivals(infos, arriving)
         else:
-            result, seen = self.batch.play(actions)
-            done = result.done
-            if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(done):
-                seen = self._restart(infos, result, done, seen)
+            result, observation = self.batch.play(actions)
+            ended = result.done
+            if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(ended):
+                observation = self._restart(infos, result, ended, observation)
             else:
-                self._add_step(infos, result, self._everyone, done)
-        self._ended = done
-        return seen, result.reward, result.terminated, result.truncated, infos
+                self._add_step(infos, result, self._everyone, ended)
+        self._ended = ended
+        return observation, result.reward, result.terminated, result.truncated, infos
 
     def action_masks(self) -> BoolArray:
         """(N, m) bool: choices that lead to items not yet shown.
@@ -179,25 +179,25 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return tuple(self.drawn().draw(view) for view in views)
 
     def _restart(
-        self, infos: dict[str, Any], result: StepResult, done: BoolArray, seen: Observation
+        self, infos: dict[str, Any], result: StepResult, ended: BoolArray, observation: Observation
     ) -> Observation:
         """Same-step autoreset: stores final observations and infos, then resets finished slots."""
-        rows = done.nonzero()[0]
+        rows = ended.nonzero()[0]
         final_obs = np.empty(self.num_envs, dtype=object)  # of None
-        for row, observation in zip(rows.tolist(), rows_of(seen, rows), strict=True):
-            final_obs[row] = observation
+        for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
+            final_obs[row] = last
         final_info: dict[str, Any] = {}
-        self._add_step(final_info, result, done, done)
-        infos.update(final_obs=final_obs, _final_obs=done.copy())
-        infos.update(final_info=final_info, _final_info=done.copy())
-        seen = self.batch.renew(done)
+        self._add_step(final_info, result, ended, ended)
+        infos.update(final_obs=final_obs, _final_obs=ended.copy())
+        infos.update(final_info=final_info, _final_info=ended.copy())
+        observation = self.batch.renew(ended)
         if len(rows) < self.num_envs:
-            self._add_step(infos, result, ~done, np.zeros_like(done))
-        self._add_arrivals(infos, done)
-        return seen
+            self._add_step(infos, result, ~ended, np.zeros_like(ended))
+        self._add_arrivals(infos, ended)
+        return observation
 
     def _add_step(
-        self, infos: dict[str, Any], result: StepResult, slots: BoolArray, done: BoolArray
+        self, infos: dict[str, Any], result: StepResult, slots: BoolArray, ended: BoolArray
     ) -> None:
         """Adds a step's responses in some slots to the infos, and metrics of finished sessions.
 
@@ -205,23 +205,25 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             infos: The infos.
             result: The step, of zeros where none was made.
             slots: (N,) bool.
-            done: (N,) bool, slots of finished sessions, which are among them.
+            ended: (N,) bool, slots of finished sessions, which are among them.
         """
         columns: dict[str, NDArray[Any]]
         columns = {"responses": result.responses, "penalised": result.penalised}
         if result.feedback.shape[2] > 1:
             columns["feedback"] = result.feedback
-        mask, same = slots.copy(), self.autoreset_mode is AutoresetMode.SAME_STEP
-        shared = same and np.count_nonzero(slots) < self.num_envs  # the rest is in other infos
+        mask, resets_at_once = slots.copy(), self.autoreset_mode is AutoresetMode.SAME_STEP
+        shared = (
+            resets_at_once and np.count_nonzero(slots) < self.num_envs
+        )  # the rest is in other infos
         for name, values in columns.items():
             infos[name], infos[f"_{name}"] = values, mask
             if shared:
                 infos[name] = values.copy()
                 infos[name][~slots] = 0
-        rows = done.nonzero()[0]
+        rows = ended.nonzero()[0]
         if rows.size:
-            infos["session"], infos["_session"] = {}, done.copy()
-            self._add_rows(infos["session"], self.batch.finished(rows), rows, done)
+            infos["session"], infos["_session"] = {}, ended.copy()
+            self._add_rows(infos["session"], self.batch.finished(rows), rows, ended)
 
     def _add_arrivals(self, infos: dict[str, Any], slots: BoolArray) -> None:
         """Adds the users who have just arrived in some slots to the infos."""
