@@ -167,7 +167,7 @@ class Band(nn.Module):
 
 
 def _narrowed(bounds: SlateBounds, other: SlateBounds, slate_size: int) -> SlateBounds:
-    """What both bounds admit; the first alone where that is no slate."""
+    """Bounds of what both admit; the first alone where that is no slate."""
     least = torch.maximum(bounds.least, other.least)
     most = torch.minimum(bounds.most, other.most)
     possible = (least <= most).all(1) & (least.sum(1) <= slate_size) & (most.sum(1) >= slate_size)

@@ -69,7 +69,7 @@ class TargetConfig:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What sessions show of their users, and the beliefs about them.
+    """Evidence that sessions show of their users, and the beliefs given it.
 
     Attributes:
         parts: (n, 4 d + 4) float32, as ``preference="parts"`` shows them.
@@ -249,7 +249,7 @@ class Examples:
 def log_parts(
     encoder: PreferenceEncoder, rows: Interactions, users: NDArray[np.integer]
 ) -> FloatArray:
-    """What ``preference="parts"`` shows of some users before a session.
+    """Parts that ``preference="parts"`` shows of some users before a session.
 
     Args:
         encoder: Encodes histories as the environment does.
@@ -305,7 +305,7 @@ def true_preference(
 
 
 def _slope(model: PreferenceModel, n_items: int) -> float:
-    """What a unit of score adds to an answer, mean over the catalogue."""
+    """Gain of an answer by a unit of score, mean over the catalogue."""
     grid = np.linspace(-LINK_BOUND, LINK_BOUND, len(model.link))
     return float(np.interp(model.quality[:n_items], grid, model.link[:, 1]).mean())
 

@@ -247,7 +247,7 @@ def _sample(users: NDArray[np.int32], most: int, rng: np.random.Generator) -> ND
 def _shown(
     encoder: PreferenceEncoder, rows: Interactions, users: NDArray[np.int32]
 ) -> dict[str, FloatArray]:
-    """What sessions of some users show at the start, by what purifiers read."""
+    """States that sessions of some users show at the start, by what purifiers read."""
     parts = log_parts(encoder, rows, users)
     return {"pooled": encoder.pooled(parts), "parts": parts}
 

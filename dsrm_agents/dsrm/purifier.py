@@ -38,7 +38,7 @@ class Purifier(Protocol):
 
     @property
     def reads(self) -> str:
-        """What the environment must show of the preference, its option ``preference``."""
+        """Preference that the environment must show, its option of this name."""
         ...
 
     def denoise(self, states: FloatArray) -> FloatArray:
@@ -184,7 +184,7 @@ class FittedPurifier(FittedModule, ABC):
 
     @property
     def reads(self) -> str:
-        """What the environment must show of the preference: ``"pooled"`` or ``"parts"``."""
+        """Preference that the environment must show: ``"pooled"`` or ``"parts"``."""
         reads: str = self.config.reads
         return reads
 

@@ -33,7 +33,7 @@ def sessions(small, n: int = N, **options) -> VecEnv:
 
 
 def some_actions(steps: int) -> np.ndarray:
-    return np.random.default_rng(0).uniform(-1, 1, (steps, N, 33)).astype(np.float32)
+    return np.random.default_rng(0).uniform(-1, 1, (steps, N, 10)).astype(np.float32)
 
 
 # The environment
@@ -41,23 +41,23 @@ def some_actions(steps: int) -> np.ndarray:
 
 def test_a_preference_lasts_a_session_and_its_last_observation(small) -> None:
     env, plain = PreferenceVecEnv(sessions(small)), sessions(small)
-    assert env.observation_space.shape == (38,)
+    assert env.observation_space.shape == (15,)
     seen = env.reset()
-    np.testing.assert_array_equal(seen[:, :36], plain.reset())
-    drawn = [seen[:, 36:]]
+    np.testing.assert_array_equal(seen[:, :13], plain.reset())
+    drawn = [seen[:, 13:]]
     for actions in some_actions(12):
-        before = seen[:, 36:]
+        before = seen[:, 13:]
         seen, _, dones, infos = env.step(actions)
         expected, _, _, others = plain.step(actions)
         assert all(one in env.observation_space for one in seen)
-        np.testing.assert_array_equal(seen[:, :36], expected)
-        np.testing.assert_array_equal(seen[~dones, 36:], before[~dones])
-        assert (seen[dones, 36:] != before[dones]).all()
+        np.testing.assert_array_equal(seen[:, :13], expected)
+        np.testing.assert_array_equal(seen[~dones, 13:], before[~dones])
+        assert (seen[dones, 13:] != before[dones]).all()
         for slot in np.flatnonzero(dones):
             last, other = (one[slot]["terminal_observation"] for one in (infos, others))
             assert last.dtype == np.float32
             np.testing.assert_array_equal(last, np.append(other, before[slot]))
-        drawn.append(seen[dones, 36:])
+        drawn.append(seen[dones, 13:])
     drawn = np.concatenate(drawn)
     assert len(drawn) >= 3 * N
     np.testing.assert_allclose(drawn.sum(axis=1), 1.0, atol=1e-6)
@@ -66,14 +66,14 @@ def test_a_preference_lasts_a_session_and_its_last_observation(small) -> None:
 def test_preferences_are_uniform_and_a_slot_s_own(small) -> None:
     env = PreferenceVecEnv(sessions(small))
     env.seed(7)
-    drawn = np.array([env.reset()[:, 36] for _ in range(400)])
+    drawn = np.array([env.reset()[:, 13] for _ in range(400)])
     np.testing.assert_allclose(
         np.histogram(drawn, bins=4, range=(0, 1))[0] / drawn.size, 0.25, atol=0.03
     )
     env.seed(7)
-    np.testing.assert_array_equal([env.reset()[:, 36] for _ in range(3)], drawn[:3])
+    np.testing.assert_array_equal([env.reset()[:, 13] for _ in range(3)], drawn[:3])
     env.seed(8)  # whose slot 0 is slot 1 of before
-    np.testing.assert_array_equal([env.reset()[:-1, 36] for _ in range(3)], drawn[:3, 1:])
+    np.testing.assert_array_equal([env.reset()[:-1, 13] for _ in range(3)], drawn[:3, 1:])
 
 
 def test_a_given_preference_is_kept(small) -> None:
@@ -84,17 +84,18 @@ def test_a_given_preference_is_kept(small) -> None:
         seen.append(observation)
         ends += dones.sum()
     assert ends >= N
-    np.testing.assert_array_equal(np.concatenate(seen)[:, 36:], [[0.25, 0.75]] * len(seen) * N)
+    np.testing.assert_array_equal(np.concatenate(seen)[:, 13:], [[0.25, 0.75]] * len(seen) * N)
 
 
 @pytest.mark.parametrize("purified", [False, True])
 def test_both_rewards_are_those_of_the_record(small, dsrm, purified: bool) -> None:
-    env = PreferenceVecEnv(PurifyVecEnv(sessions(small), dsrm) if purified else sessions(small))
+    env: VecEnv = sessions(small, preference=dsrm.reads if purified else "pooled")
+    env = PreferenceVecEnv(PurifyVecEnv(env, dsrm) if purified else env)
     popular = env.get_attr("catalogue")[0].popular
     given: list[list[np.ndarray]] = [[] for _ in range(N)]
     seen, ends = env.reset(), 0
     for actions in some_actions(10):
-        w = seen[:, 36:]
+        w = seen[:, 13:]
         seen, rewards, dones, infos = env.step(actions)
         for slot, info in enumerate(infos):
             vector = info["reward_vector"]
@@ -272,12 +273,12 @@ def test_replay_keeps_the_vectors_with_their_transitions(small) -> None:
     agent.learn(20 * N, callback=note)
     samples = agent.replay_buffer.sample(50)
     assert samples.rewards.shape == (50, 2)
-    assert samples.observations.shape == samples.next_observations.shape == (50, 38)
+    assert samples.observations.shape == samples.next_observations.shape == (50, 15)
     for action, reward in zip(samples.actions, samples.rewards, strict=True):
         np.testing.assert_array_equal(reward, seen[action.numpy().tobytes()])
     # Across the end of a session, too, a transition has one w.
     assert samples.dones.sum() > 0
-    assert torch.equal(samples.observations[:, 36:], samples.next_observations[:, 36:])
+    assert torch.equal(samples.observations[:, 13:], samples.next_observations[:, 13:])
 
 
 def test_it_trains_saves_loads_and_serves_any_preference(small, tmp_path) -> None:
@@ -291,7 +292,7 @@ def test_it_trains_saves_loads_and_serves_any_preference(small, tmp_path) -> Non
     loaded = MOFIR.load(tmp_path / "agent", env=env, device="cpu")
     seen = env.reset()
     actions = agent.predict(seen, deterministic=True)[0]
-    assert actions.shape == (N, 33)
+    assert actions.shape == (N, 10)
     np.testing.assert_array_equal(loaded.predict(seen)[0], actions)
     np.testing.assert_allclose(agent.predict(seen[0])[0], actions[0], atol=1e-5)
     assert len(evaluate(loaded, env, 2 * N)) == 2 * N

@@ -218,7 +218,7 @@ def test_a_buffer_holds_each_user_s_own_session(
 ) -> None:
     """Played again by single environments, to the last observation of every session."""
     options = {"max_steps": 4, "max_len": 9}
-    model = agent(algorithm, make(actions, "state", shell, **options), seed=5).learn(80)
+    model = agent(algorithm, make(actions, "state", shell, **options), seed=5).learn(160)
     buffer, ends = model.replay_buffer, []
     for slot in range(model.n_envs):
         env = make(actions, "state", "single", **options)

@@ -44,7 +44,7 @@ def test_tensorboard_holds_the_run(small, tmp_path) -> None:
 def test_it_learns(small) -> None:
     args = Args(sessions=2000, test_sessions=400, num_envs=32)
     outcome = cleanrl_ppo.run(args, dataset=small)
-    assert outcome.test_lengths.mean() > outcome.random_lengths.mean() + 0.7
+    assert outcome.test_lengths.mean() > outcome.random_lengths.mean() + 0.5
     assert outcome.train_lengths[-500:].mean() > outcome.train_lengths[:500].mean() + 0.3
 
 
@@ -73,7 +73,7 @@ def test_a_cut_session_is_worth_its_last_observation(small, max_steps) -> None:
     options = {"dataset": small, "max_steps": max_steps}
     envs = cleanrl_ppo.make_envs(args, "train", 8, **options)
     torch.manual_seed(1)
-    agent = Agent(36, 33, 16, 0.0)
+    agent = Agent(13, 10, 16, 0.0)
     collector = Collector(envs, agent, seed=3)
     rollouts = [collector.collect(10), collector.collect(10)]
 

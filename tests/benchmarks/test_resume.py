@@ -158,7 +158,7 @@ def test_a_checkpoint_beside_a_finished_result_is_tidied(tmp_path: Path) -> None
 
 def test_off_policy_agents_start_over(tmp_path: Path, kill) -> None:
     spec = Run("td3", episodes=20, sessions=50)
-    kill(15)
+    kill(5)
     with pytest.raises(Killed):
         run(spec, tmp_path, progress=False)
     assert not tmp_path.exists() or not list(tmp_path.iterdir())

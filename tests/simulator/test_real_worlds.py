@@ -49,7 +49,7 @@ def test_mean_session_length_follows_from_the_answers(source: str, name: str, re
     penalty_rate = {"popularity": 1.0, "quality+quota": 0.0}.get(name, metrics["q"])
     assert metrics["q"] == pytest.approx(penalty_rate, abs=0.01 if source == "pool_world" else 0)
     if source == "pool_world" and name != "popularity":
-        assert 0.2 < metrics["r_each"] < 0.35  # of the random log: .22
+        assert 0.2 < metrics["r_each"] < 0.4  # of the random log: .22
 
 
 @pytest.mark.parametrize(
