@@ -81,7 +81,8 @@ def fit_purifier(
     for option in options:
         check_choice(f"An option of {purifier_class.kind}", option, purifier_class.options())
     options = {**recipe.options, **options, "fingerprint": dataset.fingerprint}
-    examples = Examples(dataset, _of(TargetConfig, options), check_whole("seed", seed, 0))
+    seed = check_whole("seed", seed, 0)
+    examples = Examples(dataset, _of(TargetConfig, options), seed)
     config = _of(purifier_class.config_class, {**options, "dim": examples.encoder.dim})
     run = TrainRun(
         _of(TrainConfig, options),

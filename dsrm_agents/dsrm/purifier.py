@@ -54,15 +54,22 @@ def read_width(reads: str, dim: int) -> int:
 def purify(denoise: Denoise, states: FloatArray, dim: int) -> FloatArray:
     """Purifies (n, width) states and checks what comes back.
 
+    Returns:
+        (n, dim) float32.
+
     Raises:
-        ConfigError: The purifier returned another shape than (n, dim), or values that are not
-            finite.
+        ConfigError: The purifier returned another shape than (n, dim), no numbers, or some that
+            are not finite.
     """
     clean, shape = np.asarray(denoise(states)), (len(states), dim)
-    if clean.shape != shape or not np.isfinite(clean).all():
+    if clean.shape != shape or clean.dtype.kind not in "fiu":
         raise ConfigError(
-            f"A purifier must return finite preferences of shape {shape}, got "
-            f"{clean.shape}{'' if clean.shape != shape else ', not all finite'}."
+            f"A purifier must return numbers of shape {shape}, got {clean.dtype} of {clean.shape}."
+        )
+    clean = clean.astype(np.float32, copy=False)
+    if not np.isfinite(clean).all():
+        raise ConfigError(
+            f"A purifier must return finite preferences, got {clean[~np.isfinite(clean)][0]}."
         )
     return clean
 

@@ -43,6 +43,7 @@ class ObservationPurifier:
         try:
             self.preference_slice: slice = attribute("preference_slice")
             shown, fingerprint = attribute("preference"), attribute("dataset_fingerprint")
+            self._shown_state = _state_space(attribute("observation_space"))
         except KuaiSimError:
             raise  # it has no preference, and says so itself
         except AttributeError as error:
@@ -66,10 +67,24 @@ class ObservationPurifier:
         self.dim: int = width if shown == "pooled" else width // len(PARTS) - 1
 
     def space(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
-        """The purified observations' space, from the (unbatched) space of those that are read."""
+        """The purified observations' space, from the (unbatched) space of those that are read.
+
+        Raises:
+            ConfigError: A wrapper between this and the environment has changed the state.
+        """
+        state = _state_space(space)
+        if state != self._shown_state:
+            raise ConfigError(
+                f"A purifier reads the environment's own states, {self._shown_state}, but wrappers "
+                f"make them {state}: put the purifier next to the environment."
+            )
+        assert isinstance(state, spaces.Box)
+        purified = self._purified(state)
         if isinstance(space, spaces.Dict):
-            return spaces.Dict({**space.spaces, "state": self.space(space["state"])})
-        assert isinstance(space, spaces.Box)
+            return spaces.Dict({**space.spaces, "state": purified})
+        return purified
+
+    def _purified(self, space: spaces.Box) -> spaces.Box:
         bound = np.full(self.dim, PREFERENCE_BOUND, dtype=np.float32)
         rest = slice(self.preference_slice.stop, None)
         low, high = np.r_[-bound, space.low[rest]], np.r_[bound, space.high[rest]]
@@ -86,15 +101,45 @@ class ObservationPurifier:
             Purified copies of ``observations`` and ``final``.
 
         Raises:
-            ConfigError: The purifier returned another shape, or values that are not finite.
+            ConfigError: The purifier returned another shape, or values that are not finite or lie
+                outside the observation space.
         """
         batches = [_state(observations), *(_state(observation)[None] for observation in final)]
         states = np.concatenate(batches)
         preference = purify(self.purifier.denoise, states[:, self.preference_slice], self.dim)
+        if preference.size and np.abs(preference).max() > PREFERENCE_BOUND:
+            raise ConfigError(
+                f"A purifier must return preferences within {PREFERENCE_BOUND:g} of 0, the space "
+                f"of observations, got {preference.flat[np.abs(preference).argmax()]}: clip them."
+            )
         states = np.hstack([preference, states[:, self.preference_slice.stop :]])
         n = len(states) - len(final)
         ended = [_with(*pair) for pair in zip(final, states[n:], strict=True)]
         return _with(observations, states[:n]), ended
+
+
+def _state_space(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    return space["state"] if isinstance(space, spaces.Dict) and "state" in space.spaces else space
+
+
+def _refuse_second(env: Any, inner: str, wrapper: type[Any]) -> None:
+    """Refuses to purify what is purified already.
+
+    Args:
+        env: The environment to wrap.
+        inner: Name of the attribute by which a wrapper holds what it wraps.
+        wrapper: The purifying wrapper of its kind.
+
+    Raises:
+        ConfigError: The wrapper is among those around the environment.
+    """
+    while env is not None:
+        if isinstance(env, wrapper):
+            raise ConfigError(
+                f"This environment is behind a purifier already, a {wrapper.__name__}: purified "
+                "states are no states that a purifier reads. Wrap the bare environment."
+            )
+        env = vars(env).get(inner)
 
 
 def _state(observation: Any) -> Any:
@@ -115,6 +160,7 @@ class PurifyObservation(gym.ObservationWrapper):
 
     def __init__(self, env: gym.Env[Any, Any], purifier: Purifier | str | Path) -> None:
         super().__init__(env)
+        _refuse_second(env, "env", PurifyObservation)
         inner: Any = env.unwrapped
         self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name))
         self.observation_space = self.purifier.space(env.observation_space)
@@ -137,6 +183,7 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
 
     def __init__(self, env: VectorEnv[Any, Any, Any], purifier: Purifier | str | Path) -> None:
         super().__init__(env)
+        _refuse_second(env, "env", PurifyVectorObservation)
         get = getattr(env.unwrapped, "get_attr", None)
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
@@ -174,6 +221,7 @@ class PurifyVecEnv(VecEnvWrapper):
     preference_unit: ClassVar[str] = "score"  # a taste's inner product with a vector is a score
 
     def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
+        _refuse_second(venv, "venv", PurifyVecEnv)
         get = venv.get_attr
         self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
         super().__init__(venv, observation_space=self.purifier.space(venv.observation_space))

@@ -29,7 +29,8 @@ class EncodedVecEnv(StatelessVecEnv):
 
     Raises:
         CheckpointError: The encoder cannot be read, or was fitted on another dataset.
-        ConfigError: The environment is not of kuaisim_gym, or shows no events.
+        ConfigError: The environment is not of kuaisim_gym, shows no events or no pooled state, or
+            is behind a wrapper that changes its observations.
     """
 
     def __init__(self, venv: VecEnv, encoder: StateEncoder | str | Path) -> None:
@@ -39,6 +40,13 @@ class EncodedVecEnv(StatelessVecEnv):
             raise ConfigError(
                 'A state encoder needs the session\'s events: expected observation_type="dict", '
                 f"got {batch.encoder.observation_type!r}."
+            )
+        shown = batch.encoder.preference
+        if shown != "pooled" or venv.observation_space != batch.observation_space:
+            raise ConfigError(
+                "A state encoder takes the place of the pooled state: expected "
+                f'preference="pooled" and no wrapper that changes observations, got {shown!r} and '
+                f"{venv.observation_space}."
             )
         if not isinstance(encoder, StateEncoder):
             encoder = StateEncoder.load(encoder)

@@ -123,7 +123,8 @@ class HierarchicalPPO(SlatePPO):
             similarity = SIMILARITY[preference_unit(self.env)]
             self.policy_kwargs.setdefault("similarity", similarity)
             if self.policy_kwargs.get("worker") == "band":
-                self.policy_kwargs.setdefault("free_counts", self.env.get_attr("free_counts")[0])
+                # Of these sessions' rules, which may not be those that the agent was saved under.
+                self.policy_kwargs["free_counts"] = self.env.get_attr("free_counts")[0]
 
     def training_state(self) -> dict[str, Tensor]:
         """State that the next rollout depends on, beside weights, sessions and generators."""

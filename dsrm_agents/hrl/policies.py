@@ -17,7 +17,7 @@ from dsrm_agents.common.catalogue import outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hrl.workers import WORKERS, Context, Items, Worker
-from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.config import check_choice, check_whole, is_number
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.groups import Groups, TargetSpec, popularity_groups
@@ -111,6 +111,10 @@ class HierarchicalPolicy(SlateActorCritic):
                 'worker="band" needs free_counts, the bounds of slates that are not penalised: '
                 "HierarchicalPPO takes them from its environment."
             )
+        if not is_number(similarity) or similarity < 0.0:
+            raise ConfigError(
+                f"similarity must be a finite number of at least 0, got {similarity!r}."
+            )
         self.decision_period = check_whole("decision_period", decision_period, 1)
         self.lr_scales = {
             "manager": manager_lr_scale,
@@ -182,9 +186,11 @@ class HierarchicalPolicy(SlateActorCritic):
         Raises:
             ConfigError: No such shares, both arguments, or the worker is unconstrained.
         """
-        if longtail_share is not None and not 0.0 <= longtail_share <= 1.0:
+        if longtail_share is not None and not (
+            is_number(longtail_share) and 0.0 <= longtail_share <= 1.0
+        ):
             raise ConfigError(
-                f"The long-tail share must lie in [0, 1] or be None, got {longtail_share}."
+                f"The long-tail share must lie in [0, 1] or be None, got {longtail_share!r}."
             )
         if longtail_share is not None and (target is not None or not self.groups.by_popularity):
             raise ConfigError(

@@ -868,6 +868,21 @@ def test_an_anchor_holds_the_worker_alone(small) -> None:
         torch.testing.assert_close(a, b)
 
 
+def test_a_band_is_that_of_the_rules_it_plays_under(small, tmp_path) -> None:
+    wide = train_env(small, ad_bound=0.9)
+    agent(small, env=wide, worker="band").save(tmp_path / "agent")
+    loaded = HierarchicalPPO.load(tmp_path / "agent", env=train_env(small))
+    assert wide.free_counts[0].tolist() == [1, 1]
+    assert loaded.policy.worker.band.least.tolist() == [4, 4]
+    assert loaded.policy.worker.band.most.tolist() == [6, 6]
+
+
+@pytest.mark.parametrize("similarity", [-1.0, np.nan, "x"])
+def test_impossible_similarities_are_refused(small, similarity) -> None:
+    with pytest.raises(ConfigError, match="similarity must be"):
+        agent(small, policy_kwargs={"similarity": similarity})
+
+
 def test_a_loaded_agent_is_held_where_it_once_started(small, tmp_path) -> None:
     env = believing(small, n=16)
     model = agent(small, env=env, worker="band", anchor=2.0).learn(256)

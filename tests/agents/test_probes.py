@@ -376,9 +376,9 @@ def test_a_purifier_may_write_into_its_input_and_must_return_states(data: ProbeD
 
     assert probe(in_place, data)["cosine_to_raw"] == pytest.approx(1.0)
     np.testing.assert_array_equal(data.states["pooled"], before)
-    with pytest.raises(ConfigError, match="finite preferences of shape"):
+    with pytest.raises(ConfigError, match="numbers of shape"):
         probe(lambda states: states[:, 1:], data)
-    with pytest.raises(ConfigError, match="not all finite"):
+    with pytest.raises(ConfigError, match="finite preferences, got"):
         probe(lambda states: states * np.float32(np.nan), data)
 
 

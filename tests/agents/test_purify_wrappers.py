@@ -6,6 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import FlattenObservation
 from stable_baselines3 import DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -13,6 +14,7 @@ from dsrm_agents import (
     PurifyObservation,
     PurifyVecEnv,
     PurifyVectorObservation,
+    fit_purifier,
     make_vec_env,
 )
 from kuaisim_gym.errors import CheckpointError, ConfigError, NoPreferenceError
@@ -203,8 +205,8 @@ def test_anything_with_denoise_plugs_in(small) -> None:
 
 def test_what_a_plugged_in_purifier_returns_is_checked(small) -> None:
     for give, message in (
-        (lambda states: states[:, :1], r"got \(3, 1\)"),
-        (lambda states: states * np.float32(np.nan), "not all finite"),
+        (lambda states: states[:, :1], r"float32 of \(3, 1\)"),
+        (lambda states: states * np.float32(np.nan), "finite preferences, got nan"),
     ):
         env = make_vec_env("KuaiRec-Fair-v0", 3, dataset=small)
         worn = PurifyVecEnv(env, Plugged(small.fingerprint, give))
@@ -222,3 +224,53 @@ def test_foreign_environments_are_refused(dsrm) -> None:
 def test_a_purifier_of_another_dataset_is_refused(world, dsrm) -> None:
     with pytest.raises(CheckpointError, match="fit it again"):
         PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=world, **PARTS), dsrm)
+
+
+def test_a_purifier_stands_next_to_the_environment(small, dsrm) -> None:
+    flat = FlattenObservation(
+        gym.make("KuaiRec-Fair-v0", dataset=small, observation_type="dict", preference="parts")
+    )
+    with pytest.raises(ConfigError, match="next to the environment"):
+        PurifyObservation(flat, dsrm)
+
+
+def test_nothing_is_purified_twice(small) -> None:
+    """Of pooled states purified ones have the very space."""
+    raw = fit_purifier("identity", small)
+    single = gym.make("KuaiRec-Fair-v0", dataset=small)
+    several = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
+    sb3 = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
+    for wrapper, env in (
+        (PurifyObservation, single), (PurifyVectorObservation, several), (PurifyVecEnv, sb3)
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="behind a purifier already"):
+            wrapper(wrapper(env, raw), raw)
+
+
+@pytest.mark.parametrize(
+    ("worth", "message"),
+    [(99.0, "got 99"), (np.nan, "finite preferences, got nan"), ("x", "numbers")],
+)
+def test_what_lies_outside_the_space_is_refused(small, worth, message: str) -> None:
+    class Mine:
+        reads, fingerprint = "pooled", small.fingerprint
+
+        def denoise(self, states):
+            return np.full(states.shape, worth)
+
+    env = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=small), Mine())
+    with pytest.raises(ConfigError, match=message):
+        env.reset()
+
+
+def test_whole_numbers_are_taken_as_floats(small) -> None:
+    class Mine:
+        reads, fingerprint = "pooled", small.fingerprint
+
+        def denoise(self, states):
+            return np.ones(states.shape, dtype=np.int64)
+
+    env = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, dataset=small), Mine())
+    seen = env.reset()
+    assert seen.dtype == np.float32
+    assert env.observation_space.contains(seen[0])

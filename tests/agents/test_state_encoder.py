@@ -230,6 +230,10 @@ def test_a_saved_encoder_is_worn_by_any_agent(small, encoder, tmp_path) -> None:
 def test_what_does_not_fit_is_refused(small, small_rand, encoder) -> None:
     with pytest.raises(ConfigError, match='expected observation_type="dict"'):
         EncodedVecEnv(make_vec_env("KuaiRec-Fair-v0", N, dataset=small), encoder)
+    for shown in ("parts", "belief"):
+        env = make_vec_env("KuaiRec-Fair-v0", N, dataset=small, preference=shown, **SLATES)
+        with pytest.raises(ConfigError, match=f"got '{shown}'"):
+            EncodedVecEnv(env, encoder)
     rand = make_vec_env("KuaiRand-Fair-v0", N, dataset=small_rand, **SLATES)
     with pytest.raises(CheckpointError, match="fit it again"):
         EncodedVecEnv(rand, encoder)
