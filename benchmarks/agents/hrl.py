@@ -54,7 +54,7 @@ def _estimating(name: str, **changes: Any) -> Agent:
         name=f"{name}-hrl", label="", tables=(), reference="this package",
         build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker"),
         settings=hrl.at(worker="band", anchor=ANCHOR),
-        controls=("filter+quota", "hrl"), suits=lambda dataset: False,
+        controls=("filter+quota", "hrl"),
     )  # fmt: skip
     return replace(plain, **changes)
 
@@ -68,12 +68,11 @@ AGENTS = (
     _estimating("ridge", purifier="ridge"),
     _estimating("mlp", purifier="mlp"),
     _estimating(
-        "belief", env_options={**SLATES, "preference": "belief"}, suits=lambda dataset: True,
+        "belief", env_options={**SLATES, "preference": "belief"},
         controls=("filter+quota", "filter+band", "hrl", "dsrm-hrl"),
     ),
     _estimating(
         "dsrm", label="DSRM-HRL", tables=(2, 3), reference=hrl.reference, purifier="dsrm",
-        suits=lambda dataset: True,
         controls=("quality+quota", "ppo+quota", "flat", "flat+quota", "hrl", "hrl+rce", "hrl+tce",
                   "hrl+bod", "filter+quota", "belief-hrl"),
     ),
