@@ -34,7 +34,6 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PARTS, WEIGHT_SCALE, PreferenceEncoder
 from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.build import load_preferences
-from kuaisim_gym.simulator.factors import LINK_BOUND, PreferenceModel
 
 READS = ("pooled", "parts")  # values of the environment's option ``preference``
 SOURCES = ("belief", "draw", "identity")
@@ -301,13 +300,8 @@ def true_preference(
     reference_pooled, reference_level = _pooled_answers(dataset.truth, reference, centred)
     excess = np.linalg.pinv(centred.T @ centred) @ (pooled - reference_pooled.mean(axis=0)).T
     preferences = np.column_stack([level - reference_level.mean(), excess.T])
-    return (preferences / _slope(model, dataset.n_items)).astype(np.float32)
-
-
-def _slope(model: PreferenceModel, n_items: int) -> float:
-    """Gain of an answer by a unit of score, mean over the catalogue."""
-    grid = np.linspace(-LINK_BOUND, LINK_BOUND, len(model.link))
-    return float(np.interp(model.quality[:n_items], grid, model.link[:, 1]).mean())
+    slope = float(model.slope(model.quality[: dataset.n_items]).mean())
+    return (preferences / slope).astype(np.float32)
 
 
 def _pooled_answers(

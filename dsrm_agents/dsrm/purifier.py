@@ -51,6 +51,11 @@ def read_width(reads: str, dim: int) -> int:
     return len(PARTS) * (dim + 1) if reads == "parts" else dim
 
 
+def given_width(reads: str, width: int) -> int:
+    """The inverse of :func:`read_width`: d of a purifier that reads so many columns."""
+    return width // len(PARTS) - 1 if reads == "parts" else width
+
+
 def purify(denoise: Denoise, states: FloatArray, dim: int) -> FloatArray:
     """Purifies (n, width) states and checks what comes back.
 

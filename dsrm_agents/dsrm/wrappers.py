@@ -17,9 +17,9 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
-from dsrm_agents.dsrm.purifier import Purifier, load_purifier, purify
+from dsrm_agents.dsrm.purifier import Purifier, given_width, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
-from kuaisim_gym.observation import PARTS, PREFERENCE_BOUND
+from kuaisim_gym.observation import PREFERENCE_BOUND
 
 
 class ObservationPurifier:
@@ -63,8 +63,7 @@ class ObservationPurifier:
                 f"{shown!r}: make it with preference={purifier.reads!r}."
             )
         self.purifier = purifier
-        width = self.preference_slice.stop
-        self.dim: int = width if shown == "pooled" else width // len(PARTS) - 1
+        self.dim = given_width(shown, self.preference_slice.stop)
 
     def space(self, space: spaces.Space[Any]) -> spaces.Space[Any]:
         """The purified observations' space, from the (unbatched) space of those that are read.

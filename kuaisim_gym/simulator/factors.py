@@ -111,8 +111,15 @@ class PreferenceModel:
 
     def expected(self, scores: Vector) -> Vector:
         """Expected answers, in [0, 1], at scores of any shape."""
+        return self._on_link(scores, 0)
+
+    def slope(self, scores: Vector) -> Vector:
+        """Gains of an expected answer by a unit of score, at scores of any shape."""
+        return self._on_link(scores, 1)
+
+    def _on_link(self, scores: Vector, column: int) -> Vector:
         grid = np.linspace(-LINK_BOUND, LINK_BOUND, len(self.link))
-        return np.asarray(np.interp(scores, grid, self.link[:, 0]))
+        return np.asarray(np.interp(scores, grid, self.link[:, column]))
 
 
 def fit_preference_model(
