@@ -110,7 +110,7 @@ def as_text(view: SessionView) -> str:
     """
     header = (
         f"{view.dataset}, user {view.user_id}: step {view.steps} of {view.max_len}, "
-        f"temper {view.temper[-1]:.2f}"
+        f"temper {view.temper[-1]:z.2f}"
     )
     if not view.steps:
         return header
@@ -132,7 +132,7 @@ def _table(view: SessionView, tokens: list[list[str]]) -> list[str]:
     for step, slate in enumerate(slates):
         lines.append(
             f"{step + 1:4}  {slate:{width}}  {view.rewards[step]:6.2f}  "
-            f"{view.temper[step + 1]:6.2f}  {view.popular_share[step]:{len(title)}.2f}"
+            f"{view.temper[step + 1]:z6.2f}  {view.popular_share[step]:{len(title)}.2f}"
             + ("  penalised" if view.penalised[step] else "")
         )
     return lines
@@ -456,7 +456,7 @@ def _header(figure: Figure, box: _Box) -> tuple[Text, Text]:
 
 
 def _facts(view: SessionView) -> str:
-    facts = [f"step {view.steps} of {view.max_len}", f"temper {view.temper[-1]:.1f}"]
+    facts = [f"step {view.steps} of {view.max_len}", f"temper {view.temper[-1]:z.1f}"]
     if view.steps:
         facts += [f"mean reward {view.rewards.mean():.2f}", f"{view.penalised.sum()} penalised"]
     return "   ".join((["over"] if view.over else []) + facts)

@@ -290,14 +290,14 @@ def test_text_tells_the_session(small) -> None:
         _, reward, terminated, _, info = env.step(env.action_space.sample())
         step, temper = step + 1, temper - 2 + reward - info["penalised"]
         lines = env.render().splitlines()
-        assert lines[0] == f"{start}{step} of 6, temper {temper:.2f}"
+        assert lines[0] == f"{start}{step} of 6, temper {temper:z.2f}"
         last = lines[2 + step].split()
         assert int(last[0]) == step
         slate = env.batch.core.state.slates[0, step - 1]
         for word, item, answer in zip(last[1:11], slate, info["responses"], strict=True):
             group = "P" if env.catalogue.popular[item] else "t"
             assert word == f"{small.item_ids[item]}{group}{'+' if answer else '-'}"
-        assert last[11:13] == [f"{reward:.2f}", f"{temper:.2f}"]
+        assert last[11:13] == [f"{reward:.2f}", f"{temper:z.2f}"]
         assert ("penalised" in last) == info["penalised"]
     assert lines[-1].startswith(f"over after {step} steps")
     assert env.reset()[1] != arrived
