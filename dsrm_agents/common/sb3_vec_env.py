@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
+from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, rows_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, info_of, rows_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ResetNeededError
 from kuaisim_gym.snapshots import Snapshot
@@ -22,9 +24,9 @@ from kuaisim_gym.snapshots import Snapshot
 class KuaiVecEnv(BatchView, VecEnv):
     """N sessions stepped together; a finished one restarts in the same step.
 
-    On a finished session ``infos[i]`` holds ``"terminal_observation"``, ``"TimeLimit.truncated"``,
-    the session's metrics under ``"session"`` and its slates and rewards under ``"record"``; on all
-    other steps it is empty.
+    ``infos[i]`` is that of the single environment, but for ``"session"``, which it holds at the end
+    of a session alone, and with it ``"terminal_observation"``, ``"TimeLimit.truncated"``, ``"episode"`` as Stable-Baselines3's
+    ``Monitor`` does, and the session's slates and rewards under ``"record"``.
 
     Args:
         batch: The sessions.
@@ -44,6 +46,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": RENDER_FPS}
         self._actions: NDArray[np.generic] | None = None
+        self._started = time.monotonic()
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._next_seed: int | None = check_seed(drawn)
 
@@ -59,10 +62,10 @@ class KuaiVecEnv(BatchView, VecEnv):
         if self._next_seed is not None:
             self.batch.seed([self._next_seed + slot for slot in range(self.num_envs)])
             self._next_seed = None
-        self.batch.reset()
+        observation, info = self.batch.renew(np.ones(self.num_envs, dtype=bool))
         self._reset_options()
-        self._arrive(np.ones(self.num_envs, dtype=bool))
-        return self.batch.observe()
+        self.reset_infos = _rows(info)
+        return observation
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Keeps the actions for :meth:`step_wait`."""
@@ -72,22 +75,26 @@ class KuaiVecEnv(BatchView, VecEnv):
         """Steps all sessions and restarts the finished ones."""
         if self._actions is None:
             raise ResetNeededError("step_async() must come before step_wait().")
-        result, observation = self.batch.play(self._actions)
+        result, observation, info = self.batch.play(self._actions)
         self._actions = None
-        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        if result.done.any():
-            rows = np.flatnonzero(result.done)
-            metrics, last = as_rows(self.batch.finished(rows)), rows_of(observation, rows)
-            for index, row in enumerate(rows.tolist()):
-                infos[row] = {
-                    "terminal_observation": last[index],
+        infos, done = _rows(info), result.done
+        if np.count_nonzero(done):
+            rows = done.nonzero()[0]
+            returns, seconds = self.batch.episode_return(), round(time.monotonic() - self._started, 6)
+            for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
+                session = info_of(info["session"], row)
+                infos[row] |= {
+                    "session": session,
+                    "terminal_observation": last,
                     "TimeLimit.truncated": bool(result.truncated[row]),
-                    "session": metrics[index],
-                    "record": self.batch.records(rows[index : index + 1]),
+                    "episode": {"r": returns[row].item(), "l": session["len"], "t": seconds},
+                    "record": self.batch.records(np.array([row])),
                 }
-            observation = self.batch.renew(result.done)
-            self._arrive(result.done)
-        return observation, result.reward.astype(np.float32), result.done, infos
+            observation, info = self.batch.renew(done)
+            del info["session"]
+            for row in rows.tolist():
+                self.reset_infos[row] = info_of(info, row)
+        return observation, result.reward.astype(np.float32), done, infos
 
     def observe(self) -> VecEnvObs:
         """The latest observations, without a step; stateless wrappers have this method too."""
@@ -111,7 +118,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         """
         self.batch.restore(snapshot)
         self._next_seed = self._actions = None
-        self._arrive(np.ones(self.num_envs, dtype=bool))
+        self.reset_infos = _rows(self.batch.info())
 
     def close(self) -> None:
         """Forgets what frames were drawn with."""
@@ -152,13 +159,16 @@ class KuaiVecEnv(BatchView, VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Never: wrappers go around this environment (``VecEnvWrapper``)."""
-        return [False] * len(list(self._get_indices(indices)))
+        """Whether it does what a wrapper does: ``Monitor`` alone; others go around it."""
+        return [issubclass(Monitor, wrapper_class)] * len(list(self._get_indices(indices)))
 
-    def _arrive(self, slots: NDArray[np.bool_]) -> None:
-        rows = np.flatnonzero(slots)
-        for row, arrived in zip(rows.tolist(), as_rows(self.batch.arrivals(rows)), strict=True):
-            self.reset_infos[row] = arrived
+
+def _rows(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """Infos of single sessions, but for their metrics, from those of a batch."""
+    names = [name for name in info if name != "session"]
+    columns = (info[name] for name in names)
+    values = zip(*(c.tolist() if c.ndim == 1 else c for c in columns), strict=True)
+    return [dict(zip(names, row)) for row in values]  # noqa: B905, whose check costs half as much
 
 
 def make_vec_env(

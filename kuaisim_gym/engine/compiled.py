@@ -202,9 +202,11 @@ def fill_row(array: NDArray[Any], n: int, value: Any) -> None:
 
 
 @jit
-def begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fields: Any) -> None:
+def begin(
+    rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, state: SessionState
+) -> None:
     """Begins new sessions in some slots."""
-    state, n_sessions = SessionState(*fields), fields[0].size
+    n_sessions = state.seeds.size
     recent, exposed, rewards, penalised = (
         state.recent,
         state.exposed,
@@ -217,6 +219,7 @@ def begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fiel
         n = rows[place]
         state.users[n], state.active[n], state.temper[n] = users[place], True, max_len
         state.steps[n], state.last_reward[n], state.reward_sum[n] = 0, 0.0, 0.0
+        state.penalties[n], state.popular[n] = 0, 0
         fill_row(recent, n, 0)
         fill_row(exposed, n, False)
         fill_row(slates, n, -1)
@@ -237,10 +240,10 @@ def advance(
     penalised: BoolArray,
     terminated: BoolArray,
     truncated: BoolArray,
-    *fields: Any,
+    rules: Rules,
+    state: SessionState,
 ) -> None:
     """Fills zeros with the outcome of a step."""
-    rules, state = Rules(*fields[:_N_RULES]), SessionState(*fields[_N_RULES:])
     n_sessions, slate_size, n_behaviours = probability.shape
     window = state.recent.shape[1]
     draws = np.empty(n_behaviours * slate_size)
@@ -283,11 +286,49 @@ def advance(
         state.steps[n] = step + 1
         state.last_reward[n] = reward[n]
         state.reward_sum[n] += reward[n]
+        state.penalties[n] += penalised[n]
+        for k in range(slate_size):
+            state.popular[n] += rules.popular[slates[n, k]]
         state.active[n] = not (terminated[n] or truncated[n])
         state.rewards[n, step] = reward[n]
         state.penalised[n, step] = penalised[n]
         state.tempers[n, step] = state.temper[n]
         state.shares[n, step] = state.share[n]
+
+
+@jit
+def _begin(rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, *fields: Any) -> None:
+    begin(rows, users, max_len, SessionState(*fields))
+
+
+@jit
+def _advance(
+    slates: NDArray[np.int64],
+    probability: FloatArray,
+    slots: BoolArray,
+    responses: FloatArray,
+    feedback: FloatArray,
+    answered: BoolArray,
+    reward: DoubleArray,
+    penalised: BoolArray,
+    terminated: BoolArray,
+    truncated: BoolArray,
+    *fields: Any,
+) -> None:
+    advance(
+        slates,
+        probability,
+        slots,
+        responses,
+        feedback,
+        answered,
+        reward,
+        penalised,
+        terminated,
+        truncated,
+        Rules(*fields[:_N_RULES]),
+        SessionState(*fields[_N_RULES:]),
+    )
 
 
 @jit
@@ -451,6 +492,19 @@ def write_context(
         vectors[n, column + 1] = share[n]
         vectors[n, column + 2] = last_reward[n]
         vectors[n, column + 3] = reward_sum[n] / max(steps[n], 1)
+
+
+@jit
+def measure(state: SessionState, slate_size: int) -> DoubleArray:
+    """Computes what :func:`~kuaisim_gym.metrics.summaries.session_metrics` gives behind ``len``."""
+    measures = np.empty((4, state.steps.size))
+    for n in range(state.steps.size):
+        length = max(state.steps[n], 1)
+        measures[0, n] = state.reward_sum[n] / length
+        measures[1, n] = state.reward_sum[n]
+        measures[2, n] = state.penalties[n] / length
+        measures[3, n] = state.popular[n] / (length * slate_size)
+    return measures
 
 
 @jit
@@ -690,7 +744,7 @@ class NumbaEngine(NumpyEngine):
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
     ) -> None:
-        begin(rows, users, max_len, *state)
+        _begin(rows, users, max_len, *state)
 
     def advance(
         self,
@@ -701,7 +755,7 @@ class NumbaEngine(NumpyEngine):
         slots: BoolArray,
     ) -> StepResult:
         result = StepResult(slates, *no_outcome(*probability.shape))
-        advance(slates, probability, slots, *result[1:], *rules, *state)
+        _advance(slates, probability, slots, *result[1:], *rules, *state)
         return result
 
     def write_preference(

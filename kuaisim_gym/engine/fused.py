@@ -1,6 +1,6 @@
 """One compiled call a step: checks, answers, rewards, histories, new sessions and observations.
 
-Named tuples of arrays are made once and taken apart, so that a call does not look for its arrays.
+Arrays that stay are put together once, so that a call does not look for them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite.binding import add_symbol  # type: ignore[import-untyped]
+from numba import types
+from numba.experimental import structref
 from numba.extending import get_cython_function_address
 from numpy.typing import NDArray
 
@@ -23,6 +25,7 @@ from kuaisim_gym.engine.compiled import (
     fill_row,
     fill_uniform,
     first_invalid,
+    measure,
     update,
     write_belief,
     write_context,
@@ -42,9 +45,47 @@ from kuaisim_gym.engine.types import (
 )
 from kuaisim_gym.randomness import USER_STREAM
 
-_TUPLES = (Scores, Rules, SessionState, Arrivals, Pooled, Beliefs)
-_ENDS = np.cumsum([len(number._fields) for number in _TUPLES]).tolist()
-_SCORES, _RULES, _STATE, _ARRIVALS, _POOLED, _ = _ENDS
+
+@structref.register
+class _StepArraysType(types.StructRef):
+    """Type of :class:`StepArrays` in compiled code."""
+
+
+class StepArrays(structref.StructRefProxy):
+    """All that stays the same from step to step, taken apart once.
+
+    A compiled call looks at one object instead of sixty arrays.
+
+    Args:
+        scores: The model.
+        rules: The rules.
+        state: The sessions.
+        arrivals: The users who may arrive.
+        pooled: Pooled histories.
+        beliefs: Beliefs.
+    """
+
+    def __new__(cls, *parts: Any) -> Any:
+        return _put_together(*parts)
+
+
+structref.define_boxing(_StepArraysType, StepArrays)
+structref.define_constructor(
+    StepArrays, _StepArraysType, ["scores", "rules", "state", "arrivals", "pooled", "beliefs"]
+)
+structref.define_attributes(_StepArraysType)
+
+
+@jit
+def _put_together(
+    scores: Scores,
+    rules: Rules,
+    state: SessionState,
+    arrivals: Arrivals,
+    pooled: Pooled,
+    beliefs: Beliefs,
+) -> Any:
+    return StepArrays(scores, rules, state, arrivals, pooled, beliefs)
 
 
 # SciPy's own function, so that log-odds become the same probabilities in any engine.
@@ -177,8 +218,8 @@ def play(
     penalised: BoolArray,
     terminated: BoolArray,
     truncated: BoolArray,
-    *fields: Any,
-) -> tuple[int, int]:
+    arrays: Any,
+) -> tuple[int, int, DoubleArray]:
     """Steps some sessions, begins new ones in other slots, and observes all.
 
     Args:
@@ -195,23 +236,30 @@ def play(
         penalised: Likewise.
         terminated: Likewise.
         truncated: Likewise.
-        *fields: The model, the rules, the sessions, the users who may arrive, pooled histories and
-            beliefs, each taken apart.
+        arrays: :class:`StepArrays`.
 
     Returns:
         As :meth:`~kuaisim_gym.engine.types.Engine.first_invalid`; unless all is valid, nothing has
-        changed.
+        changed. Then the measures of all sessions so far.
     """
-    scores, state = Scores(*fields[:_SCORES]), SessionState(*fields[_RULES:_STATE])
-    arrivals = Arrivals(*fields[_STATE:_ARRIVALS])
-    pooled, beliefs = Pooled(*fields[_ARRIVALS:_POOLED]), Beliefs(*fields[_POOLED:])
+    scores, rules, state = arrays.scores, arrays.rules, arrays.state
+    arrivals, pooled, beliefs = arrays.arrivals, arrays.pooled, arrays.beliefs
     if acting.size:
         slot, position = first_invalid(state.active, acting, slates, state.exposed.shape[1])
         if slot >= 0:
-            return slot, position
+            return slot, position, np.empty((0, 0))
         chances = probability
         if not probability.size:
-            chances = factor_scores(state.users, slates, *scores[1:])
+            chances = factor_scores(
+                state.users,
+                slates,
+                scores.mean,
+                scores.slope,
+                scores.user_effect,
+                scores.item_effect,
+                scores.user_factors,
+                scores.item_factors,
+            )
             _respond(chances, scores.logistic)
         advance(
             slates,
@@ -224,12 +272,13 @@ def play(
             penalised,
             terminated,
             truncated,
-            *fields[_SCORES:_STATE],
+            rules,
+            state,
         )
         _follow(slates, responses, feedback, answered, pooled, beliefs)
     if arriving.size:
         rows = np.flatnonzero(arriving)
         users = _arrive(rows, state, arrivals, pooled, beliefs)
-        begin(rows, users, arrivals.max_len, *fields[_RULES:_STATE])
+        begin(rows, users, arrivals.max_len, state)
     _show(vectors, state, arrivals.max_len, pooled, beliefs)
-    return -1, -1
+    return -1, -1, measure(state, slates.shape[1])

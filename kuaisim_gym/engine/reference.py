@@ -58,6 +58,8 @@ class NumpyEngine(Engine):
             state.steps,
             state.last_reward,
             state.reward_sum,
+            state.penalties,
+            state.popular,
             state.recent,
             state.exposed,
             state.responses,
@@ -144,6 +146,8 @@ class NumpyEngine(Engine):
         state.temper[rows] = temper
         state.last_reward[rows] = reward
         state.reward_sum[rows] += reward
+        state.penalties[rows] += penalised
+        state.popular[rows] += np.add.reduce(rules.popular[shown], axis=1)
         state.active[rows] = ~(terminated | truncated)
         latest = (numbers, steps - 1)
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [

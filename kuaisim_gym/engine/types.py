@@ -20,6 +20,7 @@ class Rules(NamedTuple):
     Attributes:
         labels: (n_items,) int8, int16 or int32, the group of each item.
         target: (G,) float64, the share of the exposures that is due to each group; sums to one.
+        popular: (n_items,) bool, the popular items, whatever the groups.
         one_sided: Whether group 1, of two, is penalised for too many exposures alone; else groups
             are for their distance.
         limit: Surplus of the exposure window from which on a step is penalised: twice the
@@ -35,6 +36,7 @@ class Rules(NamedTuple):
 
     labels: LabelArray
     target: DoubleArray
+    popular: BoolArray
     one_sided: bool
     limit: float
     weights: FloatArray
@@ -60,6 +62,8 @@ class SessionState(NamedTuple):
             0 before any exposure.
         last_reward: (N,) float64, zero before the first step.
         reward_sum: (N,) float64, of the session so far.
+        penalties: (N,) int64, penalised steps of the session so far.
+        popular: (N,) int64, exposures of popular items in the session so far.
         recent: (N, window) int8, int16 or int32, groups of the latest exposures, latest last; zero
             in front of the first.
         exposed: (N, n_items) bool, shown in this session.
@@ -80,6 +84,8 @@ class SessionState(NamedTuple):
     share: DoubleArray
     last_reward: DoubleArray
     reward_sum: DoubleArray
+    penalties: CountArray
+    popular: CountArray
     recent: LabelArray
     exposed: BoolArray
     slates: NDArray[np.int32]

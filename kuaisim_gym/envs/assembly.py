@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
-from kuaisim_gym.engine.types import BoolArray, StepResult
+from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.errors import ConfigError, ResetNeededError
@@ -57,8 +57,12 @@ _OPTIONS = (
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
     "engine",
 )  # fmt: skip
+_MEASURES = ("r_each", "r_cum", "q", "popular_share")  # of sessions so far
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
+
+
+Info = dict[str, Any]
 
 
 class SessionBatch:
@@ -175,6 +179,7 @@ class SessionBatch:
             find_engine(engine),
             self.catalogue.standardised,
             find_pools(self.dataset, split),
+            self.catalogue.popular,
         )
         believes = shown_preference(observation_type, preference)[1] == "belief"
         if evidence is not None and not believes:
@@ -196,7 +201,9 @@ class SessionBatch:
         self._fused_parts: tuple[Any, ...] | None = None
         self._fused_steps: FusedSteps | None = None
         self._world = self.simulator.world
-        self._flags = np.append(self.catalogue.popular, False)  # the last for places without item
+        ids = self.dataset.item_ids[: self.catalogue.n_items]
+        nothing = -1 if ids.dtype.kind == "i" else ""
+        self._ids = np.append(ids, np.array([nothing], dtype=ids.dtype))  # the last for no item
 
     @property
     def n_sessions(self) -> int:
@@ -271,40 +278,45 @@ class SessionBatch:
 
     def play(
         self, actions: NDArray[np.generic], slots: BoolArray | None = None
-    ) -> tuple[StepResult, Observation]:
+    ) -> tuple[StepResult, Observation, Info]:
         """Acts in some sessions, begins new ones in the other slots, and observes all.
 
-        That is :meth:`step`, :meth:`reset` and :meth:`observe`, in one compiled call where they can
-        be compiled.
+        That is :meth:`step`, :meth:`reset`, :meth:`observe` and :meth:`info`, in one compiled call
+        where they can be compiled.
 
         Args:
             actions: As for :meth:`step`, which the results and errors are of, too.
             slots: (N,) bool, the sessions that act, all if ``None``.
 
         Returns:
-            The outcome of the step, and observations.
+            The outcome of the step, observations, and infos.
         """
         fused = self._fused()
         if fused is not None:
             slates = self.actions.slates(np.asarray(actions))
-            result, vectors = fused.step(slates, slots)
-            return result, self.encoder.completed(vectors)
+            result, vectors, measures = fused.step(slates, slots)
+            return result, self.encoder.completed(vectors), self.info(result, slots, measures)
         result = self.step(actions, slots)
         if slots is not None:
             self.reset(~slots)
-        return result, self.observe()
+        return result, self.observe(), self.info(result, slots)
 
-    def renew(self, slots: BoolArray) -> Observation:
-        """Begins new sessions in some slots, and observes all: :meth:`reset` and :meth:`observe`.
+    def renew(self, slots: BoolArray) -> tuple[Observation, Info]:
+        """Begins new sessions in some slots, and observes all, in one call as :meth:`play`.
 
         Args:
             slots: (N,) bool.
+
+        Returns:
+            Observations, and infos: as after a reset, in the other slots too, but that their
+            sessions go on.
         """
         fused = self._fused()
         if fused is not None:
-            return self.encoder.completed(fused.begin(slots))
+            vectors, measures = fused.begin(slots)
+            return self.encoder.completed(vectors), self.info(measures=measures)
         self.reset(slots)
-        return self.observe()
+        return self.observe(), self.info()
 
     def _fused(self) -> FusedSteps | None:
         """Compiled steps of the parts as they are now; ``None`` where a task has steps of its own.
@@ -393,26 +405,63 @@ class SessionBatch:
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
         }
 
-    def arrivals(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The users who have just arrived in some slots, and their world, for the reset info."""
-        users = self.dataset.user_ids[self.core.state.users[rows]]
-        worlds = np.empty(len(rows), dtype=object)
-        worlds[:] = self._world
-        return {"user_id": users, "dataset": worlds}
+    def info(
+        self,
+        result: StepResult | None = None,
+        slots: BoolArray | None = None,
+        measures: DoubleArray | None = None,
+    ) -> Info:
+        """What has just happened, the same keys after a step and after a reset.
 
-    def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """The metrics of the sessions in some slots, an array each, for the final info.
+        Args:
+            result: The step; ``None`` after a reset.
+            slots: (N,) bool, the sessions that made it, all if ``None``.
+            measures: (4, N) float64 of the sessions so far, if they are known.
 
-        They are those of :func:`~kuaisim_gym.metrics.each_session`.
+        Returns:
+            ``"user_id"`` (N,), whose session it is; ``"slate"`` (N, K), ids of the items shown;
+            ``"responses"`` (N, K) float32; ``"feedback"`` (N, K, B) float32 where a response has
+            several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see :meth:`session`.
+            Where no step was made they are -1 (or empty, where ids are strings), 0 and false.
         """
-        state, slates = self.core.state, self.core.state.slates[rows]
+        n, k, b = self.n_sessions, self.config.slate_size, len(self.core.model.behaviours)
+        info = {"user_id": self.dataset.user_ids.take(self.core.state.users)}
+        if result is None:
+            info["slate"] = np.full((n, k), self._ids[-1])
+            info["responses"] = np.zeros((n, k), dtype=np.float32)
+            info["penalised"] = np.zeros(n, dtype=bool)
+            feedback = np.zeros((n, k, b), dtype=np.float32)
+        else:
+            info["slate"] = self._ids.take(result.slates)
+            if slots is not None:
+                info["slate"][~slots] = self._ids[-1]
+            info["responses"], info["penalised"] = result.responses, result.penalised
+            feedback = result.feedback
+        several = {"feedback": feedback} if b > 1 else {}
+        return {**info, **several, "session": self.session(measures)}
+
+    def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
+        """Metrics of the sessions so far, an array of all slots each; a task may add others.
+
+        Those of finished sessions are those of :func:`~kuaisim_gym.metrics.each_session`.
+
+        Args:
+            measures: (4, N) float64, all but ``"len"``, if they are known.
+        """
+        state = self.core.state
+        if measures is not None:
+            return {"len": state.steps.copy(), **dict(zip(_MEASURES, measures, strict=True))}
         return session_metrics(
-            state.steps[rows],
-            state.reward_sum[rows],
-            np.add.reduce(state.penalised[rows], axis=1),
-            np.add.reduce(self._flags[slates], axis=(1, 2)),
-            slates.shape[2],
+            state.steps.copy(),
+            state.reward_sum.copy(),
+            state.penalties,
+            state.popular,
+            self.config.slate_size,
         )
+
+    def episode_return(self) -> NDArray[np.float64]:
+        """(N,) sums of the rewards of the episodes so far."""
+        return self.core.state.reward_sum.copy()
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.engine.types import BoolArray, FloatArray, Scores, StepResult, no_outcome
+from kuaisim_gym.engine.types import (
+    Arrivals,
+    Beliefs,
+    BoolArray,
+    DoubleArray,
+    FloatArray,
+    Pooled,
+    Rules,
+    Scores,
+    StepResult,
+    no_outcome,
+)
 from kuaisim_gym.observation import ObservationEncoder
 from kuaisim_gym.simulator.core import SessionCore
+
+Fields = TypeVar("Fields", Arrivals, Beliefs, Pooled, Rules, Scores)
 
 
 def find_fused(core: SessionCore, encoder: ObservationEncoder) -> FusedSteps | None:
@@ -35,7 +47,7 @@ class FusedSteps:
     """
 
     def __init__(self, core: SessionCore, encoder: ObservationEncoder) -> None:
-        from kuaisim_gym.engine.fused import play  # numba may be missing
+        from kuaisim_gym.engine.fused import StepArrays, play  # numba may be missing
 
         arrays, scores = encoder.arrays(), core.scores()
         assert arrays is not None
@@ -44,13 +56,13 @@ class FusedSteps:
         self._asks_model = scores is None
         n, k = core.n_sessions, core.config.slate_size
         self._shape, self._width = (n, k, len(core.model.behaviours)), encoder.context_slice.stop
-        self._fields = (
-            *_frozen(_no_scores() if scores is None else scores),
-            *_frozen(core.rules),
-            *core.state,
-            *_frozen(core.arrivals(), (1,)),
-            *_frozen(pooled, (0, 1)),
-            *_frozen(beliefs, (0, 1)),
+        self._arrays = StepArrays(
+            _frozen(_no_scores() if scores is None else scores),
+            _frozen(core.rules),
+            core.state,
+            _frozen(core.arrivals(), ("answering",)),
+            _frozen(pooled, ("total", "weight")),
+            _frozen(beliefs, ("mean", "covariance")),
         )
         self._nobody = np.zeros(0, dtype=bool)
         self._unknown = np.zeros((0, 0, 0), dtype=np.float32)
@@ -63,7 +75,7 @@ class FusedSteps:
 
     def step(
         self, slates: NDArray[np.integer], slots: BoolArray | None
-    ) -> tuple[StepResult, FloatArray]:
+    ) -> tuple[StepResult, FloatArray, DoubleArray]:
         """Shows slates in some slots, and begins new sessions in the others.
 
         Args:
@@ -71,7 +83,8 @@ class FusedSteps:
             slots: (N,) bool, who is shown a slate; all sessions if ``None``.
 
         Returns:
-            The outcome, as of :meth:`SessionCore.step`, and (N, ...) float32 state vectors.
+            The outcome, as of :meth:`SessionCore.step`, (N, ...) float32 state vectors, and (4, N)
+            float64 measures of the sessions so far.
 
         Raises:
             ResetNeededError: A session has not begun or is over.
@@ -88,8 +101,8 @@ class FusedSteps:
             chances = np.require(core.chances(shown), requirements=["C", "W"])
         result = StepResult(shown, *no_outcome(*self._shape))
         vectors = self._room()
-        slot, position = self._play(
-            vectors, acting, arriving, shown, chances, *result[1:], *self._fields
+        slot, position, measures = self._play(
+            vectors, acting, arriving, shown, chances, *result[1:], self._arrays
         )
         if slot >= 0:
             raise core.fault(shown, slot, position)
@@ -97,15 +110,15 @@ class FusedSteps:
             core.answers.observe(shown, result.feedback)
             if slots is not None:
                 core.answers.reset(arriving, core.state.users[arriving])
-        return result, vectors
+        return result, vectors, measures
 
-    def begin(self, slots: BoolArray) -> FloatArray:
-        """Begins new sessions in some slots; (N, ...) float32 state vectors of all."""
+    def begin(self, slots: BoolArray) -> tuple[FloatArray, DoubleArray]:
+        """Begins new sessions in some slots; state vectors and measures of all."""
         core, vectors = self._core, self._room()
-        self._play(vectors, self._nobody, slots, *self._standing, *self._fields)
+        *_, measures = self._play(vectors, self._nobody, slots, *self._standing, self._arrays)
         if self._asks_model:
             core.answers.reset(slots, core.state.users[slots])
-        return vectors
+        return vectors, measures
 
     def _room(self) -> FloatArray:
         return np.empty((self._shape[0], self._width), dtype=np.float32)
@@ -117,10 +130,11 @@ def _no_scores() -> Scores:
     return Scores(False, *none)
 
 
-def _frozen(fields: Iterable[Any], but: tuple[int, ...] = ()) -> Iterator[Any]:
-    """Yields fields, their arrays read-only but for some: compiled code is of one kind then."""
-    for index, field in enumerate(fields):
-        if isinstance(field, np.ndarray) and index not in but:
-            field = field.view()
+def _frozen(fields: Fields, but: tuple[str, ...] = ()) -> Fields:
+    """The same arrays, read-only but for some: compiled code is of one kind then."""
+    views = {}
+    for name, field in fields._asdict().items():
+        if isinstance(field, np.ndarray) and name not in but:
+            field = views[name] = field.view()
             field.setflags(write=False)
-        yield field
+    return fields._replace(**views)

@@ -57,6 +57,11 @@ class BatchView:
         return self.batch.dataset
 
     @property
+    def world(self) -> str:
+        """The world in a few words, which say whether it is synthetic."""
+        return self.batch.simulator.world
+
+    @property
     def dataset_fingerprint(self) -> str:
         """Fingerprint of the dataset, for processes that need not load the dataset itself."""
         return self.batch.dataset.fingerprint
@@ -109,7 +114,13 @@ def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
     return [dict(zip(observation, row, strict=True)) for row in values]
 
 
-def as_rows(columns: dict[str, NDArray[Any]]) -> list[dict[str, Any]]:
-    """Infos of Python objects, one per session, from columns."""
-    values = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in values]
+def info_of(info: dict[str, Any], row: int) -> dict[str, Any]:
+    """The info of one session, of Python's numbers and of arrays, from a batch's."""
+    return {
+        name: info_of(column, row)
+        if type(column) is dict
+        else column.item(row)
+        if column.ndim == 1
+        else column[row]
+        for name, column in info.items()
+    }

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, as_rows, row_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, info_of, row_of
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.registration import registered
@@ -177,7 +177,6 @@ class KuaiEnv(BatchView, gym.Env):
         self.batch = make_batch(1, name, **options)
         self.observation_space = self.batch.observation_space
         self.action_space = self.batch.action_space
-        self._first: NDArray[np.int64] = np.zeros(1, dtype=np.int64)
         self._all: NDArray[np.bool_] = np.ones(1, dtype=bool)
         self._seeded = False
 
@@ -197,9 +196,9 @@ class KuaiEnv(BatchView, gym.Env):
         if seed is not None:
             self.batch.seed([seed])
             self._seeded = True
-        observation = self.batch.renew(self._all)
+        observation, info = self.batch.renew(self._all)
         self._show()
-        return row_of(observation, 0), as_rows(self.batch.arrivals(self._first))[0]
+        return row_of(observation, 0), info_of(info, 0)
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         """Shows a slate; arguments and results are Gymnasium's.
@@ -216,18 +215,15 @@ class KuaiEnv(BatchView, gym.Env):
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )
-        result, observation = self.batch.play(action[None])
-        terminated, truncated = bool(result.terminated[0]), bool(result.truncated[0])
-        info: dict[str, Any] = {
-            "responses": result.responses[0],
-            "penalised": bool(result.penalised[0]),
-        }
-        if result.feedback.shape[2] > 1:
-            info["feedback"] = result.feedback[0]
-        if terminated or truncated:
-            info["session"] = as_rows(self.batch.finished(self._first))[0]
+        result, observation, info = self.batch.play(action[None])
         self._show()
-        return row_of(observation, 0), float(result.reward[0]), terminated, truncated, info
+        return (
+            row_of(observation, 0),
+            result.reward.item(),
+            result.terminated.item(),
+            result.truncated.item(),
+            info_of(info, 0),
+        )
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(m,) bool: choices that lead to items not yet shown, as sb3-contrib's MaskablePPO wants.

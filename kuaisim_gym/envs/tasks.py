@@ -16,15 +16,18 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import BehaviourLog
-from kuaisim_gym.engine.types import BoolArray, StepResult
+from kuaisim_gym.engine.types import BoolArray, DoubleArray, SessionState, StepResult
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import ConfigError
-from kuaisim_gym.metrics import Sessions, each_session, summarise_requests, summarise_retention
+from kuaisim_gym.metrics import Sessions, summarise_requests, summarise_retention
+from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.randomness import RETURN_STREAM
 from kuaisim_gym.registration import ENVIRONMENTS, registered
 from kuaisim_gym.rendering import SessionView
 from kuaisim_gym.simulator.returns import ReturnModel
 from kuaisim_gym.snapshots import Snapshot, under, within
+
+_COUNTS = ("len", "penalties", "popular", "days", "next_day")
 
 
 class RequestBatch(SessionBatch, task="request"):
@@ -49,9 +52,9 @@ class RequestBatch(SessionBatch, task="request"):
     }  # fmt: skip
     headline = ("r_each", "list reward")
 
-    def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Metrics of the sessions in some slots, and the largest reward of a list."""
-        return super().finished(rows) | {"list_reward_max": self.records(rows).rewards.max(axis=1)}
+    def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
+        """Metrics of the sessions so far, and the largest reward of a list."""
+        return super().session(measures) | {"list_reward_max": self.core.state.rewards.max(axis=1)}
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of whole sessions, and those of their lists."""
@@ -107,6 +110,9 @@ class RetentionBatch(SessionBatch, task="retention"):
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()
+        # Of all sessions of an episode that are past.
+        self._sums = {name: np.zeros(self.n_sessions, dtype=np.int64) for name in _COUNTS}
+        self._sums["r_cum"] = np.zeros(self.n_sessions)
 
     @property
     def longest(self) -> int:
@@ -121,6 +127,8 @@ class RetentionBatch(SessionBatch, task="retention"):
         super().reset(slots)
         rows = np.arange(self.n_sessions) if slots is None else np.flatnonzero(slots)
         self._visit[rows] = 0
+        for sums in self._sums.values():
+            sums[rows] = 0
         self.encoder.set_context(rows, visit=0.0, days_away=0.0)
 
     def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
@@ -146,34 +154,33 @@ class RetentionBatch(SessionBatch, task="retention"):
             array[...] = past[name]
 
     def _past(self) -> Snapshot:
-        return {"visit": self._visit} | {
-            field.name: getattr(self._visits, field.name) for field in fields(Sessions)
+        return {
+            "visit": self._visit,
+            **{field.name: getattr(self._visits, field.name) for field in fields(Sessions)},
+            **{f"sum_{name}": sums for name, sums in self._sums.items()},
         }
 
     def _settings(self) -> dict[str, Any]:
         return {**super()._settings(), "n_visits": self.n_visits}
 
-    def finished(self, rows: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Metrics of the episodes in some slots: all requests together, and the returns."""
-        sessions = self.records(rows)
-        metrics = each_session(sessions, self.catalogue.popular)
-        length = metrics["len"].reshape(len(rows), self.n_visits)
-        requests = length.sum(axis=1)
-        total, penalised, popular = (
-            (metrics[name].reshape(length.shape) * length).sum(axis=1)
-            for name in ("r_each", "q", "popular_share")
+    def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
+        """Metrics of the episodes so far: all requests together, and the returns."""
+        state, past = self.core.state, self._sums
+        running = state.active  # at the end of an episode all sessions are past
+        steps, total, penalties, popular = (
+            past[name] + np.where(running, of_session, 0)
+            for name, of_session in _of_sessions(state).items()
         )
-        assert sessions.return_day is not None
-        days = sessions.return_day.reshape(length.shape)
+        visits = np.maximum(self._visit, 1)
         return {
-            "len": requests,
-            "r_each": total / requests,
-            "r_cum": total,
-            "q": penalised / requests,
-            "popular_share": popular / requests,
-            "return_time": days.mean(axis=1),
-            "retention": (days == 1).mean(axis=1),
+            **session_metrics(steps, total, penalties, popular, self.config.slate_size),
+            "return_time": past["days"] / visits,
+            "retention": past["next_day"] / visits,
         }
+
+    def episode_return(self) -> NDArray[np.float64]:
+        """(N,) sums of the rewards of the episodes so far."""
+        return np.asarray(-self._sums["days"] / self.returns.max_days)
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of whole sessions, and those of the returns."""
@@ -205,6 +212,10 @@ class RetentionBatch(SessionBatch, task="retention"):
         for field in fields(Sessions):
             getattr(self._visits, field.name)[row] = getattr(session, field.name)
         self._visit[rows] += 1
+        for name, of_session in _of_sessions(state).items():
+            self._sums[name][rows] += of_session[rows]
+        self._sums["days"][rows] += days
+        self._sums["next_day"][rows] += days == 1
         self.encoder.set_context(
             rows, visit=self._visit[rows] / self.n_visits, days_away=days / self.returns.max_days
         )
@@ -217,6 +228,16 @@ class RetentionBatch(SessionBatch, task="retention"):
             return_day=np.zeros(self.n_sessions, dtype=np.int64),
         )
         return session.take(np.repeat(np.arange(self.n_sessions), self.n_visits))
+
+
+def _of_sessions(state: SessionState) -> dict[str, NDArray[Any]]:
+    """What is summed over the sessions of an episode."""
+    return {
+        "len": state.steps,
+        "r_cum": state.reward_sum,
+        "penalties": state.penalties,
+        "popular": state.popular,
+    }
 
 
 @lru_cache(maxsize=4)

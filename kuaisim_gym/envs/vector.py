@@ -11,8 +11,8 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.engine.types import BoolArray, StepResult
-from kuaisim_gym.envs.assembly import check_seed
+from kuaisim_gym.engine.types import BoolArray
+from kuaisim_gym.envs.assembly import Info, check_seed
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, rows_of
 from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
@@ -108,11 +108,9 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         pairs = zip(seeds, np.broadcast_to(drawn, self.num_envs).tolist(), strict=True)
         self.batch.seed([draw if value is None else value for value, draw in pairs], chosen)
         self._seeded |= chosen
-        self.batch.reset(slots)
+        observation, info = self.batch.renew(slots)
         self._ended[slots] = False
-        infos: dict[str, Any] = {}
-        self._add_arrivals(infos, slots)
-        return self.batch.observe(), infos
+        return observation, _masked(info, None if slots.all() else slots, slots.copy())
 
     def step(
         self, actions: Any
@@ -128,24 +126,18 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             raise InvalidActionError(
                 f"Actions must have shape {self.action_space.shape}, got {actions.shape}."
             )
-        infos: dict[str, Any] = {}
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and np.count_nonzero(self._ended):
-            arriving, acting = self._ended, ~self._ended
             actions = actions.copy()
-            actions[arriving] = 0  # any valid action: it is ignored
-            result, observation = self.batch.play(actions, acting)
-            ended = result.done
-            if np.count_nonzero(acting):
-                self._add_step(infos, result, acting, ended)
-            self._add_arrivals(infos, arriving)
+            actions[self._ended] = 0  # any valid action: it is ignored
+            result, observation, info = self.batch.play(actions, ~self._ended)
         else:
-            result, observation = self.batch.play(actions)
-            ended = result.done
-            if self.autoreset_mode is AutoresetMode.SAME_STEP and np.count_nonzero(ended):
-                observation = self._restart(infos, result, ended, observation)
-            else:
-                self._add_step(infos, result, self._everyone, ended)
-        self._ended = ended
+            result, observation, info = self.batch.play(actions)
+        self._ended = ended = result.done
+        if same_step and np.count_nonzero(ended):
+            observation, infos = self._restart(info, ended, observation)
+        else:
+            infos = _masked(info, None, self._everyone.copy())
         return observation, result.reward, result.terminated, result.truncated, infos
 
     def action_masks(self) -> BoolArray:
@@ -179,75 +171,22 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return tuple(self.drawn().draw(view) for view in views)
 
     def _restart(
-        self, infos: dict[str, Any], result: StepResult, ended: BoolArray, observation: Observation
-    ) -> Observation:
-        """Same-step autoreset: stores final observations and infos, then resets finished slots."""
+        self, info: Info, ended: BoolArray, observation: Observation
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Same-step autoreset: puts final observations and infos aside, then resets their slots."""
         rows = ended.nonzero()[0]
         final_obs = np.empty(self.num_envs, dtype=object)  # of None
         for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
             final_obs[row] = last
-        final_info: dict[str, Any] = {}
-        self._add_step(final_info, result, ended, ended)
-        infos.update(final_obs=final_obs, _final_obs=ended.copy())
-        infos.update(final_info=final_info, _final_info=ended.copy())
-        observation = self.batch.renew(ended)
-        if len(rows) < self.num_envs:
-            self._add_step(infos, result, ~ended, np.zeros_like(ended))
-        self._add_arrivals(infos, ended)
-        return observation
-
-    def _add_step(
-        self, infos: dict[str, Any], result: StepResult, slots: BoolArray, ended: BoolArray
-    ) -> None:
-        """Adds a step's responses in some slots to the infos, and metrics of finished sessions.
-
-        Args:
-            infos: The infos.
-            result: The step, of zeros where none was made.
-            slots: (N,) bool.
-            ended: (N,) bool, slots of finished sessions, which are among them.
-        """
-        columns: dict[str, NDArray[Any]]
-        columns = {"responses": result.responses, "penalised": result.penalised}
-        if result.feedback.shape[2] > 1:
-            columns["feedback"] = result.feedback
-        mask, resets_at_once = slots.copy(), self.autoreset_mode is AutoresetMode.SAME_STEP
-        shared = (
-            resets_at_once and np.count_nonzero(slots) < self.num_envs
-        )  # the rest is in other infos
-        for name, values in columns.items():
-            infos[name], infos[f"_{name}"] = values, mask
-            if shared:
-                infos[name] = values.copy()
-                infos[name][~slots] = 0
-        rows = ended.nonzero()[0]
-        if rows.size:
-            infos["session"], infos["_session"] = {}, ended.copy()
-            self._add_rows(infos["session"], self.batch.finished(rows), rows, ended)
-
-    def _add_arrivals(self, infos: dict[str, Any], slots: BoolArray) -> None:
-        """Adds the users who have just arrived in some slots to the infos."""
-        rows = slots.nonzero()[0]
-        self._add_rows(infos, self.batch.arrivals(rows), rows, slots)
-
-    def _add_rows(
-        self,
-        infos: dict[str, Any],
-        columns: dict[str, NDArray[Any]],
-        rows: NDArray[np.int64],
-        slots: BoolArray,
-    ) -> None:
-        """Adds (n, ...) values of some slots: arrays of all slots, and their masks."""
-        mask = slots.copy()
-        for name, values in columns.items():
-            if len(values) < self.num_envs:
-                shape = (self.num_envs, *values.shape[1:])
-                empty = np.empty if values.dtype == object else np.zeros  # empty objects are None
-                infos[name] = empty(shape, dtype=values.dtype)
-                infos[name][rows] = values
-            else:
-                infos[name] = values
-            infos[f"_{name}"] = mask
+        observation, first = self.batch.renew(ended)
+        infos = {
+            "final_obs": final_obs,
+            "_final_obs": ended.copy(),
+            "final_info": _masked(info, ended, ended.copy()),
+            "_final_info": ended.copy(),
+        }
+        chosen = _chosen(ended, first, info)
+        return observation, infos | _masked(chosen, None, self._everyone.copy())
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
         options = options or {}
@@ -275,3 +214,34 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         if len(seed) != self.num_envs:
             raise ConfigError(f"seed must hold {self.num_envs} seeds, got {len(seed)}.")
         return seed
+
+
+def _masked(info: Info, slots: BoolArray | None, mask: BoolArray) -> dict[str, Any]:
+    """Infos in Gymnasium's form: each array with the mask of the slots that it is about.
+
+    Args:
+        info: Arrays of all slots.
+        slots: (N,) bool, those whose values stay; the others' become empty. ``None`` for all.
+        mask: (N,) bool, to be given to each array.
+    """
+    infos: dict[str, Any] = {}
+    for name, column in info.items():
+        if isinstance(column, dict):
+            infos[name] = _masked(column, slots, mask)
+        elif slots is None:
+            infos[name] = column
+        else:
+            infos[name] = np.zeros_like(column)
+            infos[name][slots] = column[slots]
+        infos[f"_{name}"] = mask
+    return infos
+
+
+def _chosen(slots: BoolArray, these: Info, others: Info) -> Info:
+    """Infos of which some slots' are of one step, and the others' of another one."""
+    return {
+        name: _chosen(slots, column, others[name])
+        if isinstance(column, dict)
+        else np.where(slots.reshape(-1, *(1,) * (column.ndim - 1)), column, others[name])
+        for name, column in these.items()
+    }

@@ -59,18 +59,19 @@ def session_metrics(
     """Metrics of :func:`each_session` from sums over its steps.
 
     Args:
-        length: (S,) steps.
+        length: (S,) steps; without any, ratios are 0.
         total: (S,) sums of rewards.
         n_penalised: (S,) penalised steps.
         n_popular: (S,) exposures of popular items.
         slate_size: K.
     """
+    steps = np.maximum(length, 1)
     return {
         "len": length,
-        "r_each": total / length,
+        "r_each": total / steps,
         "r_cum": total,
-        "q": n_penalised / length,
-        "popular_share": n_popular / (length * slate_size),
+        "q": n_penalised / steps,
+        "popular_share": n_popular / (steps * slate_size),
     }
 
 

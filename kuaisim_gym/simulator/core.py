@@ -47,6 +47,7 @@ class SessionCore:
             ``config.correlation`` is not 0.
         pools: Items that the users can be shown; ``None`` for the catalogue. Others count as
             exposed already, and a session ends (truncated) when its pool has no slate left.
+        popular: (n_items,) bool, items whose exposures are counted; group 1's if ``None``.
 
     Attributes:
         state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
@@ -69,6 +70,7 @@ class SessionCore:
         engine: Engine | None = None,
         vectors: FloatArray | None = None,
         pools: Pools | None = None,
+        popular: BoolArray | None = None,
     ) -> None:
         check_whole("The number of sessions", n_sessions, 1)
         if config.slate_size > groups.n_items:
@@ -93,6 +95,7 @@ class SessionCore:
         self.rules = Rules(
             groups.labels,
             groups.target,
+            groups.labels == 1 if popular is None else popular,
             *penalty_rule(groups, config),
             config.behaviour_weights(model.behaviours),
             config.stochastic_response,
@@ -112,6 +115,8 @@ class SessionCore:
             share=np.full(n, self._share_before),
             last_reward=np.zeros(n),
             reward_sum=np.zeros(n),
+            penalties=np.zeros(n, dtype=np.int64),
+            popular=np.zeros(n, dtype=np.int64),
             recent=np.zeros((n, window), dtype=groups.labels.dtype),
             exposed=np.zeros((n, groups.n_items), dtype=bool),
             slates=np.full((n, longest, slate), -1, dtype=np.int32),
