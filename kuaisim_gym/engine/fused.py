@@ -111,7 +111,7 @@ def _copy_row(target: NDArray[Any], n: int, source: NDArray[Any], row: int) -> N
         target[n, column] = source[row, column]
 
 
-@jit
+@inlined
 def _arrive(
     rows: NDArray[np.int64],
     state: SessionState,
@@ -153,7 +153,7 @@ def _arrive(
     return users
 
 
-@jit
+@inlined
 def _follow(
     slates: NDArray[np.int64],
     responses: FloatArray,
@@ -185,7 +185,7 @@ def _follow(
         )
 
 
-@jit
+@inlined
 def _show(
     vectors: FloatArray, state: SessionState, max_len: int, pooled: Pooled, beliefs: Beliefs
 ) -> None:

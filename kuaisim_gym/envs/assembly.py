@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.engine import find_engine
-from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult
+from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outcome
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.errors import ConfigError, ResetNeededError
@@ -57,7 +57,6 @@ _OPTIONS = (
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
     "engine",
 )  # fmt: skip
-_MEASURES = ("r_each", "r_cum", "q", "popular_share")  # of sessions so far
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -323,9 +322,9 @@ class SessionBatch:
 
         They are found again when a part was replaced.
         """
-        core, encoder = self.core, self.encoder
+        core, encoder, known = self.core, self.encoder, self._fused_parts
         parts = (core, core.engine, core.answers, encoder, encoder.belief)
-        if self._fused_parts is None or any(map(is_not, parts, self._fused_parts)):
+        if known is None or any(map(is_not, parts, known)):
             task, usual = type(self), SessionBatch
             differs = any(getattr(task, name) is not getattr(usual, name) for name in _STEPPING)
             self._fused_steps = None if differs else find_fused(core, encoder)
@@ -424,21 +423,23 @@ class SessionBatch:
             several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see :meth:`session`.
             Where no step was made they are -1 (or empty, where ids are strings), 0 and false.
         """
-        n, k, b = self.n_sessions, self.config.slate_size, len(self.core.model.behaviours)
-        info = {"user_id": self.dataset.user_ids.take(self.core.state.users)}
         if result is None:
-            info["slate"] = np.full((n, k), self._ids[-1])
-            info["responses"] = np.zeros((n, k), dtype=np.float32)
-            info["penalised"] = np.zeros(n, dtype=bool)
-            feedback = np.zeros((n, k, b), dtype=np.float32)
-        else:
-            info["slate"] = self._ids.take(result.slates)
-            if slots is not None:
-                info["slate"][~slots] = self._ids[-1]
-            info["responses"], info["penalised"] = result.responses, result.penalised
-            feedback = result.feedback
-        several = {"feedback": feedback} if b > 1 else {}
-        return {**info, **several, "session": self.session(measures)}
+            n, k, b = self.n_sessions, self.config.slate_size, len(self.core.model.behaviours)
+            result = StepResult(np.zeros((n, k), dtype=np.int64), *no_outcome(n, k, b))
+            slots = np.zeros(n, dtype=bool)
+        slates = self._ids.take(result.slates)
+        if slots is not None:
+            slates[~slots] = self._ids[-1]
+        info = {
+            "user_id": self.dataset.user_ids.take(self.core.state.users),
+            "slate": slates,
+            "responses": result.responses,
+            "penalised": result.penalised,
+            "session": self.session(measures),
+        }
+        if result.feedback.shape[2] > 1:
+            info["feedback"] = result.feedback
+        return info
 
     def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
         """Metrics of the sessions so far, an array of all slots each; a task may add others.
@@ -450,7 +451,14 @@ class SessionBatch:
         """
         state = self.core.state
         if measures is not None:
-            return {"len": state.steps.copy(), **dict(zip(_MEASURES, measures, strict=True))}
+            r_each, r_cum, q, popular_share = measures
+            return {
+                "len": state.steps.copy(),
+                "r_each": r_each,
+                "r_cum": r_cum,
+                "q": q,
+                "popular_share": popular_share,
+            }
         return session_metrics(
             state.steps.copy(),
             state.reward_sum.copy(),

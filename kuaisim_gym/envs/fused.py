@@ -95,7 +95,7 @@ class FusedSteps:
         acting, arriving, chances = core.everyone, self._nobody, self._unknown
         if slots is not None:
             acting, arriving = slots, ~slots
-            shown = np.where(slots[:, None], shown, 0)
+            shown = shown * slots[:, None]
         if self._asks_model:
             core.check(shown, acting)
             chances = np.require(core.chances(shown), requirements=["C", "W"])
