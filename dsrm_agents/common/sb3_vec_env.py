@@ -15,7 +15,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, info_of, rows_of
+from kuaisim_gym.envs.rows import info_of, rows_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ResetNeededError
 from kuaisim_gym.snapshots import Snapshot
@@ -25,8 +26,9 @@ class KuaiVecEnv(BatchView, VecEnv):
     """N sessions stepped together; a finished one restarts in the same step.
 
     ``infos[i]`` is that of the single environment, but for ``"session"``, which it holds at the end
-    of a session alone, and with it ``"terminal_observation"``, ``"TimeLimit.truncated"``, ``"episode"`` as Stable-Baselines3's
-    ``Monitor`` does, and the session's slates and rewards under ``"record"``.
+    of a session alone, and with it ``"terminal_observation"``, ``"TimeLimit.truncated"``,
+    ``"episode"`` as Stable-Baselines3's ``Monitor`` does, and the session's slates and rewards
+    under ``"record"``.
 
     Args:
         batch: The sessions.
@@ -80,7 +82,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         infos, done = _rows(info), result.done
         if np.count_nonzero(done):
             rows = done.nonzero()[0]
-            returns, seconds = self.batch.episode_return(), round(time.monotonic() - self._started, 6)
+            returns = self.batch.episode_return()
+            seconds = round(time.monotonic() - self._started, 6)
             for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
                 session = info_of(info["session"], row)
                 infos[row] |= {

@@ -495,16 +495,14 @@ def write_context(
 
 
 @jit
-def measure(state: SessionState, slate_size: int) -> DoubleArray:
-    """Computes what :func:`~kuaisim_gym.metrics.summaries.session_metrics` gives behind ``len``."""
-    measures = np.empty((4, state.steps.size))
+def measure(measures: DoubleArray, state: SessionState, slate_size: int) -> None:
+    """Writes what :func:`~kuaisim_gym.metrics.summaries.session_metrics` gives behind ``len``."""
     for n in range(state.steps.size):
         length = max(state.steps[n], 1)
         measures[0, n] = state.reward_sum[n] / length
         measures[1, n] = state.reward_sum[n]
         measures[2, n] = state.penalties[n] / length
         measures[3, n] = state.popular[n] / (length * slate_size)
-    return measures
 
 
 @jit

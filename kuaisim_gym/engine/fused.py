@@ -42,6 +42,7 @@ from kuaisim_gym.engine.types import (
     Rules,
     Scores,
     SessionState,
+    StepResult,
 )
 from kuaisim_gym.randomness import USER_STREAM
 
@@ -63,17 +64,21 @@ class StepArrays(structref.StructRefProxy):
         arrivals: The users who may arrive.
         pooled: Pooled histories.
         beliefs: Beliefs.
+        result: Written by each step, as the next two.
+        vectors: (N, ...) float32 observations.
+        measures: (4, N) float64 of the sessions so far.
     """
 
     def __new__(cls, *parts: Any) -> Any:
         return _put_together(*parts)
 
 
-structref.define_boxing(_StepArraysType, StepArrays)
-structref.define_constructor(
-    StepArrays, _StepArraysType, ["scores", "rules", "state", "arrivals", "pooled", "beliefs"]
-)
-structref.define_attributes(_StepArraysType)
+structref.define_boxing(_StepArraysType, StepArrays)  # type: ignore[no-untyped-call]
+_PARTS = [
+    "scores", "rules", "state", "arrivals", "pooled", "beliefs", "result", "vectors", "measures",
+]  # fmt: skip
+structref.define_constructor(StepArrays, _StepArraysType, _PARTS)  # type: ignore[no-untyped-call]
+structref.define_attributes(_StepArraysType)  # type: ignore[no-untyped-call]
 
 
 @jit
@@ -84,8 +89,11 @@ def _put_together(
     arrivals: Arrivals,
     pooled: Pooled,
     beliefs: Beliefs,
+    result: StepResult,
+    vectors: FloatArray,
+    measures: DoubleArray,
 ) -> Any:
-    return StepArrays(scores, rules, state, arrivals, pooled, beliefs)
+    return StepArrays(scores, rules, state, arrivals, pooled, beliefs, result, vectors, measures)
 
 
 # SciPy's own function, so that log-odds become the same probabilities in any engine.
@@ -204,55 +212,55 @@ def _show(
     write_context(vectors, column, state.steps, state.share, *sums, max_len)
 
 
+@inlined
+def _take_slates(slates: NDArray[np.int64], acting: BoolArray, result: StepResult) -> None:
+    """Begins an outcome: the slates of those who act, and zeros."""
+    shown, responses, answered = result.slates, result.responses, result.answered
+    feedback = result.feedback.reshape(shown.shape[0], -1)
+    for n in range(shown.shape[0]):
+        result.reward[n], result.penalised[n] = 0.0, False
+        result.terminated[n], result.truncated[n] = False, False
+        fill_row(responses, n, ZERO)
+        fill_row(feedback, n, ZERO)
+        fill_row(answered, n, False)
+        for k in range(shown.shape[1]):
+            shown[n, k] = slates[n, k] if acting[n] else 0
+
+
 @jit
 def play(
-    vectors: FloatArray,
+    slates: NDArray[np.int64],
     acting: BoolArray,
     arriving: BoolArray,
-    slates: NDArray[np.int64],
     probability: FloatArray,
-    responses: FloatArray,
-    feedback: FloatArray,
-    answered: BoolArray,
-    reward: DoubleArray,
-    penalised: BoolArray,
-    terminated: BoolArray,
-    truncated: BoolArray,
     arrays: Any,
-) -> tuple[int, int, DoubleArray]:
+) -> tuple[int, int]:
     """Steps some sessions, begins new ones in other slots, and observes all.
 
     Args:
-        vectors: (N, ...) float32, written.
+        slates: (N, K) int64.
         acting: (N,) bool, sessions that make a step; of length 0 for none.
         arriving: (N,) bool, slots of others in which a new user arrives; of length 0 for none.
-        slates: (N, K) int64.
         probability: (N, K, B) float32 of each behaviour; (0, 0, 0) where the model is known.
-        responses: Zeros, as the next six, to be filled with what
-            :class:`~kuaisim_gym.engine.types.StepResult` says.
-        feedback: Likewise.
-        answered: Likewise.
-        reward: Likewise.
-        penalised: Likewise.
-        terminated: Likewise.
-        truncated: Likewise.
-        arrays: :class:`StepArrays`.
+        arrays: :class:`StepArrays`, whose outcome, vectors and measures are written.
 
     Returns:
         As :meth:`~kuaisim_gym.engine.types.Engine.first_invalid`; unless all is valid, nothing has
-        changed. Then the measures of all sessions so far.
+        changed.
     """
     scores, rules, state = arrays.scores, arrays.rules, arrays.state
     arrivals, pooled, beliefs = arrays.arrivals, arrays.pooled, arrays.beliefs
     if acting.size:
         slot, position = first_invalid(state.active, acting, slates, state.exposed.shape[1])
         if slot >= 0:
-            return slot, position, np.empty((0, 0))
-        chances = probability
+            return slot, position
+        result = arrays.result
+        _take_slates(slates, acting, result)
+        shown, chances = result.slates, probability
         if not probability.size:
             chances = factor_scores(
                 state.users,
-                slates,
+                shown,
                 scores.mean,
                 scores.slope,
                 scores.user_effect,
@@ -262,23 +270,24 @@ def play(
             )
             _respond(chances, scores.logistic)
         advance(
-            slates,
+            shown,
             chances,
             acting,
-            responses,
-            feedback,
-            answered,
-            reward,
-            penalised,
-            terminated,
-            truncated,
+            result.responses,
+            result.feedback,
+            result.answered,
+            result.reward,
+            result.penalised,
+            result.terminated,
+            result.truncated,
             rules,
             state,
         )
-        _follow(slates, responses, feedback, answered, pooled, beliefs)
+        _follow(shown, result.responses, result.feedback, result.answered, pooled, beliefs)
     if arriving.size:
         rows = np.flatnonzero(arriving)
         users = _arrive(rows, state, arrivals, pooled, beliefs)
         begin(rows, users, arrivals.max_len, state)
-    _show(vectors, state, arrivals.max_len, pooled, beliefs)
-    return -1, -1, measure(state, slates.shape[1])
+    _show(arrays.vectors, state, arrivals.max_len, pooled, beliefs)
+    measure(arrays.measures, state, arrays.result.slates.shape[1])
+    return -1, -1

@@ -24,6 +24,7 @@ from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outcome
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
+from kuaisim_gym.envs.rows import Info, info_of, row_of
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.metrics import (
     Audit,
@@ -59,9 +60,6 @@ _OPTIONS = (
 )  # fmt: skip
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
-
-
-Info = dict[str, Any]
 
 
 class SessionBatch:
@@ -197,6 +195,8 @@ class SessionBatch:
         kind = ACTION_TYPES[self.action_type]
         self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
+        # Whether a task tells more than play_alone puts together.
+        self._adds_info = type(self).session is not SessionBatch.session
         self._fused_parts: tuple[Any, ...] | None = None
         self._fused_steps: FusedSteps | None = None
         self._world = self.simulator.world
@@ -299,6 +299,41 @@ class SessionBatch:
         if slots is not None:
             self.reset(~slots)
         return result, self.observe(), self.info(result, slots)
+
+    def play_alone(
+        self, action: NDArray[np.generic]
+    ) -> tuple[Observation, float, bool, bool, Info]:
+        """Acts in the only session, as :meth:`play` does, and gives Python's numbers.
+
+        Args:
+            action: Of :attr:`action_space`.
+
+        Returns:
+            Observation, reward, whether the session was terminated and truncated, and the info.
+        """
+        fused = self._fused()
+        if fused is None or self._adds_info:
+            result, observation, info = self.play(action[None])
+            return row_of(observation, 0), *_ends_of(result), info_of(info, 0)
+        fused.run(self.actions.slates(action[None]))
+        observation, result = self.encoder.completed(fused.vectors.copy()), fused.result
+        r_each, r_cum, q, popular_share = fused.measures[:, 0].tolist()
+        info = {
+            "user_id": self.dataset.user_ids.item(self.core.state.users.item()),
+            "slate": self._ids.take(result.slates[0]),
+            "responses": result.responses[0].copy(),
+            "penalised": result.penalised.item(),
+            "session": {
+                "len": self.core.state.steps.item(),
+                "r_each": r_each,
+                "r_cum": r_cum,
+                "q": q,
+                "popular_share": popular_share,
+            },
+        }
+        if result.feedback.shape[2] > 1:
+            info["feedback"] = result.feedback[0].copy()
+        return row_of(observation, 0), *_ends_of(result), info
 
     def renew(self, slots: BoolArray) -> tuple[Observation, Info]:
         """Begins new sessions in some slots, and observes all, in one call as :meth:`play`.
@@ -568,6 +603,10 @@ class SessionBatch:
             if field in codes:
                 return codes[field][: self.catalogue.n_items, 0] - 1
         return np.full(self.catalogue.n_items, -1, dtype=np.int32)
+
+
+def _ends_of(result: StepResult) -> tuple[float, bool, bool]:
+    return result.reward.item(), result.terminated.item(), result.truncated.item()
 
 
 TASKS: dict[str, type[SessionBatch]] = {SessionBatch.task: SessionBatch}

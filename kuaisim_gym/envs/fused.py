@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,11 @@ class FusedSteps:
     Args:
         core: The sessions.
         encoder: Follows them, as it stands; another belief needs other steps.
+
+    Attributes:
+        result: Outcome of the latest step, as the next two overwritten by every call.
+        vectors: (N, ...) float32 state vectors.
+        measures: (4, N) float64 of the sessions so far.
     """
 
     def __init__(self, core: SessionCore, encoder: ObservationEncoder) -> None:
@@ -54,8 +59,11 @@ class FusedSteps:
         pooled, beliefs = arrays
         self._play, self._core = play, core
         self._asks_model = scores is None
-        n, k = core.n_sessions, core.config.slate_size
-        self._shape, self._width = (n, k, len(core.model.behaviours)), encoder.context_slice.stop
+        n, k, b = core.n_sessions, core.config.slate_size, len(core.model.behaviours)
+        self._slates = np.zeros((n, k), dtype=np.int64)  # of a call without a step
+        self.result = StepResult(self._slates.copy(), *no_outcome(n, k, b))
+        self.vectors = np.empty((n, encoder.context_slice.stop), dtype=np.float32)
+        self.measures = np.empty((4, n))
         self._arrays = StepArrays(
             _frozen(_no_scores() if scores is None else scores),
             _frozen(core.rules),
@@ -63,15 +71,12 @@ class FusedSteps:
             _frozen(core.arrivals(), ("answering",)),
             _frozen(pooled, ("total", "weight")),
             _frozen(beliefs, ("mean", "covariance")),
+            self.result,
+            self.vectors,
+            self.measures,
         )
         self._nobody = np.zeros(0, dtype=bool)
         self._unknown = np.zeros((0, 0, 0), dtype=np.float32)
-        # What a call without a step is given in the place of slates, chances and outcome.
-        self._standing = (
-            np.zeros((n, k), dtype=np.int64),
-            self._unknown,
-            *no_outcome(*self._shape),
-        )
 
     def step(
         self, slates: NDArray[np.integer], slots: BoolArray | None
@@ -90,38 +95,36 @@ class FusedSteps:
             ResetNeededError: A session has not begun or is over.
             InvalidActionError: Wrong shape, dtype or item.
         """
+        self.run(slates, slots)
+        result = StepResult._make(array.copy() for array in self.result)
+        return result, self.vectors.copy(), self.measures.copy()
+
+    def run(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> None:
+        """Does what :meth:`step` does, but leaves its results in the arrays of the next call."""
         core = self._core
         shown = core.conform(slates)
         acting, arriving, chances = core.everyone, self._nobody, self._unknown
         if slots is not None:
             acting, arriving = slots, ~slots
-            shown = shown * slots[:, None]
         if self._asks_model:
+            shown = shown if slots is None else shown * slots[:, None]
             core.check(shown, acting)
             chances = np.require(core.chances(shown), requirements=["C", "W"])
-        result = StepResult(shown, *no_outcome(*self._shape))
-        vectors = self._room()
-        slot, position, measures = self._play(
-            vectors, acting, arriving, shown, chances, *result[1:], self._arrays
-        )
+        slot, position = self._play(shown, acting, arriving, chances, self._arrays)
         if slot >= 0:
             raise core.fault(shown, slot, position)
         if self._asks_model:
-            core.answers.observe(shown, result.feedback)
+            core.answers.observe(shown, self.result.feedback)
             if slots is not None:
                 core.answers.reset(arriving, core.state.users[arriving])
-        return result, vectors, measures
 
     def begin(self, slots: BoolArray) -> tuple[FloatArray, DoubleArray]:
         """Begins new sessions in some slots; state vectors and measures of all."""
-        core, vectors = self._core, self._room()
-        *_, measures = self._play(vectors, self._nobody, slots, *self._standing, self._arrays)
+        core = self._core
+        self._play(self._slates, self._nobody, slots, self._unknown, self._arrays)
         if self._asks_model:
             core.answers.reset(slots, core.state.users[slots])
-        return vectors, measures
-
-    def _room(self) -> FloatArray:
-        return np.empty((self._shape[0], self._width), dtype=np.float32)
+        return self.vectors.copy(), self.measures.copy()
 
 
 def _no_scores() -> Scores:
@@ -132,7 +135,7 @@ def _no_scores() -> Scores:
 
 def _frozen(fields: Fields, but: tuple[str, ...] = ()) -> Fields:
     """The same arrays, read-only but for some: compiled code is of one kind then."""
-    views = {}
+    views: dict[str, Any] = {}
     for name, field in fields._asdict().items():
         if isinstance(field, np.ndarray) and name not in but:
             field = views[name] = field.view()

@@ -97,30 +97,3 @@ class BatchView:
 def wants_masks(agent: Agent) -> bool:
     """Tells if an agent's ``predict`` takes action masks, as sb3-contrib's MaskablePPO does."""
     return "action_masks" in inspect.signature(agent.predict).parameters
-
-
-def row_of(arrays: Any, row: int) -> Any:
-    """One row of a batch: of its array, or of each array of its dictionary."""
-    if isinstance(arrays, dict):
-        return {name: array[row] for name, array in arrays.items()}
-    return arrays[row]
-
-
-def rows_of(observation: Any, rows: NDArray[np.int64]) -> list[Any]:
-    """Copies of some sessions' observations from a batch's."""
-    if not isinstance(observation, dict):
-        return list(observation[rows])
-    values = zip(*(array[rows] for array in observation.values()), strict=True)
-    return [dict(zip(observation, row, strict=True)) for row in values]
-
-
-def info_of(info: dict[str, Any], row: int) -> dict[str, Any]:
-    """The info of one session, of Python's numbers and of arrays, from a batch's."""
-    return {
-        name: info_of(column, row)
-        if type(column) is dict
-        else column.item(row)
-        if column.ndim == 1
-        else column[row]
-        for name, column in info.items()
-    }

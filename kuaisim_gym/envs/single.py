@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, info_of, row_of
+from kuaisim_gym.envs.rows import info_of, row_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.registration import registered
@@ -215,15 +216,9 @@ class KuaiEnv(BatchView, gym.Env):
             raise InvalidActionError(
                 f"An action must have shape {self.action_space.shape}, got {action.shape}."
             )
-        result, observation, info = self.batch.play(action[None])
+        played = self.batch.play_alone(action)
         self._show()
-        return (
-            row_of(observation, 0),
-            result.reward.item(),
-            result.terminated.item(),
-            result.truncated.item(),
-            info_of(info, 0),
-        )
+        return played
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(m,) bool: choices that lead to items not yet shown, as sb3-contrib's MaskablePPO wants.

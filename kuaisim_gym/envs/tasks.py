@@ -111,7 +111,9 @@ class RetentionBatch(SessionBatch, task="retention"):
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()
         # Of all sessions of an episode that are past.
-        self._sums = {name: np.zeros(self.n_sessions, dtype=np.int64) for name in _COUNTS}
+        self._sums: dict[str, NDArray[Any]] = {
+            name: np.zeros(self.n_sessions, dtype=np.int64) for name in _COUNTS
+        }
         self._sums["r_cum"] = np.zeros(self.n_sessions)
 
     @property

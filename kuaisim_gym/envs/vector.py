@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.engine.types import BoolArray
-from kuaisim_gym.envs.assembly import Info, check_seed
-from kuaisim_gym.envs.shared import RENDER_FPS, BatchView, rows_of
+from kuaisim_gym.envs.assembly import check_seed
+from kuaisim_gym.envs.rows import Info, chosen, masked, rows_of
+from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.observation import Observation
@@ -110,7 +111,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self._seeded |= chosen
         observation, info = self.batch.renew(slots)
         self._ended[slots] = False
-        return observation, _masked(info, None if slots.all() else slots, slots.copy())
+        return observation, masked(info, None if slots.all() else slots, slots.copy())
 
     def step(
         self, actions: Any
@@ -137,7 +138,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         if same_step and np.count_nonzero(ended):
             observation, infos = self._restart(info, ended, observation)
         else:
-            infos = _masked(info, None, self._everyone.copy())
+            infos = masked(info, None, self._everyone.copy())
         return observation, result.reward, result.terminated, result.truncated, infos
 
     def action_masks(self) -> BoolArray:
@@ -182,11 +183,11 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         infos = {
             "final_obs": final_obs,
             "_final_obs": ended.copy(),
-            "final_info": _masked(info, ended, ended.copy()),
+            "final_info": masked(info, ended, ended.copy()),
             "_final_info": ended.copy(),
         }
-        chosen = _chosen(ended, first, info)
-        return observation, infos | _masked(chosen, None, self._everyone.copy())
+        latest = chosen(ended, first, info)
+        return observation, infos | masked(latest, None, self._everyone.copy())
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
         options = options or {}
@@ -214,34 +215,3 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         if len(seed) != self.num_envs:
             raise ConfigError(f"seed must hold {self.num_envs} seeds, got {len(seed)}.")
         return seed
-
-
-def _masked(info: Info, slots: BoolArray | None, mask: BoolArray) -> dict[str, Any]:
-    """Infos in Gymnasium's form: each array with the mask of the slots that it is about.
-
-    Args:
-        info: Arrays of all slots.
-        slots: (N,) bool, those whose values stay; the others' become empty. ``None`` for all.
-        mask: (N,) bool, to be given to each array.
-    """
-    infos: dict[str, Any] = {}
-    for name, column in info.items():
-        if isinstance(column, dict):
-            infos[name] = _masked(column, slots, mask)
-        elif slots is None:
-            infos[name] = column
-        else:
-            infos[name] = np.zeros_like(column)
-            infos[name][slots] = column[slots]
-        infos[f"_{name}"] = mask
-    return infos
-
-
-def _chosen(slots: BoolArray, these: Info, others: Info) -> Info:
-    """Infos of which some slots' are of one step, and the others' of another one."""
-    return {
-        name: _chosen(slots, column, others[name])
-        if isinstance(column, dict)
-        else np.where(slots.reshape(-1, *(1,) * (column.ndim - 1)), column, others[name])
-        for name, column in these.items()
-    }

@@ -253,7 +253,7 @@ def test_text_ids_in_all_interfaces(tmp_path: Path) -> None:
     envs = gym.make_vec("Recommendation-Fair-v0", num_envs=3, dataset=shop)
     _, infos = envs.reset(seed=1)
     assert infos["user_id"][0] == info["user_id"]
-    assert infos["dataset"][0] == "shop (real)"
+    assert envs.world == "shop (real)"
     with pytest.raises(ConfigError, match="table has no published format to write"):
         write_csv(shop, tmp_path)
 
@@ -461,7 +461,7 @@ def play(dataset: Dataset, env_id: str = "Recommendation-Fair-v0", **options) ->
     env = gym.make(env_id, dataset=dataset, **options)
     env.action_space.seed(1)
     _, info = env.reset(seed=1)
-    assert info["dataset"].startswith(f"{dataset.name} (real")
+    assert env.unwrapped.world.startswith(f"{dataset.name} (real")
     for step in range(1, 31):
         state, reward, terminated, truncated, _ = env.step(env.action_space.sample())
         assert np.isfinite(state).all() and 0 <= reward <= 1

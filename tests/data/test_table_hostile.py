@@ -47,7 +47,7 @@ def play(dataset: Dataset, **options) -> None:
     for split in ("train", "test"):
         env = gym.make("Recommendation-Fair-v0", dataset=dataset, split=split, **options)
         _, info = env.reset(seed=1)
-        assert info["dataset"].startswith(dataset.name)
+        assert env.unwrapped.world.startswith(dataset.name)
         env.action_space.seed(1)
         state, reward, *_ = env.step(env.action_space.sample())
         assert np.isfinite(state).all() and 0 <= reward <= 1

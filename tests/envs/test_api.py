@@ -144,7 +144,7 @@ def test_the_default_world_needs_no_download(env_id, name, n_items) -> None:
     observation, info = env.reset(seed=1)
     assert observation.shape == (13,)
     assert env.action_space.shape == (10,)
-    assert info["dataset"] == f"{name} (synthetic)"
+    assert env.unwrapped.world == f"{name} (synthetic)"
     assert env.unwrapped.preference_slice == slice(0, 9)
     assert env.unwrapped.catalogue.n_items == n_items
 
