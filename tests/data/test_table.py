@@ -480,7 +480,7 @@ def test_environments_play_any_table(feedback, split) -> None:
 
 def test_environments_of_any_data_take_published_worlds_too(small) -> None:
     env = gym.make("Recommendation-Fair-v0", dataset=small)
-    assert env.reset(seed=1)[1]["dataset"] == "kuairec (synthetic)"
+    assert env.unwrapped.world == "kuairec (synthetic)"
     shop = load_dataset("table", log=many(), rating_map=(1, 5), name="shop")
     with pytest.raises(ConfigError, match=r"simulates kuairec, got a dataset of table. Recomm"):
         gym.make("KuaiRec-Fair-v0", dataset=shop)

@@ -36,8 +36,8 @@ class ToyBatch(SessionBatch, task="toy"):
         self.encoder.set_context(rows, best=self.core.state.rewards.max(axis=1))
         return result
 
-    def finished(self, rows):
-        return super().finished(rows) | {"best": self.records(rows).rewards.max(axis=1)}
+    def session(self, measures=None):
+        return super().session(measures) | {"best": self.core.state.rewards.max(axis=1)}
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         return super().summarise(sessions) | {"best": float(sessions.rewards.max())}

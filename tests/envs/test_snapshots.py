@@ -37,10 +37,9 @@ def play(batch, rng: np.random.Generator, steps: int) -> list:
         batch.action_space.seed(int(rng.integers(2**31)))
         actions = np.array([batch.action_space.sample() for _ in range(N)])
         result = batch.step(actions)
-        ended = np.flatnonzero(result.done)
-        seen += [*result, batch.observe(), *batch.finished(ended).values()]
+        seen += [*result, batch.observe(), batch.info(result)]
         batch.reset(result.done)
-        seen += [batch.observe(), *batch.arrivals(np.arange(N)).values()]
+        seen += [batch.observe(), batch.info()]
     return seen
 
 
@@ -191,13 +190,14 @@ def test_the_sb3_shell_goes_on_without_a_reset(small) -> None:
     for action in actions[:7]:
         one.step(action)
     two.restore(one.snapshot())
-    assert two.reset_infos == one.reset_infos
+    assert_the_same(two.reset_infos, one.reset_infos)
     ended = 0
     for action in actions[7:]:
         (seen, reward, done, infos), (again, paid, over, told) = one.step(action), two.step(action)
         assert_the_same([seen, reward, done], [again, paid, over])
         for info, other in zip(infos, told, strict=True):
             assert info.get("session") == other.get("session")
+            assert_the_same([info["user_id"], info["slate"]], [other["user_id"], other["slate"]])
         ended += int(done.sum())
-        assert two.reset_infos == one.reset_infos
+        assert_the_same(two.reset_infos, one.reset_infos)
     assert ended > N

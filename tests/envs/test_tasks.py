@@ -265,9 +265,11 @@ def test_an_episode_is_truncated_after_its_visits(small_rand, n_visits: int) -> 
             assert not terminated
             assert truncated == (step == 3 * n_visits - 1)
             assert (reward < 0) == (step % 3 == 2)
-            assert ("session" in info) == truncated
+            # Requests of the visits and of the running session; returns of the visits alone.
+            assert info["session"]["len"] == step + 1
+            assert (info["session"]["return_time"] > 0) == (step > 1)
         assert info["session"]["len"] == 3 * n_visits
-        assert env.reset()[1] != first
+        assert env.reset()[1]["user_id"] != first["user_id"]
 
 
 def test_a_retention_session_has_six_visits_of_five_requests_by_default(small_rand) -> None:
@@ -291,7 +293,7 @@ def test_the_final_metrics_are_those_of_the_records(small_rand) -> None:
             result = batch.step(slates, running)
             for slot in np.flatnonzero(result.done):
                 rows = np.array([slot])
-                told = {name: value[0] for name, value in batch.finished(rows).items()}
+                told = {name: value[slot] for name, value in batch.session().items()}
                 records = batch.records(rows)
                 assert len(records) == 3
                 assert told["len"] == records.length.sum()
@@ -309,18 +311,6 @@ def test_the_final_metrics_are_those_of_the_records(small_rand) -> None:
             assert lengths.min() < lengths.max() <= 6
         else:
             assert (lengths == options.get("max_steps", 6)).all()
-
-
-def test_metrics_do_not_depend_on_who_finishes_beside(small_rand) -> None:
-    batch = begun(RetentionBatch, small_rand, max_len=2, n_visits=2, action_type="slate")
-    for step in range(4):
-        batch.step(slates_of(small_rand, seed=step))
-    together = batch.finished(np.array([5, 2, 0]))
-    for place, slot in enumerate((5, 2, 0)):
-        alone = batch.finished(np.array([slot]))
-        assert {name: value[place] for name, value in together.items()} == {
-            name: value[0] for name, value in alone.items()
-        }
 
 
 def test_slots_may_be_at_different_visits(small_rand) -> None:
