@@ -18,7 +18,7 @@ from kuaisim_gym.envs.assembly import SessionBatch, check_seed
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
-from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.snapshots import Snapshot
 
 
@@ -48,6 +48,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": RENDER_FPS}
         self._actions: NDArray[np.generic] | None = None
+        self._returns = np.zeros(self.num_envs)  # of the running episodes
         self._started = time.monotonic()
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
         self._next_seed: int | None = check_seed(drawn)
@@ -67,6 +68,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         observation, info = self.batch.renew(np.ones(self.num_envs, dtype=bool))
         self._reset_options()
         self.reset_infos = _rows(info)
+        self._returns[:] = 0.0
         return observation
 
     def step_async(self, actions: NDArray[Any]) -> None:
@@ -80,9 +82,9 @@ class KuaiVecEnv(BatchView, VecEnv):
         result, observation, info = self.batch.play(self._actions)
         self._actions = None
         infos, done = _rows(info), result.done
+        self._returns += result.reward
         if np.count_nonzero(done):
             rows = done.nonzero()[0]
-            returns = self.batch.episode_return()
             seconds = round(time.monotonic() - self._started, 6)
             for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
                 session = info_of(info["session"], row)
@@ -90,9 +92,10 @@ class KuaiVecEnv(BatchView, VecEnv):
                     "session": session,
                     "terminal_observation": last,
                     "TimeLimit.truncated": bool(result.truncated[row]),
-                    "episode": {"r": returns[row].item(), "l": session["len"], "t": seconds},
+                    "episode": {"r": self._returns[row].item(), "l": session["len"], "t": seconds},
                     "record": self.batch.records(np.array([row])),
                 }
+            self._returns[done] = 0.0
             observation, info = self.batch.renew(done)
             del info["session"]
             for row in rows.tolist():
@@ -111,7 +114,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         """
         if self._next_seed is not None:
             raise ResetNeededError("A seed waits for the next reset: call reset() first.")
-        return self.batch.snapshot()
+        return self.batch.snapshot() | {"returns": self._returns.copy()}
 
     def restore(self, snapshot: Snapshot) -> None:
         """Continues from a snapshot, whatever the seed; no reset is needed.
@@ -119,7 +122,12 @@ class KuaiVecEnv(BatchView, VecEnv):
         Raises:
             ConfigError: It is of an environment with other options.
         """
-        self.batch.restore(snapshot)
+        rest = dict(snapshot)
+        returns = rest.pop("returns", None)
+        if returns is None:
+            raise ConfigError("This is no snapshot of a Stable-Baselines3 environment.")
+        self.batch.restore(rest)
+        self._returns[:] = returns
         self._next_seed = self._actions = None
         self.reset_infos = _rows(self.batch.info())
 

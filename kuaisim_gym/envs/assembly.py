@@ -502,10 +502,6 @@ class SessionBatch:
             self.config.slate_size,
         )
 
-    def episode_return(self) -> NDArray[np.float64]:
-        """(N,) sums of the rewards of the episodes so far."""
-        return self.core.state.reward_sum.copy()
-
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""
         return summarise(sessions, self.catalogue.popular)

@@ -104,21 +104,33 @@ class KuaiEnv(BatchView, gym.Env):
     ``min(watch_ratio, 1)``. KuaiRand: seven behaviours are answered, each Bernoulli, and found in
     ``info["feedback"]``, (K, 7) in the order of ``dataset.behaviours``; a response is the click,
     or what ``reward_weights`` make of them, in [0, 1]. An item shown before in the session gets 0,
-    and so does its second place in a slate. ``info`` holds the ``"responses"`` of each step, and
-    whether it was ``"penalised"``.
+    and so does its second place in a slate.
+
+    ## Info
+    The same keys after each reset and each step:
+
+    | Key | Value | Meaning |
+    |---|---|---|
+    | "user_id" | int | the user, as the data name it |
+    | "slate" | (K,) int64 | ids of the videos shown in this step; -1 after a reset |
+    | "responses" | (K,) float32 | how they were answered; 0 after a reset |
+    | "feedback" | (K, 7) float32 | KuaiRand: all behaviours |
+    | "penalised" | bool | whether the step cost temper for imbalance |
+    | "session" | dict | ``len``, ``r_each``, ``r_cum``, ``q`` and ``popular_share`` so far |
+
+    Ids are strings where those of the data are. ``env.unwrapped.world`` says whether the world is
+    synthetic.
 
     ## Starting State
     A user drawn uniformly from the split, or from ``users``, with temper ``max_len`` and the logged
     history.
-    ``info`` holds the ``"user_id"`` and the ``"dataset"``, which says whether it is synthetic.
 
     ## Episode End
     A step costs ``2 - reward`` temper, and one more if the popular share s of the last ``window``
     exposures, once so many were made, has ``|2s - 1| >= ad_bound``. The user leaves
     (``terminated``) when temper < 1, so that E[Len] = (max_len - 1) / (2 - R + q) + 0.5 for mean
     reward R and penalty rate q; up to half a step more where K = 1. ``truncated`` happens at
-    ``max_steps`` only. ``info["session"]`` then holds ``len``, ``r_each``, ``r_cum``, ``q`` and
-    ``popular_share``.
+    ``max_steps`` only.
 
     With ``groups`` of one's own, a step costs one more if ``sum_g |share_g - target_g| >=
     ad_bound`` over the window; for two groups with equal targets that is ``|2s - 1|``. The
@@ -277,7 +289,7 @@ class KuaiRequestEnv(KuaiEnv):
     A user drawn uniformly from the split, with the logged history.
 
     ## Episode End
-    ``terminated`` after ``max_len`` requests, for all users alike. ``info["session"]`` then holds
+    ``terminated`` after ``max_len`` requests, for all users alike. ``info["session"]`` holds
     ``len``, ``r_each`` (the average list reward), ``r_cum``, ``q``, ``popular_share`` and
     ``list_reward_max``; :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR,
     coverage and ILD of many sessions.
@@ -327,8 +339,8 @@ class KuaiRetentionEnv(KuaiEnv):
 
     ## Episode End
     ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
-    ``info["session"]`` then holds ``len`` (requests), ``r_each`` and ``r_cum`` (of the responses),
-    ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the
+    ``info["session"]`` holds, of the episode so far, ``len`` (requests), ``r_each`` and ``r_cum``
+    (of the responses), ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the
     next day).
 
     ## Arguments

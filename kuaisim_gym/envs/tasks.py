@@ -180,10 +180,6 @@ class RetentionBatch(SessionBatch, task="retention"):
             "retention": past["next_day"] / visits,
         }
 
-    def episode_return(self) -> NDArray[np.float64]:
-        """(N,) sums of the rewards of the episodes so far."""
-        return np.asarray(-self._sums["days"] / self.returns.max_days)
-
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of whole sessions, and those of the returns."""
         return super().summarise(sessions) | summarise_retention(sessions)

@@ -460,7 +460,7 @@ def play(dataset: Dataset, env_id: str = "Recommendation-Fair-v0", **options) ->
     """Number of steps of a random session."""
     env = gym.make(env_id, dataset=dataset, **options)
     env.action_space.seed(1)
-    _, info = env.reset(seed=1)
+    env.reset(seed=1)
     assert env.unwrapped.world.startswith(f"{dataset.name} (real")
     for step in range(1, 31):
         state, reward, terminated, truncated, _ = env.step(env.action_space.sample())

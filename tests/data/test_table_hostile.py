@@ -46,7 +46,7 @@ def play(dataset: Dataset, **options) -> None:
     """One step of both interfaces on both splits."""
     for split in ("train", "test"):
         env = gym.make("Recommendation-Fair-v0", dataset=dataset, split=split, **options)
-        _, info = env.reset(seed=1)
+        env.reset(seed=1)
         assert env.unwrapped.world.startswith(dataset.name)
         env.action_space.seed(1)
         state, reward, *_ = env.step(env.action_space.sample())

@@ -141,7 +141,7 @@ def test_the_documented_arguments_are_those_that_there_are(worlds) -> None:
 )
 def test_the_default_world_needs_no_download(env_id, name, n_items) -> None:
     env = gym.make(env_id)
-    observation, info = env.reset(seed=1)
+    observation, _ = env.reset(seed=1)
     assert observation.shape == (13,)
     assert env.action_space.shape == (10,)
     assert env.unwrapped.world == f"{name} (synthetic)"
@@ -862,3 +862,89 @@ def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch, caplog) ->
             engine.find_engine("numba")
     finally:
         engine.find_engine.cache_clear()
+
+
+def form(info: dict) -> dict:
+    """Keys of an info, and the types and shapes of its values."""
+    return {
+        key: form(value) if isinstance(value, dict) else (type(value), np.shape(value))
+        for key, value in info.items()
+    }
+
+
+@pytest.mark.parametrize("task", ["session", "request", "retention"])
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_infos_have_one_form(small_rand, task, engine) -> None:
+    """Clients make room for all infos by the first one."""
+    env_id = {"session": "KuaiRand-Fair-v0", "request": "KuaiRand-Request-v0"}.get(
+        task, "KuaiRand-Retention-v0"
+    )
+    options = {"dataset": small_rand, "engine": engine, "max_len": 3}
+    env, ended = gym.make(env_id, **options), 0
+    env.action_space.seed(1)
+    _, first = env.reset(seed=1)
+    assert (first["slate"] == -1).all() and not first["responses"].any()
+    assert not any(first["session"].values())
+    for _ in range(40):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
+        assert form(info) == form(first)
+        assert np.isin(info["slate"], small_rand.item_ids).all()
+        if terminated or truncated:
+            ended += 1
+            assert form(env.reset()[1]) == form(first)
+    assert ended
+    for mode in AutoresetMode:
+        envs = gym.make_vec(env_id, num_envs=3, autoreset_mode=mode, **options)
+        envs.action_space.seed(1)
+        _, begun = envs.reset(seed=1)
+        for _ in range(8):
+            _, _, terminated, truncated, infos = envs.step(envs.action_space.sample())
+            final = {key: infos.pop(key) for key in list(infos) if "final" in key}
+            assert form(infos) == form(begun)
+            if done := (terminated | truncated).any():
+                assert bool(final) == (mode is AutoresetMode.SAME_STEP)
+                if final:
+                    assert form(final["final_info"]) == form(begun)
+            if done and mode is AutoresetMode.DISABLED:
+                envs.reset(options={"reset_mask": terminated | truncated})
+
+
+def test_the_metrics_of_a_session_grow_step_by_step(small) -> None:
+    """By hand: what was told of each step is what the session says."""
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, max_len=6)
+    env.action_space.seed(2)
+    env.reset(seed=2)
+    popular = set(small.item_ids[: small.n_items][env.unwrapped.catalogue.popular].tolist())
+    rewards, penalties, shown, over = [], 0, [], False
+    while not over:
+        _, reward, over, _, info = env.step(env.action_space.sample())
+        rewards.append(reward)
+        penalties += info["penalised"]
+        shown += info["slate"].tolist()
+        assert info["session"] == {
+            "len": len(rewards),
+            "r_each": pytest.approx(np.mean(rewards)),
+            "r_cum": pytest.approx(np.sum(rewards)),
+            "q": pytest.approx(penalties / len(rewards)),
+            "popular_share": pytest.approx(np.mean([item in popular for item in shown])),
+        }
+
+
+def test_the_monitor_s_report_needs_no_monitor(small) -> None:
+    import warnings
+
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.evaluation import evaluate_policy
+
+    from dsrm_agents import make_vec_env
+
+    envs = make_vec_env("KuaiRec-Fair-v0", 4, seed=1, dataset=small, max_len=4)
+    agent = PPO("MlpPolicy", envs, n_steps=32, batch_size=32, seed=1)
+    agent.learn(256)
+    lengths = [episode["l"] for episode in agent.ep_info_buffer]
+    assert lengths and max(lengths) <= 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rewards, steps = evaluate_policy(agent, envs, 10, return_episode_rewards=True)
+    assert len(rewards) == 10 and max(steps) <= 4
+    assert all(0 <= reward <= length for reward, length in zip(rewards, steps, strict=True))

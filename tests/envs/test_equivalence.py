@@ -904,7 +904,8 @@ def one_step(engine: Engine) -> str:
     """Sixteen hexadecimal digits of what a step draws."""
     rule = Rules(
         np.zeros(12, dtype=np.int8), np.full(2, 0.5), np.zeros(12, dtype=bool), False, np.inf,
-        np.ones(1, dtype=np.float32), stochastic=True, allow_repeats=False, per_request=False, step_limit=9, least_temper=1.0,
+        np.ones(1, dtype=np.float32), stochastic=True, allow_repeats=False, per_request=False,
+        step_limit=9, least_temper=1.0,
     )  # fmt: skip
     state = sessions(np.random.default_rng(0), 64, 3, 6)
     slates = np.tile(np.arange(3), (64, 1))
