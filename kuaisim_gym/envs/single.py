@@ -340,8 +340,8 @@ class KuaiRetentionEnv(KuaiEnv):
     ## Episode End
     ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
     ``info["session"]`` holds, of the episode so far, ``len`` (requests), ``r_each`` and ``r_cum``
-    (of the responses), ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention`` (share of returns on the
-    next day).
+    (of the responses), ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention``
+    (share of returns on the next day).
 
     ## Arguments
     As :class:`KuaiEnv`, with ``n_visits=6`` and these defaults: ``max_len=5`` requests a session,
