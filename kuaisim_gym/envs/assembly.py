@@ -321,7 +321,7 @@ class SessionBatch:
         info = {
             "user_id": self.dataset.user_ids.item(self.core.state.users.item()),
             "slate": self._ids.take(result.slates[0]),
-            "responses": result.responses[0].copy(),
+            "slate_responses": result.responses[0].copy(),
             "penalised": result.penalised.item(),
             "session": {
                 "len": self.core.state.steps.item(),
@@ -454,7 +454,7 @@ class SessionBatch:
 
         Returns:
             ``"user_id"`` (N,), whose session it is; ``"slate"`` (N, K), ids of the items shown;
-            ``"responses"`` (N, K) float32; ``"feedback"`` (N, K, B) float32 where a response has
+            ``"slate_responses"`` (N, K) float32; ``"feedback"`` (N, K, B) float32 where a response has
             several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see :meth:`session`.
             Where no step was made they are -1 (or empty, where ids are strings), 0 and false.
         """
@@ -468,7 +468,7 @@ class SessionBatch:
         info = {
             "user_id": self.dataset.user_ids.take(self.core.state.users),
             "slate": slates,
-            "responses": result.responses,
+            "slate_responses": result.responses,
             "penalised": result.penalised,
             "session": self.session(measures),
         }

@@ -113,7 +113,7 @@ class KuaiEnv(BatchView, gym.Env):
     |---|---|---|
     | "user_id" | int | the user, as the data name it |
     | "slate" | (K,) int64 | ids of the videos shown in this step; -1 after a reset |
-    | "responses" | (K,) float32 | how they were answered; 0 after a reset |
+    | "slate_responses" | (K,) float32 | how they were answered; 0 after a reset |
     | "feedback" | (K, 7) float32 | KuaiRand: all behaviours |
     | "penalised" | bool | whether the step cost temper for imbalance |
     | "session" | dict | ``len``, ``r_each``, ``r_cum``, ``q`` and ``popular_share`` so far |

@@ -294,7 +294,7 @@ def test_text_tells_the_session(small) -> None:
         last = lines[2 + step].split()
         assert int(last[0]) == step
         slate = env.batch.core.state.slates[0, step - 1]
-        for word, item, answer in zip(last[1:11], slate, info["responses"], strict=True):
+        for word, item, answer in zip(last[1:11], slate, info["slate_responses"], strict=True):
             group = "P" if env.catalogue.popular[item] else "t"
             assert word == f"{small.item_ids[item]}{group}{'+' if answer else '-'}"
         assert last[11:13] == [f"{reward:.2f}", f"{temper:z.2f}"]
@@ -395,7 +395,7 @@ def test_kuairand_answers_seven_behaviours(small_rand) -> None:
     _, reward, _, _, info = env.step(env.action_space.sample())
     assert info["feedback"].shape == (10, 7)
     assert set(np.unique(info["feedback"])) <= {0.0, 1.0}
-    np.testing.assert_array_equal(info["responses"], info["feedback"][:, 1])
+    np.testing.assert_array_equal(info["slate_responses"], info["feedback"][:, 1])
     assert reward == pytest.approx(info["feedback"][:, 1].mean())
 
 
@@ -883,7 +883,7 @@ def test_infos_have_one_form(small_rand, task, engine) -> None:
     env, ended = gym.make(env_id, **options), 0
     env.action_space.seed(1)
     _, first = env.reset(seed=1)
-    assert (first["slate"] == -1).all() and not first["responses"].any()
+    assert (first["slate"] == -1).all() and not first["slate_responses"].any()
     assert not any(first["session"].values())
     for _ in range(40):
         _, _, terminated, truncated, info = env.step(env.action_space.sample())

@@ -412,7 +412,9 @@ def test_a_slot_does_not_know_its_neighbours(worlds) -> None:
             for slot, env in zip(few, singles, strict=True):
                 own, reward, _, _, info = env.step(actions[slot])
                 np.testing.assert_array_equal(seen[slot], own)
-                np.testing.assert_array_equal(infos["responses"][slot], info["responses"])
+                np.testing.assert_array_equal(
+                    infos["slate_responses"][slot], info["slate_responses"]
+                )
                 assert rewards[slot] == reward
 
 

@@ -75,7 +75,7 @@ def test_it_plays_alike_in_every_shell(small) -> None:
             observation, _ = single.reset()
             observations[:, 13] = seen[:, 13] = observation[13]  # the toy forgets at no reset
     assert ends > 1
-    assert info["responses"].shape == (3,)
+    assert info["slate_responses"].shape == (3,)
 
 
 def test_it_is_summarised_and_tabulated(small, tmp_path, monkeypatch) -> None:

@@ -73,7 +73,7 @@ def test_an_environment_plays_the_likes(like_world) -> None:
     over = False
     while not over:
         _, _, terminated, truncated, info = env.step(env.action_space.sample())
-        assert set(info["responses"].tolist()) <= {0.0, 1.0}
+        assert set(info["slate_responses"].tolist()) <= {0.0, 1.0}
         over = terminated or truncated
 
 
