@@ -419,7 +419,7 @@ def play(env, steps: int, seed: int) -> list:
     trace = [env.reset(seed=seed)[0]]
     for _ in range(steps):
         observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
-        trace += [observation, reward, terminated, info["responses"]]
+        trace += [observation, reward, terminated, info["slate_responses"]]
         if terminated or truncated:
             trace.append(env.reset()[0])
     return trace
