@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from kuaisim_gym.simulator import Simulator, build_simulator
     from kuaisim_gym.simulator.catalogue import Catalogue
     from kuaisim_gym.simulator.groups import Groups, find_groups, popularity_groups
+    from kuaisim_gym.simulator.rule_examples import CategoryBoredom, ProviderQuota
+    from kuaisim_gym.simulator.rules import Rule, RuleWorld, SessionStep
 
 # Imported when they are used: these modules load pandas and SciPy.
 _MODULES, __getattr__ = lazy_names(
@@ -61,18 +63,21 @@ _MODULES, __getattr__ = lazy_names(
         "simulator": ("Simulator", "build_simulator"),
         "simulator.catalogue": ("Catalogue",),
         "simulator.groups": ("Groups", "find_groups", "popularity_groups"),
+        "simulator.rule_examples": ("CategoryBoredom", "ProviderQuota"),
+        "simulator.rules": ("Rule", "RuleWorld", "SessionStep"),
     },
 )
 
 __all__ = [
-    "ENVIRONMENTS", "Audit", "Catalogue", "CheckpointError", "ConfigError", "DataFormatError",
-    "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "Groups",
-    "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError",
-    "KuaiVectorEnv", "Merit", "NoPreferenceError", "ResetNeededError", "SessionBatch",
-    "SessionConfig", "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator",
-    "collect_episodes", "find_groups", "load_dataset", "logged_episodes", "popularity_groups",
-    "register", "summarise", "summarise_exposure", "summarise_requests", "summarise_retention",
-    "summarise_users", "write_minari",
+    "ENVIRONMENTS", "Audit", "Catalogue", "CategoryBoredom", "CheckpointError", "ConfigError",
+    "DataFormatError", "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError",
+    "Episode", "Groups", "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv",
+    "KuaiSimError", "KuaiVectorEnv", "Merit", "NoPreferenceError", "ProviderQuota",
+    "ResetNeededError", "Rule", "RuleWorld", "SessionBatch", "SessionConfig", "SessionStep",
+    "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
+    "find_groups", "load_dataset", "logged_episodes", "popularity_groups", "register", "summarise",
+    "summarise_exposure", "summarise_requests", "summarise_retention", "summarise_users",
+    "write_minari",
 ]  # fmt: skip
 
 

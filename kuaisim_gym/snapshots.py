@@ -49,9 +49,9 @@ def check_alike(expected: Snapshot, snapshot: Snapshot) -> None:
     """
     settings, recorded = _settings(expected), _settings(snapshot)
     differences = "; ".join(
-        f"{name} is {value!r} here and was {recorded.get(name)!r}"
-        for name, value in settings.items()
-        if recorded.get(name) != value
+        f"{name} is {settings.get(name)!r} here and was {recorded.get(name)!r}"
+        for name in {**settings, **recorded}
+        if recorded.get(name) != settings.get(name)
     )
     if differences:
         raise ConfigError(

@@ -35,6 +35,9 @@ class KuaiVecEnv(BatchView, VecEnv):
         seed: Slot i is seeded ``seed + i`` and then equals a single environment so seeded;
             ``None`` for an arbitrary seed.
         render_mode: ``"rgb_array"`` or ``None``.
+
+    Raises:
+        ConfigError: Rewards are vectors, of which Stable-Baselines3 knows nothing.
     """
 
     def __init__(
@@ -42,6 +45,13 @@ class KuaiVecEnv(BatchView, VecEnv):
     ) -> None:
         if render_mode is not None:
             check_choice("render_mode", render_mode, ("rgb_array",))
+        if batch.reward_space.shape:
+            raise ConfigError(
+                "Stable-Baselines3 learns from numbers, but rewards of this environment are "
+                f"{batch.reward_space.shape[0]} numbers a step. Give a reward that weighs them, such "
+                "as reward=f of a function f(step) that returns 0.8 * step.utility + 0.2 * "
+                "step.fairness."
+            )
         # Before the base constructor, which reads render_mode through get_attr.
         self.batch = batch
         self.render_mode = render_mode

@@ -204,7 +204,7 @@ class StepResult(NamedTuple):
         responses: (N, K) float32 in [0, 1], in slate order: what the reward is the mean of.
         feedback: (N, K, B) float32 in [0, 1], the answers, a column for each behaviour.
         answered: (N, K) bool, items that were answered; the others were shown before.
-        reward: (N,) float64 in [0, 1], mean response.
+        reward: (N,) float64 in [0, 1], mean response; or (N,) or (N, D), of a rule of one's own.
         penalised: (N,) bool, whether the exposure window cost one temper.
         terminated: (N,) bool, the user left.
         truncated: (N,) bool, the step cap was met first.

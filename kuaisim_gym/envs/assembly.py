@@ -51,12 +51,13 @@ from kuaisim_gym.simulator.build import load_preferences
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
 from kuaisim_gym.simulator.pools import find_pools
+from kuaisim_gym.simulator.rules import OwnRule, OwnRules, RuleWorld, find_reward
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
     "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
-    "engine",
+    "reward", "engine",
 )  # fmt: skip
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
@@ -92,9 +93,12 @@ class SessionBatch:
         evidence: What a belief that is observed rests on: ``"log"`` or ``"session"``, beside the
             user's features; ``None`` for both.
         action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        reward: ``"response"``, the mean response of a slate; ``"vector"``, utility and fairness; or
+            a rule of one's own, see :class:`~kuaisim_gym.simulator.rules.Rule`.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
-        **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
+        **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`; ``abandonment``
+            may be a rule of one's own, too.
 
     Attributes:
         task: Name of the task.
@@ -148,6 +152,7 @@ class SessionBatch:
         history_len: int | None = None,
         evidence: str | None = None,
         action_type: str = "continuous",
+        reward: str | OwnRule = "response",
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
@@ -157,6 +162,9 @@ class SessionBatch:
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         chosen = {**self.defaults, **single, **session_options}
+        abandonment = chosen["abandonment"] if callable(chosen.get("abandonment")) else None
+        if abandonment is not None:
+            chosen["abandonment"] = "none"
         self.config = SessionConfig(**chosen)
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
         if "slate_size" not in chosen:
@@ -167,9 +175,10 @@ class SessionBatch:
             self.dataset, split, response_model, calibration
         )
         self.catalogue = load_catalogue(self.dataset)
+        grouping = find_groups(groups, target, self.dataset, self.catalogue)
         self.core = SessionCore(
             self.simulator.model,
-            find_groups(groups, target, self.dataset, self.catalogue),
+            grouping,
             _arriving(users, self.simulator),
             self.config,
             n_sessions,
@@ -177,6 +186,7 @@ class SessionBatch:
             self.catalogue.standardised,
             find_pools(self.dataset, split),
             self.catalogue.popular,
+            self._own_rules(n_sessions, grouping, find_reward(reward), abandonment),
         )
         believes = shown_preference(observation_type, preference)[1] == "belief"
         if evidence is not None and not believes:
@@ -204,6 +214,23 @@ class SessionBatch:
         nothing = -1 if ids.dtype.kind == "i" else ""
         self._ids = np.append(ids, np.array([nothing], dtype=ids.dtype))  # the last for no item
 
+    def _own_rules(
+        self, n_sessions: int, groups: Groups, reward: OwnRule | None, abandonment: OwnRule | None
+    ) -> OwnRules | None:
+        if reward is None and abandonment is None:
+            return None
+        world = RuleWorld(
+            n_sessions,
+            self.config.slate_size,
+            self.config.max_len,
+            self.simulator.model.behaviours,
+            groups,
+            self._categories,
+            self.catalogue,
+            self.dataset,
+        )
+        return OwnRules(world, reward, abandonment)
+
     @property
     def n_sessions(self) -> int:
         """N."""
@@ -228,6 +255,14 @@ class SessionBatch:
     def action_space(self) -> spaces.Space[Any]:
         """Action space of one session."""
         return self.actions.space
+
+    @property
+    def reward_space(self) -> spaces.Box:
+        """Rewards of one session: of shape (), or (D,) where they are vectors."""
+        own_rules = self.core.own_rules
+        if own_rules is None or own_rules.reward is None:
+            return spaces.Box(0.0, 1.0, (), np.float64)
+        return spaces.Box(own_rules.reward.low, own_rules.reward.high, dtype=np.float64)
 
     @classmethod
     def limited(cls, options: dict[str, Any], steps: int) -> dict[str, Any]:
@@ -300,16 +335,15 @@ class SessionBatch:
             self.reset(~slots)
         return result, self.observe(), self.info(result, slots)
 
-    def play_alone(
-        self, action: NDArray[np.generic]
-    ) -> tuple[Observation, float, bool, bool, Info]:
+    def play_alone(self, action: NDArray[np.generic]) -> tuple[Observation, Any, bool, bool, Info]:
         """Acts in the only session, as :meth:`play` does, and gives Python's numbers.
 
         Args:
             action: Of :attr:`action_space`.
 
         Returns:
-            Observation, reward, whether the session was terminated and truncated, and the info.
+            Observation, reward (a (D,) float64 array where it is a vector), whether the session was
+            terminated and truncated, and the info.
         """
         fused = self._fused()
         if fused is None or self._adds_info:
@@ -437,6 +471,7 @@ class SessionBatch:
             "action_type": self.action_type,
             **grouping,
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
+            **({} if self.core.own_rules is None else self.core.own_rules.settings),
         }
 
     def info(
@@ -601,8 +636,9 @@ class SessionBatch:
         return np.full(self.catalogue.n_items, -1, dtype=np.int32)
 
 
-def _ends_of(result: StepResult) -> tuple[float, bool, bool]:
-    return result.reward.item(), result.terminated.item(), result.truncated.item()
+def _ends_of(result: StepResult) -> tuple[Any, bool, bool]:
+    reward = result.reward.item() if result.reward.ndim == 1 else result.reward[0]
+    return reward, result.terminated.item(), result.truncated.item()
 
 
 TASKS: dict[str, type[SessionBatch]] = {SessionBatch.task: SessionBatch}

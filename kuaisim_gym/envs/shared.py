@@ -6,6 +6,7 @@ import inspect
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from kuaisim_gym.data import Dataset
@@ -75,6 +76,11 @@ class BatchView:
     def groups(self) -> Groups:
         """Groups of the items, between which exposures are balanced."""
         return self.batch.groups
+
+    @property
+    def reward_space(self) -> spaces.Box:
+        """Rewards of one session, as MO-Gymnasium has it: of shape (D,) where they are vectors."""
+        return self.batch.reward_space
 
     @property
     def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
@@ -106,6 +107,11 @@ class RetentionBatch(SessionBatch, task="retention"):
         **options: Any,
     ) -> None:
         self.n_visits = check_whole("n_visits", n_visits, 1)
+        if options.get("reward", "response") != "response":
+            raise ConfigError(
+                "This task pays for returns, and knows no other reward: leave reward out, or take "
+                "an id of another task. abandonment may be a rule of one's own here, too."
+            )
         super().__init__(n_sessions, name, action_type=action_type, **options)
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
@@ -119,6 +125,10 @@ class RetentionBatch(SessionBatch, task="retention"):
     @property
     def longest(self) -> int:
         return self.n_visits * super().longest
+
+    @property
+    def reward_space(self) -> spaces.Box:
+        return spaces.Box(-1.0, 0.0, (), np.float64)
 
     @classmethod
     def limited(cls, options: dict[str, Any], steps: int) -> dict[str, Any]:

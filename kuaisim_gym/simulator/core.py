@@ -19,6 +19,7 @@ from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import (
     Arrivals,
     BoolArray,
+    DoubleArray,
     FloatArray,
     Rules,
     Scores,
@@ -30,6 +31,7 @@ from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
 from kuaisim_gym.simulator.pools import Pools
 from kuaisim_gym.simulator.response import FactorAnswers, ResponseModel
+from kuaisim_gym.simulator.rules import OwnRules
 from kuaisim_gym.snapshots import Snapshot, under, within
 
 
@@ -48,6 +50,8 @@ class SessionCore:
         pools: Items that the users can be shown; ``None`` for the catalogue. Others count as
             exposed already, and a session ends (truncated) when its pool has no slate left.
         popular: (n_items,) bool, items whose exposures are counted; group 1's if ``None``.
+        own_rules: Rules of one's own, if there are any. A reward of one's own is what a step
+            returns; the user's patience and the state follow the mean response as ever.
 
     Attributes:
         state: The sessions, as :class:`~kuaisim_gym.engine.types.SessionState` describes them.
@@ -71,6 +75,7 @@ class SessionCore:
         vectors: FloatArray | None = None,
         pools: Pools | None = None,
         popular: BoolArray | None = None,
+        own_rules: OwnRules | None = None,
     ) -> None:
         check_whole("The number of sessions", n_sessions, 1)
         if config.slate_size > groups.n_items:
@@ -82,6 +87,7 @@ class SessionCore:
             raise ConfigError("This split has no users to draw sessions from.")
         _check_pools(pools, session_users, config)
         self.pools = pools
+        self.own_rules = own_rules
         self.engine = find_engine() if engine is None else engine
         self.model = model
         self.groups = groups
@@ -163,6 +169,8 @@ class SessionCore:
         if self.pools is not None:
             state.exposed[rows] = self.pools.outside(arrivals)
         self.answers.reset(slots, arrivals)
+        if self.own_rules is not None:
+            self.own_rules.reset(rows, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
         """Shows one slate to each of some sessions.
@@ -178,6 +186,7 @@ class SessionCore:
         Raises:
             ResetNeededError: A session has not begun or is over.
             InvalidActionError: Wrong shape, dtype or item.
+            ConfigError: A rule of one's own does not return what it should.
         """
         everyone = slots is None
         slots = self.everyone if slots is None else slots
@@ -188,6 +197,8 @@ class SessionCore:
         probability = self.chances(shown)
         result = self.engine.advance(self.rules, self.state, shown, probability, slots)
         self.answers.observe(shown, result.feedback)
+        if self.own_rules is not None:
+            result = self._judged(self.own_rules, result, np.flatnonzero(slots))
         if self.pools is not None:
             left = np.count_nonzero(~self.state.exposed, axis=1)
             exhausted = slots & self.state.active & (left < self.config.slate_size)
@@ -196,6 +207,30 @@ class SessionCore:
         if not everyone:
             self.state.active[~slots] = False
         return result
+
+    def _judged(self, rules: OwnRules, result: StepResult, rows: NDArray[np.int64]) -> StepResult:
+        """The outcome of a step of some slots, and what rules of one's own make of it."""
+        step = rules.step(self.state, result, rows)
+        if rules.abandonment is not None:
+            self._charge(rows, rules.abandonment.judge(step, rows), result)
+            step = rules.step(self.state, result, rows)
+        if rules.reward is None:
+            return result
+        reward = np.zeros((self.n_sessions, *rules.reward.low.shape))
+        reward[rows] = rules.reward.judge(step, rows)
+        return result._replace(reward=reward)
+
+    def _charge(self, rows: NDArray[np.int64], cost: DoubleArray, result: StepResult) -> None:
+        """Takes temper from users, all of it where the cost is infinite, as the step's penalty."""
+        state, latest = self.state, (rows, self.state.steps[rows] - 1)
+        state.temper[rows] = np.where(np.isinf(cost), 0.0, state.temper[rows] - cost)
+        state.tempers[latest] = state.temper[rows]
+        state.penalised[latest] = result.penalised[rows] = cost > 0
+        state.penalties[rows] += cost > 0
+        left = state.temper[rows] < self.rules.least_temper
+        result.terminated[rows] = left
+        result.truncated[rows] &= ~left
+        state.active[rows] &= ~left
 
     def conform(self, slates: NDArray[np.integer]) -> NDArray[np.int64]:
         """Returns slates as (N, K) int64, if they are integers of that shape.
@@ -318,13 +353,18 @@ class SessionCore:
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""
         state = {name: array.copy() for name, array in self.state._asdict().items()}
-        return state | under("answers", self.answers.snapshot())
+        state |= under("answers", self.answers.snapshot())
+        return (
+            state if self.own_rules is None else state | under("rules", self.own_rules.snapshot())
+        )
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a core with the same options."""
         for name, array in self.state._asdict().items():
             array[...] = snapshot[name]
         self.answers.restore(within("answers", snapshot))
+        if self.own_rules is not None:
+            self.own_rules.restore(within("rules", snapshot))
 
 
 def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:

@@ -112,6 +112,22 @@ class Groups:
         excess = group_excess(flat, np.full(len(flat), k), self.target)
         return np.asarray(2.0 * excess / k).reshape(labels.shape[:-1])
 
+    def fairness(self, share: DoubleArray) -> DoubleArray:
+        """Fairness of exposures whose :attr:`measure` is known.
+
+        It is 1 where the groups have the shares that are due to them, and falls in proportion to
+        the L1 distance to 0, where all exposures are of the group that least is due to. Between the
+        popular items and the long tail it is 1 - AD, the paper's absolute difference.
+
+        Args:
+            share: (...) float64, as sessions keep it of their exposure window.
+
+        Returns:
+            (...) float64 in [0, 1].
+        """
+        half = share if len(self) > 2 else np.abs(share - self.target[1])
+        return np.asarray(np.maximum(1.0 - half / (1.0 - self.target.min()), 0.0))
+
 
 def popularity_groups(popular: NDArray[np.bool_], target: TargetSpec = "uniform") -> Groups:
     """The long tail and the popular items.
