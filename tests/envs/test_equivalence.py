@@ -30,6 +30,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import kuaisim_gym
+from kuaisim_gym import CategoryBoredom, ProviderQuota
 from kuaisim_gym.config import ABANDONMENT_RULES
 from kuaisim_gym.engine import Engine, find_engine
 from kuaisim_gym.engine.types import Rules, SessionState
@@ -45,11 +46,23 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
     "request": ("KuaiRand-Request-v0", {}),
     "retention": ("KuaiRand-Retention-v0", {"max_len": 3, "n_visits": 2}),
 }
+OWN_RULES = {
+    "boredom": CategoryBoredom(most=3, last=6),
+    "quota": ProviderQuota(np.arange(240) % 5, target=(0.1, 0.3, 0.2, 0.2, 0.2)),
+}
+# Rules of one's own meet the worlds above as axes, and have one of theirs where there are none.
+ALL_WORLDS = WORLDS | {
+    "rec-own": (
+        "KuaiRec-Fair-v0",
+        {"reward": OWN_RULES["quota"], "abandonment": CategoryBoredom(most=3, last=12, cost=1.0)},
+    )
+}
 AXES: dict[str, tuple[Any, ...]] = {
     "world": tuple(WORLDS),
     "action_type": ("continuous", "slate", "discrete", "fusion"),
     "observation_type": ("state", "dict", "history", "belief", "parts"),
-    "abandonment": ("imbalance", "popularity", "none"),
+    "abandonment": ("imbalance", "popularity", "none", "boredom"),
+    "reward": ("response", "quota"),
     "max_steps": (None, 4),
     "rules": ("plain", "unusual"),
     "mode": tuple(AutoresetMode),
@@ -68,9 +81,12 @@ def source(world: str) -> str:
 def covering(axes: dict[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
     """Few combinations in which any two values of two axes meet, where they can."""
     whole = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    # One behaviour, as KuaiRec has it, cannot be fused.
+    # One behaviour, as KuaiRec has it, cannot be fused; returns are all that retention pays for.
     whole = [
-        one for one in whole if (source(one["world"]), one["action_type"]) != ("rec", "fusion")
+        one
+        for one in whole
+        if (source(one["world"]), one["action_type"]) != ("rec", "fusion")
+        and (one["world"], one["reward"]) != ("retention", "quota")
     ]
     pairs = [set(itertools.combinations(one.items(), 2)) for one in whole]
     missing = set().union(*pairs)
@@ -99,11 +115,18 @@ def shown(kind: str) -> dict[str, str]:
     return {"observation_type": kind}
 
 
+def own_rules(options: dict[str, Any]) -> dict[str, Any]:
+    """Reward and abandonment of some options: rules of one's own for their names."""
+    names = {name: options[name] or "response" for name in ("abandonment", "reward")}
+    return {name: OWN_RULES.get(value, value) for name, value in names.items()}
+
+
 def environment(case: dict[str, Any], worlds: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Id and options of an environment."""
     env_id, own = WORLDS[case["world"]]
-    names = ("action_type", "observation_type", "abandonment", "max_steps")
+    names = ("action_type", "observation_type", "abandonment", "reward", "max_steps")
     options = {"max_len": 7, "slate_size": 4} | own | {name: case[name] for name in names}
+    options |= own_rules(options)
     options["dataset"] = worlds[source(case["world"])]
     if options["action_type"] == "discrete":
         options["slate_size"] = 1
@@ -463,6 +486,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
         "window": draw(st.none() | st.integers(1, min(3 * size, longest * size))),
         "ad_bound": draw(st.sampled_from([0.0, 0.3, 1.0])),
         "abandonment": draw(st.sampled_from(AXES["abandonment"])),
+        "reward": "response" if world == "retention" else draw(st.sampled_from(AXES["reward"])),
         **shown(draw(st.sampled_from(AXES["observation_type"]))),
         "step_cost": draw(st.sampled_from(["dissatisfaction", "request"])),
         "correlation": draw(st.sampled_from([0.0, 0.2, 1.0])),
@@ -485,6 +509,7 @@ def test_sessions_do_not_depend_on_the_engine(worlds, options, seed, mode, follo
     env_id, world = options.pop("id"), options.pop("world")
     if "belief" not in (options["observation_type"], options.get("preference")):
         del options["evidence"]
+    options |= own_rules(options)
     common = {"num_envs": N, "autoreset_mode": mode, "dataset": worlds[source(world)]} | options
     try:
         numpy, fused, parts = (
@@ -496,6 +521,7 @@ def test_sessions_do_not_depend_on_the_engine(worlds, options, seed, mode, follo
     parts.batch._fused = lambda: None
     assert numpy.batch._fused() is None
     of_its_own = world == "retention" or options["observation_type"] == "history"
+    of_its_own |= any(callable(options[name]) for name in ("abandonment", "reward"))
     assert (fused.batch._fused() is None) == of_its_own
     if followed:
         for env in (numpy, fused, parts):
@@ -856,7 +882,7 @@ def digest(env: Any, steps: int) -> str:
 def from_the_start(datasets: dict[str, Any], engine: str) -> list[str]:
     """What seeded environments tell, one of each world."""
     found = []
-    for world, (env_id, own) in WORLDS.items():
+    for world, (env_id, own) in ALL_WORLDS.items():
         options = {"max_len": 6, "correlation": 0.2} | own
         dataset = datasets[source(world)]
         env = gym.make_vec(env_id, num_envs=4, dataset=dataset, engine=engine, **options)
@@ -868,7 +894,7 @@ def from_the_start(datasets: dict[str, Any], engine: str) -> list[str]:
 def mid_session(datasets: dict[str, Any]) -> list[Any]:
     """Environments whose sessions have begun, some of them over, and some over and begun again."""
     found = []
-    for world, (env_id, own) in WORLDS.items():
+    for world, (env_id, own) in ALL_WORLDS.items():
         for observation in ("state", "history"):
             options = own | {"max_len": 4, "observation_type": observation}
             env = gym.make_vec(env_id, num_envs=4, dataset=datasets[source(world)], **options)
@@ -888,7 +914,7 @@ def test_other_processes_and_engines_tell_the_same(worlds, tmp_path: Path) -> No
     file.write_bytes(pickle.dumps((worlds, environments)))
     expected = from_the_start(worlds, "numba")
     assert expected == from_the_start(worlds, "numpy")
-    assert len(set(expected)) == len(WORLDS)
+    assert len(set(expected)) == len(ALL_WORLDS)
     expected += [digest(env, 12) for env in environments]
     for engine, hash_seed in (("numpy", "1"), ("numba", "2")):
         other = subprocess.run(
@@ -946,11 +972,11 @@ def timeless(played: tuple[Any, ...]) -> tuple[Any, ...]:
     return played
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", ALL_WORLDS)
 def test_copies_made_in_mid_session_go_on_alike(worlds, world) -> None:
     from dsrm_agents import make_vec_env
 
-    env_id, own = WORLDS[world]
+    env_id, own = ALL_WORLDS[world]
     # Three steps cost nine at most, and end no session.
     options = {"max_len": 10, "dataset": worlds[source(world)]} | own
     single = gym.make(env_id, **options).unwrapped

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dsrm_agents import make_vec_env
+from kuaisim_gym import CategoryBoredom, ProviderQuota
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialSessions, fit_sequential
@@ -98,6 +99,28 @@ def test_on_another_engine(small) -> None:
     assert_the_same(play(fresh, np.random.default_rng(1), 9), expected)
 
 
+@pytest.mark.parametrize("task", ["session", "request", "retention"])
+def test_with_rules_that_remember(small_rand, task) -> None:
+    pytest.importorskip("numba")
+    reward = {} if task == "retention" else {"reward": ProviderQuota(np.arange(240) % 3)}
+    options = {"max_len": 6, "abandonment": CategoryBoredom(most=4, last=14)} | reward
+    batch = begun(small_rand, task, engine="numba", **options)
+    play(batch, np.random.default_rng(0), 4)
+    snapshot = batch.snapshot()
+    assert snapshot["core.rules.abandonment.recent"].shape == (N, 14)
+    expected = play(batch, np.random.default_rng(1), 12)
+    for engine in ("numba", "numpy"):
+        fresh = begun(small_rand, task, seed=9, engine=engine, **options)
+        play(fresh, np.random.default_rng(2), 3)
+        fresh.restore(snapshot)
+        assert_the_same(play(fresh, np.random.default_rng(1), 12), expected)
+    forgetful = begun(small_rand, task, **options)
+    memory = {name: 0 * array for name, array in snapshot.items() if "rules" in name}
+    forgetful.restore(snapshot | memory)
+    with pytest.raises(AssertionError):
+        assert_the_same(play(forgetful, np.random.default_rng(1), 12), expected)
+
+
 def test_with_a_response_model_that_remembers(small_rand) -> None:
     """Its rings of keys and values, and where they stand, are kept too."""
     data = small_rand.training
@@ -140,6 +163,8 @@ def test_with_a_response_model_that_remembers(small_rand) -> None:
         ({"observation_type": "dict"}, "observation_type is 'dict' here and was 'state'"),
         ({"split": "test"}, "split is 'test' here and was 'train'"),
         ({"reward_weights": {"like": 1.0}}, "reward_weights"),
+        ({"reward": "vector"}, "reward is {'rule': 'UtilityAndFairness'} here and was None"),
+        ({"abandonment": CategoryBoredom(7)}, "abandonment is {.*'most': 7, 'last': 20"),
         ({"task": "request", "max_len": 4}, "task is 'RequestBatch' here and was 'SessionBatch'"),
     ],
 )
