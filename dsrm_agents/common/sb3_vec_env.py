@@ -48,8 +48,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         if batch.reward_space.shape:
             raise ConfigError(
                 "Stable-Baselines3 learns from numbers, but rewards of this environment are "
-                f"{batch.reward_space.shape[0]} numbers a step. Give a reward that weighs them, such "
-                "as reward=f of a function f(step) that returns 0.8 * step.utility + 0.2 * "
+                f"{batch.reward_space.shape[0]} numbers a step. Give a reward that weighs them, "
+                "such as reward=f of a function f(step) that returns 0.8 * step.utility + 0.2 * "
                 "step.fairness."
             )
         # Before the base constructor, which reads render_mode through get_attr.

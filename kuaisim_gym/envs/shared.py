@@ -83,6 +83,11 @@ class BatchView:
         return self.batch.reward_space
 
     @property
+    def reward_dim(self) -> int:
+        """Numbers in a reward, as a wrapper of MO-Gymnasium asks for."""
+        return int(np.prod(self.reward_space.shape))
+
+    @property
     def free_counts(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Bounds on a slate's items of each group that cost nothing, see the session core's."""
         return self.batch.core.free_counts()

@@ -106,6 +106,11 @@ class KuaiEnv(BatchView, gym.Env):
     or what ``reward_weights`` make of them, in [0, 1]. An item shown before in the session gets 0,
     and so does its second place in a slate.
 
+    ``reward="vector"`` gives a (2,) float64 array in its place: the mean response, and 1 less the
+    imbalance of the exposure window; a rule of one's own gives what it declares. Both are
+    ``env.unwrapped.reward_space``, and change neither patience nor observations, nor
+    ``info["session"]``.
+
     ## Info
     The same keys after each reset and each step:
 
@@ -115,7 +120,7 @@ class KuaiEnv(BatchView, gym.Env):
     | "slate" | (K,) int64 | ids of the videos shown in this step; -1 after a reset |
     | "slate_responses" | (K,) float32 | how they were answered; 0 after a reset |
     | "feedback" | (K, 7) float32 | KuaiRand: all behaviours |
-    | "penalised" | bool | whether the step cost temper for imbalance |
+    | "penalised" | bool | whether the step cost temper by the rule of ``abandonment`` |
     | "session" | dict | ``len``, ``r_each``, ``r_cum``, ``q`` and ``popular_share`` so far |
 
     Ids are strings where those of the data are. ``env.unwrapped.world`` says whether the world is
@@ -155,7 +160,8 @@ class KuaiEnv(BatchView, gym.Env):
     | ``slate_size`` | 10 | items K in a slate; less if there are under 100; 1 if discrete |
     | ``window`` | None | exposures of the popular share: K; 10 or more if K is 1 or not given |
     | ``ad_bound`` | 0.3 | imbalance from which a step is penalised, in [0, 1] |
-    | ``abandonment`` | "imbalance" | or "popularity" (popular-heavy windows alone), or "none" |
+    | ``abandonment`` | "imbalance" | "popularity" (popular-heavy windows), "none", or a rule |
+    | ``reward`` | "response" | or "vector" (utility, fairness), or a rule, see docs/own_rules.md |
     | ``allow_repeats`` | False | whether an item may be answered again in the session |
     | ``stochastic_response`` | True | responses are drawn; False: their probabilities |
     | ``reward_weights`` | None | weights of the behaviours, by name; None: the first alone |

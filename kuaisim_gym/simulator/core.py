@@ -210,12 +210,12 @@ class SessionCore:
 
     def _judged(self, rules: OwnRules, result: StepResult, rows: NDArray[np.int64]) -> StepResult:
         """The outcome of a step of some slots, and what rules of one's own make of it."""
-        step = rules.step(self.state, result, rows)
         if rules.abandonment is not None:
-            self._charge(rows, rules.abandonment.judge(step, rows), result)
             step = rules.step(self.state, result, rows)
+            self._charge(rows, rules.abandonment.judge(step, rows), result)
         if rules.reward is None:
             return result
+        step = rules.step(self.state, result, rows)  # as it stands after the user's decision
         reward = np.zeros((self.n_sessions, *rules.reward.low.shape))
         reward[rows] = rules.reward.judge(step, rows)
         return result._replace(reward=reward)

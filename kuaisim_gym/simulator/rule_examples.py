@@ -14,7 +14,7 @@ from kuaisim_gym.simulator.groups import Groups, GroupSpec, TargetSpec
 from kuaisim_gym.simulator.rules import Memory, Rule, RuleWorld, SessionStep
 
 
-@dataclass
+@dataclass(eq=False)
 class CategoryBoredom(Rule):
     """Abandonment of users who see too much of one category.
 
@@ -55,7 +55,7 @@ class CategoryBoredom(Rule):
         return np.where(alike.sum(axis=2).max(axis=1) > self.most, self.cost, 0.0)
 
 
-@dataclass
+@dataclass(eq=False)
 class ProviderQuota(Rule):
     """Reward less a price, where providers of items get less than their share of a session.
 

@@ -112,6 +112,7 @@ class Rule:
     the same alone and among others. What it remembers stands in arrays that :meth:`begin` names:
     they are put back where a session begins, and copied, stored and restored with the sessions. An
     environment takes a copy of the rule, whose attributes should stay as they are from then on.
+    Rules of one class with equal settings are equal.
     """
 
     @property
@@ -153,6 +154,14 @@ class Rule:
         return {
             name: _plain(value) for name, value in vars(self).items() if not name.startswith("_")
         }
+
+    def __eq__(self, other: object) -> bool:
+        mine, theirs = type(self), type(other)
+        alike = (mine.__module__, mine.__qualname__) == (theirs.__module__, theirs.__qualname__)
+        return alike and isinstance(other, Rule) and self.settings() == other.settings()
+
+    def __hash__(self) -> int:
+        return hash(type(self).__qualname__)
 
 
 OwnRule = Rule | Callable[[SessionStep], ArrayLike]

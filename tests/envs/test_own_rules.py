@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import kuaisim_gym
 from dsrm_agents import make_vec_env
 from kuaisim_gym import CategoryBoredom, ConfigError, ProviderQuota, Rule, SessionStep, find_groups
 from kuaisim_gym.envs.tasks import make_batch
@@ -391,6 +392,29 @@ def test_retention_keeps_its_reward_and_takes_a_rule_of_abandonment(small_rand) 
     ends = [batch.step(slates_of(rng, k=10)).truncated.all() for _ in range(6)]
     assert ends == [False] * 5 + [True]  # two visits of three steps
     np.testing.assert_array_equal(batch.session()["len"], 6)
+
+
+def test_an_id_may_have_rules(small) -> None:
+    def register(price: float, most: int = 3) -> None:
+        rules = {"reward": ProviderQuota(np.arange(240) % 3, price=price)}
+        rules |= {"abandonment": CategoryBoredom(most)}
+        kuaisim_gym.register("Ruled-v0", "kuairec", max_len=5, **rules)
+
+    try:
+        register(0.5)
+        register(0.5)  # its module is executed again
+        for other in ({"price": 0.6}, {"price": 0.5, "most": 4}):
+            with pytest.raises(ConfigError, match="choose another id"):
+                register(**other)
+        assert gym.make("Ruled-v0", dataset=small).unwrapped.reward_space.low == -0.5
+        plain = gym.make("Ruled-v0", dataset=small, reward="response", abandonment="none")
+        assert plain.unwrapped.batch.core.own_rules is None
+    finally:
+        del kuaisim_gym.ENVIRONMENTS["Ruled-v0"], gym.registry["Ruled-v0"]
+    rules = (CategoryBoredom(), ProviderQuota(), CategoryBoredom(7), two_sided)
+    assert len(set(rules)) == len(rules)
+    assert CategoryBoredom(8) == CategoryBoredom()
+    assert ProviderQuota(np.arange(3)) != ProviderQuota(np.arange(4))
 
 
 def test_rules_are_told_apart_by_name_and_parameters(small) -> None:
