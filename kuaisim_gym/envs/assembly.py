@@ -162,9 +162,7 @@ class SessionBatch:
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         chosen = {**self.defaults, **single, **session_options}
-        abandonment = chosen["abandonment"] if callable(chosen.get("abandonment")) else None
-        if abandonment is not None:
-            chosen["abandonment"] = "none"
+        abandonment = _take_rule(chosen)
         self.config = SessionConfig(**chosen)
         self.dataset = _resolve(name or self.usual_dataset, dataset, dataset_seed)
         if "slate_size" not in chosen:
@@ -639,6 +637,15 @@ class SessionBatch:
 def _ends_of(result: StepResult) -> tuple[Any, bool, bool]:
     reward = result.reward.item() if result.reward.ndim == 1 else result.reward[0]
     return reward, result.terminated.item(), result.truncated.item()
+
+
+def _take_rule(options: dict[str, Any]) -> OwnRule | None:
+    """A rule of abandonment of one's own, in whose place options name no built-in one then."""
+    rule: OwnRule | str | None = options.get("abandonment")
+    if not callable(rule):
+        return None
+    options["abandonment"] = "none"
+    return rule
 
 
 TASKS: dict[str, type[SessionBatch]] = {SessionBatch.task: SessionBatch}

@@ -207,6 +207,7 @@ def test_a_boring_step_may_cost_temper_alone(small) -> None:
 def test_the_price_is_for_the_share_that_is_missing(small) -> None:
     rule = ProviderQuota(np.arange(240) % 2, target="uniform", price=0.5)
     batch = batch_of(small, n=1, reward=rule)
+    assert vars(rule).keys() == {"providers", "target", "price"}  # a copy of it has begun
     assert batch.reward_space == gym.spaces.Box(-0.5, 1.0, (), np.float64)
     even, odd = np.arange(0, 240, 2), np.arange(1, 240, 2)
     for slate, missing in (
@@ -346,7 +347,7 @@ def test_a_vector_reward_is_the_same_in_a_single_and_a_vector_environment(small)
         env.reset(seed=5 + slot)
     rng = np.random.default_rng(0)
     for _ in range(12):
-        actions = rng.uniform(-1, 1, (3, 10)).astype(np.float32)
+        actions = rng.uniform(-1, 1, vector.action_space.shape).astype(np.float32)
         _, rewards, terminated, _, _ = vector.step(actions)
         for slot, env in enumerate(singles):
             _, reward, over, _, info = env.step(actions[slot])
@@ -368,7 +369,8 @@ def test_the_sb3_shell_refuses_vectors_and_says_what_to_do(small) -> None:
     vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small, reward="vector")
     shell.reset()
     vector.reset(seed=1)
-    actions = np.random.default_rng(0).uniform(-1, 1, (2, 10)).astype(np.float32)
+    shape = vector.action_space.shape
+    actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
     both = vector.step(actions)[1]
     expected = (0.8 * both[:, 0] + 0.2 * both[:, 1]).astype(np.float32)
     np.testing.assert_array_equal(shell.step(actions)[1], expected)
