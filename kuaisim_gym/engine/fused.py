@@ -202,11 +202,12 @@ def play(
         As :meth:`~kuaisim_gym.engine.types.Engine.first_invalid`; unless all is valid, nothing has
         changed.
     """
-    scores, state = Scores(*fields[:_SCORES]), SessionState(*fields[_RULES:_STATE])
+    scores, rules = Scores(*fields[:_SCORES]), Rules(*fields[_SCORES:_RULES])
+    state = SessionState(*fields[_RULES:_STATE])
     arrivals = Arrivals(*fields[_STATE:_ARRIVALS])
     pooled, beliefs = Pooled(*fields[_ARRIVALS:_POOLED]), Beliefs(*fields[_POOLED:])
     if acting.size:
-        slot, position = first_invalid(state.active, acting, slates, state.exposed.shape[1])
+        slot, position = first_invalid(state.active, acting, slates, rules.labels.size)
         if slot >= 0:
             return slot, position
         chances = probability

@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine import bits
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.engine.types import (
     BoolArray,
     CountArray,
@@ -24,6 +26,7 @@ from kuaisim_gym.engine.types import (
 )
 from kuaisim_gym.randomness import RESPONSE_STREAM, uniform
 
+_BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)  # of items modulo 8
 _BLOCK = 16  # columns that share a maximum
 _ROWS = 64  # users ranked at once, so that their scores stay in the processor's cache
 
@@ -50,6 +53,12 @@ class NumpyEngine(Engine):
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
     ) -> None:
+        most = int(state.steps[rows].max(initial=0)) * state.slates.shape[2]
+        if most < state.exposed.shape[1]:
+            shown = state.slates.reshape(len(state.slates), -1)[rows, :most]
+            state.exposed[rows[:, None], shown >> 3] = 0  # padding: the last byte
+        else:
+            state.exposed[rows] = 0
         state.users[rows] = users
         state.active[rows] = True
         state.temper[rows] = max_len
@@ -59,7 +68,6 @@ class NumpyEngine(Engine):
             state.last_reward,
             state.reward_sum,
             state.recent,
-            state.exposed,
             state.responses,
             state.rewards,
             state.penalised,
@@ -137,7 +145,8 @@ class NumpyEngine(Engine):
         terminated = temper < rules.least_temper
         truncated = (steps >= rules.step_limit) & ~terminated
 
-        state.exposed[numbers[:, None], shown] = True
+        for items in shown.T:  # two items of a slate may share a byte
+            state.exposed[numbers, items >> 3] |= _BITS[items & 7]
         state.recent[rows] = recent
         state.share[rows] = share
         state.steps[rows] = steps
@@ -247,18 +256,19 @@ class NumpyEngine(Engine):
         return products
 
     def best_items(
-        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BitArray | None
     ) -> CountArray:
         best = np.empty((len(vectors), k), dtype=np.int64)
         for start in range(0, len(vectors), _ROWS):
             rows = slice(start, start + _ROWS)
             scores = self.inner_products(vectors[rows], items)
-            if hidden is not None:
-                scores[hidden[rows]] = -np.inf
-            best[rows] = self.top_items(scores, k)
+            best[rows] = self.top_items(scores, k, None if hidden is None else hidden[rows])
         return best
 
-    def top_items(self, scores: FloatArray, k: int) -> CountArray:
+    def top_items(self, scores: FloatArray, k: int, hidden: BitArray | None = None) -> CountArray:
+        if hidden is not None:
+            is_hidden = bits.unpack(hidden, scores.shape[1])
+            scores = np.where(is_hidden, np.float32(-np.inf), scores)
         rows, columns = np.nonzero(scores >= _kth_largest(scores, k))
         order = np.lexsort((columns, -scores[rows, columns], rows))
         counts = np.bincount(rows, minlength=len(scores))  # more than k where values tie
@@ -319,7 +329,7 @@ def _fresh(
     """(n, K) bool: items that may be answered, neither shown before nor repeated."""
     if rules.allow_repeats:
         return np.ones(shown.shape, dtype=bool)
-    exposed = state.exposed[rows[:, None], shown]
+    exposed = bits.contains(state.exposed, rows, shown)
     if shown.shape[1] == 1:
         return ~exposed
     columns = np.ascontiguousarray(shown.T)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig, check_whole
-from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine import Engine, bits, find_engine
 from kuaisim_gym.engine.types import (
     Arrivals,
     BoolArray,
@@ -113,7 +113,7 @@ class SessionCore:
             last_reward=np.zeros(n),
             reward_sum=np.zeros(n),
             recent=np.zeros((n, window), dtype=groups.labels.dtype),
-            exposed=np.zeros((n, groups.n_items), dtype=bool),
+            exposed=np.zeros((n, bits.width(groups.n_items)), dtype=np.uint8),
             slates=np.full((n, longest, slate), -1, dtype=np.int32),
             responses=np.zeros((n, longest, slate), dtype=np.float32),
             rewards=np.zeros((n, longest)),
@@ -156,7 +156,7 @@ class SessionCore:
         self.engine.begin(state, rows, arrivals, self.config.max_len)
         state.share[rows] = self._share_before
         if self.pools is not None:
-            state.exposed[rows] = self.pools.outside(arrivals)
+            state.exposed[rows] = bits.pack(self.pools.outside(arrivals))
         self.answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
@@ -184,7 +184,7 @@ class SessionCore:
         result = self.engine.advance(self.rules, self.state, shown, probability, slots)
         self.answers.observe(shown, result.feedback)
         if self.pools is not None:
-            left = np.count_nonzero(~self.state.exposed, axis=1)
+            left = np.count_nonzero(self.unexposed(), axis=1)
             exhausted = slots & self.state.active & (left < self.config.slate_size)
             result.truncated[exhausted] = True
             self.state.active[exhausted] = False
@@ -241,6 +241,10 @@ class SessionCore:
         alike = _resemblance(self._directions[slates])
         probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
         return np.maximum(probability, np.float32(0.0))
+
+    def unexposed(self) -> BoolArray:
+        """(N, n_items) bool: items that each session has not shown, and can show."""
+        return ~bits.unpack(self.state.exposed, self.groups.n_items)
 
     def arrivals(self) -> Arrivals:
         """Arrays of the users who may arrive, and how their sessions begin."""
