@@ -41,9 +41,11 @@ class NumpyEngine(Engine):
     def first_invalid(
         self, active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
     ) -> tuple[int, int]:
-        inactive = slots & ~active
+        inactive = slots > active
         if inactive.any():
             return int(np.flatnonzero(inactive)[0]), -1
+        if slates.min() >= 0 and slates.max() < n_items:
+            return -1, -1
         invalid = ((slates < 0) | (slates >= n_items)) & slots[:, None]
         if invalid.any():
             slot, position = np.argwhere(invalid)[0]
@@ -87,9 +89,9 @@ class NumpyEngine(Engine):
         item_factors: FloatArray,
     ) -> FloatArray:
         of_user, of_item = user_factors[users], item_factors[slates]
-        product = np.zeros(slates.shape, dtype=np.float32)
-        for factor in range(of_user.shape[1]):
-            product += of_user[:, None, factor] * of_item[:, :, factor]
+        products = of_user[:, None] * of_item
+        # Zero is added, so that a sum of minus zeros is zero.
+        product = products.cumsum(axis=2)[:, :, -1:].sum(axis=2) + np.float32(0.0)
         scores = np.empty((*slates.shape, len(mean)), dtype=np.float32)
         for b in range(len(mean)):
             level = user_effect[b][users] + mean[b]
@@ -104,31 +106,31 @@ class NumpyEngine(Engine):
         probability: FloatArray,
         slots: BoolArray,
     ) -> StepResult:
+        # All sessions are computed, and those that make no step are left as they are.
         n, k, n_behaviours = probability.shape
-        numbers = np.flatnonzero(slots)
-        everyone = len(numbers) == n
-        rows = slice(None) if everyone else numbers  # views where they will do
-        shown, steps, chance = slates[rows], state.steps[rows], probability[rows]
+        everyone = bool(slots.all())
         if rules.stochastic:
             # Behaviour by behaviour, so that the first meets the same draws however many follow.
-            seeds, episodes = state.seeds[rows], state.episodes[rows]
-            draws = uniform(seeds, episodes, steps, n_behaviours * k, RESPONSE_STREAM)
-            draws = draws.reshape(len(numbers), n_behaviours, k).swapaxes(1, 2)
-            answers = (draws < chance).astype(np.float32)
+            draws = uniform(
+                state.seeds, state.episodes, state.steps, n_behaviours * k, RESPONSE_STREAM
+            )
+            answers = draws.reshape(n, n_behaviours, k).swapaxes(1, 2) < probability
         else:
-            answers = chance
-        fresh = _fresh(rules, state, numbers, shown)
-        answers = answers * fresh[:, :, None]
+            answers = probability
+        fresh = _fresh(rules, state, slates)
+        if not everyone:
+            fresh &= slots[:, None]
+        answers = np.multiply(answers, fresh[:, :, None], dtype=np.float32)
         weighted = answers[:, :, 0] * rules.weights[0]
         for b in range(1, n_behaviours):  # in order
             weighted = weighted + answers[:, :, b] * rules.weights[b]
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
-        reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
+        reward = responses.cumsum(axis=1, dtype=np.float64)[:, -1] / k
 
         window = state.recent.shape[1]
-        recent = np.concatenate([state.recent[rows], rules.labels[shown]], axis=1)[:, -window:]
-        steps = steps + 1
-        filled = np.minimum(steps * k, window)
+        recent = np.concatenate([state.recent, rules.labels[slates]], axis=1)[:, -window:]
+        steps = state.steps + slots
+        filled = np.minimum((state.steps + 1) * k, window)
         if len(rules.target) == 2:  # surpluses are of counts, so that thresholds are exact
             second = _second(recent, filled)
             share = second / filled
@@ -139,24 +141,18 @@ class NumpyEngine(Engine):
         else:
             excess = group_excess(recent, filled, rules.target)
             surplus, share = 2.0 * excess, excess / filled
-        penalised = (filled == window) & (surplus >= rules.limit)
+        penalised = slots & (filled == window) & (surplus >= rules.limit)
         cost = -1.0 if rules.per_request else np.minimum(np.maximum(reward - 2.0, -2.0), 0.0)
-        temper = state.temper[rows] + (cost - penalised)
-        terminated = temper < rules.least_temper
-        truncated = (steps >= rules.step_limit) & ~terminated
+        temper = state.temper + (cost - penalised)
+        terminated = slots & (temper < rules.least_temper)
+        truncated = slots & (steps >= rules.step_limit) & ~terminated
 
-        for items in shown.T:  # two items of a slate may share a byte
+        numbers = slots.nonzero()[0]
+        for items in slates[numbers].T:  # two items of a slate may share a byte
             state.exposed[numbers, items >> 3] |= _BITS[items & 7]
-        state.recent[rows] = recent
-        state.share[rows] = share
-        state.steps[rows] = steps
-        state.temper[rows] = temper
-        state.last_reward[rows] = reward
-        state.reward_sum[rows] += reward
-        state.active[rows] = ~(terminated | truncated)
-        latest = (numbers, steps - 1)
+        latest = numbers, state.steps[numbers]
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (state.slates, shown),
+            (state.slates, slates),
             (state.responses, responses),
             (state.rewards, reward),
             (state.penalised, penalised),
@@ -164,17 +160,20 @@ class NumpyEngine(Engine):
             (state.shares, share),
         ]
         for record, value in records:
-            record[latest] = value
-
-        def of_all(values: NDArray[Any]) -> NDArray[Any]:
-            if everyone:
-                return values
-            expanded = np.zeros((n, *values.shape[1:]), dtype=values.dtype)
-            expanded[rows] = values
-            return expanded
-
-        outcome = (shown, responses, answers, fresh, reward, penalised, terminated, truncated)
-        return StepResult(*map(of_all, outcome))
+            record[latest] = value if everyone else value[numbers]
+        np.copyto(state.recent, recent, where=slots[:, None])
+        for current, value in (
+            (state.share, share),
+            (state.temper, temper),
+            (state.last_reward, reward),
+        ):
+            np.copyto(current, value, where=slots)
+        state.steps[:] = steps
+        np.add(state.reward_sum, reward, out=state.reward_sum)
+        np.greater(state.active, terminated | truncated, out=state.active)
+        return StepResult(
+            slates, responses, answers, fresh, reward, penalised, terminated, truncated
+        )
 
     def update(
         self,
@@ -323,16 +322,14 @@ def _real(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> BoolArray
     return real
 
 
-def _fresh(
-    rules: Rules, state: SessionState, rows: CountArray, shown: NDArray[np.int64]
-) -> BoolArray:
+def _fresh(rules: Rules, state: SessionState, slates: NDArray[np.int64]) -> BoolArray:
     """(n, K) bool: items that may be answered, neither shown before nor repeated."""
     if rules.allow_repeats:
-        return np.ones(shown.shape, dtype=bool)
-    exposed = bits.contains(state.exposed, rows, shown)
-    if shown.shape[1] == 1:
+        return np.ones(slates.shape, dtype=bool)
+    exposed = bits.contains(state.exposed, np.arange(len(slates)), slates)
+    if slates.shape[1] == 1:
         return ~exposed
-    columns = np.ascontiguousarray(shown.T)
+    columns = np.ascontiguousarray(slates.T)
     repeated = np.zeros(columns.shape, dtype=bool)
     for k in range(1, len(columns)):
         np.logical_or.reduce(columns[:k] == columns[k], axis=0, out=repeated[k])

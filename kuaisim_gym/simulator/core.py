@@ -261,9 +261,9 @@ class SessionCore:
         self, rows: NDArray[np.int64], stream: int, step: int | NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """(n,) float64 in (0, 1): one number for each of some sessions."""
-        steps = np.broadcast_to(np.asarray(step, dtype=np.int64), rows.shape)
+        steps = np.full(rows.shape, step, dtype=np.int64)
         seeds, episodes = self.state.seeds[rows], self.state.episodes[rows]
-        return self.engine.uniform(seeds, episodes, np.ascontiguousarray(steps), 1, stream)[:, 0]
+        return self.engine.uniform(seeds, episodes, steps, 1, stream)[:, 0]
 
     @property
     def unpenalised(self) -> tuple[float, float]:
