@@ -109,18 +109,16 @@ class NumpyEngine(Engine):
         # All sessions are computed, and those that make no step are left as they are.
         n, k, n_behaviours = probability.shape
         everyone = bool(slots.all())
+        fresh = _expose(rules, state, slates, slots)
         if rules.stochastic:
             # Behaviour by behaviour, so that the first meets the same draws however many follow.
             draws = uniform(
                 state.seeds, state.episodes, state.steps, n_behaviours * k, RESPONSE_STREAM
             )
-            answers = draws.reshape(n, n_behaviours, k).swapaxes(1, 2) < probability
+            drawn = draws.reshape(n, n_behaviours, k).swapaxes(1, 2) < probability
+            answers = (drawn & fresh[:, :, None]).astype(np.float32)
         else:
-            answers = probability
-        fresh = _fresh(rules, state, slates)
-        if not everyone:
-            fresh &= slots[:, None]
-        answers = np.multiply(answers, fresh[:, :, None], dtype=np.float32)
+            answers = probability * fresh[:, :, None]
         weighted = answers[:, :, 0] * rules.weights[0]
         for b in range(1, n_behaviours):  # in order
             weighted = weighted + answers[:, :, b] * rules.weights[b]
@@ -132,7 +130,7 @@ class NumpyEngine(Engine):
         steps = state.steps + slots
         filled = np.minimum((state.steps + 1) * k, window)
         if len(rules.target) == 2:  # surpluses are of counts, so that thresholds are exact
-            second = _second(recent, filled)
+            second = recent.sum(axis=1, dtype=np.int64)  # in front of the first they are zero
             share = second / filled
             if rules.one_sided:
                 surplus = 2.0 * (second - rules.target[1] * filled)
@@ -147,10 +145,9 @@ class NumpyEngine(Engine):
         terminated = slots & (temper < rules.least_temper)
         truncated = slots & (steps >= rules.step_limit) & ~terminated
 
-        numbers = slots.nonzero()[0]
-        for items in slates[numbers].T:  # two items of a slate may share a byte
-            state.exposed[numbers, items >> 3] |= _BITS[items & 7]
-        latest = numbers, state.steps[numbers]
+        acting = slice(None) if everyone else slots.nonzero()[0]  # views where they will do
+        longest = state.rewards.shape[1]
+        latest = (np.arange(n) * longest + state.steps)[acting]
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [
             (state.slates, slates),
             (state.responses, responses),
@@ -160,8 +157,8 @@ class NumpyEngine(Engine):
             (state.shares, share),
         ]
         for record, value in records:
-            record[latest] = value if everyone else value[numbers]
-        np.copyto(state.recent, recent, where=slots[:, None])
+            record.reshape(n * longest, *record.shape[2:])[latest] = value[acting]
+        state.recent[acting] = recent[acting]
         for current, value in (
             (state.share, share),
             (state.temper, temper),
@@ -293,7 +290,8 @@ def group_excess(
         (n,) float64, at least 0.
     """
     if len(target) == 2:  # one count says all
-        return _excess_of_two(_second(recent, filled), filled, target)
+        second = (recent * _real(recent, filled)).sum(axis=1, dtype=np.int64)
+        return _excess_of_two(second, filled, target)
     real = _real(recent, filled)
     alike = (recent[:, :, None] == recent[:, None, :]) & real[:, None, :]
     is_first = real & ~np.tril(alike, -1).any(axis=2)
@@ -310,30 +308,32 @@ def _excess_of_two(
     return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
 
 
-def _second(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
-    """(n,) int64 exposures of group 1."""
-    count: CountArray = ((recent == 1) & _real(recent, filled)).sum(axis=1)
-    return count
-
-
 def _real(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> BoolArray:
     """(n, window) bool: where there was an exposure; windows fill from the end."""
     real: BoolArray = np.arange(recent.shape[1]) >= recent.shape[1] - filled[:, None]
     return real
 
 
-def _fresh(rules: Rules, state: SessionState, slates: NDArray[np.int64]) -> BoolArray:
-    """(n, K) bool: items that may be answered, neither shown before nor repeated."""
+def _expose(
+    rules: Rules, state: SessionState, slates: NDArray[np.int64], slots: BoolArray
+) -> BoolArray:
+    """Marks the items of some sessions' slates as exposed.
+
+    Returns:
+        (N, K) bool: items of these sessions that may be answered, neither shown before nor
+        repeated.
+    """
+    fresh = np.empty(slates.shape, dtype=bool)
+    flat, width = state.exposed.reshape(-1), state.exposed.shape[1]
+    rows = np.arange(len(slates)) * width
+    # An item is marked as it is met, so that its second position in the slate is a repeat.
+    for position, items in enumerate(slates.T):
+        byte, bit = rows + (items >> 3), _BITS[items & 7] * slots
+        marks = flat[byte]
+        np.greater(bit, marks & bit, out=fresh[:, position])
+        flat[byte] = marks | bit
     if rules.allow_repeats:
-        return np.ones(slates.shape, dtype=bool)
-    exposed = bits.contains(state.exposed, np.arange(len(slates)), slates)
-    if slates.shape[1] == 1:
-        return ~exposed
-    columns = np.ascontiguousarray(slates.T)
-    repeated = np.zeros(columns.shape, dtype=bool)
-    for k in range(1, len(columns)):
-        np.logical_or.reduce(columns[:k] == columns[k], axis=0, out=repeated[k])
-    fresh: BoolArray = ~(exposed | repeated.T)
+        fresh[:] = slots[:, None]
     return fresh
 
 
@@ -359,7 +359,8 @@ def preference(
     """
     states: FloatArray = (mean_embedding(total, weight) - mean) / scale
     states[weight <= 0] = 0.0
-    return np.clip(states, np.float32(-bound), np.float32(bound), out=states)
+    np.minimum(states, np.float32(bound), out=states)  # np.clip is slow
+    return np.maximum(states, np.float32(-bound), out=states)
 
 
 def _kth_largest(scores: FloatArray, k: int) -> FloatArray:

@@ -611,6 +611,7 @@ def sessions(
     steps = rng.integers(0, longest, n)
     made = np.arange(longest) < steps[:, None]
     slates = np.where(made[:, :, None], rng.integers(0, items, (n, longest, k)), -1)
+    filled = np.arange(window) >= window - steps[:, None] * k
     exposed = np.zeros((n, items + 1), dtype=bool)
     exposed[np.arange(n)[:, None], slates.reshape(n, -1)] = True  # padding: the last column
     return SessionState(
@@ -623,7 +624,7 @@ def sessions(
         share=rng.random(n),
         last_reward=rng.random(n),
         reward_sum=rng.random(n) * longest,
-        recent=rng.integers(0, n_groups, (n, window)).astype(np.int8),
+        recent=(filled * rng.integers(0, n_groups, (n, window))).astype(np.int8),
         exposed=bits.pack(exposed[:, :-1]),
         slates=slates.astype(np.int32),
         responses=np.where(made[:, :, None], rng.random((n, longest, k)), 0).astype(np.float32),
