@@ -6,28 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.engine import Engine
+from kuaisim_gym.engine.bits import BitArray
 
 FloatArray = NDArray[np.float32]
-
-
-def pick(
-    scores: FloatArray, k: int, hidden: NDArray[np.bool_] | None, engine: Engine
-) -> NDArray[np.int64]:
-    """Picks the k best items of each row, hidden items last.
-
-    Args:
-        scores: (N, n_items) float32, finite. Overwritten.
-        k: Items a row, at most n_items.
-        hidden: (N, n_items) bool, items not to pick; ``None`` for none.
-        engine: Ranks the scores.
-
-    Returns:
-        (N, k) int64 item positions, best first, ties by position.
-    """
-    if hidden is not None:
-        scores[hidden] = -np.inf
-    best: NDArray[np.int64] = engine.top_items(scores, k)
-    return best
 
 
 class Ranker:
@@ -48,14 +29,15 @@ class Ranker:
         return len(self._items)
 
     def best(
-        self, vectors: FloatArray, k: int, hidden: NDArray[np.bool_] | None = None
+        self, vectors: FloatArray, k: int, hidden: BitArray | None = None
     ) -> NDArray[np.int64]:
         """The k best items of each user, which do not depend on the other rows.
 
         Args:
             vectors: (N, d) float32.
             k: Items a user, at most n_items.
-            hidden: (N, n_items) bool, items not to pick; ``None`` for none.
+            hidden: (N, ceil(n_items / 8)) uint8, items not to pick, see
+                :mod:`~kuaisim_gym.engine.bits`; ``None`` for none.
 
         Returns:
             (N, k) int64 item positions, best first; hidden ones come last.

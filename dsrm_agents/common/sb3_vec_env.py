@@ -153,7 +153,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         """Rows of ``"action_masks"``; refuses other methods, because slots are no objects."""
         if method_name != "action_masks":
             raise AttributeError(f"{method_name!r} cannot be called: slots are no objects.")
-        return list(self.action_masks()[list(self._get_indices(indices))])
+        masks = self.batch.actions.masks()
+        return [masks[slot].ravel() for slot in self._get_indices(indices)]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(N, m) bool: choices that lead to items not yet shown, as MaskablePPO wants them.
@@ -161,7 +162,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         Raises:
             ConfigError: The action type makes no choices.
         """
-        return self.batch.actions.masks()
+        return self.batch.actions.masks().reshape(self.num_envs, -1)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of each slot's session, for :meth:`render`."""

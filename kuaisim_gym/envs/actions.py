@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.errors import ConfigError, InvalidActionError
-from kuaisim_gym.ranking import Ranker, pick
+from kuaisim_gym.ranking import Ranker
 from kuaisim_gym.registry import register
 from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -52,7 +53,9 @@ class ActionKind(ABC):
         """
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, m) bool: choices that lead to items not yet shown, as sb3-contrib expects.
+        """(N, P, n_items) bool: items not yet shown, for each position that an action chooses for.
+
+        The positions of a session may be one row seen P times: not to be written to.
 
         Raises:
             ConfigError: This kind of action makes no choices.
@@ -64,11 +67,12 @@ class ActionKind(ABC):
 
     def _unexposed(self) -> NDArray[np.bool_]:
         """(N, n_items) bool; all true where repeats are allowed."""
-        exposed = self.core.state.exposed
-        return np.ones_like(exposed) if self.core.config.allow_repeats else ~exposed
+        if self.core.config.allow_repeats:
+            return np.ones((self.core.n_sessions, self.core.groups.n_items), dtype=bool)
+        return self.core.unexposed()
 
-    def _hidden(self) -> NDArray[np.bool_] | None:
-        """(N, n_items) bool, items that must not be shown again; ``None`` if any may."""
+    def _hidden(self) -> BitArray | None:
+        """(N, ceil(n_items / 8)) bits of items not to be shown again; ``None`` if any may."""
         return None if self.core.config.allow_repeats else self.core.state.exposed
 
 
@@ -104,8 +108,9 @@ class SlateAction(ActionKind, name="slate"):
         return actions  # type: ignore[return-value]  # the core checks them
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, K * n_items) bool, the same for every position of the slate."""
-        return np.tile(self._unexposed(), (1, self.core.config.slate_size))
+        """(N, K, n_items) bool, the same for every position of the slate."""
+        masks = self._unexposed()[:, None]
+        return np.broadcast_to(masks, (len(masks), self.core.config.slate_size, masks.shape[2]))
 
 
 class DiscreteAction(ActionKind, name="discrete"):
@@ -133,8 +138,8 @@ class DiscreteAction(ActionKind, name="discrete"):
         return actions[:, None]  # type: ignore[return-value]
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, n_items) bool."""
-        return self._unexposed()
+        """(N, 1, n_items) bool."""
+        return self._unexposed()[:, None]
 
 
 class FusionAction(ActionKind, name="fusion"):
@@ -142,13 +147,16 @@ class FusionAction(ActionKind, name="fusion"):
 
     An item's score is ``sum_b weight_b * probability_b``, with the probabilities that the train
     simulator's factor model predicts on either split: what a platform can know. The K best
-    unexposed items form the slate. The predictions of a session's user are stored, 0.2 MB each.
+    unexposed items form the slate. The predictions of a session's user are stored while there is
+    room, and else made at each step.
 
     Raises:
         ConfigError: There is one behaviour alone.
     """
 
-    _ROWS = 16  # users predicted or scored at once: 16 x 7,583 x 7 probabilities are 3 MB
+    _ROWS = 16  # users predicted and scored at once, at most: so that probabilities are
+    _VALUES = 1 << 20  # about so many, 4 MB
+    _ROOM = 1 << 26  # probabilities that are stored, at most: 256 MB, 1,264 sessions of KuaiRand
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         predictor = build_simulator(simulator.dataset, "train").model
@@ -161,36 +169,46 @@ class FusionAction(ActionKind, name="fusion"):
         self.predictor = predictor
         n_behaviours, n_items = len(predictor.behaviours), core.groups.n_items
         self.space = spaces.Box(-1.0, 1.0, (n_behaviours,), dtype=np.float32)
-        # Predictions stay while a user does.
-        self._users: NDArray[np.int32] = np.full(core.n_sessions, -1, dtype=np.int32)
-        self._predicted = np.zeros((core.n_sessions, n_behaviours, n_items), dtype=np.float32)
+        each = n_behaviours * n_items
+        self._rows = min(max(self._VALUES // each, 1), self._ROWS)
+        groups = min(self._ROOM // (each * self._rows), -(-core.n_sessions // self._rows))
+        # Those of whole groups of slots, the first ones; they stay while a user does.
+        shape = (groups * self._rows, n_behaviours, n_items)
+        self._stored: NDArray[np.float32] = np.zeros(shape, dtype=np.float32)
+        self._users: NDArray[np.int32] = np.full(len(self._stored), -1, dtype=np.int32)
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
-        weights = _vectors(actions, core.n_sessions, self._predicted.shape[1])
-        hidden = self._hidden()
-        self._predict(np.flatnonzero(self._users != core.state.users))
+        weights, hidden = _vectors(actions, core.n_sessions, self.space.shape[0]), self._hidden()
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
-        for start in range(0, core.n_sessions, self._ROWS):
-            rows = slice(start, start + self._ROWS)
-            scores = weights[rows, 0, None] * self._predicted[rows, 0]
+        for start in range(0, core.n_sessions, self._rows):
+            rows = slice(start, min(start + self._rows, core.n_sessions))
+            predicted = self._predicted(rows)
+            scores = weights[rows, 0, None] * predicted[:, 0]
             for b in range(1, weights.shape[1]):  # in order, so that batches change no sum
-                scores += weights[rows, b, None] * self._predicted[rows, b]
+                scores += weights[rows, b, None] * predicted[:, b]
             of_rows = None if hidden is None else hidden[rows]
-            slates[rows] = pick(scores, slates.shape[1], of_rows, core.engine)
+            slates[rows] = core.engine.top_items(scores, slates.shape[1], of_rows)
         return slates
 
-    def _predict(self, changed: NDArray[np.int64]) -> None:
-        """Predicts all behaviours of the users in some slots."""
+    def _predicted(self, rows: slice) -> NDArray[np.float32]:
+        """(n, B, n_items) float32 probabilities of the users in a group of slots."""
+        users = self.core.state.users[rows]
+        if rows.start >= len(self._stored):
+            return self._predict(users)
+        stored, known = self._stored[rows], self._users[rows]
+        changed = np.flatnonzero(known != users)
+        if changed.size:
+            stored[changed] = self._predict(users[changed])
+            known[:] = users
+        return stored
+
+    def _predict(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(n, B, n_items) float32 probabilities of some users."""
         items = np.arange(self.core.groups.n_items)
-        for start in range(0, len(changed), self._ROWS):
-            rows = changed[start : start + self._ROWS]
-            users = self.core.state.users[rows]
-            answers = self.predictor.begin(len(rows), self.core.engine)
-            answers.reset(np.ones(len(rows), dtype=bool), users)
-            probability = answers.feedback(np.tile(items, (len(rows), 1)))
-            self._predicted[rows] = probability.swapaxes(1, 2)
-            self._users[rows] = users
+        answers = self.predictor.begin(len(users), self.core.engine)
+        answers.reset(np.ones(len(users), dtype=bool), users)
+        return answers.feedback(np.tile(items, (len(users), 1))).swapaxes(1, 2)
 
 
 def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]:

@@ -238,8 +238,7 @@ class KuaiEnv(BatchView, gym.Env):
         Raises:
             ConfigError: The action type makes no choices.
         """
-        masks: NDArray[np.bool_] = self.batch.actions.masks()[0]
-        return masks
+        return self.batch.actions.masks().reshape(-1)
 
     def render(self) -> Any:
         """The session so far: text for ``"ansi"``, (H, W, 3) uint8 for ``"rgb_array"``.

@@ -62,7 +62,7 @@ def test_fusion_weighs_what_the_platform_predicts(small_rand, split: str) -> Non
             assert (batch.core.state.users != before).sum() > 10
         predicted = model.feedback(batch.core.state.users[:, None], items[None])
         scores = (predicted.astype(np.float64) * weights[:, None]).sum(axis=2)
-        scores[batch.core.state.exposed] = -np.inf
+        scores[~batch.core.unexposed()] = -np.inf
         slates = batch.actions.slates(weights)
         for slate, score in zip(slates, scores, strict=True):
             assert len(set(slate.tolist())) == 5

@@ -26,7 +26,7 @@ def played(batch: SessionBatch, scores) -> Sessions:
     rng, rows = np.random.default_rng(0), np.arange(batch.n_sessions)
     while batch.core.state.active.any():
         order = scores(rng).argsort(axis=1, kind="stable")
-        exposed = np.take_along_axis(batch.core.state.exposed, order, axis=1)
+        exposed = np.take_along_axis(~batch.core.unexposed(), order, axis=1)
         rank = exposed.argsort(axis=1, kind="stable")[:, :10]  # what was not shown comes first
         slates = np.take_along_axis(order, rank, axis=1)
         batch.step(slates, batch.core.state.active)
