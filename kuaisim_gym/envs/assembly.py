@@ -456,7 +456,8 @@ class SessionBatch:
             ``"user_id"`` (N,), whose session it is; ``"slate"`` (N, K), ids of the items shown;
             ``"slate_responses"`` (N, K) float32; ``"feedback"`` (N, K, B) float32 where a response
             has several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see
-            :meth:`session`. Where no step was made they are -1 (or empty, where ids are strings), 0 and false.
+            :meth:`session`. Where no step was made they are -1 (or empty, where ids are strings), 0
+            and false.
         """
         if result is None:
             n, k, b = self.n_sessions, self.config.slate_size, len(self.core.model.behaviours)
