@@ -644,7 +644,9 @@ def _best_items(
     nothing = np.zeros(0, np.bool_)
     for first in range(0, n_rows, _GROUP):
         size = min(_GROUP, n_rows - first)
-        group[:size] = vectors[first : first + size]
+        for row in range(size):  # to assign a slice compiles texts of errors: three seconds
+            for column in range(dim):
+                group[row, column] = vectors[first + row, column]
         padded = size + (-size) % 4
         counts[:] = 0
         for offset in range(0, n_items, _CHUNK):
