@@ -14,6 +14,7 @@ COMMANDS = {
     "training": ("benchmarks.speed.training", "time the stages of training, for several agents"),
     "heads": ("benchmarks.speed.heads", "time action heads on catalogues of several sizes"),
     "ratios": ("benchmarks.speed.ratios", "compare times with an older build's, in turns"),
+    "loads": ("benchmarks.speed.loads", "compare first loads with pandas and an older build"),
     "plot": ("benchmarks.speed.plot", "draw the growth curves as PNG"),
 }
 

@@ -25,6 +25,7 @@ from benchmarks.speed.timing import add_out
 
 OLD = "a0088be"  # the pinned build that figures refer to
 ROOT = Path(__file__).parents[2]
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 _VECTOR = """
 import gymnasium as gym, kuaisim_gym
@@ -149,14 +150,13 @@ def compare(case: str, old: Path, repeats: int) -> dict[str, float]:
 
 def seconds(case: str, build: Path) -> float:
     """Processor seconds of a case in a new process, with the packages of a folder."""
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
         [sys.executable, "-c", _BEFORE + CASES[case] + _AFTER],
         capture_output=True,
         text=True,
         check=False,
         cwd=build,
-        env={**os.environ, **one_thread, "PYTHONPATH": str(build)},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(build)},
     )
     if done.returncode:
         raise RuntimeError(f"{case} failed with the packages of {build}:\n{done.stderr[-2000:]}")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
-from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
+from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions, are_distinct
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 IdArray = NDArray[Any]  # int64, or strings of any width
@@ -325,15 +325,7 @@ class Dataset:
         rank = np.zeros(self.n_users, np.int64)
         rank[self.test_users] = np.arange(len(self.test_users))
         cell = rank[users] * self.n_items + items
-        n_cells = len(self.test_users) * self.n_items
-        if n_cells <= 8 * len(cell):  # marks take no more memory than the cells, and no sort
-            answered = np.zeros(n_cells, dtype=bool)
-            answered[cell] = True
-            repeated = int(np.count_nonzero(answered)) < len(cell)
-        else:
-            cell.sort()
-            repeated = bool((cell[1:] == cell[:-1]).any())
-        if repeated:
+        if not are_distinct(cell, len(self.test_users) * self.n_items):
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:

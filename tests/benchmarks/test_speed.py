@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import kuaisim_gym
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import heads, memory, purifiers, timing, training
+from benchmarks.speed import heads, loads, memory, purifiers, timing, training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -200,3 +201,30 @@ def test_ratios_compare_with_the_packages_of_a_wheel(tmp_path: Path, capsys) -> 
     assert figures["old_s"] >= 2.0
     assert figures["ratio"] == figures["new_s"] / figures["old_s"] < 1.0
     assert "new / old" in capsys.readouterr().out
+
+
+def test_first_loads_are_compared_with_pandas_and_an_older_build(tmp_path: Path) -> None:
+    wheel, packages = tmp_path / "older.whl", Path(kuaisim_gym.__file__).parents[1]
+    with zipfile.ZipFile(wheel, "w") as packed:
+        for file in (packages / "kuaisim_gym").rglob("*.py"):
+            packed.write(file, file.relative_to(packages))
+    assert main(["loads", "--quick", "--old", str(wheel), "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "loads.json").read_text())["first loads"]
+    assert [row["dataset"] for row in rows] == list(loads.SIZES)
+    for row in rows:
+        assert row["new / pandas"] == row["new_s"] / row["pandas_s"]
+        assert row["new / old"] == row["new_s"] / row["old_s"]
+        assert min(row["pandas_MB"], row["new_MB"], row["old_MB"]) > 0
+
+
+def test_files_of_first_loads_are_those_of_the_datasets(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
+    for name, size in loads.QUICK.items():
+        (tmp_path / name).mkdir()
+        loads.write_files(name, size, tmp_path / name)
+        dataset = kuaisim_gym.load_dataset(name, tmp_path / name)
+        assert dataset.n_users == size.users
+        assert not any("duplicate" in note or "repeat" in note for note in dataset.notes)
+    log, test = (loads.QUICK["kuairand"].users * n for n in (53, 43))
+    tested = dataset.test if dataset.randomised is None else dataset.test.merged(dataset.randomised)
+    assert (len(dataset.log), len(tested)) == (log, test)
