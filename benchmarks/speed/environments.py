@@ -38,8 +38,7 @@ STAGES = {
     "batch.encoder.observe": "observations",
     "batch.play": "all of these but slates, in one compiled call",
     "batch.renew": "new sessions",
-    "_add_step": "infos of the step, session metrics",
-    "_add_arrivals": "infos of arrivals",
+    "batch.info": "infos, session metrics",
 }
 
 
