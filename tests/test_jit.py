@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from kuaisim_gym.engine.jit import digest  # noqa: E402
+from kuaisim_gym.engine.jit import digest
 
 SOURCES = {
     "__init__": "",
