@@ -67,6 +67,28 @@ agent.learn({warm_up})
 def work():
     agent.learn({steps}, reset_num_timesteps=False)
 """
+_RANKING = """
+import numpy as np
+from kuaisim_gym.engine import find_engine
+from kuaisim_gym.ranking import Ranker
+width = {width} if {width} else (10 if {packs} else 33)
+rng, n = np.random.default_rng(0), {n}
+ranker = Ranker(rng.standard_normal(({items}, width), dtype=np.float32), find_engine())
+users = rng.uniform(-1, 1, (n, width)).astype(np.float32)
+shown = rng.integers(0, {items}, (n, 150))
+if {packs}:
+    flags = np.zeros((n, {items}), dtype=bool)
+    flags[np.arange(n)[:, None], shown] = True
+    hidden = np.packbits(flags, axis=1, bitorder="little")
+    del flags
+else:
+    hidden = shown.astype(np.int32)
+def work():
+    for _ in range({times}):
+        ranker.best(users, 10, hidden)
+work()
+"""
+_PACKS = "find_spec('kuaisim_gym.engine.bits')"  # older builds take positions of what was shown
 # Code by case: what it does before `work` is not timed; a case without `work` is timed as a whole.
 CASES = {
     "import": "import dsrm_agents",
@@ -81,6 +103,12 @@ gym.make("KuaiRec-Fair-v0").reset(seed=1)
         for env, n, actions, engine in _VECTORS
     },
     **{f"SB3 64 {actions}": _SB3.format(actions=actions) for actions in ("discrete", "slate")},
+    **{
+        f"ranking of {items:,}, {kind}": "from importlib.util import find_spec\n"
+        + _RANKING.format(items=items, n=n, times=times, width=width, packs=_PACKS)
+        for items, n, times in ((100_000, 64, 10), (1_000_000, 64, 1))
+        for kind, width in (("33 columns", 33), ("columns in use", 0))
+    },
     "gym.make discrete": """
 import gymnasium as gym, kuaisim_gym
 env = gym.make("KuaiRec-Fair-v0", action_type="discrete")

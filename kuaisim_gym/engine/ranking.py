@@ -187,7 +187,7 @@ def _insert(
 
 
 @inlined
-def _reached(lanes: NDArray[Any], k: int, least: np.float32) -> np.float32:
+def _reached(lanes: NDArray[Any], k: int, least: np.float32) -> Any:
     """A value that k lanes reach, close to the largest such value; ``least`` if there is none.
 
     By bisection, because counting is fast.

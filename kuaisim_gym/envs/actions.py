@@ -179,7 +179,7 @@ class FusionAction(ActionKind, name="fusion"):
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
-        weights, hidden = _vectors(actions, core.n_sessions, self.space.shape[0]), self._hidden()
+        weights, hidden = _vectors(actions, core.n_sessions, self._stored.shape[1]), self._hidden()
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for start in range(0, core.n_sessions, self._rows):
             rows = slice(start, min(start + self._rows, core.n_sessions))

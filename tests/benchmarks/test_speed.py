@@ -132,12 +132,14 @@ def test_each_row_is_measured_in_a_process_of_its_own() -> None:
 
 def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     study = quick(tmp_path, "memory")
-    assert in_this_process == [memory.occupied, memory.grown]
-    assert study.keys() == {*ABOUT, "sessions", "growth"}
+    assert in_this_process == [memory.occupied, memory.grown, memory.of_large_catalogue]
+    assert study.keys() == {*ABOUT, "sessions", "growth", "large"}
     views = {(row["actions"], row["observation"]) for row in study["sessions"]}
     assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
                      ("slate", "dict"), ("slate", "history"), ("fusion", "state")}  # fmt: skip
     assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
+    assert {row["actions"] for row in study["large"]} == {"discrete", "slate", "continuous"}
+    assert all(row["MB_in_all_at_the_peak"] > row["MB_before"] > 0 for row in study["large"])
     assert "### growth" in capsys.readouterr().out
 
 

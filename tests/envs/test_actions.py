@@ -92,8 +92,8 @@ def test_masks_are_the_items_not_yet_shown(small, kind: str, size: int) -> None:
     shown = np.zeros((3, 240), dtype=bool)
     for step in range(3):
         masks = batch.actions.masks()
-        assert masks.shape == (3, size * 240)
-        np.testing.assert_array_equal(masks.reshape(3, size, 240), ~shown[:, None].repeat(size, 1))
+        np.testing.assert_array_equal(masks, ~shown[:, None].repeat(size, 1))
+        assert masks.strides[1] == 0 or size == 1  # one row, not a copy for each position
         slates = np.array([[9, 8, 7], [step, step, step], [3 * step, 30, 31]])[:, :size]
         batch.step(slates if size > 1 else slates[:, 0])
         np.put_along_axis(shown, slates, True, axis=1)

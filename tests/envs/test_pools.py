@@ -71,7 +71,7 @@ def test_sessions_show_pools_alone_and_end_when_they_are_empty(pooled, action_ty
     active, exhausted = np.ones(16, dtype=bool), 0
     while active.any():
         if action_type == "discrete":
-            masks = batch.actions.masks()
+            masks = batch.actions.masks()[:, 0]
             masks[~active, 0] = True  # sessions that are over have nothing left
             actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
         else:

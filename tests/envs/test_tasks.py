@@ -251,7 +251,7 @@ def test_a_history_goes_on_over_visits(small_rand) -> None:
 def test_masks_are_fresh_at_each_visit(small_rand) -> None:
     batch = begun(RetentionBatch, small_rand, max_len=2, n_visits=3, action_type="discrete")
     for step in range(5):
-        assert (~batch.actions.masks()).sum(axis=1).tolist() == [step % 2] * N
+        assert (~batch.actions.masks()).sum(axis=(1, 2)).tolist() == [step % 2] * N
         batch.step(np.full(N, 7))
 
 
