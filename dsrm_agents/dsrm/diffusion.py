@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol, TypeVar
 
@@ -35,14 +35,14 @@ class Denoiser(Protocol):
         """
         ...
 
-    def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
+    def at(self, condition: Tensor, steps: Sequence[int]) -> Callable[[Tensor, int], Tensor]:
         """The same network for conditions that stay, as sampling calls it.
 
-        A network may override this to prepare the embeddings of all steps once.
+        A network may override this to prepare the embeddings of the steps once.
 
         Args:
             condition: (B, c) conditions.
-            steps: Largest step that will be asked for.
+            steps: Those that will be asked for.
 
         Returns:
             A function of (B, d) noised states and the step k of them all.
@@ -201,9 +201,9 @@ class GaussianDiffusion(nn.Module):
         """
         if not 0.0 <= eta <= 1.0:
             raise ConfigError(f"eta must be in [0, 1], got {eta}.")
-        predict = denoiser.at(condition, self.steps)
         taken = self.steps if stops is None else min(stops, self.steps)
         visited = [round(self.steps * index / taken) for index in range(taken, -1, -1)]
+        predict = denoiser.at(condition, visited[:-1])
         yield x
         for k, following in pairwise(visited):
             now, after = self.alpha_bar[k], self.alpha_bar[following]
