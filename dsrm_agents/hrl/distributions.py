@@ -180,7 +180,7 @@ def _weights(scores: Tensor, groups: tuple[slice, ...]) -> tuple[Tensor, Tensor]
     # An exponential that underflows takes ten to thirty times as long.
     lowest = math.log(torch.finfo(scores.dtype).tiny) + 1.0
     weight = scores.clamp_(min=lowest).exp_()
-    return nn.functional.threshold_(weight, 1.01 * math.exp(lowest), 0.0), top
+    return nn.functional.threshold(weight, 1.01 * math.exp(lowest), 0.0, inplace=True), top
 
 
 def _masses(weight: Tensor, groups: tuple[slice, ...]) -> Tensor:

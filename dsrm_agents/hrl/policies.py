@@ -248,7 +248,9 @@ class HierarchicalPolicy(SlateActorCritic):
         drawn = self.worker.act(self._context(obs, control), deterministic)
         manager_log_prob = manager.log_prob(control).sum(1)
         values = self._values(state)
-        return Decision(drawn.slates, control, manager_log_prob, drawn.log_prob, values, drawn.bounds)
+        return Decision(
+            drawn.slates, control, manager_log_prob, drawn.log_prob, values, drawn.bounds
+        )
 
     def evaluate_decision(
         self, obs: PyTorchObs, control: Tensor, slates: Tensor, bounds: SlateBounds | None = None
