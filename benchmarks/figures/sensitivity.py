@@ -52,9 +52,8 @@ class SensitivityStudy(FigureStudy):
     def make(self, path: Path) -> Result:
         dataset, spec = self.load(), run_of(self.seed, self.sessions, self.episodes)
         started = time.perf_counter()
-        purifier = fit_purifier(
-            PURIFIED, dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
-        )
+        steps: dict[str, Any] = {"diffusion_steps": self.diffusion_steps, "serving_steps": None}
+        purifier = fit_purifier(PURIFIED, dataset, seed=self.seed, **steps)
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
         states = data.states[purifier.reads].copy()  # the purifier may write into it
