@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.origin import identity, marked, origin_of
 from dsrm_agents.dsrm.purifier import Purifier, given_width, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 from kuaisim_gym.observation import PREFERENCE_BOUND
@@ -78,10 +79,10 @@ class ObservationPurifier:
                 f"make them {state}: put the purifier next to the environment."
             )
         assert isinstance(state, spaces.Box)
-        purified = self._purified(state)
+        purified: spaces.Space[Any] = self._purified(state)
         if isinstance(space, spaces.Dict):
-            return spaces.Dict({**space.spaces, "state": purified})
-        return purified
+            purified = spaces.Dict({**space.spaces, "state": purified})
+        return marked(purified, **origin_of(space), purifier=identity(self.purifier))
 
     def _purified(self, space: spaces.Box) -> spaces.Box:
         bound = np.full(self.dim, PREFERENCE_BOUND, dtype=np.float32)
