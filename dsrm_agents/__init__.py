@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dsrm_agents.hsrl.hsrl import HSRL
     from dsrm_agents.hsrl.policies import HSRLPolicy
     from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
+    from dsrm_agents.serving import Recommender
 
 # Imported when they are used: these modules load torch and Stable-Baselines3.
 _MODULES, __getattr__ = lazy_names(
@@ -64,6 +65,7 @@ _MODULES, __getattr__ = lazy_names(
         "hsrl.hsrl": ("HSRL",),
         "hsrl.policies": ("HSRLPolicy",),
         "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
+        "serving": ("Recommender",),
     },
 )
 
@@ -71,10 +73,10 @@ __all__ = [
     "BCQ", "DSRM", "HSRL", "MOFIR", "SAC4IR", "Codebook", "DNaIR", "DiscreteBCQ", "EncodedVecEnv",
     "HSRLPolicy", "HierarchicalPPO", "HierarchicalPolicy", "HistoryEncoder", "HistoryExtractor",
     "KuaiVecEnv", "PenalisedVecEnv", "PreferenceVecEnv", "Purifier", "PurifyObservation",
-    "PurifyVecEnv", "PurifyVectorObservation", "ScorerVecEnv", "SemanticActionWrapper",
-    "SemanticVecEnv", "StateEncoder", "Student", "TrainingCheckpoint", "distil", "evaluate",
-    "fit_dorl", "fit_dsrm", "fit_encoder", "fit_purifier", "item_features", "load_purifier",
-    "make_vec_env", "resume",
+    "PurifyVecEnv", "PurifyVectorObservation", "Recommender", "ScorerVecEnv",
+    "SemanticActionWrapper", "SemanticVecEnv", "StateEncoder", "Student", "TrainingCheckpoint",
+    "distil", "evaluate", "fit_dorl", "fit_dsrm", "fit_encoder", "fit_purifier", "item_features",
+    "load_purifier", "make_vec_env", "resume",
 ]  # fmt: skip
 
 

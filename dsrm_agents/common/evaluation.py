@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
-from dsrm_agents.common.origin import check_origin
+from dsrm_agents.common.origin import check_origin, shapes
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
@@ -86,6 +86,7 @@ def _check(agent: Any, env: Any, strict: bool) -> None:
     check_origin(own, shown, "evaluate(..., strict=False) plays it as it is", name)
     if own != shown:
         raise ConfigError(
-            f"{name} was trained on observations {own}, the environment shows {shown}: make it "
-            "with the options that it was trained with."
+            f"{name} was trained on observations {shapes(own)}, the environment shows "
+            f"{shapes(shown)}, or others in range: make it with the options that it was trained "
+            "with."
         )

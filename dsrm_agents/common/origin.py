@@ -83,6 +83,17 @@ def check_origin(
             )
 
 
+def shapes(space: spaces.Space[Any]) -> str:
+    """A space in a few words: its shapes, by key where it has some, and its kind."""
+    if isinstance(space, spaces.Dict):
+        return f"{{{', '.join(f'{key}: {shapes(one)}' for key, one in space.spaces.items())}}}"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"MultiDiscrete({space.nvec.tolist()})"
+    if isinstance(space, spaces.Discrete):
+        return f"Discrete({space.n})"
+    return f"{type(space).__name__}{space.shape}"
+
+
 def _another(trained: dict[str, Any], shown: dict[str, Any]) -> str:
     return ", of other rows" if trained["dataset"] == shown["dataset"] else ""
 

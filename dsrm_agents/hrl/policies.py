@@ -314,10 +314,16 @@ class HierarchicalPolicy(SlateActorCritic):
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
 
-    def item_scores(self, obs: PyTorchObs) -> Tensor:
-        """(N, n_items) float32 scores of the catalogue, as :meth:`score_items` gives them."""
+    def item_scores(self, obs: PyTorchObs, control: Tensor | None = None) -> Tensor:
+        """(N, n_items) float32 scores of the catalogue, as :meth:`score_items` gives them.
+
+        Args:
+            obs: Observations of N sessions.
+            control: (N, 2) the manager's draws; ``None`` for those that it would choose.
+        """
         items = self.worker.items
-        columns = self.worker.scorer(self._manager_context(obs)) @ items.keys().T
+        context = self._manager_context(obs) if control is None else self._context(obs, control)
+        columns = self.worker.scorer(context) @ items.keys().T
         return columns[:, items.column_of_item]
 
     # The interface of Stable-Baselines3.

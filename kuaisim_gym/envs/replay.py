@@ -155,7 +155,7 @@ class ReplayedSessions:
         """Makes a step of some sessions, whose slates begin at some event."""
         slates = np.zeros(self.answers.answers.shape[:2], dtype=np.int64)
         self.answers.answers[...] = 0.0
-        for row in np.flatnonzero(slots):
+        for row in np.flatnonzero(slots).tolist():
             items, responses = histories[row]
             events = slice(start, start + slates.shape[1])
             slates[row], self.answers.answers[row, :, 0] = items[events], responses[events]
@@ -165,8 +165,8 @@ class ReplayedSessions:
         """Adds the items of slates that are not full."""
         core, size = self.batch.core, self.answers.answers.shape[1]
         rest = lengths % size
-        rows = np.flatnonzero(rest)
-        if not rows.size:
+        rows = np.flatnonzero(rest).tolist()
+        if not rows:
             return
         state, numbers = core.state, np.arange(size)
         slates = np.zeros((len(lengths), size), dtype=np.int64)
