@@ -39,6 +39,7 @@ from dsrm_agents.hrl.policies import HierarchicalPolicy
 from kuaisim_gym.config import is_number
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.coding import Positions
+from kuaisim_gym.envs.actions import ScorerAction
 from kuaisim_gym.envs.replay import History, ReplayedSessions, options_of
 from kuaisim_gym.envs.shared import BatchView
 from kuaisim_gym.errors import ConfigError, UnknownIdError
@@ -46,7 +47,7 @@ from kuaisim_gym.errors import ConfigError, UnknownIdError
 Event = tuple[Any, float]  # an item's id, and the response to it
 Recommendation = list[tuple[Any, float]]  # of items' ids and scores, as the slate has them
 Ranked = tuple[NDArray[np.int64], NDArray[np.float32]]  # (N, K) item positions and their scores
-Hidden = list[NDArray[np.int64]]  # of each user, positions of items not to be shown
+Hidden = NDArray[np.bool_]  # (N, n_items), items not to be shown
 
 _INSIST = "Recommender(..., strict=False) serves it as it is"
 _SIZES = 4  # numbers of users, and shares, for which sessions are kept ready
@@ -153,7 +154,9 @@ class Recommender:
         sessions = self._sessions(len(user_ids), server.target_share(share))
         users = self._positions_of_users(user_ids)
         events = [self._events(history) for history in histories]
-        hidden = [self._catalogue_positions("exclude", list(ids)) for ids in excluded]
+        hidden = np.zeros((len(users), self.dataset.n_items), dtype=bool)
+        for row, ids in enumerate(excluded):
+            hidden[row, self._catalogue_positions("exclude", list(ids))] = True
         memory = None
         for _ in sessions.replayed.replay(users, events):
             memory = server.recall(sessions, memory)
@@ -278,27 +281,19 @@ class Sessions(BatchView):
         observation = self.replayed.observe()
         return observation if self._purify is None else self._purify(observation)[0]
 
-    def hide(self, items: Hidden) -> None:
-        """Treats items as shown, user by user, in the choice of the next slate alone."""
-        for row, positions in enumerate(items):
-            self.batch.core.state.exposed[row, positions] = True
-
     def check_enough(self, hidden: Hidden) -> None:
         """Checks that each user has a slate of items left.
 
         Raises:
             ConfigError: One has not.
         """
-        size, exposed = self.batch.config.slate_size, self.batch.core.state.exposed
-        for row, positions in enumerate(hidden):
-            gone = exposed[row].copy()
-            gone[positions] = True
-            left = int(np.count_nonzero(~gone))
-            if left < size:
-                raise ConfigError(
-                    f"A slate has {size} items, but history and exclude leave {left} of "
-                    f"{len(gone)} to user number {row} of the call: exclude fewer."
-                )
+        size, left = self.batch.config.slate_size, (self.replayed.unexposed() & ~hidden).sum(1)
+        if (left < size).any():
+            row = int(left.argmin())
+            raise ConfigError(
+                f"A slate has {size} items, but history and exclude leave {left[row]} of "
+                f"{hidden.shape[1]} to user number {row} of the call: exclude fewer."
+            )
 
 
 class Server(ABC):
@@ -378,7 +373,7 @@ class Server(ABC):
 
         Args:
             sessions: N sessions.
-            hidden: Of each, (m,) positions of items not to be shown.
+            hidden: (N, n_items) bool, items not to be shown.
             memory: Of :meth:`recall`.
         """
 
@@ -414,7 +409,7 @@ class RuleServer(Server):
     def best(self, sessions: Sessions, hidden: Hidden, memory: Any) -> Ranked:
         agent = self._bound(sessions)
         scores = agent.item_scores(sessions.observe())
-        sessions.hide(hidden)
+        sessions.replayed.hide(hidden)
         return _with_scores(agent.chosen(scores), scores)
 
 
@@ -430,21 +425,29 @@ class ScorerServer(Server):
         self._composition = lru_cache(_SIZES)(lambda sessions: kind(sessions.batch))
 
     def options(self) -> dict[str, Any]:
-        return super().options() | {"action_type": "continuous"}
+        kind = {} if self.quota is None else {"action_type": ScorerAction.name}
+        return super().options() | kind
+
+    def check(self, sessions: Sessions, strict: bool) -> None:
+        super().check(sessions, strict)
+        sessions.batch.actions.scores(self._actions(sessions))  # refuses those that score nothing
 
     def target_share(self, share: float | None) -> float | None:
         return share if self.quota else super().target_share(share)
 
     def best(self, sessions: Sessions, hidden: Hidden, memory: Any) -> Ranked:
         batch = sessions.batch
-        actions, _ = self.agent.predict(sessions.observe(), deterministic=True)
-        vectors = np.asarray(actions, dtype=np.float32)
-        scores = vectors @ batch.catalogue.known.T
-        sessions.hide(hidden)
+        actions = self._actions(sessions)
+        scores = batch.actions.scores(actions)
+        sessions.replayed.hide(hidden)
         if self.quota is None:
-            return _with_scores(batch.actions.slates(vectors).astype(np.int64), scores)
+            return _with_scores(batch.actions.slates(actions).astype(np.int64), scores)
         counts = self._composition(sessions)(scores)
         return _with_scores(best_slates(batch, scores, counts), scores)
+
+    def _actions(self, sessions: Sessions) -> NDArray[np.float32]:
+        actions, _ = self.agent.predict(sessions.observe(), deterministic=True)
+        return np.asarray(actions, dtype=np.float32)
 
 
 class SlateServer(Server):
@@ -460,9 +463,7 @@ class SlateServer(Server):
         policy.set_training_mode(False)
         with torch.no_grad():
             obs, _ = policy.obs_to_tensor(sessions.observe())
-            slates, scores = self.decided(
-                _without(obs, hidden, sessions.batch.catalogue.n_items), sessions, memory
-            )
+            slates, scores = self.decided(_without(obs, hidden), sessions, memory)
         return _with_scores(slates.cpu().numpy(), scores.cpu().numpy())
 
     def decided(
@@ -559,14 +560,12 @@ def _server(agent: Any) -> Server:
     )
 
 
-def _without(obs: dict[str, Tensor], hidden: Hidden, n_items: int) -> dict[str, Tensor]:
+def _without(obs: dict[str, Tensor], hidden: Hidden) -> dict[str, Tensor]:
     """Observations whose pools lack some items, as policies over slates take them."""
-    if not any(len(items) for items in hidden):
+    if not hidden.any():
         return obs
-    pool = torch.arange(n_items).repeat(len(hidden), 1)
-    for row, items in enumerate(hidden):
-        pool[row, torch.from_numpy(items)] = -1
-    return {**obs, "pool": pool.to(obs["exposed"].device)}
+    pool = np.where(hidden, -1, np.arange(hidden.shape[1]))
+    return {**obs, "pool": torch.from_numpy(pool).to(obs["exposed"].device)}
 
 
 def _with_scores(slates: NDArray[np.int64], scores: NDArray[np.float32]) -> Ranked:

@@ -125,6 +125,14 @@ class ReplayedSessions:
         """Observations of all sessions as they stand."""
         return self.batch.observe()
 
+    def unexposed(self) -> NDArray[np.bool_]:
+        """(N, n_items) bool: items that the sessions can still show."""
+        return ~self.batch.core.state.exposed
+
+    def hide(self, items: NDArray[np.bool_]) -> None:
+        """Treats (N, n_items) bool items as shown, for the next slates; observations stay."""
+        self.batch.core.state.exposed[...] |= items
+
     def replay(
         self, users: NDArray[np.int32], histories: Sequence[History]
     ) -> Iterator[NDArray[np.int64]]:

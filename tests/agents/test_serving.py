@@ -414,7 +414,9 @@ def tokens_of(env):
 
 
 REFUSED = {
-    "fusion": ({"action_type": "fusion"}, lambda env: on_policy(PPO, env), "has actions Box"),
+    "fusion": (
+        {"action_type": "fusion"}, lambda env: on_policy(PPO, env), "actions that score no items"
+    ),
     "discrete": (
         {"action_type": "discrete"}, lambda env: on_policy(PPO, env), "scores no items"
     ),
@@ -502,3 +504,13 @@ def test_wrong_requests_say_what_is_wrong(small, served) -> None:
     if len(log_only):
         with pytest.raises(UnknownIdError, match="occurs in its log alone"):
             served.recommend(None, [(log_only[0].item(), 1.0)])
+
+
+def test_a_user_with_a_pool_is_served_every_item(small_positive) -> None:
+    pooled = dataclasses.replace(small_positive, pools=True)
+    agent = hierarchical(make_vec_env(ENV, 4, dataset=pooled, **DICT))
+    recommender = Recommender(agent, None, pooled)
+    user = pooled.user_ids[pooled.test_users[0]].item()
+    shown = ids_of(recommender.recommend(user))
+    assert len(set(shown)) == len(set(ids_of(recommender.recommend(None)))) == 10
+    assert not set(shown[:4]) & set(ids_of(recommender.recommend(user, exclude=shown[:4])))
