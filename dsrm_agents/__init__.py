@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kuaisim_gym.lazy import lazy_names
+from kuaisim_gym.lazy import check_extra, lazy_names
+
+check_extra(__name__, "agents", "torch", "stable_baselines3")
 
 if TYPE_CHECKING:
     from dsrm_agents.baselines.bcq import BCQ

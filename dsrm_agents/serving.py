@@ -37,7 +37,7 @@ from dsrm_agents.dsrm.purifier import Purifier, load_purifier
 from dsrm_agents.dsrm.wrappers import ObservationPurifier
 from dsrm_agents.hrl.policies import HierarchicalPolicy
 from kuaisim_gym.config import is_number
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.data.coding import Positions
 from kuaisim_gym.envs.actions import ScorerAction
 from kuaisim_gym.envs.replay import History, ReplayedSessions, options_of
@@ -85,12 +85,8 @@ class Recommender:
         strict: bool = True,
         **options: Any,
     ) -> None:
-        if not isinstance(dataset, Dataset):
-            raise ConfigError(
-                f"A Recommender needs the Dataset that the agent was trained on, got {dataset!r}: "
-                "load it with kuaisim_gym.load_dataset()."
-            )
-        self.dataset = dataset
+        self.dataset = check_dataset("Recommender(agent, purifier, dataset)", dataset)
+        self._strict = strict
         self._server = _server(agent)
         self._purifier = _as_purifier(purifier)
         reads = {} if self._purifier is None else {"preference": self._purifier.reads}
@@ -170,7 +166,9 @@ class Recommender:
         options = dict(self.options)
         if share is not None:
             options["target"] = (share, 1.0 - share)
-        return Sessions(n, self.dataset, self._purifier, self._server.believes, options)
+        return Sessions(
+            n, self.dataset, self._purifier, self._server.believes, self._strict, options
+        )
 
     def _positions_of_users(self, ids: list[Any]) -> NDArray[np.int32]:
         """(n,) int32 positions, one behind the last for users whom the dataset does not know.
@@ -252,6 +250,7 @@ class Sessions(BatchView):
         dataset: The data.
         purifier: The purifier, or ``None``.
         believes: Whether the batch must have a belief.
+        strict: As for :class:`~dsrm_agents.dsrm.wrappers.ObservationPurifier`.
         options: Of the environment.
 
     Attributes:
@@ -266,6 +265,7 @@ class Sessions(BatchView):
         dataset: Dataset,
         purifier: Purifier | None,
         believes: bool,
+        strict: bool,
         options: dict[str, Any],
     ) -> None:
         self.replayed = ReplayedSessions(n, dataset, believes, **options)
@@ -273,7 +273,7 @@ class Sessions(BatchView):
         self.observation_space = marked(self.batch.observation_space, **of_dataset(dataset))
         self._purify: ObservationPurifier | None = None
         if purifier is not None:
-            self._purify = ObservationPurifier(purifier, lambda name: getattr(self, name))
+            self._purify = ObservationPurifier(purifier, lambda name: getattr(self, name), strict)
             self.observation_space = self._purify.space(self.observation_space)
 
     def observe(self) -> Any:

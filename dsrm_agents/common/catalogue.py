@@ -39,9 +39,9 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
         ) from error
     if expected is not None and expected.fingerprint != shown.fingerprint:
         raise CheckpointError(
-            f"This agent was built for the items of catalogue {expected.fingerprint!r}, the "
-            f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
-            "trained on, or train a new agent."
+            f"{agent} was built for other items, {expected.n_items} in number, than the "
+            f"{shown.n_items} of {env.get_attr('dataset_description')[0]}: use the dataset that it "
+            "was trained on, or train a new agent."
         )
     return shown
 

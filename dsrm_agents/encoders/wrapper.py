@@ -53,8 +53,8 @@ class EncodedVecEnv(StatelessVecEnv):
             encoder = StateEncoder.load(encoder)
         if encoder.fingerprint != batch.dataset.fingerprint:
             raise CheckpointError(
-                f"This encoder was fitted on dataset {encoder.fingerprint!r}, the environment runs "
-                f"on {batch.dataset.fingerprint!r}: fit it again with fit_encoder(dataset)."
+                "This encoder was fitted on another dataset than the environment's, "
+                f"{batch.dataset.description}: fit it again with fit_encoder(dataset)."
             )
         self.encoder = encoder
         self.observation_space = marked(venv.observation_space, encoder=identity(encoder))

@@ -456,7 +456,7 @@ def test_other_objects_are_refused(small, served) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Recommender(agent, None, small)
-    with pytest.raises(ConfigError, match="needs the Dataset that the agent was trained on"):
+    with pytest.raises(ConfigError, match="needs a Dataset, got 'kuairec'"):
         Recommender(served._server.agent, None, "kuairec")
     with pytest.raises(ConfigError, match="must be one of"):
         Recommender(served._server.agent, None, small, slate_length=3)
