@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dsrm_agents.encoders.pretrain import fit_encoder
     from dsrm_agents.encoders.states import StateEncoder
     from dsrm_agents.encoders.wrapper import EncodedVecEnv
+    from dsrm_agents.export import export_onnx
     from dsrm_agents.hrl.features import item_features
     from dsrm_agents.hrl.hppo import HierarchicalPPO
     from dsrm_agents.hrl.policies import HierarchicalPolicy
@@ -60,6 +61,7 @@ _MODULES, __getattr__ = lazy_names(
         "encoders.pretrain": ("fit_encoder",),
         "encoders.states": ("StateEncoder",),
         "encoders.wrapper": ("EncodedVecEnv",),
+        "export": ("export_onnx",),
         "hrl.features": ("item_features",),
         "hrl.hppo": ("HierarchicalPPO",),
         "hrl.policies": ("HierarchicalPolicy",),
@@ -72,13 +74,45 @@ _MODULES, __getattr__ = lazy_names(
 )
 
 __all__ = [
-    "BCQ", "DSRM", "HSRL", "MOFIR", "SAC4IR", "Codebook", "DNaIR", "DiscreteBCQ", "EncodedVecEnv",
-    "HSRLPolicy", "HierarchicalPPO", "HierarchicalPolicy", "HistoryEncoder", "HistoryExtractor",
-    "KuaiVecEnv", "PenalisedVecEnv", "PreferenceVecEnv", "Purifier", "PurifyObservation",
-    "PurifyVecEnv", "PurifyVectorObservation", "Recommender", "ScorerVecEnv",
-    "SemanticActionWrapper", "SemanticVecEnv", "StateEncoder", "Student", "TrainingCheckpoint",
-    "distil", "evaluate", "fit_dorl", "fit_dsrm", "fit_encoder", "fit_purifier", "item_features",
-    "load_purifier", "make_vec_env", "resume",
+    "BCQ",
+    "DSRM",
+    "HSRL",
+    "MOFIR",
+    "SAC4IR",
+    "Codebook",
+    "DNaIR",
+    "DiscreteBCQ",
+    "EncodedVecEnv",
+    "HSRLPolicy",
+    "HierarchicalPPO",
+    "HierarchicalPolicy",
+    "HistoryEncoder",
+    "HistoryExtractor",
+    "KuaiVecEnv",
+    "PenalisedVecEnv",
+    "PreferenceVecEnv",
+    "Purifier",
+    "PurifyObservation",
+    "PurifyVecEnv",
+    "PurifyVectorObservation",
+    "Recommender",
+    "ScorerVecEnv",
+    "SemanticActionWrapper",
+    "SemanticVecEnv",
+    "StateEncoder",
+    "Student",
+    "TrainingCheckpoint",
+    "distil",
+    "evaluate",
+    "export_onnx",
+    "fit_dorl",
+    "fit_dsrm",
+    "fit_encoder",
+    "fit_purifier",
+    "item_features",
+    "load_purifier",
+    "make_vec_env",
+    "resume",
 ]  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from dsrm_agents.baselines.items import SlatePolicy
 from dsrm_agents.baselines.reference import ReferencePolicy
 from dsrm_agents.baselines.rules import RuleAgent
 from dsrm_agents.baselines.slates import best_slates
-from dsrm_agents.common.catalogue import state_and_unavailable
+from dsrm_agents.common.catalogue import state_and_exposed, state_and_unavailable
 from dsrm_agents.common.item_scores import ItemScorer
 from dsrm_agents.common.origin import check_origin, marked, of_dataset, origin_of, shapes
 from dsrm_agents.dsrm.purifier import Purifier, load_purifier
@@ -460,7 +460,8 @@ class SlateServer(Server):
 
     def best(self, sessions: Sessions, hidden: Hidden, memory: Any) -> Ranked:
         policy: Any = self.agent.policy
-        policy.set_training_mode(False)
+        if policy.training:
+            policy.set_training_mode(False)
         with torch.no_grad():
             obs, _ = policy.obs_to_tensor(sessions.observe())
             slates, scores = self.decided(_without(obs, hidden), sessions, memory)
@@ -505,19 +506,23 @@ class HierarchicalServer(SlateServer):
             return None
         with torch.no_grad():
             obs, _ = policy.obs_to_tensor(sessions.observe())
-            return policy.decide(obs, memory, self._due(sessions), deterministic=True).control
+            return self._control(obs, sessions, memory)
 
     def decided(
         self, obs: dict[str, Tensor], sessions: Sessions, memory: Any
     ) -> tuple[Tensor, Tensor]:
         policy: Any = self.agent.policy
-        decision = policy.decide(obs, memory, self._due(sessions), deterministic=True)
-        return decision.slates, policy.item_scores(obs, decision.control)
+        slates, scores = policy.best(obs, self._control(obs, sessions, memory))
+        return slates, scores
 
-    def _due(self, sessions: Sessions) -> Tensor:
+    def _control(self, obs: dict[str, Tensor], sessions: Sessions, memory: Any) -> Tensor:
+        """(N, 2) the manager's best draws, new or held."""
         policy: Any = self.agent.policy
-        steps = sessions.batch.core.state.steps
-        return torch.as_tensor(steps % policy.decision_period == 0, device=policy.device)
+        control: Tensor = policy.manager(state_and_exposed(obs)[0])
+        if memory is None:
+            return control
+        due = torch.as_tensor(sessions.batch.core.state.steps % policy.decision_period == 0)
+        return torch.where(due[:, None].to(control.device), control, memory)
 
 
 def _server(agent: Any) -> Server:

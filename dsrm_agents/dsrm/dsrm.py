@@ -61,7 +61,7 @@ class DiffusionPurifier(FittedPurifier):
 
     def origin(self, condition: Tensor) -> Tensor:
         """(B, d) zeros, where serving begins."""
-        return condition.new_zeros(len(condition), self.config.dim)
+        return condition.new_zeros(condition.shape[0], self.config.dim)
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):

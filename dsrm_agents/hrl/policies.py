@@ -314,17 +314,29 @@ class HierarchicalPolicy(SlateActorCritic):
         popularity = torch.as_tensor(self.catalogue.standardised_log(exposures), device=self.device)
         return self.worker.scorer(context) @ self.worker.items.keys(described, popularity).T
 
-    def item_scores(self, obs: PyTorchObs, control: Tensor | None = None) -> Tensor:
-        """(N, n_items) float32 scores of the catalogue, as :meth:`score_items` gives them.
+    def item_scores(self, obs: PyTorchObs) -> Tensor:
+        """(N, n_items) float32 scores of the catalogue, as :meth:`score_items` gives them."""
+        items = self.worker.items
+        columns = self.worker.scorer(self._manager_context(obs)) @ items.keys().T
+        return columns[:, items.column_of_item]
+
+    def best(
+        self, obs: PyTorchObs, control: Tensor, dialled: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The slates of a deterministic :meth:`decide`, and the scores behind them.
 
         Args:
             obs: Observations of N sessions.
-            control: (N, 2) the manager's draws; ``None`` for those that it would choose.
+            control: (N, 2) the manager's draws.
+            dialled: As for :meth:`~dsrm_agents.hrl.workers.Worker.distribution`.
+
+        Returns:
+            (N, K) int64 item positions, and (N, n_items) float32 scores of the catalogue.
         """
         items = self.worker.items
-        context = self._manager_context(obs) if control is None else self._context(obs, control)
-        columns = self.worker.scorer(context) @ items.keys().T
-        return columns[:, items.column_of_item]
+        slates = self.worker.distribution(self._context(obs, control), dialled)
+        scores = slates.query @ slates.key[:-1].T  # the last column is no item
+        return items.item_of_column[slates.best()], scores[:, items.column_of_item]
 
     # The interface of Stable-Baselines3.
 

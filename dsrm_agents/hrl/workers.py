@@ -49,6 +49,7 @@ class Items(nn.Module):
         item_of_column: (n_items,) int64, position in the catalogue of each column.
         column_of_item: (n_items,) int64, the inverse.
         group_of_item: (n_items + 1,) int64, G where there is no item.
+        group_sizes: (G,) int64 items of each group.
         starts: The first column of each of the G groups.
     """
 
@@ -57,6 +58,7 @@ class Items(nn.Module):
     item_of_column: Tensor
     column_of_item: Tensor
     group_of_item: Tensor
+    group_sizes: Tensor
 
     def __init__(
         self,
@@ -82,6 +84,8 @@ class Items(nn.Module):
         self.register_buffer("column_of_item", torch.as_tensor(np.argsort(order)))
         of_item = torch.as_tensor(np.append(group, len(groups)))
         self.register_buffer("group_of_item", of_item, persistent=False)
+        sizes = torch.as_tensor(groups.sizes[::-1].copy())
+        self.register_buffer("group_sizes", sizes, persistent=False)
         self.starts = tuple(np.cumsum([0, *groups.sizes[:0:-1]]).tolist())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
@@ -112,12 +116,8 @@ class Items(nn.Module):
     def shown(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, G) int64 counts of each group's items."""
         groups = self.group_of_item[exposed]  # the last, of no item, where padded
-        counts = groups.new_zeros(len(exposed), len(self.starts) + 1)
+        counts = groups.new_zeros(exposed.shape[0], len(self.starts) + 1)
         return counts.scatter_add_(1, groups, torch.ones_like(groups))[:, :-1]
-
-    def sizes(self) -> Tensor:
-        """(G,) int64 items of each group."""
-        return torch.bincount(self.group_of_item[:-1], minlength=len(self.starts))
 
     def masked(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, room + 1) columns.
@@ -230,15 +230,25 @@ class Worker(nn.Module):
         moved = torch.einsum("nd,nkd->nk", scorer, key) - at_start
         return moved.var(dim=1, correction=min(1, self.slate_size - 1)) / 2.0
 
-    def distribution(self, context: Context) -> SlateDistribution:
-        """The slates of N sessions."""
+    @property
+    def is_dialled(self) -> bool:
+        """Whether shares of the groups were set."""
+        return not bool(torch.isnan(self.group_shares).any())
+
+    def distribution(self, context: Context, dialled: bool | None = None) -> SlateDistribution:
+        """The slates of N sessions.
+
+        Args:
+            context: The sessions.
+            dialled: :attr:`is_dialled`, for graphs in which tensors have no values yet.
+        """
         keys = nn.functional.pad(self.items.keys(), (0, 0, 0, 1))  # and the column of no item
         return SlateDistribution(
             self.scorer(context),
             keys,
             self.items.masked(torch.cat([context.exposed, context.outside], dim=1)),
             self.items.starts,
-            self._bounds(context),
+            self._bounds(context, self.is_dialled if dialled is None else dialled),
             self.slate_size,
         )
 
@@ -264,10 +274,10 @@ class Worker(nn.Module):
         """(N,) entropy, in nats, of a slate's first draw without bounds."""
         return self.distribution(context).entropy()
 
-    def _bounds(self, context: Context) -> SlateBounds:
+    def _bounds(self, context: Context, dialled: bool) -> SlateBounds:
         shown = self.items.shown(context.exposed)
-        left = self.items.sizes() - shown - self.items.shown(context.outside)
-        if not bool(torch.isnan(self.group_shares).any()):
+        left = self.items.group_sizes - shown - self.items.shown(context.outside)
+        if dialled:
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:
             bounds: SlateBounds = self.band(context.fairness, shown, left)
