@@ -186,7 +186,10 @@ def _write(
         )
     assert program is not None
     program.optimize()
-    write_atomically(path, program.model_proto.SerializeToString())
+    model = program.model_proto
+    free = [entry.type.tensor_type.shape.dim[0].dim_param for entry in model.graph.input]
+    assert all(free), f"{path.name} takes a fixed number of users"
+    write_atomically(path, model.SerializeToString())
 
 
 def _translations() -> dict[Any, Any]:

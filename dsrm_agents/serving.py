@@ -359,7 +359,7 @@ class Server(ABC):
         return nullcontext()
 
     def recall(self, sessions: Sessions, memory: Any) -> Any:
-        """What the agent remembers of sessions as they stand, for :meth:`best`.
+        """Memory of the agent about sessions as they stand, for :meth:`best`.
 
         Args:
             sessions: N sessions, at their start or after a step.

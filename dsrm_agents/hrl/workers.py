@@ -232,7 +232,7 @@ class Worker(nn.Module):
 
     @property
     def is_dialled(self) -> bool:
-        """Whether shares of the groups were set."""
+        """True where shares of the groups were set."""
         return not bool(torch.isnan(self.group_shares).any())
 
     def distribution(self, context: Context, dialled: bool | None = None) -> SlateDistribution:

@@ -200,3 +200,16 @@ def test_ratios_compare_with_the_packages_of_a_wheel(tmp_path: Path, capsys) -> 
     assert figures["old_s"] >= 2.0
     assert figures["ratio"] == figures["new_s"] / figures["old_s"] < 1.0
     assert "new / old" in capsys.readouterr().out
+
+
+def test_requests_are_timed_one_by_one(tmp_path: Path) -> None:
+    options = ["--quick", "--dataset", "kuairec", "--out", str(tmp_path)]
+    assert main(["serving", *options]) == 0
+    study = json.loads((tmp_path / "serving.json").read_text())
+    assert study.keys() == {*ABOUT, "requests", "one request"}
+    agents = ("ppo", "hrl", "belief-hrl", "student-hrl", "dsrm-hrl", "filter+quota")
+    timed = [(row["agent"], row["slates_before"]) for row in study["one request"]]
+    assert timed == [(agent, slates) for agent in agents for slates in (0, 15)]
+    for row in study["one request"]:
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 0 < row["p50_processor_ms"] <= row["p99_processor_ms"]
