@@ -12,6 +12,7 @@ COMMANDS = {
     "factors": ("benchmarks.speed.factors", "time the factor model of preferences"),
     "purifiers": ("benchmarks.speed.purifiers", "time purifiers, alone and in training"),
     "training": ("benchmarks.speed.training", "time the stages of training, for several agents"),
+    "serving": ("benchmarks.speed.serving", "time recommendations, request by request"),
     "heads": ("benchmarks.speed.heads", "time action heads on catalogues of several sizes"),
     "ratios": ("benchmarks.speed.ratios", "compare times with an older build's, in turns"),
     "loads": ("benchmarks.speed.loads", "compare first loads with pandas and an older build"),

@@ -16,7 +16,7 @@ from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
 
 SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
@@ -66,7 +66,7 @@ class DiffusionPurifier(FittedPurifier):
 
     def origin(self, condition: Tensor) -> Tensor:
         """(B, d) zeros, where serving begins."""
-        return condition.new_zeros(len(condition), self.config.dim)
+        return condition.new_zeros(condition.shape[0], self.config.dim)
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):
@@ -240,10 +240,11 @@ def distil(
         CheckpointError: The checkpoint is damaged or of another fit.
         ConfigError: The teacher was fitted on another dataset.
     """
+    check_dataset("distil(teacher, dataset)", dataset)
     if teacher.fingerprint != dataset.fingerprint:
         raise ConfigError(
-            f"The teacher was fitted on dataset {teacher.fingerprint!r}, this is "
-            f"{dataset.fingerprint!r}: distil it on its own."
+            f"The teacher was fitted on {teacher.dataset or 'another dataset'}; this is "
+            f"{dataset.description}: distil it on its own."
         )
     run = TrainRun(
         training, checkpoint=checkpoint, progress="Purifier (student)" if progress else None

@@ -330,6 +330,24 @@ class HierarchicalPolicy(SlateActorCritic):
         columns = self.worker.scorer(self._manager_context(obs)) @ items.keys().T
         return columns[:, items.column_of_item]
 
+    def best(
+        self, obs: PyTorchObs, control: Tensor, dialled: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The slates of a deterministic :meth:`decide`, and the scores behind them.
+
+        Args:
+            obs: Observations of N sessions.
+            control: (N, 2) the manager's draws.
+            dialled: As for :meth:`~dsrm_agents.hrl.workers.Worker.distribution`.
+
+        Returns:
+            (N, K) int64 item positions, and (N, n_items) float32 scores of the catalogue.
+        """
+        items = self.worker.items
+        slates = self.worker.distribution(self._context(obs, control), dialled=dialled)
+        scores = slates.query @ slates.key[:-1].T  # the last column is no item
+        return items.item_of_column[slates.best()], scores[:, items.column_of_item]
+
     # The interface of Stable-Baselines3.
 
     def predict(

@@ -50,6 +50,7 @@ class Items(nn.Module):
         item_of_column: (n_items,) int64, position in the catalogue of each column.
         column_of_item: (n_items,) int64, the inverse.
         group_of_item: (n_items + 1,) int64, G where there is no item.
+        group_sizes: (G,) int64 items of each group.
         starts: The first column of each of the G groups.
         unprojected: (n_items + 1, f + 1) or (n_items + 1, d + 1) float32: descriptions, log
             popularity as the last column, and a row of zeros that stands for no item.
@@ -60,7 +61,7 @@ class Items(nn.Module):
     item_of_column: Tensor
     column_of_item: Tensor
     group_of_item: Tensor
-    sizes: Tensor
+    group_sizes: Tensor
     unprojected: Tensor
 
     def __init__(
@@ -91,7 +92,7 @@ class Items(nn.Module):
         of_item = torch.as_tensor(np.append(group, len(groups)))
         self.register_buffer("group_of_item", of_item, persistent=False)
         sizes = torch.as_tensor(groups.sizes[::-1].astype(np.int64))
-        self.register_buffer("sizes", sizes, persistent=False)
+        self.register_buffer("group_sizes", sizes, persistent=False)
         self.starts = tuple(np.cumsum([0, *groups.sizes[:0:-1]]).tolist())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
@@ -122,7 +123,7 @@ class Items(nn.Module):
     def shown(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, G) int64 counts of each group's items."""
         groups = self.group_of_item[exposed]  # the last, of no item, where padded
-        counts = groups.new_zeros(len(exposed), len(self.starts) + 1)
+        counts = groups.new_zeros(exposed.shape[0], len(self.starts) + 1)
         return counts.scatter_add_(1, groups, torch.ones_like(groups))[:, :-1]
 
     def masked(self, exposed: Tensor) -> Tensor:
@@ -249,10 +250,24 @@ class Worker(nn.Module):
         moved = torch.einsum("nf,nkf->nk", turned, self.items.described[columns])
         return moved.var(dim=1, correction=min(1, self.slate_size - 1)) / 2.0
 
+    @property
+    def is_dialled(self) -> bool:
+        """True where shares of the groups were set."""
+        return not bool(torch.isnan(self.group_shares).any())
+
     def distribution(
-        self, context: Context, bounds: SlateBounds | None = None
+        self,
+        context: Context,
+        bounds: SlateBounds | None = None,
+        dialled: bool | None = None,
     ) -> SlateDistribution:
-        """The slates of N sessions, within bounds that are known, or :meth:`bounds`."""
+        """The slates of N sessions.
+
+        Args:
+            context: The sessions.
+            bounds: Of their slates, if they are known; else :meth:`bounds`.
+            dialled: As for :meth:`bounds`.
+        """
         items, scorer = self.items, self.scorer(context)
         # Queries are fewer than items: the projection is theirs, unless it makes items narrower.
         if items.described.shape[1] <= items.dim:
@@ -265,7 +280,7 @@ class Worker(nn.Module):
             key,
             items.masked(torch.cat([context.exposed, context.outside], dim=1)),
             items.starts,
-            self.bounds(context) if bounds is None else bounds,
+            self.bounds(context, dialled) if bounds is None else bounds,
             self.slate_size,
         )
 
@@ -289,13 +304,18 @@ class Worker(nn.Module):
         """(N,) entropy, in nats, of a slate's first draw without bounds."""
         return self.distribution(context).entropy()
 
-    def bounds(self, context: Context) -> SlateBounds:
-        """How many items of each group the slates of N sessions may hold."""
+    def bounds(self, context: Context, dialled: bool | None = None) -> SlateBounds:
+        """How many items of each group the slates of N sessions may hold.
+
+        Args:
+            context: The sessions.
+            dialled: :attr:`is_dialled`, for graphs in which tensors have no values yet.
+        """
         shown = self.items.shown(context.exposed)
-        left = self.items.sizes - shown
+        left = self.items.group_sizes - shown
         if context.outside.shape[1]:
             left = left - self.items.shown(context.outside)
-        if not bool(torch.isnan(self.group_shares).any()):
+        if self.is_dialled if dialled is None else dialled:
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:
             bounds: SlateBounds = self.band(context.fairness, shown, left)

@@ -147,6 +147,25 @@ class Truth:
         return np.asarray(response, dtype=np.float32)
 
 
+def check_dataset(function: str, dataset: object) -> Dataset:
+    """Returns a dataset if it is one.
+
+    Args:
+        function: Name of the function that needs it, for the error.
+        dataset: The argument.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    given = repr(dataset) if isinstance(dataset, str) else f"a {type(dataset).__name__}"
+    raise ConfigError(
+        f"{function} needs a Dataset, got {given}: give what kuaisim_gym.load_dataset(name, path) "
+        "returns, or the dataset of an environment, env.unwrapped.dataset."
+    )
+
+
 def pair_products(
     left: FloatArray, right: FloatArray, rows: NDArray[np.integer], columns: NDArray[np.integer]
 ) -> FloatArray:

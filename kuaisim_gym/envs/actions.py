@@ -52,6 +52,16 @@ class ActionKind(ABC):
             InvalidActionError: An action is not of the space; positions are the core's to check.
         """
 
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 scores of the items, by which (N, ...) actions rank them.
+
+        Raises:
+            ConfigError: This kind of action scores no items.
+        """
+        raise ConfigError(
+            f'action_type="{self.name}" has actions that score no items: use "continuous".'
+        )
+
     def masks(self) -> NDArray[np.bool_]:
         """(N, P, n_items) bool: items not yet shown, for each position that an action chooses for.
 
@@ -89,12 +99,17 @@ class ScorerAction(ActionKind, name="continuous"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
+        self._known = catalogue.known
         self.ranker = Ranker(catalogue.known, core.engine)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:
         vectors = _vectors(actions, self.core.n_sessions, self.ranker.dim)
         return self.ranker.best(vectors, self.core.config.slate_size, self._hidden())
+
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 inner products with the items' columns."""
+        return _vectors(actions, self.core.n_sessions, self.ranker.dim) @ self._known.T
 
 
 class SlateAction(ActionKind, name="slate"):

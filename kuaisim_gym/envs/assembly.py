@@ -25,7 +25,7 @@ from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outc
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.envs.rows import Info, info_of, row_of
-from kuaisim_gym.errors import ConfigError, ResetNeededError
+from kuaisim_gym.errors import ConfigError, ResetNeededError, unexpected_option
 from kuaisim_gym.metrics import (
     Audit,
     Merit,
@@ -58,6 +58,10 @@ _OPTIONS = (
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
     "engine",
 )  # fmt: skip
+_SIZES = (
+    "The number of sessions is n_envs= of make_vec_env, and num_envs= of gymnasium.make_vec; "
+    "gymnasium.make makes one."
+)
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -153,7 +157,9 @@ class SessionBatch:
     ) -> None:
         allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
         for option in session_options:
-            check_choice("An environment option", option, allowed)
+            if option not in allowed:
+                hint = _SIZES if option in ("n_envs", "num_envs") else ""
+                raise unexpected_option("An environment option", option, allowed, hint)
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         chosen = {**self.defaults, **single, **session_options}

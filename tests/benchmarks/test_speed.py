@@ -230,3 +230,16 @@ def test_files_of_first_loads_are_those_of_the_datasets(tmp_path: Path, monkeypa
     log, test = (loads.QUICK["kuairand"].users * n for n in (53, 43))
     tested = dataset.test if dataset.randomised is None else dataset.test.merged(dataset.randomised)
     assert (len(dataset.log), len(tested)) == (log, test)
+
+
+def test_requests_are_timed_one_by_one(tmp_path: Path) -> None:
+    options = ["--quick", "--dataset", "kuairec", "--out", str(tmp_path)]
+    assert main(["serving", *options]) == 0
+    study = json.loads((tmp_path / "serving.json").read_text())
+    assert study.keys() == {*ABOUT, "requests", "one request"}
+    agents = ("ppo", "hrl", "belief-hrl", "student-hrl", "dsrm-hrl", "filter+quota")
+    timed = [(row["agent"], row["slates_before"]) for row in study["one request"]]
+    assert timed == [(agent, slates) for agent in agents for slates in (0, 15)]
+    for row in study["one request"]:
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 0 < row["p50_processor_ms"] <= row["p99_processor_ms"]
