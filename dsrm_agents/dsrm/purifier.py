@@ -168,7 +168,7 @@ class FittedPurifier(FittedModule, ABC):
     """
 
     kind: ClassVar[str]
-    format = "dsrm-purifier-2"
+    format = "dsrm-purifier-3"
     content = "purifier"
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
