@@ -19,19 +19,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.estimates.states import ESTIMATES, RAW, make_ready
-from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
-from benchmarks.plots import save_small
-from benchmarks.results import Result, in_order, read_results, world_of
-from benchmarks.run import Played, Run, play
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents.baselines.bands import COMPOSITIONS
 from dsrm_agents.baselines.reference import SCORES, make_reference
 from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
+
+from .agents.agent import SLATE_ACTIONS, Agent
+from .estimates.states import ESTIMATES, RAW, make_ready
+from .formatting import markdown_table, mean_and_ci95_by_user, section
+from .plots import save_small
+from .results import Result, in_order, read_results, world_of
+from .run import Played, Run, play
+from .study import run_studies
+from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "cost"
 # By what they know: nothing, counts, the items' qualities, these and the raw state or the belief,
@@ -280,7 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies", nargs="+", default=[],
         help=f"default: those of {', '.join(POLICIES)} that the data allow",
     )  # fmt: skip
-    add("--seed", type=int, default=Run.seed, help=f"of the sessions; default: {Run.seed}")
+    add("--seed", type=int, default=Run.seed, help="of the sessions")
 
 
 def main(options: argparse.Namespace) -> None:

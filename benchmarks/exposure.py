@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.formatting import interval, markdown_table, section
-from benchmarks.paper import SEEDS
-from benchmarks.plots import means_and_halves, save_small
-from benchmarks.results import Result, World, in_order, read_results, without_nan, world_of
-from benchmarks.run import play
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
+
+from .agents.agent import SLATE_ACTIONS, Agent
+from .formatting import interval, markdown_table, section
+from .paper import SEEDS
+from .plots import means_and_halves, save_small
+from .results import Result, World, in_order, read_results, without_nan, world_of
+from .run import play
+from .study import run_studies
+from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "exposure"
 POLICIES = {
@@ -84,8 +85,7 @@ class ExposureStudy(WorldStudy):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_world_arguments(parser)
-    text = "of the sessions; default: 11 15 19"
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=text)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the sessions")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.commands import add_folder
-from benchmarks.formatting import mean_and_ci95
-from benchmarks.results import Result, read_results
-from benchmarks.tables import by_world, metric
 from kuaisim_gym.envs.assembly import SessionBatch
+
+from .commands import add_folder
+from .formatting import mean_and_ci95
+from .results import Result, read_results
+from .tables import by_world, mean_and_half
 
 DPI = 110  # of small files, unless a figure has more
 COLOURS = 256
@@ -92,12 +93,15 @@ def draw_curves(
 
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch]) -> None:
-    """Positions of the agents: in the session task, long and balanced is at the upper left."""
+    """Positions of the agents: long and balanced is at the upper left.
+
+    Bars are 95 % intervals over seeds, or over the sessions of a single seed.
+    """
     measure, label = task.headline
     for number, (agent, runs) in enumerate(agents.items()):
-        ad, headline = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))
-        style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}"}
-        axes.scatter([ad], [headline], s=60, label=agent, **style)
+        (ad, ad_half), (headline, half) = (mean_and_half(runs, name) for name in ("ad", measure))
+        style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}", "capsize": 2}
+        axes.errorbar([ad], [headline], [half], [ad_half], label=agent, linestyle="none", **style)
     axes.set_xlabel("AD (0 is balanced)")
     axes.set_ylabel(f"{label}, test")
 

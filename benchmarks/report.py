@@ -7,15 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, exposure, halves, labels, paper, stability, tuning
-from benchmarks.commands import add_folder
-from benchmarks.estimates import phase
-from benchmarks.estimates import report as estimates
-from benchmarks.pareto import report as pareto
-from benchmarks.purify import report as purify
-from benchmarks.results import RUN, Result, read_results, studies_in, world_of
-from benchmarks.tables import markdown, summary
 from kuaisim_gym.data.cache import write_atomically
+
+from . import cost, exposure, halves, labels, paper, stability, tuning
+from .commands import add_folder
+from .estimates import phase
+from .estimates import report as estimates
+from .pareto import report as pareto
+from .purify import report as purify
+from .results import RUN, Result, read_results, studies_in, world_of
+from .tables import markdown, summary
 
 INTRODUCTION = """# Results
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
-from benchmarks.origin import data_label, is_older
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import DataFormatError, unknown_option
 from kuaisim_gym.registration import registered
+
+from .origin import data_label, is_older
 
 RUN = "run"  # the study of results that name no study
 METRICS = (

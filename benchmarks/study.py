@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.results import PACKAGES, Result, commit, read_result, versions
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import ConfigError
+
+from .results import PACKAGES, Result, commit, read_result, versions
 
 
 class Study(ABC):

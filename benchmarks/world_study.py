@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks import quick
-from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
-from benchmarks.origin import env_for
-from benchmarks.results import Result, check_session_env, world_of
-from benchmarks.run import Run
-from benchmarks.study import Study
 from kuaisim_gym.errors import ConfigError
+
+from . import quick
+from .commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
+from .origin import env_for
+from .results import Result, check_session_env, world_of
+from .run import Run
+from .study import Study
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-len", type=int, nargs="+",
         help=f"longest sessions; default: {Run.max_len}, or all of --quick",
     )  # fmt: skip
-    add("--sessions", type=int, default=Run.sessions, help="test sessions; default: 1000")
+    add("--sessions", type=int, default=Run.sessions, help="test sessions")
     add_jobs(parser)
 
 

@@ -7,9 +7,9 @@ import ctypes
 import gc
 from dataclasses import replace
 
-from benchmarks.speed import timing
-from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Row, in_fresh_processes, process_memory
+from . import timing
+from .play import TINY, Case, draw, make, player
+from .timing import Row, in_fresh_processes, process_memory
 
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),

@@ -17,9 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.formatting import markdown_table, section
-from benchmarks.results import PACKAGES, Result
-from benchmarks.study import Study, run_study
+from ..formatting import markdown_table, section
+from ..results import PACKAGES, Result
+from ..study import Study, run_study
 
 Row = dict[str, str | int | float]
 
@@ -39,7 +39,9 @@ def add_out(
 def add_sessions(parser: argparse.ArgumentParser) -> None:
     """Adds the options of timed environments."""
     parser.add_argument("--sessions", type=int, default=1024, help="sessions stepped together")
-    parser.add_argument("--engine", default="auto", choices=("auto", "numba", "numpy"))
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "numba", "numpy"), help="of the steps"
+    )
 
 
 def timed(call: Callable[[], int], repeats: int) -> dict[str, float]:

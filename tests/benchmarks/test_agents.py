@@ -156,10 +156,12 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     metrics = {(result["agent"], result["seed"]): result["metrics"] for result in results.values()}
     assert metrics["toy-rule", 1] == metrics["random", 1]
     capsys.readouterr()
-    assert main(["table", out]) == 0
+    assert main(["table", out, "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "| toy-a2c | 2 |" in table  # with its metrics
-    assert "\n| toy-rule | " in table.split("###")[0]  # and at a glance
+    glance = table[table.index("| Len, R_each") :]  # after the worlds' tables
+    assert "\n| toy-rule | " in glance
+    assert table.index("| toy-a2c |") < table.index("| random |")  # one's own come first
     assert "Longest sessions of a learned agent: toy-a2c" in table
 
     tune = ["tune", learner, "--trials", "2", "--out", str(tmp_path / "tuned"), *SIZES]
@@ -177,7 +179,10 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     ("attribute", "message"),
     [
         ("toypackage.toys:NOBODY", "has no attribute 'NOBODY'"),
-        ("toypackage.toys:NUMBER", "must be a benchmarks.agents.Agent, got int"),
+        (
+            "toypackage.toys:NUMBER",
+            "must be a benchmarks.agents.agent.Agent or a class with `predict`, got builtins.int",
+        ),
         ("toypackage.nowhere:TOY", "No module named 'toypackage.nowhere'"),
         ("toypackage.broken:TOY", "No module named 'no_such_library'"),
         ("toypackage/toys.py:LEARNER", "agent must name a module"),

@@ -157,7 +157,7 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
             assert main(["run", "--agent", agent, "--episodes", "20", "--sessions", "50",
                          "--seed", seed, "--out", str(tmp_path)]) == 0  # fmt: skip
     capsys.readouterr()
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "SYNTHETIC" in table
     assert "| a2c | 2 |" in table
@@ -173,7 +173,7 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
 def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> None:
     result = run(tmp_path, "a2c", "--env", "KuaiRand-Fair-v0")
     assert result["dataset"]["name"] == "kuairand"
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "### KuaiRand-Fair-v0, kuairand (SYNTHETIC world" in table
     assert "13.67 ± 0.12" in table  # the published A2C row
@@ -189,7 +189,7 @@ def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> 
 def test_other_tasks_have_metrics_of_their_own(env, own, absent, tmp_path: Path, capsys) -> None:
     result = run(tmp_path, "a2c", "--env", env)
     assert result["train"]["episodes"] >= 20
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "| agent" in line)
     assert all(f"| {name} |" in header for name in own)
     assert absent not in header

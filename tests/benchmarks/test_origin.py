@@ -98,7 +98,7 @@ def test_a_new_world_is_played_under_its_seed(tmp_path: Path, capsys, small, mon
     assert json.loads(path.read_text())["dataset"]["seed"] == 7
     capsys.readouterr()
     assert main(["table", str(tmp_path)]) == 0
-    assert "### KuaiRec-Fair-v0, kuairec (SYNTHETIC world 7, " in capsys.readouterr().out
+    assert "KuaiRec-Fair-v0, kuairec (SYNTHETIC world 7, " in capsys.readouterr().out
 
 
 def test_a_table_of_one_s_own_is_played_under_its_own_name(tmp_path: Path, capsys) -> None:
@@ -117,7 +117,7 @@ def test_a_table_of_one_s_own_is_played_under_its_own_name(tmp_path: Path, capsy
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     table = capsys.readouterr().out
-    assert "### Recommendation-Fair-v0, my-shop (MODELLED answers, " in table
+    assert "Recommendation-Fair-v0, my-shop (MODELLED answers, " in table
     assert "kuairec" not in table
 
 
