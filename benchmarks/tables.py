@@ -61,7 +61,7 @@ def tables_of(results: list[Result], form: str, beside: bool = False) -> str:
     """
     if form == "csv":
         return as_csv(results)
-    tables = list(starmap(_table, by_world(results).items()))
+    tables = list(starmap(world_table, by_world(results).items()))
     if beside:
         tables += [*_summaries(results), *paper.comparisons(results)]
     return "\n\n".join(map(FORMATS[form], tables))
@@ -179,7 +179,8 @@ def _len_and_reward(runs: list[Result]) -> str:
     return ", ".join(filter(None, cells))
 
 
-def _table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
+def world_table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
+    """The table of a world: metrics of all agents, comparisons and published figures."""
     first = next(iter(agents.values()))[0]
     columns = world.task.columns
     lengths = {agent: mean_and_ci95(metric(runs, "len"))[0] for agent, runs in agents.items()}
