@@ -128,6 +128,13 @@ def count(text: str) -> int:
     return value
 
 
+def out_folder(text: str) -> Path:
+    """Reads a folder that can be written into, before the work whose results go there."""
+    if (path := Path(text)).exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    return path
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Adds the number of parallel processes."""
     parser.add_argument("--jobs", type=count, default=2, metavar="N", help="parallel processes")

@@ -9,7 +9,7 @@ penalised, so that the rule makes no difference to them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from .formatting import markdown_table, mean_and_ci95_by_user, section
 from .plots import save_small
 from .results import Result, in_order, read_results, world_of
 from .run import Played, Run, play
-from .study import run_studies
+from .study import results_of
 from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "cost"
@@ -291,11 +291,11 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: The world or an option does not exist, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        worlds = worlds_of(options, [options.seed])
-        studies = [study for world in worlds for study in studies_of(world, options.policies)]
-        run_studies(studies, options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(CostStudy.markdown(results))
+
+    def plan() -> Iterator[CostStudy]:
+        for world in worlds_of(options, [options.seed]):
+            yield from studies_of(world, options.policies)
+
+    results = results_of(options, plan, read_studies, CostStudy.markdown)
     if options.table is None:
         print(save_small(draw(results), options.out / "cost.png"))

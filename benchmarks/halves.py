@@ -30,7 +30,7 @@ from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, se
 from .labels import has_labels, judge, score_of, usual
 from .results import Result, in_order, read_results, world_of
 from .run import Run, play
-from .study import run_studies
+from .study import results_of
 from .world_study import WorldStudy, measurement
 
 STUDY = "halves"
@@ -189,9 +189,7 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: No folder of real data, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        run_studies(studies_of(options), options.out, options.jobs)
-    print(HalfStudy.markdown(read_studies(options.table or options.out)))
+    results_of(options, lambda: studies_of(options), read_studies, HalfStudy.markdown)
 
 
 def studies_of(options: argparse.Namespace) -> list[HalfStudy]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product, starmap
 from pathlib import Path
@@ -32,7 +32,7 @@ from .formatting import interval, markdown_table, mean_and_ci95, section
 from .paper import SEEDS
 from .results import Result, World, in_order, read_results, world_of
 from .run import Run, train_agent
-from .study import run_studies
+from .study import results_of
 from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "labels"
@@ -323,12 +323,12 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: The data, a score or an agent do not exist, or no world has labels.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
+
+    def plan() -> Iterable[LabelStudy]:
         worlds = worlds_of(options, options.seeds)
         worlds = [replace(world, episodes=options.episodes) for world in worlds]
         if options.quick:  # of which some have labels
             worlds = [world for world in worlds if has_labels(world.load())]
-        run_studies(
-            [*studies_of(worlds, options.agents, options.scores)], options.out, options.jobs
-        )
-    print(LabelStudy.markdown(read_studies(options.table or options.out)))
+        return studies_of(worlds, options.agents, options.scores)
+
+    results_of(options, plan, read_studies, LabelStudy.markdown)

@@ -108,8 +108,8 @@ def _table(table: TitledTable, kind: str = "numbers") -> str:
         f"<p>{'<br>'.join(map(escape, note.splitlines()))}</p>" for note in table.notes if note
     )
     return (
-        f'{title}<div class="wide"><table class="{kind}">\n<thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n'
-        f"</tbody>\n</table></div>\n{notes}"
+        f'{title}<div class="wide"><table class="{kind}">\n<thead><tr>{header}</tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody>\n</table></div>\n{notes}"
     )
 
 

@@ -96,14 +96,13 @@ def worlds_of(options: argparse.Namespace, seeds: Iterable[int]) -> list[Run]:
                 raise ConfigError(
                     f"--quick fixes --{name.replace('_', '-')}: leave one of them out."
                 )
-        worlds = [
-            world for world in quick.worlds(options.real)
-            if lengths is None or world.max_len in lengths
-        ]  # fmt: skip
+        all_worlds = [*quick.worlds(options.real)]
+        possible = sorted({world.max_len for world in all_worlds})
+        worlds = [world for world in all_worlds if world.max_len in (lengths or possible)]
         if not worlds:
             raise ConfigError(
                 f"--max-len {' '.join(map(str, lengths))} chooses none of the worlds of --quick, "
-                "whose longest sessions are 30 and 50, and 20 of kuairand-pool."
+                f"whose longest sessions are {', '.join(map(str, possible))}."
             )
     elif options.real is not None:
         raise ConfigError("--real names the worlds of --quick: leave it out, or add --quick.")

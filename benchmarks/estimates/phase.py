@@ -27,7 +27,7 @@ from ..origin import data_block
 from ..plots import name_agents, save_small
 from ..results import Result, read_results
 from ..run import Run
-from ..study import Study, run_studies
+from ..study import Study, results_of
 from .states import RAW, find_estimate, play_estimate
 
 STUDY = "phase"
@@ -289,11 +289,9 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: An estimate is unknown, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        sizes = (options.sessions, options.dataset_seed, options.seed)
-        run_studies(plan(options.planes, options.estimates, *sizes), options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(markdown(results))
+    sizes = (options.sessions, options.dataset_seed, options.seed)
+    studies = plan(options.planes, options.estimates, *sizes)
+    results = results_of(options, lambda: studies, read_studies, markdown)
     if options.table is None:
         for plane, cells in _by_plane(results).items():
             drawn = [cell for cell in cells if cell["world_seed"] == options.dataset_seed]

@@ -22,7 +22,7 @@ from ..origin import env_for, find_origin
 from ..paper import ENVS, MAX_LENS, SEEDS
 from ..results import Result
 from ..run import Played, Run, play, train_agent
-from ..study import run_studies
+from ..study import results_of
 from ..world_study import WorldStudy
 from .report import STUDY, markdown, read_studies
 from .states import ESTIMATES, find_estimate, play_estimate
@@ -156,10 +156,11 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Options contradict each other, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        studies = plan(worlds_of(options), options.estimates, options.agents)
-        run_studies(studies, options.out, options.jobs)
-    print(markdown(read_studies(options.table or options.out)))
+
+    def planned() -> list[EstimateStudy]:
+        return plan(worlds_of(options), options.estimates, options.agents)
+
+    results_of(options, planned, read_studies, markdown)
 
 
 def worlds_of(options: argparse.Namespace) -> list[Run]:

@@ -24,7 +24,7 @@ from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from ..paper import SEEDS
 from ..results import Result, check_session_env
 from ..run import Run, play, spec_of, train_agent
-from ..study import Study, run_studies
+from ..study import Study, results_of
 from .plot import plot_all
 from .report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
 
@@ -138,14 +138,15 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: A setting is out of range, or a result has other settings.
         DataFormatError: The folder holds no results, or results that cannot be compared.
     """
-    if options.table is None:
+
+    def planned() -> Iterable[Study]:
         base = spec_of(options, agent=KINDS[DIAL][0], seed=options.seeds[0])
         targets, retrained = options.targets, options.retrained_targets
         retrained = targets if retrained is None else retrained
         settings = (targets, retrained, options.penalties, options.preferences)
-        run_studies(plan(base, options.seeds, *settings), options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(markdown(results))
+        return plan(base, options.seeds, *settings)
+
+    results = results_of(options, planned, read_studies, markdown)
     if options.table is None:
         print(*plot_all(results, options.out), sep="\n")
 

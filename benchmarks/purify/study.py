@@ -31,7 +31,7 @@ from ..origin import Origin, data_block, data_label, env_for, find_origin
 from ..paper import ENVS as PAPER_ENVS
 from ..paper import SEEDS
 from ..results import Result
-from ..study import Study, run_studies
+from ..study import Study, results_of
 from .report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
 
 ENVS = tuple(PAPER_ENVS.values())
@@ -186,11 +186,9 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Options contradict each other, or a result has other settings.
         DataFormatError: The folder holds no results, or results that cannot be compared.
     """
-    if options.table is None:
-        names = "envs", "seeds", "purifiers", "dataset", "events", "updates"
-        studies = plan(**{name: getattr(options, name) for name in names})
-        run_studies(studies, options.out, options.jobs)
-    print(markdown(read_studies(options.table or options.out)))
+    names = "envs", "seeds", "purifiers", "dataset", "events", "updates"
+    settings = {name: getattr(options, name) for name in names}
+    results_of(options, lambda: plan(**settings), read_studies, markdown)
 
 
 def plan(

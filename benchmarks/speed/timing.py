@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..commands import out_folder
 from ..formatting import markdown_table, section
 from ..results import PACKAGES, Result
 from ..study import Study, run_study
@@ -31,7 +32,8 @@ def add_out(
     add = parser.add_argument
     if quick:
         add("--quick", action="store_true", help="tiny sizes, to see that the command runs")
-    add("--out", type=Path, metavar="DIR", help="folder of the JSON file; default: only print")
+    text = "folder of the JSON file; default: only print"
+    add("--out", type=out_folder, metavar="DIR", help=text)
     if repeats is not None:
         add("--repeats", type=int, default=repeats, help="timings, of which the median counts")
 
