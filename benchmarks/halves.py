@@ -172,7 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_or_table(parser)
     add(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real; needed with --out",
+        help="folder with kuairec_real and kuairand_real; default: none, and --out needs one",
     )  # fmt: skip
     add("--sources", nargs="+", default=list(SOURCES), help="names of sources")
     add("--max-len", type=int, nargs="+", help="longest sessions; default: all of the quick table")

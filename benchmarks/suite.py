@@ -27,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", choices=(*map(str, paper.TABLES), QUICK),
         help="make all runs of one of the paper's tables, on both synthetic worlds; or of the "
-        "reference rows and the quick agents on all worlds; and print it",
+        "reference rows and the quick agents on all worlds; and print it; default: runs of the "
+        "other options",
     )  # fmt: skip
     parser.add_argument(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes",
+        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes; "
+        "default: synthetic worlds alone",
     )  # fmt: skip
     add = parser.add_argument
     add("--agents", nargs="+", help="names, as for train; default: all that the data allow")

@@ -72,7 +72,8 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
     add(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes",
+        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes; "
+        "default: synthetic worlds alone",
     )  # fmt: skip
     add(
         "--max-len", type=int, nargs="+",

@@ -172,7 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset(parser)
     add(
         "--events", type=count, nargs="+", default=[], metavar="N",
-        help="study synthetic KuaiRec worlds with N logged rows per user",
+        help="study synthetic KuaiRec worlds with N logged rows per user; default: usual worlds",
     )  # fmt: skip
     add("--updates", type=count, help="gradient steps of a fit; default: as tuned")
     add_jobs(parser)
