@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .commands import Command, run_command
@@ -34,6 +35,12 @@ COMMANDS = {
 def main(arguments: list[str] | None = None, prog: str = "kuaisim") -> int:
     """Runs one command; returns the exit status."""
     return run_command(prog, __doc__, COMMANDS, arguments)
+
+
+def console() -> int:
+    """Runs one command of ``kuaisim``, which finds modules of this folder as ``python -m`` does."""
+    sys.path.append(os.getcwd())
+    return main()
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ Wrap = Callable[[VecEnv, Any, Options, bool], VecEnv]
 
 
 class Searched(NamedTuple):
-    """A hyper-parameter that ``python -m benchmarks tune`` searches.
+    """A hyper-parameter that the command ``tune`` searches.
 
     Attributes:
         value: Present value, which may lie outside the search space.
