@@ -17,7 +17,7 @@ from kuaisim_gym import SessionBatch
 
 
 class HalfAndHalf:
-    """Half of a slate is popular, half long tail, each as often shown before as possible.
+    """Half of a slate is popular, half long tail: the items that the log counts most, once each.
 
     Args:
         batch: The sessions that are to be played.

@@ -161,7 +161,10 @@ def test_all_worlds_of_the_quick_table_are_priced(
     capsys.readouterr()
     for options, message in (
         (["--quick", "--env", "KuaiRec-v0"], "--quick fixes --env"),
-        (["--quick", "--max-len", "7"], "--max-len 7 chooses none of the worlds"),
+        (
+            ["--quick", "--max-len", "7"],
+            "none of the worlds of --quick, whose longest sessions are 30, 50.",
+        ),
         (["--real", str(tmp_path)], "--real names the worlds of --quick"),
     ):
         assert main(["cost", *options, "--out", str(tmp_path)]) == 2

@@ -200,3 +200,15 @@ def test_ratios_compare_with_the_packages_of_a_wheel(tmp_path: Path, capsys) -> 
     assert figures["old_s"] >= 2.0
     assert figures["ratio"] == figures["new_s"] / figures["old_s"] < 1.0
     assert "new / old" in capsys.readouterr().out
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_at_once(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(timing, "in_fresh_processes", lambda *asked: pytest.fail("it measured"))
+    file = tmp_path / "heads.json"
+    file.touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["heads", "--quick", "--out", str(file)])
+    assert ended.value.code == 2
+    assert f"{file} is a file: name a folder" in capsys.readouterr().err
