@@ -49,6 +49,7 @@ class Player(NamedTuple):
 
     def play(self, split: str = "test") -> Played:
         """Plays the sessions of a split."""
+        torch.set_num_threads(1)  # as runs do by default: other orders of sums round otherwise
         model, fitted = self.model, self.fitted
         return play(self.agent, self.spec, self.dataset, model, fitted, split=split)
 
@@ -134,7 +135,6 @@ def main(options: argparse.Namespace) -> None:
 
 def evaluated(player: Player, split: str = "test") -> Result:
     """A result of the sessions of an agent, which was not trained for it."""
-    torch.set_num_threads(1)
     played = player.play(split)
     return {
         **player.spec.header(),
