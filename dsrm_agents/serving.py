@@ -110,8 +110,8 @@ class Recommender:
                 known but the history; or a list of ids.
             history: The session so far, oldest event first: an item's id and the response to it, in
                 [0, 1], as the environment's ``info["slate_responses"]`` gives it. Slates are K
-                events each, in order, see :class:`~kuaisim_gym.envs.replay.ReplayedSessions`. Of a list
-                of users a history each, or nothing.
+                events each, in order, see :class:`~kuaisim_gym.envs.replay.ReplayedSessions`. Of a
+                list of users a history each, or nothing.
             exclude: Ids of items not to be shown, beside those of the session. Of a list of users
                 ids for each, or nothing.
             longtail_share: Share of the long tail in the session, in [0, 1]; ``None`` for what the

@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 from tqdm.auto import tqdm
 
-from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Clock, Row, add_out, add_sessions, report, timed
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.observation import PREFERENCES
+
+from .play import TINY, Case, draw, make, player
+from .timing import Clock, Row, add_out, add_sessions, report, timed
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
 ACTIONS = ("discrete", "slate", "continuous")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.speed.ratios import OLD, ONE_THREAD, ROOT, older
-from benchmarks.speed.timing import Row, add_out, report
+from .ratios import OLD, ONE_THREAD, ROOT, older
+from .timing import Row, add_out, report
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,6 @@ from dataclasses import replace
 import numpy as np
 from gymnasium.vector.utils import batch_space
 
-from benchmarks.speed import timing
-from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Row, in_fresh_processes, process_memory
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.envs.actions import ACTION_TYPES
@@ -21,6 +18,10 @@ from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.groups import POPULARITY, Groups
 from kuaisim_gym.simulator.response import FactorModel
+
+from . import timing
+from .play import TINY, Case, draw, make, player
+from .timing import Row, in_fresh_processes, process_memory
 
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),

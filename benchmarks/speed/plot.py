@@ -7,9 +7,10 @@ import argparse
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from benchmarks.commands import add_folder
-from benchmarks.results import read_result
 from kuaisim_gym.errors import DatasetNotFoundError
+
+from ..commands import add_folder
+from ..results import read_result
 
 add_arguments = add_folder
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.speed.timing import add_out
+from .timing import add_out
 
 OLD = "a0088be"  # the pinned build that figures refer to
 ROOT = Path(__file__).parents[2]
@@ -145,7 +145,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_out(parser, repeats=5)
     parser.add_argument("--old", default=OLD, help="older build: a commit, a tag, or a wheel")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), help="what is timed"
+    )
 
 
 def main(options: argparse.Namespace) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from stable_baselines3 import PPO
 
-from benchmarks.speed.timing import Row, add_out, report
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, Recommender, fit_purifier, make_vec_env
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
+
+from .timing import Row, add_out, report
 
 DATASETS = {"kuairec": "KuaiRec-Fair-v0", "kuairand": "KuaiRand-Fair-v0"}
 SLATES = {"observation_type": "dict", "action_type": "slate"}

@@ -17,14 +17,15 @@ import torch
 from stable_baselines3.common.logger import Logger
 from tqdm.auto import tqdm
 
-from benchmarks.agents import find_agent
-from benchmarks.origin import data_block
-from benchmarks.speed.play import TINY, world
-from benchmarks.speed.timing import Clock, Row, add_out, report
-from benchmarks.training import TrainingRecord
 from dsrm_agents import fit_purifier, make_vec_env
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import Dataset
+
+from ..agents import find_agent
+from ..origin import data_block
+from ..training import TrainingRecord
+from .play import TINY, world
+from .timing import Clock, Row, add_out, report
 
 AGENTS = ("dsrm-hrl", "hrl", "ppo")
 REFERENCE = "ppo"  # denominator of time ratios
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_out(parser)
     fair = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
-    parser.add_argument("--env", nargs="+", default=fair[:1], choices=fair)
+    parser.add_argument("--env", nargs="+", default=fair[:1], choices=fair, help="environments")
     parser.add_argument("--episodes", type=int, default=1000, help="sessions of full length")
 
 

@@ -16,6 +16,8 @@ from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions, are_distinct
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
+POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
+
 IdArray = NDArray[Any]  # int64, or strings of any width
 POSITIVE_RATE = 0.1  # of exposures, where a log of positives alone is all there is
 
@@ -227,6 +229,19 @@ class TrainingData:
         if shown is None:
             shown = np.bincount(items, minlength=self.n_all_items)
         return shown.astype(np.int64)
+
+
+def popular_items(counts: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(n_items,) read-only bool: the fifth of the items that counts most, ties by position.
+
+    Args:
+        counts: (n_items,) by which items are popular.
+    """
+    popular = np.zeros(len(counts), dtype=bool)
+    size = max(1, round(POPULAR_SHARE * len(counts)))
+    popular[np.argsort(-counts, kind="stable")[:size]] = True
+    popular.setflags(write=False)
+    return popular
 
 
 @dataclass(frozen=True, eq=False)
@@ -455,6 +470,11 @@ class Dataset:
     def training(self) -> TrainingData:
         """All of the dataset that may be learned from."""
         return TrainingData(*(getattr(self, column.name) for column in fields(TrainingData)))
+
+    @cached_property
+    def popular(self) -> NDArray[np.bool_]:
+        """(n_items,) bool: the popular group of the catalogue, see :func:`popular_items`."""
+        return popular_items(self.training.popularity_counts[: self.n_items])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -243,3 +243,15 @@ def test_requests_are_timed_one_by_one(tmp_path: Path) -> None:
     for row in study["one request"]:
         assert 0 < row["p50_ms"] <= row["p99_ms"]
         assert 0 < row["p50_processor_ms"] <= row["p99_processor_ms"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_at_once(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(timing, "in_fresh_processes", lambda *asked: pytest.fail("it measured"))
+    file = tmp_path / "heads.json"
+    file.touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["heads", "--quick", "--out", str(file)])
+    assert ended.value.code == 2
+    assert f"{file} is a file: name a folder" in capsys.readouterr().err
