@@ -388,8 +388,8 @@ class RuleServer(Server):
         super().__init__(agent)
         if isinstance(agent, ReferencePolicy) and agent.knows_answers:
             raise ConfigError(
-                "This reference row knows how users will answer, which nobody who serves them does: "
-                "serve a row of the scores popularity, quality, random-rates or filter."
+                "This reference row knows how users will answer, which nobody who serves them "
+                "does: serve a row of the scores popularity, quality, random-rates or filter."
             )
         self._bound = lru_cache(_SIZES)(lambda sessions: agent.bound_to(sessions.batch))
 
