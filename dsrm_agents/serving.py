@@ -386,10 +386,10 @@ class RuleServer(Server):
 
     def __init__(self, agent: RuleAgent) -> None:
         super().__init__(agent)
-        if isinstance(agent, ReferencePolicy) and agent.score.is_answer:
+        if isinstance(agent, ReferencePolicy) and agent.knows_answers:
             raise ConfigError(
-                f"{agent.name} knows how users will answer, which nobody who serves them does: "
-                "serve a row of the scores popularity, quality, random-rates or filter."
+                "This reference row knows how users will answer, which nobody who serves them "
+                "does: serve a row of the scores popularity, quality, random-rates or filter."
             )
         self._bound = lru_cache(_SIZES)(lambda sessions: agent.bound_to(sessions.batch))
 

@@ -45,28 +45,28 @@ ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
 class ReferencePolicy(RuleAgent):
-    """Shows the best unexposed items by the score of a reference row.
+    """Shows the best unexposed items by a score, so many of each group.
 
     Args:
-        name: A key of :data:`REFERENCES`.
-        batch: Sessions to act in.
-
-    Raises:
-        ConfigError: As for :func:`make_reference`.
+        score: Scores of (N, n_items) for the present users of a batch.
+        composition: Of the slates of the sessions that the policy will act in.
     """
 
-    def __init__(self, name: str, batch: SessionBatch) -> None:
-        self.name = name
-        self.score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
-        self.score.check(name, batch)
-        super().__init__(batch, composition(batch))
+    def __init__(self, score: ScoreRule, composition: Composition) -> None:
+        super().__init__(composition.batch, composition)
+        self.score = score
+
+    @property
+    def knows_answers(self) -> bool:
+        """True where the score is an oracle's, and can be had of simulated users alone."""
+        return any(self.score is score.rule for score in SCORES.values() if score.is_answer)
 
     def bound_to(self, batch: SessionBatch) -> ReferencePolicy:
-        return ReferencePolicy(self.name, batch)
+        return ReferencePolicy(self.score, type(self.composition)(batch))
 
     def item_scores(self, observation: Any) -> FloatArray:
         """(N, n_items) float32; the observation is not read."""
-        return self.score.rule(self.batch)
+        return self.score(self.batch)
 
 
 def _random(batch: SessionBatch) -> FloatArray:
@@ -136,25 +136,6 @@ class Score:
     randomised_only: bool = False
     is_answer: bool = True
 
-    def check(self, name: str, batch: SessionBatch) -> None:
-        """Checks that a batch has what the score knows, under a name of :data:`REFERENCES`.
-
-        Raises:
-            ConfigError: It has not.
-        """
-        if self is SCORES["filter"]:
-            batch.belief()  # from the sessions' start
-        if self.test_only and batch.simulator.split != "test":
-            raise ConfigError(
-                f"{name} knows the test users alone; give it sessions of split='test'."
-            )
-        if self.synthetic_only and batch.dataset.truth is None:
-            raise ConfigError(
-                f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
-            )
-        if self.randomised_only and batch.dataset.randomised is None:
-            raise ConfigError(f"{name} knows randomised rows; {batch.dataset.name} has none.")
-
     def suits(self, dataset: Dataset) -> bool:
         """Tells if a dataset has what the score knows."""
         has_truth, has_randomised = dataset.truth is not None, dataset.randomised is not None
@@ -208,4 +189,15 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
         ConfigError: Unknown name, sessions of the train split for an oracle of the test
             simulator, a catalogue with too few items in a group, or a band without a slate.
     """
-    return ReferencePolicy(name, batch)
+    score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
+    if score is SCORES["filter"]:
+        batch.belief()  # from the sessions' start
+    if score.test_only and batch.simulator.split != "test":
+        raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
+    if score.synthetic_only and batch.dataset.truth is None:
+        raise ConfigError(
+            f"{name} knows the causes of a synthetic world; {batch.dataset.name} is real."
+        )
+    if score.randomised_only and batch.dataset.randomised is None:
+        raise ConfigError(f"{name} knows randomised rows; {batch.dataset.name} has none.")
+    return ReferencePolicy(score.rule, composition(batch))
