@@ -146,7 +146,7 @@ class SessionBatch:
         preference: str | None = None,
         history_len: int | None = None,
         evidence: str | None = None,
-        action_type: str = "continuous",
+        action_type: str = "shares",
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
