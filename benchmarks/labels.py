@@ -22,7 +22,7 @@ from benchmarks.agents import find_agent
 from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
 from benchmarks.paper import SEEDS
 from benchmarks.results import Result, World, in_order, read_results, world_of
-from benchmarks.run import Run, train_agent
+from benchmarks.run import Run, train_agent, weights_of
 from benchmarks.study import run_studies
 from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents import KuaiVecEnv, make_vec_env
@@ -171,7 +171,7 @@ def score_of(name: str, spec: Run) -> UserScores:
 
 def _env(spec: Run, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
     """An environment with a session for each of some users."""
-    chosen: dict[str, Any] = {**spec.session_options, **options}
+    chosen: dict[str, Any] = {**weights_of(spec.env), **spec.session_options, **options}
     return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
 
 

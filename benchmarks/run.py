@@ -114,6 +114,16 @@ class Run:
         return {"max_len": self.max_len, **width}
 
 
+def weights_of(env: str) -> dict[str, str]:
+    """Option of the actions of agents that do not say what theirs are.
+
+    They are scorers where the environment's own are shares, which came after them: agents and
+    results keep their names' meaning.
+    """
+    own = registered(env).get("action_type", task_of(env).usual_actions)
+    return {"action_type": "scorer"} if own == "shares" else {}
+
+
 @dataclass(frozen=True)
 class RunStudy(Study):
     """A run and its result file.
@@ -291,6 +301,7 @@ def train_agent(
     wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
     options: dict[str, Any] = {
         "dataset": dataset,
+        **weights_of(spec.env),
         **spec.session_options,
         **agent.options_for(fitted),
     }
@@ -383,6 +394,7 @@ def play(
     slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
     options: dict[str, Any] = {
         "dataset": dataset,
+        **weights_of(spec.env),
         **spec.session_options,
         **agent.options_for(fitted),
     }

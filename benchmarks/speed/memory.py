@@ -12,7 +12,7 @@ from benchmarks.speed.play import TINY, Case, draw, make, player
 from benchmarks.speed.timing import Row, in_fresh_processes, process_memory
 
 ENV = "KuaiRand-Fair-v0"
-VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
+VIEWS = [("discrete", "state"), ("slate", "state"), ("scorer", "state"), ("slate", "dict"),
          ("slate", "history"), ("fusion", "state")]  # fmt: skip
 STEPS = 60  # at least two sessions of every user
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from benchmarks.agents import find_agent
 from benchmarks.origin import data_block
+from benchmarks.run import weights_of
 from benchmarks.speed.play import TINY, world
 from benchmarks.speed.timing import Clock, Row, add_out, report
 from benchmarks.training import TrainingRecord
@@ -82,7 +83,7 @@ def profile(agent: str, env: str, dataset: Dataset, episodes: int, quick: bool) 
         fit = clock.around(fit_purifier, "fit")
         purifier = fit(learner.purifier, dataset, seed=SEED, **sizes)
     n_envs = options.pop("n_envs")
-    shown: dict[str, Any] = learner.options_for(purifier)
+    shown: dict[str, Any] = {**weights_of(env), **learner.options_for(purifier)}
     core = make_vec_env(env, n_envs, dataset=dataset, max_len=MAX_LEN, **shown)
     assert learner.build is not None
     model = learner.build(learner.wrap(core, purifier, {}, True), options, SEED)

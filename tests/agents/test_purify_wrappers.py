@@ -123,7 +123,7 @@ def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, obs
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "action"), [(PPO, "continuous"), (SAC, "continuous"), (DQN, "discrete")]
+    ("algorithm", "action"), [(PPO, "scorer"), (SAC, "scorer"), (DQN, "discrete")]
 )
 def test_agents_wear_a_saved_purifier_with_one_line(
     small, dsrm, tmp_path, algorithm, action
