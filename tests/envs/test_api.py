@@ -174,11 +174,11 @@ def test_every_id_has_its_rules(worlds) -> None:
 @pytest.mark.parametrize("env_id", ["KuaiRec-v0", "KuaiRand-v0"])
 def test_without_abandonment_nothing_is_penalised(env_id, worlds) -> None:
     """The most popular items first, for which the fair environments charge every step."""
-    action = np.zeros(11, dtype=np.float32)
+    action = np.zeros(10, dtype=np.float32)
     action[-1] = 1.0
     charged = {}
     for one in (env_id, env_id.replace("-v0", "-Fair-v0")):
-        env = gym.make(one, dataset=worlds[env_id])
+        env = gym.make(one, dataset=worlds[env_id], action_type="scorer")
         env.reset(seed=0)
         terminated, rewards, penalties = False, [], []
         while not terminated:
@@ -665,7 +665,7 @@ def test_a_refused_reset_leaves_the_session_as_it_was(small) -> None:
         with pytest.raises(ConfigError):
             one.reset(seed=seed)
         np.testing.assert_array_equal(one.batch.observe(), before)
-    action = np.zeros((2, 10), dtype=np.float32)
+    action = np.zeros((2, 11), dtype=np.float32)
     np.testing.assert_array_equal(env.step(action[0])[0], vector.step(action)[0][0])
 
 
@@ -795,7 +795,7 @@ def test_an_environment_that_has_drawn_is_copied_and_pickled(small) -> None:
     env = gym.make("KuaiRec-Fair-v0", dataset=small, render_mode="rgb_array").unwrapped
     env.reset(seed=1)
     frame = env.render()
-    action = np.zeros(10, np.float32)
+    action = np.zeros(11, np.float32)
     for other in (copy.deepcopy(env), pickle.loads(pickle.dumps(env))):
         np.testing.assert_array_equal(other.render(), frame)
         np.testing.assert_array_equal(other.step(action)[0], copy.deepcopy(env).step(action)[0])
