@@ -16,7 +16,7 @@ from benchmarks import agents, paper
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent, by_name, constructor, find_agent
 from benchmarks.agents.agent import purified
-from benchmarks.run import Run
+from benchmarks.run import Run, weights_of
 from dsrm_agents import make_vec_env
 from kuaisim_gym.errors import ConfigError
 
@@ -233,3 +233,9 @@ def test_an_algorithm_gets_noise_and_policy_options_under_its_own_names() -> Non
 def test_no_purifier_leaves_the_environment_as_it_is(small) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 1, "train", dataset=small)
     assert purified(env, None) is env
+
+
+def test_agents_without_actions_of_their_own_are_over_scorers_or_the_task_s_weights() -> None:
+    assert weights_of("KuaiRec-Fair-v0") == weights_of("KuaiRand-Request-v0")
+    assert weights_of("KuaiRec-Fair-v0") == {"action_type": "scorer"}
+    assert weights_of("KuaiRand-Retention-v0") == {}  # fusion
