@@ -31,7 +31,7 @@ from .agents import find_agent
 from .formatting import interval, markdown_table, mean_and_ci95, section
 from .paper import SEEDS
 from .results import Result, World, in_order, read_results, world_of
-from .run import Run, train_agent
+from .run import Run, train_agent, weights_of
 from .study import results_of
 from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
@@ -172,7 +172,7 @@ def score_of(name: str, spec: Run) -> UserScores:
 
 def _env(spec: Run, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
     """An environment with a session for each of some users."""
-    chosen: dict[str, Any] = {**spec.session_options, **options}
+    chosen: dict[str, Any] = {**weights_of(spec.env), **spec.session_options, **options}
     return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
 
 

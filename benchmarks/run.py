@@ -121,6 +121,16 @@ class Run:
         return {"max_len": self.max_len, **width}
 
 
+def weights_of(env: str) -> dict[str, str]:
+    """Option of the actions of agents that do not say what theirs are.
+
+    They are scorers where the environment's own are shares, which came after them: agents and
+    results keep their names' meaning.
+    """
+    own = registered(env).get("action_type", task_of(env).usual_actions)
+    return {"action_type": "scorer"} if own == "shares" else {}
+
+
 @dataclass(frozen=True)
 class RunStudy(Study):
     """A run and its result file.
@@ -404,6 +414,7 @@ def untrained(
     wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
     options: dict[str, Any] = {
         "dataset": dataset,
+        **weights_of(spec.env),
         **spec.session_options,
         **agent.options_for(fitted),
     }
@@ -471,6 +482,7 @@ def play(
     slots = min(spec.sessions, SLOTS)
     options: dict[str, Any] = {
         "dataset": dataset,
+        **weights_of(spec.env),
         **spec.session_options,
         **agent.options_for(fitted),
     }

@@ -58,8 +58,9 @@ class Recommender:
 
     Args:
         agent: A Stable-Baselines3 model on ``"state"`` or ``"dict"`` observations: with slates of
-            items for actions, such as :class:`~dsrm_agents.HierarchicalPPO`, or with the scorers of
-            ``action_type="continuous"`` or :class:`~dsrm_agents.ScorerVecEnv`; or a rule, such as
+            items for actions, such as :class:`~dsrm_agents.HierarchicalPPO`, or with weights of
+            them, as of ``action_type="shares"``, ``"scorer"`` or
+            :class:`~dsrm_agents.ScorerVecEnv`; or a rule, such as
             :class:`~dsrm_agents.baselines.similarity.SimilarityPolicy` or a reference row.
         purifier: The purifier that the agent was trained behind, its file, or ``None``.
         dataset: The dataset that it was trained on.

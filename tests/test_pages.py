@@ -25,6 +25,7 @@ def blocks(page: str) -> list[str]:
 BLOCKS = {code: f"{page}-{n}" for page in PAGES for n, code in enumerate(blocks(page))}
 SMALLER = {
     "learn(50_000)": "learn(64 * 32)",
+    "learn(100_000)": "learn(64 * 32)",
     'fit_purifier("mlp", train.dataset)': 'fit_purifier("mlp", train.dataset, updates=5)',
     "fit_dsrm(train.dataset)": "fit_dsrm(train.dataset, updates=5)",
     "500": "50",

@@ -21,7 +21,7 @@ from .play import TINY, Case, draw, make, player
 from .timing import Clock, Row, add_out, add_sessions, report, timed
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
-ACTIONS = ("discrete", "slate", "continuous")
+ACTIONS = ("discrete", "slate", "scorer")
 TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
 GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
 GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
@@ -98,7 +98,7 @@ def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
         "items": [
             Case(ENVS[0], actions, "SameStep", max(1, sessions // 4), engine, items=n)
             for n in ((TINY // 2, TINY) if quick else GROWING_ITEMS)
-            for actions in ("discrete", "continuous")
+            for actions in ("discrete", "scorer")
         ],
     }
 

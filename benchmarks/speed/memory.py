@@ -24,7 +24,7 @@ from .play import TINY, Case, draw, make, player
 from .timing import Row, in_fresh_processes, process_memory
 
 ENV = "KuaiRand-Fair-v0"
-VIEWS = [("discrete", "state"), ("slate", "state"), ("continuous", "state"), ("slate", "dict"),
+VIEWS = [("discrete", "state"), ("slate", "state"), ("scorer", "state"), ("slate", "dict"),
          ("slate", "history"), ("fusion", "state")]  # fmt: skip
 LARGE_ACTIONS = ("discrete", "slate", "continuous")
 STEPS = 60  # at least two sessions of every user

@@ -23,6 +23,7 @@ from kuaisim_gym.data import Dataset
 
 from ..agents import find_agent
 from ..origin import data_block
+from ..run import weights_of
 from ..training import TrainingRecord
 from .play import TINY, world
 from .timing import Clock, Row, add_out, report
@@ -92,7 +93,7 @@ class Training:
             fit = clock.around(fit_purifier, "fit")
             purifier = fit(learner.purifier, dataset, seed=SEED, **sizes)
         assert options.pop("n_envs") == SLOTS
-        shown: dict[str, Any] = learner.options_for(purifier)
+        shown: dict[str, Any] = {**weights_of(env), **learner.options_for(purifier)}
         core = make_vec_env(env, SLOTS, dataset=dataset, max_len=MAX_LEN, **shown)
         assert learner.build is not None
         model = learner.build(learner.wrap(core, purifier, {}, True), options, SEED)

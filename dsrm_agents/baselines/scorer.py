@@ -23,7 +23,7 @@ from kuaisim_gym.errors import ConfigError
 
 
 class ScorerVecEnv(StatelessVecEnv):
-    """Turns a linear scorer into slates, as ``action_type="continuous"`` does, but fairly.
+    """Turns a linear scorer into slates, as ``action_type="scorer"`` does, but fairly.
 
     An action scores an item by its inner product with the item's row of ``catalogue.known``; the
     best unexposed items are shown.

@@ -308,7 +308,7 @@ def test_other_items_are_refused(small, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"observation_type": "state"}, {"action_type": "continuous"}, {"action_type": "discrete"}],
+    [{"observation_type": "state"}, {"action_type": "scorer"}, {"action_type": "discrete"}],
 )
 def test_other_spaces_are_refused(small, options) -> None:
     with pytest.raises(ConfigError, match=r"Watcher needs observation_type='dict'.*'slate'"):

@@ -17,7 +17,7 @@ from benchmarks import agents, origin, paper
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent, by_name, constructor, find_agent
 from benchmarks.agents.agent import purified
-from benchmarks.run import Run
+from benchmarks.run import Run, weights_of
 from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.errors import ConfigError
 
@@ -286,3 +286,9 @@ def test_an_algorithm_without_settings_or_an_object_is_no_agent() -> None:
         find_agent("stable_baselines3:A2C")
     with pytest.raises(ConfigError, match=r"a class with `predict`, got builtins\.function"):
         find_agent("dsrm_agents:evaluate")
+
+
+def test_agents_without_actions_of_their_own_are_over_scorers_or_the_task_s_weights() -> None:
+    assert weights_of("KuaiRec-Fair-v0") == weights_of("KuaiRand-Request-v0")
+    assert weights_of("KuaiRec-Fair-v0") == {"action_type": "scorer"}
+    assert weights_of("KuaiRand-Retention-v0") == {}  # fusion

@@ -46,7 +46,7 @@ def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys
     played = {(row["env"], row["shell"], row["actions"]) for row in study["environments"]}
     for env in ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0"):
         for shell in ("SameStep", "NextStep", "sb3", "single"):
-            assert {(env, shell, kind) for kind in ("discrete", "slate", "continuous")} <= played
+            assert {(env, shell, kind) for kind in ("discrete", "slate", "scorer")} <= played
     assert ("KuaiRand-Retention-v0", "SameStep", "fusion") in played
     assert "numpy" in {row["engine"] for row in study["environments"]}
     for row in [row for name in ("environments", "sessions", "items") for row in study[name]]:
@@ -135,7 +135,7 @@ def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     assert in_this_process == [memory.occupied, memory.grown, memory.of_large_catalogue]
     assert study.keys() == {*ABOUT, "sessions", "growth", "large"}
     views = {(row["actions"], row["observation"]) for row in study["sessions"]}
-    assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
+    assert views == {("discrete", "state"), ("slate", "state"), ("scorer", "state"),
                      ("slate", "dict"), ("slate", "history"), ("fusion", "state")}  # fmt: skip
     assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
     assert {row["actions"] for row in study["large"]} == {"discrete", "slate", "continuous"}

@@ -49,7 +49,7 @@ def test_every_session_is_exactly_max_len_requests(small_rand, max_len: int) -> 
     for step in range(max_len):
         assert batch.core.state.active.all()
         np.testing.assert_array_equal(batch.core.state.temper, max_len - step)
-        result = batch.step(rng.uniform(-1, 1, (N, 10)).astype(np.float32))
+        result = batch.step(rng.uniform(-1, 1, (N, 11)).astype(np.float32))
         assert not result.penalised.any()
         assert not result.truncated.any()
     assert result.terminated.all()
