@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym import build_simulator
+from kuaisim_gym.engine import bits
 from kuaisim_gym.envs.actions import SharesAction
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
@@ -146,8 +147,9 @@ def test_others_fill_the_places_of_a_group_that_runs_dry(small) -> None:
     np.testing.assert_array_equal(batch.actions.slates(action)[0], [*wanted, *many[3:5]])
     batch.step(action)
     np.testing.assert_array_equal(batch.actions.slates(action)[0], many[5:13])
-    batch.core.state.exposed[:] = True
-    batch.core.state.exposed[:, many[200]] = False
+    exposed = np.ones((1, 240), dtype=bool)
+    exposed[:, many[200]] = False
+    batch.core.state.exposed[:] = bits.pack(exposed)
     last, *again = batch.actions.slates(action)[0].tolist()
     assert last == many[200]
     assert len({last, *again}) == 8

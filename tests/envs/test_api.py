@@ -30,6 +30,7 @@ HEADINGS = [
     "Action Space",
     "Observation Space",
     "Rewards",
+    "Info",
     "Starting State",
     "Episode End",
     "Arguments",
@@ -439,18 +440,6 @@ def test_unseeded_environments_differ(small) -> None:
     assert len(users) > 1
 
 
-def test_info_stays_small_until_the_end(small) -> None:
-    env = gym.make("KuaiRec-Fair-v0", dataset=small, max_len=5)
-    env.reset(seed=0)
-    rewards, terminated = [], False
-    while not terminated:
-        _, reward, terminated, _, info = env.step(env.action_space.sample())
-        rewards.append(reward)
-        assert ("session" in info) == terminated
-    assert info["session"]["len"] == len(rewards)
-    assert info["session"]["r_cum"] == pytest.approx(sum(rewards))
-
-
 def test_the_split_decides_who_arrives(small) -> None:
     test = {int(small.user_ids[user]) for user in small.test_users}
     for split in ("train", "test"):
@@ -731,6 +720,9 @@ def test_a_class_built_directly_is_the_environment_of_its_id(env_id, small_rand)
         pairs.append([env.step(actions) for env in (vector, envs)])
         pairs.append([shell.step(actions) for shell in shells])
     for one, two in pairs:
+        for infos in (one[3], two[3]) if len(one) == 4 else ():
+            for info in infos:
+                info.get("episode", {}).pop("t", None)  # seconds that passed
         assert pickle.dumps(one) == pickle.dumps(two)
     assert any("session" in str(one) for one, _ in pairs)
 
