@@ -294,14 +294,17 @@ class KuaiRequestEnv(KuaiEnv):
     much is KuaiSim's unnormalised sum. An item's probabilities are first lowered by ``correlation``
     times its mean cosine to the rest of the list, both at least 0.
 
+    ## Info
+    As :class:`KuaiEnv`; ``info["session"]`` holds ``len``, ``r_each`` (the average list reward),
+    ``r_cum``, ``q``, ``popular_share`` and ``list_reward_max``, and
+    :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR, coverage and ILD of many
+    sessions.
+
     ## Starting State
     A user drawn uniformly from the split, with the logged history.
 
     ## Episode End
-    ``terminated`` after ``max_len`` requests, for all users alike. ``info["session"]`` holds
-    ``len``, ``r_each`` (the average list reward), ``r_cum``, ``q``, ``popular_share`` and
-    ``list_reward_max``; :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR,
-    coverage and ILD of many sessions.
+    ``terminated`` after ``max_len`` requests, for all users alike.
 
     ## Arguments
     As :class:`KuaiEnv`, with these defaults: ``max_len=20``, ``step_cost="request"``,
@@ -343,14 +346,16 @@ class KuaiRetentionEnv(KuaiEnv):
     ``-days / 10`` at the end of a session, with the days until the user comes back, 1 to 10; 0 at
     other steps.
 
+    ## Info
+    As :class:`KuaiEnv`; ``info["session"]`` holds, of the episode so far, ``len`` (requests),
+    ``r_each`` and ``r_cum`` (of the responses), ``q``, ``popular_share``, and of the sessions that
+    are over ``return_time`` (mean days) and ``retention`` (share of returns on the next day).
+
     ## Starting State
     A user drawn uniformly from the split, with the logged history.
 
     ## Episode End
     ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
-    ``info["session"]`` holds, of the episode so far, ``len`` (requests), ``r_each`` and ``r_cum``
-    (of the responses), ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention``
-    (share of returns on the next day).
 
     ## Arguments
     As :class:`KuaiEnv`, with ``n_visits=6`` and these defaults: ``max_len=5`` requests a session,
