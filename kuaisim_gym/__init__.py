@@ -23,6 +23,7 @@ from kuaisim_gym.errors import (
     KuaiSimError,
     NoPreferenceError,
     ResetNeededError,
+    UnexpectedOptionError,
     UnknownIdError,
 )
 from kuaisim_gym.lazy import lazy_names
@@ -74,10 +75,10 @@ __all__ = [
     "Episode", "Groups", "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv",
     "KuaiSimError", "KuaiVectorEnv", "Merit", "NoPreferenceError", "ProviderQuota",
     "ResetNeededError", "Rule", "RuleWorld", "SessionBatch", "SessionConfig", "SessionStep",
-    "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator", "collect_episodes",
-    "find_groups", "load_dataset", "logged_episodes", "popularity_groups", "register", "summarise",
-    "summarise_exposure", "summarise_requests", "summarise_retention", "summarise_users",
-    "write_minari",
+    "Sessions", "Simulator", "UnexpectedOptionError", "UnknownIdError", "__version__",
+    "build_simulator", "collect_episodes", "find_groups", "load_dataset", "logged_episodes",
+    "popularity_groups", "register", "summarise", "summarise_exposure", "summarise_requests",
+    "summarise_retention", "summarise_users", "write_minari",
 ]  # fmt: skip
 
 

@@ -32,13 +32,13 @@ def test_its_examples_run(played, small) -> None:
     names, out = played
     assert out.splitlines()[-1] == "Box(0.0, 1.0, (2,), float64)"
     assert 0.0 <= names["fairness"] <= 1.0
-    vector = gym.make_vec(
-        "KuaiRec-Fair-v0", num_envs=3, dataset=small, reward=names["Novelty"](), max_len=4
-    )
+    novelty = names["Novelty"]()
+    options = {"dataset": small, "reward": novelty, "action_type": "slate"}
+    vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options)
     vector.reset(seed=1)
-    rewards = vector.step(vector.action_space.sample())[1]
-    assert (rewards == 1.0).all()  # nothing was seen before
-    assert (vector.step(vector.action_space.sample())[1] < 1.0).all()
+    slates = np.tile(np.arange(10), (3, 1))
+    assert (vector.step(slates)[1] == 1.0).all()  # nothing was seen before
+    assert (vector.step(slates)[1] == 0.0).all()  # and everything now
 
 
 def test_its_examples_are_short() -> None:

@@ -156,9 +156,10 @@ class Rule:
         }
 
     def __eq__(self, other: object) -> bool:
-        mine, theirs = type(self), type(other)
-        alike = (mine.__module__, mine.__qualname__) == (theirs.__module__, theirs.__qualname__)
-        return alike and isinstance(other, Rule) and self.settings() == other.settings()
+        if not isinstance(other, Rule):
+            return NotImplemented
+        classes = ((type(rule).__module__, type(rule).__qualname__) for rule in (self, other))
+        return next(classes) == next(classes) and self.settings() == other.settings()
 
     def __hash__(self) -> int:
         return hash(type(self).__qualname__)
@@ -253,8 +254,8 @@ class RunningRule:
             valid &= np.isfinite(values)
         if valid.all():
             return
-        place = tuple(np.argwhere(~valid)[0])
-        value = values[place]
+        index = tuple(np.argwhere(~valid)[0])
+        value = values[index]
         if self._costs:
             expected = "numbers of at least 0, infinity for users who leave"
         elif np.isfinite(self.low).any() or np.isfinite(self.high).any():
@@ -268,8 +269,8 @@ class RunningRule:
         else:
             remedy = "clip it, or declare other bounds"
         raise ConfigError(
-            f"{self._name} must return {expected}, got {value} in session {rows[place[0]]} at step "
-            f"{steps[place[0]]}: {remedy}."
+            f"{self._name} must return {expected}, got {value} in session {rows[index[0]]} at step "
+            f"{steps[index[0]]}: {remedy}."
         )
 
     def _remember(self, memory: Memory, rows: NDArray[np.int64]) -> None:
@@ -358,8 +359,10 @@ class OwnRules:
 
     def snapshot(self) -> Snapshot:
         """Copies of what the rules remember, by name."""
-        parts = (under(option, rule.snapshot()) for option, rule in self._running.items())
-        return {name: array for part in parts for name, array in part.items()}
+        snapshot: Snapshot = {}
+        for option, rule in self._running.items():
+            snapshot |= under(option, rule.snapshot())
+        return snapshot
 
     def restore(self, snapshot: Snapshot) -> None:
         """Goes back to a snapshot."""
@@ -441,9 +444,9 @@ def _plain(value: object) -> Any:
     if isinstance(value, np.ndarray):
         return [str(value.dtype), list(value.shape), zlib.crc32(value.tobytes())]
     if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
+        return [_plain(element) for element in value]
     if isinstance(value, dict):
-        return {str(name): _plain(part) for name, part in value.items()}
+        return {str(name): _plain(element) for name, element in value.items()}
     return _name(value)
 
 

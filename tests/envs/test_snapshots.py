@@ -76,7 +76,7 @@ def test_it_goes_on_as_if_nothing_had_been(small_rand, task, observation, before
     assert_the_same(play(batch, np.random.default_rng(1), 14), expected)
 
 
-@pytest.mark.parametrize("action", ["slate", "discrete", "fusion"])
+@pytest.mark.parametrize("action", ["scorer", "slate", "discrete", "fusion"])
 def test_with_every_kind_of_action(small_rand, action: str) -> None:
     batch = begun(small_rand, action_type=action)
     play(batch, np.random.default_rng(0), 5)
@@ -103,10 +103,11 @@ def test_on_another_engine(small) -> None:
 def test_with_rules_that_remember(small_rand, task) -> None:
     pytest.importorskip("numba")
     reward = {} if task == "retention" else {"reward": ProviderQuota(np.arange(240) % 3)}
-    options = {"max_len": 6, "abandonment": CategoryBoredom(most=4, last=14)} | reward
+    options = {"max_len": 8, "abandonment": CategoryBoredom(most=7, last=14, cost=0.5)} | reward
     batch = begun(small_rand, task, engine="numba", **options)
     play(batch, np.random.default_rng(0), 4)
     snapshot = batch.snapshot()
+    assert batch.core.state.steps.any()  # there is something to remember
     assert snapshot["core.rules.abandonment.recent"].shape == (N, 14)
     expected = play(batch, np.random.default_rng(1), 12)
     for engine in ("numba", "numpy"):
@@ -211,7 +212,7 @@ def test_the_sb3_shell_goes_on_without_a_reset(small) -> None:
         one.snapshot()
     one.reset()
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (30, N, 10)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (30, N, 11)).astype(np.float32)
     for action in actions[:7]:
         one.step(action)
     two.restore(one.snapshot())
