@@ -103,12 +103,12 @@ def test_on_another_engine(small) -> None:
 def test_with_rules_that_remember(small_rand, task) -> None:
     pytest.importorskip("numba")
     reward = {} if task == "retention" else {"reward": ProviderQuota(np.arange(240) % 3)}
-    options = {"max_len": 8, "abandonment": CategoryBoredom(most=7, last=14, cost=0.5)} | reward
+    options = {"max_len": 8, "abandonment": CategoryBoredom(most=9, last=30, cost=0.5)} | reward
     batch = begun(small_rand, task, engine="numba", **options)
     play(batch, np.random.default_rng(0), 4)
     snapshot = batch.snapshot()
     assert batch.core.state.steps.any()  # there is something to remember
-    assert snapshot["core.rules.abandonment.recent"].shape == (N, 14)
+    assert snapshot["core.rules.abandonment.recent"].shape == (N, 30)
     expected = play(batch, np.random.default_rng(1), 12)
     for engine in ("numba", "numpy"):
         fresh = begun(small_rand, task, seed=9, engine=engine, **options)
