@@ -127,7 +127,7 @@ class Dorl:
         return f"{self.dataset_fingerprint}-{self.world.fingerprint}"
 
 
-def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
+def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = True) -> Dorl:
     """Fits the world model and counts the logged choices, on the train log alone.
 
     Args:

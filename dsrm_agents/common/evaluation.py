@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
+from tqdm.auto import tqdm
 
 from dsrm_agents.common.origin import check_origin, shapes
 from kuaisim_gym.envs.shared import Agent, wants_masks
@@ -53,16 +54,19 @@ def evaluate(
     masked = wants_masks(agent)
     observation, state = env.reset(), None
     starts = np.ones(env.num_envs, dtype=bool)
-    while waiting:
-        masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-        actions, state = agent.predict(
-            observation, state, starts, deterministic=deterministic, **masks
-        )
-        observation, _, starts, infos = env.step(actions)
-        for slot in np.flatnonzero(starts):
-            if len(records[slot]) < quota:
-                records[slot].append(infos[slot]["record"])
-                waiting -= len(records[slot]) == quota
+    # A bar appears where it takes longer than a moment.
+    with tqdm(total=sessions, desc="Sessions", unit="session", delay=2.0, leave=False) as bar:
+        while waiting:
+            masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+            actions, state = agent.predict(
+                observation, state, starts, deterministic=deterministic, **masks
+            )
+            observation, _, starts, infos = env.step(actions)
+            for slot in np.flatnonzero(starts):
+                if len(records[slot]) < quota:
+                    records[slot].append(infos[slot]["record"])
+                    waiting -= len(records[slot]) == quota
+                    bar.update()
     return Sessions.concatenate([record for slot in records for record in slot])
 
 

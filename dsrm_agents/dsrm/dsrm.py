@@ -221,7 +221,7 @@ def distil(
     training: TrainConfig = DISTILLATION,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Student:
     """Trains a student on a fitted teacher's trajectories.
 

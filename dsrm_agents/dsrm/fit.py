@@ -52,7 +52,7 @@ def fit_purifier(
     *,
     seed: int = 0,
     checkpoint: str | Path | None = None,
-    progress: bool = False,
+    progress: bool = True,
     **options: Any,
 ) -> FittedPurifier:
     """Fits any purifier by name; no row and no user of the test split takes part.

@@ -40,7 +40,7 @@ def fit_encoder(
     batch_size: int = 256,
     learning_rate: float = 3e-3,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = True,
 ) -> StateEncoder:
     """Fits a state encoder on the train users' log.
 

@@ -253,5 +253,5 @@ def test_what_cannot_be_is_refused(small, small_rand, dorl) -> None:
         with pytest.raises(ConfigError, match="entropy_coef must be a finite number"):
             PenalisedVecEnv(env, dorl, entropy_coef=bad)
     other = make_vec_env("KuaiRand-Fair-v0", N, dataset=small_rand)
-    with pytest.raises(CheckpointError, match="fitted on dataset"):
+    with pytest.raises(CheckpointError, match="fitted on another dataset"):
         PenalisedVecEnv(other, dorl)
