@@ -123,7 +123,7 @@ class Training:
         self.sessions += record.finished
 
     def costs(self) -> dict[str, Any]:
-        """What the turns have cost.
+        """Costs of the turns.
 
         Returns:
             ``steps`` and finished ``sessions``, processor seconds ``fit_s`` of the purifier's fit

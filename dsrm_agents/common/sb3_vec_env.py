@@ -185,7 +185,7 @@ class KuaiVecEnv(BatchView, VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
     ) -> list[bool]:
-        """Whether it does what a wrapper does: ``Monitor`` alone; others go around it."""
+        """Tells if it does what a wrapper does: ``Monitor`` alone; others go around it."""
         return [issubclass(Monitor, wrapper_class)] * len(list(self._get_indices(indices)))
 
 

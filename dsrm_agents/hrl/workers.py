@@ -154,7 +154,7 @@ class Context(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What the worker chose.
+    """The worker's choices.
 
     Attributes:
         slates: (N, K) int64 item positions.
@@ -305,7 +305,7 @@ class Worker(nn.Module):
         return self.distribution(context).entropy()
 
     def bounds(self, context: Context, dialled: bool | None = None) -> SlateBounds:
-        """How many items of each group the slates of N sessions may hold.
+        """Bounds on the items of each group that the slates of N sessions may hold.
 
         Args:
             context: The sessions.

@@ -201,8 +201,8 @@ def fill_row(array: NDArray[Any], n: int, value: Any) -> None:
 def _forget(exposed: BitArray, slates: NDArray[np.int32], n: int, items: int) -> None:
     """Clears the bits of the items that a session has shown, or its row where that is shorter."""
     if items < exposed.shape[1]:
-        for place in range(items):
-            exposed[n, slates[n, place] >> 3] = 0
+        for index in range(items):
+            exposed[n, slates[n, index] >> 3] = 0
     else:
         fill_row(exposed, n, 0)
 
@@ -222,8 +222,8 @@ def begin(
     slate_size = state.slates.shape[2]
     slates = state.slates.reshape(n_sessions, -1)
     responses = state.responses.reshape(n_sessions, -1)
-    for place in range(rows.size):
-        n = rows[place]
+    for index in range(rows.size):
+        n = rows[index]
         # Records are blank behind the steps that were made.
         steps = state.steps[n]
         shown = steps * slate_size
@@ -233,7 +233,7 @@ def begin(
         for column in range(steps):
             rewards[n, column], penalised[n, column] = 0.0, False
         fill_row(recent, n, 0)
-        state.users[n], state.active[n], state.temper[n] = users[place], True, max_len
+        state.users[n], state.active[n], state.temper[n] = users[index], True, max_len
         state.steps[n], state.last_reward[n], state.reward_sum[n] = 0, 0.0, 0.0
         state.penalties[n], state.popular[n] = 0, 0
 

@@ -152,11 +152,11 @@ def _hide(scores: NDArray[Any], bits: NDArray[Any]) -> None:
     for start in range(0, n_bytes, 8):
         left = np.uint64(0)
         if start + 8 <= n_bytes:
-            for place in range(8):
-                left |= np.uint64(bits[start + place]) << np.uint64(8 * place)
+            for byte in range(8):
+                left |= np.uint64(bits[start + byte]) << np.uint64(8 * byte)
         else:
-            for place in range(n_bytes - start):
-                left |= np.uint64(bits[start + place]) << np.uint64(8 * place)
+            for byte in range(n_bytes - start):
+                left |= np.uint64(bits[start + byte]) << np.uint64(8 * byte)
         while left:
             rest = left & (left - _ONE)  # without the lowest bit
             item = 8 * start + _PLACES[((left ^ rest) * _DE_BRUIJN) >> _TOP_SIX]

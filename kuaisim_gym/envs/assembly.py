@@ -488,7 +488,7 @@ class SessionBatch:
         slots: BoolArray | None = None,
         measures: DoubleArray | None = None,
     ) -> Info:
-        """What has just happened, the same keys after a step and after a reset.
+        """Tells what has just happened, by the same keys after a step and a reset.
 
         Args:
             result: The step; ``None`` after a reset.

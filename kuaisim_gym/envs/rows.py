@@ -60,11 +60,11 @@ def masked(info: Info, slots: BoolArray | None, mask: BoolArray) -> dict[str, An
     return infos
 
 
-def chosen(slots: BoolArray, these: Info, others: Info) -> Info:
-    """Infos of which some slots' are of one step, and the others' of another one."""
+def merged(slots: BoolArray, latest: Info, earlier: Info) -> Info:
+    """Infos of which some slots' are of one step, and the earlier' of another one."""
     return {
-        name: chosen(slots, column, others[name])
+        name: merged(slots, column, earlier[name])
         if isinstance(column, dict)
-        else np.where(slots.reshape(-1, *(1,) * (column.ndim - 1)), column, others[name])
-        for name, column in these.items()
+        else np.where(slots.reshape(-1, *(1,) * (column.ndim - 1)), column, earlier[name])
+        for name, column in latest.items()
     }

@@ -238,7 +238,7 @@ class RetentionBatch(SessionBatch, task="retention"):
 
 
 def _of_sessions(state: SessionState) -> dict[str, NDArray[Any]]:
-    """What is summed over the sessions of an episode."""
+    """Arrays that are summed over the sessions of an episode."""
     return {
         "len": state.steps,
         "r_cum": state.reward_sum,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.engine.types import BoolArray
 from kuaisim_gym.envs.assembly import check_seed
-from kuaisim_gym.envs.rows import Info, chosen, masked, rows_of
+from kuaisim_gym.envs.rows import Info, masked, merged, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
@@ -186,7 +186,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             "final_info": masked(info, ended, ended.copy()),
             "_final_info": ended.copy(),
         }
-        latest = chosen(ended, first, info)
+        latest = merged(ended, first, info)
         return observation, infos | masked(latest, None, self._everyone.copy())
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
