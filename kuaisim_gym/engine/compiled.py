@@ -385,11 +385,11 @@ def _add_products(left: DoubleArray, right: DoubleArray, sums: DoubleArray, size
 def _interpolated(link: DoubleArray, bound: float, score: float) -> tuple[float, float]:
     """The link and its slope at a score."""
     last = len(link) - 2
-    place = min(max((score + bound) * ((len(link) - 1) / (2.0 * bound)), 0.0), last + 1.0)
-    low = min(int(place), last)
-    part = place - low
-    expected = link[low, 0] + part * (link[low + 1, 0] - link[low, 0])
-    return expected, link[low, 1] + part * (link[low + 1, 1] - link[low, 1])
+    position = min(max((score + bound) * ((len(link) - 1) / (2.0 * bound)), 0.0), last + 1.0)
+    low = min(int(position), last)
+    fraction = position - low
+    expected = link[low, 0] + fraction * (link[low + 1, 0] - link[low, 0])
+    return expected, link[low, 1] + fraction * (link[low + 1, 1] - link[low, 1])
 
 
 @jit

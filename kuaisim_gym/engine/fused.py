@@ -74,10 +74,10 @@ class StepArrays(structref.StructRefProxy):
 
 
 structref.define_boxing(_StepArraysType, StepArrays)  # type: ignore[no-untyped-call]
-_PARTS = [
+_FIELDS = [
     "scores", "rules", "state", "arrivals", "pooled", "beliefs", "result", "vectors", "measures",
 ]  # fmt: skip
-structref.define_constructor(StepArrays, _StepArraysType, _PARTS)  # type: ignore[no-untyped-call]
+structref.define_constructor(StepArrays, _StepArraysType, _FIELDS)  # type: ignore[no-untyped-call]
 structref.define_attributes(_StepArraysType)  # type: ignore[no-untyped-call]
 
 

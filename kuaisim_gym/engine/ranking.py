@@ -57,12 +57,12 @@ def top_items(scores: NDArray[Any], k: int, hidden: NDArray[Any]) -> NDArray[np.
         count = 0
         for offset in range(0, n_items, _CHUNK):
             stop = min(offset + _CHUNK, n_items)
-            part = scores[row, offset:stop]
+            chunk = scores[row, offset:stop]
             if hidden.size:
-                part = visible[: stop - offset]
-                _copy(part, scores[row, offset:stop])
-                _hide(part, hidden[row, offset // 8 :])
-            count = _select(part, offset, count, lanes, values, best[row])
+                chunk = visible[: stop - offset]
+                _copy(chunk, scores[row, offset:stop])
+                _hide(chunk, hidden[row, offset // 8 :])
+            count = _select(chunk, offset, count, lanes, values, best[row])
     return best
 
 
@@ -88,11 +88,11 @@ def best_items(
             width = min(_CHUNK, n_items - offset)
             _score(group[:padded], items, offset, width, scores)
             for row in range(size):
-                part = scores[row, :width]
+                chunk = scores[row, :width]
                 if hidden.size:
-                    _hide(part, hidden[first + row, offset // 8 :])
+                    _hide(chunk, hidden[first + row, offset // 8 :])
                 counts[row] = _select(
-                    part, offset, counts[row], lanes, values[row], best[first + row]
+                    chunk, offset, counts[row], lanes, values[row], best[first + row]
                 )
     return best
 
@@ -230,9 +230,9 @@ def _select(
     n, width, k = scores.size, lanes.size, values.size
     lanes[:] = _LEAST
     for start in range(0, n, width):
-        part = scores[start : min(start + width, n)]
-        for lane in range(part.size):
-            lanes[lane] = part[lane] if part[lane] > lanes[lane] else lanes[lane]
+        chunk = scores[start : min(start + width, n)]
+        for lane in range(chunk.size):
+            lanes[lane] = chunk[lane] if chunk[lane] > lanes[lane] else lanes[lane]
     bound = _reached(lanes, k, values[k - 1] if count == k else _LEAST)
     for lane in range(min(width, n)):
         if lanes[lane] >= bound:

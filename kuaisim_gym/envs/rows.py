@@ -61,7 +61,7 @@ def masked(info: Info, slots: BoolArray | None, mask: BoolArray) -> dict[str, An
 
 
 def merged(slots: BoolArray, latest: Info, earlier: Info) -> Info:
-    """Infos of which some slots' are of one step, and the earlier' of another one."""
+    """Infos of which some slots' are of one step, and the others' of an earlier one."""
     return {
         name: merged(slots, column, earlier[name])
         if isinstance(column, dict)
