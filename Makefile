@@ -2,13 +2,17 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types clean
+.PHONY: demo test docs lint format types clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
 
 test: .venv/test
 	.venv/bin/python -m pytest -n 2
+
+# The site, from docs/_build/site/index.html on; a warning, such as a link to nowhere, is an error.
+docs: .venv/docs
+	.venv/bin/python -m sphinx -W --keep-going -n -q docs docs/_build/site
 
 lint: .venv/test
 	.venv/bin/python -m ruff format --check .
@@ -25,6 +29,10 @@ types: .venv/test
 	$(PIP) -e ".[bench]"
 	@touch $@
 
+.venv/docs: setup.cfg pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[docs]"
+	@touch $@ .venv/bench
+
 .venv/test: setup.cfg pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[test]"
 	@touch $@ .venv/bench
@@ -35,4 +43,4 @@ types: .venv/test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build docs/_build docs/api/names *.egg-info
