@@ -28,6 +28,7 @@ COMMANDS = {
     "labels": ("benchmarks.labels", "judge rankings by labels of random exposures"),
     "exposure": ("benchmarks.exposure", "audit the exposure of simple policies by ten metrics"),
     "stability": ("benchmarks.stability", "measure how steadily agents learn, from run results"),
+    "film": ("benchmarks.film", "show a session of each environment as a GIF"),
     "table": ("benchmarks.tables", "print the tables of run results"),
     "plot": ("benchmarks.plots", "draw the figures of run results as PNG"),
     "report": ("benchmarks.report", "write all tables into DIR/README.md"),

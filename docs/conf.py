@@ -1,25 +1,29 @@
 """Settings of the documentation site: ``make docs`` builds it.
 
-Pages are the Markdown files of this folder, which also read well as they stand. Where a page shows
-what the code says of itself, it holds a comment in its place, which :func:`fill` replaces:
-``<!-- docstring kuaisim_gym:KuaiEnv; Rewards; Info -->`` stands for these sections of a docstring,
-all of them if none is named.
+Pages are the Markdown files of this folder, which also read well as they stand; :mod:`fill` says
+what is put into them.
 """
 
 from __future__ import annotations
 
 import re
-from importlib import import_module
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import fill
 
 from kuaisim_gym import __version__
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 
+_BAR = re.compile(r"\|(?=[^`]*(?:``[^`]*``[^`]*)*$)")  # outside of literals
+
 project = "kuaisim-gym"
-author = "The kuaisim-gym developers"
-project_copyright = author
+author = project_copyright = "The kuaisim-gym developers"
 release = version = __version__
 
 extensions = [
@@ -28,68 +32,42 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
 ]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"kuaisim-gym {release}"
 html_show_sphinx = False
-exclude_patterns = ["_build", "_templates"]
-templates_path = ["_templates"]
-root_doc = "index"
 
-myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 4
 
-autosummary_generate = True
-autodoc_typehints = "description"
-autodoc_inherit_docstrings = False
+autodoc_inherit_docstrings = False  # those of other libraries are not in our form
 autodoc_member_order = "bysource"
-napoleon_google_docstring = True
+autodoc_typehints = "description"
+autosummary_generate = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 
-nitpicky = True
-# Types of other libraries, whose pages this build does not read, and names that are not public.
-nitpick_ignore_regex = [(r"py:.*", r".*")]
-
-# Files outside of this folder that are pages of the site: links to them stay links.
-PAGES = {
-    "../benchmarks/results/README.md": "all_results.md",
-    "../benchmarks/fresh_worlds/README.md": "fresh_worlds.md",
-    "../findings/README.md": "findings.md",
-    "../CONTRIBUTING.md": "contributing.md",
-    "../CHANGELOG.md": "changelog.md",
-}
-_DOCSTRING = re.compile(r"<!-- docstring ([\w.]+):(\w+)((?:; [\w ]+)*) -->")
-_ROLE = re.compile(r":(\w+):`([^`]+)`")
-
-
-def docstring(module: str, name: str, sections: list[str]) -> str:
-    """Sections of a Markdown docstring, with roles in MyST's spelling."""
-    text = import_module(module).__dict__.get(name) or getattr(import_module(module), name)
-    lines = (text.__doc__ or "").splitlines()
-    body = "\n".join([lines[0], *(line.removeprefix("    ") for line in lines[1:])])
-    introduction, *parts = re.split(r"^## ", body, flags=re.MULTILINE)
-    by_title = {part.partition("\n")[0]: part.partition("\n")[2].strip() for part in parts}
-    if not sections:
-        sections = list(by_title)
-        start = [introduction.strip()]
-    else:
-        start = []
-    chosen = [f"## {title}\n\n{by_title[title]}" for title in sections]
-    return _ROLE.sub(r"`\2`", "\n\n".join(start + chosen).replace("``", "`"))
-
-
-def fill(app: Sphinx, page: str, source: list[str]) -> None:
-    """Replaces comments by docstrings, and links to files by links to their pages."""
-    text = _DOCSTRING.sub(
-        lambda match: docstring(match[1], match[2], match[3].split("; ")[1:]), source[0]
-    )
-    depth = page.count("/")
-    for file, target in PAGES.items():
-        text = text.replace(f"]({'../' * depth}{file}", f"]({'../' * depth}{target}")
-    source[0] = text
+# Links of pages are checked. References of docstrings may be to names of other libraries, whose
+# pages this build does not read, and to names of ours that are not public.
+nitpick_ignore_regex = [("py:.*", ".*")]
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers what this file adds."""
-    app.connect("source-read", fill)
+    app.connect("source-read", _fill)
+    app.connect("autodoc-process-docstring", _adapt)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _fill(app: Sphinx, page: str, source: list[str]) -> None:
+    source[0] = fill.filled(source[0], page)
+
+
+def _adapt(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """Fits docstrings to Sphinx: bars are no substitutions, and Markdown has pages of its own."""
+    if any(line.startswith("## ") for line in lines):
+        lines[1:] = ["", "Its page is under *Environments*."]
+    lines[:] = [line if line.startswith("    ") else _BAR.sub(r"\\|", line) for line in lines]

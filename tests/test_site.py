@@ -1,0 +1,103 @@
+"""The site: how-tos run as printed, with smaller budgets, and pages show what the code says."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import runpy
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks.film import FILMS, SIZE, frames, write_gif
+from kuaisim_gym.metrics import summaries
+
+DOCS = Path(__file__).parents[1] / "docs"
+_SPEC = importlib.util.spec_from_file_location("fill", DOCS / "fill.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+fill = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fill)
+HOWTOS = sorted((DOCS / "howto").glob("*.md"))
+MOST_LINES = 10  # of a how-to's program, blank lines left out
+SMALLER = {"learn(50_000": "learn(64 * 32", "eval_freq=50": "eval_freq=20", "sessions=500": "sessions=50"}
+
+
+@pytest.mark.parametrize("page", HOWTOS, ids=[page.stem for page in HOWTOS])
+def test_a_howto_runs(page: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= MOST_LINES
+    for text, smaller in SMALLER.items():
+        code = code.replace(text, smaller)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    (tmp_path / "example.py").write_text(code, encoding="utf-8")
+    runpy.run_path("example.py", run_name="__main__")
+    assert capsys.readouterr().out.strip() or list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("package", ["kuaisim_gym", "dsrm_agents", "kuaisim_gym.metrics"])
+def test_the_reference_has_every_public_name(package: str) -> None:
+    page = (DOCS / "api" / f"{package.rpartition('.')[2]}.md").read_text(encoding="utf-8")
+    module = importlib.import_module(package)
+    named = set(re.findall(r"^   (\w+)$", page, re.MULTILINE)) | set(re.findall(r"`(\w+)`", page))
+    public = {name for name in module.__all__ if not isinstance(getattr(module, name), tuple)}
+    types = {"BoolArray", "FloatArray"}  # names of NumPy's
+    assert public - types <= named
+    assert all(hasattr(module, name) for name in named)
+
+
+def test_the_glossary_has_every_metric_of_the_summaries() -> None:
+    text = (DOCS / "glossary.md").read_text(encoding="utf-8")
+    for title, keys in {
+        "whole sessions": summaries.summarise,
+        "single lists": summaries.summarise_requests,
+        "returns": summaries.summarise_retention,
+    }.items():
+        section = text.split(f"## Metrics of {title}")[1].split("\n## ")[0]
+        named = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+        assert named == re.findall(r'^        "(\w+)": ', inspect.getsource(keys), re.MULTILINE)
+
+
+def test_films_are_small_and_of_the_environments() -> None:
+    names = {film.name for film in FILMS}
+    assert names == {path.name for path in (DOCS / "images").glob("*.gif")}
+    for name in names:
+        path = DOCS / "images" / name
+        assert path.stat().st_size < 400_000
+        with Image.open(path) as image:
+            assert image.size == SIZE
+            assert image.n_frames >= 10
+
+
+def test_a_film_ends_with_the_session(small, tmp_path: Path) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, split="test", action_type="slate").unwrapped
+    pictures = frames(env, seed=1)
+    steps = env.batch.core.state.steps[0]
+    assert len(pictures) == steps + 1
+    write_gif(tmp_path / "film.gif", pictures)
+    with Image.open(tmp_path / "film.gif") as image:
+        assert image.n_frames == len(pictures)
+        image.seek(image.n_frames - 1)
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(shown - pictures[-1]).mean() < 4
+
+
+def test_comments_of_pages_become_what_they_name() -> None:
+    docstring = fill.filled("<!-- docstring kuaisim_gym:KuaiRequestEnv; Rewards -->", "page")
+    assert docstring.startswith("## Rewards\nThe list-wise reward, in [0, 1]")
+    assert "## Starting State" not in docstring
+    assert "`fairness_coef=3.5`" in fill.filled("<!-- settings hrl -->", "page")
+    table = fill.filled("<!-- results random -->", "page")
+    assert table.count("\n| random |") == 2 and "hrl" not in table
+    assert "older" not in table.lower()
+    linked = fill.filled("<!-- file ../CONTRIBUTING.md -->", "contributing")
+    assert linked.startswith("# Contributing")
+    assert fill.filled("[a](../../CHANGELOG.md#x)", "howto/sb3") == "[a](../changelog.md#x)"
+    assert (DOCS / "contributing.md").read_text(encoding="utf-8").strip().startswith("<!-- file")
