@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import kuaisim_gym  # noqa: F401  registers the environments
+import kuaisim_gym
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym import KuaiEnv
 from kuaisim_gym.rendering import Canvas

@@ -14,7 +14,7 @@ from benchmarks.estimates import report as estimates
 from benchmarks.pareto import report as pareto
 from benchmarks.purify import report as purify
 from benchmarks.results import RUN, Result, read_results, studies_in, world_of
-from benchmarks.tables import markdown, summary
+from benchmarks.tables import ladder, markdown, summary
 from kuaisim_gym.data.cache import write_atomically
 
 INTRODUCTION = """# Results
@@ -22,7 +22,8 @@ INTRODUCTION = """# Results
 Made by the commands of `python -m benchmarks`; each JSON file here names its code and versions.
 """
 
-add_arguments = add_folder
+# Tables of run results that a page may hold between the comments <!-- name --> and <!-- /name -->.
+PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summary": summary}
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
@@ -41,11 +42,35 @@ STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], s
 )  # fmt: skip
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_folder(parser)
+    parser.add_argument(
+        "--pages", nargs="+", type=Path, default=[], metavar="FILE",
+        help="renew the tables of these pages between their comments: "
+        + ", ".join(f"<!-- {name} -->" for name in PAGE_TABLES),
+    )  # fmt: skip
+
+
 def main(options: argparse.Namespace) -> None:
-    """Writes ``README.md`` into the folder of the results and prints its name."""
+    """Writes ``README.md`` into the folder of the results, and tables into pages."""
     path = options.folder / "README.md"
     write_atomically(path, report(options.folder).encode())
     print(path)
+    results = read_results(options.folder) if options.pages else []
+    for page in options.pages:
+        write_atomically(page, renewed(page.read_text(encoding="utf-8"), results).encode())
+        print(page)
+
+
+def renewed(page: str, results: list[Result]) -> str:
+    """The text of a page with today's tables between its comments."""
+    for name, table in PAGE_TABLES.items():
+        before, start, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"\n<!-- /{name} -->")
+        if start and end:
+            page = f"{before}{start}{table(results)}{end}{after}"
+    return page
 
 
 def report(folder: Path) -> str:

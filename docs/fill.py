@@ -86,11 +86,13 @@ def results(argument: str) -> str:
     """Len and R_each of agents, mean ± 95 % interval over seeds."""
     names = argument.split()
     is_older = names[0] == "older"
-    return summary([
-        run
-        for run in _committed()
-        if run["agent"] in names and world_of(run).is_older == is_older
-    ])
+    return summary(
+        [
+            run
+            for run in _committed()
+            if run["agent"] in names and world_of(run).is_older == is_older
+        ]
+    )
 
 
 def file(argument: str) -> str:

@@ -25,7 +25,11 @@ fill = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fill)
 HOWTOS = sorted((DOCS / "howto").glob("*.md"))
 MOST_LINES = 10  # of a how-to's program, blank lines left out
-SMALLER = {"learn(50_000": "learn(64 * 32", "eval_freq=50": "eval_freq=20", "sessions=500": "sessions=50"}
+SMALLER = {
+    "learn(50_000": "learn(64 * 32",
+    "eval_freq=50": "eval_freq=20",
+    "sessions=500": "sessions=50",
+}
 
 
 @pytest.mark.parametrize("page", HOWTOS, ids=[page.stem for page in HOWTOS])
