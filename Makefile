@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs lint format types clean
+.PHONY: demo test docs site lint format types clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
@@ -10,8 +10,13 @@ demo: .venv/bench
 test: .venv/test
 	.venv/bin/python -m pytest -n 2
 
-# The site, from docs/_build/site/index.html on; a warning, such as a link to nowhere, is an error.
-docs: .venv/docs
+# The site, and the programs on its pages, which `make test` runs as well.
+docs: site .venv/test
+	.venv/bin/python -m pytest -n 2 tests/test_pages.py tests/test_site.py \
+		tests/test_metrics_page.py tests/test_own_data_page.py
+
+# From docs/_build/site/index.html on; a warning, such as a link to nowhere, is an error.
+site: .venv/docs
 	.venv/bin/python -m sphinx -W --keep-going -n -q docs docs/_build/site
 
 lint: .venv/test
