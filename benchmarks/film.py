@@ -98,15 +98,18 @@ def frames(env: KuaiEnv, seed: int) -> list[NDArray[np.uint8]]:
 
 
 def write_gif(path: Path, pictures: list[NDArray[np.uint8]]) -> None:
-    """Writes pictures as an endless GIF, with one palette for all of them."""
+    """Writes pictures as an endless GIF, with one palette for all of them.
+
+    The last one comes first, for viewers that show a single picture.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     palette = Image.fromarray(pictures[-1]).quantize(COLOURS, dither=Image.Dither.NONE)
     images = [
         Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE)
-        for picture in pictures
+        for picture in [pictures[-1], *pictures[:-1]]
     ]
     frame, last = MILLISECONDS
-    durations = [frame] * (len(images) - 1) + [last]
+    durations = [last] + [frame] * (len(images) - 1)
     images[0].save(
         path, save_all=True, append_images=images[1:], duration=durations, loop=0, optimize=True
     )

@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 import fill
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 
 from kuaisim_gym import __version__
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+    from sphinx.writers.html5 import HTML5Translator
 
 _BAR = re.compile(r"\|(?=[^`]*(?:``[^`]*``[^`]*)*$)")  # outside of literals
 
@@ -34,6 +37,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
+html_math_renderer = "mathml"  # which browsers show by themselves, without a script from elsewhere
 html_theme = "furo"
 html_title = f"kuaisim-gym {release}"
 html_show_sphinx = False
@@ -55,6 +59,7 @@ nitpick_ignore_regex = [("py:.*", ".*")]
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """Registers what this file adds."""
+    app.add_html_math_renderer("mathml", (_visit_math, None), (_visit_math, None))
     app.connect("source-read", _fill)
     app.connect("autodoc-process-docstring", _adapt)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -62,6 +67,12 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 def _fill(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = fill.filled(source[0], page)
+
+
+def _visit_math(translator: HTML5Translator, node: nodes.Element) -> None:
+    formula = re.sub(r"\\tag\{(\d+)\}", r"\\qquad \\text{(\1)}", node.astext())
+    translator.body.append(tex2mathml(formula, as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
 
 
 def _adapt(

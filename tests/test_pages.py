@@ -6,9 +6,12 @@ import re
 import runpy
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
+
+from kuaisim_gym import SessionConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,6 +105,16 @@ def test_the_film_of_readme_is_as_long_as_it_says() -> None:
     (steps,) = re.findall(r"!\[A session of (\d+) slates", README)
     with Image.open(ROOT / "docs" / "images" / "kuairec-fair.gif") as film:
         assert film.n_frames == int(steps) + 1
+
+
+def test_the_world_of_readme_is_the_default_one() -> None:
+    env = gym.make("KuaiRec-Fair-v0").unwrapped
+    rules = SessionConfig()
+    text = README.split("## The world")[1].split("\n## ")[0]
+    assert f"**Observation**: {env.observation_space.shape[0]} numbers" in text
+    assert f"of T = {rules.max_len}." in text
+    assert f"|2s - 1| >= {rules.ad_bound}" in text
+    assert (rules.slate_size, rules.exposure_window) == (10, 10)  # "ten", "the last ten"
 
 
 def test_findings_of_readme_are_of_the_results() -> None:
