@@ -5,8 +5,8 @@ A page holds a comment where that belongs, and :func:`filled` puts it there:
 * ``<!-- docstring kuaisim_gym:KuaiEnv; Rewards; Info -->``: sections of a docstring in Markdown, or
   all of it where none is named;
 * ``<!-- settings hrl dsrm-hrl -->``: the benchmark's settings of agents;
-* ``<!-- results random hrl -->``: Len and R_each of agents in today's worlds, and with ``older``
-  in front of the names in those of an earlier version;
+* ``<!-- results random hrl -->``: Len of agents in today's worlds, and with ``older`` in front of
+  the names in those of an earlier version;
 * ``<!-- file ../CHANGELOG.md -->``: a file outside of ``docs``; the page is nothing else.
 """
 
@@ -18,9 +18,10 @@ from importlib import import_module
 from pathlib import Path
 
 from benchmarks.agents import AGENTS
-from benchmarks.formatting import markdown_table
-from benchmarks.results import Result, read_results, world_of
-from benchmarks.tables import summary
+from benchmarks.formatting import interval, markdown_table
+from benchmarks.results import Result, read_results
+from benchmarks.tables import by_world, metric
+from kuaisim_gym.envs.assembly import SessionBatch
 
 DOCS = Path(__file__).parent
 # Files outside of this folder that are pages of the site: links to them are links to the page.
@@ -83,16 +84,16 @@ def _committed() -> list[Result]:
 
 
 def results(argument: str) -> str:
-    """Len and R_each of agents, mean ± 95 % interval over seeds."""
-    names = argument.split()
-    is_older = names[0] == "older"
-    return summary(
-        [
-            run
-            for run in _committed()
-            if run["agent"] in names and world_of(run).is_older == is_older
-        ]
-    )
+    """Len of agents, mean ± 95 % interval over seeds, in whole sessions of each world."""
+    first, *rest = argument.split()
+    is_older = first == "older"
+    agents = rest if is_older else [first, *rest]
+    rows = [
+        [world.short_title, *(interval(metric(runs.get(agent, []), "len"), 2) for agent in agents)]
+        for world, runs in by_world(_committed()).items()
+        if world.task is SessionBatch and world.is_older == is_older
+    ]
+    return markdown_table(["Len", *agents], (row for row in rows if any(row[1:])))
 
 
 def file(argument: str) -> str:

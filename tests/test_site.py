@@ -113,8 +113,10 @@ def test_comments_of_pages_become_what_they_name() -> None:
     assert "## Starting State" not in docstring
     assert "`fairness_coef=3.5`" in fill.filled("<!-- settings hrl -->", "page")
     table = fill.filled("<!-- results random -->", "page")
-    assert table.count("\n| random |") == 2 and "hrl" not in table
-    assert "older" not in table.lower()
+    assert re.search(r"^\| Len \| random \|$", table, re.MULTILINE)
+    assert re.search(r"^\| kuairec \(SYNTHETIC world\), T = 30 \| 13.82 ± 0.07 \|$", table, re.M)
+    assert "OLDER" not in table
+    assert "OLDER" in fill.filled("<!-- results older td3 -->", "page")
     linked = fill.filled("<!-- file ../CONTRIBUTING.md -->", "contributing")
     assert linked.startswith("# Contributing")
     assert fill.filled("[a](../../CHANGELOG.md#x)", "howto/sb3") == "[a](../changelog.md#x)"
