@@ -25,7 +25,7 @@ MILLISECONDS = (250, 2500)  # of a frame, and of the last one
 
 @dataclass(frozen=True)
 class Film:
-    """What a GIF shows.
+    """Contents of a GIF.
 
     Attributes:
         env_id: The environment.

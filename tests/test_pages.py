@@ -137,6 +137,8 @@ def test_findings_of_readme_are_of_the_results() -> None:
         assert gain.replace("0.", ".") in text
         for agent in ("mlp-hrl", "filter+quota"):  # "does as much", "adds nothing"
             assert abs((lengths(env, "dsrm-hrl") - lengths(env, agent)).mean()) < 0.05
+    likes = {name: lengths("Recommendation-Fair-v0", name) for name in ("dsrm-hrl", "hrl")}
+    assert (likes["dsrm-hrl"] - likes["hrl"]).mean() < 0  # "none on the real kuairec-like"
     means: dict[tuple[str, object], list[float]] = {}
     for run in read_results(ROOT / "benchmarks" / "results"):
         world = world_of(run)
