@@ -6,28 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.engine import Engine
+from kuaisim_gym.engine.bits import BitArray, width
 
 FloatArray = NDArray[np.float32]
-
-
-def pick(
-    scores: FloatArray, k: int, hidden: NDArray[np.bool_] | None, engine: Engine
-) -> NDArray[np.int64]:
-    """Picks the k best items of each row, hidden items last.
-
-    Args:
-        scores: (N, n_items) float32, finite. Overwritten.
-        k: Items a row, at most n_items.
-        hidden: (N, n_items) bool, items not to pick; ``None`` for none.
-        engine: Ranks the scores.
-
-    Returns:
-        (N, k) int64 item positions, best first, ties by position.
-    """
-    if hidden is not None:
-        scores[hidden] = -np.inf
-    best: NDArray[np.int64] = engine.top_items(scores, k)
-    return best
 
 
 class Ranker:
@@ -48,16 +29,26 @@ class Ranker:
         return len(self._items)
 
     def best(
-        self, vectors: FloatArray, k: int, hidden: NDArray[np.bool_] | None = None
+        self, vectors: FloatArray, k: int, hidden: BitArray | None = None
     ) -> NDArray[np.int64]:
         """The k best items of each user, which do not depend on the other rows.
 
         Args:
             vectors: (N, d) float32.
             k: Items a user, at most n_items.
-            hidden: (N, n_items) bool, items not to pick; ``None`` for none.
+            hidden: (N, ceil(n_items / 8)) uint8, items not to pick, see
+                :mod:`~kuaisim_gym.engine.bits`; ``None`` for none.
 
         Returns:
             (N, k) int64 item positions, best first; hidden ones come last.
+
+        Raises:
+            ValueError: ``hidden`` is not of that form.
         """
+        expected = len(vectors), width(self._items.shape[1])
+        if hidden is not None and (hidden.shape != expected or hidden.dtype != np.uint8):
+            raise ValueError(
+                f"hidden must be {expected} uint8, a bit an item as engine.bits.pack gives it, got "
+                f"{hidden.shape} {hidden.dtype}."
+            )
         return self.engine.best_items(vectors, self._items, k, hidden)

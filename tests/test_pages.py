@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("quickstart", "agents", "data", "environments")),
+    *(f"docs/{name}.md" for name in ("quickstart", "agents", "data", "environments", "serving")),
 )
 # A README that is longer is not read.
 MOST_BYTES = 9_000
@@ -32,6 +32,7 @@ def blocks(page: str) -> list[str]:
 BLOCKS = {code: f"{page}-{n}" for page in PAGES for n, code in enumerate(blocks(page))}
 SMALLER = {
     "learn(50_000)": "learn(64 * 32)",
+    "learn(100_000)": "learn(64 * 32)",
     'fit_purifier("mlp", train.dataset)': 'fit_purifier("mlp", train.dataset, updates=5)',
     "fit_dsrm(train.dataset)": "fit_dsrm(train.dataset, updates=5)",
     "500": "50",
@@ -80,6 +81,11 @@ def test_the_session_in_readme_is_the_one_of_its_first_example(tmp_path: Path, c
     assert [line for line in capsys.readouterr().out.splitlines() if line in shown] == shown
 
 
+def test_a_recommendation_takes_ten_lines() -> None:
+    code = next(code for code in blocks("docs/serving.md") if "Recommender" in code)
+    assert len([line for line in code.splitlines() if line]) <= 10
+
+
 def test_links_of_the_pages_lead_somewhere() -> None:
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("findings/*.md")):
         text = page.read_text(encoding="utf-8")
@@ -104,7 +110,7 @@ def test_pictures_of_readme_can_be_shown_elsewhere() -> None:
 def test_the_film_of_readme_is_as_long_as_it_says() -> None:
     (steps,) = re.findall(r"!\[A session of (\d+) slates", README)
     with Image.open(ROOT / "docs" / "images" / "kuairec-fair.gif") as film:
-        assert film.n_frames == int(steps) + 1
+        assert film.n_frames == int(steps)
 
 
 def test_the_world_of_readme_is_the_default_one() -> None:

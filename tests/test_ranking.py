@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from kuaisim_gym.engine import Engine, find_engine
-from kuaisim_gym.ranking import Ranker, pick
+from kuaisim_gym.engine import Engine, bits, find_engine
+from kuaisim_gym.ranking import Ranker
 
 FEW_VALUES = st.sampled_from([-np.inf, -1.0, -0.0, 0.0, 0.5, 2.0])
 SEEDS = st.integers(0, 2**32)
@@ -72,18 +72,22 @@ def test_the_best_may_stand_in_any_column(engine: Engine, width: int, k: int) ->
 @given(
     seed=SEEDS,
     n=st.integers(1, 4),
-    items=st.sampled_from([1, 2, 7, 40, 300, 700]),
+    items=st.sampled_from([1, 2, 7, 8, 40, 63, 64, 65, 300, 4223, 4225, 9000]),
     data=st.data(),
 )
-def test_picks_are_a_sort_of_shown_behind_unshown(engine: Engine, seed, n, items, data) -> None:
+def test_hidden_columns_are_sorted_behind_the_others(engine: Engine, seed, n, items, data) -> None:
     rng = np.random.default_rng(seed)
     k = data.draw(st.integers(1, min(items, 20)))
     scores = rng.choice(np.array([-3e38, -1, 0, 0.5, 3e38], np.float32), (n, items))
-    shown = rng.random((n, items)) < data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
-    # The last key counts first; among shown items, columns decide.
-    keys = (np.where(shown, 0, -scores), shown)
+    hidden = rng.random((n, items)) < data.draw(st.sampled_from([0.0, 0.3, 0.9, 1.0]))
+    # The last key counts first; among hidden items, columns decide.
+    keys = (np.where(hidden, 0, -scores), hidden)
     expected = np.lexsort(keys, axis=1)[:, :k]
-    np.testing.assert_array_equal(pick(scores.copy(), k, shown, engine), expected)
+    kept, packed = scores.copy(), bits.pack(hidden)
+    if items % 8:
+        packed[:, -1] |= np.uint8(0xFF << items % 8 & 0xFF)  # bits beyond the items do not count
+    np.testing.assert_array_equal(engine.top_items(scores, k, packed), expected)
+    np.testing.assert_array_equal(scores, kept)
 
 
 @every_engine
@@ -91,10 +95,10 @@ def test_what_was_shown_comes_last(engine: Engine) -> None:
     scores = np.array([[0.5, 2.0, -3e38]], dtype=np.float32)
 
     def picked(*shown: int) -> list[int]:
-        hidden = np.isin(np.arange(3), shown)[None]
-        return pick(scores.copy(), 3, hidden, engine)[0].tolist()
+        hidden = bits.pack(np.isin(np.arange(3), shown)[None])
+        return engine.top_items(scores, 3, hidden)[0].tolist()
 
-    assert picked() == pick(scores.copy(), 3, None, engine)[0].tolist() == [1, 0, 2]
+    assert picked() == engine.top_items(scores, 3)[0].tolist() == [1, 0, 2]
     # Shown items come last even behind the lowest score.
     assert picked(1) == [0, 2, 1]
     assert picked(0, 1) == [2, 0, 1]
@@ -122,9 +126,10 @@ def test_best_items_are_a_sort_of_inner_products(
     table = rng.integers(-2, 3, (dim, items)).astype(np.float32)
     hidden = None if share is None else rng.random((n, items)) < share
     behind = np.zeros((n, items), bool) if hidden is None else hidden
+    packed = None if hidden is None else bits.pack(hidden)
     scores = vectors @ table
     expected = np.lexsort((np.where(behind, 0, -scores), behind), axis=1)[:, :k]
-    np.testing.assert_array_equal(engine.best_items(vectors, table, k, hidden), expected)
+    np.testing.assert_array_equal(engine.best_items(vectors, table, k, packed), expected)
 
 
 def crowded(items: int, dim: int) -> np.ndarray:
@@ -141,7 +146,7 @@ def check_rows(engine: Engine, items: int, dim: int, sizes: Iterable[int]) -> No
     ranker = Ranker(crowded(items, dim), engine)
     rng = np.random.default_rng(0)
     users = rng.uniform(-1, 1, (130, dim)).astype(np.float32)
-    hidden = rng.random((130, items)) < 0.1
+    hidden = bits.pack(rng.random((130, items)) < 0.1)
     whole = ranker.best(users, 10, hidden)
     for size in sizes:
         np.testing.assert_array_equal(ranker.best(users[:size], 10, hidden[:size]), whole[:size])
@@ -153,7 +158,7 @@ def test_engines_rank_alike_to_the_last_bit(items: int, dim: int) -> None:
     rng = np.random.default_rng(2)
     table = np.ascontiguousarray(crowded(items, dim).T)
     users = rng.uniform(-1, 1, (50, dim)).astype(np.float32)
-    hidden = rng.random((50, items)) < 0.05
+    hidden = bits.pack(rng.random((50, items)) < 0.05)
     one, two = (engine.best_items(users, table, 20, hidden) for engine in ENGINES)
     np.testing.assert_array_equal(one, two)
 
@@ -173,7 +178,7 @@ def test_it_ranks_by_inner_products(engine: Engine) -> None:
     users = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]], dtype=np.float32)
     np.testing.assert_array_equal(ranker.best(users, 3), [[0, 1, 2], [1, 0, 2], [2, 0, 1]])
     np.testing.assert_array_equal(
-        ranker.best(users, 1, np.array([[True, False, False], [False] * 3, [False, False, True]])),
+        ranker.best(users, 1, np.array([[0b001], [0b000], [0b100]], dtype=np.uint8)),
         [[1], [1], [0]],
     )
 
@@ -182,3 +187,14 @@ def test_it_ranks_by_inner_products(engine: Engine) -> None:
 def test_no_users_is_no_error(engine: Engine) -> None:
     ranker = Ranker(np.ones((4, 2), dtype=np.float32), engine)
     assert ranker.best(np.zeros((0, 2), dtype=np.float32), 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "hidden", [np.zeros((2, 9), dtype=bool), np.zeros((2, 9), np.uint8), np.zeros((1, 2), np.uint8)]
+)
+def test_hidden_items_that_are_no_bits_are_refused(hidden) -> None:
+    ranker = Ranker(np.ones((9, 2), dtype=np.float32), find_engine())
+    with pytest.raises(
+        ValueError, match=r"hidden must be \(2, 2\) uint8, .* got \(., .\) (bool|u)"
+    ):
+        ranker.best(np.ones((2, 2), dtype=np.float32), 3, hidden)

@@ -28,8 +28,10 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.engine import bits
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 WINDOWS = (1, 2)  # items whose categories form a tuple, as in the released code
@@ -139,7 +141,7 @@ def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
     Raises:
         ConfigError: The data have no categories.
     """
-    data = dataset.training
+    data = check_dataset("fit_dorl(dataset)", dataset).training
     entropy = ChoiceEntropy(data)  # first: it fails quickly without categories
     world = fit_world_model(data, seed=seed, progress=progress)
     return Dorl(world, entropy, dataset.fingerprint)
@@ -188,8 +190,8 @@ class PenalisedVecEnv(StatelessVecEnv):
         fingerprint = batch.dataset.fingerprint
         if dorl.dataset_fingerprint != fingerprint:
             raise CheckpointError(
-                f"DORL was fitted on dataset {dorl.dataset_fingerprint!r}, the environment runs "
-                f"on {fingerprint!r}: fit it again with fit_dorl(dataset)."
+                "DORL was fitted on another dataset than the environment's, "
+                f"{batch.dataset.description}: fit it again with fit_dorl(dataset)."
             )
         self.batch = batch
         self.dorl = dorl
@@ -197,7 +199,7 @@ class PenalisedVecEnv(StatelessVecEnv):
         self.entropy_coef = entropy_coef
         self._users: NDArray[np.int32] = np.zeros(venv.num_envs, dtype=np.int32)
         self._last: NDArray[np.int32] = np.full(venv.num_envs, -1, dtype=np.int32)
-        self._exposed: NDArray[np.bool_] = batch.core.state.exposed.copy()
+        self._exposed: BitArray = batch.core.state.exposed.copy()
         super().__init__(venv)
 
     @property
@@ -293,7 +295,7 @@ def _normalised_entropy(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(np.count_nonzero(counts, axis=-1) > 1, entropy, UNKNOWN)
 
 
-def _repeated(slates: Items, exposed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _repeated(slates: Items, exposed: BitArray) -> NDArray[np.bool_]:
     """(N, K) bool: items of (N, K) slates that were exposed before, or earlier in the slate."""
     twice = np.tril(slates[:, :, None] == slates[:, None, :], k=-1).any(axis=2)
-    return np.asarray(exposed[np.arange(len(slates))[:, None], slates] | twice)
+    return np.asarray(bits.contains(exposed, np.arange(len(slates)), slates) | twice)

@@ -33,7 +33,7 @@ def best_slates(
     if counts is None:
         return np.asarray(top_items(scores, k))
     if batch.core.pools is not None:  # items outside a pool cannot be shown at all
-        counts = _in_stock(counts, ~batch.core.state.exposed, groups.labels)
+        counts = _in_stock(counts, batch.core.unexposed(), groups.labels)
     ranked, is_shown = [], []
     for group in np.flatnonzero(counts.max(axis=0))[::-1]:
         most, items = int(counts[:, group].max()), np.flatnonzero(groups.labels == group)
@@ -67,7 +67,7 @@ def _in_stock(
 
 def unexposed(batch: SessionBatch, scores: FloatArray) -> FloatArray:
     """(N, n_items) float32 scores, minus infinity where a session has shown the item."""
-    return np.where(batch.core.state.exposed, -np.inf, scores).astype(np.float32)
+    return np.where(batch.core.unexposed(), scores, -np.inf).astype(np.float32)
 
 
 def last_slates(

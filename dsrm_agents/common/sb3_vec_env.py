@@ -13,8 +13,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.origin import marked, of_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_seed
+from kuaisim_gym.envs.replay import options_of
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
@@ -45,7 +47,9 @@ class KuaiVecEnv(BatchView, VecEnv):
         # Before the base constructor, which reads render_mode through get_attr.
         self.batch = batch
         self.render_mode = render_mode
-        super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
+        origin = of_dataset(batch.dataset) | {"options": options_of(batch)}
+        observations = marked(batch.observation_space, **origin)
+        super().__init__(batch.n_sessions, observations, batch.action_space)
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": RENDER_FPS}
         self._actions: NDArray[np.generic] | None = None
         self._returns = np.zeros(self.num_envs)  # of the running episodes
@@ -153,7 +157,8 @@ class KuaiVecEnv(BatchView, VecEnv):
         """Rows of ``"action_masks"``; refuses other methods, because slots are no objects."""
         if method_name != "action_masks":
             raise AttributeError(f"{method_name!r} cannot be called: slots are no objects.")
-        return list(self.action_masks()[list(self._get_indices(indices))])
+        masks = self.batch.actions.masks()
+        return [masks[slot].ravel() for slot in self._get_indices(indices)]
 
     def action_masks(self) -> NDArray[np.bool_]:
         """(N, m) bool: choices that lead to items not yet shown, as MaskablePPO wants them.
@@ -161,7 +166,7 @@ class KuaiVecEnv(BatchView, VecEnv):
         Raises:
             ConfigError: The action type makes no choices.
         """
-        return self.batch.actions.masks()
+        return self.batch.actions.masks().reshape(self.num_envs, -1)
 
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of each slot's session, for :meth:`render`."""

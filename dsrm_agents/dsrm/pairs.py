@@ -149,8 +149,7 @@ def _played(batch: SessionBatch, rng: np.random.Generator) -> Iterator[Evidence]
         yield _evidence(batch, rows, both, session, rng.random(len(rows)) < HIDDEN)
         kept = np.full(n, KEPT)
         scores = following * both.scores() + own_way
-        scores[core.state.exposed] = -np.inf
-        slates = core.engine.top_items(scores, batch.config.slate_size)
+        slates = core.engine.top_items(scores, batch.config.slate_size, core.state.exposed)
         session.update(batch.step(slates, acting))
 
 

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.common.bounds import MASKED
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _jit(function: _F) -> _F:
-    compiled: Any = numba.njit(cache=True, error_model="numpy")(function)
-    return compiled  # type: ignore[no-any-return]  # called as the function is
+from kuaisim_gym.engine.jit import jit
 
 
-@_jit
+@jit
 def _sum(values: NDArray[Any], start: int, end: int) -> float:
     total = 0.0
     for place in range(start, end):
@@ -28,7 +20,7 @@ def _sum(values: NDArray[Any], start: int, end: int) -> float:
     return total
 
 
-@_jit
+@jit
 def _first_beyond(values: NDArray[Any], start: int, end: int, share: float) -> int:
     """The place in [start, end) where the running sum first exceeds a share of the whole."""
     total = _sum(values, start, end)
@@ -41,7 +33,7 @@ def _first_beyond(values: NDArray[Any], start: int, end: int, share: float) -> i
     return -1  # all are 0
 
 
-@_jit
+@jit
 def draw(
     scores: NDArray[Any],
     weight: NDArray[Any],

@@ -79,20 +79,20 @@ class SemanticAction:
                 f"A token must lie in [0, {codebook.codes}), got {outside[0]}."
             )
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
+        free = None if core.config.allow_repeats else core.unexposed()
         for row, bucket in enumerate(bucket_of(tokens, codebook.codes).tolist()):
-            masked = None if core.config.allow_repeats else core.state.exposed[row]
-            slates[row] = self._slate(bucket, slates.shape[1], masked)
+            slates[row] = self._slate(bucket, slates.shape[1], None if free is None else free[row])
         return slates
 
-    def _slate(self, bucket: int, size: int, masked: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    def _slate(self, bucket: int, size: int, free: NDArray[np.bool_] | None) -> NDArray[np.int64]:
         slate = np.empty(0, dtype=np.int64)
         inner = (int(np.searchsorted(self._bucket, bucket)),) * 2  # items of longer prefixes
         for span in (1, *self.codebook.codes ** np.arange(1, self.codebook.levels + 1)):
             first = bucket // span * span
             start, end = np.searchsorted(self._bucket, (first, first + span))
             new = np.concatenate([self._order[start : inner[0]], self._order[inner[1] : end]])
-            if masked is not None:
-                new = new[~masked[new]]
+            if free is not None:
+                new = new[free[new]]
             best = new[np.argsort(-self.ranking[new], kind="stable")]
             slate = np.concatenate([slate, best[: size - len(slate)]])
             if len(slate) == size:

@@ -12,7 +12,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.engine.jit import inlined, jit
+from kuaisim_gym.engine.ranking import best_items, inner_products, top_items
 from kuaisim_gym.engine.reference import NumpyEngine
 from kuaisim_gym.engine.types import (
     BoolArray,
@@ -32,16 +34,9 @@ _SHIFT = np.uint64(32)
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
 _N_RULES = len(Rules._fields)
-_STRETCH = 512  # items of 2 kB
 _LANES = 64  # sessions whose beliefs stay in the processor's first cache
-_BLOCK = 32  # columns that are passed over if none is among the best so far
-# Ranking: a tile's vectors stay in the first cache for all rows of a group, a chunk's scores in the
-# second; scratch memory is as large as they are, whatever the catalogue.
-_TILE, _GROUP = 128, 16
-_CHUNK = 33 * _TILE  # not a power of two: rows would share the cache's sets
 ZERO, ONE, _TINY = np.float32(0.0), np.float32(1.0), np.finfo(np.float32).tiny
-_LEAST = np.float32(-np.inf)
-_NOTHING = np.zeros((0, 0), dtype=bool)
+_NOTHING = np.zeros((0, 0), dtype=np.uint8)
 
 
 @jit
@@ -132,7 +127,7 @@ def _answer(
     weights: FloatArray,
     stochastic: bool,
     allow_repeats: bool,
-    exposed: BoolArray,
+    exposed: BitArray,
     feedback: FloatArray,
     answered: BoolArray,
     responses: FloatArray,
@@ -143,8 +138,9 @@ def _answer(
     total = 0.0
     for k in range(slate.size):
         item = slate[k]
+        byte, bit = item >> 3, np.uint8(1 << (item & 7))
         # An item is marked as it is met, so that its second position in the slate is a repeat.
-        if allow_repeats or not exposed[item]:
+        if allow_repeats or not exposed[byte] & bit:
             response = ZERO
             for b in range(weights.size):
                 answer = chances[k, b]
@@ -154,7 +150,7 @@ def _answer(
                 response += answer * weights[b]
             responses[k] = min(max(response, ZERO), ONE)
             answered[k] = True
-        exposed[item] = True
+        exposed[byte] |= bit
         slate_record[k] = item
         response_record[k] = responses[k]
         total += np.float64(responses[k])
@@ -201,6 +197,16 @@ def fill_row(array: NDArray[Any], n: int, value: Any) -> None:
         array[n, column] = value
 
 
+@inlined
+def _forget(exposed: BitArray, slates: NDArray[np.int32], n: int, items: int) -> None:
+    """Clears the bits of the items that a session has shown, or its row where that is shorter."""
+    if items < exposed.shape[1]:
+        for place in range(items):
+            exposed[n, slates[n, place] >> 3] = 0
+    else:
+        fill_row(exposed, n, 0)
+
+
 @jit
 def begin(
     rows: NDArray[np.int64], users: NDArray[np.int32], max_len: int, state: SessionState
@@ -213,19 +219,23 @@ def begin(
         state.rewards,
         state.penalised,
     )
+    slate_size = state.slates.shape[2]
     slates = state.slates.reshape(n_sessions, -1)
     responses = state.responses.reshape(n_sessions, -1)
     for place in range(rows.size):
         n = rows[place]
+        # Records are blank behind the steps that were made.
+        steps = state.steps[n]
+        shown = steps * slate_size
+        _forget(exposed, slates, n, shown)
+        for column in range(shown):
+            slates[n, column], responses[n, column] = -1, ZERO
+        for column in range(steps):
+            rewards[n, column], penalised[n, column] = 0.0, False
+        fill_row(recent, n, 0)
         state.users[n], state.active[n], state.temper[n] = users[place], True, max_len
         state.steps[n], state.last_reward[n], state.reward_sum[n] = 0, 0.0, 0.0
         state.penalties[n], state.popular[n] = 0, 0
-        fill_row(recent, n, 0)
-        fill_row(exposed, n, False)
-        fill_row(slates, n, -1)
-        fill_row(responses, n, ZERO)
-        fill_row(rewards, n, 0.0)
-        fill_row(penalised, n, False)
 
 
 @jit
@@ -505,221 +515,6 @@ def measure(measures: DoubleArray, state: SessionState, slate_size: int) -> None
         measures[3, n] = state.popular[n] / (length * slate_size)
 
 
-@jit
-def _inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
-    """Matrix product, summed in order.
-
-    Items are read in stretches that stay in the processor's first cache, and features four at a
-    time, so that sums are loaded and stored a quarter as often.
-    """
-    n_rows, dim = vectors.shape
-    n_items = items.shape[1]
-    products = np.zeros((n_rows, n_items), np.float32)
-    n_unrolled = dim - dim % 4
-    for start in range(0, n_items, _STRETCH):
-        stop = min(start + _STRETCH, n_items)
-        for row in range(n_rows):
-            total, weight = products[row, start:stop], vectors[row]
-            for f in range(0, n_unrolled, 4):
-                w0, w1, w2, w3 = weight[f], weight[f + 1], weight[f + 2], weight[f + 3]
-                item0, item1 = items[f, start:stop], items[f + 1, start:stop]
-                item2, item3 = items[f + 2, start:stop], items[f + 3, start:stop]
-                for column in range(total.size):
-                    first = (total[column] + w0 * item0[column]) + w1 * item1[column]
-                    total[column] = (first + w2 * item2[column]) + w3 * item3[column]
-            for f in range(n_unrolled, dim):
-                w0, item0 = weight[f], items[f, start:stop]
-                for column in range(total.size):
-                    total[column] += w0 * item0[column]
-    return products
-
-
-@jit
-def _top_items(scores: NDArray[Any], k: int) -> NDArray[np.int64]:
-    n_rows, n_items = scores.shape
-    best = np.empty((n_rows, k), np.int64)
-    values = np.empty(k, np.float32)
-    for row in range(n_rows):
-        count = 0
-        for start in range(0, n_items, _BLOCK):
-            stop = min(start + _BLOCK, n_items)
-            if count == k:
-                largest = scores[row, start]
-                for column in range(start + 1, stop):
-                    value = scores[row, column]
-                    largest = value if value > largest else largest
-                if not largest > values[k - 1]:
-                    continue
-            for column in range(start, stop):
-                value = scores[row, column]
-                if count == k and not value > values[k - 1]:
-                    continue
-                # Inserted behind its equals: of ties the first column is the better one.
-                count = min(count + 1, k)
-                rank = count - 1
-                while rank > 0 and values[rank - 1] < value:
-                    values[rank] = values[rank - 1]
-                    best[row, rank] = best[row, rank - 1]
-                    rank -= 1
-                values[rank] = value
-                best[row, rank] = column
-    return best
-
-
-@inlined
-def _insert(
-    value: np.float32, column: int, count: int, values: NDArray[Any], best: NDArray[Any]
-) -> int:
-    """Adds an item to the best so far, if it is one of them: of ties the first column is."""
-    k = values.size
-    if count == k:
-        least = values[k - 1]
-        if not (value > least or (value == least and column < best[k - 1])):
-            return count
-    count = min(count + 1, k)
-    rank = count - 1
-    while rank > 0 and (
-        values[rank - 1] < value or (values[rank - 1] == value and best[rank - 1] > column)
-    ):
-        values[rank], best[rank] = values[rank - 1], best[rank - 1]
-        rank -= 1
-    values[rank], best[rank] = value, column
-    return count
-
-
-@jit
-def _score_tile(
-    vectors: NDArray[Any],
-    items: NDArray[Any],
-    start: int,
-    stop: int,
-    scores: NDArray[Any],
-    offset: int,
-) -> None:
-    """Inner products of some vectors, a multiple of four, and a tile of items, summed in order.
-
-    Four sums are carried at a time, so that an item's features are loaded a quarter as often.
-    """
-    dim, first, last = vectors.shape[1], start - offset, stop - offset
-    for row in range(0, vectors.shape[0], 4):
-        # Slices of single rows, which are known to be contiguous.
-        total0, total1 = scores[row, first:last], scores[row + 1, first:last]
-        total2, total3 = scores[row + 2, first:last], scores[row + 3, first:last]
-        for column in range(total0.size):
-            total0[column] = total1[column] = total2[column] = total3[column] = ZERO
-        v0, v1, v2, v3 = vectors[row], vectors[row + 1], vectors[row + 2], vectors[row + 3]
-        for f in range(0, dim - 1, 2):
-            a0, a1, a2, a3 = v0[f], v1[f], v2[f], v3[f]
-            b0, b1, b2, b3 = v0[f + 1], v1[f + 1], v2[f + 1], v3[f + 1]
-            one, two = items[f, start:stop], items[f + 1, start:stop]
-            for column in range(total0.size):
-                x, y = one[column], two[column]
-                total0[column] = (total0[column] + a0 * x) + b0 * y
-                total1[column] = (total1[column] + a1 * x) + b1 * y
-                total2[column] = (total2[column] + a2 * x) + b2 * y
-                total3[column] = (total3[column] + a3 * x) + b3 * y
-        if dim % 2:
-            f = dim - 1
-            a0, a1, a2, a3 = v0[f], v1[f], v2[f], v3[f]
-            one = items[f, start:stop]
-            for column in range(total0.size):
-                x = one[column]
-                total0[column] += a0 * x
-                total1[column] += a1 * x
-                total2[column] += a2 * x
-                total3[column] += a3 * x
-
-
-@jit
-def _select(
-    scores: NDArray[Any],
-    hidden: NDArray[Any],
-    offset: int,
-    count: int,
-    lanes: NDArray[Any],
-    highest: NDArray[Any],
-    places: NDArray[Any],
-    values: NDArray[Any],
-    best: NDArray[Any],
-) -> int:
-    """Takes the best of a chunk's scores into the best so far.
-
-    Column c belongs to lane c modulo the number of lanes. The k-th largest of the lanes' maxima
-    is a value that at least k columns reach: the lanes below it hold none of the best.
-    """
-    n, width, k = scores.size, lanes.size, values.size
-    lanes[:] = _LEAST
-    whole = n - n % width
-    for start in range(0, whole, width):
-        part = scores[start : start + width]
-        if hidden.size:
-            seen = hidden[start : start + width]
-            for lane in range(width):
-                part[lane] = _LEAST if seen[lane] else part[lane]
-        for lane in range(width):
-            lanes[lane] = part[lane] if part[lane] > lanes[lane] else lanes[lane]
-    for column in range(whole, n):
-        lane = column - whole
-        if hidden.size and hidden[column]:
-            scores[column] = _LEAST
-        lanes[lane] = scores[column] if scores[column] > lanes[lane] else lanes[lane]
-    bound = _LEAST
-    if count == k:
-        bound = values[k - 1]
-    if k <= width:
-        ranked = 0
-        for lane in range(width):
-            if lanes[lane] > bound:
-                ranked = _insert(lanes[lane], lane, ranked, highest, places)
-        if ranked == k:
-            bound = highest[k - 1]
-    for lane in range(min(width, n)):
-        if lanes[lane] >= bound:
-            for column in range(lane, n, width):
-                if scores[column] >= bound:
-                    count = _insert(scores[column], offset + column, count, values, best)
-    return count
-
-
-@jit
-def _best_items(
-    vectors: NDArray[Any], items: NDArray[Any], k: int, hidden: NDArray[Any]
-) -> NDArray[np.int64]:
-    (n_rows, dim), n_items = vectors.shape, items.shape[1]
-    best = np.empty((n_rows, k), np.int64)
-    values = np.empty((_GROUP, k), np.float32)
-    group = np.zeros((_GROUP, dim), np.float32)
-    scores = np.empty((_GROUP, min(_CHUNK, n_items)), np.float32)
-    lanes, highest = np.empty(_TILE, np.float32), np.empty(k, np.float32)
-    places = np.empty(k, np.int64)
-    counts = np.empty(_GROUP, np.int64)
-    nothing = np.zeros(0, np.bool_)
-    for first in range(0, n_rows, _GROUP):
-        size = min(_GROUP, n_rows - first)
-        group[:size] = vectors[first : first + size]
-        padded = size + (-size) % 4
-        counts[:] = 0
-        for offset in range(0, n_items, _CHUNK):
-            stop = min(offset + _CHUNK, n_items)
-            for start in range(offset, stop, _TILE):
-                end = min(start + _TILE, stop)
-                _score_tile(group[:padded], items, start, end, scores, offset)
-            for row in range(size):
-                seen = hidden[first + row, offset:stop] if hidden.size else nothing
-                counts[row] = _select(
-                    scores[row, : stop - offset],
-                    seen,
-                    offset,
-                    counts[row],
-                    lanes,
-                    highest,
-                    places,
-                    values[row],
-                    best[first + row],
-                )
-    return best
-
-
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
     """Engine compiled by numba."""
@@ -731,13 +526,17 @@ class NumbaEngine(NumpyEngine):
     update = staticmethod(update)
     condition = staticmethod(condition)
     write_belief = staticmethod(write_belief)
-    inner_products = staticmethod(_inner_products)
-    top_items = staticmethod(_top_items)
+    inner_products = staticmethod(inner_products)
+
+    def top_items(
+        self, scores: FloatArray, k: int, hidden: BitArray | None = None
+    ) -> NDArray[np.int64]:
+        return top_items(scores, k, _NOTHING if hidden is None else hidden)
 
     def best_items(
-        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BitArray | None
     ) -> NDArray[np.int64]:
-        return _best_items(vectors, items, k, _NOTHING if hidden is None else hidden)
+        return best_items(vectors, items, k, _NOTHING if hidden is None else hidden)
 
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int

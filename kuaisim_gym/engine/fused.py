@@ -251,7 +251,7 @@ def play(
     scores, rules, state = arrays.scores, arrays.rules, arrays.state
     arrivals, pooled, beliefs = arrays.arrivals, arrays.pooled, arrays.beliefs
     if acting.size:
-        slot, position = first_invalid(state.active, acting, slates, state.exposed.shape[1])
+        slot, position = first_invalid(state.active, acting, slates, rules.labels.size)
         if slot >= 0:
             return slot, position
         result = arrays.result

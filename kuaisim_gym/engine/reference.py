@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine import bits
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.engine.types import (
     BoolArray,
     CountArray,
@@ -24,6 +26,7 @@ from kuaisim_gym.engine.types import (
 )
 from kuaisim_gym.randomness import RESPONSE_STREAM, uniform
 
+_BITS = np.uint8(1) << np.arange(8, dtype=np.uint8)  # of items modulo 8
 _BLOCK = 16  # columns that share a maximum
 _ROWS = 64  # users ranked at once, so that their scores stay in the processor's cache
 
@@ -38,9 +41,11 @@ class NumpyEngine(Engine):
     def first_invalid(
         self, active: BoolArray, slots: BoolArray, slates: NDArray[np.int64], n_items: int
     ) -> tuple[int, int]:
-        inactive = slots & ~active
+        inactive = slots > active
         if inactive.any():
             return int(np.flatnonzero(inactive)[0]), -1
+        if slates.min() >= 0 and slates.max() < n_items:
+            return -1, -1
         invalid = ((slates < 0) | (slates >= n_items)) & slots[:, None]
         if invalid.any():
             slot, position = np.argwhere(invalid)[0]
@@ -50,6 +55,12 @@ class NumpyEngine(Engine):
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int
     ) -> None:
+        most = int(state.steps[rows].max(initial=0)) * state.slates.shape[2]
+        if most < state.exposed.shape[1]:
+            shown = state.slates.reshape(len(state.slates), -1)[rows, :most]
+            state.exposed[rows[:, None], shown >> 3] = 0  # padding: the last byte
+        else:
+            state.exposed[rows] = 0
         state.users[rows] = users
         state.active[rows] = True
         state.temper[rows] = max_len
@@ -61,7 +72,6 @@ class NumpyEngine(Engine):
             state.penalties,
             state.popular,
             state.recent,
-            state.exposed,
             state.responses,
             state.rewards,
             state.penalised,
@@ -81,9 +91,9 @@ class NumpyEngine(Engine):
         item_factors: FloatArray,
     ) -> FloatArray:
         of_user, of_item = user_factors[users], item_factors[slates]
-        product = np.zeros(slates.shape, dtype=np.float32)
-        for factor in range(of_user.shape[1]):
-            product += of_user[:, None, factor] * of_item[:, :, factor]
+        products = of_user[:, None] * of_item
+        # Zero is added, so that a sum of minus zeros is zero.
+        product = products.cumsum(axis=2)[:, :, -1:].sum(axis=2) + np.float32(0.0)
         scores = np.empty((*slates.shape, len(mean)), dtype=np.float32)
         for b in range(len(mean)):
             level = user_effect[b][users] + mean[b]
@@ -98,33 +108,31 @@ class NumpyEngine(Engine):
         probability: FloatArray,
         slots: BoolArray,
     ) -> StepResult:
+        # All sessions are computed, and those that make no step are left as they are.
         n, k, n_behaviours = probability.shape
-        numbers = np.flatnonzero(slots)
-        everyone = len(numbers) == n
-        rows = slice(None) if everyone else numbers  # views where they will do
-        shown, steps, chance = slates[rows], state.steps[rows], probability[rows]
+        everyone = bool(slots.all())
+        fresh = _expose(rules, state, slates, slots)
         if rules.stochastic:
             # Behaviour by behaviour, so that the first meets the same draws however many follow.
-            seeds, episodes = state.seeds[rows], state.episodes[rows]
-            draws = uniform(seeds, episodes, steps, n_behaviours * k, RESPONSE_STREAM)
-            draws = draws.reshape(len(numbers), n_behaviours, k).swapaxes(1, 2)
-            answers = (draws < chance).astype(np.float32)
+            draws = uniform(
+                state.seeds, state.episodes, state.steps, n_behaviours * k, RESPONSE_STREAM
+            )
+            drawn = draws.reshape(n, n_behaviours, k).swapaxes(1, 2) < probability
+            answers = (drawn & fresh[:, :, None]).astype(np.float32)
         else:
-            answers = chance
-        fresh = _fresh(rules, state, numbers, shown)
-        answers = answers * fresh[:, :, None]
+            answers = probability * fresh[:, :, None]
         weighted = answers[:, :, 0] * rules.weights[0]
         for b in range(1, n_behaviours):  # in order
             weighted = weighted + answers[:, :, b] * rules.weights[b]
         responses = np.minimum(np.maximum(weighted, np.float32(0.0)), np.float32(1.0))
-        reward = np.cumsum(responses, axis=1, dtype=np.float64)[:, -1] / k
+        reward = responses.cumsum(axis=1, dtype=np.float64)[:, -1] / k
 
         window = state.recent.shape[1]
-        recent = np.concatenate([state.recent[rows], rules.labels[shown]], axis=1)[:, -window:]
-        steps = steps + 1
-        filled = np.minimum(steps * k, window)
+        recent = np.concatenate([state.recent, rules.labels[slates]], axis=1)[:, -window:]
+        steps = state.steps + slots
+        filled = np.minimum((state.steps + 1) * k, window)
         if len(rules.target) == 2:  # surpluses are of counts, so that thresholds are exact
-            second = _second(recent, filled)
+            second = recent.sum(axis=1, dtype=np.int64)  # in front of the first they are zero
             share = second / filled
             if rules.one_sided:
                 surplus = 2.0 * (second - rules.target[1] * filled)
@@ -133,25 +141,17 @@ class NumpyEngine(Engine):
         else:
             excess = group_excess(recent, filled, rules.target)
             surplus, share = 2.0 * excess, excess / filled
-        penalised = (filled == window) & (surplus >= rules.limit)
+        penalised = slots & (filled == window) & (surplus >= rules.limit)
         cost = -1.0 if rules.per_request else np.minimum(np.maximum(reward - 2.0, -2.0), 0.0)
-        temper = state.temper[rows] + (cost - penalised)
-        terminated = temper < rules.least_temper
-        truncated = (steps >= rules.step_limit) & ~terminated
+        temper = state.temper + (cost - penalised)
+        terminated = slots & (temper < rules.least_temper)
+        truncated = slots & (steps >= rules.step_limit) & ~terminated
 
-        state.exposed[numbers[:, None], shown] = True
-        state.recent[rows] = recent
-        state.share[rows] = share
-        state.steps[rows] = steps
-        state.temper[rows] = temper
-        state.last_reward[rows] = reward
-        state.reward_sum[rows] += reward
-        state.penalties[rows] += penalised
-        state.popular[rows] += np.add.reduce(rules.popular[shown], axis=1)
-        state.active[rows] = ~(terminated | truncated)
-        latest = (numbers, steps - 1)
+        acting = slice(None) if everyone else slots.nonzero()[0]  # views where they will do
+        longest = state.rewards.shape[1]
+        latest = (np.arange(n) * longest + state.steps)[acting]
         records: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (state.slates, shown),
+            (state.slates, slates),
             (state.responses, responses),
             (state.rewards, reward),
             (state.penalised, penalised),
@@ -159,17 +159,22 @@ class NumpyEngine(Engine):
             (state.shares, share),
         ]
         for record, value in records:
-            record[latest] = value
-
-        def of_all(values: NDArray[Any]) -> NDArray[Any]:
-            if everyone:
-                return values
-            expanded = np.zeros((n, *values.shape[1:]), dtype=values.dtype)
-            expanded[rows] = values
-            return expanded
-
-        outcome = (shown, responses, answers, fresh, reward, penalised, terminated, truncated)
-        return StepResult(*map(of_all, outcome))
+            record.reshape(n * longest, *record.shape[2:])[latest] = value[acting]
+        state.recent[acting] = recent[acting]
+        for current, value in (
+            (state.share, share),
+            (state.temper, temper),
+            (state.last_reward, reward),
+        ):
+            np.copyto(current, value, where=slots)
+        state.steps[:] = steps
+        np.add(state.reward_sum, reward, out=state.reward_sum)
+        np.add(state.penalties, penalised, out=state.penalties)
+        np.add(state.popular, rules.popular[slates].sum(axis=1) * slots, out=state.popular)
+        np.greater(state.active, terminated | truncated, out=state.active)
+        return StepResult(
+            slates, responses, answers, fresh, reward, penalised, terminated, truncated
+        )
 
     def update(
         self,
@@ -251,18 +256,19 @@ class NumpyEngine(Engine):
         return products
 
     def best_items(
-        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BitArray | None
     ) -> CountArray:
         best = np.empty((len(vectors), k), dtype=np.int64)
         for start in range(0, len(vectors), _ROWS):
             rows = slice(start, start + _ROWS)
             scores = self.inner_products(vectors[rows], items)
-            if hidden is not None:
-                scores[hidden[rows]] = -np.inf
-            best[rows] = self.top_items(scores, k)
+            best[rows] = self.top_items(scores, k, None if hidden is None else hidden[rows])
         return best
 
-    def top_items(self, scores: FloatArray, k: int) -> CountArray:
+    def top_items(self, scores: FloatArray, k: int, hidden: BitArray | None = None) -> CountArray:
+        if hidden is not None:
+            is_hidden = bits.unpack(hidden, scores.shape[1])
+            scores = np.where(is_hidden, np.float32(-np.inf), scores)
         rows, columns = np.nonzero(scores >= _kth_largest(scores, k))
         order = np.lexsort((columns, -scores[rows, columns], rows))
         counts = np.bincount(rows, minlength=len(scores))  # more than k where values tie
@@ -288,7 +294,8 @@ def group_excess(
         (n,) float64, at least 0.
     """
     if len(target) == 2:  # one count says all
-        return _excess_of_two(_second(recent, filled), filled, target)
+        second = (recent * _real(recent, filled)).sum(axis=1, dtype=np.int64)
+        return _excess_of_two(second, filled, target)
     real = _real(recent, filled)
     alike = (recent[:, :, None] == recent[:, None, :]) & real[:, None, :]
     is_first = real & ~np.tril(alike, -1).any(axis=2)
@@ -305,32 +312,32 @@ def _excess_of_two(
     return np.asarray(excess + np.maximum((filled - second) - target[0] * filled, 0.0))
 
 
-def _second(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> CountArray:
-    """(n,) int64 exposures of group 1."""
-    count: CountArray = ((recent == 1) & _real(recent, filled)).sum(axis=1)
-    return count
-
-
 def _real(recent: NDArray[np.integer], filled: NDArray[np.integer]) -> BoolArray:
     """(n, window) bool: where there was an exposure; windows fill from the end."""
     real: BoolArray = np.arange(recent.shape[1]) >= recent.shape[1] - filled[:, None]
     return real
 
 
-def _fresh(
-    rules: Rules, state: SessionState, rows: CountArray, shown: NDArray[np.int64]
+def _expose(
+    rules: Rules, state: SessionState, slates: NDArray[np.int64], slots: BoolArray
 ) -> BoolArray:
-    """(n, K) bool: items that may be answered, neither shown before nor repeated."""
+    """Marks the items of some sessions' slates as exposed.
+
+    Returns:
+        (N, K) bool: items of these sessions that may be answered, neither shown before nor
+        repeated.
+    """
+    fresh = np.empty(slates.shape, dtype=bool)
+    flat, width = state.exposed.reshape(-1), state.exposed.shape[1]
+    rows = np.arange(len(slates)) * width
+    # An item is marked as it is met, so that its second position in the slate is a repeat.
+    for position, items in enumerate(slates.T):
+        byte, bit = rows + (items >> 3), _BITS[items & 7] * slots
+        marks = flat[byte]
+        np.greater(bit, marks & bit, out=fresh[:, position])
+        flat[byte] = marks | bit
     if rules.allow_repeats:
-        return np.ones(shown.shape, dtype=bool)
-    exposed = state.exposed[rows[:, None], shown]
-    if shown.shape[1] == 1:
-        return ~exposed
-    columns = np.ascontiguousarray(shown.T)
-    repeated = np.zeros(columns.shape, dtype=bool)
-    for k in range(1, len(columns)):
-        np.logical_or.reduce(columns[:k] == columns[k], axis=0, out=repeated[k])
-    fresh: BoolArray = ~(exposed | repeated.T)
+        fresh[:] = slots[:, None]
     return fresh
 
 
@@ -356,7 +363,8 @@ def preference(
     """
     states: FloatArray = (mean_embedding(total, weight) - mean) / scale
     states[weight <= 0] = 0.0
-    return np.clip(states, np.float32(-bound), np.float32(bound), out=states)
+    np.minimum(states, np.float32(bound), out=states)  # np.clip is slow
+    return np.maximum(states, np.float32(-bound), out=states)
 
 
 def _kth_largest(scores: FloatArray, k: int) -> FloatArray:

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine.bits import BitArray
+
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -66,7 +68,8 @@ class SessionState(NamedTuple):
         popular: (N,) int64, exposures of popular items in the session so far.
         recent: (N, window) int8, int16 or int32, groups of the latest exposures, latest last; zero
             in front of the first.
-        exposed: (N, n_items) bool, shown in this session.
+        exposed: (N, ceil(n_items / 8)) uint8, a bit for each item that this session has shown, see
+            :mod:`~kuaisim_gym.engine.bits`.
         slates: (N, longest, K) int32 items shown, -1 where no step was made yet.
         responses: (N, longest, K) float32, zero where no step was made yet.
         rewards: (N, longest) float64, likewise.
@@ -87,7 +90,7 @@ class SessionState(NamedTuple):
     penalties: CountArray
     popular: CountArray
     recent: LabelArray
-    exposed: BoolArray
+    exposed: BitArray
     slates: NDArray[np.int32]
     responses: FloatArray
     rewards: DoubleArray
@@ -443,19 +446,21 @@ class Engine(Protocol):
             (N, n) float32.
         """
 
-    def top_items(self, scores: FloatArray, k: int) -> CountArray:
+    def top_items(self, scores: FloatArray, k: int, hidden: BitArray | None = None) -> CountArray:
         """The k best columns of each row, best first, ties by column.
 
         Args:
             scores: (N, n_items) float32.
             k: At most n_items.
+            hidden: (N, ceil(n_items / 8)) uint8, columns that count as minus infinity, see
+                :mod:`~kuaisim_gym.engine.bits`; ``None`` for none.
 
         Returns:
             (N, k) int64.
         """
 
     def best_items(
-        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BoolArray | None
+        self, vectors: FloatArray, items: FloatArray, k: int, hidden: BitArray | None
     ) -> CountArray:
         """The k best items of each user by :meth:`inner_products`, in memory for a few users.
 
@@ -463,7 +468,8 @@ class Engine(Protocol):
             vectors: (N, d) float32.
             items: (d, n_items) float32, finite.
             k: At most n_items.
-            hidden: (N, n_items) bool, items that come last; ``None`` for none.
+            hidden: (N, ceil(n_items / 8)) uint8, items that come last, see
+                :mod:`~kuaisim_gym.engine.bits`; ``None`` for none.
 
         Returns:
             (N, k) int64, best first, ties by position.

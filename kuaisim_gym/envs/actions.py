@@ -9,12 +9,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine import bits
+from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.errors import ConfigError, InvalidActionError
-from kuaisim_gym.ranking import Ranker, pick
+from kuaisim_gym.ranking import Ranker
 from kuaisim_gym.registry import register
 from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import nearest_counts
 
 Actions = NDArray[np.generic]
 Slates = NDArray[np.integer]
@@ -51,8 +54,20 @@ class ActionKind(ABC):
             InvalidActionError: An action is not of the space; positions are the core's to check.
         """
 
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 scores of the items, by which (N, ...) actions rank them.
+
+        Raises:
+            ConfigError: This kind of action scores no items.
+        """
+        raise ConfigError(
+            f'action_type="{self.name}" has actions that score no items: use "scorer" or "shares".'
+        )
+
     def masks(self) -> NDArray[np.bool_]:
-        """(N, m) bool: choices that lead to items not yet shown, as sb3-contrib expects.
+        """(N, P, n_items) bool: items not yet shown, for each position that an action chooses for.
+
+        The positions of a session may be one row seen P times: not to be written to.
 
         Raises:
             ConfigError: This kind of action makes no choices.
@@ -64,18 +79,82 @@ class ActionKind(ABC):
 
     def _unexposed(self) -> NDArray[np.bool_]:
         """(N, n_items) bool; all true where repeats are allowed."""
-        exposed = self.core.state.exposed
-        return np.ones_like(exposed) if self.core.config.allow_repeats else ~exposed
+        if self.core.config.allow_repeats:
+            return np.ones((self.core.n_sessions, self.core.groups.n_items), dtype=bool)
+        return self.core.unexposed()
 
-    def _hidden(self) -> NDArray[np.bool_] | None:
-        """(N, n_items) bool, items that must not be shown again; ``None`` if any may."""
+    def _hidden(self) -> BitArray | None:
+        """(N, ceil(n_items / 8)) bits of items not to be shown again; ``None`` if any may."""
         return None if self.core.config.allow_repeats else self.core.state.exposed
 
 
 ACTION_TYPES: dict[str, type[ActionKind]] = {}
 
 
-class ScorerAction(ActionKind, name="continuous"):
+class SharesAction(ActionKind, name="shares"):
+    """``Box(-1, 1, (d + G,))``: weights of the embedding, and the share of the slate of each group.
+
+    An item's score is the inner product of its ``catalogue.item_embedding`` with the first d
+    components, in which direction alone counts. The others, a_g, divide the K places of the slate
+    between the G groups of ``core.groups`` in proportion to ``1 + a_g``, by largest remainder, ties
+    to the first group; where all are -1, evenly. A group fills its places with its best unexposed
+    items. Where it has too few, the best of the other groups fill the rest.
+
+    All zeros are an even division and no ranking: items by position. Slates list the items of the
+    groups' places first, then those that fill the rest, both best first.
+    """
+
+    def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
+        super().__init__(core, catalogue, simulator)
+        labels = core.groups.labels
+        self._columns = catalogue.item_embedding
+        self._members = [np.flatnonzero(labels == group) for group in range(len(core.groups))]
+        self._rankers = [Ranker(self._columns[items], core.engine) for items in self._members]
+        n_components = self._columns.shape[1] + len(core.groups)
+        self.space = spaces.Box(-1.0, 1.0, (n_components,), dtype=np.float32)
+
+    def slates(self, actions: Actions) -> Slates:
+        n_weights = self._columns.shape[1]
+        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
+        weights = np.ascontiguousarray(vectors[:, :n_weights])
+        places = nearest_counts(_proportions(vectors[:, n_weights:]), self.core.config.slate_size)
+        return self._fill(weights, places)
+
+    def _fill(self, weights: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N, K) slates of (N, d) weights and the (N, G) places of the groups."""
+        k, repeats = self.core.config.slate_size, self.core.config.allow_repeats
+        hidden = None if repeats else ~self.core.unexposed()
+        items, ranks = [], []  # ranks: 0 for items of a place, 1 for others, 2 for hidden ones
+        for group, (members, ranker) in enumerate(zip(self._members, self._rankers, strict=True)):
+            shown = None if hidden is None else np.take(hidden, members, axis=1)
+            packed = None if shown is None else bits.pack(shown)
+            best = ranker.best(weights, min(k, len(members)), packed)
+            rank = (np.arange(best.shape[1]) >= places[:, group, None]).astype(np.int8)
+            if shown is not None:
+                rank[np.take_along_axis(shown, best, axis=1)] = 2
+            items.append(members[best])
+            ranks.append(rank)
+        found = np.concatenate(items, axis=1)
+        order = np.lexsort((found, -self._scores(weights, found), np.concatenate(ranks, axis=1)))
+        return np.take_along_axis(found, order[:, :k], axis=1)
+
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 inner products with the items' embeddings."""
+        n_weights = self._columns.shape[1]
+        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
+        return vectors[:, :n_weights] @ self._columns.T
+
+    def _scores(
+        self, weights: NDArray[np.float32], items: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """(N, m) scores of (N, m) items, summed as engines do: in the order of the columns."""
+        scores = np.zeros(items.shape, dtype=np.float32)
+        for weight, column in zip(weights.T, self._columns.T, strict=True):
+            scores += weight[:, None] * column[items]
+        return scores
+
+
+class ScorerAction(ActionKind, name="scorer"):
     """``Box(-1, 1, (d + 1,))``: a linear scorer over the columns of ``catalogue.known``.
 
     They are the item embedding's, each standardised, and standardised log-popularity.
@@ -85,12 +164,17 @@ class ScorerAction(ActionKind, name="continuous"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
+        self._known = catalogue.known
         self.ranker = Ranker(catalogue.known, core.engine)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:
         vectors = _vectors(actions, self.core.n_sessions, self.ranker.dim)
         return self.ranker.best(vectors, self.core.config.slate_size, self._hidden())
+
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 inner products with the items' columns."""
+        return _vectors(actions, self.core.n_sessions, self.ranker.dim) @ self._known.T
 
 
 class SlateAction(ActionKind, name="slate"):
@@ -104,8 +188,9 @@ class SlateAction(ActionKind, name="slate"):
         return actions  # type: ignore[return-value]  # the core checks them
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, K * n_items) bool, the same for every position of the slate."""
-        return np.tile(self._unexposed(), (1, self.core.config.slate_size))
+        """(N, K, n_items) bool, the same for every position of the slate."""
+        masks = self._unexposed()[:, None]
+        return np.broadcast_to(masks, (len(masks), self.core.config.slate_size, masks.shape[2]))
 
 
 class DiscreteAction(ActionKind, name="discrete"):
@@ -133,8 +218,8 @@ class DiscreteAction(ActionKind, name="discrete"):
         return actions[:, None]  # type: ignore[return-value]
 
     def masks(self) -> NDArray[np.bool_]:
-        """(N, n_items) bool."""
-        return self._unexposed()
+        """(N, 1, n_items) bool."""
+        return self._unexposed()[:, None]
 
 
 class FusionAction(ActionKind, name="fusion"):
@@ -142,13 +227,16 @@ class FusionAction(ActionKind, name="fusion"):
 
     An item's score is ``sum_b weight_b * probability_b``, with the probabilities that the train
     simulator's factor model predicts on either split: what a platform can know. The K best
-    unexposed items form the slate. The predictions of a session's user are stored, 0.2 MB each.
+    unexposed items form the slate. The predictions of a session's user are stored while there is
+    room, and else made at each step.
 
     Raises:
         ConfigError: There is one behaviour alone.
     """
 
-    _ROWS = 16  # users predicted or scored at once: 16 x 7,583 x 7 probabilities are 3 MB
+    _ROWS = 16  # users predicted and scored at once, at most: so that probabilities are
+    _VALUES = 1 << 20  # about so many, 4 MB
+    _ROOM = 1 << 26  # probabilities that are stored, at most: 256 MB, 1,264 sessions of KuaiRand
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         predictor = build_simulator(simulator.dataset, "train").model
@@ -161,36 +249,46 @@ class FusionAction(ActionKind, name="fusion"):
         self.predictor = predictor
         n_behaviours, n_items = len(predictor.behaviours), core.groups.n_items
         self.space = spaces.Box(-1.0, 1.0, (n_behaviours,), dtype=np.float32)
-        # Predictions stay while a user does.
-        self._users: NDArray[np.int32] = np.full(core.n_sessions, -1, dtype=np.int32)
-        self._predicted = np.zeros((core.n_sessions, n_behaviours, n_items), dtype=np.float32)
+        each = n_behaviours * n_items
+        self._rows = min(max(self._VALUES // each, 1), self._ROWS)
+        groups = min(self._ROOM // (each * self._rows), -(-core.n_sessions // self._rows))
+        # Those of whole groups of slots, the first ones; they stay while a user does.
+        shape = (groups * self._rows, n_behaviours, n_items)
+        self._stored: NDArray[np.float32] = np.zeros(shape, dtype=np.float32)
+        self._users: NDArray[np.int32] = np.full(len(self._stored), -1, dtype=np.int32)
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
-        weights = _vectors(actions, core.n_sessions, self._predicted.shape[1])
-        hidden = self._hidden()
-        self._predict(np.flatnonzero(self._users != core.state.users))
+        weights, hidden = _vectors(actions, core.n_sessions, self._stored.shape[1]), self._hidden()
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
-        for start in range(0, core.n_sessions, self._ROWS):
-            rows = slice(start, start + self._ROWS)
-            scores = weights[rows, 0, None] * self._predicted[rows, 0]
+        for start in range(0, core.n_sessions, self._rows):
+            rows = slice(start, min(start + self._rows, core.n_sessions))
+            predicted = self._predicted(rows)
+            scores = weights[rows, 0, None] * predicted[:, 0]
             for b in range(1, weights.shape[1]):  # in order, so that batches change no sum
-                scores += weights[rows, b, None] * self._predicted[rows, b]
+                scores += weights[rows, b, None] * predicted[:, b]
             of_rows = None if hidden is None else hidden[rows]
-            slates[rows] = pick(scores, slates.shape[1], of_rows, core.engine)
+            slates[rows] = core.engine.top_items(scores, slates.shape[1], of_rows)
         return slates
 
-    def _predict(self, changed: NDArray[np.int64]) -> None:
-        """Predicts all behaviours of the users in some slots."""
+    def _predicted(self, rows: slice) -> NDArray[np.float32]:
+        """(n, B, n_items) float32 probabilities of the users in a group of slots."""
+        users = self.core.state.users[rows]
+        if rows.start >= len(self._stored):
+            return self._predict(users)
+        stored, known = self._stored[rows], self._users[rows]
+        changed = np.flatnonzero(known != users)
+        if changed.size:
+            stored[changed] = self._predict(users[changed])
+            known[:] = users
+        return stored
+
+    def _predict(self, users: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(n, B, n_items) float32 probabilities of some users."""
         items = np.arange(self.core.groups.n_items)
-        for start in range(0, len(changed), self._ROWS):
-            rows = changed[start : start + self._ROWS]
-            users = self.core.state.users[rows]
-            answers = self.predictor.begin(len(rows), self.core.engine)
-            answers.reset(np.ones(len(rows), dtype=bool), users)
-            probability = answers.feedback(np.tile(items, (len(rows), 1)))
-            self._predicted[rows] = probability.swapaxes(1, 2)
-            self._users[rows] = users
+        answers = self.predictor.begin(len(users), self.core.engine)
+        answers.reset(np.ones(len(users), dtype=bool), users)
+        return answers.feedback(np.tile(items, (len(users), 1))).swapaxes(1, 2)
 
 
 def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]:
@@ -207,3 +305,12 @@ def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]
             f"A continuous action must be finite and lie in [-1, 1], got {actions[~inside][0]}."
         )
     return actions.astype(np.float32)
+
+
+def _proportions(components: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, G) shares in proportion to one plus the (N, G) components; even ones where all are -1."""
+    parts = 1.0 + components.astype(np.float64)
+    total = parts.sum(axis=1, keepdims=True)
+    shares = np.full_like(parts, 1.0 / parts.shape[1])
+    np.divide(parts, total, out=shares, where=total > 0)
+    return shares

@@ -25,7 +25,7 @@ from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outc
 from kuaisim_gym.envs.actions import ACTION_TYPES
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.envs.rows import Info, info_of, row_of
-from kuaisim_gym.errors import ConfigError, ResetNeededError
+from kuaisim_gym.errors import ConfigError, ResetNeededError, unexpected_option
 from kuaisim_gym.metrics import (
     Audit,
     Merit,
@@ -58,6 +58,10 @@ _OPTIONS = (
     "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
     "engine",
 )  # fmt: skip
+_SIZES = (
+    "The number of sessions is n_envs= of make_vec_env, and num_envs= of gymnasium.make_vec; "
+    "gymnasium.make makes one."
+)
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -91,7 +95,8 @@ class SessionBatch:
         history_len: As for the same class.
         evidence: What a belief that is observed rests on: ``"log"`` or ``"session"``, beside the
             user's features; ``None`` for both.
-        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`; ``None`` for the
+            task's usual one.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
@@ -99,6 +104,7 @@ class SessionBatch:
     Attributes:
         task: Name of the task.
         usual_dataset: Name of the dataset that it is about.
+        usual_actions: Name of its actions where nobody says.
         defaults: Session options of the task, where they differ from ``SessionConfig``'s.
         extra_options: Names of the arguments that a subclass adds.
         extra_context: Names of the context columns that it adds, see
@@ -114,6 +120,7 @@ class SessionBatch:
 
     task: ClassVar[str] = "session"
     usual_dataset: ClassVar[str] = "kuairec"
+    usual_actions: ClassVar[str] = "shares"
     defaults: ClassVar[dict[str, Any]] = {}
     extra_options: ClassVar[tuple[str, ...]] = ()
     extra_context: ClassVar[tuple[str, ...]] = ()
@@ -147,13 +154,16 @@ class SessionBatch:
         preference: str | None = None,
         history_len: int | None = None,
         evidence: str | None = None,
-        action_type: str = "continuous",
+        action_type: str | None = None,
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
         allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
         for option in session_options:
-            check_choice("An environment option", option, allowed)
+            if option not in allowed:
+                hint = _SIZES if option in ("n_envs", "num_envs") else ""
+                raise unexpected_option("An environment option", option, allowed, hint)
+        action_type = self.usual_actions if action_type is None else action_type
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         chosen = {**self.defaults, **single, **session_options}
@@ -455,8 +465,9 @@ class SessionBatch:
         Returns:
             ``"user_id"`` (N,), whose session it is; ``"slate"`` (N, K), ids of the items shown;
             ``"slate_responses"`` (N, K) float32; ``"feedback"`` (N, K, B) float32 where a response
-            has several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see :meth:`session`.
-            Where no step was made they are -1 (or empty, where ids are strings), 0 and false.
+            has several behaviours; ``"penalised"`` (N,) bool; and ``"session"``, see
+            :meth:`session`. Where no step was made they are -1 (or empty, where ids are strings), 0
+            and false.
         """
         if result is None:
             n, k, b = self.n_sessions, self.config.slate_size, len(self.core.model.behaviours)

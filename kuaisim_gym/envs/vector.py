@@ -147,7 +147,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         Raises:
             ConfigError: The action type makes no choices.
         """
-        return self.batch.actions.masks()
+        return self.batch.actions.masks().reshape(self.num_envs, -1)
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute of a single environment, for every slot: they share it."""
@@ -157,7 +157,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """An attribute, as :meth:`get_attr`, or the method ``"action_masks"``, a row per slot."""
         if name == "action_masks":
-            return tuple(self.action_masks())
+            return tuple(map(np.ravel, self.batch.actions.masks()))
         if args or kwargs or callable(getattr(self, name)):
             raise ConfigError(f"{name!r} cannot be called: slots are no objects.")
         return self.get_attr(name)

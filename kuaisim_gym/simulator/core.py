@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig, check_whole
-from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine import Engine, bits, find_engine
 from kuaisim_gym.engine.types import (
     Arrivals,
     BoolArray,
@@ -118,7 +118,7 @@ class SessionCore:
             penalties=np.zeros(n, dtype=np.int64),
             popular=np.zeros(n, dtype=np.int64),
             recent=np.zeros((n, window), dtype=groups.labels.dtype),
-            exposed=np.zeros((n, groups.n_items), dtype=bool),
+            exposed=np.zeros((n, bits.width(groups.n_items)), dtype=np.uint8),
             slates=np.full((n, longest, slate), -1, dtype=np.int32),
             responses=np.zeros((n, longest, slate), dtype=np.float32),
             rewards=np.zeros((n, longest)),
@@ -161,7 +161,7 @@ class SessionCore:
         self.engine.begin(state, rows, arrivals, self.config.max_len)
         state.share[rows] = self._share_before
         if self.pools is not None:
-            state.exposed[rows] = self.pools.outside(arrivals)
+            state.exposed[rows] = bits.pack(self.pools.outside(arrivals))
         self.answers.reset(slots, arrivals)
 
     def step(self, slates: NDArray[np.integer], slots: BoolArray | None = None) -> StepResult:
@@ -189,7 +189,7 @@ class SessionCore:
         result = self.engine.advance(self.rules, self.state, shown, probability, slots)
         self.answers.observe(shown, result.feedback)
         if self.pools is not None:
-            left = np.count_nonzero(~self.state.exposed, axis=1)
+            left = np.count_nonzero(self.unexposed(), axis=1)
             exhausted = slots & self.state.active & (left < self.config.slate_size)
             result.truncated[exhausted] = True
             self.state.active[exhausted] = False
@@ -247,6 +247,10 @@ class SessionCore:
         probability = probability - np.float32(self.config.correlation) * alike[:, :, None]
         return np.maximum(probability, np.float32(0.0))
 
+    def unexposed(self) -> BoolArray:
+        """(N, n_items) bool: items that each session has not shown, and can show."""
+        return ~bits.unpack(self.state.exposed, self.groups.n_items)
+
     def arrivals(self) -> Arrivals:
         """Arrays of the users who may arrive, and how their sessions begin."""
         of_model = getattr(self.answers, "users", self.state.users)
@@ -262,9 +266,9 @@ class SessionCore:
         self, rows: NDArray[np.int64], stream: int, step: int | NDArray[np.int64]
     ) -> NDArray[np.float64]:
         """(n,) float64 in (0, 1): one number for each of some sessions."""
-        steps = np.broadcast_to(np.asarray(step, dtype=np.int64), rows.shape)
+        steps = np.full(rows.shape, step, dtype=np.int64)
         seeds, episodes = self.state.seeds[rows], self.state.episodes[rows]
-        return self.engine.uniform(seeds, episodes, np.ascontiguousarray(steps), 1, stream)[:, 0]
+        return self.engine.uniform(seeds, episodes, steps, 1, stream)[:, 0]
 
     @property
     def unpenalised(self) -> tuple[float, float]:

@@ -54,7 +54,7 @@ def test_those_that_share_most_tokens_are_shown_best_first(small, codebook, rank
     env.reset()
     core = env.semantic.batch.core
     for tokens in some_tokens(12):
-        hidden = core.state.exposed.copy()
+        hidden = ~core.unexposed()
         slates = env.semantic.slates(tokens)
         for row in range(N):
             assert slates[row].tolist() == by_sorting(codebook, tokens[row], ranking, hidden[row])
@@ -160,7 +160,7 @@ def test_other_actions_are_refused(small, codebook, tokens, message: str) -> Non
 
 def test_what_does_not_fit_is_refused(small, codebook) -> None:
     with pytest.raises(ConfigError, match='action_type="slate" beneath'):
-        SemanticVecEnv(sessions(small, action_type="continuous"), codebook)
+        SemanticVecEnv(sessions(small, action_type="scorer"), codebook)
     with pytest.raises(ConfigError, match="ids of 4 items"):
         SemanticVecEnv(sessions(small), Codebook.fit(np.eye(4)))
     with pytest.raises(ConfigError, match="ranking must be"):
@@ -174,7 +174,7 @@ def test_what_does_not_fit_is_refused(small, codebook) -> None:
             SemanticVecEnv(venv, codebook)
     env = SemanticVecEnv(sessions(small), codebook)
     env.reset()
-    env.semantic.batch.core.state.exposed[:, 9:] = True
+    env.semantic.batch.core.state.exposed[:, 1:] = 255  # all but the first eight items
     with pytest.raises(ConfigError, match="Fewer than 10 items are left"):
         env.step(some_tokens(1)[0])
     with pytest.raises(ConfigError, match="environments of kuaisim_gym"):

@@ -26,7 +26,7 @@ def played(batch: SessionBatch, scores) -> Sessions:
     rng, rows = np.random.default_rng(0), np.arange(batch.n_sessions)
     while batch.core.state.active.any():
         order = scores(rng).argsort(axis=1, kind="stable")
-        exposed = np.take_along_axis(batch.core.state.exposed, order, axis=1)
+        exposed = np.take_along_axis(~batch.core.unexposed(), order, axis=1)
         rank = exposed.argsort(axis=1, kind="stable")[:, :10]  # what was not shown comes first
         slates = np.take_along_axis(order, rank, axis=1)
         batch.step(slates, batch.core.state.active)
@@ -45,7 +45,7 @@ def random_sessions(batch: SessionBatch) -> Sessions:
 
 
 def test_sessions_name_their_users(batch: SessionBatch, random_sessions: Sessions) -> None:
-    ids = batch.arrivals(np.arange(N))["user_id"]
+    ids = batch.info()["user_id"]
     assert batch.dataset.user_ids[random_sessions.users].tolist() == ids.tolist()
     assert len(set(ids)) > N / 3
     assert random_sessions.take(np.array([5, 2])).users.tolist() == [

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 import kuaisim_gym
 from kuaisim_gym.config import ABANDONMENT_RULES
-from kuaisim_gym.engine import Engine, find_engine
+from kuaisim_gym.engine import Engine, bits, find_engine
 from kuaisim_gym.engine.types import Rules, SessionState
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.simulator.groups import SLACK
@@ -47,7 +47,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 AXES: dict[str, tuple[Any, ...]] = {
     "world": tuple(WORLDS),
-    "action_type": ("continuous", "slate", "discrete", "fusion"),
+    "action_type": ("shares", "scorer", "slate", "discrete", "fusion"),
     "observation_type": ("state", "dict", "history", "belief", "parts"),
     "abandonment": ("imbalance", "popularity", "none"),
     "max_steps": (None, 4),
@@ -342,7 +342,7 @@ def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
     with pytest.raises(ResetNeededError):
         vector.step_wait()
     with pytest.raises(ResetNeededError, match="has not begun"):
-        vector.step(np.zeros((2, 10), dtype=np.float32))
+        vector.step(np.zeros((2, 11), dtype=np.float32))
     assert not vector.has_attr("nothing")
     with pytest.raises(AttributeError):
         vector.get_attr("nothing")
@@ -395,7 +395,12 @@ def test_unseeded_slots_differ_and_go_on(worlds) -> None:
 
 def test_a_slot_does_not_know_its_neighbours(worlds) -> None:
     """Slots of a large batch, past the blocks in which users are ranked, are those of a small."""
-    for world, action in (("rand", "fusion"), ("rand", "continuous"), ("rec-test", "continuous")):
+    for world, action in (
+        ("rand", "fusion"),
+        ("rand", "shares"),
+        ("rec-test", "shares"),
+        ("rec-test", "scorer"),
+    ):
         case = dict.fromkeys(AXES) | {"world": world, "action_type": action}
         case |= {"observation_type": "state", "abandonment": "imbalance", "rules": "unusual"}
         env_id, options = environment(case, worlds)
@@ -445,7 +450,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
     world = draw(st.sampled_from(list(WORLDS)))
     env_id, options = WORLDS[world]
     recorded = source(world) == "rec"
-    actions = AXES["action_type"][: 3 if recorded else 4]
+    actions = AXES["action_type"][: 4 if recorded else 5]
     options = options | {"action_type": draw(st.sampled_from(actions))}
     size = 1 if options["action_type"] == "discrete" else draw(st.integers(1, 20))
     max_len = options.setdefault("max_len", draw(st.integers(2, 8)))
@@ -619,24 +624,30 @@ def sessions(
 ) -> SessionState:
     """Sessions as they may stand, about to make a step."""
     tenths = np.array([1.0, 1.1, 2.0, 2.1, 2.5, 3.0, 30.0])
+    steps = rng.integers(0, longest, n)
+    made = np.arange(longest) < steps[:, None]
+    slates = np.where(made[:, :, None], rng.integers(0, items, (n, longest, k)), -1)
+    filled = np.arange(window) >= window - steps[:, None] * k
+    exposed = np.zeros((n, items + 1), dtype=bool)
+    exposed[np.arange(n)[:, None], slates.reshape(n, -1)] = True  # padding: the last column
     return SessionState(
         seeds=rng.integers(0, 2**63, n).astype(np.uint64),
         episodes=rng.integers(0, 9, n),
         users=rng.integers(0, 9, n).astype(np.int32),
         active=np.ones(n, dtype=bool),
-        steps=rng.integers(0, longest, n),
+        steps=steps,
         temper=rng.choice(tenths, n),
         share=rng.random(n),
         last_reward=rng.random(n),
         reward_sum=rng.random(n) * longest,
         penalties=rng.integers(0, longest, n),
         popular=rng.integers(0, longest * k, n),
-        recent=rng.integers(0, n_groups, (n, window)).astype(np.int8),
-        exposed=rng.random((n, items)) < 0.3,
-        slates=rng.integers(0, items, (n, longest, k)).astype(np.int32),
-        responses=rng.random((n, longest, k)).astype(np.float32),
-        rewards=rng.random((n, longest)),
-        penalised=rng.random((n, longest)) < 0.5,
+        recent=(filled * rng.integers(0, n_groups, (n, window))).astype(np.int8),
+        exposed=bits.pack(exposed[:, :-1]),
+        slates=slates.astype(np.int32),
+        responses=np.where(made[:, :, None], rng.random((n, longest, k)), 0).astype(np.float32),
+        rewards=np.where(made, rng.random((n, longest)), 0),
+        penalised=made & (rng.random((n, longest)) < 0.5),
         tempers=rng.random((n, longest)),
         shares=rng.random((n, longest)),
     )
@@ -693,12 +704,13 @@ def test_steps_agree(
 
 
 @by_function
-@given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 45))
-def test_beginnings_agree(seed: int, n: int, k: int, window: int) -> None:
+@given(SEEDS, FEW, st.integers(1, 20), st.integers(1, 45), st.sampled_from([12, 100, 1000]))
+def test_beginnings_agree(seed: int, n: int, k: int, window: int, items: int) -> None:
+    """Of many items the bits of what was shown are cleared alone."""
     rng = np.random.default_rng(seed)
     rows = np.flatnonzero(rng.random(n) < 0.6)
     users = rng.integers(0, 9, len(rows)).astype(np.int32)
-    before = sessions(rng, n, k, window)
+    before = sessions(rng, n, k, window, items=items)
     whole, other, alone = (copy.deepcopy(before) for _ in range(3))
     find_engine("numpy").begin(whole, rows, users, 30)
     find_engine("numba").begin(other, rows, users, 30)
@@ -711,7 +723,8 @@ def test_beginnings_agree(seed: int, n: int, k: int, window: int) -> None:
         np.testing.assert_array_equal(getattr(whole, name)[still], getattr(before, name)[still])
     assert (whole.temper[rows] == 30).all()
     assert (whole.slates[rows] == -1).all()
-    assert not whole.exposed[rows].any()
+    for blank in (whole.exposed, whole.responses, whole.rewards, whole.penalised, whole.recent):
+        assert not blank[rows].any()
 
 
 @by_function
@@ -812,12 +825,14 @@ def test_products_agree(seed: int, n: int, dim: int, items: int) -> None:
 
 
 @by_function
-@given(SEEDS, FEW, st.integers(1, 12), st.integers(0, 600), st.integers(1, 99))
-def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int) -> None:
+@given(SEEDS, FEW, st.integers(1, 12), st.integers(0, 600), st.integers(1, 99), st.booleans())
+def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int, hides: bool) -> None:
     rng = np.random.default_rng(seed)
     scores = rng.integers(-values, values, (n, k + more)).astype(np.float32)
-    found = agree("top_items", [scores, k], rows=(0,))
-    np.testing.assert_array_equal(found, np.argsort(-scores, axis=1, kind="stable")[:, :k])
+    flags = hides & (rng.random(scores.shape) < 0.4)
+    found = agree("top_items", [scores, k, bits.pack(flags) if hides else None], rows=(0, 2))
+    seen = np.where(flags, -np.inf, scores)
+    np.testing.assert_array_equal(found, np.argsort(-seen, axis=1, kind="stable")[:, :k])
 
 
 def test_every_function_of_an_engine_is_compared() -> None:

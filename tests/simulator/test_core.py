@@ -186,7 +186,7 @@ def test_the_record_is_what_happened() -> None:
     np.testing.assert_array_equal(state.tempers[0, :3], [3.75, 2.125, 0.875])
     np.testing.assert_array_equal(state.shares[0, :3], [1.0, 0.5, 0.5])
     assert (state.last_reward[0], state.reward_sum[0], state.temper[0]) == (0.75, 1.875, 0.875)
-    assert np.flatnonzero(state.exposed[0]).tolist() == [0, 1, 2, 41, 42]
+    assert np.flatnonzero(~one.unexposed()[0]).tolist() == [0, 1, 2, 41, 42]
     assert [bool(result.terminated[0]) for result in results] == [False, False, True]
     one.reset()
     assert (state.slates == -1).all()
@@ -338,7 +338,7 @@ def random_sessions(batch: SessionBatch) -> tuple[float, float, float]:
     length = reward = penalties = 0.0
     while running.any():
         keys = rng.random((core.n_sessions, batch.catalogue.n_items), dtype=np.float32)
-        keys[core.state.exposed] = 2.0
+        keys[~core.unexposed()] = 2.0
         result = batch.step(np.argpartition(keys, 10, axis=1)[:, :10])
         length += running.sum()
         reward += result.reward[running].sum()
@@ -364,10 +364,11 @@ def mixed(batch: SessionBatch) -> Callable[[], np.ndarray]:
     rng, quality = np.random.default_rng(0), batch.catalogue.item_embedding[:, 0]
 
     def act() -> np.ndarray:
-        chance = rng.random(batch.core.state.exposed.shape, dtype=np.float32)
+        unexposed = batch.core.unexposed()
+        chance = rng.random(unexposed.shape, dtype=np.float32)
         greedy = rng.random(batch.n_sessions) < 0.5
         scores = np.where(greedy[:, None], quality, chance)
-        return np.where(batch.core.state.exposed, -np.inf, scores).argmax(axis=1)
+        return np.where(unexposed, scores, -np.inf).argmax(axis=1)
 
     return act
 
