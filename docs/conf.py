@@ -55,6 +55,7 @@ napoleon_use_ivar = True
 # Links of pages are checked. References of docstrings may be to names of other libraries, whose
 # pages this build does not read, and to names of ours that are not public.
 nitpick_ignore_regex = [("py:.*", ".*")]
+suppress_warnings = ["ref.python"]  # a name of two classes, such as n_items, in types of arrays
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
