@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--pages", nargs="+", type=Path, default=[], metavar="FILE",
-        help="also renew the tables of these pages between their comments: "
+        help="also renew the tables of these pages between their comments, default: none; "
         + ", ".join(f"<!-- {name} -->" for name in PAGE_TABLES),
     )  # fmt: skip
 
