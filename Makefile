@@ -2,13 +2,22 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types package-check clean
+.PHONY: demo test docs site lint format types package-check clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
 
 test: .venv/test
 	.venv/bin/python -m pytest -n 2
+
+# The site, and the programs on its pages, which `make test` runs as well.
+docs: site .venv/test
+	.venv/bin/python -m pytest -n 2 tests/test_pages.py tests/test_site.py \
+		tests/test_metrics_page.py tests/test_own_data_page.py
+
+# From docs/_build/site/index.html on; a warning, such as a link to nowhere, is an error.
+site: .venv/docs
+	.venv/bin/python -m sphinx -W --keep-going -n -q docs docs/_build/site
 
 lint: .venv/test
 	.venv/bin/python -m ruff format --check .
@@ -29,6 +38,10 @@ package-check: .venv/test
 	$(PIP) -e ".[bench]"
 	@touch $@
 
+.venv/docs: setup.cfg setup.py pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e ".[docs]"
+	@touch $@ .venv/bench
+
 .venv/test: setup.cfg setup.py pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[test]"
 	@touch $@ .venv/bench
@@ -39,4 +52,4 @@ package-check: .venv/test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build dist *.egg-info
+	rm -rf .venv build dist docs/_build docs/api/names *.egg-info

@@ -19,6 +19,9 @@ from .commands import count
 from .evaluate import Player, add_player_arguments, find_player
 from .run import SLOTS, first_test_seed
 
+COLOURS = 64  # of moving pictures
+LAST = 2500  # milliseconds of their last frame
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
@@ -39,16 +42,30 @@ def main(options: argparse.Namespace) -> None:
         return
     if options.out.suffix != ".gif":
         raise ConfigError(f"--out must name a file that ends in .gif, got {options.out}.")
-    frames = [
-        Image.fromarray(frame)
-        for session in replays(player, options.split, "rgb_array")
-        for frame in session
-    ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(
-        options.out, save_all=True, append_images=frames[1:], duration=1000 // options.fps, loop=0
-    )
+    sessions = replays(player, options.split, "rgb_array")
+    write_gif(options.out, [frame for session in sessions for frame in session], options.fps)
     print(options.out)
+
+
+def write_gif(path: Path, frames: list[NDArray[np.uint8]], fps: int) -> None:
+    """Writes an endless GIF with one palette for all frames, which makes small files.
+
+    The last frame comes first and stays, for viewers that show a single one.
+
+    Args:
+        path: The file.
+        frames: (height, width, 3) each.
+        fps: Frames a second.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plain = Image.Dither.NONE
+    palette = Image.fromarray(frames[-1]).quantize(COLOURS, dither=plain)
+    first, *others = (
+        Image.fromarray(frame).quantize(palette=palette, dither=plain)
+        for frame in [frames[-1], *frames[:-1]]
+    )
+    durations = [LAST, *(1000 // fps for _ in others)]
+    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
 
 
 def replays(

@@ -17,12 +17,15 @@ from .page import page_of, runs_of
 from .pareto import report as pareto
 from .purify import report as purify
 from .results import RUN, Result, read_results, studies_in, world_of
-from .tables import markdown, summary
+from .tables import ladder, markdown, summary
 
 INTRODUCTION = """# Results
 
 Made by the commands of `python -m benchmarks`; each JSON file here names its code and versions.
 """
+
+# Tables of run results that a page may hold between the comments <!-- name --> and <!-- /name -->.
+PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summary": summary}
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
@@ -49,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--html", type=Path, metavar="FILE",
         help="one page on the runs; default: all tables of one folder in its README.md",
     )  # fmt: skip
+    add(
+        "--pages", nargs="+", type=Path, default=[], metavar="FILE",
+        help="also renew the tables of these pages between their comments, default: none; "
+        + ", ".join(f"<!-- {name} -->" for name in PAGE_TABLES),
+    )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
@@ -67,6 +75,20 @@ def main(options: argparse.Namespace) -> None:
     path = folder / "README.md"
     write_atomically(path, report(folder).encode())
     print(path)
+    results = read_results(folder) if options.pages else []
+    for page in options.pages:
+        write_atomically(page, renewed(page.read_text(encoding="utf-8"), results).encode())
+        print(page)
+
+
+def renewed(page: str, results: list[Result]) -> str:
+    """The text of a page with today's tables between its comments."""
+    for name, table in PAGE_TABLES.items():
+        before, start, rest = page.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"\n<!-- /{name} -->")
+        if start and end:
+            page = f"{before}{start}{table(results)}{end}{after}"
+    return page
 
 
 def report(folder: Path) -> str:

@@ -60,7 +60,7 @@ def test_its_file_of_options_is_the_same_dataset(folder: Path, capsys) -> None:
     expected = load_dataset("table", "ml-latest-small", rating_map=(0.5, 5), **options)
     assert described.fingerprint == expected.fingerprint
     env = gym.make("Recommendation-Fair-v0", dataset="movies.toml")
-    assert env.reset(seed=1)[1]["dataset"] == "movies (real)"
+    assert env.unwrapped.world.startswith("movies (real")
     assert main(["check", "movies.toml"]) == 0
     assert "load it: load_dataset('table', 'movies.toml')" in capsys.readouterr().out
 

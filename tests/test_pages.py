@@ -6,12 +6,19 @@ import re
 import runpy
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
+from PIL import Image
+
+from kuaisim_gym import SessionConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/agents.md", "docs/data.md", "docs/environments.md",
-         "docs/serving.md")  # fmt: skip
+PAGES = (
+    "README.md",
+    *(f"docs/{name}.md" for name in ("quickstart", "agents", "data", "environments", "serving")),
+)
 # A README that is longer is not read.
 MOST_BYTES = 9_000
 
@@ -80,20 +87,94 @@ def test_a_recommendation_takes_ten_lines() -> None:
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:
-    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("findings/*.md")):
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("findings/*.md")):
         text = page.read_text(encoding="utf-8")
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            path = ROOT / target[1:] if target.startswith("/") else page.parent / target
+            assert path.exists(), f"{page.name}: {target}"
+
+
+def test_pictures_of_readme_can_be_shown_elsewhere() -> None:
+    pictures = re.findall(r"!\[[^\]]+\]\((.*?)\)", README)
+    assert len(pictures) == 3
+    assert all(re.fullmatch(r"/[\w./-]+", path, re.ASCII) for path in pictures)
+    names = runpy.run_path(str(ROOT / "docs" / "absolute.py"))
+    text = names["absolute"](README, "https://example.org/me/kuaisim-gym")
+    targets = re.findall(r"\]\(([^)#]+)", text)
+    assert len(targets) == len(re.findall(r"\]\(([^)#]+)", README))
+    assert all(target.startswith("https://") for target in targets)
+    assert "](https://example.org/me/kuaisim-gym/raw/HEAD/docs/images/kuairec-fair.gif)" in text
+    assert "](https://example.org/me/kuaisim-gym/blob/HEAD/docs/data.md)" in text
+
+
+def test_the_film_of_readme_is_as_long_as_it_says() -> None:
+    (steps,) = re.findall(r"!\[A session of (\d+) slates", README)
+    with Image.open(ROOT / "docs" / "images" / "kuairec-fair.gif") as film:
+        assert film.n_frames == int(steps)
+
+
+def test_the_world_of_readme_is_the_default_one() -> None:
+    env = gym.make("KuaiRec-Fair-v0").unwrapped
+    rules = SessionConfig()
+    text = README.split("## The world")[1].split("\n## ")[0]
+    assert f"**Observation**: {env.observation_space.shape[0]} numbers" in text
+    assert f"of T = {rules.max_len}." in text
+    assert f"|2s - 1| >= {rules.ad_bound}" in text
+    assert (rules.slate_size, rules.exposure_window) == (10, 10)  # "ten", "the last ten"
+
+
+def test_findings_of_readme_are_of_the_results() -> None:
+    from benchmarks.formatting import interval
+    from benchmarks.results import read_results, world_of
+
+    text = README.split("## What we found")[1].split("\n## ")[0]
+    fresh = read_results(ROOT / "benchmarks" / "fresh_worlds")
+
+    def lengths(env: str, agent: str) -> np.ndarray:
+        runs = [run for run in fresh if (run["env"], run["agent"]) == (env, agent)]
+        runs = sorted((run["seed"], run["metrics"]["len"]) for run in runs if run["max_len"] == 30)
+        return np.array(runs)[:, 1]
+
+    for dataset in ("KuaiRec", "KuaiRand"):
+        env = f"{dataset}-Fair-v0"
+        share = (lengths(env, "filter+quota") / lengths(env, "expected-oracle+quota")).mean()
+        assert f"{share:.3f} ({dataset})".lstrip("0") in text
+        gain = interval((lengths(env, "dsrm-hrl") - lengths(env, "raw-hrl")).tolist(), 2)
+        assert gain.replace("0.", ".") in text
+        for agent in ("mlp-hrl", "filter+quota"):  # "does as much", "adds nothing"
+            assert abs((lengths(env, "dsrm-hrl") - lengths(env, agent)).mean()) < 0.05
+    likes = {name: lengths("Recommendation-Fair-v0", name) for name in ("dsrm-hrl", "hrl")}
+    assert (likes["dsrm-hrl"] - likes["hrl"]).mean() < 0  # "none on the real kuairec-like"
+    means: dict[tuple[str, object], list[float]] = {}
+    for run in read_results(ROOT / "benchmarks" / "results"):
+        world = world_of(run)
+        if not world.is_older and "-Fair-" in world.env and run["max_len"] <= 30:
+            means.setdefault((run["agent"], world), []).append(run["metrics"]["len"])
+
+    def range_of(*agents: str) -> str:
+        values = [np.mean(each) for (agent, _), each in means.items() if agent in agents]
+        return f"{min(values):.0f} to {max(values):.0f}"
+
+    assert f"{range_of('ppo', 'a2c')} steps, *quality+quota* {range_of('quality+quota')}" in text
+    table = (ROOT / "benchmarks" / "results" / "README.md").read_text(encoding="utf-8")
+    row = re.search(r"^\| kuairec-like \(REAL answers\), T = 30, by positives .*$", table, re.M)
+    assert row is not None
+    costs = [float(cell) for cell in re.findall(r"-([\d.]+) ± ", row[0])]
+    assert f"likes {costs[0]:.0f} % of its reward, by expected answers {costs[-1]:.0f} %" in text
 
 
 def test_tables_of_the_pages_are_of_the_results() -> None:
-    from benchmarks.report import report
+    from benchmarks.report import renewed, report
     from benchmarks.results import read_results
-    from benchmarks.tables import ladder, summary
 
     folder = ROOT / "benchmarks" / "results"
     results = read_results(folder)
-    assert ladder(results) in README
-    assert summary(results) in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for page, name in ((ROOT / "README.md", "ladder"), (ROOT / "docs" / "results.md", "summary")):
+        text = page.read_text(encoding="utf-8")
+        assert f"<!-- {name} -->\n|" in text
+        assert renewed(text, results) == text
+        stale = re.sub(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /)", "?", text, flags=re.DOTALL)
+        assert stale != text
+        assert renewed(stale, results) == text
     for reported in (folder, ROOT / "benchmarks" / "fresh_worlds"):
         assert report(reported) == (reported / "README.md").read_text(encoding="utf-8")

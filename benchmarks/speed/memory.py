@@ -26,7 +26,7 @@ from .timing import Row, in_fresh_processes, process_memory
 ENV = "KuaiRand-Fair-v0"
 VIEWS = [("discrete", "state"), ("slate", "state"), ("scorer", "state"), ("slate", "dict"),
          ("slate", "history"), ("fusion", "state")]  # fmt: skip
-LARGE_ACTIONS = ("discrete", "slate", "continuous")
+LARGE_ACTIONS = ("discrete", "slate", "scorer")
 STEPS = 60  # at least two sessions of every user
 LARGE = 1_000_000  # items
 LARGE_STEPS = 20  # of some sessions that end, and of others that begin

@@ -201,7 +201,7 @@ def test_tensorboard_is_told_what_is_learned(agent: str, tmp_path: Path) -> None
     out, log = tmp_path / "out", tmp_path / "log"
     arguments = ["--agent", agent, "--episodes", "130", "--sessions", "20", "--out", str(out)]
     assert main(["run", *arguments, "--tensorboard", str(log)]) == 0
-    (result,) = out.iterdir()
+    (result,) = out.glob("*.json")
     (folder,) = log.iterdir()
     assert folder.name == result.stem
     events = EventAccumulator(str(folder))

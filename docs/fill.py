@@ -1,0 +1,114 @@
+"""What pages of the site show of the code and of the committed results.
+
+A page holds a comment where that belongs, and :func:`filled` puts it there:
+
+* ``<!-- docstring kuaisim_gym:KuaiEnv; Rewards; Info -->``: sections of a docstring in Markdown, or
+  all of it where none is named;
+* ``<!-- settings hrl dsrm-hrl -->``: the benchmark's settings of agents;
+* ``<!-- results random hrl -->``: Len of agents in today's worlds, and with ``older`` in front of
+  the names in those of an earlier version;
+* ``<!-- file ../CHANGELOG.md -->``: a file outside of ``docs``; the page is nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.agents import AGENTS
+from benchmarks.formatting import interval, markdown_table
+from benchmarks.results import Result, read_results
+from benchmarks.tables import by_world, metric
+from kuaisim_gym.envs.assembly import SessionBatch
+
+DOCS = Path(__file__).parent
+# Files outside of this folder that are pages of the site: links to them are links to the page.
+PAGES = {
+    "../benchmarks/results/README.md": "all_results.md",
+    "../benchmarks/fresh_worlds/README.md": "fresh_worlds.md",
+    "../findings/README.md": "findings.md",
+    "../CONTRIBUTING.md": "contributing.md",
+    "../CHANGELOG.md": "changelog.md",
+}
+_COMMENT = re.compile(r"<!-- (docstring|settings|results|file) (.+?) -->")
+_ROLE = re.compile(r":\w+:`([^`]+)`")
+_LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def filled(text: str, page: str) -> str:
+    """The text of a page without comments.
+
+    Args:
+        text: Markdown.
+        page: Name of the page, such as ``"howto/sb3"``.
+    """
+    makers = {"docstring": docstring, "settings": settings, "results": results, "file": file}
+    text = _COMMENT.sub(lambda match: makers[match[1]](match[2]), text)
+    up = "../" * page.count("/")
+    for path, name in PAGES.items():
+        text = text.replace(f"]({up}{path}", f"]({up}{name}")
+    return text
+
+
+def docstring(argument: str) -> str:
+    """``module:name; section; ...``: sections of a Markdown docstring, without Sphinx's roles."""
+    name, *wanted = argument.split("; ")
+    module, _, attribute = name.partition(":")
+    text = getattr(import_module(module), attribute).__doc__ or ""
+    introduction, *parts = re.split(r"^    ## ", text, flags=re.MULTILINE)
+    sections = dict(part.split("\n", 1) for part in parts)
+    pieces = [f"    ## {title}\n{sections[title]}" for title in wanted or sections]
+    if not wanted:
+        pieces.insert(0, "    " + introduction)
+    lines = "\n".join(pieces).splitlines()
+    body = "\n".join(line.removeprefix("    ") for line in lines)
+    return _ROLE.sub(lambda match: f"`{match[1].rpartition('.')[2].strip('~')}`", body)
+
+
+def settings(argument: str) -> str:
+    """A table of what the benchmark trains agents with."""
+    rows = []
+    for name in argument.split():
+        agent = AGENTS[name]
+        values = {key: getattr(value, "value", value) for key, value in agent.settings.items()}
+        listed = ", ".join(f"`{key}={value}`" for key, value in values.items())
+        rows.append([f"*{name}*", agent.purifier or "", agent.reference, listed])
+    return markdown_table(["agent", "purifier", "reference", "settings"], rows, "llll")
+
+
+@cache
+def _committed() -> list[Result]:
+    return read_results(DOCS.parent / "benchmarks" / "results")
+
+
+def results(argument: str) -> str:
+    """Len of agents, mean ± 95 % interval over seeds, in whole sessions of each world."""
+    first, *rest = argument.split()
+    is_older = first == "older"
+    agents = rest if is_older else [first, *rest]
+    rows = [
+        [world.short_title, *(interval(metric(runs.get(agent, []), "len"), 2) for agent in agents)]
+        for world, runs in by_world(_committed()).items()
+        if world.task is SessionBatch and world.is_older == is_older
+    ]
+    return markdown_table(["Len", *agents], (row for row in rows if any(row[1:])))
+
+
+def file(argument: str) -> str:
+    """A file's text, with its links as they are from this folder."""
+    path = DOCS / argument
+    folder = Path(argument).parent
+
+    def moved(match: re.Match[str]) -> str:
+        parts: list[str] = []
+        for part in (folder / match[1]).parts:
+            if part == ".." and parts and parts[-1] != "..":
+                parts.pop()
+            else:
+                parts.append(part)
+        target = "/".join(parts)
+        return "](" + (target.removeprefix("../docs/") if "../docs/" in target else target)
+
+    return _LINK.sub(moved, path.read_text(encoding="utf-8"))
