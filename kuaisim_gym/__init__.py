@@ -23,6 +23,7 @@ from kuaisim_gym.errors import (
     KuaiSimError,
     NoPreferenceError,
     ResetNeededError,
+    UnexpectedOptionError,
     UnknownIdError,
 )
 from kuaisim_gym.lazy import lazy_names
@@ -69,10 +70,10 @@ __all__ = [
     "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError", "Episode", "Groups",
     "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv", "KuaiSimError",
     "KuaiVectorEnv", "Merit", "NoPreferenceError", "ResetNeededError", "SessionBatch",
-    "SessionConfig", "Sessions", "Simulator", "UnknownIdError", "__version__", "build_simulator",
-    "collect_episodes", "find_groups", "load_dataset", "logged_episodes", "popularity_groups",
-    "register", "summarise", "summarise_exposure", "summarise_requests", "summarise_retention",
-    "summarise_users", "write_minari",
+    "SessionConfig", "Sessions", "Simulator", "UnexpectedOptionError", "UnknownIdError",
+    "__version__", "build_simulator", "collect_episodes", "find_groups", "load_dataset",
+    "logged_episodes", "popularity_groups", "register", "summarise", "summarise_exposure",
+    "summarise_requests", "summarise_retention", "summarise_users", "write_minari",
 ]  # fmt: skip
 
 

@@ -33,6 +33,10 @@ class ConfigError(KuaiSimError, ValueError):
     """An option is unknown or its value is out of range."""
 
 
+class UnexpectedOptionError(ConfigError, TypeError):
+    """A function or an environment knows no option of this name; Python would say so, too."""
+
+
 class NoPreferenceError(ConfigError, AttributeError):
     """Observations hold no preference state; ``hasattr`` is false for attributes that raise it."""
 
@@ -72,3 +76,25 @@ def unknown_option(name: str, value: object, options: Iterable[str]) -> ConfigEr
     nearest = difflib.get_close_matches(str(value), allowed, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return ConfigError(f"{name} must be one of {allowed}, got {value!r}.{hint}")
+
+
+def unexpected_option(
+    name: str, option: str, options: Iterable[str], hint: str = ""
+) -> UnexpectedOptionError:
+    """Builds the error for a keyword argument that is not known, in Python's words, too.
+
+    TorchRL and others offer environments options of their own, and leave them out when the error
+    says that they are unexpected.
+
+    Args:
+        name: As for :func:`unknown_option`, of all options.
+        option: The argument received.
+        options: The arguments that are known.
+        hint: A sentence on what to do, beside the nearest name.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    python = f"It got an unexpected keyword argument {option!r}."
+    sentences = (str(unknown_option(name, option, options)), hint, python)
+    return UnexpectedOptionError(" ".join(filter(None, sentences)))
