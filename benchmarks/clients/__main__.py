@@ -42,8 +42,8 @@ def build(folder: Path) -> Path:
             shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, copy)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", folder, copy]
-    subprocess.run(command, check=True)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--no-deps", "-w", str(folder), str(copy)], check=True)
     return next(folder.glob("*.whl"))
 
 
@@ -54,12 +54,12 @@ def install(python: Path, wheel: Path, needs: dict[str, Any]) -> None:
         subprocess.CalledProcessError: pip cannot.
     """
     options = needs.get("tool", {}).get("clients", {})
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    pinned = ["-c", ROOT / "constraints.txt"] if options.get("constraints", True) else []
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    pinned = ["-c", str(ROOT / "constraints.txt")] if options.get("constraints", True) else []
     extras = f"[{','.join(options['extras'])}]" if "extras" in options else ""
     packages = [f"{wheel}{extras}", *needs["dependencies"]]
     alone = options.get("without-dependencies", [])
-    runs = [[*pip, *pinned, *packages], [*pip, "--no-deps", "--force-reinstall", wheel]]
+    runs = [[*pip, *pinned, *packages], [*pip, "--no-deps", "--force-reinstall", str(wheel)]]
     if alone:
         runs.append([*pip, "--no-deps", *alone])
     for command in runs:

@@ -1,10 +1,11 @@
 # /// script
 # dependencies = [
-#     "minari[hdf5]==0.5.4", "torch==2.13.0", "gym==0.26.2", "h5py", "click", "colorama",
-#     "dataclasses-json", "scikit-learn", "structlog", "tqdm", "typing-extensions",
+#     "minari[hdf5]==0.5.4", "torch==2.13.0", "gym==0.26.2", "click==8.5.1", "colorama==0.4.6",
+#     "dataclasses-json==0.6.7", "scikit-learn==1.9.1", "structlog==26.1.0",
 # ]
 #
 # [tool.clients]
+# extras = ["minari"]
 # without-dependencies = ["d3rlpy==2.8.1"]  # it asks for gymnasium 1.0.0
 # ///
 """d3rlpy: an exported Minari dataset, and CQL on it."""

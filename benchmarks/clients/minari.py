@@ -1,5 +1,8 @@
 # /// script
-# dependencies = ["minari[hdf5]==0.5.4"]
+# dependencies = ["minari[create,hdf5]==0.5.4"]
+#
+# [tool.clients]
+# extras = ["minari"]
 # ///
 """Minari: its collector with infos, and exported sessions, which can be played again."""
 

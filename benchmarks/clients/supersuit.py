@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["SuperSuit==3.11.0"]
+# dependencies = ["SuperSuit==3.11.0", "pettingzoo==1.27.0"]
 # ///
 """SuperSuit: wrappers of single environments."""
 

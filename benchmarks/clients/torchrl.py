@@ -23,7 +23,7 @@ def check_ids() -> None:
 
 def check_rollouts() -> None:
     """Rollouts go on over the ends of sessions."""
-    for mode in ("SameStep", "NextStep", "Disabled"):
+    for mode in ("SameStep", "Disabled"):  # TorchRL refuses the third
         for observation_type in ("state", "dict", "history"):
             options = {"max_len": 4, "observation_type": observation_type}
             env = GymWrapper(gym.make_vec(ENV_ID, num_envs=3, autoreset_mode=mode, **options))

@@ -569,9 +569,10 @@ def test_what_minari_cannot_be_told_is_refused(small, small_rand, folder, minari
             write_minari(name, episodes, **logged_spaces(small))
 
 
-def test_minari_is_asked_for_only_when_it_is_used(small, monkeypatch) -> None:
+@pytest.mark.parametrize("missing", ["minari", "h5py", "PIL"])
+def test_minari_is_asked_for_only_when_it_is_used(small, monkeypatch, missing) -> None:
     def without(name, *args, **kwargs):
-        if name.split(".")[0] in {"minari", "h5py"}:
+        if name.split(".")[0] == missing:
             raise ModuleNotFoundError(name)
         return importlib_import(name, *args, **kwargs)
 
