@@ -23,7 +23,7 @@ class Actor(GaussianMixin, Model):
 
     def __init__(self, **spaces: Any) -> None:
         Model.__init__(self, **spaces)
-        GaussianMixin.__init__(self)
+        GaussianMixin.__init__(self, clip_actions=True)
         self.mean = torch.nn.Linear(self.num_observations, self.num_actions)
         self.log_std = torch.nn.Parameter(torch.zeros(self.num_actions))
 
