@@ -68,7 +68,7 @@ def check_rollout(mode: str, observation_type: str) -> None:
 check_id()
 check_id(action_type="slate")
 check_id(observation_type="dict")
-# TorchRL refuses NextStep, and under SameStep it takes no dictionary with a part called "state", see
+# TorchRL refuses NextStep, and under SameStep takes no dictionary with a part called "state": see
 # findings/torchrl-final-dict-observations.sh.
 for kind in ("state", "history"):
     check_rollout("SameStep", kind)
