@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint format types clean
+.PHONY: demo test lint format types package-check clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
@@ -21,11 +21,15 @@ format: .venv/test
 types: .venv/test
 	.venv/bin/python -m mypy
 
-.venv/bench: setup.cfg pyproject.toml constraints.txt | .venv/bin/python
+# Minutes, and the network: the wheel is built, installed elsewhere and tried there.
+package-check: .venv/test
+	.venv/bin/python tests/check_package.py
+
+.venv/bench: setup.cfg setup.py pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[bench]"
 	@touch $@
 
-.venv/test: setup.cfg pyproject.toml constraints.txt | .venv/bin/python
+.venv/test: setup.cfg setup.py pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[test]"
 	@touch $@ .venv/bench
 
@@ -35,4 +39,4 @@ types: .venv/test
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build dist *.egg-info

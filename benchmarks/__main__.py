@@ -1,43 +1,47 @@
-"""Runs, searches and studies of agents and purifiers, with their tables and figures."""
+"""Trains, judges, plays and compares agents and purifiers; makes the tables and figures."""
 
 from __future__ import annotations
 
+import os
 import sys
 
-from benchmarks.commands import run_command
+from .commands import Command, run_command
 
 COMMANDS = {
-    "run": ("benchmarks.run", "train and evaluate one agent, one seed"),
-    "suite": (
-        "benchmarks.suite",
-        "run agents x lengths x seeds, or a table of the paper",
-    ),
-    "tune": ("benchmarks.tuning", "search an agent's hyper-parameters on the train simulator"),
-    "demo": (
-        "benchmarks.demo",
-        "run several kinds of agents in a small setting",
-    ),
-    "datasets": ("benchmarks.datasets", "describe the data, with Table 1 and Figure 2"),
-    "purify": ("benchmarks.purify.study", "measure what purifiers remove and retain"),
-    "estimates": ("benchmarks.estimates.study", "measure what state estimates are worth"),
-    "phase": ("benchmarks.estimates.phase", "measure in which worlds purification matters"),
-    "halves": ("benchmarks.halves", "compare rankings on users of whom nothing was chosen"),
-    "figures": ("benchmarks.figures.command", "draw the paper's figures about purification"),
-    "pareto": ("benchmarks.pareto.study", "compare a fairness dial with retrained agents"),
-    "cost": ("benchmarks.cost", "measure what balance costs, by what policies know"),
-    "labels": ("benchmarks.labels", "judge rankings by labels of random exposures"),
-    "exposure": ("benchmarks.exposure", "audit the exposure of simple policies by ten metrics"),
-    "stability": ("benchmarks.stability", "measure how steadily agents learn, from run results"),
-    "table": ("benchmarks.tables", "print the tables of run results"),
-    "plot": ("benchmarks.plots", "draw the figures of run results as PNG"),
-    "report": ("benchmarks.report", "write all tables into DIR/README.md"),
+    "data": Command(".data", "check, download and cache datasets"),
+    "train": Command(".run", "train and judge one agent, one seed", aliases=("run",)),
+    "evaluate": Command(".evaluate", "judge a trained agent, or one that needs no training"),
+    "play": Command(".play", "show sessions of an agent, as text or as pictures"),
+    "suite": Command(".suite", "train agents x lengths x seeds, or a table of the paper"),
+    "tune": Command(".tuning", "search an agent's hyper-parameters on the train simulator"),
+    "table": Command(".tables", "print the tables of results"),
+    "plot": Command(".plots", "draw the figures of results as PNG"),
+    "report": Command(".report", "write the tables of a folder, or one page on some results"),
+    "demo": Command(".demo", "run several kinds of agents in a small setting"),
+    "datasets": Command(".datasets", "describe the data, with Table 1 and Figure 2"),
+    "purify": Command(".purify.study", "measure what purifiers remove and retain"),
+    "estimates": Command(".estimates.study", "measure what state estimates are worth"),
+    "phase": Command(".estimates.phase", "measure in which worlds purification matters"),
+    "halves": Command(".halves", "compare rankings on users of whom nothing was chosen"),
+    "figures": Command(".figures.command", "draw the paper's figures about purification"),
+    "pareto": Command(".pareto.study", "compare a fairness dial with retrained agents"),
+    "cost": Command(".cost", "measure what balance costs, by what policies know"),
+    "labels": Command(".labels", "judge rankings by labels of random exposures"),
+    "exposure": Command(".exposure", "audit the exposure of simple policies by ten metrics"),
+    "stability": Command(".stability", "measure how steadily agents learn, from results"),
 }
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, prog: str = "kuaisim") -> int:
     """Runs one command; returns the exit status."""
-    return run_command("python -m benchmarks", __doc__, COMMANDS, arguments)
+    return run_command(prog, __doc__, COMMANDS, arguments)
+
+
+def console() -> int:
+    """Runs one command of ``kuaisim``, which finds modules of this folder as ``python -m`` does."""
+    sys.path.append(os.getcwd())
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(prog=f"python -m {__package__}"))

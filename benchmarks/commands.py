@@ -1,7 +1,8 @@
-"""The command line: a table of commands, and shared options.
+"""The command line: one parser for a table of commands, and the options that they share.
 
 A command is a module with ``add_arguments(parser)`` and ``main(options)``, which is imported only
-when it is called.
+when it is called. Every ``--help`` shows defaults, which nobody writes by hand: a text has its own
+``default:`` only where the default is worked out later.
 """
 
 from __future__ import annotations
@@ -11,14 +12,83 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from kuaisim_gym.errors import KuaiSimError
+from kuaisim_gym.errors import ConfigError, KuaiSimError
+from kuaisim_gym.version import __version__
+
+
+class Command(NamedTuple):
+    """A row of a table of commands.
+
+    Attributes:
+        module: Name of its module; with a leading dot, of a module of this package.
+        help: One line on what it does.
+        aliases: Further names.
+    """
+
+    module: str
+    help: str
+    aliases: tuple[str, ...] = ()
+
+    def load(self) -> Any:
+        """Imports the module.
+
+        Raises:
+            ConfigError: It needs a package that is not installed.
+        """
+        try:
+            return import_module(self.module, __package__)
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"This command needs {error.name}, which is not installed: "
+                'pip install "kuaisim-gym[bench]".'
+            ) from error
+
+
+class DefaultsHelp(argparse.HelpFormatter):
+    """Help in which every option with a default shows it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        values = default if isinstance(default, list | tuple) else [default]
+        is_silent = any(value is None or value is False for value in values) or not values
+        if "default:" in text or is_silent or default == argparse.SUPPRESS:
+            return text
+        shown = " ".join(map(str, values)).replace("%", "%%")
+        return f"{text}; default: {shown}"
+
+
+def make_parser(
+    prog: str, description: str | None, commands: Mapping[str, Command], called: str | None
+) -> argparse.ArgumentParser:
+    """A parser of all commands, with the options of the one that is called.
+
+    Args:
+        prog: Name of the program in ``--help``.
+        description: Description in ``--help``.
+        commands: Rows by name.
+        called: Name or alias of a command; others are known by name alone.
+    """
+    parser = argparse.ArgumentParser(prog=prog, description=description)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, row in commands.items():
+        command = parsers.add_parser(
+            name, aliases=row.aliases, help=row.help, formatter_class=DefaultsHelp,
+            description=f"{row.help[0].upper()}{row.help[1:]}.",
+        )  # fmt: skip
+        if called in (name, *row.aliases):
+            module = row.load()
+            module.add_arguments(command)
+            command.set_defaults(main=module.main)
+    return parser
 
 
 def run_command(
     prog: str,
     description: str | None,
-    commands: Mapping[str, tuple[str, str]],
+    commands: Mapping[str, Command],
     arguments: list[str] | None,
 ) -> int:
     """Runs one command.
@@ -26,26 +96,28 @@ def run_command(
     Args:
         prog: Name of the program in ``--help``.
         description: Description in ``--help``.
-        commands: Module and help text by command.
+        commands: Rows by name.
         arguments: Arguments of the command line; ``None`` for those of this process.
 
     Returns:
-        The exit status: 0, or 2 after a user's mistake, which is printed as one sentence.
+        The exit status: 0; 2 after a user's mistake, which is printed as one sentence; 130 when
+        interrupted.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog=prog, description=description)
-    parsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, text) in commands.items():
-        command = parsers.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        if name in arguments[:1]:
-            import_module(module).add_arguments(command)
-    options = parser.parse_args(arguments)
+    called = next(iter(arguments), None)
     try:
-        import_module(commands[options.command][0]).main(options)
+        options = make_parser(prog, description, commands, called).parse_args(arguments)
+        options.main(options)
     except KuaiSimError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+OF_RUN = "default: the run's"  # of options that change what a run has kept
 
 
 def count(text: str) -> int:
@@ -56,29 +128,34 @@ def count(text: str) -> int:
     return value
 
 
+def out_folder(text: str) -> Path:
+    """Reads a folder that can be written into, before the work whose results go there."""
+    if (path := Path(text)).exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    return path
+
+
 def add_jobs(parser: argparse.ArgumentParser) -> None:
     """Adds the number of parallel processes."""
-    parser.add_argument(
-        "--jobs", type=count, default=2, metavar="N", help="parallel processes; default: 2"
-    )
+    parser.add_argument("--jobs", type=count, default=2, metavar="N", help="parallel processes")
 
 
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Adds the origin of the data."""
+def add_dataset(parser: argparse.ArgumentParser, kept: bool = False) -> None:
+    """Adds the origin of the data; that of a run is the default if ``kept``."""
+    default = OF_RUN if kept else "default: the synthetic world of that source"
     parser.add_argument(
         "--dataset", metavar="NAME[=PATH]",
         help="kuairec=DIR for files, kuairec for its synthetic world, mypackage.my:NAME for a "
         "source of yours, table=FILE for tables of yours (a .toml file holds their options, such "
-        "as rating_map), DIR alone for files of the environment's own source; default: the "
-        "synthetic world of that source",
+        f"as rating_map), DIR alone for files of the environment's own source; {default}",
     )  # fmt: skip
 
 
-def add_dataset_seed(parser: argparse.ArgumentParser) -> None:
-    """Adds the seed of synthetic worlds."""
+def add_dataset_seed(parser: argparse.ArgumentParser, kept: bool = False) -> None:
+    """Adds the seed of synthetic worlds; that of a run is the default if ``kept``."""
     parser.add_argument(
-        "--dataset-seed", type=int, default=0, metavar="N",
-        help="seed of the synthetic world: agents were tuned on 0; default: 0",
+        "--dataset-seed", type=int, default=None if kept else 0, metavar="N",
+        help=f"seed of the synthetic world{f'; {OF_RUN}' if kept else ': agents were tuned on 0'}",
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ penalised, so that the rule makes no difference to them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,19 +19,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.estimates.states import ESTIMATES, RAW, make_ready
-from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
-from benchmarks.plots import save_small
-from benchmarks.results import Result, in_order, read_results, world_of
-from benchmarks.run import Played, Run, play
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents.baselines.bands import COMPOSITIONS
 from dsrm_agents.baselines.reference import SCORES, make_reference
 from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
+
+from .agents.agent import SLATE_ACTIONS, Agent
+from .estimates.states import ESTIMATES, RAW, make_ready
+from .formatting import markdown_table, mean_and_ci95_by_user, section
+from .plots import save_small
+from .results import Result, in_order, read_results, world_of
+from .run import Played, Run, play
+from .study import results_of
+from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "cost"
 # By what they know: nothing, counts, the items' qualities, these and the raw state or the belief,
@@ -280,7 +281,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--policies", nargs="+", default=[],
         help=f"default: those of {', '.join(POLICIES)} that the data allow",
     )  # fmt: skip
-    add("--seed", type=int, default=Run.seed, help=f"of the sessions; default: {Run.seed}")
+    add("--seed", type=int, default=Run.seed, help="of the sessions")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -290,11 +291,11 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: The world or an option does not exist, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        worlds = worlds_of(options, [options.seed])
-        studies = [study for world in worlds for study in studies_of(world, options.policies)]
-        run_studies(studies, options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(CostStudy.markdown(results))
+
+    def plan() -> Iterator[CostStudy]:
+        for world in worlds_of(options, [options.seed]):
+            yield from studies_of(world, options.policies)
+
+    results = results_of(options, plan, read_studies, CostStudy.markdown)
     if options.table is None:
         print(save_small(draw(results), options.out / "cost.png"))

@@ -12,16 +12,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from benchmarks.commands import add_dataset_seed
-from benchmarks.formatting import markdown_table, section
-from benchmarks.origin import Origin, is_older
-from benchmarks.paper import ENVS
-from benchmarks.results import Result, read_result, without_nan
-from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import RESPONSE_MODELS
 from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
 from kuaisim_gym.registration import import_named
 from kuaisim_gym.simulator.build import assess
+
+from .commands import add_dataset_seed
+from .formatting import markdown_table, section
+from .origin import Origin, is_older
+from .paper import ENVS
+from .results import Result, read_result, without_nan
+from .study import Study, run_studies
 
 MEASURES = {
     "rate": "rate", "auc": "AUC", "user_auc": "AUC within users", "log_loss": "log-loss",
@@ -76,8 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "for your own; default: both worlds",
     )  # fmt: skip
     add_dataset_seed(parser)
-    text = "response models to assess; default: factor"
-    add("--models", nargs="+", default=["factor"], choices=RESPONSE_MODELS, help=text)
+    add(
+        "--models",
+        nargs="+",
+        default=["factor"],
+        choices=RESPONSE_MODELS,
+        help="response models to assess",
+    )
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files")
 
 

@@ -6,15 +6,16 @@ import argparse
 import time
 from pathlib import Path
 
-from benchmarks.commands import add_jobs
-from benchmarks.plots import plot_all
-from benchmarks.results import read_results
-from benchmarks.run import Run, RunStudy
-from benchmarks.study import run_studies
-from benchmarks.suite import expand
-from benchmarks.tables import markdown
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym import load_dataset
+
+from .commands import add_jobs
+from .plots import plot_all
+from .results import read_results
+from .run import Run, RunStudy
+from .study import run_studies
+from .suite import expand
+from .tables import markdown
 
 # Slow agents first: two processes then finish together. Of the rows with a band only the ceiling:
 # the audit of each row costs seconds.
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_jobs(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("results/demo"), metavar="DIR",
-        help="folder in which a new subfolder is made; default: results/demo",
+        help="folder in which a new subfolder is made",
     )  # fmt: skip
 
 

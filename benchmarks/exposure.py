@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.formatting import interval, markdown_table, section
-from benchmarks.paper import SEEDS
-from benchmarks.plots import means_and_halves, save_small
-from benchmarks.results import Result, World, in_order, read_results, without_nan, world_of
-from benchmarks.run import play
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
+
+from .agents.agent import SLATE_ACTIONS, Agent
+from .formatting import interval, markdown_table, section
+from .paper import SEEDS
+from .plots import means_and_halves, save_small
+from .results import Result, World, in_order, read_results, without_nan, world_of
+from .run import play
+from .study import results_of
+from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "exposure"
 POLICIES = {
@@ -84,26 +85,25 @@ class ExposureStudy(WorldStudy):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_world_arguments(parser)
-    text = "of the sessions; default: 11 15 19"
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help=text)
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the sessions")
 
 
 def main(options: argparse.Namespace) -> None:
-    """Makes the missing studies, draws a figure for each world, and prints the tables.
+    """Makes the missing studies, prints the tables, and draws a figure for each world.
 
     Raises:
         ConfigError: The world or an option does not exist, or a result has other settings.
         DataFormatError: The folder holds no results of this study.
     """
-    if options.table is None:
-        worlds = worlds_of(options, options.seeds)
-        studies = [ExposureStudy(world, policy) for world, policy in product(worlds, POLICIES)]
-        run_studies(studies, options.out, options.jobs)
-    results = read_studies(options.table or options.out)
+
+    def plan() -> Iterator[ExposureStudy]:
+        for world, policy in product(worlds_of(options, options.seeds), POLICIES):
+            yield ExposureStudy(world, policy)
+
+    results = results_of(options, plan, read_studies, ExposureStudy.markdown)
     if options.out is not None:
         for world, rows in by_policy(results).items():
             print(save_small(draw(world, rows), options.out / f"{STUDY}_{world.slug}.png"))
-    print(ExposureStudy.markdown(results))
 
 
 def read_studies(folder: Path) -> list[Result]:

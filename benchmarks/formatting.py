@@ -1,8 +1,10 @@
-"""Means over seeds, and the format of numbers and tables in Markdown."""
+"""Means over seeds, and the format of numbers and tables: text, Markdown, LaTeX."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +67,7 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: 
         align: ``l`` or ``r`` for each column; the last letter also applies to further columns.
     """
     header = tuple(header)
-    rules = ("--:" if side == "r" else "---" for side in align.ljust(len(header), align[-1]))
+    rules = ("--:" if side == "r" else "---" for side in sides(align, len(header)))
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
     return "\n".join([lines[0], f"|{'|'.join(rules)}|", *lines[1:]])
 
@@ -73,3 +75,89 @@ def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: 
 def section(title: str, *blocks: str) -> str:
     """Markdown of a heading and the blocks below it; empty blocks are left out."""
     return "\n\n".join([f"### {title}", *filter(None, blocks)])
+
+
+def sides(align: str, columns: int) -> str:
+    """``l`` or ``r`` for each of some columns; the last letter also applies to further ones."""
+    return align.ljust(columns, align[-1])
+
+
+class TitledTable(NamedTuple):
+    """A table that is printed in several formats.
+
+    Attributes:
+        title: Heading; empty for none.
+        header: Titles of the columns.
+        rows: Cells by row; further cells of short rows are empty.
+        notes: Paragraphs and lists below it; empty ones are left out.
+        align: ``l`` or ``r`` for each column; the last letter also applies to further columns.
+    """
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    notes: Sequence[str] = ()
+    align: str = "lr"
+
+    def markdown(self) -> str:
+        """Markdown, with unpadded cells."""
+        table = markdown_table(self.header, self.rows, self.align)
+        return section(self.title, table, *self.notes) if self.title else table
+
+    def text(self) -> str:
+        """Columns of equal width, for a terminal."""
+        rows = [tuple(self.header), *(self._padded(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        letters = sides(self.align, len(widths))
+        lines = [
+            "  ".join(
+                cell.rjust(width) if side == "r" else cell.ljust(width)
+                for cell, width, side in zip(row, widths, letters, strict=True)
+            ).rstrip()
+            for row in rows
+        ]
+        table = "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        return "\n\n".join(filter(None, [self.title, table, *self.notes]))
+
+    def latex(self) -> str:
+        """A ``table`` of LaTeX without packages; title and notes are its caption."""
+        letters = sides(self.align, len(self.header))
+        header, *rows = (
+            f"{' & '.join(map(latex_text, self._padded(row)))} \\\\"
+            for row in (self.header, *self.rows)
+        )
+        caption = " ".join(latex_text(text) for text in (self.title, *self.notes) if text)
+        return "\n".join(
+            [
+                "\\begin{table}",
+                *([f"\\caption{{{caption}}}"] if caption else []),
+                f"\\begin{{tabular}}{{{letters}}}",
+                "\\hline",
+                header,
+                "\\hline",
+                *rows,
+                "\\hline",
+                "\\end{tabular}",
+                "\\end{table}",
+            ]
+        )
+
+    def _padded(self, row: Sequence[str]) -> tuple[str, ...]:
+        return (*row, *[""] * (len(self.header) - len(row)))
+
+
+FORMATS: dict[str, Callable[[TitledTable], str]] = {
+    "text": TitledTable.text,
+    "markdown": TitledTable.markdown,
+    "latex": TitledTable.latex,
+}
+_LATEX = {
+    "\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}",
+    "±": "$\\pm$", "<": "$<$", ">": "$>$", "|": "$|$", "≥": "$\\geq$", "≤": "$\\leq$",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}  # fmt: skip
+
+
+def latex_text(text: str) -> str:
+    """Text with the characters escaped that LaTeX would take for commands."""
+    return re.sub("|".join(map(re.escape, _LATEX)), lambda match: _LATEX[match[0]], text)

@@ -18,19 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import quick
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.commands import add_jobs, add_out_or_table
-from benchmarks.formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
-from benchmarks.labels import has_labels, judge, score_of, usual
-from benchmarks.results import Result, in_order, read_results, world_of
-from benchmarks.run import Run, play
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, measurement
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
+
+from . import quick
+from .agents.agent import SLATE_ACTIONS, Agent
+from .commands import add_jobs, add_out_or_table
+from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
+from .labels import has_labels, judge, score_of, usual
+from .results import Result, in_order, read_results, world_of
+from .run import Run, play
+from .study import results_of
+from .world_study import WorldStudy, measurement
 
 STUDY = "halves"
 SOURCES = ("kuairec-like", "kuairand-pool")
@@ -171,13 +172,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_or_table(parser)
     add(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real; needed with --out",
+        help="folder with kuairec_real and kuairand_real; default: none, and --out needs one",
     )  # fmt: skip
-    add("--sources", nargs="+", default=list(SOURCES), help=f"default: {' '.join(SOURCES)}")
+    add("--sources", nargs="+", default=list(SOURCES), help="names of sources")
     add("--max-len", type=int, nargs="+", help="longest sessions; default: all of the quick table")
-    add("--halves", nargs="+", default=["B"], choices=HALVES, help="default: B")
-    add("--sessions", type=int, default=SESSIONS, help=f"test sessions; default: {SESSIONS}")
-    add("--seed", type=int, default=Run.seed, help=f"of the sessions; default: {Run.seed}")
+    add("--halves", nargs="+", default=["B"], choices=HALVES, help="halves of the users")
+    add("--sessions", type=int, default=SESSIONS, help="test sessions")
+    add("--seed", type=int, default=Run.seed, help="of the sessions")
     add_jobs(parser)
 
 
@@ -188,9 +189,7 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: No folder of real data, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        run_studies(studies_of(options), options.out, options.jobs)
-    print(HalfStudy.markdown(read_studies(options.table or options.out)))
+    results_of(options, lambda: studies_of(options), read_studies, HalfStudy.markdown)
 
 
 def studies_of(options: argparse.Namespace) -> list[HalfStudy]:

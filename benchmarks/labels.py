@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product, starmap
 from pathlib import Path
@@ -18,13 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.base_class import BaseAlgorithm
 
-from benchmarks.agents import find_agent
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
-from benchmarks.paper import SEEDS
-from benchmarks.results import Result, World, in_order, read_results, world_of
-from benchmarks.run import Run, train_agent
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from dsrm_agents import KuaiVecEnv, make_vec_env
 from dsrm_agents.baselines.reference import SCORES
 from dsrm_agents.common.item_scores import item_scores, scores_items
@@ -33,6 +26,14 @@ from kuaisim_gym.data import Dataset, Interactions
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import UserRanking, rank_users
+
+from .agents import find_agent
+from .formatting import interval, markdown_table, mean_and_ci95, section
+from .paper import SEEDS
+from .results import Result, World, in_order, read_results, world_of
+from .run import Run, train_agent, weights_of
+from .study import results_of
+from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "labels"
 BASE = "popularity"  # the score that differences refer to
@@ -171,7 +172,7 @@ def score_of(name: str, spec: Run) -> UserScores:
 
 def _env(spec: Run, users: NDArray[np.int32], options: Mapping[str, str]) -> KuaiVecEnv:
     """An environment with a session for each of some users."""
-    chosen: dict[str, Any] = {**spec.session_options, **options}
+    chosen: dict[str, Any] = {**weights_of(spec.env), **spec.session_options, **options}
     return make_vec_env(spec.env, len(users), "test", spec.seed, dataset=spec.load(), **chosen)
 
 
@@ -310,9 +311,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_world_arguments(parser)
     add("--scores", nargs="+", default=[], help=f"default: those of {', '.join(RANKINGS)} that fit")
-    add("--agents", nargs="+", default=[], help="agents to train, as for run; default: none")
-    add("--episodes", type=int, default=Run.episodes, help="training sessions; default: 20000")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents; default: 11 15 19")
+    add("--agents", nargs="+", default=[], help="agents to train, as for train; default: none")
+    add("--episodes", type=int, default=Run.episodes, help="training sessions")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -322,12 +323,12 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: The data, a score or an agent do not exist, or no world has labels.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
+
+    def plan() -> Iterable[LabelStudy]:
         worlds = worlds_of(options, options.seeds)
         worlds = [replace(world, episodes=options.episodes) for world in worlds]
         if options.quick:  # of which some have labels
             worlds = [world for world in worlds if has_labels(world.load())]
-        run_studies(
-            [*studies_of(worlds, options.agents, options.scores)], options.out, options.jobs
-        )
-    print(LabelStudy.markdown(read_studies(options.table or options.out)))
+        return studies_of(worlds, options.agents, options.scores)
+
+    results_of(options, plan, read_studies, LabelStudy.markdown)

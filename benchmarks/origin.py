@@ -14,6 +14,7 @@ from kuaisim_gym.envs.assembly import shared_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import import_named, registered
 
+TABLE = "table"  # the one source that files in TOML describe
 FULL = 0.99  # share of known answers from which on a test table counts as fully observed
 FIRST_VERSION = 2  # of the data in results that name none
 
@@ -65,8 +66,8 @@ def find_origin(text: str | None, env: str, seed: int = 0) -> Origin:
         text: ``NAME=PATH``, files of a source; ``NAME``, its synthetic world; ``PATH``, files of
             the environment's own source (``./NAME`` where a folder is called like a source); or
             ``None``, the synthetic world of that source. A name may be ``module:NAME``. Tables
-            whose reading needs options are described by a file, ``table=DATASET.toml``, see
-            :func:`~kuaisim_gym.data.custom.settings.read_settings`.
+            whose reading needs options are described by a file, ``table=DATASET.toml`` or
+            ``DATASET.toml`` alone, see :func:`~kuaisim_gym.data.custom.settings.read_settings`.
         env: A registered environment id, or ``module:id``.
         seed: Seed of the synthetic world.
 
@@ -74,14 +75,8 @@ def find_origin(text: str | None, env: str, seed: int = 0) -> Origin:
         ConfigError: The environment or the source is unknown, or files go with a seed.
     """
     usual = registered(env)["name"]
-    if text is None:
-        return Origin(usual, None, seed)
-    name, sign, path = text.partition("=")
-    if sign and not Path(text).exists():
-        return Origin(import_named(name), path, seed)
-    if _names_source(text):
-        return Origin(import_named(text), None, seed)
-    return Origin(usual, text, seed)
+    source, path = _parts(text)
+    return Origin(usual if source is None else import_named(source), path, seed)
 
 
 def check_played(origin: Origin, env: str) -> None:
@@ -111,14 +106,26 @@ def env_for(text: str | None, default: str) -> str:
 
     A source without one of its own is played by the first that plays any dataset.
     """
-    name, sign, _ = (text or "").partition("=")
-    if text is None or not (_names_source(name) or (sign and not Path(text).exists())):
+    name, _ = _parts(text)
+    if name is None:
         return default
     source = Origin(import_named(name)).source
     names = {env: row["name"] for env, row in ENVIRONMENTS.items()}
     usual_envs = [env for env, usual in names.items() if usual == source]
     any_data = [env for env, usual in names.items() if SOURCES[usual].plays_any]
     return (usual_envs + any_data)[0]
+
+
+def _parts(text: str | None) -> tuple[str | None, str | None]:
+    """Source and path of a description; ``None`` for the environment's own source, or no path."""
+    if text is None:
+        return None, None
+    name, sign, path = text.partition("=")
+    if sign and not Path(text).exists():
+        return name, path
+    if _names_source(text):
+        return text, None
+    return (TABLE if Path(text).suffix == ".toml" else None), text
 
 
 def _names_source(text: str) -> bool:

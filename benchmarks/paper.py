@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
 
-from benchmarks.agents import AGENTS
-from benchmarks.formatting import interval, markdown_table, section
-from benchmarks.origin import FIRST_VERSION
-from benchmarks.results import Result
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.data import SOURCES
+
+from .agents import AGENTS
+from .formatting import TitledTable, interval
+from .origin import FIRST_VERSION
+from .results import Result
 
 _CAPTIONS = {2: "Overall performance", 3: "Ablation"}
 _AGENTS = [agent for agent in AGENTS.values() if agent.tables]
@@ -75,6 +76,13 @@ def _rows() -> list[dict[str, str]]:
 
 
 def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> str:
+    """Markdown of :func:`comparisons`."""
+    return "\n\n".join(table.markdown() for table in comparisons(results, tables))
+
+
+def comparisons(
+    results: list[Result], tables: Iterable[int] = tuple(TABLES)
+) -> Iterator[TitledTable]:
     """Tables of synthetic worlds next to published figures, without tables that have no runs.
 
     Args:
@@ -91,9 +99,8 @@ def markdown(results: list[Result], tables: Iterable[int] = tuple(TABLES)) -> st
             runs.setdefault(key, []).append(result)
     present = max(SOURCES[name].version for name in ENVS)
     kind = f"{'OLDER ' if newest < present else ''}SYNTHETIC worlds"
-    sections = [*(_comparison(table, runs, kind) for table in tables), _left_out(runs, kind)]
-    sections.append(_seconds(runs, kind))
-    return "\n\n".join(filter(None, sections))
+    made = [*(_comparison(table, runs, kind) for table in tables), _left_out(runs, kind)]
+    yield from (table for table in [*made, _seconds(runs, kind)] if table.rows)
 
 
 def _version(result: Result) -> int:
@@ -102,11 +109,11 @@ def _version(result: Result) -> int:
     return int(block.get("version", FIRST_VERSION)) if block["synthetic"] else 0
 
 
-def _comparison(table: int, runs: Runs, kind: str) -> str:
-    if not _methods_run(runs, TABLES[table]):
-        return ""
+def _comparison(table: int, runs: Runs, kind: str) -> TitledTable:
+    """One of the paper's tables; without rows where none of its methods has a run."""
     rows = []
-    for (dataset, env), max_len in product(ENVS.items(), MAX_LENS):
+    is_made = bool(_methods_run(runs, TABLES[table]))
+    for (dataset, env), max_len in product(ENVS.items() if is_made else (), MAX_LENS):
         reference = published(dataset, max_len)
         for method in TABLES[table]:
             cells = [f"{dataset}, T = {max_len}", method]
@@ -118,13 +125,13 @@ def _comparison(table: int, runs: Runs, kind: str) -> str:
     columns = [column for label, _ in _MEASURES.values() for column in (label, "published")]
     agents = [AGENTS[METHODS[method]] for method in TABLES[table]]
     sources = [f"{agent.label} ({agent.reference})" for agent in agents]
-    return section(
-        f"Table {table}: {_CAPTIONS[table]}, {kind} beside the published figures",
-        markdown_table(["world", "method", *columns], rows, "llr"),
+    note = (
         "Ours: mean ± 95 % interval over seeds, on synthetic worlds that are calibrated to the "
         "data. Published: mean ± standard deviation, in the paper's own simulator, where R has "
-        f"another scale. Rows compare within a column, not across. Methods: {', '.join(sources)}.",
+        f"another scale. Rows compare within a column, not across. Methods: {', '.join(sources)}."
     )
+    title = f"Table {table}: {_CAPTIONS[table]}, {kind} beside the published figures"
+    return TitledTable(title, ["world", "method", *columns], rows, [note], "llr")
 
 
 def _methods_run(runs: Runs, methods: Iterable[str]) -> list[str]:
@@ -132,7 +139,7 @@ def _methods_run(runs: Runs, methods: Iterable[str]) -> list[str]:
     return [name for name in methods if any((*world, METHODS[name]) in runs for world in WORLDS)]
 
 
-def _left_out(runs: Runs, kind: str) -> str:
+def _left_out(runs: Runs, kind: str) -> TitledTable:
     """Shares of the positive responses that denoising losses leave out, by group."""
     rows = []
     for (dataset, env), agent in product(ENVS.items(), DENOISED):
@@ -146,33 +153,31 @@ def _left_out(runs: Runs, kind: str) -> str:
             names = ("auc", "left_out", "left_out_popular", "left_out_longtail")
             values = ([report[name] for report in reports.values()] for name in names)
             rows.append([dataset, agent, *map(interval, values)])
-    if not rows:
-        return ""
-    return section(
-        f"What denoising losses leave out of the positive answers, {kind}",
-        markdown_table(["world", "agent", "AUC", "all", "popular", "long tail"], rows, "llr"),
+    note = (
         "Mean ± 95 % interval over seeds. T-CE: the share dropped, of the last quarter of the "
         "updates; R-CE: one less the mean weight; BOD, whose weights have no scale of their own: "
         "how far a group's mean weight is below that of all. AUC: next answers of held-out users; "
-        "BOD learns to rank against items never met instead.",
+        "BOD learns to rank against items never met instead."
     )
+    title = f"What denoising losses leave out of the positive answers, {kind}"
+    header = ["world", "agent", "AUC", "all", "popular", "long tail"]
+    return TitledTable(title, header, rows, [note], "llr")
 
 
-def _seconds(runs: Runs, kind: str) -> str:
+def _seconds(runs: Runs, kind: str) -> TitledTable:
     rows = []
     for method in _methods_run(runs, METHODS):
         trains = (runs.get((*world, METHODS[method]), []) for world in WORLDS)
         seconds = TRAINING_SECONDS.get(method)
         rows.append([method, *map(_mean_seconds, trains), f"{seconds:,}" if seconds else ""])
-    if not rows:
-        return ""
     titles = [f"{env.removesuffix('-Fair-v0')}, T = {max_len}" for env, max_len in WORLDS]
-    return section(
-        f"Table 4: training seconds, {kind} beside the published figures",
-        markdown_table(["method", *titles, "published (KuaiRec, T = 30)"], rows),
+    note = (
         "Ours: mean over seeds of the processor seconds of one process on one core, what is fitted "
-        "before training included; with *, wall-clock seconds, with other processes beside it.",
+        "before training included; with *, wall-clock seconds, with other processes beside it."
     )
+    title = f"Table 4: training seconds, {kind} beside the published figures"
+    header = ["method", *titles, "published (KuaiRec, T = 30)"]
+    return TitledTable(title, header, rows, [note])
 
 
 def _mean_seconds(runs: list[Result]) -> str:

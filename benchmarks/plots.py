@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from benchmarks.commands import add_folder
-from benchmarks.formatting import mean_and_ci95
-from benchmarks.results import Result, read_results
-from benchmarks.tables import by_world, metric
 from kuaisim_gym.envs.assembly import SessionBatch
+
+from .commands import add_folder
+from .formatting import mean_and_ci95
+from .results import Result, World, read_results
+from .tables import by_world, mean_and_half
 
 DPI = 110  # of small files, unless a figure has more
 COLOURS = 256
@@ -37,17 +38,23 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for world, agents in by_world(results).items():
-        for name, draw in (("curves", _curves), ("plane", _plane)):
-            figure = Figure(figsize=(9, 5.5), layout="constrained")
-            axes = figure.subplots()
-            draw(axes, agents, world.task)
-            name_agents(figure)
-            axes.set_title(world.title, fontsize="medium")
-            axes.grid(alpha=0.3)
+        for name, figure in figures_of(world, agents):
             path = out / f"{name}_{world.slug}.png"
             figure.savefig(path, dpi=120)
             files.append(path)
     return files
+
+
+def figures_of(world: World, agents: dict[str, list[Result]]) -> Iterator[tuple[str, Figure]]:
+    """Names and figures of a world: learning curves, and the plane of balance."""
+    for name, draw in (("curves", _curves), ("plane", _plane)):
+        figure = Figure(figsize=(9, 5.5), layout="constrained")
+        axes = figure.subplots()
+        draw(axes, agents, world.task)
+        name_agents(figure)
+        axes.set_title(world.title, fontsize="medium")
+        axes.grid(alpha=0.3)
+        yield name, figure
 
 
 def name_agents(figure: Figure) -> None:
@@ -92,12 +99,15 @@ def draw_curves(
 
 
 def _plane(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch]) -> None:
-    """Positions of the agents: in the session task, long and balanced is at the upper left."""
+    """Positions of the agents: long and balanced is at the upper left.
+
+    Bars are 95 % intervals over seeds, or over the sessions of a single seed.
+    """
     measure, label = task.headline
     for number, (agent, runs) in enumerate(agents.items()):
-        ad, headline = np.mean(metric(runs, "ad")), np.mean(metric(runs, measure))
-        style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}"}
-        axes.scatter([ad], [headline], s=60, label=agent, **style)
+        (ad, ad_half), (headline, half) = (mean_and_half(runs, name) for name in ("ad", measure))
+        style = {"marker": "os^vDP*X"[number % 8], "color": f"C{number}", "capsize": 2}
+        axes.errorbar([ad], [headline], [half], [ad_half], label=agent, linestyle="none", **style)
     axes.set_xlabel("AD (0 is balanced)")
     axes.set_ylabel(f"{label}, test")
 
@@ -105,13 +115,24 @@ def _plane(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch])
 def save_small(figure: Figure, path: Path) -> Path:
     """Writes a PNG file with a colour palette, a third of the usual size, and returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_of(figure))
+    return path
+
+
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file with a colour palette."""
     content = io.BytesIO()
     figure.savefig(content, dpi=max(DPI, figure.dpi), format="png")
+    return as_png(Image.open(content).convert("RGB"))
+
+
+def as_png(image: Image.Image) -> bytes:
+    """A picture in RGB as a PNG file with a colour palette."""
     method, dither = Image.Quantize.MAXCOVERAGE, Image.Dither.NONE  # keep colour maps smooth
-    image = Image.open(content).convert("RGB")
+    content = io.BytesIO()
     palette_image = image.quantize(COLOURS, method, kmeans=4, dither=dither)
-    palette_image.save(path, format="PNG", optimize=True)
-    return path
+    palette_image.save(content, format="PNG", optimize=True)
+    return content.getvalue()
 
 
 def means_and_halves(groups: Iterable[list[float]]) -> NDArray[np.float64]:

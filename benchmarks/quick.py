@@ -8,11 +8,12 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.agents import AGENTS, agents_for
-from benchmarks.agents.references import ROWS
-from benchmarks.origin import env_for
-from benchmarks.run import Run
 from kuaisim_gym.errors import DatasetNotFoundError
+
+from .agents import AGENTS, agents_for
+from .agents.references import ROWS
+from .origin import env_for
+from .run import Run
 
 LEARNED = ("hrl", "dsrm-hrl", "ppo", "a2c", "hsrl+quota")
 MAX_LENS = (30, 50)

@@ -1,4 +1,4 @@
-"""The ``report`` command: all tables of a folder of results in one file of the folder."""
+"""The ``report`` command: all tables of a folder in one of its files, or one page on some runs."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cost, exposure, halves, labels, paper, stability, tuning
-from benchmarks.commands import add_folder
-from benchmarks.estimates import phase
-from benchmarks.estimates import report as estimates
-from benchmarks.pareto import report as pareto
-from benchmarks.purify import report as purify
-from benchmarks.results import RUN, Result, read_results, studies_in, world_of
-from benchmarks.tables import markdown, summary
 from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import ConfigError
+
+from . import cost, exposure, halves, labels, paper, stability, tuning
+from .estimates import phase
+from .estimates import report as estimates
+from .page import page_of, runs_of
+from .pareto import report as pareto
+from .purify import report as purify
+from .results import RUN, Result, read_results, studies_in, world_of
+from .tables import markdown, summary
 
 INTRODUCTION = """# Results
 
 Made by the commands of `python -m benchmarks`; each JSON file here names its code and versions.
 """
-
-add_arguments = add_folder
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
@@ -41,10 +41,31 @@ STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], s
 )  # fmt: skip
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add = parser.add_argument
+    add("paths", type=Path, nargs="+", metavar="RUN", help="result files, or folders of them")
+    add(
+        "--html", type=Path, metavar="FILE",
+        help="one page on the runs; default: all tables of one folder in its README.md",
+    )  # fmt: skip
+
+
 def main(options: argparse.Namespace) -> None:
-    """Writes ``README.md`` into the folder of the results and prints its name."""
-    path = options.folder / "README.md"
-    write_atomically(path, report(options.folder).encode())
+    """Writes the file and prints its name.
+
+    Raises:
+        ConfigError: Several paths, or a file, without ``--html``.
+    """
+    if options.html is not None:
+        write_atomically(options.html, page_of(runs_of(options.paths)).encode())
+        print(options.html)
+        return
+    folder, *others = options.paths
+    if others or not folder.is_dir():
+        raise ConfigError("Tables are written into one folder of results: name it, or add --html.")
+    path = folder / "README.md"
+    write_atomically(path, report(folder).encode())
     print(path)
 
 

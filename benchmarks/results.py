@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import kuaisim_gym.envs.tasks  # noqa: F401  # registers the tasks
-from benchmarks.origin import data_label, is_older
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import DataFormatError, unknown_option
 from kuaisim_gym.registration import registered
+from kuaisim_gym.version import __version__
+
+from .origin import data_label, is_older
 
 RUN = "run"  # the study of results that name no study
 METRICS = (
@@ -231,7 +233,7 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
 
 
 def commit() -> str:
-    """The commit of the running code, with ``-dirty`` if files differ, or ``"unknown"``."""
+    """The commit of the running code, with ``-dirty`` if files differ, or its release."""
 
     def git(*arguments: str) -> str:
         return subprocess.check_output(
@@ -239,8 +241,9 @@ def commit() -> str:
         ).strip()
 
     try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is another's repository
         code = (":/kuaisim_gym", ":/dsrm_agents", ":/benchmarks/*.py")  # also in subfolders
         changed = git("status", "--porcelain", "--", *code)
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return f"release {__version__}"

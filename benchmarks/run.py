@@ -1,4 +1,8 @@
-"""The ``run`` command: train an agent on the train simulator, evaluate it on the test simulator."""
+"""The ``train`` command: a run trains an agent on the train simulator and judges it on the test's.
+
+kuaisim train ppo KuaiRec-Fair-v0
+kuaisim play results/ppo_KuaiRec-Fair-v0_kuairec-synthetic_T30_seed11.json
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +22,6 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from benchmarks.agents import AGENTS, Agent, find_agent
-from benchmarks.commands import add_dataset, add_dataset_seed, count
-from benchmarks.origin import Origin, check_played, env_for, find_origin
-from benchmarks.results import Result, commit, task_of, versions, without_nan
-from benchmarks.study import Study, run_study
-from benchmarks.tables import markdown
-from benchmarks.training import Seconds, TrainingRecord, agent_logger
 from dsrm_agents import TrainingCheckpoint, make_vec_env, resume
 from dsrm_agents.common.evaluation import evaluate
 from kuaisim_gym import ENVIRONMENTS
@@ -35,11 +32,21 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 from kuaisim_gym.registration import registered
 
+from .agents import AGENTS, Agent, find_agent
+from .commands import OF_RUN, add_dataset, add_dataset_seed, count
+from .kept import agent_file, keep
+from .origin import Origin, check_played, env_for, find_origin
+from .results import Result, commit, task_of, versions, without_nan
+from .study import Study, run_study
+from .tables import markdown
+from .training import Seconds, TrainingRecord, agent_logger
+
 CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20
 # Session slots of a run are seeded within its seed's range: two seeds share no session, and all
 # agents of one seed meet the same users.
 SEED_RANGE = 1_000_000
 SLOTS = 1000  # evaluation sessions played in parallel
+OUT = Path("results")
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,7 +56,7 @@ class Run:
     """Settings of a run.
 
     Attributes:
-        agent: Name of an agent of the benchmark, or ``module:attribute`` of another agent.
+        agent: As :func:`~benchmarks.agents.find_agent` takes it.
         env: A registered environment id, or ``module:id`` of another environment.
         dataset: As :func:`~benchmarks.origin.find_origin` takes it; ``None`` for the synthetic
             world of the environment's source.
@@ -114,6 +121,16 @@ class Run:
         return {"max_len": self.max_len, **width}
 
 
+def weights_of(env: str) -> dict[str, str]:
+    """Option of the actions of agents that do not say what theirs are.
+
+    They are scorers where the environment's own are shares, which came after them: agents and
+    results keep their names' meaning.
+    """
+    own = registered(env).get("action_type", task_of(env).usual_actions)
+    return {"action_type": "scorer"} if own == "shares" else {}
+
+
 @dataclass(frozen=True)
 class RunStudy(Study):
     """A run and its result file.
@@ -127,11 +144,14 @@ class RunStudy(Study):
         progress: Whether to show progress bars.
         tensorboard: Folder for TensorBoard logs, where the run makes a subfolder named like its
             result; ``None`` for no log.
+        keep: Whether to keep the agent beside the result, for the commands ``evaluate`` and
+            ``play``.
     """
 
     spec: Run
     progress: bool = True
     tensorboard: Path | None = None
+    keep: bool = False
 
     markdown = staticmethod(markdown)
 
@@ -157,7 +177,7 @@ class RunStudy(Study):
                 f"{path} holds the result of another run: wanted {expected}, found {actual}. "
                 "Remove it or choose another folder."
             )
-        return True
+        return not self.keep or agent_file(path).exists()
 
     def make(self, path: Path) -> Result:
         spec, agent = self.spec, find_agent(self.spec.agent)
@@ -176,22 +196,24 @@ class RunStudy(Study):
                 train[name] += seconds  # once, however often the run was interrupted
             if agent.report is not None:
                 train[agent.report] = fitted.report
-        sessions, batch, evaluation = play(agent, spec, dataset, model, fitted)
-        rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
-        intervals = bootstrap_ci95(sessions, batch.summarise, rng, together=together)
-        half_widths = {f"{name}_ci95": half_width for name, half_width in intervals.items()}
+        played = play(agent, spec, dataset, model, fitted)
+        if self.keep:
+            keep(path, asdict(spec), model, fitted)
         return {
-            "slate_size": sessions.slates.shape[2],
+            "slate_size": played.sessions.slates.shape[2],
             "train": train,
-            "eval": evaluation,
-            "metrics": batch.summarise(sessions) | half_widths,
-            "exposure": without_nan(batch.audit(sessions).summarise()),
-            "users": without_nan(batch.summarise_users(sessions)),
+            **judged(played, spec),
             "commits": train.pop("commits", []),
         }
 
 
-def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = None) -> Path:
+def run(
+    spec: Run,
+    out: Path,
+    progress: bool = True,
+    tensorboard: Path | None = None,
+    keep: bool = False,
+) -> Path:
     """Makes one run, if its result is missing, and returns the result file.
 
     Raises:
@@ -199,48 +221,96 @@ def run(spec: Run, out: Path, progress: bool = True, tensorboard: Path | None = 
             settings; or TensorBoard is not installed.
         CheckpointError: The checkpoint is damaged, or of another kind of model.
     """
-    return run_study(RunStudy(spec, progress, tensorboard), out)
+    return run_study(RunStudy(spec, progress, tensorboard, keep), out)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument(
-        "--agent", required=True, help=f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
-    )
-    parser.add_argument("--max-len", type=int, help="longest session; default: the environment's")
-    parser.add_argument("--seed", type=int, default=Run.seed, help=f"default: {Run.seed}")
+    add_agent_arguments(parser)
+    add_session_arguments(parser)
     add_run_arguments(parser)
 
 
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options that runs, suites and searches share."""
-    add = parser.add_argument
-    add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID")
-    add_dataset(parser)
-    add_dataset_seed(parser)
-    add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
-    add(
-        "--episodes",
-        type=int,
-        default=Run.episodes,
-        help="training sessions; default: 20000, 5000 in the quick table",
-    )
-    add("--sessions", type=int, default=Run.sessions, help="evaluation sessions; default: 1000")
+def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:
+    """Adds agent and environment, by place or by name.
+
+    Args:
+        parser: Parser of the command.
+        kept: Whether the agent may be one that a run has kept.
+    """
+    agents = f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
+    envs = f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID"
+    metavar = "AGENT"
+    if kept:
+        agents, metavar = f"result file of a run; or of {agents}: one without training", "RUN"
+        envs += "; default: the run's"
+    for name, place, text in (("agent", metavar, agents), ("env", "ENV", envs)):
+        add, default = parser.add_argument, argparse.SUPPRESS
+        add(name, nargs="?", metavar=place, default=default, help=text)
+        add(f"--{name}", metavar=place, default=default, help=f"the same, in place of {place}")
+
+
+def add_session_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:
+    """Adds the options of the sessions of one run.
+
+    Args:
+        parser: Parser of the command.
+        kept: Whether they change those of a run: what is not given is ``None`` then.
+    """
+    add, default = parser.add_argument, OF_RUN if kept else "default: the environment's"
+    add("--max-len", type=int, metavar="T", help=f"longest session; {default}")
+    seed, text = (None, f"of the sessions; {OF_RUN}") if kept else (Run.seed, "of the run")
+    add("--seed", type=int, default=seed, metavar="N", help=text)
+    add_world_arguments(parser, kept)
+
+
+def add_world_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:
+    """Adds the options of the world that all commands with an agent share.
+
+    Args:
+        parser: Parser of the command.
+        kept: Whether they change those of a run.
+    """
+    add_dataset(parser, kept)
+    add_dataset_seed(parser, kept)
+    add, default = parser.add_argument, OF_RUN if kept else "default: usually 10"
+    add("--slate-size", type=count, metavar="K", help=f"items in a slate; {default}")
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, quick: bool = False) -> None:
+    """Adds the options of training that runs, suites and searches share.
+
+    Args:
+        parser: Parser of the command.
+        quick: Whether the command makes the quick table, too, which has fewer training sessions.
+    """
+    add, text = parser.add_argument, "training sessions"
+    add("--sessions", type=int, default=Run.sessions, metavar="N", help="test sessions a seed")
+    if quick:
+        text += f"; default: {Run.episodes}, or those of the quick table"
+    add("--episodes", type=int, default=None if quick else Run.episodes, metavar="N", help=text)
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the result files")
-    add("--tensorboard", type=Path, metavar="DIR", help="folder for TensorBoard logs")
+    add("--out", type=Path, default=OUT, metavar="DIR", help="folder of the result files")
+    add("--tensorboard", type=Path, metavar="DIR", help="folder of its logs; default: no log")
 
 
 def main(options: argparse.Namespace) -> None:
     """Makes the run and prints the name of its file."""
     torch.set_num_threads(options.threads)
-    print(run(spec_of(options), options.out, tensorboard=options.tensorboard))
+    print(run(spec_of(options), options.out, tensorboard=options.tensorboard, keep=True))
 
 
 def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
-    """The run that the options describe, or one that differs in some settings."""
+    """The run that the options describe, or one that differs in some settings.
+
+    Raises:
+        ConfigError: They name no agent, or one or the other is unknown.
+    """
     names = [field.name for field in fields(Run)]
-    settings: dict[str, Any] = {name: getattr(options, name, None) for name in names} | changes
+    given = {name: value for name, value in vars(options).items() if name in names}
+    settings: dict[str, Any] = {"agent": None, "env": None, "max_len": None} | given | changes
+    if settings["agent"] is None:
+        raise ConfigError(f"An agent is needed, such as `{next(iter(AGENTS))}`; got none.")
     settings["env"] = settings["env"] or env_for(settings["dataset"], Run.env)
     if settings["max_len"] is None:
         env = settings["env"]
@@ -283,25 +353,14 @@ def train_agent(
         ConfigError: The checkpoint is of a run with other settings, or TensorBoard is missing.
         CheckpointError: The checkpoint is damaged, or of another kind of model.
     """
-    agent = find_agent(spec.agent)
-    assert agent.build is not None
-    hyperparams = agent.hyperparams | dict(overrides or {})
-    record = TrainingRecord(spec.episodes, progress)
-    n_envs = hyperparams.pop("n_envs")
-    wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
-    options: dict[str, Any] = {
-        "dataset": dataset,
-        **spec.session_options,
-        **agent.options_for(fitted),
-    }
-    env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
-    wrapped = agent.wrap(env, fitted, wrapper_options, True)
-    model = agent.build(wrapped, hyperparams, spec.seed)
+    agent, record = find_agent(spec.agent), TrainingRecord(spec.episodes, progress)
+    model = untrained(spec, dataset, fitted, users=users, overrides=overrides)
     if prepare is not None:
         prepare(model)
-    wrapped.seed(spec.seed * SEED_RANGE)  # replaces the seed that SB3 has just set
-    rounds = -(-spec.episodes // n_envs)  # in a round every slot ends a session
-    total = rounds * n_envs * env.batch.longest
+    env: Any = model.env
+    env.seed(spec.seed * SEED_RANGE)  # replaces the seed that SB3 has just set
+    rounds = -(-spec.episodes // env.num_envs)  # in a round every slot ends a session
+    total = rounds * env.num_envs * env.get_attr("batch")[0].longest
     callbacks: list[BaseCallback] = [record]
     commits: list[str] = []
     if checkpoint is not None and isinstance(model, OnPolicyAlgorithm):
@@ -329,6 +388,41 @@ def train_agent(
     } | ({"commits": commits} if commits else {})
 
 
+def untrained(
+    spec: Run,
+    dataset: Dataset,
+    fitted: Any,
+    *,
+    users: NDArray[np.int32] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    training: bool = True,
+) -> BaseAlgorithm:
+    """The model of an agent on its training environment, before it learns.
+
+    Args:
+        spec: Settings of the run; its agent must be trainable.
+        dataset: The data.
+        fitted: As for :func:`train_agent`.
+        users: As for :func:`train_agent`.
+        overrides: As for :func:`train_agent`.
+        training: Whether the environment is wrapped for training, or as for test sessions.
+    """
+    agent = find_agent(spec.agent)
+    assert agent.build is not None
+    hyperparams = agent.hyperparams | dict(overrides or {})
+    n_envs = hyperparams.pop("n_envs")
+    wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        **weights_of(spec.env),
+        **spec.session_options,
+        **agent.options_for(fitted),
+    }
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
+    wrapped = agent.wrap(env, fitted, wrapper_options, training)
+    return agent.build(wrapped, hyperparams, spec.seed)
+
+
 def _restore(
     checkpoint: Path, model: BaseAlgorithm, record: TrainingRecord, settings: dict[str, Any]
 ) -> list[str]:
@@ -342,6 +436,11 @@ def _restore(
     record.restore(progress["record"])
     _LOG.info("Continuing from %s, after %d sessions.", checkpoint, record.finished)
     return list(progress["commits"])
+
+
+def first_test_seed(spec: Run) -> int:
+    """Seed of the first slot of a run's test sessions; those of the others follow it."""
+    return spec.seed * SEED_RANGE + SEED_RANGE // 2
 
 
 class Played(NamedTuple):
@@ -380,13 +479,14 @@ def play(
         split: ``"train"`` or ``"test"``.
         users: Positions of the split's users to play with, all if ``None``.
     """
-    slots, first_seed = min(spec.sessions, SLOTS), spec.seed * SEED_RANGE + SEED_RANGE // 2
+    slots = min(spec.sessions, SLOTS)
     options: dict[str, Any] = {
         "dataset": dataset,
+        **weights_of(spec.env),
         **spec.session_options,
         **agent.options_for(fitted),
     }
-    env = make_vec_env(spec.env, slots, split, first_seed, users=users, **options)
+    env = make_vec_env(spec.env, slots, split, first_test_seed(spec), users=users, **options)
     policy: Any = model if agent.rule is None else agent.rule(env.batch)
     wrapped = agent.wrap(env, fitted, agent.hyperparams | dict(overrides or {}), False)
     started = time.perf_counter()
@@ -394,3 +494,17 @@ def play(
         sessions = evaluate(policy, wrapped, spec.sessions)
     block = {"sessions": spec.sessions, "seconds": time.perf_counter() - started}
     return Played(sessions, env.batch, block)
+
+
+def judged(played: Played, spec: Run) -> Result:
+    """The blocks of a result that say how an agent played, with 95 % intervals over sessions."""
+    sessions, batch = played.sessions, played.batch
+    rng, together = np.random.default_rng(spec.seed), len(sessions) // spec.sessions
+    intervals = bootstrap_ci95(sessions, batch.summarise, rng, together=together)
+    half_widths = {f"{name}_ci95": half_width for name, half_width in intervals.items()}
+    return {
+        "eval": played.block,
+        "metrics": played.metrics | half_widths,
+        "exposure": without_nan(batch.audit(sessions).summarise()),
+        "users": without_nan(batch.summarise_users(sessions)),
+    }

@@ -9,13 +9,14 @@ from itertools import starmap
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.commands import add_folder
-from benchmarks.formatting import interval, markdown_table, section
-from benchmarks.plots import draw_curves, name_agents
-from benchmarks.results import Result, World, read_results
-from benchmarks.tables import by_world, metric
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, DataFormatError
+
+from .commands import add_folder
+from .formatting import interval, markdown_table, section
+from .plots import draw_curves, name_agents
+from .results import Result, World, read_results
+from .tables import by_world, metric
 
 AGENTS = (
     "dsrm-hrl", "hrl", "flat", "flat+quota", "ppo", "ppo+quota", "hsrl", "hsrl-no-residual",

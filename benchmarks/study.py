@@ -5,11 +5,12 @@ A kind of study is a subclass of :class:`Study`.
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from functools import partial
 from itertools import islice
@@ -18,9 +19,10 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from benchmarks.results import PACKAGES, Result, commit, read_result, versions
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import ConfigError
+
+from .results import PACKAGES, Result, commit, read_result, versions
 
 
 class Study(ABC):
@@ -119,6 +121,35 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
             bar.set_postfix_str(path.stem)
             bar.update()
     return [result_path(study, out) for study in studies]
+
+
+def results_of(
+    options: argparse.Namespace,
+    plan: Callable[[], Iterable[Study]],
+    read: Callable[[Path], list[Result]],
+    markdown: Callable[[list[Result]], str],
+) -> list[Result]:
+    """Makes the missing studies of a command and prints the tables of their folder.
+
+    Args:
+        options: With ``table``, a folder of which only the tables are printed, or else with ``out``
+            and ``jobs``.
+        plan: Makes the studies, unless only tables are printed.
+        read: Reads the results of a folder.
+        markdown: Makes their tables.
+
+    Returns:
+        The results in the folder.
+
+    Raises:
+        ConfigError: Options contradict each other, or a result has other settings.
+        DataFormatError: The folder holds no results, or results that cannot be compared.
+    """
+    if options.table is None:
+        run_studies([*plan()], options.out, options.jobs)
+    results = read(options.table or options.out)
+    print(markdown(results))
+    return results
 
 
 def run_study(study: Study, out: Path) -> Path:

@@ -8,14 +8,16 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks import paper, quick
-from benchmarks.agents import agents_for, find_agent
-from benchmarks.commands import add_jobs
-from benchmarks.results import read_results
-from benchmarks.run import Run, RunStudy, add_run_arguments, spec_of
-from benchmarks.study import run_studies
-from benchmarks.tables import markdown
+from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.errors import ConfigError
+
+from . import paper, quick
+from .agents import agents_for, find_agent
+from .commands import add_jobs
+from .results import read_results
+from .run import Run, RunStudy, add_run_arguments, add_world_arguments, spec_of
+from .study import run_studies
+from .tables import markdown
 
 QUICK = "quick"
 
@@ -25,19 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--table", choices=(*map(str, paper.TABLES), QUICK),
         help="make all runs of one of the paper's tables, on both synthetic worlds; or of the "
-        "reference rows and the quick agents on all worlds; and print it",
+        "reference rows and the quick agents on all worlds; and print it; default: runs of the "
+        "other options",
     )  # fmt: skip
     parser.add_argument(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes",
+        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes; "
+        "default: synthetic worlds alone",
     )  # fmt: skip
     add = parser.add_argument
-    add("--agents", nargs="+", help="names, as for run; default: all that the data allow")
+    add("--agents", nargs="+", help="names, as for train; default: all that the data allow")
     add("--max-len", type=int, nargs="+", help="longest sessions; default: the environment's")
-    add("--seeds", type=int, nargs="+", default=list(paper.SEEDS), help="default: 11 15 19")
+    add("--seeds", type=int, nargs="+", default=list(paper.SEEDS), help="of agents")
     add_jobs(parser)
-    add_run_arguments(parser)
-    parser.set_defaults(episodes=None)  # the quick table has its own
+    add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own; default: that of the dataset")
+    add_world_arguments(parser)
+    add_run_arguments(parser, quick=True)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 from collections import defaultdict
 from itertools import starmap
 from typing import Any
 
 import numpy as np
 
-from benchmarks import paper
-from benchmarks.agents import AGENTS
-from benchmarks.commands import add_folder
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
-from benchmarks.paper import published
-from benchmarks.results import Result, World, read_results, world_of
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym.envs.assembly import SessionBatch
+
+from . import paper
+from .agents import AGENTS
+from .commands import add_folder
+from .formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
+from .paper import published
+from .results import Result, World, read_results, world_of
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
@@ -27,21 +30,65 @@ LADDER = (
 WIDTH = 6  # columns of a table of the summary
 _DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
 
-add_arguments = add_folder
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's options."""
+    add_folder(parser)
+    add_format(parser)
+
+
+def add_format(parser: argparse.ArgumentParser) -> None:
+    """Adds the format of printed tables."""
+    parser.add_argument(
+        "--format", choices=(*FORMATS, "csv"), default="text",
+        help="of the tables; csv has one row for each world and agent",
+    )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
-    """Prints the paper's tables, the summary and the tables of all worlds."""
+    """Prints the tables of all worlds, the summary and the paper's tables."""
     results = read_results(options.folder)
-    tables = (paper.markdown(results), summary(results), markdown(results))
-    print(*filter(None, tables), sep="\n\n")
+    print(tables_of(results, options.format, beside=True))
+
+
+def tables_of(results: list[Result], form: str, beside: bool = False) -> str:
+    """Results in one of the formats of ``--format``, one's own agents first.
+
+    Args:
+        results: Results of runs.
+        form: A key of :data:`~benchmarks.formatting.FORMATS`, or ``"csv"``.
+        beside: Whether the summary and the paper's tables follow those of the worlds.
+    """
+    if form == "csv":
+        return as_csv(results)
+    tables = list(starmap(world_table, by_world(results).items()))
+    if beside:
+        tables += [*_summaries(results), *paper.comparisons(results)]
+    return "\n\n".join(map(FORMATS[form], tables))
+
+
+def as_csv(results: list[Result]) -> str:
+    """Means and half-widths of 95 % intervals as numbers: a row for each world and agent."""
+    worlds = by_world(results)
+    columns = list(dict.fromkeys(name for world in worlds for name in world.task.columns))
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    pairs = (pair for name in columns for pair in (name, f"{name}_ci95"))
+    writer.writerow([*World._fields, "agent", "seeds", *pairs])
+    for world, agents in worlds.items():
+        for agent, runs in agents.items():
+            cells: list[float | str] = []
+            for name in columns:
+                cells += mean_and_half(runs, name) if name in world.task.columns else ("", "")
+            writer.writerow([*world, agent, len(runs), *cells])
+    return file.getvalue().rstrip("\n")
 
 
 def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
-    """Results by world and agent, in the benchmark's order of agents; older worlds come last."""
+    """Results by world and agent: older worlds last, agents that the benchmark lacks first."""
     worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
     order = {agent: number for number, agent in enumerate(AGENTS)}
-    for result in sorted(results, key=lambda run: order.get(run["agent"], len(order))):
+    for result in sorted(results, key=lambda run: order.get(run["agent"], -1)):
         worlds[world_of(result)][result["agent"]].append(result)
     return {world: worlds[world] for world in sorted(worlds, key=lambda world: world.rank)}
 
@@ -65,10 +112,15 @@ def metric(runs: list[Result], name: str) -> list[float]:
 
 def markdown(results: list[Result]) -> str:
     """All tables, one for each environment, dataset and session length."""
-    return "\n\n".join(starmap(_table, by_world(results).items())) + "\n"
+    return tables_of(results, "markdown") + "\n"
 
 
 def summary(results: list[Result]) -> str:
+    """Markdown of Len and R_each of whole sessions at a glance."""
+    return "\n\n".join(table.markdown() for table in _summaries(results))
+
+
+def _summaries(results: list[Result]) -> list[TitledTable]:
     """Len and R_each of whole sessions: a row per agent, a column per world and length.
 
     Tables hold today's worlds, short sessions first, then those of an earlier version, where no
@@ -80,7 +132,7 @@ def summary(results: list[Result]) -> str:
         if world.task is SessionBatch
     }
     foreign = {agent for agents in worlds.values() for agent in agents} - AGENTS.keys()
-    names, tables = [*AGENTS, *sorted(foreign)], []
+    names, tables = [*sorted(foreign), *AGENTS], []
     for is_older in (False, True):
         columns = sorted(
             (world for world in worlds if world.is_older == is_older), key=lambda x: x.max_len
@@ -93,8 +145,8 @@ def summary(results: list[Result]) -> str:
                 if any(agent in worlds[world] for world in group)
             ]
             titles = [world.short_title for world in group]
-            tables.append(markdown_table(["Len, R_each", *titles], rows))
-    return "\n\n".join(tables)
+            tables.append(TitledTable("", ["Len, R_each", *titles], rows))
+    return tables
 
 
 def ladder(results: list[Result]) -> str:
@@ -127,7 +179,8 @@ def _len_and_reward(runs: list[Result]) -> str:
     return ", ".join(filter(None, cells))
 
 
-def _table(world: World, agents: dict[str, list[Result]]) -> str:
+def world_table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
+    """The table of a world: metrics of all agents, comparisons and published figures."""
     first = next(iter(agents.values()))[0]
     columns = world.task.columns
     lengths = {agent: mean_and_ci95(metric(runs, "len"))[0] for agent, runs in agents.items()}
@@ -158,7 +211,7 @@ def _table(world: World, agents: dict[str, list[Result]]) -> str:
         )
     if world.is_older:
         note += " Made by an earlier version of the world's generator: not comparable with others."
-    return section(world.title, markdown_table(header, rows), *comparisons, note)
+    return TitledTable(world.title, header, rows, [*comparisons, note])
 
 
 def _training(agents: dict[str, list[Result]]) -> str:
@@ -172,9 +225,15 @@ def _training(agents: dict[str, list[Result]]) -> str:
 
 def _cell(runs: list[Result], name: str) -> str:
     """Mean and interval over seeds, or over the sessions of a single seed."""
+    mean, half = mean_and_half(runs, name)
     digits = _DIGITS.get(name, 3)
-    cell = interval(metric(runs, name), digits)
-    return cell if len(runs) > 1 else f"{cell} ± {runs[0]['metrics'][f'{name}_ci95']:.{digits}f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+
+def mean_and_half(runs: list[Result], name: str) -> tuple[float, float]:
+    """Mean and half-width of the interval over seeds, or over the sessions of a single seed."""
+    mean, half = mean_and_ci95(metric(runs, name))
+    return mean, half if len(runs) > 1 else runs[0]["metrics"][f"{name}_ci95"]
 
 
 def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float], ceiling: str) -> str:

@@ -27,10 +27,14 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
-from benchmarks.agents import find_agent
-from benchmarks.commands import count
-from benchmarks.formatting import markdown_table, section
-from benchmarks.results import (
+from kuaisim_gym.config import check_whole
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.errors import ConfigError
+
+from .agents import find_agent
+from .commands import count
+from .formatting import markdown_table, section
+from .results import (
     PACKAGES,
     Result,
     check_session_env,
@@ -39,11 +43,16 @@ from benchmarks.results import (
     read_results,
     world_of,
 )
-from benchmarks.run import Run, add_run_arguments, play, spec_of, train_agent
-from benchmarks.study import Study, check_same, run_study, save
-from kuaisim_gym.config import check_whole
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.errors import ConfigError
+from .run import (
+    Run,
+    add_agent_arguments,
+    add_run_arguments,
+    add_session_arguments,
+    play,
+    spec_of,
+    train_agent,
+)
+from .study import Study, check_same, run_study, save
 
 STUDY = "tune"
 KEYS = frozenset(
@@ -149,13 +158,11 @@ def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    parser.add_argument("agent", metavar="AGENT", help="name of the agent, as for run")
-    parser.add_argument("--max-len", type=int, help="longest session; default: 30")
-    parser.add_argument(
-        "--trials", type=count, default=20, help="trials, earlier ones included; default: 20"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    add_agent_arguments(parser)
+    add_session_arguments(parser)
+    parser.add_argument("--trials", type=count, default=20, help="trials, earlier ones included")
     add_run_arguments(parser)
+    parser.set_defaults(seed=0)
 
 
 def main(options: argparse.Namespace) -> None:

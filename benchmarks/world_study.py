@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from benchmarks import quick
-from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
-from benchmarks.origin import env_for
-from benchmarks.results import Result, check_session_env, world_of
-from benchmarks.run import Run
-from benchmarks.study import Study
 from kuaisim_gym.errors import ConfigError
+
+from . import quick
+from .commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
+from .origin import env_for
+from .results import Result, check_session_env, world_of
+from .run import Run
+from .study import Study
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
     add(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes",
+        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes; "
+        "default: synthetic worlds alone",
     )  # fmt: skip
     add(
         "--max-len", type=int, nargs="+",
         help=f"longest sessions; default: {Run.max_len}, or all of --quick",
     )  # fmt: skip
-    add("--sessions", type=int, default=Run.sessions, help="test sessions; default: 1000")
+    add("--sessions", type=int, default=Run.sessions, help="test sessions")
     add_jobs(parser)
 
 
@@ -95,14 +97,13 @@ def worlds_of(options: argparse.Namespace, seeds: Iterable[int]) -> list[Run]:
                 raise ConfigError(
                     f"--quick fixes --{name.replace('_', '-')}: leave one of them out."
                 )
-        worlds = [
-            world for world in quick.worlds(options.real)
-            if lengths is None or world.max_len in lengths
-        ]  # fmt: skip
+        all_worlds = [*quick.worlds(options.real)]
+        possible = sorted({world.max_len for world in all_worlds})
+        worlds = [world for world in all_worlds if world.max_len in (lengths or possible)]
         if not worlds:
             raise ConfigError(
                 f"--max-len {' '.join(map(str, lengths))} chooses none of the worlds of --quick, "
-                "whose longest sessions are 30 and 50, and 20 of kuairand-pool."
+                f"whose longest sessions are {', '.join(map(str, possible))}."
             )
     elif options.real is not None:
         raise ConfigError("--real names the worlds of --quick: leave it out, or add --quick.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kuaisim_gym.lazy import lazy_names
+from kuaisim_gym.lazy import check_extra, lazy_names
+
+check_extra(__name__, "agents", "torch", "stable_baselines3")
 
 if TYPE_CHECKING:
     from dsrm_agents.baselines.bcq import BCQ
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from dsrm_agents.encoders.pretrain import fit_encoder
     from dsrm_agents.encoders.states import StateEncoder
     from dsrm_agents.encoders.wrapper import EncodedVecEnv
+    from dsrm_agents.export import export_onnx
     from dsrm_agents.hrl.features import item_features
     from dsrm_agents.hrl.hppo import HierarchicalPPO
     from dsrm_agents.hrl.policies import HierarchicalPolicy
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from dsrm_agents.hsrl.hsrl import HSRL
     from dsrm_agents.hsrl.policies import HSRLPolicy
     from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
+    from dsrm_agents.serving import Recommender
 
 # Imported when they are used: these modules load torch and Stable-Baselines3.
 _MODULES, __getattr__ = lazy_names(
@@ -57,6 +61,7 @@ _MODULES, __getattr__ = lazy_names(
         "encoders.pretrain": ("fit_encoder",),
         "encoders.states": ("StateEncoder",),
         "encoders.wrapper": ("EncodedVecEnv",),
+        "export": ("export_onnx",),
         "hrl.features": ("item_features",),
         "hrl.hppo": ("HierarchicalPPO",),
         "hrl.policies": ("HierarchicalPolicy",),
@@ -64,17 +69,50 @@ _MODULES, __getattr__ = lazy_names(
         "hsrl.hsrl": ("HSRL",),
         "hsrl.policies": ("HSRLPolicy",),
         "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
+        "serving": ("Recommender",),
     },
 )
 
 __all__ = [
-    "BCQ", "DSRM", "HSRL", "MOFIR", "SAC4IR", "Codebook", "DNaIR", "DiscreteBCQ", "EncodedVecEnv",
-    "HSRLPolicy", "HierarchicalPPO", "HierarchicalPolicy", "HistoryEncoder", "HistoryExtractor",
-    "KuaiVecEnv", "PenalisedVecEnv", "PreferenceVecEnv", "Purifier", "PurifyObservation",
-    "PurifyVecEnv", "PurifyVectorObservation", "ScorerVecEnv", "SemanticActionWrapper",
-    "SemanticVecEnv", "StateEncoder", "Student", "TrainingCheckpoint", "distil", "evaluate",
-    "fit_dorl", "fit_dsrm", "fit_encoder", "fit_purifier", "item_features", "load_purifier",
-    "make_vec_env", "resume",
+    "BCQ",
+    "DSRM",
+    "HSRL",
+    "MOFIR",
+    "SAC4IR",
+    "Codebook",
+    "DNaIR",
+    "DiscreteBCQ",
+    "EncodedVecEnv",
+    "HSRLPolicy",
+    "HierarchicalPPO",
+    "HierarchicalPolicy",
+    "HistoryEncoder",
+    "HistoryExtractor",
+    "KuaiVecEnv",
+    "PenalisedVecEnv",
+    "PreferenceVecEnv",
+    "Purifier",
+    "PurifyObservation",
+    "PurifyVecEnv",
+    "PurifyVectorObservation",
+    "Recommender",
+    "ScorerVecEnv",
+    "SemanticActionWrapper",
+    "SemanticVecEnv",
+    "StateEncoder",
+    "Student",
+    "TrainingCheckpoint",
+    "distil",
+    "evaluate",
+    "export_onnx",
+    "fit_dorl",
+    "fit_dsrm",
+    "fit_encoder",
+    "fit_purifier",
+    "item_features",
+    "load_purifier",
+    "make_vec_env",
+    "resume",
 ]  # fmt: skip
 
 

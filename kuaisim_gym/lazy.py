@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
+
+
+def check_extra(package: str, extra: str, *modules: str) -> None:
+    """Checks that the modules of an extra are installed, without importing them.
+
+    Args:
+        package: The package that needs them.
+        extra: Name of the extra, of the distribution kuaisim-gym.
+        *modules: Names of modules.
+
+    Raises:
+        ImportError: One is not installed.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise ImportError(
+            f"{package} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'}"
+            f" not installed: pip install 'kuaisim-gym[{extra}]'.",
+            name=missing[0],
+        )
 
 
 def lazy_names(

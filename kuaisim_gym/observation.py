@@ -7,6 +7,7 @@ the first step on. Its parts keep log and session, and what was liked and what w
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,14 @@ class PreferenceEncoder:
     def dim(self) -> int:
         """Dimension d of the preference state."""
         return int(self.embedding.shape[1])
+
+    def with_stranger(self) -> PreferenceEncoder:
+        """The same encoder with one more user, the last, of whom nothing is logged."""
+        encoder = copy(self)
+        for name in ("history_sum", "history_weight", "exposure_sum", "exposure_count"):
+            known = getattr(self, name)
+            setattr(encoder, name, np.concatenate([known, np.zeros_like(known[:1])]))
+        return encoder
 
     def pool(self, weights: csr_matrix) -> tuple[FloatArray, FloatArray]:
         """Weighted sums of item embeddings.

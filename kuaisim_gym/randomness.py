@@ -98,11 +98,12 @@ def uniform(
         (N, draws) float64.
     """
     n_blocks, key = (draws + 3) // 4, (seed & _LOW32, seed >> _SHIFT)
-    place = step.astype(np.uint64), episode.astype(np.uint64), np.uint64(stream)
+    place = step.astype(np.uint64), episode.astype(np.uint64), np.array(stream, dtype=np.uint64)
     stride = max(1, _AT_ONCE // max(len(seed), 1))
     words = np.empty((len(seed), n_blocks, 4), dtype=np.uint64)
     for start in range(0, n_blocks, stride):
         # Blocks in front, so that passes run along the sessions.
         block = np.arange(start, min(start + stride, n_blocks), dtype=np.uint64)[:, None]
         words[:, start : start + stride] = philox4x32((block, *place), key).swapaxes(0, 1)
-    return (words.reshape(len(seed), 4 * n_blocks)[:, :draws] + 0.5) * 2.0**-32
+    words = words.reshape(len(seed), 4 * n_blocks)[:, :draws]
+    return (words.astype(np.float64) + 0.5) * 2.0**-32

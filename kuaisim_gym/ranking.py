@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.engine import Engine
-from kuaisim_gym.engine.bits import BitArray
+from kuaisim_gym.engine.bits import BitArray, width
 
 FloatArray = NDArray[np.float32]
 
@@ -41,5 +41,14 @@ class Ranker:
 
         Returns:
             (N, k) int64 item positions, best first; hidden ones come last.
+
+        Raises:
+            ValueError: ``hidden`` is not of that form.
         """
+        expected = len(vectors), width(self._items.shape[1])
+        if hidden is not None and (hidden.shape != expected or hidden.dtype != np.uint8):
+            raise ValueError(
+                f"hidden must be {expected} uint8, a bit an item as engine.bits.pack gives it, got "
+                f"{hidden.shape} {hidden.dtype}."
+            )
         return self.engine.best_items(vectors, self._items, k, hidden)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,21 @@ def pytest_configure(config: pytest.Config) -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def spaces_draw_alike(monkeypatch) -> None:
+    """Spaces that nobody has seeded draw the same in every run of a test, each its own."""
+    from gymnasium.spaces import Space
+
+    seeds = itertools.count()
+
+    def np_random(space: Space[Any]) -> Any:
+        if space._np_random is None:
+            space.seed(next(seeds))
+        return space._np_random
+
+    monkeypatch.setattr(Space, "np_random", property(np_random))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import kuaisim_gym
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+CONSOLE = "import sys\nfrom kuaisim_benchmarks.__main__ import console\nsys.exit(console())\n"
 SECTIONS = dict(re.findall(r"^### (.+?)\n(.*?)(?=^### |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 
 
@@ -41,6 +42,7 @@ def test_every_kind_of_thing_that_grows_has_a_checklist_and_an_example() -> None
 def test_an_example_runs(name: str, tmp_path: Path) -> None:
     package = tmp_path / "mylab"
     package.mkdir()
+    (tmp_path / "kuaisim_benchmarks").symlink_to(ROOT / "benchmarks")
     modules = [code for code in blocks(SECTIONS[name], "python") if code.startswith("# mylab/")]
     scripts = [code for code in blocks(SECTIONS[name], "python") if code not in modules]
     commands = "".join(blocks(SECTIONS[name], "sh"))
@@ -51,8 +53,12 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     for script in scripts:
         assert run([sys.executable, "-c", script], tmp_path)
     if commands:
-        python = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        assert run(["bash", "-ec", commands], tmp_path, PATH=python)
+        program = tmp_path / "bin" / "kuaisim"  # as installed, of this very clone
+        program.parent.mkdir()
+        program.write_text(f"#!{sys.executable}\n{CONSOLE}")
+        program.chmod(0o755)
+        path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+        assert run(["bash", "-ec", commands], tmp_path, PATH=path)
 
 
 def run(command: list[str], folder: Path, **variables: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
+RENAMED = "benchmarks"  # installed as kuaisim_benchmarks
 NETWORK = "kuaisim_gym.simulator.sequential"  # the one part that needs torch
 LAYERS = {
     "errors": 0,
@@ -48,8 +49,10 @@ def imported(file: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+            folders = file.relative_to(ROOT).parent.parts if node.level else ()
+            assert not folders or folders[0] == RENAMED, f"{file}: relative import"
+            parts = [*folders[: len(folders) - node.level + 1], *filter(None, [node.module])]
+            names |= {".".join([*parts, alias.name]) for alias in node.names}
     return names
 
 
@@ -137,6 +140,16 @@ def test_agent_siblings_share_only_common(module: str, file: Path) -> None:
         other = name.split(".")
         if other[0] == "dsrm_agents" and len(parts) > 2:
             assert other[1] in {parts[1], "common"}, f"{module} imports {name}"
+
+
+@pytest.mark.parametrize(("module", "file"), modules(RENAMED))
+def test_the_renamed_package_does_not_name_itself(module: str, file: Path) -> None:
+    """It has two names: a file that imports one of them would load a second copy."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            names = [str(node.module)]
+        assert not {name.split(".")[0] for name in names} & {RENAMED, "kuaisim_benchmarks"}
 
 
 @pytest.mark.parametrize("name", ["diffusion", "denoiser"])

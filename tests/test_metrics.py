@@ -8,6 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from dsrm_agents import evaluate, make_vec_env
+from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym import metrics
 from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics import Sessions
@@ -380,3 +382,15 @@ def test_arrays_that_do_not_fit_the_items_are_refused() -> None:
         metrics.summarise_exposure(sessions, labels / 2, labels)
     with pytest.raises(DataFormatError, match="no return days"):
         metrics.summarise_retention(sessions)
+
+
+def test_a_catalogue_or_a_dataset_stands_for_its_popular_items(small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 8, seed=1, dataset=small, action_type="slate", max_len=5)
+    sessions = evaluate(make_reference("random", env.batch), env, sessions=8)
+    flags = env.catalogue.popular
+    assert flags.sum() == 48  # a fifth of 240
+    assert (small.popular == flags).all()
+    by_flags = metrics.summarise(sessions, flags)
+    assert by_flags == metrics.summarise(sessions, env.catalogue)
+    assert by_flags == metrics.summarise(sessions, small)
+    assert metrics.longtail_share(sessions, small) == by_flags["longtail_share"]

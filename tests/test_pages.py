@@ -10,7 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ("README.md", "docs/agents.md", "docs/data.md", "docs/environments.md")
+PAGES = ("README.md", "docs/agents.md", "docs/data.md", "docs/environments.md",
+         "docs/serving.md")  # fmt: skip
 # A README that is longer is not read.
 MOST_BYTES = 9_000
 
@@ -24,6 +25,7 @@ def blocks(page: str) -> list[str]:
 BLOCKS = {code: f"{page}-{n}" for page in PAGES for n, code in enumerate(blocks(page))}
 SMALLER = {
     "learn(50_000)": "learn(64 * 32)",
+    "learn(100_000)": "learn(64 * 32)",
     'fit_purifier("mlp", train.dataset)': 'fit_purifier("mlp", train.dataset, updates=5)',
     "fit_dsrm(train.dataset)": "fit_dsrm(train.dataset, updates=5)",
     "500": "50",
@@ -70,6 +72,11 @@ def test_the_session_in_readme_is_the_one_of_its_first_example(tmp_path: Path, c
     runpy.run_path(str(tmp_path / "example.py"), run_name="__main__")
     shown = [line for line in picture[1].splitlines() if line.strip() != "..."]
     assert [line for line in capsys.readouterr().out.splitlines() if line in shown] == shown
+
+
+def test_a_recommendation_takes_ten_lines() -> None:
+    code = next(code for code in blocks("docs/serving.md") if "Recommender" in code)
+    assert len([line for line in code.splitlines() if line]) <= 10
 
 
 def test_links_of_the_pages_lead_somewhere() -> None:

@@ -187,3 +187,14 @@ def test_it_ranks_by_inner_products(engine: Engine) -> None:
 def test_no_users_is_no_error(engine: Engine) -> None:
     ranker = Ranker(np.ones((4, 2), dtype=np.float32), engine)
     assert ranker.best(np.zeros((0, 2), dtype=np.float32), 2).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "hidden", [np.zeros((2, 9), dtype=bool), np.zeros((2, 9), np.uint8), np.zeros((1, 2), np.uint8)]
+)
+def test_hidden_items_that_are_no_bits_are_refused(hidden) -> None:
+    ranker = Ranker(np.ones((9, 2), dtype=np.float32), find_engine())
+    with pytest.raises(
+        ValueError, match=r"hidden must be \(2, 2\) uint8, .* got \(., .\) (bool|u)"
+    ):
+        ranker.best(np.ones((2, 2), dtype=np.float32), 3, hidden)

@@ -2,13 +2,14 @@
 
 A module of this package holds the rows of a family as ``AGENTS`` and is discovered automatically: a
 new agent needs two files, its algorithm and its rows; a variant of an agent is one more row. Agents
-of other packages are named by module and attribute::
+of other packages are named by module and attribute, an agent without training by its class
+(``benchmarks/examples/own_agent.py`` is one)::
 
     # mypackage/my.py
-    from benchmarks.agents import Agent, constructor
+    from kuaisim_benchmarks.agents import Agent, constructor
     AGENT = Agent("mine", build=constructor(MyAlgorithm, "MlpPolicy"), settings={"n_envs": 64})
 
-    python -m benchmarks run --agent mypackage.my:AGENT --out results
+    kuaisim train mypackage.my:AGENT
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Iterable
 from importlib import import_module
 from pkgutil import iter_modules, resolve_name
 
-from benchmarks.agents.agent import Agent, constructor, log_uniform, one_of, uniform
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError, unknown_option
+
+from .agent import Agent, constructor, log_uniform, one_of, row_of, uniform
 
 __all__ = ["AGENTS", "Agent", "agents_for", "constructor", "find_agent", "log_uniform", "one_of",
            "uniform"]  # fmt: skip
@@ -54,9 +56,12 @@ AGENTS = by_name(_discover())
 def find_agent(name: str) -> Agent:
     """The agent with a registered name, or a user's agent as ``module:attribute``.
 
+    The attribute is an :class:`Agent`, or a class with the interface of agents, see
+    :func:`~benchmarks.agents.agent.row_of`.
+
     Raises:
-        ConfigError: There is none, it cannot be imported, it is no :class:`Agent`, or it has the
-            name of an agent of the benchmark.
+        ConfigError: There is none, it cannot be imported, it is neither, or it has the name of an
+            agent of the benchmark.
     """
     if name in AGENTS:
         return AGENTS[name]
@@ -64,17 +69,14 @@ def find_agent(name: str) -> Agent:
         error = unknown_option("agent", name, AGENTS)
         raise ConfigError(f"{error} An agent of yours is named like mypackage.my:AGENT.")
     try:
-        agent = resolve_name(name)
+        agent = row_of(resolve_name(name))
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"agent must name a module that can be imported and an attribute of it, like "
             f"mypackage.my:AGENT, got {name!r}: {error}. Check the spelling and PYTHONPATH."
         ) from error
-    if not isinstance(agent, Agent):
-        raise ConfigError(
-            f"{name} must be a benchmarks.agents.Agent, got {type(agent).__name__}: describe the "
-            "agent by AGENT = Agent(...) and name that."
-        )
+    except TypeError as error:
+        raise ConfigError(f"{name} {error}") from error
     if AGENTS.get(agent.name, agent) is not agent:
         raise ConfigError(f"{name} has the name of the benchmark's {agent.name}: rename it.")
     return agent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import PurifyVecEnv, fit_purifier
-from dsrm_agents.dsrm.purifier import Purifier
+from dsrm_agents.dsrm.purifier import Purifier, load_purifier
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.shared import Agent as Policy
@@ -30,7 +31,7 @@ Wrap = Callable[[VecEnv, Any, Options, bool], VecEnv]
 
 
 class Searched(NamedTuple):
-    """A hyper-parameter that ``python -m benchmarks tune`` searches.
+    """A hyper-parameter that the command ``tune`` searches.
 
     Attributes:
         value: Present value, which may lie outside the search space.
@@ -91,6 +92,7 @@ class Agent:
         purifier: Name of the purifier of observations; ``None`` for the raw state.
         fit: Fits another object for ``wrap`` to the log, before training; called with the data, a
             seed, and whether to show progress.
+        restore: Reads the fitted object from the file that its ``save`` wrote.
         report: Key of a result's ``train`` block for the fitted object's ``report``, if any.
         wrap: Wraps the bare environment; called with it, the fitted object, hyper-parameters, and
             whether it is for training.
@@ -115,6 +117,7 @@ class Agent:
     env_options: dict[str, str] = field(default_factory=dict)
     purifier: str | None = None
     fit: Callable[[Dataset, int, bool], Any] | None = None
+    restore: Callable[[Path], Any] = load_purifier
     report: str | None = None
     wrap: Wrap = purified
     wrapper_options: tuple[str, ...] = ()
@@ -172,6 +175,40 @@ class Agent:
         if self.purifier is not None:
             return fit_purifier(self.purifier, dataset, seed=seed, progress=progress)
         return None if self.fit is None else self.fit(dataset, seed, progress)
+
+
+def row_of(value: Any) -> Agent:
+    """The row of an agent that needs no training, from its class; a row is its own.
+
+    The class is called with the batch of sessions
+    (:class:`~kuaisim_gym.envs.assembly.SessionBatch`) and gives objects with the ``predict`` of
+    Stable-Baselines3's models (:class:`~kuaisim_gym.envs.shared.Agent`), which gets observations of
+    all sessions. It may have ``name``, in place of its own, and ``env_options``, the options of the
+    environment that it plays, such as ``{"action_type": "slate"}``.
+
+    Args:
+        value: The class, or an :class:`Agent`.
+
+    Raises:
+        TypeError: It is neither, or an algorithm, which needs settings.
+        ConfigError: Its name does not fit into file names.
+    """
+    if isinstance(value, Agent):
+        return value
+    kind = value if isinstance(value, type) else type(value)
+    if kind is not value or not callable(getattr(kind, "predict", None)):
+        raise TypeError(
+            f"must be a {Agent.__module__}.Agent or a class with `predict`, got "
+            f"{kind.__module__}.{kind.__qualname__}: describe the agent by AGENT = Agent(...) and "
+            "name that, or name its class."
+        )
+    if issubclass(kind, BaseAlgorithm):
+        raise TypeError(
+            f"is an algorithm, which needs settings: describe it by AGENT = Agent(name, "
+            f"build=constructor({kind.__name__}, ...), settings=...), and name that."
+        )
+    options = dict(getattr(kind, "env_options", {}))
+    return Agent(getattr(kind, "name", kind.__name__), rule=kind, env_options=options)
 
 
 def constructor(

@@ -6,7 +6,13 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents.agent import (
+from dsrm_agents.baselines.bcq import BCQ
+from dsrm_agents.baselines.dnair import DNaIR
+from dsrm_agents.baselines.dorl import PenalisedVecEnv, category_field, fit_dorl
+from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
+from dsrm_agents.baselines.sac4ir import SAC4IR
+
+from .agent import (
     SLATES,
     Agent,
     Options,
@@ -16,12 +22,7 @@ from benchmarks.agents.agent import (
     purified,
     uniform,
 )
-from benchmarks.agents.sb3 import a2c
-from dsrm_agents.baselines.bcq import BCQ
-from dsrm_agents.baselines.dnair import DNaIR
-from dsrm_agents.baselines.dorl import PenalisedVecEnv, category_field, fit_dorl
-from dsrm_agents.baselines.mofir import MOFIR, PreferenceVecEnv
-from dsrm_agents.baselines.sac4ir import SAC4IR
+from .sb3 import a2c
 
 
 def _prefer(env: VecEnv, fitted: Any, options: Options, training: bool) -> VecEnv:

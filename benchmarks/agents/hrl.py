@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.agents.agent import SLATES, Agent, constructor, log_uniform, one_of
 from dsrm_agents import HierarchicalPPO
 from dsrm_agents.encoders.pretrain import fit_encoder
+from dsrm_agents.encoders.states import StateEncoder
 from dsrm_agents.encoders.wrapper import EncodedVecEnv
+
+from .agent import SLATES, Agent, constructor, log_uniform, one_of
 
 ENCODER = "attention"  # of histories; a GRU predicts equally well in twice the time
 
@@ -34,6 +36,7 @@ def _denoised(loss: str, reference: str) -> Agent:
         fit=lambda dataset, seed, progress: fit_encoder(
             dataset, loss, ENCODER, seed=seed, progress=progress
         ),
+        restore=StateEncoder.load,
         report="encoder",
         wrap=lambda env, fitted, options, training: EncodedVecEnv(env, fitted),
     )  # fmt: skip

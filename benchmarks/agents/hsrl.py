@@ -8,9 +8,10 @@ from typing import Any
 
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents.agent import SLATES, Agent, constructor, log_uniform, one_of
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.hsrl import HSRL
+
+from .agent import SLATES, Agent, constructor, log_uniform, one_of
 
 
 def _codebook(env: VecEnv, hyperparams: dict[str, Any]) -> Codebook:

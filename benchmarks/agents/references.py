@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
 from dsrm_agents.baselines.reference import CEILING, make_reference
+
+from .agent import SLATE_ACTIONS, Agent
 
 # The combinations that tables show, in their order; studies make further ones by name.
 ROWS = (

@@ -18,7 +18,9 @@ from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from benchmarks.agents.agent import (
+from dsrm_agents.baselines.scorer import ScorerVecEnv
+
+from .agent import (
     SLATE_ACTIONS,
     Agent,
     Options,
@@ -29,7 +31,6 @@ from benchmarks.agents.agent import (
     purified,
     uniform,
 )
-from dsrm_agents.baselines.scorer import ScorerVecEnv
 
 
 def _scorer(env: VecEnv, hyperparams: dict[str, Any], seed: int) -> BaseAlgorithm:

@@ -17,17 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.commands import add_jobs, add_out_or_table
-from benchmarks.estimates.states import RAW, find_estimate, play_estimate
-from benchmarks.formatting import markdown_table, mean_and_ci95_by_user, section
-from benchmarks.origin import data_block
-from benchmarks.plots import name_agents, save_small
-from benchmarks.results import Result, read_results
-from benchmarks.run import Run
-from benchmarks.study import Study, run_studies
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
+
+from ..commands import add_jobs, add_out_or_table
+from ..formatting import markdown_table, mean_and_ci95_by_user, section
+from ..origin import data_block
+from ..plots import name_agents, save_small
+from ..results import Result, read_results
+from ..run import Run
+from ..study import Study, results_of
+from .states import RAW, find_estimate, play_estimate
 
 STUDY = "phase"
 SEED, SESSIONS = 101, 300
@@ -270,14 +271,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
     add_out_or_table(parser)
-    add("--planes", nargs="+", default=list(PLANES), choices=PLANES, help="default: all")
+    add("--planes", nargs="+", default=list(PLANES), choices=PLANES, help="planes")
     add(
         "--estimates", nargs="+", default=[],
         help=f"names, what gains refer to first; default: {' '.join(SHOWN)}",
     )  # fmt: skip
-    add("--sessions", type=int, default=SESSIONS, help=f"test sessions; default: {SESSIONS}")
-    add("--dataset-seed", type=int, default=SEED, help=f"of the worlds; default: {SEED}")
-    add("--seed", type=int, default=Run.seed, help=f"of the sessions; default: {Run.seed}")
+    add("--sessions", type=int, default=SESSIONS, help="test sessions")
+    add("--dataset-seed", type=int, default=SEED, help="of the worlds")
+    add("--seed", type=int, default=Run.seed, help="of the sessions")
     add_jobs(parser)
 
 
@@ -288,11 +289,9 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: An estimate is unknown, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        sizes = (options.sessions, options.dataset_seed, options.seed)
-        run_studies(plan(options.planes, options.estimates, *sizes), options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(markdown(results))
+    sizes = (options.sessions, options.dataset_seed, options.seed)
+    studies = plan(options.planes, options.estimates, *sizes)
+    results = results_of(options, lambda: studies, read_studies, markdown)
     if options.table is None:
         for plane, cells in _by_plane(results).items():
             drawn = [cell for cell in cells if cell["world_seed"] == options.dataset_seed]

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.estimates.states import BELIEF, ESTIMATES, RAW
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95_by_user, section
-from benchmarks.results import Result, World, in_order, read_results, world_of
-from benchmarks.world_study import measurement
+from ..formatting import interval, markdown_table, mean_and_ci95_by_user, section
+from ..results import Result, World, in_order, read_results, world_of
+from ..world_study import measurement
+from .states import BELIEF, ESTIMATES, RAW
 
 STUDY = "estimates"
 BASES = (RAW, BELIEF)

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.agents.agent import SLATE_ACTIONS, Agent
-from benchmarks.run import Played, Run, play
 from dsrm_agents import fit_purifier
 from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.similarity import SimilarityPolicy
 from dsrm_agents.dsrm.purifier import Purifier, recipe_of
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator.factors import HELD_OUT
+
+from ..agents.agent import SLATE_ACTIONS, Agent
+from ..run import Played, Run, play
 
 RAW, BELIEF = "raw", "belief"  # what differences refer to
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)

@@ -13,18 +13,19 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
-from benchmarks.agents import find_agent
-from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
-from benchmarks.estimates.report import STUDY, markdown, read_studies
-from benchmarks.estimates.states import ESTIMATES, find_estimate, play_estimate
-from benchmarks.origin import env_for, find_origin
-from benchmarks.paper import ENVS, MAX_LENS, SEEDS
-from benchmarks.results import Result
-from benchmarks.run import Played, Run, play, train_agent
-from benchmarks.study import run_studies
-from benchmarks.world_study import WorldStudy
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
+
+from ..agents import find_agent
+from ..commands import add_dataset, add_jobs, add_out_or_table, count
+from ..origin import env_for, find_origin
+from ..paper import ENVS, MAX_LENS, SEEDS
+from ..results import Result
+from ..run import Played, Run, play, train_agent
+from ..study import results_of
+from ..world_study import WorldStudy
+from .report import STUDY, markdown, read_studies
+from .states import ESTIMATES, find_estimate, play_estimate
 
 FRESH = (101, 102, 103)  # seeds of worlds on which nothing was chosen
 
@@ -136,14 +137,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of synthetic worlds; default: 101 102 103, on which nothing was chosen",
     )  # fmt: skip
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
-    add("--max-len", type=int, nargs="+", default=list(MAX_LENS), help="default: 30 50")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of sessions; default: 11 15 19")
-    add("--sessions", type=int, default=Run.sessions, help="test sessions a seed; default: 1000")
+    add("--max-len", type=int, nargs="+", default=list(MAX_LENS), help="longest sessions")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of sessions")
+    add("--sessions", type=int, default=Run.sessions, help="test sessions a seed")
     add(
         "--estimates", nargs="+", default=[],
         help="names, or purifiers of yours as module:name; default: all",
     )  # fmt: skip
-    add("--agents", nargs="+", default=[], help="agents to play, as for run; default: none")
+    add("--agents", nargs="+", default=[], help="agents to play, as for train; default: none")
     add("--episodes", type=int, default=Run.episodes, help="training sessions of agents")
     add_jobs(parser)
 
@@ -155,10 +156,11 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Options contradict each other, or a result has other settings.
         DataFormatError: The folder holds no results.
     """
-    if options.table is None:
-        studies = plan(worlds_of(options), options.estimates, options.agents)
-        run_studies(studies, options.out, options.jobs)
-    print(markdown(read_studies(options.table or options.out)))
+
+    def planned() -> list[EstimateStudy]:
+        return plan(worlds_of(options), options.estimates, options.agents)
+
+    results_of(options, planned, read_studies, markdown)
 
 
 def worlds_of(options: argparse.Namespace) -> list[Run]:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks import datasets
-from benchmarks.commands import add_jobs
-from benchmarks.figures import policies, sensitivity, states, studies
-from benchmarks.paper import ENVS, SEEDS
-from benchmarks.plots import save_small
-from benchmarks.results import Result, read_result, read_results
-from benchmarks.study import Study, run_studies
+from .. import datasets
+from ..commands import add_jobs
+from ..paper import ENVS, SEEDS
+from ..plots import save_small
+from ..results import Result, read_result, read_results
+from ..study import Study, run_studies
+from . import policies, sensitivity, states, studies
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     numbers = ", ".join(map(str, FIGURES))
     add(
         "--only", type=int, nargs="+", default=list(FIGURES), choices=FIGURES, metavar="FIGURE",
-        help=f"figures of the paper: {numbers}; default: all",
+        help=f"figures of the paper: {numbers}",
     )  # fmt: skip
     add("--episodes", type=int, default=sensitivity.EPISODES, help="training sessions for Figure 6")
     add("--sessions", type=int, default=studies.SESSIONS, help="test sessions")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents")
     add(
         "--steps", type=int, nargs="+", default=list(sensitivity.STEPS), metavar="K",
         help="diffusion steps for Figure 6",

@@ -17,9 +17,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.agents.agent import SLATES, Agent
-from benchmarks.estimates.states import WEIGHTS
-from benchmarks.figures.studies import (
+from dsrm_agents import fit_purifier
+from dsrm_agents.baselines.novelty import make_novelty
+from dsrm_agents.baselines.similarity import SimilarityPolicy
+from dsrm_agents.dsrm.purifier import Purifier
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.errors import ConfigError
+
+from ..agents.agent import SLATES, Agent
+from ..estimates.states import WEIGHTS
+from ..plots import means_and_halves
+from ..results import Result
+from ..run import Played, play
+from .studies import (
     AGENT,
     ENV,
     MAX_LEN,
@@ -30,15 +40,6 @@ from benchmarks.figures.studies import (
     run_of,
     title,
 )
-from benchmarks.plots import means_and_halves
-from benchmarks.results import Result
-from benchmarks.run import Played, play
-from dsrm_agents import fit_purifier
-from dsrm_agents.baselines.novelty import make_novelty
-from dsrm_agents.baselines.similarity import SimilarityPolicy
-from dsrm_agents.dsrm.purifier import Purifier
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.errors import ConfigError
 
 # DNaIR's published weight of novelty; and of (0, .05, .1, .2, .4, .8) the weight with the longest
 # sessions on the train simulator, mean over raw and purified states.

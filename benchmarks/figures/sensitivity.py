@@ -11,15 +11,16 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.agents import find_agent
-from benchmarks.figures.policies import by_similarity
-from benchmarks.figures.studies import AGENT, PURIFIED, SESSIONS, FigureStudy, run_of, title
-from benchmarks.plots import means_and_halves
-from benchmarks.results import Result
-from benchmarks.run import play, train_agent
-from benchmarks.speed.timing import timed
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
+
+from ..agents import find_agent
+from ..plots import means_and_halves
+from ..results import Result
+from ..run import play, train_agent
+from ..speed.timing import timed
+from .policies import by_similarity
+from .studies import AGENT, PURIFIED, SESSIONS, FigureStudy, run_of, title
 
 STEPS = (5, 10, 20, 30, 100, 500)
 EPISODES = 5000
@@ -52,9 +53,8 @@ class SensitivityStudy(FigureStudy):
     def make(self, path: Path) -> Result:
         dataset, spec = self.load(), run_of(self.seed, self.sessions, self.episodes)
         started = time.perf_counter()
-        purifier = fit_purifier(
-            PURIFIED, dataset, seed=self.seed, diffusion_steps=self.diffusion_steps
-        )
+        steps: dict[str, Any] = {"diffusion_steps": self.diffusion_steps, "serving_steps": None}
+        purifier = fit_purifier(PURIFIED, dataset, seed=self.seed, **steps)
         fit_seconds = time.perf_counter() - started
         data = probe_data(dataset)  # the same users and folds for all K
         states = data.states[purifier.reads].copy()  # the purifier may write into it

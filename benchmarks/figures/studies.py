@@ -7,11 +7,12 @@ from abc import abstractmethod
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from benchmarks.origin import Origin
-from benchmarks.results import Result
-from benchmarks.run import Run
-from benchmarks.study import Study
 from kuaisim_gym.data import Dataset
+
+from ..origin import Origin
+from ..results import Result
+from ..run import Run
+from ..study import Study
 
 ENV, MAX_LEN, AGENT = "KuaiRec-Fair-v0", 30, "ppo"
 SESSIONS = 1000  # evaluation sessions

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.pareto.report import DIAL, FLAT, RETRAINED, SHARE, STUDY, SWEEP, Front, fronts
-from benchmarks.plots import means_and_halves, save_small
-from benchmarks.results import Result
+from ..plots import means_and_halves, save_small
+from ..results import Result
+from .report import DIAL, FLAT, RETRAINED, SHARE, STUDY, SWEEP, Front, fronts
 
 ACROSS = {SHARE: "long-tail share", "ad": "AD (0 is balanced)"}
 UP = {"r_each": r"$R_{each}$", "len": "Len (steps)"}

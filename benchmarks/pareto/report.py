@@ -7,9 +7,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, section
-from benchmarks.results import Result, World, read_results, world_of
 from kuaisim_gym.errors import DataFormatError
+
+from ..formatting import interval, markdown_table, mean_and_ci95, section
+from ..results import Result, World, read_results, world_of
 
 STUDY = "pareto"
 DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"

@@ -17,15 +17,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.agents import find_agent
-from benchmarks.commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
-from benchmarks.paper import SEEDS
-from benchmarks.pareto.plot import plot_all
-from benchmarks.pareto.report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
-from benchmarks.results import Result, check_session_env
-from benchmarks.run import Run, play, spec_of, train_agent
-from benchmarks.study import Study, run_studies
 from kuaisim_gym.errors import ConfigError
+
+from ..agents import find_agent
+from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
+from ..paper import SEEDS
+from ..results import Result, check_session_env
+from ..run import Run, play, spec_of, train_agent
+from ..study import Study, results_of
+from .plot import plot_all
+from .report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
 
 # Agent and name of the setting, by kind.
 KINDS = {
@@ -114,8 +115,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--env", help=f"of whole sessions; default: {Run.env}, or that of --dataset")
     add_dataset(parser)
     add_dataset_seed(parser)
-    add("--max-len", type=int, default=Run.max_len, help="longest session; default: 30")
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add("--max-len", type=int, default=Run.max_len, help="longest session")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents")
     add("--episodes", type=int, default=Run.episodes, help="training sessions of each agent")
     add("--sessions", type=int, default=Run.sessions, help="test sessions at each setting")
     for name, metavar, default, text in (
@@ -137,14 +138,15 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: A setting is out of range, or a result has other settings.
         DataFormatError: The folder holds no results, or results that cannot be compared.
     """
-    if options.table is None:
+
+    def planned() -> Iterable[Study]:
         base = spec_of(options, agent=KINDS[DIAL][0], seed=options.seeds[0])
         targets, retrained = options.targets, options.retrained_targets
         retrained = targets if retrained is None else retrained
         settings = (targets, retrained, options.penalties, options.preferences)
-        run_studies(plan(base, options.seeds, *settings), options.out, options.jobs)
-    results = read_studies(options.table or options.out)
-    print(markdown(results))
+        return plan(base, options.seeds, *settings)
+
+    results = results_of(options, planned, read_studies, markdown)
     if options.table is None:
         print(*plot_all(results, options.out), sep="\n")
 

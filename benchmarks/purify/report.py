@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.formatting import interval, markdown_table, section
-from benchmarks.origin import is_older
-from benchmarks.results import Result, read_results
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.errors import DataFormatError
+
+from ..formatting import interval, markdown_table, section
+from ..origin import is_older
+from ..results import Result, read_results
 
 STUDY = "purify"
 ORACLE = "oracle-regression"

@@ -16,13 +16,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from benchmarks.commands import add_dataset, add_jobs, add_out_or_table, count
-from benchmarks.origin import Origin, data_block, data_label, env_for, find_origin
-from benchmarks.paper import ENVS as PAPER_ENVS
-from benchmarks.paper import SEEDS
-from benchmarks.purify.report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
-from benchmarks.results import Result
-from benchmarks.study import Study, run_studies
 from dsrm_agents.dsrm.fit import fit_purifier
 from dsrm_agents.dsrm.pairs import Examples
 from dsrm_agents.dsrm.probes import ProbeData, probe, probe_data
@@ -32,6 +25,14 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import registered
+
+from ..commands import add_dataset, add_jobs, add_out_or_table, count
+from ..origin import Origin, data_block, data_label, env_for, find_origin
+from ..paper import ENVS as PAPER_ENVS
+from ..paper import SEEDS
+from ..results import Result
+from ..study import Study, results_of
+from .report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
 
 ENVS = tuple(PAPER_ENVS.values())
 KUAIREC = ENVS[0]
@@ -166,12 +167,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"default: {' '.join(ENVS)}, or the first with --dataset or --events; your own as "
         "mypackage.my:ID",
     )  # fmt: skip
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="default: 11 15 19")
+    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of the fits")
     add("--purifiers", nargs="+", help="names, or your own as module:name; default: all that fit")
     add_dataset(parser)
     add(
         "--events", type=count, nargs="+", default=[], metavar="N",
-        help="study synthetic KuaiRec worlds with N logged rows per user",
+        help="study synthetic KuaiRec worlds with N logged rows per user; default: usual worlds",
     )  # fmt: skip
     add("--updates", type=count, help="gradient steps of a fit; default: as tuned")
     add_jobs(parser)
@@ -185,11 +186,9 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Options contradict each other, or a result has other settings.
         DataFormatError: The folder holds no results, or results that cannot be compared.
     """
-    if options.table is None:
-        names = "envs", "seeds", "purifiers", "dataset", "events", "updates"
-        studies = plan(**{name: getattr(options, name) for name in names})
-        run_studies(studies, options.out, options.jobs)
-    print(markdown(read_studies(options.table or options.out)))
+    names = "envs", "seeds", "purifiers", "dataset", "events", "updates"
+    settings = {name: getattr(options, name) for name in names}
+    results_of(options, lambda: plan(**settings), read_studies, markdown)
 
 
 def plan(

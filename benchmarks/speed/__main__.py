@@ -6,15 +6,17 @@ import os
 import sys
 
 COMMANDS = {
-    "environments": ("benchmarks.speed.environments", "time steps of environments"),
-    "memory": ("benchmarks.speed.memory", "measure the memory of sessions and its growth"),
-    "sequential": ("benchmarks.speed.sequential", "time the sequential response model"),
-    "factors": ("benchmarks.speed.factors", "time the factor model of preferences"),
-    "purifiers": ("benchmarks.speed.purifiers", "time purifiers, alone and in training"),
-    "training": ("benchmarks.speed.training", "time the stages of training, for several agents"),
-    "heads": ("benchmarks.speed.heads", "time action heads on catalogues of several sizes"),
-    "ratios": ("benchmarks.speed.ratios", "compare times with an older build's, in turns"),
-    "plot": ("benchmarks.speed.plot", "draw the growth curves as PNG"),
+    "environments": (".speed.environments", "time steps of environments"),
+    "memory": (".speed.memory", "measure the memory of sessions and its growth"),
+    "sequential": (".speed.sequential", "time the sequential response model"),
+    "factors": (".speed.factors", "time the factor model of preferences"),
+    "purifiers": (".speed.purifiers", "time purifiers, alone and in training"),
+    "training": (".speed.training", "time the stages of training, for several agents"),
+    "serving": (".speed.serving", "time recommendations, request by request"),
+    "heads": (".speed.heads", "time action heads on catalogues of several sizes"),
+    "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
+    "loads": (".speed.loads", "compare first loads with pandas and an older build"),
+    "plot": (".speed.plot", "draw the growth curves as PNG"),
 }
 
 
@@ -23,9 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     # NumPy reads these when it is loaded, so it is not imported above: timings use one thread.
     for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(library, "1")
-    from benchmarks.commands import run_command
+    from ..commands import Command, run_command
 
-    return run_command("python -m benchmarks.speed", __doc__, COMMANDS, arguments)
+    commands = {name: Command(*row) for name, row in COMMANDS.items()}
+    return run_command(f"python -m {__package__}", __doc__, commands, arguments)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 
 from tqdm.auto import tqdm
 
-from benchmarks.speed.play import TINY, Case, draw, make, player
-from benchmarks.speed.timing import Clock, Row, add_out, add_sessions, report, timed
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.observation import PREFERENCES
 
+from .play import TINY, Case, draw, make, player
+from .timing import Clock, Row, add_out, add_sessions, report, timed
+
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
-ACTIONS = ("discrete", "slate", "continuous")
+ACTIONS = ("discrete", "slate", "scorer")
 TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
 GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
 GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
@@ -38,8 +39,7 @@ STAGES = {
     "batch.encoder.observe": "observations",
     "batch.play": "all of these but slates, in one compiled call",
     "batch.renew": "new sessions",
-    "_add_step": "infos of the step, session metrics",
-    "_add_arrivals": "infos of arrivals",
+    "batch.info": "infos, session metrics",
 }
 
 
@@ -98,7 +98,7 @@ def plan(sessions: int, engine: str, quick: bool) -> dict[str, list[Case]]:
         "items": [
             Case(ENVS[0], actions, "SameStep", max(1, sessions // 4), engine, items=n)
             for n in ((TINY // 2, TINY) if quick else GROWING_ITEMS)
-            for actions in ("discrete", "continuous")
+            for actions in ("discrete", "scorer")
         ],
     }
 

@@ -6,14 +6,6 @@ import argparse
 import time
 from functools import partial
 
-from benchmarks.speed.timing import (
-    Row,
-    add_out,
-    forget_peak,
-    in_fresh_processes,
-    process_memory,
-    report,
-)
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import (
     KuaiRandConfig,
@@ -22,6 +14,15 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairec,
 )
 from kuaisim_gym.simulator.factors import fit_preference_model
+
+from .timing import (
+    Row,
+    add_out,
+    forget_peak,
+    in_fresh_processes,
+    process_memory,
+    report,
+)
 
 ROWS = 12_500_000  # of KuaiRec's big matrix: 7,176 users and 10,728 videos
 QUICK = 20_000

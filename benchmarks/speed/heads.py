@@ -13,10 +13,11 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy, MultiInputActorCriticPolicy
 from torch import Tensor
 
-from benchmarks.speed import timing
-from benchmarks.speed.timing import Row, process_memory, timed
 from dsrm_agents import Codebook, HierarchicalPolicy, HSRLPolicy
 from kuaisim_gym.simulator.catalogue import Catalogue
+
+from . import timing
+from .timing import Row, process_memory, timed
 
 HEADS = ("independent", "plackett-luce", "semantic")
 ITEMS = (1_000, 3_327, 10_000, 100_000, 1_000_000)

@@ -7,9 +7,10 @@ import argparse
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
-from benchmarks.commands import add_folder
-from benchmarks.results import read_result
 from kuaisim_gym.errors import DatasetNotFoundError
+
+from ..commands import add_folder
+from ..results import read_result
 
 add_arguments = add_folder
 
@@ -25,7 +26,7 @@ def main(options: argparse.Namespace) -> None:
     for axes, growing in zip(panels, ("sessions", "items"), strict=True):
         fixed = "items" if growing == "sessions" else "sessions"
         rows = study[growing]
-        for number, actions in enumerate(("discrete", "slate", "continuous")):
+        for number, actions in enumerate(("discrete", "slate", "scorer")):
             line = [row for row in rows if row["actions"] == actions]
             rates = [row["per_processor_second"] for row in line]
             axes.loglog([row[growing] for row in line], rates, f"C{number}o-", label=actions)

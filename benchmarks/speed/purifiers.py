@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.run import Run, train_agent
-from benchmarks.speed.timing import Clock, Row, add_out, report, timed
 from dsrm_agents import Purifier, fit_purifier
 from dsrm_agents.dsrm.purifier import FittedPurifier
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import shared_dataset
+
+from ..run import Run, train_agent
+from .timing import Clock, Row, add_out, report, timed
 
 PURIFIERS = ("dsrm", "student", "mlp")
 BATCHES = (1024, 64, 1)

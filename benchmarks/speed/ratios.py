@@ -1,7 +1,7 @@
 """Ratios of processor time to an older build's: each case in turns, in processes of their own.
 
-Scorers of the pinned build weigh 33 features of an item, those of today 10: continuous actions are
-faster by that alone.
+Scorers of the pinned build weigh 33 features of an item, those of today 10: they are faster by that
+alone.
 """
 
 from __future__ import annotations
@@ -21,14 +21,20 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from benchmarks.speed.timing import add_out
+from .timing import add_out
 
 OLD = "a0088be"  # the pinned build that figures refer to
 ROOT = Path(__file__).parents[2]
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 _VECTOR = """
 import gymnasium as gym, kuaisim_gym
-envs = gym.make_vec("{env}", num_envs={n}, action_type="{actions}", engine="{engine}")
+def make(actions):
+    return gym.make_vec("{env}", num_envs={n}, action_type=actions, engine="{engine}")
+try:
+    envs = make("{actions}")
+except ValueError:  # of a build that calls scorers so
+    envs = make("continuous")
 envs.reset(seed=1)
 chosen = [envs.action_space.sample() for _ in range({steps})]
 def work():
@@ -49,9 +55,9 @@ work()
 _VECTORS = [
     ("KuaiRec-Fair-v0", n, actions, "auto")
     for n in (64, 1024)
-    for actions in ("discrete", "slate", "continuous")
+    for actions in ("discrete", "slate", "scorer")
 ]
-_VECTORS += [("KuaiRand-Fair-v0", 1024, "continuous", "auto")]
+_VECTORS += [("KuaiRand-Fair-v0", 1024, "scorer", "auto")]
 _VECTORS += [("KuaiRec-Fair-v0", n, "discrete", "numpy") for n in (64, 1024)]
 _TRAINING = """
 import torch
@@ -66,6 +72,28 @@ agent.learn({warm_up})
 def work():
     agent.learn({steps}, reset_num_timesteps=False)
 """
+_RANKING = """
+import numpy as np
+from kuaisim_gym.engine import find_engine
+from kuaisim_gym.ranking import Ranker
+width = {width} if {width} else (10 if {packs} else 33)
+rng, n = np.random.default_rng(0), {n}
+ranker = Ranker(rng.standard_normal(({items}, width), dtype=np.float32), find_engine())
+users = rng.uniform(-1, 1, (n, width)).astype(np.float32)
+shown = rng.integers(0, {items}, (n, 150))
+if {packs}:
+    flags = np.zeros((n, {items}), dtype=bool)
+    flags[np.arange(n)[:, None], shown] = True
+    hidden = np.packbits(flags, axis=1, bitorder="little")
+    del flags
+else:
+    hidden = shown.astype(np.int32)
+def work():
+    for _ in range({times}):
+        ranker.best(users, 10, hidden)
+work()
+"""
+_PACKS = "find_spec('kuaisim_gym.engine.bits')"  # older builds take positions of what was shown
 # Code by case: what it does before `work` is not timed; a case without `work` is timed as a whole.
 CASES = {
     "import": "import dsrm_agents",
@@ -80,6 +108,12 @@ gym.make("KuaiRec-Fair-v0").reset(seed=1)
         for env, n, actions, engine in _VECTORS
     },
     **{f"SB3 64 {actions}": _SB3.format(actions=actions) for actions in ("discrete", "slate")},
+    **{
+        f"ranking of {items:,}, {kind}": "from importlib.util import find_spec\n"
+        + _RANKING.format(items=items, n=n, times=times, width=width, packs=_PACKS)
+        for items, n, times in ((100_000, 64, 10), (1_000_000, 64, 1))
+        for kind, width in (("33 columns", 33), ("columns in use", 0))
+    },
     "gym.make discrete": """
 import gymnasium as gym, kuaisim_gym
 env = gym.make("KuaiRec-Fair-v0", action_type="discrete")
@@ -116,7 +150,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_out(parser, repeats=5)
     parser.add_argument("--old", default=OLD, help="older build: a commit, a tag, or a wheel")
-    parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
+    parser.add_argument(
+        "--cases", nargs="+", default=list(CASES), choices=list(CASES), help="what is timed"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
@@ -149,14 +185,13 @@ def compare(case: str, old: Path, repeats: int) -> dict[str, float]:
 
 def seconds(case: str, build: Path) -> float:
     """Processor seconds of a case in a new process, with the packages of a folder."""
-    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     done = subprocess.run(
         [sys.executable, "-c", _BEFORE + CASES[case] + _AFTER],
         capture_output=True,
         text=True,
         check=False,
         cwd=build,
-        env={**os.environ, **one_thread, "PYTHONPATH": str(build)},
+        env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(build)},
     )
     if done.returncode:
         raise RuntimeError(f"{case} failed with the packages of {build}:\n{done.stderr[-2000:]}")

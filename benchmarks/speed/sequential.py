@@ -12,11 +12,12 @@ import argparse
 import numpy as np
 import torch
 
-from benchmarks.speed.timing import Row, add_out, report, timed
 from kuaisim_gym.data import BehaviourLog, Features
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
 from kuaisim_gym.simulator.sequential.sequences import Sequences
+
+from .timing import Row, add_out, report, timed
 
 N_USERS, N_ITEMS, FIELDS = 27_285, 7_583, 10
 BEHAVIOURS = BehaviourLog.behaviours

@@ -17,9 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.formatting import markdown_table, section
-from benchmarks.results import PACKAGES, Result
-from benchmarks.study import Study, run_study
+from ..commands import out_folder
+from ..formatting import markdown_table, section
+from ..results import PACKAGES, Result
+from ..study import Study, run_study
 
 Row = dict[str, str | int | float]
 
@@ -31,7 +32,8 @@ def add_out(
     add = parser.add_argument
     if quick:
         add("--quick", action="store_true", help="tiny sizes, to see that the command runs")
-    add("--out", type=Path, metavar="DIR", help="folder of the JSON file; default: only print")
+    text = "folder of the JSON file; default: only print"
+    add("--out", type=out_folder, metavar="DIR", help=text)
     if repeats is not None:
         add("--repeats", type=int, default=repeats, help="timings, of which the median counts")
 
@@ -39,7 +41,9 @@ def add_out(
 def add_sessions(parser: argparse.ArgumentParser) -> None:
     """Adds the options of timed environments."""
     parser.add_argument("--sessions", type=int, default=1024, help="sessions stepped together")
-    parser.add_argument("--engine", default="auto", choices=("auto", "numba", "numpy"))
+    parser.add_argument(
+        "--engine", default="auto", choices=("auto", "numba", "numpy"), help="of the steps"
+    )
 
 
 def timed(call: Callable[[], int], repeats: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ expected to survive, and fills each slate as well as this plan allows.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,12 @@ class Composition:
 
     Args:
         batch: N sessions.
+
+    Attributes:
+        keeps_target: Whether sessions are held at the groups' target.
     """
+
+    keeps_target: ClassVar[bool] = False
 
     def __init__(self, batch: SessionBatch) -> None:
         self.batch = batch
@@ -69,6 +74,8 @@ class Quota(Composition):
     Raises:
         ConfigError: A group has too few items for a slate.
     """
+
+    keeps_target = True
 
     def __init__(self, batch: SessionBatch) -> None:
         super().__init__(batch)
@@ -154,6 +161,8 @@ class BalancedBand(PlannedBand):
     As G above depends on the number alone, which is given, this cannot survive a step more than
     :class:`Quota` where answers are certain: it gains where a session ends sooner than expected.
     """
+
+    keeps_target = True
 
     def _totals(self, ranking: _Ranking, steps: CountArray) -> CountArray:
         core, k = self.batch.core, self.batch.config.slate_size

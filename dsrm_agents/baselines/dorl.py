@@ -28,7 +28,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import bits
 from kuaisim_gym.engine.bits import BitArray
@@ -141,7 +141,7 @@ def fit_dorl(dataset: Dataset, seed: int = 0, progress: bool = False) -> Dorl:
     Raises:
         ConfigError: The data have no categories.
     """
-    data = dataset.training
+    data = check_dataset("fit_dorl(dataset)", dataset).training
     entropy = ChoiceEntropy(data)  # first: it fails quickly without categories
     world = fit_world_model(data, seed=seed, progress=progress)
     return Dorl(world, entropy, dataset.fingerprint)
@@ -190,8 +190,8 @@ class PenalisedVecEnv(StatelessVecEnv):
         fingerprint = batch.dataset.fingerprint
         if dorl.dataset_fingerprint != fingerprint:
             raise CheckpointError(
-                f"DORL was fitted on dataset {dorl.dataset_fingerprint!r}, the environment runs "
-                f"on {fingerprint!r}: fit it again with fit_dorl(dataset)."
+                "DORL was fitted on another dataset than the environment's, "
+                f"{batch.dataset.description}: fit it again with fit_dorl(dataset)."
             )
         self.batch = batch
         self.dorl = dorl

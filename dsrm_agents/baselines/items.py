@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,26 +45,106 @@ class ItemNetwork(nn.Module):
 
     def forward(self, state: Tensor) -> Tensor:
         """(n, d) states to (n, n_items)."""
-        return self._all(self.query(state), self.level(state))
+        query, level = self.query(state), self.level(state)
+        return torch.addmm(self.offsets, query, self.vectors.T).add_(level)
 
     def of(self, state: Tensor, items: Tensor) -> Tensor:
         """(n, d) states to the (n, K) numbers of some items, (n, K) int64 positions."""
-        return self._some(self.query(state), self.level(state), items)
-
-    def all_and_some(self, state: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of all items, without gradients, and those that :meth:`of` returns."""
         query, level = self.query(state), self.level(state)
-        with torch.no_grad():
-            everything = self._all(query, level)
-        return everything, self._some(query, level, items)
-
-    def _all(self, query: Tensor, level: Tensor) -> Tensor:
-        return torch.addmm(self.offsets, query, self.vectors.T).add_(level)
-
-    def _some(self, query: Tensor, level: Tensor, items: Tensor) -> Tensor:
         vectors = functional.embedding(items, self.vectors)
         offsets = functional.embedding(items, self.offsets[:, None]).squeeze(2)
         return torch.as_tensor(offsets + torch.einsum("nkm,nm->nk", vectors, query) + level)
+
+
+class ItemNetworks(nn.Module):
+    """Several item networks of one shape side by side: each layer of all is one product.
+
+    Tensors have an axis of c networks in front. Items' vectors are columns, because products with
+    rows take three times as long. The last layer is by far the largest: its gradient is in closed
+    form (:meth:`backward`), where autograd would fill arrays of all items for each network.
+
+    Args:
+        networks: They give the weights at the start.
+    """
+
+    def __init__(self, networks: Sequence[ItemNetwork]) -> None:
+        super().__init__()
+        self.vectors = nn.Parameter(_stacked([network.vectors.T for network in networks]))
+        self.offsets = nn.Parameter(_stacked([network.offsets[None] for network in networks]))
+        self.query = StackedMLP([network.query for network in networks])
+        self.level = StackedMLP([network.level for network in networks])
+
+    def read(self, state: Tensor, which: slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """(n, d) states to what the last layer needs: (c, n, m) queries and (c, n, 1) levels."""
+        return self.query(state, which), self.level(state, which)
+
+    def all(self, query: Tensor, level: Tensor, which: slice = slice(None)) -> Tensor:
+        """(c, n, n_items) numbers, without gradients, of what :meth:`read` gave."""
+        with torch.no_grad():
+            everything = torch.baddbmm(self.offsets[which], query, self.vectors[which])
+            return everything.add_(level)
+
+    def forward(self, state: Tensor, which: slice = slice(None)) -> Tensor:
+        """(n, d) states to (c, n, n_items) numbers, without gradients."""
+        with torch.no_grad():
+            return self.all(*self.read(state, which), which)
+
+    def backward(
+        self, query: Tensor, level: Tensor, of_all: Tensor, of_some: Tensor, items: Tensor
+    ) -> None:
+        """Sets the gradients of the items' weights, and adds to those of the others.
+
+        Args:
+            query: (c, n, m), of all networks.
+            level: (c, n, 1).
+            of_all: (n, n_items) gradient by all numbers of the first network.
+            of_some: (c - 1, n, K) gradients by some numbers of the others.
+            items: (n, K) int64, which those are.
+        """
+        with torch.no_grad():
+            vectors, offsets = torch.zeros_like(self.vectors), torch.zeros_like(self.offsets)
+            torch.mm(query[0].T, of_all, out=vectors[0])
+            torch.sum(of_all, dim=0, keepdim=True, out=offsets[0])
+            terms = query[1:].mT[..., None] * of_some[:, None]  # (c - 1, m, n, K)
+            vectors[1:].index_add_(2, items.flatten(), terms.flatten(2))
+            offsets[1:].index_add_(2, items.flatten(), of_some.flatten(1)[:, None])
+            self.vectors.grad, self.offsets.grad = vectors, offsets
+            of_query, of_level = torch.empty_like(query), torch.empty_like(level)
+            torch.mm(of_all, self.vectors[0].T, out=of_query[0])
+            torch.sum(of_all, dim=1, keepdim=True, out=of_level[0])
+            chosen = self.vectors[1:, :, items]
+            of_query[1:] = torch.einsum("cnk,cmnk->cnm", of_some, chosen)
+            of_level[1:] = of_some.sum(dim=2, keepdim=True)
+        torch.autograd.backward([query, level], [of_query, of_level])
+
+
+class StackedMLP(nn.Module):
+    """Multi-layer perceptrons of one shape, with ReLU between their layers.
+
+    Args:
+        networks: As :func:`~dsrm_agents.common.networks.mlp` makes them.
+    """
+
+    def __init__(self, networks: Sequence[nn.Sequential]) -> None:
+        super().__init__()
+        layers = [
+            [layer for layer in network if isinstance(layer, nn.Linear)] for network in networks
+        ]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for alike in zip(*layers, strict=True):
+            self.weights.append(_stacked([layer.weight.T for layer in alike]))
+            self.biases.append(_stacked([layer.bias[None] for layer in alike]))
+
+    def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:
+        """(n, inputs) to (c, n, outputs)."""
+        for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
+            x = functional.relu(x) if depth else x.expand(len(weight[which]), *x.shape)
+            x = torch.baddbmm(bias[which], x, weight[which])
+        return x
+
+
+def _stacked(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.detach() for tensor in tensors])
 
 
 class SlatePolicy(BasePolicy):

@@ -53,7 +53,8 @@ class PreferenceVecEnv(VecEnvWrapper):
 
     Args:
         venv: Of :func:`dsrm_agents.make_vec_env` with vectors for observations and actions
-            (``observation_type="state"``, ``action_type="continuous"``), purified or not.
+            (``observation_type="state"``, ``action_type="scorer"`` or ``"shares"``), purified or
+            not.
         preference: The weight of utility in every session, in [0, 1]; ``None`` draws it uniformly
             for each, from a generator of the slot's own. Slot i is seeded ``seed + i``; the seed is
             0 until :meth:`seed` says otherwise.
@@ -71,8 +72,9 @@ class PreferenceVecEnv(VecEnvWrapper):
         space = venv.observation_space
         if not (isinstance(space, spaces.Box) and isinstance(batch.action_space, spaces.Box)):
             raise ConfigError(
-                'Preferences need observation_type="state" and action_type="continuous" beneath '
-                f"them, got {batch.encoder.observation_type!r} and {batch.action_type!r}."
+                'Preferences need observation_type="state" and actions that are vectors beneath '
+                f'them, as of action_type="scorer", got {batch.encoder.observation_type!r} and '
+                f"{batch.action_type!r}."
             )
         low, high = np.append(space.low, np.zeros(_N)), np.append(space.high, np.ones(_N))
         super().__init__(venv, spaces.Box(low.astype(np.float32), high.astype(np.float32)))
@@ -212,10 +214,11 @@ class MOFIR(DDPG):
 
     A Pareto front from one training::
 
-        agent = MOFIR("MlpPolicy", PreferenceVecEnv(make_vec_env("KuaiRec-Fair-v0", 32)), seed=0)
+        env = make_vec_env("KuaiRec-Fair-v0", 32, action_type="scorer")
+        agent = MOFIR("MlpPolicy", PreferenceVecEnv(env), seed=0)
         agent.learn(100_000)
         for w in (0.1, 0.5, 0.9):
-            env = make_vec_env("KuaiRec-Fair-v0", 50, "test", seed=0)
+            env = make_vec_env("KuaiRec-Fair-v0", 50, "test", seed=0, action_type="scorer")
             sessions = evaluate(agent, PreferenceVecEnv(env, preference=w), 500)
 
     Deviations: the environment's linear scorer ranks items by their log popularity beside their

@@ -29,8 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.bands import COMPOSITIONS, Composition, PlannedBand
-from dsrm_agents.baselines.slates import best_slates
-from dsrm_agents.common.stateless import StatelessAgent
+from dsrm_agents.baselines.rules import RuleAgent
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -45,7 +44,7 @@ _MOST_USERS = 1000  # in an item's mean answer
 ScoreRule = Callable[[SessionBatch], FloatArray]
 
 
-class ReferencePolicy(StatelessAgent):
+class ReferencePolicy(RuleAgent):
     """Shows the best unexposed items by a score, so many of each group.
 
     Args:
@@ -54,14 +53,20 @@ class ReferencePolicy(StatelessAgent):
     """
 
     def __init__(self, score: ScoreRule, composition: Composition) -> None:
-        self.batch = composition.batch
+        super().__init__(composition.batch, composition)
         self.score = score
-        self.composition = composition
 
-    def slates(self, observation: Any) -> NDArray[np.int64]:
-        """(N, K) item positions; the observation is not read."""
-        scores = self.score(self.batch)
-        return best_slates(self.batch, scores, self.composition(scores))
+    @property
+    def knows_answers(self) -> bool:
+        """True where the score is an oracle's, and can be had of simulated users alone."""
+        return any(self.score is score.rule for score in SCORES.values() if score.is_answer)
+
+    def bound_to(self, batch: SessionBatch) -> ReferencePolicy:
+        return ReferencePolicy(self.score, type(self.composition)(batch))
+
+    def item_scores(self, observation: Any) -> FloatArray:
+        """(N, n_items) float32; the observation is not read."""
+        return self.score(self.batch)
 
 
 def _random(batch: SessionBatch) -> FloatArray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from copy import deepcopy
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -12,16 +11,18 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.type_aliases import GymEnv, Schedule
-from torch import Tensor, nn
-from torch.nn.functional import mse_loss
+from torch import Tensor
 
-from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
+from dsrm_agents.baselines.items import ItemNetwork, ItemNetworks, SlatePolicy
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
 from dsrm_agents.common.bounds import MASKED
 from dsrm_agents.common.draws import exponential
-from dsrm_agents.common.networks import descend, follow
+from dsrm_agents.common.networks import descend
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+
+# Of the networks that are trained.
+ACTOR, CRITICS = slice(0, 1), slice(1, 3)
 
 
 class SAC4IRPolicy(SlatePolicy):
@@ -53,21 +54,21 @@ class SAC4IRPolicy(SlatePolicy):
     ) -> None:
         super().__init__(observation_space, action_space, catalogue, **kwargs)
         self.hidden = hidden
-        actor, *critics = (ItemNetwork(catalogue, self.state_dim, hidden) for _ in range(3))
-        self.actor = actor
-        self.critics = nn.ModuleList(critics)
-        self.target_critics = deepcopy(self.critics).requires_grad_(False)
-        self.actor_optimizer, self.critic_optimizer = (
-            self.optimizer_class(
-                networks.parameters(),
-                lr=lr_schedule(1),  # type: ignore[call-arg]
-                **self.optimizer_kwargs,
-            )
-            for networks in (self.actor, self.critics)
+        networks = [ItemNetwork(catalogue, self.state_dim, hidden) for _ in range(3)]
+        self.networks = ItemNetworks(networks)
+        self.target_critics = ItemNetworks(networks[CRITICS]).requires_grad_(False)
+        self.optimizer = self.optimizer_class(
+            self.networks.parameters(),
+            lr=lr_schedule(1),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
         )
 
+    def logits(self, state: Tensor) -> Tensor:
+        """(n, d) states to (n, n_items) logits of the actor, without gradients."""
+        return torch.as_tensor(self.networks(state, ACTOR)[0])
+
     def distribution(self, state: Tensor, exposed: Tensor) -> tuple[Tensor, Tensor]:
-        """The policy over items.
+        """The policy over items, without gradients.
 
         Args:
             state: (n, d) float32.
@@ -77,14 +78,14 @@ class SAC4IRPolicy(SlatePolicy):
             (n, n_items) float32 probabilities, exactly 0 for exposed items; and their (n,) float32
             entropies in nats.
         """
-        logits = unexposed(self.actor(state), exposed, hidden=MASKED)
+        logits = hide(self.logits(state), exposed)
         log_probs = logits.log_softmax(dim=1)
         probs = log_probs.exp()
         return probs, -expectation(probs, log_probs)
 
     def scores(self, state: Tensor, exposed: Tensor, deterministic: bool) -> Tensor:
         """Logits, with Gumbel noise in draws: their K best are then K draws without replacement."""
-        logits: Tensor = self.actor(state)
+        logits = self.logits(state)
         if deterministic:
             return logits
         return logits - exponential(logits).log_()
@@ -178,7 +179,9 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         self.alpha = torch.tensor(start, device=self.device)
         if learned:
             self.log_ent_coef = self.alpha.log().requires_grad_(True)
-            self.ent_coef_optimizer = torch.optim.Adam([self.log_ent_coef], lr=self.ent_coef_lr)
+            self.ent_coef_optimizer = torch.optim.Adam(
+                [self.log_ent_coef], lr=self.ent_coef_lr, fused=True
+            )
 
     def current_ent_coef(self) -> Tensor:
         """alpha, a scalar."""
@@ -192,53 +195,55 @@ class SAC4IR(SlateOffPolicyAlgorithm):
     def targets(self, batch: SlateSamples) -> Tensor:
         """y, (n, K) float32: values of the items of the slates."""
         policy = self.policy
-        with torch.no_grad():
-            logits = hide(policy.actor(batch.next_states), batch.next_exposed)
-            worst = torch.minimum(*(critic(batch.next_states) for critic in policy.target_critics))
-            soft_value = SoftValue.of(logits, worst, self.current_ent_coef()).value
-            rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
-            return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
+        logits = hide(policy.logits(batch.next_states), batch.next_exposed)
+        worst = torch.minimum(*policy.target_critics(batch.next_states))
+        soft_value = SoftValue.of(logits, worst, self.current_ent_coef()).value
+        rewards = batch.responses + self.novelty_coef * self.r_pop[batch.slates]
+        return rewards + self.gamma * (1 - batch.dones) * soft_value[:, None]
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        return [self.policy.actor_optimizer, self.policy.critic_optimizer]
+        return [self.policy.optimizer]
 
     def _update(self, batch: SlateSamples) -> dict[str, float]:
-        policy, alpha = self.policy, self.current_ent_coef()
-        # The actor's part of this update takes the critics as they are before theirs: they are the
-        # most expensive part, and a step of theirs is small.
-        (first, of_first), (second, of_second) = (
-            critic.all_and_some(batch.states, batch.slates)  # type: ignore[operator]
-            for critic in policy.critics
-        )
-        worst, targets = torch.minimum(first, second), self.targets(batch)
-        critic_loss = mse_loss(of_first, targets) + mse_loss(of_second, targets)
-        descend(policy.critic_optimizer, critic_loss)
+        """Descends all losses at once, each where the networks were before.
 
-        logits = policy.actor(batch.states)
+        The critics' step is small, and asking them again after it is the most expensive part.
+        """
+        networks, alpha = self.policy.networks, self.current_ent_coef()
+        query, level = networks.read(batch.states)
         with torch.no_grad():
-            soft = SoftValue.of(hide(logits.detach(), batch.exposed), worst, alpha)
-            gradient = soft.gradient(alpha).div_(-len(logits))
-        policy.actor_optimizer.zero_grad()
-        logits.backward(gradient)
-        policy.actor_optimizer.step()
-
+            logits, *critics = networks.all(query, level)
+            soft = SoftValue.of(hide(logits, batch.exposed), torch.minimum(*critics), alpha)
+            error = torch.stack([q.gather(1, batch.slates) for q in critics])
+            error -= self.targets(batch)
+            of_logits = soft.gradient(alpha, scale=-1.0 / len(logits))
+            of_critics = error * (2.0 / error[0].numel())
+        self.policy.optimizer.zero_grad()
+        networks.backward(query, level, of_logits, of_critics, batch.slates)
+        self.policy.optimizer.step()
         excess = (soft.entropy - self.target_entropy(batch.exposed)).mean()
         if self.log_ent_coef is not None and self.ent_coef_optimizer is not None:
             descend(self.ent_coef_optimizer, self.log_ent_coef * excess)
-        follow(policy.target_critics, policy.critics, self.tau)
+        self._move_targets()
         return {
             "entropy": soft.entropy.mean().item(),
             "excess_entropy": excess.item(),
             "ent_coef": alpha.item(),
-            "critic_loss": critic_loss.item(),
+            "critic_loss": error.square().mean(dim=(1, 2)).sum().item(),
             "actor_loss": -soft.value.mean().item(),
         }
+
+    def _move_targets(self) -> None:
+        """Moves the target critics by tau of the way to the critics."""
+        with torch.no_grad():
+            online = [weight[CRITICS] for weight in self.policy.networks.parameters()]
+            torch._foreach_lerp_(list(self.policy.target_critics.parameters()), online, self.tau)
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), "r_pop", "alpha"]  # they follow from the rest
 
     def _get_torch_save_params(self) -> tuple[list[str], list[str]]:
-        modules = ["policy", "policy.actor_optimizer", "policy.critic_optimizer"]
+        modules = ["policy", "policy.optimizer"]
         if self.ent_coef_optimizer is None:
             return modules, []
         return [*modules, "ent_coef_optimizer"], ["log_ent_coef"]
@@ -272,11 +277,11 @@ class SoftValue(NamedTuple):
         entropy = log_mass - expectation(probs, logits)
         return cls(logits, q, probs, expectation(probs, q) + alpha * entropy, entropy)
 
-    def gradient(self, alpha: Tensor) -> Tensor:
-        """(n, n_items): of V by the logits, ``pi_a (q_a - alpha log pi_a - V)``."""
+    def gradient(self, alpha: Tensor, scale: float = 1.0) -> Tensor:
+        """(n, n_items): of V by the logits, ``pi_a (q_a - alpha log pi_a - V)``, times a scale."""
         mean = expectation(self.probs, self.q) - alpha * expectation(self.probs, self.logits)
-        worth = torch.sub(self.q, self.logits, alpha=alpha.item())
-        return worth.sub_(mean[:, None]).mul_(self.probs)
+        worth = torch.sub(self.q, self.logits, alpha=alpha.item()).sub_(mean[:, None])
+        return torch.addcmul(worth.new_zeros(()), worth, self.probs, value=scale)
 
 
 def hide(logits: Tensor, exposed: Tensor) -> Tensor:

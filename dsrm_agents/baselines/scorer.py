@@ -17,12 +17,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from dsrm_agents.baselines.bands import Composition, Quota
 from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.fairness import Fairness
+from dsrm_agents.common.origin import marked
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from kuaisim_gym.errors import ConfigError
 
 
 class ScorerVecEnv(StatelessVecEnv):
-    """Turns a linear scorer into slates, as ``action_type="continuous"`` does, but fairly.
+    """Turns a linear scorer into slates, as ``action_type="scorer"`` does, but fairly.
 
     An action scores an item by its inner product with the item's row of ``catalogue.known``; the
     best unexposed items are shown.
@@ -63,7 +64,7 @@ class ScorerVecEnv(StatelessVecEnv):
         self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
         scorers = spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
-        super().__init__(venv, action_space=scorers)
+        super().__init__(venv, action_space=marked(scorers, quota=quota))
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -9,13 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.bands import Composition, Quota
-from dsrm_agents.baselines.slates import best_slates
-from dsrm_agents.common.stateless import StatelessAgent
+from dsrm_agents.baselines.rules import RuleAgent
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
 
-class SimilarityPolicy(StatelessAgent):
+class SimilarityPolicy(RuleAgent):
     """Shows the unexposed items of the highest ``quality + weight <taste, vector>``.
 
     An item's quality is column 0 of its embedding, its vector the other d - 1 columns. The taste is
@@ -49,18 +48,20 @@ class SimilarityPolicy(StatelessAgent):
             )
         embedding = batch.catalogue.item_embedding
         start = batch.encoder.preference_slice.start  # raises where there is no preference
-        self.batch = batch
-        self.composition = composition(batch)
+        super().__init__(batch, composition(batch))
+        self.weight = weight
         self.taste = slice(start + 1, start + embedding.shape[1])
         self.quality = embedding[:, 0]
         self.directions = np.float32(weight) * embedding[:, 1:].T
 
-    def slates(self, observation: NDArray[np.float32] | dict[str, Any]) -> NDArray[np.int64]:
-        """(N, K) item positions.
+    def bound_to(self, batch: SessionBatch) -> SimilarityPolicy:
+        return SimilarityPolicy(batch, self.weight, type(self.composition))
+
+    def item_scores(self, observation: NDArray[np.float32] | dict[str, Any]) -> NDArray[np.float32]:
+        """(N, n_items) float32 scores of the catalogue.
 
         Args:
             observation: (N, m) states, or a dictionary with them under ``"state"``.
         """
         states = observation["state"] if isinstance(observation, dict) else observation
-        scores = np.asarray(self.quality + states[:, self.taste] @ self.directions, np.float32)
-        return best_slates(self.batch, scores, self.composition(scores))
+        return np.asarray(self.quality + states[:, self.taste] @ self.directions, np.float32)

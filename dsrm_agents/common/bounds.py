@@ -82,7 +82,8 @@ class FeasibleCounts(nn.Module):
             left: (N, G) int64 items of each group that may still be shown.
         """
         slack = (1.0 - demand) * self.furthest + 1e-4  # a demand of exactly 0.8 admits 4 of 10
-        index = torch.searchsorted(self.worst, slack, right=True).sub(1).clamp(min=0)
+        # As a binary search finds it; ONNX has none.
+        index = (self.worst <= slack[:, None]).sum(dim=1).sub(1).clamp(min=0)
         return _within_reach(self.least[index], self.most[index], self.slate_size, left)
 
 

@@ -39,9 +39,9 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
         ) from error
     if expected is not None and expected.fingerprint != shown.fingerprint:
         raise CheckpointError(
-            f"This agent was built for the items of catalogue {expected.fingerprint!r}, the "
-            f"environment shows those of {shown.fingerprint!r}: use the dataset that it was "
-            "trained on, or train a new agent."
+            f"{agent} was built for other items, {expected.n_items} in number, than the "
+            f"{shown.n_items} of {env.get_attr('dataset_description')[0]}: use the dataset that it "
+            "was trained on, or train a new agent."
         )
     return shown
 
@@ -132,7 +132,7 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
     """
     assert isinstance(observation, dict)
     state, exposed = observation["state"].float(), observation["exposed"].long()
-    if len(state) != len(exposed):
+    if state.shape[0] != exposed.shape[0]:  # len() would fix the number in an exported graph
         # SB3 reshapes arrays to the policy's space without asking whether they fit.
         raise ConfigError(
             "The observation's 'exposed' part has another room than the policy was built for: "
@@ -155,7 +155,7 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
     assert isinstance(observation, dict)
     exposed = observation["exposed"]
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
-        return torch.empty(len(exposed), 0, dtype=torch.long, device=exposed.device)
+        return torch.empty(exposed.shape[0], 0, dtype=torch.long, device=exposed.device)
     pool = observation["pool"].long()
     outside = torch.ones(len(pool), n_items + 1, dtype=torch.bool, device=pool.device)
     outside.scatter_(1, torch.where(pool < 0, n_items, pool), False)

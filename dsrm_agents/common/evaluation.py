@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from dsrm_agents.common.origin import check_origin, shapes
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
 
-def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = True) -> Sessions:
+def evaluate(
+    agent: Agent,
+    env: VecEnv,
+    sessions: int,
+    deterministic: bool = True,
+    *,
+    strict: bool = True,
+) -> Sessions:
     """Plays sessions to their end.
 
     All slots contribute equally many, so that short sessions are not over-represented.
@@ -20,14 +30,19 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
         env: An environment of :func:`dsrm_agents.make_vec_env`, wrapped or not.
         sessions: How many episodes to finish; a multiple of the number of slots.
         deterministic: Whether the agent takes its best action instead of drawing.
+        strict: Whether to refuse an agent that was trained on another dataset, or behind another
+            purifier or encoder than ``env`` has.
 
     Returns:
         The finished sessions, in slot order; where an episode is several sessions of one user, all
         of them.
 
     Raises:
-        ConfigError: ``sessions`` is not a positive multiple of the number of slots.
+        ConfigError: ``agent`` or ``env`` is none; ``sessions`` is not a positive multiple of the
+            number of slots; ``strict``, and the agent was trained behind other wrappers.
+        CheckpointError: ``strict``, and the agent was trained on another dataset.
     """
+    _check(agent, env, strict)
     quota, remainder = divmod(sessions, env.num_envs)
     if quota < 1 or remainder:
         raise ConfigError(
@@ -49,3 +64,29 @@ def evaluate(agent: Agent, env: VecEnv, sessions: int, deterministic: bool = Tru
                 records[slot].append(infos[slot]["record"])
                 waiting -= len(records[slot]) == quota
     return Sessions.concatenate([record for slot in records for record in slot])
+
+
+def _check(agent: Any, env: Any, strict: bool) -> None:
+    """Checks that an agent can be evaluated in an environment."""
+    if not callable(getattr(agent, "predict", None)):
+        raise ConfigError(
+            "evaluate() needs an agent with a method predict(), such as a Stable-Baselines3 model, "
+            f"got {type(agent).__name__}."
+        )
+    if not isinstance(env, VecEnv):
+        raise ConfigError(
+            "evaluate() needs a Stable-Baselines3 VecEnv, got "
+            f"{type(env).__name__}: make it with make_vec_env(id, n_envs) in place of "
+            "gymnasium.make(id) or make_vec(id, num_envs)."
+        )
+    own, shown = (getattr(one, "observation_space", None) for one in (agent, env))
+    if not strict or own is None or shown is None:
+        return
+    name = type(agent).__name__
+    check_origin(own, shown, "evaluate(..., strict=False) plays it as it is", name)
+    if own != shown:
+        raise ConfigError(
+            f"{name} was trained on observations {shapes(own)}, the environment shows "
+            f"{shapes(shown)}, or others in range: make it with the options that it was trained "
+            "with."
+        )

@@ -15,8 +15,10 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.origin import marked, of_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch, check_reset_options, check_seed
+from kuaisim_gym.envs.replay import options_of
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
@@ -53,7 +55,9 @@ class KuaiVecEnv(BatchView, VecEnv):
         # Before the base constructor, which reads render_mode through get_attr.
         self.batch = batch
         self.render_mode = render_mode
-        super().__init__(batch.n_sessions, batch.observation_space, batch.action_space)
+        origin = of_dataset(batch.dataset) | {"options": options_of(batch)}
+        observations = marked(batch.observation_space, **origin)
+        super().__init__(batch.n_sessions, observations, batch.action_space)
         self.metadata: dict[str, Any] = {**self.metadata, "render_fps": RENDER_FPS}
         self._actions: NDArray[np.generic] | None = None
         self._returns = np.zeros(self.num_envs)  # of the running episodes

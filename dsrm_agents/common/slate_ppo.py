@@ -106,10 +106,14 @@ class SlatePPO(CatalogueAlgorithm, PPO):
             **kwargs,
         )
 
+    def _take_catalogue(self) -> None:
+        """Takes the items and their groups; an agent keeps the groups that it was built for."""
+        super()._take_catalogue()
+        if self.env is not None:
+            self.policy_kwargs.setdefault("groups", self.env.get_attr("groups")[0])
+
     def _setup_model(self) -> None:
         self._take_catalogue()
-        if self.env is not None:  # an agent keeps the groups that it was built for
-            self.policy_kwargs.setdefault("groups", self.env.get_attr("groups")[0])
         super()._setup_model()
         self._rng = np.random.default_rng(self.seed)
 

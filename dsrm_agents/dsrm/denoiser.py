@@ -86,16 +86,16 @@ class MLPDenoiser(nn.Module):
         of_condition = self.condition(condition).chunk(self.depth, dim=1)
         return residual_mlp(x, self._weights(), self.leave.bias, of_step, of_condition)
 
-    def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
-        """The network for (B, c) conditions, its shifts and weights looked up once for all steps.
+    def at(self, condition: Tensor, steps: Sequence[int]) -> Callable[[Tensor, int], Tensor]:
+        """The network for (B, c) conditions, its shifts and weights looked up once for some steps.
 
         On a single state the look-ups would take as long as the arithmetic.
         """
         weights, bias = self._weights(), self.leave.bias
         of_condition = self.condition(condition).chunk(self.depth, dim=1)
-        step = torch.arange(steps + 1, device=condition.device)
-        of_step = self.time(sinusoidal(step, self.rates)).chunk(self.depth, dim=1)
-        of_step = list(zip(*of_step, strict=True))
+        step = torch.tensor(steps, device=condition.device)
+        shifts = self.time(sinusoidal(step, self.rates)).unflatten(1, (self.depth, -1))
+        of_step = {k: shift.unbind() for k, shift in zip(steps, shifts.unbind(), strict=True)}
         return lambda x, k: residual_mlp(x, weights, bias, of_step[k], of_condition)
 
     def _weights(self) -> list[Tensor]:

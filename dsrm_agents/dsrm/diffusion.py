@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import torch
@@ -34,14 +35,14 @@ class Denoiser(Protocol):
         """
         ...
 
-    def at(self, condition: Tensor, steps: int) -> Callable[[Tensor, int], Tensor]:
+    def at(self, condition: Tensor, steps: Sequence[int]) -> Callable[[Tensor, int], Tensor]:
         """The same network for conditions that stay, as sampling calls it.
 
-        A network may override this to prepare the embeddings of all steps once.
+        A network may override this to prepare the embeddings of the steps once.
 
         Args:
             condition: (B, c) conditions.
-            steps: Largest step that will be asked for.
+            steps: Those that will be asked for.
 
         Returns:
             A function of (B, d) noised states and the step k of them all.
@@ -158,9 +159,10 @@ class GaussianDiffusion(nn.Module):
         *,
         eta: float = 0.0,
         generator: torch.Generator | None = None,
+        stops: int | None = None,
     ) -> Tensor:
         """Clean states: the last ones of :meth:`reverse`, which has the same arguments."""
-        walk = self.reverse(denoiser, x, condition, eta=eta, generator=generator)
+        walk = self.reverse(denoiser, x, condition, eta=eta, generator=generator, stops=stops)
         return deque(walk, maxlen=1).pop()
 
     def reverse(
@@ -171,6 +173,7 @@ class GaussianDiffusion(nn.Module):
         *,
         eta: float = 0.0,
         generator: torch.Generator | None = None,
+        stops: int | None = None,
     ) -> Iterator[Tensor]:
         """Walks the reverse process, step by step (Song, Meng and Ermon 2021, eq. 12).
 
@@ -187,19 +190,23 @@ class GaussianDiffusion(nn.Module):
             condition: (B, c) conditions.
             eta: Share of DDPM's noise, in [0, 1].
             generator: Of the noise; ``None`` for torch's global one.
+            stops: How many evenly spaced steps to take instead of all K, each from one to the next
+                (their section 4.2); above, k - 1 then stands for the next. ``None`` for all.
 
         Yields:
-            (B, d) states at steps K, K - 1, ..., 0; the last ones are clean.
+            (B, d) states at the steps taken, from K to 0; the last ones are clean.
 
         Raises:
             ConfigError: ``eta`` is out of range.
         """
         if not 0.0 <= eta <= 1.0:
             raise ConfigError(f"eta must be in [0, 1], got {eta}.")
-        predict = denoiser.at(condition, self.steps)
+        taken = self.steps if stops is None else min(stops, self.steps)
+        visited = [round(self.steps * index / taken) for index in range(taken, -1, -1)]
+        predict = denoiser.at(condition, visited[:-1])
         yield x
-        for k in range(self.steps, 0, -1):
-            now, after = self.alpha_bar[k], self.alpha_bar[k - 1]
+        for k, following in pairwise(visited):
+            now, after = self.alpha_bar[k], self.alpha_bar[following]
             predicted = predict(x, k)
             signal, spread = math.sqrt(now), math.sqrt(1.0 - now)
             sigma = eta * math.sqrt((1.0 - after) / (1.0 - now) * (1.0 - now / after))

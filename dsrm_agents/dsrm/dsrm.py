@@ -16,7 +16,7 @@ from dsrm_agents.dsrm.pairs import Examples, TargetConfig
 from dsrm_agents.dsrm.purifier import FittedPurifier, PurifierConfig, TrainedPurifier
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
 
 SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
@@ -31,15 +31,20 @@ class DSRMConfig(PurifierConfig):
     Attributes:
         prediction: ``"v"``, ``"x0"`` or ``"noise"`` (eq. 7).
         diffusion_steps: K of the diffusion.
+        serving_steps: Evenly spaced steps of the K that serving takes; ``None`` for all. Four
+            come as near to the belief of held-out users as twenty; noise predictions need all.
     """
 
     prediction: str = "v"
     diffusion_steps: int = 20
+    serving_steps: int | None = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("prediction", self.prediction, PREDICTIONS)
         check_whole("diffusion_steps", self.diffusion_steps, 1)
+        if self.serving_steps is not None:
+            check_whole("serving_steps", self.serving_steps, 1)
 
 
 class DiffusionPurifier(FittedPurifier):
@@ -61,7 +66,7 @@ class DiffusionPurifier(FittedPurifier):
 
     def origin(self, condition: Tensor) -> Tensor:
         """(B, d) zeros, where serving begins."""
-        return condition.new_zeros(len(condition), self.config.dim)
+        return condition.new_zeros(condition.shape[0], self.config.dim)
 
 
 class DSRM(DiffusionPurifier, TrainedPurifier):
@@ -80,6 +85,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
     recipes = {
         "dsrm-literal": {
             "prediction": "noise",  # eq. 7 as printed
+            "serving_steps": None,
             "source": "identity",
             "reads": "pooled",
             "weight_decay": 1e-4,  # its targets hold no noise, so weights may grow
@@ -90,7 +96,8 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         return self.diffusion.training_loss(self.denoiser, target, condition)
 
     def clean(self, condition: Tensor, states: Tensor) -> Tensor:
-        return self.diffusion.sample(self.denoiser, self.origin(condition), condition)
+        origin, stops = self.origin(condition), self.config.serving_steps
+        return self.diffusion.sample(self.denoiser, origin, condition, stops=stops)
 
     def draw(
         self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
@@ -233,10 +240,11 @@ def distil(
         CheckpointError: The checkpoint is damaged or of another fit.
         ConfigError: The teacher was fitted on another dataset.
     """
+    check_dataset("distil(teacher, dataset)", dataset)
     if teacher.fingerprint != dataset.fingerprint:
         raise ConfigError(
-            f"The teacher was fitted on dataset {teacher.fingerprint!r}, this is "
-            f"{dataset.fingerprint!r}: distil it on its own."
+            f"The teacher was fitted on {teacher.dataset or 'another dataset'}; this is "
+            f"{dataset.description}: distil it on its own."
         )
     run = TrainRun(
         training, checkpoint=checkpoint, progress="Purifier (student)" if progress else None

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from dsrm_agents.common.networks import seeded
 from dsrm_agents.dsrm.dsrm import DSRM
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig
-from dsrm_agents.dsrm.purifier import FittedPurifier, recipe_of
+from dsrm_agents.dsrm.purifier import PURIFIERS, FittedPurifier, recipe_of
 from dsrm_agents.dsrm.training import TrainConfig, TrainRun
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data import Dataset
+from kuaisim_gym.data import Dataset, check_dataset
+from kuaisim_gym.errors import ConfigError
 
 MODES = {"debiased": "dsrm", "literal": "dsrm-literal"}
 
@@ -39,6 +40,7 @@ def fit_dsrm(dataset: Dataset, mode: str = "debiased", **options: Any) -> DSRM:
         ConfigError: An option is unknown or out of range.
         CheckpointError: The checkpoint is damaged or of another fit.
     """
+    check_dataset("fit_dsrm(dataset)", dataset)
     purifier = fit_purifier(MODES[check_choice("mode", mode, tuple(MODES))], dataset, **options)
     assert isinstance(purifier, DSRM)
     return purifier
@@ -76,11 +78,18 @@ def fit_purifier(
             rows or the truth that the purifier is fitted to.
         CheckpointError: The checkpoint is damaged or of another fit.
     """
+    if not isinstance(name, str):
+        raise ConfigError(
+            "fit_purifier(name, dataset) needs the name of a purifier first, got a "
+            f"{type(name).__name__}: one of {list(PURIFIERS)}."
+        )
+    check_dataset("fit_purifier(name, dataset)", dataset)
     recipe = recipe_of(name)
     purifier_class = recipe.purifier
     for option in options:
         check_choice(f"An option of {purifier_class.kind}", option, purifier_class.options())
-    options = {**recipe.options, **options, "fingerprint": dataset.fingerprint}
+    of_dataset = {"fingerprint": dataset.fingerprint, "dataset": dataset.description}
+    options = {**recipe.options, **options, **of_dataset}
     seed = check_whole("seed", seed, 0)
     examples = Examples(dataset, _of(TargetConfig, options), seed)
     config = _of(purifier_class.config_class, {**options, "dim": examples.encoder.dim})

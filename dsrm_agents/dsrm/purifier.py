@@ -86,6 +86,7 @@ class PurifierConfig:
     Attributes:
         dim: d, of the preferences that it gives.
         fingerprint: Fingerprint of the dataset that it was fitted on.
+        dataset: Description of the same dataset, for people to read.
         reads: What it reads of the environment, one of :data:`~dsrm_agents.dsrm.pairs.READS`.
         blind: Number of popularity statistics that are erased from its input and output, the
             first of :data:`~dsrm_agents.dsrm.erasure.STATISTICS`.
@@ -95,6 +96,7 @@ class PurifierConfig:
 
     dim: int
     fingerprint: str = ""
+    dataset: str = ""
     reads: str = "parts"
     blind: int = 0
     hidden: int = 64
@@ -166,7 +168,7 @@ class FittedPurifier(FittedModule, ABC):
     """
 
     kind: ClassVar[str]
-    format = "dsrm-purifier-2"
+    format = "dsrm-purifier-3"
     content = "purifier"
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     config_class: ClassVar[type[PurifierConfig]] = PurifierConfig
@@ -195,6 +197,12 @@ class FittedPurifier(FittedModule, ABC):
         self.register_buffer("output_map", torch.eye(config.dim))
 
     @property
+    def dataset(self) -> str:
+        """Description of the dataset that it was fitted on; empty in files of older versions."""
+        description: str = self.config.dataset
+        return description
+
+    @property
     def reads(self) -> str:
         """Preference that the environment must show: ``"pooled"`` or ``"parts"``."""
         reads: str = self.config.reads
@@ -205,7 +213,7 @@ class FittedPurifier(FittedModule, ABC):
         """Names of the options of ``fit_purifier`` that concern this class."""
         groups = (cls.config_class, *cls.option_groups)
         names = [field.name for group in groups for field in fields(group)]
-        return tuple(name for name in names if name not in ("dim", "fingerprint"))
+        return tuple(name for name in names if name not in ("dim", "fingerprint", "dataset"))
 
     @abstractmethod
     def fit(self, examples: Examples, run: TrainRun) -> None:

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.origin import identity, marked, origin_of
 from dsrm_agents.dsrm.purifier import Purifier, given_width, load_purifier, purify
 from kuaisim_gym.errors import CheckpointError, ConfigError, KuaiSimError
 from kuaisim_gym.observation import PREFERENCE_BOUND
@@ -28,6 +29,8 @@ class ObservationPurifier:
     Args:
         purifier: A purifier, or the path of a saved one.
         attribute: Function from the name of an attribute of the environment to its value.
+        strict: Whether to refuse a purifier of another dataset, and preferences that leave the
+            space of observations, which are cut at its bounds otherwise.
 
     Attributes:
         purifier: The purifier.
@@ -35,11 +38,18 @@ class ObservationPurifier:
         dim: d, of the preferences that it gives.
 
     Raises:
-        CheckpointError: The purifier cannot be read, or was fitted on another dataset.
+        CheckpointError: The purifier cannot be read; or ``strict``, and it was fitted on another
+            dataset.
         ConfigError: The environment is none of ours, or does not show what the purifier reads.
     """
 
-    def __init__(self, purifier: Purifier | str | Path, attribute: Callable[[str], Any]) -> None:
+    def __init__(
+        self,
+        purifier: Purifier | str | Path,
+        attribute: Callable[[str], Any],
+        strict: bool = True,
+    ) -> None:
+        self.strict = strict
         try:
             self.preference_slice: slice = attribute("preference_slice")
             shown, fingerprint = attribute("preference"), attribute("dataset_fingerprint")
@@ -52,10 +62,12 @@ class ObservationPurifier:
             ) from error
         if isinstance(purifier, (str, Path)):
             purifier = load_purifier(purifier)
-        if purifier.fingerprint != fingerprint:
+        if strict and purifier.fingerprint != fingerprint:
+            fitted = getattr(purifier, "dataset", "") or "another dataset"
             raise CheckpointError(
-                f"This purifier was fitted on dataset {purifier.fingerprint!r}, the environment "
-                f"runs on {fingerprint!r}: fit it again with fit_purifier(name, dataset)."
+                f"This purifier was fitted on {fitted}; the environment runs on "
+                f"{attribute('dataset_description')}: fit it again with fit_purifier(name, "
+                "dataset), or insist with strict=False."
             )
         if purifier.reads != shown:
             raise ConfigError(
@@ -78,10 +90,10 @@ class ObservationPurifier:
                 f"make them {state}: put the purifier next to the environment."
             )
         assert isinstance(state, spaces.Box)
-        purified = self._purified(state)
+        purified: spaces.Space[Any] = self._purified(state)
         if isinstance(space, spaces.Dict):
-            return spaces.Dict({**space.spaces, "state": purified})
-        return purified
+            purified = spaces.Dict({**space.spaces, "state": purified})
+        return marked(purified, **origin_of(space), purifier=identity(self.purifier))
 
     def _purified(self, space: spaces.Box) -> spaces.Box:
         bound = np.full(self.dim, PREFERENCE_BOUND, dtype=np.float32)
@@ -106,10 +118,13 @@ class ObservationPurifier:
         batches = [_state(observations), *(_state(observation)[None] for observation in final)]
         states = np.concatenate(batches)
         preference = purify(self.purifier.denoise, states[:, self.preference_slice], self.dim)
-        if preference.size and np.abs(preference).max() > PREFERENCE_BOUND:
+        if not self.strict:
+            preference = preference.clip(-PREFERENCE_BOUND, PREFERENCE_BOUND)
+        elif preference.size and np.abs(preference).max() > PREFERENCE_BOUND:
             raise ConfigError(
                 f"A purifier must return preferences within {PREFERENCE_BOUND:g} of 0, the space "
-                f"of observations, got {preference.flat[np.abs(preference).argmax()]}: clip them."
+                f"of observations, got {preference.flat[np.abs(preference).argmax()]}: clip them, "
+                "or have the wrapper do so with strict=False."
             )
         states = np.hstack([preference, states[:, self.preference_slice.stop :]])
         n = len(states) - len(final)
@@ -155,13 +170,16 @@ class PurifyObservation(gym.ObservationWrapper):
     Args:
         env: An environment of kuaisim_gym, wrapped or not.
         purifier: A purifier, or the path of a saved one.
+        strict: As for :class:`ObservationPurifier`.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], purifier: Purifier | str | Path) -> None:
+    def __init__(
+        self, env: gym.Env[Any, Any], purifier: Purifier | str | Path, *, strict: bool = True
+    ) -> None:
         super().__init__(env)
         _refuse_second(env, "env", PurifyObservation)
         inner: Any = env.unwrapped
-        self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name))
+        self.purifier = ObservationPurifier(purifier, lambda name: getattr(inner, name), strict)
         self.observation_space = self.purifier.space(env.observation_space)
 
     def observation(self, observation: Any) -> Any:
@@ -175,18 +193,21 @@ class PurifyVectorObservation(VectorWrapper[Any, Any, Any, Any, Any]):
     Args:
         env: A vector environment of kuaisim_gym, in any autoreset mode.
         purifier: A purifier, or the path of a saved one.
+        strict: As for :class:`ObservationPurifier`.
 
     Raises:
         ConfigError: The environment does not give access to its attributes.
     """
 
-    def __init__(self, env: VectorEnv[Any, Any, Any], purifier: Purifier | str | Path) -> None:
+    def __init__(
+        self, env: VectorEnv[Any, Any, Any], purifier: Purifier | str | Path, *, strict: bool = True
+    ) -> None:
         super().__init__(env)
         _refuse_second(env, "env", PurifyVectorObservation)
         get = getattr(env.unwrapped, "get_attr", None)
         if get is None:
             raise ConfigError(f"{env} does not give access to its environments' attributes.")
-        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
+        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0], strict)
         self.single_observation_space = self.purifier.space(env.single_observation_space)
         self.observation_space = batch_space(self.single_observation_space, env.num_envs)
 
@@ -215,14 +236,17 @@ class PurifyVecEnv(VecEnvWrapper):
     Args:
         venv: A ``VecEnv`` of kuaisim_gym.
         purifier: A purifier, or the path of a saved one.
+        strict: As for :class:`ObservationPurifier`.
     """
 
     preference_unit: ClassVar[str] = "score"  # a taste's inner product with a vector is a score
 
-    def __init__(self, venv: VecEnv, purifier: Purifier | str | Path) -> None:
+    def __init__(
+        self, venv: VecEnv, purifier: Purifier | str | Path, *, strict: bool = True
+    ) -> None:
         _refuse_second(venv, "venv", PurifyVecEnv)
         get = venv.get_attr
-        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0])
+        self.purifier = ObservationPurifier(purifier, lambda name: get(name)[0], strict)
         super().__init__(venv, observation_space=self.purifier.space(venv.observation_space))
 
     def reset(self) -> VecEnvObs:

@@ -17,7 +17,7 @@ from dsrm_agents.encoders.history import KINDS
 from dsrm_agents.encoders.objectives import Batch, NextResponse, Objective, cross_entropy
 from dsrm_agents.encoders.states import CHUNK, StateEncoder, StateEncoderConfig
 from kuaisim_gym.config import check_choice, check_whole
-from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.data.dataset import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -71,6 +71,7 @@ def fit_encoder(
     Raises:
         ConfigError: An option is impossible, or the log holds too little to learn from.
     """
+    check_dataset("fit_encoder(dataset)", dataset)
     check_choice("loss", loss, LOSSES)
     check_choice("kind", kind, KINDS)
     sizes = {"history_len": history_len, "updates": updates, "batch_size": batch_size}

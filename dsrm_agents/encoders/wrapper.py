@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.origin import identity, marked
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.encoders.events import History, LoggedEvents
 from dsrm_agents.encoders.states import StateEncoder
@@ -52,10 +53,11 @@ class EncodedVecEnv(StatelessVecEnv):
             encoder = StateEncoder.load(encoder)
         if encoder.fingerprint != batch.dataset.fingerprint:
             raise CheckpointError(
-                f"This encoder was fitted on dataset {encoder.fingerprint!r}, the environment runs "
-                f"on {batch.dataset.fingerprint!r}: fit it again with fit_encoder(dataset)."
+                "This encoder was fitted on another dataset than the environment's, "
+                f"{batch.dataset.description}: fit it again with fit_encoder(dataset)."
             )
         self.encoder = encoder
+        self.observation_space = marked(venv.observation_space, encoder=identity(encoder))
         self._state = batch.core.state
         self._preference = batch.encoder.preference_slice
         data = batch.dataset.training

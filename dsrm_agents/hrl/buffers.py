@@ -11,7 +11,7 @@ from stable_baselines3.common.buffers import DictRolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 
-from dsrm_agents.common.bounds import CHOICES_PER_ITEM
+from dsrm_agents.common.bounds import CHOICES_PER_ITEM, SlateBounds
 from dsrm_agents.hrl.policies import Decision
 
 FloatArray = NDArray[np.float32]
@@ -21,7 +21,7 @@ class HierarchicalSamples(NamedTuple):
     """Steps of a rollout; columns of two are [manager, worker].
 
     Attributes:
-        observations: Dict of tensors, B rows each.
+        observations: Dict of tensors, B rows each, without the responses, which decisions ignore.
         slates: (B, K) int64 item positions.
         control: (B, 2) float32, the manager's draws.
         decided: (B,) float32, 1 where the manager decided, 0 where its z was held.
@@ -30,6 +30,8 @@ class HierarchicalSamples(NamedTuple):
         credit: (B, 2K) float32, what an item's response adds to a choice's advantage.
         advantages: (B, 2) float32.
         returns: (B, 2) float32.
+        least: (B, G) int64, of the bounds within which the slates were drawn.
+        most: (B, G) int64.
     """
 
     observations: dict[str, Tensor]
@@ -41,6 +43,13 @@ class HierarchicalSamples(NamedTuple):
     credit: Tensor
     advantages: Tensor
     returns: Tensor
+    least: Tensor
+    most: Tensor
+
+    @property
+    def bounds(self) -> SlateBounds:
+        """Within which the slates were drawn."""
+        return SlateBounds(self.least, self.most)
 
 
 def level_advantages(
@@ -90,6 +99,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
     Args:
         *args: As for the base class.
         manager_gamma: Discount of the manager; ``gamma`` is the worker's.
+        n_groups: G, groups of items.
         **kwargs: As for the base class.
     """
 
@@ -98,9 +108,13 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
     decided: FloatArray
     choice_log_prob: FloatArray
     credit: FloatArray
+    bounds: NDArray[np.int64]
 
-    def __init__(self, *args: Any, manager_gamma: float = 0.99, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, manager_gamma: float = 0.99, n_groups: int = 2, **kwargs: Any
+    ) -> None:
         self.manager_gamma = manager_gamma
+        self.n_groups = n_groups
         super().__init__(*args, **kwargs)
 
     def reset(self) -> None:
@@ -115,6 +129,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         choices = CHOICES_PER_ITEM * self.action_dim
         self.choice_log_prob = np.zeros((*steps, choices), dtype=np.float32)
         self.credit = np.zeros((*steps, choices), dtype=np.float32)
+        self.bounds = np.zeros((2, *steps, self.n_groups), dtype=np.int64)  # least and most
 
     def add_decision(
         self,
@@ -134,6 +149,8 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         self.control_log_prob[step] = decision.control_log_prob.cpu().numpy()
         self.choice_log_prob[step] = decision.choice_log_prob.cpu().numpy()
         self.values[step] = decision.values.cpu().numpy()
+        for bound, stored in zip(decision.bounds, self.bounds, strict=True):
+            stored[step] = bound.cpu().numpy()
         self.decided[step] = decided.cpu().numpy()
         self.rewards[step] = rewards
         self.credit[step] = credit
@@ -162,7 +179,11 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
             return torch.as_tensor(array.reshape(-1, *array.shape[2:]), device=self.device)
 
         return HierarchicalSamples(
-            observations={name: flat(array) for name, array in self.observations.items()},
+            observations={
+                name: flat(array)
+                for name, array in self.observations.items()
+                if name != "responses"
+            },
             slates=flat(self.actions),
             control=flat(self.control),
             decided=flat(self.decided),
@@ -171,6 +192,8 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
             credit=flat(self.credit),
             advantages=flat(self.advantages),
             returns=flat(self.returns),
+            least=flat(self.bounds[0]),
+            most=flat(self.bounds[1]),
         )
 
     def get(self, batch_size: int | None = None, env: VecNormalize | None = None) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from dsrm_agents.common.bounds import choice_credit
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.common.responses import check_mean_response, shown_slates
-from dsrm_agents.common.slate_ppo import Losses, SlatePPO, clipped_surrogate
+from dsrm_agents.common.slate_ppo import Losses, SlatePPO, clipped_surrogate, take
 from dsrm_agents.hrl.buffers import HierarchicalRolloutBuffer, HierarchicalSamples
 from dsrm_agents.hrl.policies import HierarchicalPolicy
 from dsrm_agents.hrl.rollouts import RolloutStatistics, within_group_credit
@@ -26,6 +26,7 @@ from kuaisim_gym.config import is_number
 from kuaisim_gym.errors import ConfigError
 
 LEVELS = ("manager", "worker")
+LOGGED = 16  # decisions whose entropy, a pass over all items, is logged
 # Where the worker starts, by the unit of the observed preference: a belief says how much a taste
 # counts; of the pooled states' standard deviations this is best for train users of both worlds.
 SIMILARITY = {"score": 1.0, "spread": 0.5}
@@ -104,7 +105,6 @@ class HierarchicalPPO(SlatePPO):
 
     def _setup_model(self) -> None:
         self.rollout_buffer_class = HierarchicalRolloutBuffer
-        self.rollout_buffer_kwargs = {"manager_gamma": self.manager_gamma}
         reached = getattr(self, "weight", None)  # by a loaded agent
         self.weight = FairnessWeight(self.fairness_coef, self.fairness_target, self.multiplier_step)
         if reached is not None and self.fairness_target is not None:
@@ -119,6 +119,11 @@ class HierarchicalPPO(SlatePPO):
     def _take_catalogue(self) -> None:
         """Takes the catalogue from the environment, and what else the worker starts from."""
         super()._take_catalogue()
+        groups = self.policy_kwargs.get("groups")  # by default of popularity
+        self.rollout_buffer_kwargs = {
+            "manager_gamma": self.manager_gamma,
+            "n_groups": 2 if groups is None else len(groups),
+        }
         if self.env is not None:
             similarity = SIMILARITY[preference_unit(self.env)]
             self.policy_kwargs.setdefault("similarity", similarity)
@@ -224,7 +229,9 @@ class HierarchicalPPO(SlatePPO):
 
     def _losses(self, batch: HierarchicalSamples, clip: float) -> Losses:
         """PPO's clipped surrogates and value errors, the manager's where it decided."""
-        decision = self.policy.evaluate_decision(batch.observations, batch.control, batch.slates)
+        decision = self.policy.evaluate_decision(
+            batch.observations, batch.control, batch.slates, batch.bounds
+        )
         entropy = torch.zeros(())
         if self.ent_coef != 0.0:
             entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
@@ -257,8 +264,9 @@ class HierarchicalPPO(SlatePPO):
         for name, values in zip(("policy_loss", "value_loss", "approx_kl"), losses, strict=False):
             for level, value in zip(LEVELS, values.tolist(), strict=True):
                 self.logger.record(f"train/{level}_{name}", value)
+        few = take(batch, torch.arange(min(len(batch.control), LOGGED)))
         with torch.no_grad():
-            entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
+            entropy = self.policy.worker_entropy(few.observations, few.control).mean()
         self.logger.record("train/worker_entropy", float(entropy))
         self.logger.record("train/manager_entropy", self.policy.manager_entropy())
         for column, level in enumerate(LEVELS):

@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.common.bounds import Band
+from dsrm_agents.common.bounds import Band, SlateBounds
 from dsrm_agents.common.catalogue import outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
@@ -41,6 +41,7 @@ class Decision(NamedTuple):
         control_log_prob: (N,) float32.
         choice_log_prob: (N, 2K) float32, of the choices behind a slate; a slate's is the sum.
         values: (N, 2) float32, of [manager, worker].
+        bounds: Within which the slates were drawn.
     """
 
     slates: Tensor
@@ -48,6 +49,7 @@ class Decision(NamedTuple):
     control_log_prob: Tensor
     choice_log_prob: Tensor
     values: Tensor
+    bounds: SlateBounds
 
 
 class HierarchicalPolicy(SlateActorCritic):
@@ -243,11 +245,16 @@ class HierarchicalPolicy(SlateActorCritic):
         control = manager.mean if deterministic else manager.sample()
         if last_control is not None and due is not None:
             control = torch.where(due[:, None], control, last_control)
-        slates, log_prob = self.worker.act(self._context(obs, control), deterministic)
+        drawn = self.worker.act(self._context(obs, control), deterministic)
         manager_log_prob = manager.log_prob(control).sum(1)
-        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
+        values = self._values(state)
+        return Decision(
+            drawn.slates, control, manager_log_prob, drawn.log_prob, values, drawn.bounds
+        )
 
-    def evaluate_decision(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Decision:
+    def evaluate_decision(
+        self, obs: PyTorchObs, control: Tensor, slates: Tensor, bounds: SlateBounds | None = None
+    ) -> Decision:
         """Log-probabilities and values of past decisions.
 
         No gradient crosses levels: the worker sees ``control`` as data.
@@ -256,14 +263,17 @@ class HierarchicalPolicy(SlateActorCritic):
             obs: Observations of N sessions.
             control: (N, 2) the manager's draws.
             slates: (N, K) int64 item positions, the worker's.
+            bounds: Those of the decisions, which ``None`` finds again.
 
         Returns:
             The decision, with gradients.
         """
         state, _ = state_and_exposed(obs)
-        log_prob = self.worker.log_prob(self._context(obs, control), slates)
+        context = self._context(obs, control)
+        bounds = self.worker.bounds(context) if bounds is None else bounds
+        log_prob = self.worker.log_prob(context, slates, bounds)
         manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
-        return Decision(slates, control, manager_log_prob, log_prob, self._values(state))
+        return Decision(slates, control, manager_log_prob, log_prob, self._values(state), bounds)
 
     def worker_drift(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Tensor:
         """(N,) float32: divergence of a draw from the untrained worker's, about, in nats."""
@@ -319,6 +329,24 @@ class HierarchicalPolicy(SlateActorCritic):
         items = self.worker.items
         columns = self.worker.scorer(self._manager_context(obs)) @ items.keys().T
         return columns[:, items.column_of_item]
+
+    def best(
+        self, obs: PyTorchObs, control: Tensor, dialled: bool | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The slates of a deterministic :meth:`decide`, and the scores behind them.
+
+        Args:
+            obs: Observations of N sessions.
+            control: (N, 2) the manager's draws.
+            dialled: As for :meth:`~dsrm_agents.hrl.workers.Worker.distribution`.
+
+        Returns:
+            (N, K) int64 item positions, and (N, n_items) float32 scores of the catalogue.
+        """
+        items = self.worker.items
+        slates = self.worker.distribution(self._context(obs, control), dialled=dialled)
+        scores = slates.query @ slates.key[:-1].T  # the last column is no item
+        return items.item_of_column[slates.best()], scores[:, items.column_of_item]
 
     # The interface of Stable-Baselines3.
 
@@ -380,7 +408,7 @@ class HierarchicalPolicy(SlateActorCritic):
         raise ConfigError("HierarchicalPolicy has two levels: train it with HierarchicalPPO.")
 
     def _manager_distribution(self, state: Tensor) -> Normal:
-        return Normal(self.manager(state), EXPLORATION)
+        return Normal(self.manager(state), EXPLORATION, validate_args=False)
 
     def _values(self, state: Tensor) -> Tensor:
         return torch.cat([self.manager_critic(state), self.worker_critic(state)], dim=1)

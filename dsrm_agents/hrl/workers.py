@@ -46,10 +46,14 @@ class Items(nn.Module):
     Attributes:
         described: (n_items, f or d) float32.
         log_popularity: (n_items,) float32, standardised.
+        sizes: (G,) int64 items of each group.
         item_of_column: (n_items,) int64, position in the catalogue of each column.
         column_of_item: (n_items,) int64, the inverse.
         group_of_item: (n_items + 1,) int64, G where there is no item.
+        group_sizes: (G,) int64 items of each group.
         starts: The first column of each of the G groups.
+        unprojected: (n_items + 1, f + 1) or (n_items + 1, d + 1) float32: descriptions, log
+            popularity as the last column, and a row of zeros that stands for no item.
     """
 
     described: Tensor
@@ -57,6 +61,8 @@ class Items(nn.Module):
     item_of_column: Tensor
     column_of_item: Tensor
     group_of_item: Tensor
+    group_sizes: Tensor
+    unprojected: Tensor
 
     def __init__(
         self,
@@ -80,8 +86,13 @@ class Items(nn.Module):
         self.register_buffer("log_popularity", torch.as_tensor(catalogue.log_popularity[order]))
         self.register_buffer("item_of_column", torch.as_tensor(order))
         self.register_buffer("column_of_item", torch.as_tensor(np.argsort(order)))
+        unprojected = torch.cat([self.described, self.log_popularity[:, None]], dim=1)
+        unprojected = nn.functional.pad(unprojected, (0, 0, 0, 1))
+        self.register_buffer("unprojected", unprojected, persistent=False)
         of_item = torch.as_tensor(np.append(group, len(groups)))
         self.register_buffer("group_of_item", of_item, persistent=False)
+        sizes = torch.as_tensor(groups.sizes[::-1].astype(np.int64))
+        self.register_buffer("group_sizes", sizes, persistent=False)
         self.starts = tuple(np.cumsum([0, *groups.sizes[:0:-1]]).tolist())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
@@ -112,12 +123,8 @@ class Items(nn.Module):
     def shown(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, G) int64 counts of each group's items."""
         groups = self.group_of_item[exposed]  # the last, of no item, where padded
-        counts = groups.new_zeros(len(exposed), len(self.starts) + 1)
+        counts = groups.new_zeros(exposed.shape[0], len(self.starts) + 1)
         return counts.scatter_add_(1, groups, torch.ones_like(groups))[:, :-1]
-
-    def sizes(self) -> Tensor:
-        """(G,) int64 items of each group."""
-        return torch.bincount(self.group_of_item[:-1], minlength=len(self.starts))
 
     def masked(self, exposed: Tensor) -> Tensor:
         """(N, room) item positions, -1 padded, to (N, room + 1) columns.
@@ -144,6 +151,20 @@ class Context(NamedTuple):
     outside: Tensor
     accuracy: Tensor
     fairness: Tensor
+
+
+class Drawn(NamedTuple):
+    """What the worker chose.
+
+    Attributes:
+        slates: (N, K) int64 item positions.
+        log_prob: (N, 2K) float32, :meth:`Worker.log_prob`.
+        bounds: Within which the slates were drawn.
+    """
+
+    slates: Tensor
+    log_prob: Tensor
+    bounds: SlateBounds
 
 
 class Worker(nn.Module):
@@ -222,52 +243,79 @@ class Worker(nn.Module):
         columns = self.items.column_of_item[slates]
         accuracy, fairness = context.accuracy[:, None], context.fairness[:, None]
         read = torch.cat([context.state, accuracy, fairness], dim=1)
-        query = nn.functional.linear(read, self.start_query, self.start_bias)
-        key = nn.functional.linear(self.items.described[columns], self.start_projection)
-        at_start = torch.einsum("nd,nkd->nk", SHARPNESS * accuracy * query, key)
+        at_start = nn.functional.linear(read, self.start_query, self.start_bias)
+        at_start = (SHARPNESS * accuracy * at_start) @ self.start_projection
         scorer = self.scorer(context)[:, :-1]  # the popularity term never moves
-        key = self.items.projection(self.items.described[columns])
-        moved = torch.einsum("nd,nkd->nk", scorer, key) - at_start
+        turned = scorer @ self.items.projection.weight - at_start
+        moved = torch.einsum("nf,nkf->nk", turned, self.items.described[columns])
         return moved.var(dim=1, correction=min(1, self.slate_size - 1)) / 2.0
 
-    def distribution(self, context: Context) -> SlateDistribution:
-        """The slates of N sessions."""
-        keys = nn.functional.pad(self.items.keys(), (0, 0, 0, 1))  # and the column of no item
+    @property
+    def is_dialled(self) -> bool:
+        """True where shares of the groups were set."""
+        return not bool(torch.isnan(self.group_shares).any())
+
+    def distribution(
+        self,
+        context: Context,
+        bounds: SlateBounds | None = None,
+        dialled: bool | None = None,
+    ) -> SlateDistribution:
+        """The slates of N sessions.
+
+        Args:
+            context: The sessions.
+            bounds: Of their slates, if they are known; else :meth:`bounds`.
+            dialled: As for :meth:`bounds`.
+        """
+        items, scorer = self.items, self.scorer(context)
+        # Queries are fewer than items: the projection is theirs, unless it makes items narrower.
+        if items.described.shape[1] <= items.dim:
+            queries = [scorer[:, :-1] @ items.projection.weight, scorer[:, -1:]]
+            query, key = torch.cat(queries, dim=1), items.unprojected
+        else:
+            query, key = scorer, nn.functional.pad(items.keys(), (0, 0, 0, 1))
         return SlateDistribution(
-            self.scorer(context),
-            keys,
-            self.items.masked(torch.cat([context.exposed, context.outside], dim=1)),
-            self.items.starts,
-            self._bounds(context),
+            query,
+            key,
+            items.masked(torch.cat([context.exposed, context.outside], dim=1)),
+            items.starts,
+            self.bounds(context, dialled) if bounds is None else bounds,
             self.slate_size,
         )
 
-    def act(self, context: Context, deterministic: bool) -> tuple[Tensor, Tensor]:
-        """Draws slates, or takes the best.
-
-        Returns:
-            (N, K) int64 item positions, and their :meth:`log_prob`.
-        """
+    def act(self, context: Context, deterministic: bool) -> Drawn:
+        """Draws slates, or takes the best."""
         slates = self.distribution(context)
         if deterministic:
             columns = slates.best()
             log_prob = slates.log_prob(columns)
         else:
             columns, log_prob = slates.sample()
-        return self.items.item_of_column[columns], log_prob
+        return Drawn(self.items.item_of_column[columns], log_prob, slates.bounds)
 
-    def log_prob(self, context: Context, slates: Tensor) -> Tensor:
+    def log_prob(
+        self, context: Context, slates: Tensor, bounds: SlateBounds | None = None
+    ) -> Tensor:
         """(N, 2K) log-probabilities of the choices behind (N, K) slates; a slate's is the sum."""
-        return self.distribution(context).log_prob(self.items.column_of_item[slates])
+        return self.distribution(context, bounds).log_prob(self.items.column_of_item[slates])
 
     def entropy(self, context: Context) -> Tensor:
         """(N,) entropy, in nats, of a slate's first draw without bounds."""
         return self.distribution(context).entropy()
 
-    def _bounds(self, context: Context) -> SlateBounds:
+    def bounds(self, context: Context, dialled: bool | None = None) -> SlateBounds:
+        """How many items of each group the slates of N sessions may hold.
+
+        Args:
+            context: The sessions.
+            dialled: :attr:`is_dialled`, for graphs in which tensors have no values yet.
+        """
         shown = self.items.shown(context.exposed)
-        left = self.items.sizes() - shown - self.items.shown(context.outside)
-        if not bool(torch.isnan(self.group_shares).any()):
+        left = self.items.group_sizes - shown
+        if context.outside.shape[1]:
+            left = left - self.items.shown(context.outside)
+        if self.is_dialled if dialled is None else dialled:
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:
             bounds: SlateBounds = self.band(context.fairness, shown, left)

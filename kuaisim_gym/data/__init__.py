@@ -10,7 +10,14 @@ from kuaisim_gym.config import check_whole
 
 # Each import registers sources.
 from kuaisim_gym.data import custom, kuairand, kuairec, real  # noqa: F401
-from kuaisim_gym.data.dataset import Dataset, Features, Labels, TrainingData, Truth
+from kuaisim_gym.data.dataset import (
+    Dataset,
+    Features,
+    Labels,
+    TrainingData,
+    Truth,
+    check_dataset,
+)
 from kuaisim_gym.data.feedback import (
     BehaviourLog,
     Interactions,
@@ -39,6 +46,7 @@ __all__ = [
     "Truth",
     "WatchLog",
     "WatchSample",
+    "check_dataset",
     "load_dataset",
     "write_csv",
 ]

@@ -26,16 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, or 2 after an error, which stands on stderr, or 130 when interrupted.
     """
-    options = _parser().parse_args(argv)
+    parser = argparse.ArgumentParser(prog="python -m kuaisim_gym.data")
+    add_arguments(parser)
     try:
-        if options.command == "download":
-            _download(options.name, options.to)
-        elif options.command == "check":
-            _check(options)
-        elif options.info:
-            _show_cache()
-        else:
-            sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
+        run(parser.parse_args(argv))
     except KuaiSimError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -45,8 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m kuaisim_gym.data")
+def run(options: argparse.Namespace) -> None:
+    """Runs the command that the options name.
+
+    Raises:
+        KuaiSimError: It fails.
+    """
+    if options.command == "download":
+        _download(options.name, options.to)
+    elif options.command == "check":
+        _check(options)
+    elif options.info:
+        _show_cache()
+    else:
+        sys.stdout.write(f"{readable_size(clear_cache())} freed in {cache_dir()}\n")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the commands and their options."""
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="fetch, check and unpack a published archive")
     fetch.add_argument("name", choices=sorted(archives()))
@@ -56,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     action = cache.add_mutually_exclusive_group(required=True)
     action.add_argument("--info", action="store_true", help="list it")
     action.add_argument("--clear", action="store_true", help="remove it; downloads stay")
-    return parser
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:

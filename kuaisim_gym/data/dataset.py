@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import POPULARITIES, check_choice, check_whole
-from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions
+from kuaisim_gym.data.feedback import FloatArray, IntArray, Interactions, are_distinct
 from kuaisim_gym.errors import ConfigError, DataFormatError
+
+POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
 
 IdArray = NDArray[Any]  # int64, or strings of any width
 POSITIVE_RATE = 0.1  # of exposures, where a log of positives alone is all there is
@@ -147,6 +149,25 @@ class Truth:
         return np.asarray(response, dtype=np.float32)
 
 
+def check_dataset(function: str, dataset: object) -> Dataset:
+    """Returns a dataset if it is one.
+
+    Args:
+        function: Name of the function that needs it, for the error.
+        dataset: The argument.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if isinstance(dataset, Dataset):
+        return dataset
+    given = repr(dataset) if isinstance(dataset, str) else f"a {type(dataset).__name__}"
+    raise ConfigError(
+        f"{function} needs a Dataset, got {given}: give what kuaisim_gym.load_dataset(name, path) "
+        "returns, or the dataset of an environment, env.unwrapped.dataset."
+    )
+
+
 def pair_products(
     left: FloatArray, right: FloatArray, rows: NDArray[np.integer], columns: NDArray[np.integer]
 ) -> FloatArray:
@@ -208,6 +229,19 @@ class TrainingData:
         if shown is None:
             shown = np.bincount(items, minlength=self.n_all_items)
         return shown.astype(np.int64)
+
+
+def popular_items(counts: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """(n_items,) read-only bool: the fifth of the items that counts most, ties by position.
+
+    Args:
+        counts: (n_items,) by which items are popular.
+    """
+    popular = np.zeros(len(counts), dtype=bool)
+    size = max(1, round(POPULAR_SHARE * len(counts)))
+    popular[np.argsort(-counts, kind="stable")[:size]] = True
+    popular.setflags(write=False)
+    return popular
 
 
 @dataclass(frozen=True, eq=False)
@@ -325,15 +359,7 @@ class Dataset:
         rank = np.zeros(self.n_users, np.int64)
         rank[self.test_users] = np.arange(len(self.test_users))
         cell = rank[users] * self.n_items + items
-        n_cells = len(self.test_users) * self.n_items
-        if n_cells <= 8 * len(cell):  # marks take no more memory than the cells, and no sort
-            answered = np.zeros(n_cells, dtype=bool)
-            answered[cell] = True
-            repeated = int(np.count_nonzero(answered)) < len(cell)
-        else:
-            cell.sort()
-            repeated = bool((cell[1:] == cell[:-1]).any())
-        if repeated:
+        if not are_distinct(cell, len(self.test_users) * self.n_items):
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 
     def __deepcopy__(self, memo: dict[int, object]) -> Dataset:
@@ -444,6 +470,11 @@ class Dataset:
     def training(self) -> TrainingData:
         """All of the dataset that may be learned from."""
         return TrainingData(*(getattr(self, column.name) for column in fields(TrainingData)))
+
+    @cached_property
+    def popular(self) -> NDArray[np.bool_]:
+        """(n_items,) bool: the popular group of the catalogue, see :func:`popular_items`."""
+        return popular_items(self.training.popularity_counts[: self.n_items])
 
     @cached_property
     def fingerprint(self) -> str:

@@ -20,6 +20,16 @@ POSITIVE = np.float32(0.5)  # the least response that counts as positive
 FEEDBACK: dict[str, type[Interactions]] = {}  # by class name; subclasses add themselves
 
 
+def are_distinct(numbers: NDArray[np.int64], size: int) -> bool:
+    """Tells whether (n,) numbers in [0, size) differ from each other."""
+    if size <= 8 * len(numbers):  # marks take no more memory than the numbers, and no sort
+        marks = np.zeros(size, dtype=bool)
+        marks[numbers] = True
+        return int(np.count_nonzero(marks)) == len(numbers)
+    ascending = np.sort(numbers)
+    return not bool((ascending[1:] == ascending[:-1]).any())
+
+
 @dataclass(frozen=True, eq=False)
 class Interactions(ABC):
     """A table of (user, item, feedback) rows, by position in the dataset's id arrays.

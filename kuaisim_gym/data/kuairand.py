@@ -40,7 +40,6 @@ from kuaisim_gym.data.tables import (
     Tables,
     open_tables,
     read_header,
-    whole_groups,
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
@@ -250,11 +249,9 @@ def _read_rows(
     """A log's rows by position."""
     dtypes = {"users": np.int32, "items": np.int32, "flags": np.uint8}
     rows = ColumnFiles(tables.folder, label, dtypes)
-    query = (
-        f"SELECT user_id, video_id, time_ms, flags FROM {log.sql} ORDER BY user_id, time_ms, rowid"
-    )
+    columns = ("user_id", "video_id", "time_ms", "flags")
     repeated = 0
-    for chunk in whole_groups(tables.stream(query), "user_id"):
+    for chunk in tables.in_order(log, columns, "user_id", "time_ms"):
         exposures = _one_an_exposure(chunk)
         repeated += len(chunk["user_id"]) - len(exposures["user_id"])
         rows.append(

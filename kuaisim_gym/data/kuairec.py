@@ -29,7 +29,7 @@ from kuaisim_gym.data.coding import (
     read_features,
 )
 from kuaisim_gym.data.dataset import Dataset, Features
-from kuaisim_gym.data.feedback import IntArray, Interactions, WatchLog
+from kuaisim_gym.data.feedback import IntArray, Interactions, WatchLog, are_distinct
 from kuaisim_gym.data.files import DataFiles, Layout, find_files
 from kuaisim_gym.data.source import PublishedArchive, Source, Writer
 from kuaisim_gym.data.tables import (
@@ -39,7 +39,6 @@ from kuaisim_gym.data.tables import (
     Table,
     Tables,
     open_tables,
-    whole_groups,
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
@@ -210,14 +209,11 @@ class _Reader:
         Rows of (n_users, n_catalogue) ``answered`` cells, those of the test table, are dropped.
         """
         timed = "timestamp" in matrix.columns
-        query = f"SELECT user_id, video_id, watch_ratio FROM {matrix.sql}"
-        if not self.tables.is_sorted(matrix, "user_id", *(["timestamp"] if timed else [])):
-            order = "user_id, timestamp NULLS FIRST, rowid" if timed else "user_id, rowid"
-            query += f" ORDER BY {order}"
         dtypes = {"users": np.int32, "items": np.int32, "watch_ratio": np.float32}
         rows = ColumnFiles(self.tables.folder, matrix.sql, dtypes)
         repeated = leaked = 0
-        for chunk in whole_groups(self.tables.stream(query), "user_id"):
+        time = "timestamp" if timed else None
+        for chunk in self.tables.in_order(matrix, matrix.columns, "user_id", time):
             cells: Chunk = {
                 "users": self.users(chunk["user_id"]),
                 "items": self.items(chunk["video_id"]),
@@ -323,16 +319,15 @@ class _Reader:
 
 def _one_a_cell(cells: Chunk, n_items: int, timed: bool) -> Chunk:
     """Resolves repeated cells in the rows of complete users, which are in the order of time."""
-    key = cells["users"].astype(np.int64) * n_items + cells["items"].astype(np.int64)
+    users = cells["users"] - cells["users"][0]
+    key = users.astype(np.int64) * n_items + cells["items"]
+    if are_distinct(key, (int(users[-1]) + 1) * n_items):
+        return cells
     if timed:
         last = len(key) - 1 - np.unique(key[::-1], return_index=True)[1]
-        if len(last) == len(key):
-            return cells
         stay = np.sort(last)
         return {name: column[stay] for name, column in cells.items()}
     _, first, cell = np.unique(key, return_index=True, return_inverse=True)
-    if len(first) == len(key):
-        return cells
     sums = np.bincount(cell, weights=cells["watch_ratio"].astype(np.float64))
     means = np.empty(len(key))
     means[first] = sums / np.bincount(cell)

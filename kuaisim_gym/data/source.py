@@ -145,7 +145,10 @@ class Source:
         if path is None:
             key, build = f"synthetic-v{self.version}-seed{seed}", partial(self.synthetic, seed)
         else:
-            files = self.find(path)
+            try:
+                files = self.find(path)
+            except DatasetNotFoundError as error:
+                raise _with_owner(error, self.name, path) from error
             key, build = f"{files.digest}-v{self.version}", partial(self.read, files)
         return from_arrays(cached(f"{self.name}-{key}", lambda: to_arrays(build())))
 
@@ -175,6 +178,24 @@ class Source:
             if getattr(source, method) is not getattr(Source, method)
         ]
         return ConfigError(f"{self.name} has {problem}. Datasets that do: {sorted(able)}.")
+
+
+def _with_owner(error: DatasetNotFoundError, name: str, path: str | Path) -> DatasetNotFoundError:
+    """The error that a source finds no files, with the names of sources that would find theirs."""
+    owners = []
+    for source in SOURCES.values():
+        if source.name != name and source.find is not Source.find and not source.plays_any:
+            try:
+                source().find(path)
+                owners.append(source.name)
+            except KuaiSimError:
+                continue
+    if not owners:
+        return error
+    return type(error)(
+        f"{path} holds the files of {' and '.join(owners)}, not of {name}: load them with "
+        f"load_dataset({owners[0]!r}, path), and play an environment of that dataset. {error}"
+    )
 
 
 SOURCES: dict[str, type[Source]] = {}  # by name; subclasses add themselves

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import numba
 from numba.core.caching import FunctionCache
+from tqdm.auto import tqdm
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _IMPORT = re.compile(r"^(?:from +([\w.]+) +)?import +(\([^)]*\)|.+)", re.MULTILINE)
@@ -57,6 +58,27 @@ class _Cache(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
         key: tuple[Any, ...] = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
         return (*key, self._sources)
+
+    # A bar for what is compiled: functions within functions, the outermost of which ends it.
+    _bar: ClassVar[tqdm[NoReturn] | None] = None
+    _unfinished: ClassVar[int] = 0
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        loaded = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        if loaded is None:
+            if _Cache._bar is None:
+                _Cache._bar = tqdm(desc="Compiling, once", unit=" functions", leave=False)
+            _Cache._unfinished += 1
+        return loaded
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        super().save_overload(sig, data)  # type: ignore[no-untyped-call]
+        _Cache._unfinished -= 1
+        if _Cache._bar is not None:
+            _Cache._bar.update()
+            if not _Cache._unfinished:
+                _Cache._bar.close()
+                _Cache._bar = None
 
 
 def jit(function: _F) -> _F:

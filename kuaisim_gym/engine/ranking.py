@@ -23,6 +23,13 @@ _DE_BRUIJN = np.uint64(0x03F79D71B4CB0A89)
 _PLACES = np.argsort((_DE_BRUIJN << np.arange(64, dtype=np.uint64)) >> _TOP_SIX)
 
 
+@inlined
+def _copy(target: NDArray[Any], source: NDArray[Any]) -> None:
+    # To assign a slice would compile the text of an error: three seconds.
+    for column in range(target.size):
+        target[column] = source[column]
+
+
 @jit
 def inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     """Matrix product, summed in order."""
@@ -32,7 +39,8 @@ def inner_products(vectors: NDArray[Any], items: NDArray[Any]) -> NDArray[Any]:
     for first in range(0, n_rows, _GROUP):
         size = min(_GROUP, n_rows - first)
         padded = size + (-size) % 4
-        group[:size] = vectors[first : first + size]
+        for row in range(size):
+            _copy(group[row], vectors[first + row])
         _score(group[:padded], items, 0, n_items, products[first : first + padded])
     return products[:n_rows]
 
@@ -52,7 +60,7 @@ def top_items(scores: NDArray[Any], k: int, hidden: NDArray[Any]) -> NDArray[np.
             part = scores[row, offset:stop]
             if hidden.size:
                 part = visible[: stop - offset]
-                part[:] = scores[row, offset:stop]
+                _copy(part, scores[row, offset:stop])
                 _hide(part, hidden[row, offset // 8 :])
             count = _select(part, offset, count, lanes, values, best[row])
     return best
@@ -73,7 +81,8 @@ def best_items(
     for first in range(0, n_rows, _GROUP):
         size = min(_GROUP, n_rows - first)
         padded = size + (-size) % 4
-        group[:size] = vectors[first : first + size]
+        for row in range(size):
+            _copy(group[row], vectors[first + row])
         counts[:] = 0
         for offset in range(0, n_items, _CHUNK):
             width = min(_CHUNK, n_items - offset)
@@ -178,7 +187,7 @@ def _insert(
 
 
 @inlined
-def _reached(lanes: NDArray[Any], k: int, least: np.float32) -> np.float32:
+def _reached(lanes: NDArray[Any], k: int, least: np.float32) -> Any:
     """A value that k lanes reach, close to the largest such value; ``least`` if there is none.
 
     By bisection, because counting is fast.

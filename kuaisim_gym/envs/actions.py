@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from kuaisim_gym.engine import bits
 from kuaisim_gym.engine.bits import BitArray
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.ranking import Ranker
@@ -16,6 +17,7 @@ from kuaisim_gym.registry import register
 from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.core import SessionCore
+from kuaisim_gym.simulator.groups import nearest_counts
 
 Actions = NDArray[np.generic]
 Slates = NDArray[np.integer]
@@ -52,6 +54,16 @@ class ActionKind(ABC):
             InvalidActionError: An action is not of the space; positions are the core's to check.
         """
 
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 scores of the items, by which (N, ...) actions rank them.
+
+        Raises:
+            ConfigError: This kind of action scores no items.
+        """
+        raise ConfigError(
+            f'action_type="{self.name}" has actions that score no items: use "scorer" or "shares".'
+        )
+
     def masks(self) -> NDArray[np.bool_]:
         """(N, P, n_items) bool: items not yet shown, for each position that an action chooses for.
 
@@ -79,7 +91,70 @@ class ActionKind(ABC):
 ACTION_TYPES: dict[str, type[ActionKind]] = {}
 
 
-class ScorerAction(ActionKind, name="continuous"):
+class SharesAction(ActionKind, name="shares"):
+    """``Box(-1, 1, (d + G,))``: weights of the embedding, and the share of the slate of each group.
+
+    An item's score is the inner product of its ``catalogue.item_embedding`` with the first d
+    components, in which direction alone counts. The others, a_g, divide the K places of the slate
+    between the G groups of ``core.groups`` in proportion to ``1 + a_g``, by largest remainder, ties
+    to the first group; where all are -1, evenly. A group fills its places with its best unexposed
+    items. Where it has too few, the best of the other groups fill the rest.
+
+    All zeros are an even division and no ranking: items by position. Slates list the items of the
+    groups' places first, then those that fill the rest, both best first.
+    """
+
+    def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
+        super().__init__(core, catalogue, simulator)
+        labels = core.groups.labels
+        self._columns = catalogue.item_embedding
+        self._members = [np.flatnonzero(labels == group) for group in range(len(core.groups))]
+        self._rankers = [Ranker(self._columns[items], core.engine) for items in self._members]
+        n_components = self._columns.shape[1] + len(core.groups)
+        self.space = spaces.Box(-1.0, 1.0, (n_components,), dtype=np.float32)
+
+    def slates(self, actions: Actions) -> Slates:
+        n_weights = self._columns.shape[1]
+        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
+        weights = np.ascontiguousarray(vectors[:, :n_weights])
+        places = nearest_counts(_proportions(vectors[:, n_weights:]), self.core.config.slate_size)
+        return self._fill(weights, places)
+
+    def _fill(self, weights: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(N, K) slates of (N, d) weights and the (N, G) places of the groups."""
+        k, repeats = self.core.config.slate_size, self.core.config.allow_repeats
+        hidden = None if repeats else ~self.core.unexposed()
+        items, ranks = [], []  # ranks: 0 for items of a place, 1 for others, 2 for hidden ones
+        for group, (members, ranker) in enumerate(zip(self._members, self._rankers, strict=True)):
+            shown = None if hidden is None else np.take(hidden, members, axis=1)
+            packed = None if shown is None else bits.pack(shown)
+            best = ranker.best(weights, min(k, len(members)), packed)
+            rank = (np.arange(best.shape[1]) >= places[:, group, None]).astype(np.int8)
+            if shown is not None:
+                rank[np.take_along_axis(shown, best, axis=1)] = 2
+            items.append(members[best])
+            ranks.append(rank)
+        found = np.concatenate(items, axis=1)
+        order = np.lexsort((found, -self._scores(weights, found), np.concatenate(ranks, axis=1)))
+        return np.take_along_axis(found, order[:, :k], axis=1)
+
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 inner products with the items' embeddings."""
+        n_weights = self._columns.shape[1]
+        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
+        return vectors[:, :n_weights] @ self._columns.T
+
+    def _scores(
+        self, weights: NDArray[np.float32], items: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """(N, m) scores of (N, m) items, summed as engines do: in the order of the columns."""
+        scores = np.zeros(items.shape, dtype=np.float32)
+        for weight, column in zip(weights.T, self._columns.T, strict=True):
+            scores += weight[:, None] * column[items]
+        return scores
+
+
+class ScorerAction(ActionKind, name="scorer"):
     """``Box(-1, 1, (d + 1,))``: a linear scorer over the columns of ``catalogue.known``.
 
     They are the item embedding's, each standardised, and standardised log-popularity.
@@ -89,12 +164,17 @@ class ScorerAction(ActionKind, name="continuous"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
+        self._known = catalogue.known
         self.ranker = Ranker(catalogue.known, core.engine)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:
         vectors = _vectors(actions, self.core.n_sessions, self.ranker.dim)
         return self.ranker.best(vectors, self.core.config.slate_size, self._hidden())
+
+    def scores(self, actions: Actions) -> NDArray[np.float32]:
+        """(N, n_items) float32 inner products with the items' columns."""
+        return _vectors(actions, self.core.n_sessions, self.ranker.dim) @ self._known.T
 
 
 class SlateAction(ActionKind, name="slate"):
@@ -179,7 +259,7 @@ class FusionAction(ActionKind, name="fusion"):
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
-        weights, hidden = _vectors(actions, core.n_sessions, self.space.shape[0]), self._hidden()
+        weights, hidden = _vectors(actions, core.n_sessions, self._stored.shape[1]), self._hidden()
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for start in range(0, core.n_sessions, self._rows):
             rows = slice(start, min(start + self._rows, core.n_sessions))
@@ -225,3 +305,12 @@ def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]
             f"A continuous action must be finite and lie in [-1, 1], got {actions[~inside][0]}."
         )
     return actions.astype(np.float32)
+
+
+def _proportions(components: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(N, G) shares in proportion to one plus the (N, G) components; even ones where all are -1."""
+    parts = 1.0 + components.astype(np.float64)
+    total = parts.sum(axis=1, keepdims=True)
+    shares = np.full_like(parts, 1.0 / parts.shape[1])
+    np.divide(parts, total, out=shares, where=total > 0)
+    return shares

@@ -103,7 +103,8 @@ class SessionBatch:
         history_len: As for the same class.
         evidence: What a belief that is observed rests on: ``"log"`` or ``"session"``, beside the
             user's features; ``None`` for both.
-        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`.
+        action_type: A key of :data:`~kuaisim_gym.envs.actions.ACTION_TYPES`; ``None`` for the
+            task's usual one.
         engine: ``"numba"``, ``"numpy"``, or ``"auto"`` for the faster one that is installed; the
             sessions are the same.
         **session_options: Fields of :class:`~kuaisim_gym.config.SessionConfig`.
@@ -111,6 +112,7 @@ class SessionBatch:
     Attributes:
         task: Name of the task.
         usual_dataset: Name of the dataset that it is about.
+        usual_actions: Name of its actions where nobody says.
         defaults: Session options of the task, where they differ from ``SessionConfig``'s.
         extra_options: Names of the arguments that a subclass adds.
         extra_context: Names of the context columns that it adds, see
@@ -126,6 +128,7 @@ class SessionBatch:
 
     task: ClassVar[str] = "session"
     usual_dataset: ClassVar[str] = "kuairec"
+    usual_actions: ClassVar[str] = "shares"
     defaults: ClassVar[dict[str, Any]] = {}
     extra_options: ClassVar[tuple[str, ...]] = ()
     extra_context: ClassVar[tuple[str, ...]] = ()
@@ -159,7 +162,7 @@ class SessionBatch:
         preference: str | None = None,
         history_len: int | None = None,
         evidence: str | None = None,
-        action_type: str = "continuous",
+        action_type: str | None = None,
         engine: str = "auto",
         **session_options: Any,
     ) -> None:
@@ -168,6 +171,7 @@ class SessionBatch:
             if option not in allowed:
                 hint = _HINTS.get(option, "")
                 raise unexpected_option("An environment option", option, allowed, hint)
+        action_type = self.usual_actions if action_type is None else action_type
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
         single = {"slate_size": 1} if action_type == "discrete" else {}
         chosen = {**self.defaults, **single, **session_options}

@@ -62,6 +62,11 @@ class BatchView:
         return self.batch.simulator.world
 
     @property
+    def dataset_description(self) -> str:
+        """The data of the world in a line, likewise."""
+        return self.batch.dataset.description
+
+    @property
     def dataset_fingerprint(self) -> str:
         """Fingerprint of the dataset, for processes that need not load the dataset itself."""
         return self.batch.dataset.fingerprint

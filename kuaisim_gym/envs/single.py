@@ -36,18 +36,28 @@ class KuaiEnv(BatchView, gym.Env):
     ## Action Space
     | action_type | Space | Meaning |
     |---|---|---|
-    | "continuous" (default) | ``Box(-1, 1, (d + 1,), float32)`` | linear scorer of items |
+    | "shares" (default) | ``Box(-1, 1, (d + G,), float32)`` | weights, and shares of groups |
+    | "scorer" | ``Box(-1, 1, (d + 1,), float32)`` | linear scorer of items |
     | "slate" | ``MultiDiscrete([n_items] * K)`` | item positions |
     | "discrete" | ``Discrete(n_items)`` | one item a step, K = 1 |
     | "fusion" | ``Box(-1, 1, (7,), float32)`` | weights of predicted behaviours (KuaiRand) |
 
-    A linear scorer weighs the d columns of the item embedding, each standardised, and standardised
-    log-popularity (``env.unwrapped.catalogue.known``). d is 1 + the number of factors of
-    :class:`~kuaisim_gym.simulator.factors.PreferenceModel`: 9 in both synthetic worlds. Scored
-    actions, "continuous" and "fusion", show the K best items that this session has not shown, and
-    shown ones only when no others are left. For the others ``action_masks()`` marks the items not
-    yet shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or 7,583
-    (KuaiRand-Pure).
+    "shares" has d weights and, of each of the G groups (long tail, popular; or ``groups``), a
+    component a_g. An item's score is the inner product of the weights with the item's embedding
+    (``env.unwrapped.catalogue.item_embedding``: quality, then taste), in which their direction
+    alone counts. The K places of the slate are divided in proportion to 1 + a_g, by largest
+    remainder, and each group fills its own with its best items that this session has not shown; the
+    best of the other groups take over from one that has too few. The zero action divides evenly and
+    ranks nothing (by position): what users like has to be learned, and so has the division where
+    another one is due.
+
+    "scorer" weighs the d columns of the embedding, each standardised, and standardised
+    log-popularity (``env.unwrapped.catalogue.known``), and "fusion" weighs behaviours; they show
+    the K best items that this session has not shown. d is 1 + the number of factors of
+    :class:`~kuaisim_gym.simulator.factors.PreferenceModel`: 9 in both synthetic worlds. All three
+    show items again only when no others are left. For "slate" and "discrete" ``action_masks()``
+    marks the items not yet shown, all false when there is none. ``n_items`` is 3,327 (KuaiRec) or
+    7,583 (KuaiRand-Pure).
 
     ## Observation Space
     ``observation_type="state"`` (default): ``Box((m + 4,), float32)`` of
@@ -271,7 +281,7 @@ class KuaiRequestEnv(KuaiEnv):
     the resemblance of items is a cosine, not a cosine over the dimension.
 
     ## Action Space
-    As :class:`KuaiEnv`: "continuous" (default), "slate", "discrete" or "fusion".
+    As :class:`KuaiEnv`: "shares" (default), "scorer", "slate", "discrete" or "fusion".
 
     ## Observation Space
     As :class:`KuaiEnv`: ``Box((d + 4,), float32)`` by default; a step is a request, and its reward
@@ -283,14 +293,17 @@ class KuaiRequestEnv(KuaiEnv):
     much is KuaiSim's unnormalised sum. An item's probabilities are first lowered by ``correlation``
     times its mean cosine to the rest of the list, both at least 0.
 
+    ## Info
+    As :class:`KuaiEnv`; ``info["session"]`` holds ``len``, ``r_each`` (the average list reward),
+    ``r_cum``, ``q``, ``popular_share`` and ``list_reward_max``, and
+    :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR, coverage and ILD of many
+    sessions.
+
     ## Starting State
     A user drawn uniformly from the split, with the logged history.
 
     ## Episode End
-    ``terminated`` after ``max_len`` requests, for all users alike. ``info["session"]`` holds
-    ``len``, ``r_each`` (the average list reward), ``r_cum``, ``q``, ``popular_share`` and
-    ``list_reward_max``; :func:`kuaisim_gym.metrics.summarise_requests` gives R-NDCG, R-MRR,
-    coverage and ILD of many sessions.
+    ``terminated`` after ``max_len`` requests, for all users alike.
 
     ## Arguments
     As :class:`KuaiEnv`, with these defaults: ``max_len=20``, ``step_cost="request"``,
@@ -332,14 +345,16 @@ class KuaiRetentionEnv(KuaiEnv):
     ``-days / 10`` at the end of a session, with the days until the user comes back, 1 to 10; 0 at
     other steps.
 
+    ## Info
+    As :class:`KuaiEnv`; ``info["session"]`` holds, of the episode so far, ``len`` (requests),
+    ``r_each`` and ``r_cum`` (of the responses), ``q``, ``popular_share``, and of the sessions that
+    are over ``return_time`` (mean days) and ``retention`` (share of returns on the next day).
+
     ## Starting State
     A user drawn uniformly from the split, with the logged history.
 
     ## Episode End
     ``truncated`` after ``n_visits`` sessions: the user would go on. Never ``terminated``.
-    ``info["session"]`` holds, of the episode so far, ``len`` (requests), ``r_each`` and ``r_cum``
-    (of the responses), ``q``, ``popular_share``, ``return_time`` (mean days) and ``retention``
-    (share of returns on the next day).
 
     ## Arguments
     As :class:`KuaiEnv`, with ``n_visits=6`` and these defaults: ``max_len=5`` requests a session,

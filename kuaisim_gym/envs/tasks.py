@@ -74,7 +74,6 @@ class RetentionBatch(SessionBatch, task="retention"):
         n_sessions: N.
         name: Dataset name.
         n_visits: Sessions in an episode.
-        action_type: As for :class:`SessionBatch`.
         **options: As for :class:`SessionBatch`.
 
     Raises:
@@ -82,6 +81,7 @@ class RetentionBatch(SessionBatch, task="retention"):
     """
 
     usual_dataset = "kuairand"
+    usual_actions = "fusion"
     defaults: ClassVar[dict[str, Any]] = {
         "max_len": 5,
         "abandonment": "none",
@@ -102,11 +102,10 @@ class RetentionBatch(SessionBatch, task="retention"):
         name: str | None = None,
         *,
         n_visits: int = 6,
-        action_type: str = "fusion",
         **options: Any,
     ) -> None:
         self.n_visits = check_whole("n_visits", n_visits, 1)
-        super().__init__(n_sessions, name, action_type=action_type, **options)
+        super().__init__(n_sessions, name, **options)
         self.returns = return_model(self.dataset)
         self._visit: NDArray[np.int64] = np.zeros(self.n_sessions, dtype=np.int64)
         self._visits = self._room()

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.errors import ConfigError, DataFormatError
-from kuaisim_gym.metrics.sessions import BoolArray, FloatArray, Sessions
+from kuaisim_gym.metrics.sessions import BoolArray, FloatArray, PopularGroup, Sessions
 
 Counts = NDArray[np.integer] | NDArray[np.floating]
 Labels = NDArray[np.integer]
 
 
-def absolute_difference(sessions: Sessions, popular: BoolArray) -> float:
+def absolute_difference(sessions: Sessions, popular: PopularGroup) -> float:
     """AD: |f(popular) - f(long tail)| with f the group's share of all exposures, in [0, 1].
 
     It is |2p - 1| with p the popular share of the exposures of all sessions together. Users of
@@ -26,37 +26,41 @@ def absolute_difference(sessions: Sessions, popular: BoolArray) -> float:
     return abs(1.0 - 2.0 * longtail_share(sessions, popular))
 
 
-def slate_absolute_difference(sessions: Sessions, popular: BoolArray) -> float:
+def slate_absolute_difference(sessions: Sessions, popular: PopularGroup) -> float:
     """Mean over slates of |2p - 1| with p the slate's own popular share."""
     flags, shown = popular_flags(sessions, popular)
     share = flags.mean(axis=2)[shown[:, :, 0]]
     return float(np.abs(2.0 * share - 1.0).mean())
 
 
-def longtail_share(sessions: Sessions, popular: BoolArray) -> float:
+def longtail_share(sessions: Sessions, popular: PopularGroup) -> float:
     """Share of exposures that went to items outside the popular group."""
     flags, shown = popular_flags(sessions, popular)
     return float(1.0 - flags.sum() / shown.sum())
 
 
-def popular_flags(sessions: Sessions, popular: BoolArray) -> tuple[BoolArray, BoolArray]:
+def popular_flags(sessions: Sessions, popular: PopularGroup) -> tuple[BoolArray, BoolArray]:
     """(S, T, K) bool arrays: cells with a popular item, and cells with an item."""
-    popular = check_flags(sessions, popular)
+    flags = check_flags(sessions, popular)
     shown = sessions.slates >= 0
-    return popular[np.where(shown, sessions.slates, 0)] & shown, shown
+    return flags[np.where(shown, sessions.slates, 0)] & shown, shown
 
 
-def check_flags(sessions: Sessions, popular: BoolArray) -> BoolArray:
-    """Returns the popular group if it is a flag for each item.
+def check_flags(sessions: Sessions, popular: PopularGroup) -> BoolArray:
+    """Returns the popular group as a flag for each item.
+
+    Args:
+        sessions: Finished sessions.
+        popular: (n_items,) bool; or the catalogue or the dataset of the sessions.
 
     Raises:
         DataFormatError: It is not of bools, not of one dimension, or lacks an item that was shown.
     """
-    flags = np.asarray(popular)
+    flags = np.asarray(getattr(popular, "popular", popular))
     if flags.dtype != np.bool_ or flags.ndim != 1:
         raise DataFormatError(
-            "popular must be (n_items,) bools, such as env.unwrapped.catalogue.popular, got "
-            f"{flags.dtype} of shape {flags.shape}."
+            "popular must be (n_items,) bools, a catalogue or a dataset, such as "
+            f"env.unwrapped.catalogue, got {flags.dtype} of shape {flags.shape}."
         )
     last = int(sessions.slates.max(initial=-1))
     if last >= len(flags):

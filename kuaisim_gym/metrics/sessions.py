@@ -18,6 +18,17 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+class HasPopular(Protocol):
+    """Items with a popular group: a catalogue or a dataset."""
+
+    @property
+    def popular(self) -> BoolArray:
+        """(n_items,) bool."""
+
+
+PopularGroup = BoolArray | HasPopular
+
+
 class Sample(Protocol):
     """Sessions, in a form that can be resampled."""
 

@@ -28,7 +28,7 @@ from kuaisim_gym.metrics.lists import (
     reward_ndcg,
 )
 from kuaisim_gym.metrics.sessions import (
-    BoolArray,
+    PopularGroup,
     Sessions,
     penalty_rate,
     reward_per_session,
@@ -37,7 +37,7 @@ from kuaisim_gym.metrics.sessions import (
 )
 
 
-def each_session(sessions: Sessions, popular: BoolArray) -> dict[str, NDArray[Any]]:
+def each_session(sessions: Sessions, popular: PopularGroup) -> dict[str, NDArray[Any]]:
     """Len, R_each, R_cum, q and popular share of each session: (S,) arrays by name."""
     flags, _ = popular_flags(sessions, popular)
     return session_metrics(
@@ -75,48 +75,50 @@ def session_metrics(
     }
 
 
-def summarise(sessions: Sessions, popular: BoolArray) -> dict[str, float]:
+def summarise(sessions: Sessions, popular: PopularGroup) -> dict[str, float]:
     """Metrics of the whole-session task, by their names in result files.
 
     Args:
         sessions: Finished sessions.
-        popular: (n_items,) bool, the popular group.
+        popular: (n_items,) bool, the popular group; or the catalogue or the dataset of the
+            sessions.
 
     Raises:
         DataFormatError: ``popular`` is not of this form.
     """
-    popular = check_flags(sessions, popular)
-    counts = exposure_counts(sessions, len(popular))
+    flags = check_flags(sessions, popular)
+    counts = exposure_counts(sessions, len(flags))
     return {
         "len": session_length(sessions),
         "r_each": reward_per_step(sessions),
         "r_cum": reward_per_session(sessions),
         "q": penalty_rate(sessions),
-        "ad": absolute_difference(sessions, popular),
-        "slate_ad": slate_absolute_difference(sessions, popular),
-        "longtail_share": longtail_share(sessions, popular),
+        "ad": absolute_difference(sessions, flags),
+        "slate_ad": slate_absolute_difference(sessions, flags),
+        "longtail_share": longtail_share(sessions, flags),
         "gini": float(gini(counts)),
         "coverage": coverage(counts),
     }
 
 
 def summarise_requests(
-    sessions: Sessions, popular: BoolArray, vectors: NDArray[np.floating]
+    sessions: Sessions, popular: PopularGroup, vectors: NDArray[np.floating]
 ) -> dict[str, float]:
     """Metrics of the request-level task, by their names in result files.
 
     Args:
         sessions: Finished sessions.
-        popular: (n_items,) bool, the popular group.
+        popular: (n_items,) bool, the popular group; or the catalogue or the dataset of the
+            sessions.
         vectors: (n_items, d) floats, in which ILD measures.
 
     Raises:
         DataFormatError: ``popular`` or ``vectors`` is not of this form.
     """
-    popular = check_flags(sessions, popular)
-    if vectors.ndim != 2 or len(vectors) != len(popular) or not np.isfinite(vectors).all():
+    flags = check_flags(sessions, popular)
+    if vectors.ndim != 2 or len(vectors) != len(flags) or not np.isfinite(vectors).all():
         raise DataFormatError(
-            f"vectors must be ({len(popular)}, d) finite numbers, one row for each item, got "
+            f"vectors must be ({len(flags)}, d) finite numbers, one row for each item, got "
             f"{vectors.dtype} of shape {vectors.shape}."
         )
     return {
@@ -124,10 +126,10 @@ def summarise_requests(
         "list_reward_max": max_list_reward(sessions),
         "r_ndcg": reward_ndcg(sessions),
         "r_mrr": reward_mrr(sessions),
-        "coverage": coverage(exposure_counts(sessions, len(popular))),
+        "coverage": coverage(exposure_counts(sessions, len(flags))),
         "ild": intra_list_diversity(sessions, vectors),
-        "slate_ad": slate_absolute_difference(sessions, popular),
-        "longtail_share": longtail_share(sessions, popular),
+        "slate_ad": slate_absolute_difference(sessions, flags),
+        "longtail_share": longtail_share(sessions, flags),
     }
 
 

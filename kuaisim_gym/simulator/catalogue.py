@@ -8,11 +8,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.data.dataset import TrainingData, popular_items
 from kuaisim_gym.simulator.factors import PreferenceModel
 from kuaisim_gym.tensors import digest_of
 
-POPULAR_SHARE = 0.2  # of the catalogue, by exposures (paper section 5.1.1)
 _LEAST_SPREAD = 1e-6  # of a column; below it is rounding
 
 FloatArray = NDArray[np.float32]
@@ -94,12 +93,8 @@ class Catalogue:
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
-        """(n_items,) bool: the fifth of the catalogue that counts most, ties by position."""
-        count = max(1, round(POPULAR_SHARE * self.n_items))
-        popular = np.zeros(self.n_items, dtype=bool)
-        popular[np.argsort(-self.exposures, kind="stable")[:count]] = True
-        popular.setflags(write=False)
-        return popular
+        """(n_items,) bool: the popular group, as ``Dataset.popular``."""
+        return popular_items(self.exposures)
 
 
 def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalogue:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import logging
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +108,25 @@ class PreferenceModel:
     def dim(self) -> int:
         """d, the level and the factors."""
         return 1 + int(self.vectors.shape[1])
+
+    def with_stranger(self, users: IntArray) -> PreferenceModel:
+        """The same model with one more user, the last, of whom not even features are known.
+
+        The belief about such a user is that about a user drawn from those who are known: the mean
+        of theirs given features alone, and as uncertain as these vary besides.
+
+        Args:
+            users: Positions of the users who stand for all, such as the train users.
+        """
+        prior = self.population_mean[users]
+        spread = self.population_covariance + np.cov(prior.T, bias=True).reshape(self.dim, -1)
+        mean = prior.mean(axis=0)[None]
+        return replace(
+            self,
+            mean=np.concatenate([self.mean, mean]),
+            covariance=np.concatenate([self.covariance, ((spread + spread.T) / 2.0)[None]]),
+            population_mean=np.concatenate([self.population_mean, mean]),
+        )
 
     def expected(self, scores: Vector) -> Vector:
         """Expected answers, in [0, 1], at scores of any shape."""

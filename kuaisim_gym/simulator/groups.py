@@ -255,16 +255,20 @@ def _worst_excess(
 
 
 def nearest_counts(target: DoubleArray, n: int) -> NDArray[np.int64]:
-    """(G,) whole numbers that sum to ``n`` and are nearest to ``n * target``, by largest remainder.
+    """Whole numbers that sum to ``n`` and are nearest to ``n * target``, by largest remainder.
 
     Args:
-        target: (G,) shares that sum to one.
+        target: (..., G) shares that sum to one.
         n: Exposures.
+
+    Returns:
+        (..., G) int64; of equal remainders the first are rounded up.
     """
     due = target * n
     counts = np.floor(due + SLACK).astype(np.int64)
-    remainder = np.argsort(counts - due, kind="stable")[: n - int(counts.sum())]
-    counts[remainder] += 1
+    missing = n - counts.sum(axis=-1, keepdims=True)
+    order = np.argsort(counts - due, axis=-1, kind="stable")
+    counts += np.argsort(order, axis=-1) < missing
     return counts
 
 

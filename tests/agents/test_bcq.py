@@ -326,7 +326,7 @@ def test_wrong_options_are_refused(small, small_rand) -> None:
         max_len=5,
     )
     agent = make(DiscreteBCQ, env)
-    with pytest.raises(CheckpointError, match="other items|built for the items"):
+    with pytest.raises(CheckpointError, match="other items"):
         agent.set_env(other)
     assert agent.env is env
     with pytest.raises(ConfigError, match="train users"):

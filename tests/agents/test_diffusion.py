@@ -171,6 +171,23 @@ def test_samples_from_noise_have_the_conditional_distribution(eta: float) -> Non
     assert abs(torch.corrcoef(found.T)[0, 1]) < 0.03
 
 
+@pytest.mark.parametrize(
+    ("stops", "visited"), [(1, [8, 0]), (3, [8, 5, 3, 0]), (9, list(range(8, -1, -1)))]
+)
+def test_some_steps_are_taken_as_if_there_were_no_others(stops: int, visited) -> None:
+    diffusion, x = GaussianDiffusion(8), torch.randn(5, 3)
+    x0, walk = torch.randn(5, 3), []
+    for point in diffusion.reverse(knows(diffusion), x, x0, stops=stops):
+        walk.append(point)
+    assert len(walk) == len(visited)
+    # One who knows the clean state keeps to the line between it and the noise that x shows.
+    last = diffusion.steps
+    noise = (x - diffusion.signal[last] * x0) / diffusion.spread[last]
+    for point, step in zip(walk, visited, strict=True):
+        expected = diffusion.signal[step] * x0 + diffusion.spread[step] * noise
+        torch.testing.assert_close(point, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_sampling_is_a_function_of_its_arguments() -> None:
     diffusion, denoiser = GaussianDiffusion(8), MLPDenoiser(3, 3, hidden=16)
     x, condition = torch.randn(4, 3), torch.randn(4, 3)
@@ -226,7 +243,7 @@ def test_what_the_sampler_calls_is_the_network_as_it_is_now() -> None:
     denoiser, x = MLPDenoiser(3, 3, hidden=8), torch.randn(6, 3)
     condition = torch.randn(6, 3)
     for _ in range(2):
-        predict = denoiser.at(condition, 20)
+        predict = denoiser.at(condition, range(1, 21))
         for k in (1, 7, 20):
             expected = denoiser(x, torch.tensor([k]), condition)
             torch.testing.assert_close(predict(x, k), expected)

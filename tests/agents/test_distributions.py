@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
+from dsrm_agents.hrl import distributions
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.simulator.groups import count_boxes
 
@@ -527,3 +528,19 @@ def test_a_demand_narrows_the_band_in_proportion() -> None:
     assert popular_range(band(torch.zeros(1), ahead, plenty), 20) == (7, 11)
     assert popular_range(band(torch.tensor([0.7]), ahead, plenty), 20) == (9, 11)
     assert popular_range(band(torch.ones(1), ahead, plenty), 20) == (10, 10)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0 - 2.0**-53])
+@pytest.mark.parametrize("spread", [1.0, 40.0, 400.0])
+def test_no_hidden_item_is_sampled_at_the_ends_of_the_noise(monkeypatch, noise, spread) -> None:
+    """From scores on: hidden items have a weight of exactly 0."""
+
+    class Constant:
+        def random(self, shape: tuple[int, ...]) -> np.ndarray:
+            return np.full(shape, noise)
+
+    monkeypatch.setattr(distributions, "generator", Constant)
+    drawn, log_prob = of_scores(spread * some_scores(n=3), 1, 2, (1, 5)).sample()
+    assert not torch.isin(drawn, torch.tensor([1, 5])).any()
+    assert all(len(set(slate)) == K for slate in drawn.tolist())
+    assert log_prob.isfinite().all()

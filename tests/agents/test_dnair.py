@@ -360,6 +360,6 @@ def test_other_spaces_and_other_items_are_refused(small, small_rand) -> None:
         action_type="slate",
         max_len=5,
     )
-    with pytest.raises(CheckpointError, match="built for the items of catalogue"):
+    with pytest.raises(CheckpointError, match="built for other items"):
         model.set_env(rand)
     assert agent(rand, batch_size=8).learn(64)._n_updates > 0

@@ -126,7 +126,7 @@ def test_the_bonus_grows_with_how_variedly_logs_went_on(small) -> None:
     assert more[2] > 4.0
 
 
-@pytest.mark.parametrize("action_type", ["continuous", "slate"])
+@pytest.mark.parametrize("action_type", ["scorer", "slate"])
 @pytest.mark.parametrize("coefs", [(0.0, 0.0), (3.0, 0.0), (0.5, 2.0), (20.0, 0.0)], ids=str)
 def test_rewards_by_hand_over_ends_of_sessions(small, dorl, action_type: str, coefs) -> None:
     inner = make_vec_env(
@@ -173,7 +173,7 @@ def test_the_world_is_otherwise_the_same(small, dorl) -> None:
         make_vec_env("KuaiRec-Fair-v0", N, seed=3, dataset=small, max_len=5), dorl
     )
     np.testing.assert_array_equal(env.reset(), plain.reset())
-    for actions in np.random.default_rng(1).uniform(-1, 1, (8, N, 10)).astype(np.float32):
+    for actions in np.random.default_rng(1).uniform(-1, 1, (8, N, 11)).astype(np.float32):
         seen, _, dones, infos = env.step(actions)
         expected, _, other_dones, other_infos = plain.step(actions)
         np.testing.assert_array_equal(seen, expected)

@@ -61,7 +61,7 @@ def test_paths_of_semantic_ids_are_a_distribution_over_the_items(small) -> None:
 
 @pytest.mark.parametrize("quota", [None, False])
 def test_a_linear_scorer_shows_the_best_by_its_scores(small, quota: bool | None) -> None:
-    kind = "continuous" if quota is None else "slate"
+    kind = "scorer" if quota is None else "slate"
     env = make_vec_env(ENV, 6, "train", 3, dataset=small, action_type=kind)
     wrapped = env if quota is None else ScorerVecEnv(env, quota)
     model = disturbed(A2C("MlpPolicy", wrapped, seed=1))

@@ -29,7 +29,8 @@ OPTIONS = {
 
 
 def sessions(small, n: int = N, **options) -> VecEnv:
-    return make_vec_env("KuaiRec-Fair-v0", n, seed=3, dataset=small, **({"max_len": 5} | options))
+    options = {"max_len": 5, "action_type": "scorer"} | options
+    return make_vec_env("KuaiRec-Fair-v0", n, seed=3, dataset=small, **options)
 
 
 def some_actions(steps: int) -> np.ndarray:

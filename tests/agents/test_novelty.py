@@ -123,7 +123,7 @@ def test_sessions_behind_a_purifier(small) -> None:
 def test_what_cannot_be_is_refused(small) -> None:
     with pytest.raises(ConfigError, match='needs observation_type="dict"'):
         make_novelty(batch(small, observation_type="state").batch)
-    with pytest.raises(ConfigError, match="'continuous'"):
-        make_novelty(batch(small, action_type="continuous").batch)
+    with pytest.raises(ConfigError, match="'scorer'"):
+        make_novelty(batch(small, action_type="scorer").batch)
     with pytest.raises(ConfigError, match="beta must be at least 0"):
         policy(beta=-1)

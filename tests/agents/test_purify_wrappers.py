@@ -44,7 +44,7 @@ def test_the_three_shells_agree(small, dsrm, observation: str) -> None:
         np.testing.assert_allclose(seen[slot], state(env.reset(seed=8 + slot)[0]), atol=1e-4)
     rng = np.random.default_rng(0)
     for _ in range(3):
-        actions = rng.uniform(-1, 1, (n, DIM + 1)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (n, DIM + 2)).astype(np.float32)
         raw.step(actions)
         seen, _, dones, infos = sb3.step(actions)
         batch = state(vector.step(actions)[0])
@@ -64,9 +64,10 @@ def test_terminal_observations_are_purified(small, dsrm) -> None:
     worn = PurifyVecEnv(make_vec_env("KuaiRec-Fair-v0", 2, seed=1, **options), dsrm)
     raw.reset()
     worn.reset()
-    actions = np.zeros((2, DIM + 1), dtype=np.float32)
+    actions, ends = np.zeros((2, DIM + 2), dtype=np.float32), 0
     for _ in range(4):
         _, _, dones, plain = raw.step(actions)
+        ends += dones.sum()
         _, _, _, infos = worn.step(actions)
         for slot in np.flatnonzero(dones):
             last = plain[slot]["terminal_observation"]
@@ -74,7 +75,7 @@ def test_terminal_observations_are_purified(small, dsrm) -> None:
             seen = infos[slot]["terminal_observation"]
             np.testing.assert_allclose(seen[:DIM], expected, atol=1e-5)
             np.testing.assert_array_equal(seen[DIM:], last[WIDTH:])
-    assert dones.any()
+    assert ends >= 2
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])
@@ -123,7 +124,7 @@ def test_native_vector_environments_wear_it_in_every_mode(small, dsrm, mode, obs
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "action"), [(PPO, "continuous"), (SAC, "continuous"), (DQN, "discrete")]
+    ("algorithm", "action"), [(PPO, "scorer"), (SAC, "scorer"), (DQN, "discrete")]
 )
 def test_agents_wear_a_saved_purifier_with_one_line(
     small, dsrm, tmp_path, algorithm, action

@@ -9,7 +9,9 @@ from gymnasium import spaces
 from stable_baselines3.common.logger import Logger
 
 from dsrm_agents import PurifyVecEnv, evaluate, fit_purifier, make_vec_env
+from dsrm_agents.baselines.items import ItemNetwork, ItemNetworks
 from dsrm_agents.baselines.sac4ir import (
+    CRITICS,
     SAC4IR,
     SAC4IRPolicy,
     SoftValue,
@@ -47,12 +49,13 @@ def tiny(logits, critics=None, size: int = 2) -> SAC4IRPolicy:
     catalogue = Catalogue(np.eye(n, 2, dtype=np.float32), np.arange(n))
     slates = spaces.MultiDiscrete([n] * size)
     policy = SAC4IRPolicy(observation_space, slates, lambda _: 1e-3, catalogue, hidden=4)
-    networks = [policy.actor, *policy.target_critics]
-    for network, numbers in zip(networks, [logits, *(critics or [])], strict=False):
-        torch.nn.init.zeros_(network.vectors)
-        torch.nn.init.zeros_(network.level[-1].weight)
-        with torch.no_grad():
-            network.offsets.copy_(torch.tensor(numbers))
+    for networks in (policy.networks, policy.target_critics):
+        torch.nn.init.zeros_(networks.vectors)
+        torch.nn.init.zeros_(networks.level.weights[-1])
+    with torch.no_grad():
+        policy.networks.offsets[0] = torch.tensor(logits)
+        if critics is not None:
+            policy.target_critics.offsets[:, 0] = torch.tensor(critics)
     return policy
 
 
@@ -66,14 +69,14 @@ def one_state(*exposed: int) -> tuple[torch.Tensor, torch.Tensor]:
 def test_probabilities_and_entropy_by_hand() -> None:
     policy = tiny(np.log([1.0, 2.0, 3.0, 4.0]).tolist())
     probs, entropy = policy.distribution(*one_state(3, 0))
-    np.testing.assert_allclose(probs.detach(), [[0.0, 0.4, 0.6, 0.0]], rtol=1e-6)
+    np.testing.assert_allclose(probs, [[0.0, 0.4, 0.6, 0.0]], rtol=1e-6)
     assert (probs[0, [0, 3]] == 0).all()
-    assert float(probs.detach().sum()) == pytest.approx(1)
+    assert float(probs.sum()) == pytest.approx(1)
     assert entropy.item() == pytest.approx(-(0.4 * np.log(0.4) + 0.6 * np.log(0.6)))
-    entropy.sum().backward()
-    gradient = policy.actor.offsets.grad
-    assert torch.isfinite(gradient).all()
     # dH / dlogit_i = -p_i (log p_i + H).
+    logits = hide(policy.logits(one_state()[0]), one_state(3, 0)[1])
+    alpha = torch.tensor(1.0)
+    gradient = SoftValue.of(logits, torch.zeros_like(logits), alpha).gradient(alpha)[0]
     np.testing.assert_allclose(
         gradient[[1, 2]],
         [-0.4 * (np.log(0.4) + entropy.item()), -0.6 * (np.log(0.6) + entropy.item())],
@@ -187,7 +190,9 @@ def test_alpha_goes_against_the_entropy(small, peak: float, falls: bool) -> None
     model = agent(small, learning_starts=10**6)
     model.learn(160)
     with torch.no_grad():
-        model.policy.actor.offsets[:40:4] = peak  # so likely that hardly another item is shown
+        model.policy.networks.offsets[0, 0, :40:4] = (
+            peak  # so likely that hardly another item is shown
+        )
     before = model.current_ent_coef().item()
     model.train(gradient_steps=5, batch_size=64)
     figures = model.logger.name_to_value
@@ -206,8 +211,7 @@ def test_the_actor_moves_to_what_the_critics_value(small) -> None:
     model = agent(small, learning_starts=10**6, ent_coef=0.0, learning_rate=1e-2)
     model.learn(160)
     with torch.no_grad():
-        for critic in model.policy.critics:
-            critic.offsets[7] = 30.0
+        model.policy.networks.offsets[CRITICS, 0, 7] = 30.0
     batch = model.replay_buffer.sample(64)
     batch = batch._replace(exposed=torch.full_like(batch.exposed, -1))
     before, _ = model.policy.distribution(batch.states, batch.exposed)
@@ -220,13 +224,120 @@ def test_the_actor_moves_to_what_the_critics_value(small) -> None:
 def test_targets_follow_the_critics_slowly(small) -> None:
     model = agent(small, tau=0.25)
     model.learn(176)
-    online, target = (
-        x[0].offsets.clone() for x in (model.policy.critics, model.policy.target_critics)
-    )
+    critics, targets = model.policy.networks, model.policy.target_critics
+    online, target = critics.offsets[CRITICS].clone(), targets.offsets.clone()
     model.train(1, 64)
-    moved = model.policy.critics[0].offsets
-    torch.testing.assert_close(model.policy.target_critics[0].offsets, 0.75 * target + 0.25 * moved)
+    moved = critics.offsets[CRITICS]
+    torch.testing.assert_close(targets.offsets, 0.75 * target + 0.25 * moved)
     assert (moved != online).any()
+
+
+class PlainUpdates:
+    """The algorithm as it is described: networks one by one, losses, autograd, an Adam for each."""
+
+    def __init__(self, model: SAC4IR) -> None:
+        self.model, self.hidden = model, model.policy.hidden
+        self.actor, *self.critics = self.networks(model.policy.networks)
+        self.targets = self.networks(model.policy.target_critics)
+        self.optimizers = [
+            torch.optim.Adam(network.parameters(), lr=model.learning_rate)
+            for network in (self.actor, *self.critics)
+        ]
+        self.log_alpha = model.log_ent_coef.detach().clone().requires_grad_()
+        self.alpha_optimizer = torch.optim.Adam([self.log_alpha], lr=model.ent_coef_lr)
+
+    def networks(self, stacked: ItemNetworks) -> list[ItemNetwork]:
+        """Each of the stacked networks, as one of its own."""
+        found = []
+        for index in range(len(stacked.vectors)):
+            one = ItemNetwork(self.model.policy.catalogue, self.model.policy.state_dim, self.hidden)
+            one.to(torch.float64)
+            with torch.no_grad():
+                one.vectors.copy_(stacked.vectors[index].T)
+                one.offsets.copy_(stacked.offsets[index, 0])
+                for name in ("query", "level"):
+                    of_all = getattr(stacked, name)
+                    for depth, layer in enumerate(getattr(one, name)[::2]):
+                        layer.weight.copy_(of_all.weights[depth][index].T)
+                        layer.bias.copy_(of_all.biases[depth][index, 0])
+            found.append(one)
+        return found
+
+    def policy(self, states, exposed):
+        """Log-probabilities of all items, and which are exposed."""
+        logits = self.actor(states)
+        gone = torch.zeros_like(logits, dtype=torch.bool)
+        for row, items in enumerate(exposed.tolist()):
+            gone[row, [item for item in items if item >= 0]] = True
+        return logits.masked_fill(gone, -torch.inf).log_softmax(dim=1), gone
+
+    def value(self, states, exposed, critics, alpha):
+        """Soft values and entropies."""
+        log_probs, gone = self.policy(states, exposed)
+        probs, log_probs = log_probs.exp(), log_probs.masked_fill(gone, 0.0)
+        worst = torch.minimum(*(critic(states) for critic in critics))
+        entropy = -(probs * log_probs).sum(1)
+        return (probs * worst).sum(1) + alpha * entropy, entropy
+
+    def update(self, batch: SlateSamples) -> dict[str, float]:
+        model, alpha = self.model, self.log_alpha.detach().exp()
+        with torch.no_grad():
+            after, _ = self.value(batch.next_states, batch.next_exposed, self.targets, alpha)
+            rewards = batch.responses + model.novelty_coef * model.r_pop[batch.slates]
+            targets = rewards + model.gamma * (1 - batch.dones) * after[:, None]
+        of_slates = [critic(batch.states).gather(1, batch.slates) for critic in self.critics]
+        critic_loss = sum((q - targets).square().mean() for q in of_slates)
+        value, entropy = self.value(batch.states, batch.exposed, self.critics, alpha)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        critic_loss.backward(inputs=[w for critic in self.critics for w in critic.parameters()])
+        (-value.mean()).backward(inputs=list(self.actor.parameters()))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        excess = (entropy.detach() - model.target_entropy(batch.exposed)).mean()
+        self.alpha_optimizer.zero_grad()
+        (self.log_alpha * excess).backward()
+        self.alpha_optimizer.step()
+        with torch.no_grad():
+            for target, critic in zip(self.targets, self.critics, strict=True):
+                for slow, fast in zip(target.parameters(), critic.parameters(), strict=True):
+                    slow += model.tau * (fast - slow)
+        return {
+            "entropy": entropy.mean().item(),
+            "excess_entropy": excess.item(),
+            "ent_coef": alpha.item(),
+            "critic_loss": critic_loss.item(),
+            "actor_loss": -value.mean().item(),
+        }
+
+
+def doubled(batch: SlateSamples) -> SlateSamples:
+    """The same with 64-bit numbers, which tell rounding from a difference."""
+    return SlateSamples(*(one.double() if one.is_floating_point() else one for one in batch))
+
+
+def test_updates_are_those_of_the_plain_algorithm(small) -> None:
+    model = agent(small, learning_starts=10**6, novelty_coef=0.3)
+    model.learn(160)
+    model.policy.double()
+    model.r_pop, model.log_ent_coef.data = model.r_pop.double(), model.log_ent_coef.data.double()
+    plain = PlainUpdates(model)
+    for _ in range(5):
+        batch = doubled(model.replay_buffer.sample(64))
+        found, expected = model._update(batch), plain.update(batch)
+        assert found.keys() == expected.keys()
+        for name, figure in expected.items():
+            assert found[name] == pytest.approx(figure, rel=1e-6), name
+    torch.testing.assert_close(model.log_ent_coef, plain.log_alpha, rtol=1e-6, atol=1e-6)
+    online = plain.networks(model.policy.networks)
+    slow = plain.networks(model.policy.target_critics)
+    pairs = [*zip(online, (plain.actor, *plain.critics), strict=True)]
+    pairs += zip(slow, plain.targets, strict=True)
+    start = agent(small, learning_starts=10**6).policy.networks.vectors[0].T
+    assert (pairs[0][1].vectors - start).abs().max() > 1e-4
+    for ours, theirs in pairs:
+        for (name, weight), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(weight, other, rtol=1e-6, atol=1e-6, msg=name)
 
 
 # Training

@@ -31,12 +31,13 @@ from kuaisim_gym.envs.single import KuaiEnv
 Algorithm = type[BaseAlgorithm]
 
 ACTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "continuous": ("KuaiRec-Fair-v0", {"slate_size": 3, "max_len": 6}),
+    "shares": ("KuaiRec-Fair-v0", {"slate_size": 3, "max_len": 6}),
+    "scorer": ("KuaiRec-Fair-v0", {"slate_size": 3, "max_len": 6}),
     "slate": ("KuaiRec-Fair-v0", {"slate_size": 3, "max_len": 6}),
     "discrete": ("KuaiRec-Fair-v0", {"max_len": 6}),
     "fusion": ("KuaiRand-Retention-v0", {"slate_size": 3, "max_len": 3, "n_visits": 2}),
 }
-EVERY, VECTORS = set(ACTIONS), {"continuous", "fusion"}
+EVERY, VECTORS = set(ACTIONS), {"shares", "scorer", "fusion"}
 ROLLOUT = {"n_steps": 8}
 BATCHED = ROLLOUT | {"batch_size": 8}
 REPLAY = {"learning_starts": 8, "buffer_size": 200, "batch_size": 8}
@@ -65,11 +66,11 @@ ROWS: list[Row] = [
 ]
 ROWS += [
     (algorithm, actions, observations, shell)
-    for algorithm, actions in ((PPO, "slate"), (TQC, "continuous"))
+    for algorithm, actions in ((PPO, "slate"), (TQC, "shares"))
     for observations in ("dict", "history")
     for shell in ("single", "vectorised")
 ]
-ROWS += [(MaskablePPO, "discrete", "dict", "purified"), (SAC, "continuous", "state", "purified")]
+ROWS += [(MaskablePPO, "discrete", "dict", "purified"), (SAC, "shares", "state", "purified")]
 REFUSED = [(one, actions) for one in TABLE for actions in ACTIONS if actions not in TABLE[one][0]]
 
 
@@ -212,7 +213,7 @@ def test_masked_predictions_are_new_to_the_user(make, actions: str, shell: str) 
 
 
 @pytest.mark.parametrize("shell", ["single", "vectorised"])
-@pytest.mark.parametrize(("algorithm", "actions"), [(DQN, "discrete"), (TQC, "continuous")])
+@pytest.mark.parametrize(("algorithm", "actions"), [(DQN, "discrete"), (TQC, "shares")])
 def test_a_buffer_holds_each_user_s_own_session(
     make, algorithm: Algorithm, actions: str, shell: str
 ) -> None:
@@ -246,7 +247,7 @@ def test_the_usual_wrappers_work(small) -> None:
 
 
 def test_frames_show_every_slot_s_session(make) -> None:
-    env = make("continuous", "state", "vectorised", render_mode="rgb_array")
+    env = make("shares", "state", "vectorised", render_mode="rgb_array")
     env.reset()
     before = env.render()
     env.step(np.zeros((4, *env.action_space.shape), dtype=np.float32))
@@ -259,7 +260,7 @@ def test_frames_show_every_slot_s_session(make) -> None:
 
 
 def test_a_video_is_recorded(make, tmp_path: Path) -> None:
-    env = make("continuous", "state", "vectorised", render_mode="rgb_array")
+    env = make("shares", "state", "vectorised", render_mode="rgb_array")
     video = VecVideoRecorder(env, str(tmp_path), lambda step: step == 0, video_length=2)
     assert video.frames_per_sec == KuaiEnv.metadata["render_fps"]
     video.reset()

@@ -56,10 +56,10 @@ def test_the_quota_keeps_the_best_of_either_group(small) -> None:
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])
-def test_without_the_quota_sessions_are_those_of_continuous_actions(small, observation) -> None:
+def test_without_the_quota_sessions_are_those_of_scorers(small, observation) -> None:
     options = {"observation_type": observation}
     scorer = ScorerVecEnv(sessions(small, **options), quota=False)
-    plain = sessions(small, **options, action_type="continuous")
+    plain = sessions(small, **options, action_type="scorer")
     assert scorer.action_space == plain.action_space
     assert scorer.observation_space == plain.observation_space
 
@@ -112,7 +112,7 @@ def test_the_fairness_reward_is_added_and_not_recorded(small, measure: str) -> N
     assert ends >= N
 
 
-@pytest.mark.parametrize("action_type", ["continuous", "discrete"])
+@pytest.mark.parametrize("action_type", ["scorer", "discrete"])
 def test_other_actions_beneath_are_refused(small, action_type: str) -> None:
     with pytest.raises(ConfigError, match=f'needs action_type="slate".*{action_type}'):
         ScorerVecEnv(sessions(small, action_type=action_type), quota=True)

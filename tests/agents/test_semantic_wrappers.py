@@ -160,7 +160,7 @@ def test_other_actions_are_refused(small, codebook, tokens, message: str) -> Non
 
 def test_what_does_not_fit_is_refused(small, codebook) -> None:
     with pytest.raises(ConfigError, match='action_type="slate" beneath'):
-        SemanticVecEnv(sessions(small, action_type="continuous"), codebook)
+        SemanticVecEnv(sessions(small, action_type="scorer"), codebook)
     with pytest.raises(ConfigError, match="ids of 4 items"):
         SemanticVecEnv(sessions(small), Codebook.fit(np.eye(4)))
     with pytest.raises(ConfigError, match="ranking must be"):

@@ -68,7 +68,7 @@ def test_it_sees_what_the_purifier_shows(small) -> None:
 
 def test_other_sessions_and_weights_are_refused(small) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
-    with pytest.raises(ConfigError, match="needs action_type=\"slate\", got 'continuous'"):
+    with pytest.raises(ConfigError, match="needs action_type=\"slate\", got 'shares'"):
         SimilarityPolicy(env.batch, 0.1)
     with pytest.raises(NoPreferenceError, match="history"):
         SimilarityPolicy(make(small, observation_type="history").batch, 0.1)

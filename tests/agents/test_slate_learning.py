@@ -308,7 +308,7 @@ def test_other_items_are_refused(small, tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"observation_type": "state"}, {"action_type": "continuous"}, {"action_type": "discrete"}],
+    [{"observation_type": "state"}, {"action_type": "scorer"}, {"action_type": "discrete"}],
 )
 def test_other_spaces_are_refused(small, options) -> None:
     with pytest.raises(ConfigError, match=r"Watcher needs observation_type='dict'.*'slate'"):
@@ -334,18 +334,3 @@ def test_a_target_follows_by_polyak_averaging() -> None:
     for old, new, to in zip(before, target.parameters(), online.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * to)
         assert new.requires_grad
-
-
-def test_numbers_of_all_items_and_of_some_agree() -> None:
-    catalogue = Catalogue(np.eye(6, 3, dtype=np.float32), np.arange(6))
-    network, states = ItemNetwork(catalogue, 4, 5), torch.randn(8, 4)
-    items = torch.randint(0, 6, (8, 2))
-    everything, some = network.all_and_some(states, items)
-    torch.testing.assert_close(everything, network(states))
-    assert not everything.requires_grad
-    torch.testing.assert_close(some, everything.gather(1, items))
-    some.sum().backward()
-    mine = network.vectors.grad.clone()
-    network.zero_grad()
-    network(states).gather(1, items).sum().backward()
-    torch.testing.assert_close(mine, network.vectors.grad)

@@ -10,14 +10,15 @@ from pkgutil import iter_modules
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import agents, paper
+from benchmarks import agents, origin, paper
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent, by_name, constructor, find_agent
 from benchmarks.agents.agent import purified
-from benchmarks.run import Run
-from dsrm_agents import make_vec_env
+from benchmarks.run import Run, weights_of
+from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.errors import ConfigError
 
 TRAINED = [name for name, agent in AGENTS.items() if agent.rule is None]
@@ -156,10 +157,12 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     metrics = {(result["agent"], result["seed"]): result["metrics"] for result in results.values()}
     assert metrics["toy-rule", 1] == metrics["random", 1]
     capsys.readouterr()
-    assert main(["table", out]) == 0
+    assert main(["table", out, "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "| toy-a2c | 2 |" in table  # with its metrics
-    assert "\n| toy-rule | " in table.split("###")[0]  # and at a glance
+    glance = table[table.index("| Len, R_each") :]  # after the worlds' tables
+    assert "\n| toy-rule | " in glance
+    assert table.index("| toy-a2c |") < table.index("| random |")  # one's own come first
     assert "Longest sessions of a learned agent: toy-a2c" in table
 
     tune = ["tune", learner, "--trials", "2", "--out", str(tmp_path / "tuned"), *SIZES]
@@ -177,7 +180,10 @@ def test_a_user_s_agents_run_and_are_tuned_by_command(toys: str, tmp_path: Path,
     ("attribute", "message"),
     [
         ("toypackage.toys:NOBODY", "has no attribute 'NOBODY'"),
-        ("toypackage.toys:NUMBER", "must be a benchmarks.agents.Agent, got int"),
+        (
+            "toypackage.toys:NUMBER",
+            "must be a benchmarks.agents.agent.Agent or a class with `predict`, got builtins.int",
+        ),
         ("toypackage.nowhere:TOY", "No module named 'toypackage.nowhere'"),
         ("toypackage.broken:TOY", "No module named 'no_such_library'"),
         ("toypackage/toys.py:LEARNER", "agent must name a module"),
@@ -233,3 +239,56 @@ def test_an_algorithm_gets_noise_and_policy_options_under_its_own_names() -> Non
 def test_no_purifier_leaves_the_environment_as_it_is(small) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 1, "train", dataset=small)
     assert purified(env, None) is env
+
+
+OWN = "benchmarks.examples.own_agent:HalfAndHalf"
+
+
+def test_the_example_of_one_s_own_shows_half_and_half_and_nothing_twice(small) -> None:
+    agent = find_agent(OWN)
+    assert (agent.name, agent.env_options["action_type"]) == ("half-and-half", "slate")
+    env = make_vec_env("KuaiRec-Fair-v0", 20, "test", 1, dataset=small, **agent.env_options)
+    assert agent.rule is not None
+    sessions = evaluate(agent.rule(env.batch), env, 20)
+    popular, exposures = small.popular, env.catalogue.exposures
+    for slates, steps in zip(sessions.slates, sessions.length, strict=True):
+        shown = slates[:steps]
+        assert (popular[shown].sum(axis=1) == 5).all()
+        fresh = shown[:9]  # of 48 popular items
+        assert len(np.unique(fresh)) == fresh.size
+    first = sessions.slates[0, 0]
+    assert set(first[:5]) == set(np.argsort(-exposures * popular, kind="stable")[:5])
+
+
+def test_every_command_with_an_agent_takes_a_class(small, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: small)
+    sizes = ["--max-len", "5", "--sessions", "20"]
+    out = ["--out", str(tmp_path)]
+    assert main(["train", OWN, *sizes, *out]) == 0
+    suite = ["suite", "--agents", OWN, "--seeds", "11", "12", "--jobs", "1"]
+    assert main([*suite, *sizes, *out]) == 0
+    assert len(read(tmp_path)) == 2  # the first of which was made before
+    capsys.readouterr()
+    for command in (["evaluate", "--agent", OWN, *sizes], ["play", OWN, "--max-len", "5"]):
+        assert main(command) == 0
+        shown = capsys.readouterr().out
+        assert "half-and-half" in shown or "over after" in shown
+    estimates = ["estimates", "--agents", OWN, "--estimates", "belief", "--dataset-seeds", "0"]
+    study = ["--envs", "KuaiRec-Fair-v0", "--seeds", "11", "--jobs", "1", *sizes]
+    assert main([*estimates, *study, "--out", str(tmp_path / "estimates")]) == 0
+    assert "half-and-half" in capsys.readouterr().out
+    assert main(["tune", OWN, *out]) == 2
+    assert "agent must be one of those with settings" in capsys.readouterr().err
+
+
+def test_an_algorithm_without_settings_or_an_object_is_no_agent() -> None:
+    with pytest.raises(ConfigError, match="A2C is an algorithm, which needs settings"):
+        find_agent("stable_baselines3:A2C")
+    with pytest.raises(ConfigError, match=r"a class with `predict`, got builtins\.function"):
+        find_agent("dsrm_agents:evaluate")
+
+
+def test_agents_without_actions_of_their_own_are_over_scorers_or_the_task_s_weights() -> None:
+    assert weights_of("KuaiRec-Fair-v0") == weights_of("KuaiRand-Request-v0")
+    assert weights_of("KuaiRec-Fair-v0") == {"action_type": "scorer"}
+    assert weights_of("KuaiRand-Retention-v0") == {}  # fusion

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import argparse
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -11,10 +14,19 @@ import pytest
 
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.agents import AGENTS, agents_for
-from benchmarks.formatting import interval, markdown_table, mean_and_ci95, mean_and_ci95_by_user
-from benchmarks.results import KEYS, METRICS
+from benchmarks.commands import Command, DefaultsHelp, make_parser
+from benchmarks.formatting import (
+    interval,
+    latex_text,
+    markdown_table,
+    mean_and_ci95,
+    mean_and_ci95_by_user,
+)
+from benchmarks.plots import figures_of
+from benchmarks.results import KEYS, METRICS, World
 from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
 from dsrm_agents.common.stateless import batch_of
+from kuaisim_gym.data.__main__ import main as data_main
 
 
 def run(out: Path, agent: str, *more: str) -> dict:
@@ -157,7 +169,7 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
             assert main(["run", "--agent", agent, "--episodes", "20", "--sessions", "50",
                          "--seed", seed, "--out", str(tmp_path)]) == 0  # fmt: skip
     capsys.readouterr()
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "SYNTHETIC" in table
     assert "| a2c | 2 |" in table
@@ -173,7 +185,7 @@ def test_table_and_plots(tmp_path: Path, capsys) -> None:
 def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> None:
     result = run(tmp_path, "a2c", "--env", "KuaiRand-Fair-v0")
     assert result["dataset"]["name"] == "kuairand"
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     table = capsys.readouterr().out
     assert "### KuaiRand-Fair-v0, kuairand (SYNTHETIC world" in table
     assert "13.67 ± 0.12" in table  # the published A2C row
@@ -189,7 +201,7 @@ def test_kuairand_runs_beside_its_own_published_rows(tmp_path: Path, capsys) -> 
 def test_other_tasks_have_metrics_of_their_own(env, own, absent, tmp_path: Path, capsys) -> None:
     result = run(tmp_path, "a2c", "--env", env)
     assert result["train"]["episodes"] >= 20
-    assert main(["table", str(tmp_path)]) == 0
+    assert main(["table", str(tmp_path), "--format", "markdown"]) == 0
     header = next(line for line in capsys.readouterr().out.splitlines() if "| agent" in line)
     assert all(f"| {name} |" in header for name in own)
     assert absent not in header
@@ -275,3 +287,122 @@ def test_two_seeds_of_mofir_share_no_preferences(small) -> None:
         drawn.append(set(agent.replay_buffer.observations[0, :, -2].tolist()))
     assert len(drawn[0]) == len(drawn[1]) == AGENTS["mofir"].hyperparams["n_envs"]
     assert not drawn[0] & drawn[1]
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command's own options."""
+    parser = make_parser("kuaisim", None, COMMANDS, command)
+    (commands,) = (each for each in parser._actions if isinstance(each.choices, dict))
+    return commands.choices[command]
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS.keys() - {"data"}))  # which has further ones
+def test_help_shows_every_default(command: str) -> None:
+    parser, helper = parser_of(command), DefaultsHelp("kuaisim")
+    groups = [group for group in parser._mutually_exclusive_groups if group.required]
+    needed = {option for group in groups for option in group._group_actions}
+    assert len(parser._actions) > 1
+    for option in parser._actions:
+        shown, default = helper._expand_help(option) if option.help else "", option.default
+        assert shown, option.dest
+        if not option.option_strings or option.required or option.nargs == 0 or option in needed:
+            continue
+        if default == argparse.SUPPRESS:  # stands for a positional argument
+            assert shown.startswith("the same, in place of")
+        elif default is None or default == []:
+            assert "default: " in shown, option.dest  # says what is worked out
+        else:
+            values = default if isinstance(default, list | tuple) else [default]
+            assert f"default: {' '.join(map(str, values))}" in shown
+
+
+def test_one_command_has_two_names_and_two_ways_to_name_an_agent(tmp_path: Path, capsys) -> None:
+    sizes = ["--max-len", "4", "--sessions", "20", "--out", str(tmp_path)]
+    assert main(["train", "random", "KuaiRec-v0", *sizes]) == 0
+    first = capsys.readouterr().out
+    (path,) = tmp_path.glob("*.json")
+    written = path.stat().st_mtime_ns
+    for words in (
+        ["run", "--agent", "random", "--env", "KuaiRec-v0"],
+        ["train", "--env", "KuaiRec-v0", "random"],
+    ):
+        assert main([*words, *sizes]) == 0
+        assert capsys.readouterr().out == first
+    assert path.stat().st_mtime_ns == written
+    assert main(["train", *sizes]) == 2
+    assert "An agent is needed" in capsys.readouterr().err
+
+
+def test_a_table_is_printed_in_four_formats(tmp_path: Path, capsys) -> None:
+    values = dict.fromkeys(METRICS, 0.5) | {f"{name}_ci95": 0.25 for name in METRICS}
+    block = {"name": "shop_1 & co", "source": "table", "synthetic": False, "answers": "real",
+             "fingerprint": "f" * 16}  # fmt: skip
+    for agent, seed, length in (("mine", 1, 7.0), ("random", 1, 3.0), ("random", 2, 5.0)):
+        run = {
+            "agent": agent, "env": "Recommendation-Fair-v0", "max_len": 30, "slate_size": 10,
+            "seed": seed, "dataset": block, "train": {"seconds": 0, "episodes": 0, "steps": 0},
+            "eval": {"sessions": 9}, "metrics": {**values, "len": length}, "versions": {},
+            "commit": "",
+        }  # fmt: skip
+        (tmp_path / f"{agent}{seed}.json").write_text(json.dumps(run))
+    texts = {}
+    for form in ("text", "markdown", "latex", "csv"):
+        assert main(["table", str(tmp_path), "--format", form]) == 0
+        texts[form] = capsys.readouterr().out
+    assert main(["table", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == texts["text"]
+    # Student's interval of 3 and 5: 12.706 * sqrt(2) / sqrt(2); of one seed: over its sessions.
+    title, header, rule, mine, chance, *_ = filter(None, texts["text"].splitlines())
+    assert title == "Recommendation-Fair-v0, shop_1 & co (REAL answers, ffffffffffffffff), T 30"
+    assert mine.split()[:5] == ["mine", "1", "7.00", "±", "0.25"]
+    assert chance.split()[:5] == ["random", "2", "4.00", "±", "12.71"]
+    assert header.index("Len") + len("Len") == mine.index("0.25") + len("0.25")  # right-aligned
+    assert set(rule) == {"-"}
+    assert "| mine | 1 | 7.00 ± 0.25 |" in texts["markdown"]
+    assert r"mine & 1 & 7.00 $\pm$ 0.25 &" in texts["latex"]
+    assert r"shop\_1 \& co" in texts["latex"]
+    assert texts["latex"].count(r"\begin{tabular}") == texts["latex"].count(r"\end{tabular}") == 2
+    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert [(row["agent"], row["seeds"], float(row["len"])) for row in rows] == [
+        ("mine", "1", 7.0),
+        ("random", "2", 4.0),
+    ]
+    assert float(rows[1]["len_ci95"]) == pytest.approx(12.706, abs=1e-3)
+    assert rows[0]["dataset"] == "shop_1 & co"
+
+
+def test_latex_escapes_what_it_would_take_for_commands() -> None:
+    assert latex_text(r"a_b & 5 % \x ± {y}") == (r"a\_b \& 5 \% \textbackslash{}x $\pm$ \{y\}")
+
+
+def test_a_missing_package_and_an_interruption_are_no_tracebacks(monkeypatch, capsys) -> None:
+    monkeypatch.setitem(COMMANDS, "broken", Command("no_such_library.module", "fail"))
+    assert main(["broken"]) == 2
+    assert "needs no_such_library, which is not installed" in capsys.readouterr().err
+
+    def interrupt(options: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmarks.tables.main", interrupt)
+    assert main(["table", "x"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_the_data_s_own_command_is_one_of_them(tmp_path: Path, capsys) -> None:
+    assert main(["data", "check", str(tmp_path)]) == 2
+    message = capsys.readouterr().err
+    assert data_main(["check", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == message
+    assert "error: " in message
+
+
+def test_bars_of_the_plane_are_the_intervals(tmp_path: Path) -> None:
+    metrics = {"len": 5.0, "len_ci95": 0.5, "ad": 0.25, "ad_ci95": 0.125}
+    world = World("KuaiRec-Fair-v0", "kuairec", "synthetic", 0, False, "f", 30)
+    runs = {"a2c": [{"metrics": metrics, "train": {"curve": []}}]}
+    _, (name, figure) = figures_of(world, runs)
+    assert name == "plane"
+    (container,) = figure.axes[0].containers
+    horizontal, vertical = (bar.get_segments()[0] for bar in container.lines[2])
+    np.testing.assert_allclose(horizontal, [[0.125, 5.0], [0.375, 5.0]])
+    np.testing.assert_allclose(vertical, [[0.25, 4.5], [0.25, 5.5]])

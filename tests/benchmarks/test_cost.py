@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cost, origin
+from benchmarks import cost, origin, study
 from benchmarks.__main__ import main
 from benchmarks.cost import FREE, CostStudy, compare, draw, read_studies, summary
 from benchmarks.estimates import states
@@ -139,7 +139,7 @@ def test_all_worlds_of_the_quick_table_are_priced(
         origin, "shared_dataset", lambda name, path, seed: worlds.get(name, small_positive)
     )
     asked: list[CostStudy] = []
-    monkeypatch.setattr(cost, "run_studies", lambda studies, *rest: asked.extend(studies))
+    monkeypatch.setattr(study, "run_studies", lambda studies, *rest: asked.extend(studies))
     monkeypatch.setattr(cost, "read_studies", lambda folder: [])
     monkeypatch.setattr(cost, "draw", lambda results: None)
     monkeypatch.setattr(cost, "save_small", lambda figure, path: path)
@@ -161,7 +161,10 @@ def test_all_worlds_of_the_quick_table_are_priced(
     capsys.readouterr()
     for options, message in (
         (["--quick", "--env", "KuaiRec-v0"], "--quick fixes --env"),
-        (["--quick", "--max-len", "7"], "--max-len 7 chooses none of the worlds"),
+        (
+            ["--quick", "--max-len", "7"],
+            "none of the worlds of --quick, whose longest sessions are 30, 50.",
+        ),
         (["--real", str(tmp_path)], "--real names the worlds of --quick"),
     ):
         assert main(["cost", *options, "--out", str(tmp_path)]) == 2

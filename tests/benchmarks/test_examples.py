@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.examples import cleanrl_ppo
+from benchmarks.examples import cleanrl_ppo, first_hour
 from benchmarks.examples.cleanrl_ppo import Agent, Args, Collector, Rollout, advantages
 
 TINY = Args(sessions=60, test_sessions=20, num_envs=8, num_steps=16, batch_size=32, epochs=2)
@@ -73,7 +74,7 @@ def test_a_cut_session_is_worth_its_last_observation(small, max_steps) -> None:
     options = {"dataset": small, "max_steps": max_steps}
     envs = cleanrl_ppo.make_envs(args, "train", 8, **options)
     torch.manual_seed(1)
-    agent = Agent(13, 10, 16, 0.0)
+    agent = Agent(13, 11, 16, 0.0)
     collector = Collector(envs, agent, seed=3)
     rollouts = [collector.collect(10), collector.collect(10)]
 
@@ -124,3 +125,13 @@ def test_rllib_trains_and_evaluates(small) -> None:
     assert len(curve) == 2
     # A step costs one to three of twelve temper.
     assert all(4 <= length <= 12 for length in (*curve, test))
+
+
+def test_the_first_hour_prints_a_curve_between_two_tests(small, capsys) -> None:
+    first_hour.run(3, points=2, sessions=500, dataset=small)
+    before, curve, after = capsys.readouterr().out.splitlines()
+    pattern = r"seed 3: test Len (\d+\.\d\d) (un)?trained"
+    untrained, trained = (float(re.fullmatch(pattern, line)[1]) for line in (before, after))
+    assert 9 <= untrained != trained <= 30
+    points = re.fullmatch(r"(\d+\.\d) (\d+\.\d) ep_len_mean, \d+ s", curve)
+    assert 9 <= float(points[1]) < float(points[2]) <= 30

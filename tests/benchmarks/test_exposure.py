@@ -25,7 +25,7 @@ def brief(small, monkeypatch) -> None:
 def test_a_figure_and_tables_of_every_metric(brief, tmp_path: Path, capsys) -> None:
     options = ["--seeds", "1", "2", "--sessions", "30", "--max-len", "4", "--jobs", "1"]
     assert main(["exposure", "--out", str(tmp_path), *options]) == 0
-    figure, *tables = capsys.readouterr().out.strip().splitlines()
+    *tables, figure = capsys.readouterr().out.strip().splitlines()
     assert Path(figure).parent == tmp_path
     assert Path(figure).read_bytes().startswith(b"\x89PNG")
     studies = exposure.read_studies(tmp_path)

@@ -12,7 +12,15 @@ import pytest
 
 from benchmarks import paper
 from benchmarks.__main__ import main
-from benchmarks.origin import Origin, answers_of, data_block, data_label, env_for, find_origin
+from benchmarks.origin import (
+    Origin,
+    answers_of,
+    check_played,
+    data_block,
+    data_label,
+    env_for,
+    find_origin,
+)
 from benchmarks.results import world_of
 from benchmarks.run import Run
 from benchmarks.tables import by_world, markdown, summary, without_replaced
@@ -98,7 +106,7 @@ def test_a_new_world_is_played_under_its_seed(tmp_path: Path, capsys, small, mon
     assert json.loads(path.read_text())["dataset"]["seed"] == 7
     capsys.readouterr()
     assert main(["table", str(tmp_path)]) == 0
-    assert "### KuaiRec-Fair-v0, kuairec (SYNTHETIC world 7, " in capsys.readouterr().out
+    assert "KuaiRec-Fair-v0, kuairec (SYNTHETIC world 7, " in capsys.readouterr().out
 
 
 def test_a_table_of_one_s_own_is_played_under_its_own_name(tmp_path: Path, capsys) -> None:
@@ -117,7 +125,7 @@ def test_a_table_of_one_s_own_is_played_under_its_own_name(tmp_path: Path, capsy
     capsys.readouterr()
     assert main(["table", str(out)]) == 0
     table = capsys.readouterr().out
-    assert "### Recommendation-Fair-v0, my-shop (MODELLED answers, " in table
+    assert "Recommendation-Fair-v0, my-shop (MODELLED answers, " in table
     assert "kuairec" not in table
 
 
@@ -186,3 +194,13 @@ def test_files_keep_their_name_through_an_environment(small, tmp_path: Path) -> 
     assert spec.world.startswith("KuaiRec-Fair-v0_kuairec-")
     assert spec.world.endswith("_T5")
     assert not spec.load().synthetic
+
+
+def test_a_file_of_options_alone_is_a_table(tmp_path: Path) -> None:
+    file = str(tmp_path / "films.toml")
+    assert env_for(file, "KuaiRec-Fair-v0") == "Recommendation-Fair-v0"
+    alone = find_origin(file, "Recommendation-Fair-v0")
+    assert alone == find_origin(f"table={file}", "Recommendation-Fair-v0")
+    assert (alone.source, alone.path) == ("table", file)
+    with pytest.raises(ConfigError, match="KuaiRec-Fair-v0 simulates kuairec, but the dataset is"):
+        check_played(find_origin(file, "KuaiRec-Fair-v0"), "KuaiRec-Fair-v0")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import kuaisim_gym
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import heads, memory, purifiers, timing, training
+from benchmarks.speed import heads, loads, memory, purifiers, timing, training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -45,7 +46,7 @@ def test_environments_are_timed_and_their_growth_is_drawn(tmp_path: Path, capsys
     played = {(row["env"], row["shell"], row["actions"]) for row in study["environments"]}
     for env in ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0"):
         for shell in ("SameStep", "NextStep", "sb3", "single"):
-            assert {(env, shell, kind) for kind in ("discrete", "slate", "continuous")} <= played
+            assert {(env, shell, kind) for kind in ("discrete", "slate", "scorer")} <= played
     assert ("KuaiRand-Retention-v0", "SameStep", "fusion") in played
     assert "numpy" in {row["engine"] for row in study["environments"]}
     for row in [row for name in ("environments", "sessions", "items") for row in study[name]]:
@@ -131,12 +132,14 @@ def test_each_row_is_measured_in_a_process_of_its_own() -> None:
 
 def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     study = quick(tmp_path, "memory")
-    assert in_this_process == [memory.occupied, memory.grown]
-    assert study.keys() == {*ABOUT, "sessions", "growth"}
+    assert in_this_process == [memory.occupied, memory.grown, memory.of_large_catalogue]
+    assert study.keys() == {*ABOUT, "sessions", "growth", "large"}
     views = {(row["actions"], row["observation"]) for row in study["sessions"]}
-    assert views == {("discrete", "state"), ("slate", "state"), ("continuous", "state"),
+    assert views == {("discrete", "state"), ("slate", "state"), ("scorer", "state"),
                      ("slate", "dict"), ("slate", "history"), ("fusion", "state")}  # fmt: skip
     assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
+    assert {row["actions"] for row in study["large"]} == {"discrete", "slate", "continuous"}
+    assert all(row["MB_in_all_at_the_peak"] > row["MB_before"] > 0 for row in study["large"])
     assert "### growth" in capsys.readouterr().out
 
 
@@ -200,3 +203,55 @@ def test_ratios_compare_with_the_packages_of_a_wheel(tmp_path: Path, capsys) -> 
     assert figures["old_s"] >= 2.0
     assert figures["ratio"] == figures["new_s"] / figures["old_s"] < 1.0
     assert "new / old" in capsys.readouterr().out
+
+
+def test_first_loads_are_compared_with_pandas_and_an_older_build(tmp_path: Path) -> None:
+    wheel, packages = tmp_path / "older.whl", Path(kuaisim_gym.__file__).parents[1]
+    with zipfile.ZipFile(wheel, "w") as packed:
+        for file in (packages / "kuaisim_gym").rglob("*.py"):
+            packed.write(file, file.relative_to(packages))
+    assert main(["loads", "--quick", "--old", str(wheel), "--out", str(tmp_path)]) == 0
+    rows = json.loads((tmp_path / "loads.json").read_text())["first loads"]
+    assert [row["dataset"] for row in rows] == list(loads.SIZES)
+    for row in rows:
+        assert row["new / pandas"] == row["new_s"] / row["pandas_s"]
+        assert row["new / old"] == row["new_s"] / row["old_s"]
+        assert min(row["pandas_MB"], row["new_MB"], row["old_MB"]) > 0
+
+
+def test_files_of_first_loads_are_those_of_the_datasets(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
+    for name, size in loads.QUICK.items():
+        (tmp_path / name).mkdir()
+        loads.write_files(name, size, tmp_path / name)
+        dataset = kuaisim_gym.load_dataset(name, tmp_path / name)
+        assert dataset.n_users == size.users
+        assert not any("duplicate" in note or "repeat" in note for note in dataset.notes)
+    log, test = (loads.QUICK["kuairand"].users * n for n in (53, 43))
+    tested = dataset.test if dataset.randomised is None else dataset.test.merged(dataset.randomised)
+    assert (len(dataset.log), len(tested)) == (log, test)
+
+
+def test_requests_are_timed_one_by_one(tmp_path: Path) -> None:
+    options = ["--quick", "--dataset", "kuairec", "--out", str(tmp_path)]
+    assert main(["serving", *options]) == 0
+    study = json.loads((tmp_path / "serving.json").read_text())
+    assert study.keys() == {*ABOUT, "requests", "one request"}
+    agents = ("ppo", "hrl", "belief-hrl", "student-hrl", "dsrm-hrl", "filter+quota")
+    timed = [(row["agent"], row["slates_before"]) for row in study["one request"]]
+    assert timed == [(agent, slates) for agent in agents for slates in (0, 15)]
+    for row in study["one request"]:
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 0 < row["p50_processor_ms"] <= row["p99_processor_ms"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_at_once(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(timing, "in_fresh_processes", lambda *asked: pytest.fail("it measured"))
+    file = tmp_path / "heads.json"
+    file.touch()
+    with pytest.raises(SystemExit) as ended:
+        main(["heads", "--quick", "--out", str(file)])
+    assert ended.value.code == 2
+    assert f"{file} is a file: name a folder" in capsys.readouterr().err

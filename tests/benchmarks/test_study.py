@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 
 import pytest
 
+import kuaisim_gym
+from benchmarks import results
 from benchmarks.study import Study, run_studies, run_study
 from kuaisim_gym.errors import ConfigError
 
@@ -86,3 +90,16 @@ def test_checkpoints_go_when_the_result_is_there(tmp_path: Path) -> None:
         checkpoint.touch()
         run_studies(studies, tmp_path)
         assert not checkpoint.exists()
+
+
+def test_a_repository_that_is_not_the_code_s_own_gives_no_commit(tmp_path, monkeypatch) -> None:
+    """As where the package is installed in an environment inside of somebody's project."""
+    if (Path(__file__).parents[2] / ".git").exists():  # which an sdist has not
+        assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", results.commit())
+    release = f"release {kuaisim_gym.__version__}"
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+    assert results.commit() == release
+    names = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    for command in (["init"], [*names, "commit", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
+    assert results.commit() == release

@@ -193,25 +193,34 @@ def test_without_a_cache_folder_the_systems_is_used(
     assert read(write(tmp_path, HEADER + b"1,2,x\n"))["a"] == [1]
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([(1, 5), (1, 5), (2, 1), (2, 3)], True),
-        ([(1, 5), (1, 4), (2, 1)], False),
-        ([(2, 5), (1, 6)], False),
-        ([(1, ""), (1, 4), (2, ""), (2, "")], True),  # a missing one stands first
-        ([(1, 4), (1, "")], False),
-    ],
-)
-def test_order_is_seen_without_a_sort(tmp_path: Path, rows, expected: bool, monkeypatch) -> None:
-    """In one chunk and across chunks."""
+@pytest.mark.parametrize("grouped", [True, False])
+def test_rows_come_in_the_order_of_groups_and_times(
+    tmp_path: Path, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Missing times first, equal ones as in the file; no sort of the table where groups ascend."""
+    import kuaisim_gym.data.tables as module
+
+    monkeypatch.setattr(module, "_VECTORS", 1)
+    rng = np.random.default_rng(2)
+    groups, times = rng.integers(0, 40, 9_000), rng.integers(0, 99, 9_000)
+    groups = np.sort(groups) if grouped else groups
+    times[groups == 7] = 50
+    missing = rng.random(9_000) < 0.1
+    cells = np.where(missing, "", times.astype(str))
     file = tmp_path / "a.csv"
-    file.write_text("x,t\n" + "".join(f"{x},{t}\n" for x, t in rows))
-    columns = [Column("x"), Column("t", "number", gaps=True)]
+    lines = (f"{x},{t},{i}" for i, (x, t) in enumerate(zip(groups, cells, strict=True)))
+    file.write_text("x,t,i\n" + "\n".join(lines))
+    columns = [Column("x"), Column("t", "number", gaps=True), Column("i")]
     with open_tables() as tables:
         table = tables.read([file], columns)
-        assert tables.is_sorted(table, "x", "t") == expected
-        whole = next(tables.stream(f"SELECT x, t FROM {table.sql}"))
-        parts = [{k: v[i : i + 1] for k, v in whole.items()} for i in range(len(rows))]
-        monkeypatch.setattr(tables, "stream", lambda query: iter(parts))
-        assert tables.is_sorted(table, "x", "t") == expected
+        asked, stream = [], tables.stream
+        monkeypatch.setattr(tables, "stream", lambda query: asked.append(query) or stream(query))
+        by_time = list(tables.in_order(table, table.columns, "x", "t"))
+        by_file = list(tables.in_order(table, ["x", "i"], "x"))
+    assert any("ORDER BY" in query for query in asked) != grouped
+    assert len(by_time) > 3
+    assert sum(len(set(chunk["x"].tolist())) for chunk in by_time) == 40  # groups stay whole
+    expected = np.lexsort((np.arange(9_000), np.where(missing, -1, times), groups))
+    np.testing.assert_array_equal(np.concatenate([chunk["i"] for chunk in by_time]), expected)
+    expected = np.lexsort((np.arange(9_000), groups))
+    np.testing.assert_array_equal(np.concatenate([chunk["i"] for chunk in by_file]), expected)

@@ -45,7 +45,7 @@ def random_sessions(batch: SessionBatch) -> Sessions:
 
 
 def test_sessions_name_their_users(batch: SessionBatch, random_sessions: Sessions) -> None:
-    ids = batch.arrivals(np.arange(N))["user_id"]
+    ids = batch.info()["user_id"]
     assert batch.dataset.user_ids[random_sessions.users].tolist() == ids.tolist()
     assert len(set(ids)) > N / 3
     assert random_sessions.take(np.array([5, 2])).users.tolist() == [

@@ -47,7 +47,7 @@ WORLDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 AXES: dict[str, tuple[Any, ...]] = {
     "world": tuple(WORLDS),
-    "action_type": ("continuous", "slate", "discrete", "fusion"),
+    "action_type": ("shares", "scorer", "slate", "discrete", "fusion"),
     "observation_type": ("state", "dict", "history", "belief", "parts"),
     "abandonment": ("imbalance", "popularity", "none"),
     "max_steps": (None, 4),
@@ -342,7 +342,7 @@ def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
     with pytest.raises(ResetNeededError):
         vector.step_wait()
     with pytest.raises(ResetNeededError, match="has not begun"):
-        vector.step(np.zeros((2, 10), dtype=np.float32))
+        vector.step(np.zeros((2, 11), dtype=np.float32))
     assert not vector.has_attr("nothing")
     with pytest.raises(AttributeError):
         vector.get_attr("nothing")
@@ -413,7 +413,12 @@ def test_unseeded_slots_differ_and_go_on(worlds) -> None:
 
 def test_a_slot_does_not_know_its_neighbours(worlds) -> None:
     """Slots of a large batch, past the blocks in which users are ranked, are those of a small."""
-    for world, action in (("rand", "fusion"), ("rand", "continuous"), ("rec-test", "continuous")):
+    for world, action in (
+        ("rand", "fusion"),
+        ("rand", "shares"),
+        ("rec-test", "shares"),
+        ("rec-test", "scorer"),
+    ):
         case = dict.fromkeys(AXES) | {"world": world, "action_type": action}
         case |= {"observation_type": "state", "abandonment": "imbalance", "rules": "unusual"}
         env_id, options = environment(case, worlds)
@@ -463,7 +468,7 @@ def rules(draw: st.DrawFn) -> dict[str, Any]:
     world = draw(st.sampled_from(list(WORLDS)))
     env_id, options = WORLDS[world]
     recorded = source(world) == "rec"
-    actions = AXES["action_type"][: 3 if recorded else 4]
+    actions = AXES["action_type"][: 4 if recorded else 5]
     options = options | {"action_type": draw(st.sampled_from(actions))}
     size = 1 if options["action_type"] == "discrete" else draw(st.integers(1, 20))
     max_len = options.setdefault("max_len", draw(st.integers(2, 8)))

@@ -60,7 +60,7 @@ def test_it_plays_alike_in_every_shell(small) -> None:
     for _ in range(8):
         np.testing.assert_array_equal(observations, seen)
         np.testing.assert_array_equal(observations[0], observation)
-        actions = rng.uniform(-1, 1, (2, 10)).astype(np.float32)
+        actions = rng.uniform(-1, 1, (2, 11)).astype(np.float32)
         observation, reward, terminated, _, info = single.step(actions[0])
         observations, rewards, over, _, infos = vector.step(actions)
         seen, paid, dones, told = shell.step(actions)
@@ -99,7 +99,7 @@ def test_the_batch_summarises_what_an_agent_plays(small) -> None:
 
     class Zero:
         def predict(self, observation, state=None, episode_start=None, deterministic=False):
-            return np.zeros((5, 10), dtype=np.float32), None
+            return np.zeros((5, 11), dtype=np.float32), None
 
     values = env.batch.summarise(evaluate(Zero(), env, 10))
     assert 0 < values["best"] <= 1

@@ -60,9 +60,9 @@ def test_pools_are_the_users_test_rows(pooled) -> None:
     assert find_pools(dataclasses.replace(pooled, pools=False), "test") is None
 
 
-@pytest.mark.parametrize("action_type", ["continuous", "discrete"])
+@pytest.mark.parametrize("action_type", ["shares", "scorer", "discrete"])
 def test_sessions_show_pools_alone_and_end_when_they_are_empty(pooled, action_type: str) -> None:
-    options = {"slate_size": 3} if action_type == "continuous" else {"slate_size": 1}
+    options = {"slate_size": 1} if action_type == "discrete" else {"slate_size": 3}
     batch = batch_of(pooled, action_type=action_type, **options)
     batch.seed(range(16))
     batch.reset()
@@ -71,7 +71,7 @@ def test_sessions_show_pools_alone_and_end_when_they_are_empty(pooled, action_ty
     active, exhausted = np.ones(16, dtype=bool), 0
     while active.any():
         if action_type == "discrete":
-            masks = batch.actions.masks()
+            masks = batch.actions.masks()[:, 0]
             masks[~active, 0] = True  # sessions that are over have nothing left
             actions = np.array([rng.choice(np.flatnonzero(row)) for row in masks])
         else:
@@ -173,7 +173,7 @@ def test_training_is_over_all_items(pooled) -> None:
     for batch in (one, two):
         batch.seed(range(16))
         batch.reset()
-        actions = np.random.default_rng(0).uniform(-1, 1, (16, 10)).astype(np.float32)
+        actions = np.random.default_rng(0).uniform(-1, 1, (16, 11)).astype(np.float32)
         batch.step(actions)
     np.testing.assert_array_equal(one.core.state.slates, two.core.state.slates)
     assert build_simulator(pooled, "train").observed_share == 0.0

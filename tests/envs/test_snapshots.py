@@ -75,7 +75,7 @@ def test_it_goes_on_as_if_nothing_had_been(small_rand, task, observation, before
     assert_the_same(play(batch, np.random.default_rng(1), 14), expected)
 
 
-@pytest.mark.parametrize("action", ["slate", "discrete", "fusion"])
+@pytest.mark.parametrize("action", ["scorer", "slate", "discrete", "fusion"])
 def test_with_every_kind_of_action(small_rand, action: str) -> None:
     batch = begun(small_rand, action_type=action)
     play(batch, np.random.default_rng(0), 5)
@@ -186,7 +186,7 @@ def test_the_sb3_shell_goes_on_without_a_reset(small) -> None:
         one.snapshot()
     one.reset()
     rng = np.random.default_rng(0)
-    actions = rng.uniform(-1, 1, (30, N, 10)).astype(np.float32)
+    actions = rng.uniform(-1, 1, (30, N, 11)).astype(np.float32)
     for action in actions[:7]:
         one.step(action)
     two.restore(one.snapshot())

@@ -49,7 +49,7 @@ def test_every_session_is_exactly_max_len_requests(small_rand, max_len: int) -> 
     for step in range(max_len):
         assert batch.core.state.active.all()
         np.testing.assert_array_equal(batch.core.state.temper, max_len - step)
-        result = batch.step(rng.uniform(-1, 1, (N, 10)).astype(np.float32))
+        result = batch.step(rng.uniform(-1, 1, (N, 11)).astype(np.float32))
         assert not result.penalised.any()
         assert not result.truncated.any()
     assert result.terminated.all()
@@ -251,7 +251,7 @@ def test_a_history_goes_on_over_visits(small_rand) -> None:
 def test_masks_are_fresh_at_each_visit(small_rand) -> None:
     batch = begun(RetentionBatch, small_rand, max_len=2, n_visits=3, action_type="discrete")
     for step in range(5):
-        assert (~batch.actions.masks()).sum(axis=1).tolist() == [step % 2] * N
+        assert (~batch.actions.masks()).sum(axis=(1, 2)).tolist() == [step % 2] * N
         batch.step(np.full(N, 7))
 
 

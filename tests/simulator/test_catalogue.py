@@ -44,9 +44,9 @@ def test_scorers_weigh_standardised_columns() -> None:
 
 
 @pytest.mark.parametrize("name", ["small", "small_rand"])
-def test_the_columns_of_a_continuous_action_have_unit_spread(name: str, request) -> None:
+def test_the_columns_of_a_scorer_have_unit_spread(name: str, request) -> None:
     dataset = request.getfixturevalue(name)
-    batch = SessionBatch(1, dataset.name, dataset=dataset)
+    batch = SessionBatch(1, dataset.name, dataset=dataset, action_type="scorer")
     known = batch.catalogue.known
     np.testing.assert_allclose(known.std(axis=0), 1.0, atol=1e-4)
     assert batch.action_space.shape == (known.shape[1],)

@@ -1,0 +1,114 @@
+"""Agents that a run keeps beside its result: settings and weights, and what was fitted before.
+
+``NAME.json`` is the result, ``NAME.agent`` holds the run's settings and the model's weights, and
+``NAME.fitted`` the purifier or encoder, if there is one. None of them is a pickle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
+
+from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.errors import CheckpointError
+
+FORMAT = "kuaisim-run-1"
+
+
+class Kept(NamedTuple):
+    """Content of a run's file.
+
+    Attributes:
+        settings: Fields of the run, by name.
+        parameters: Of the model; empty for an agent with a rule.
+        remembered: Further tensors of an algorithm with a ``training_state()``.
+    """
+
+    settings: dict[str, Any]
+    parameters: dict[str, Any]
+    remembered: dict[str, Any]
+
+    def restore(self, model: BaseAlgorithm) -> None:
+        """Gives the weights to an untrained model with the same arguments.
+
+        Raises:
+            CheckpointError: The model is another one.
+        """
+        try:
+            model.set_parameters(self.parameters, device="cpu")
+            if self.remembered:
+                model.set_training_state(self.remembered)  # type: ignore[attr-defined]
+        except (ValueError, RuntimeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"The weights are not of this {type(model).__name__}: {error}. Name the "
+                "environment and the data that it was trained in, and the same version of the "
+                "agent."
+            ) from error
+
+
+def agent_file(result: Path) -> Path:
+    """The file of the agent beside a result file."""
+    return result.with_suffix(".agent")
+
+
+def fitted_file(result: Path) -> Path:
+    """The file of what was fitted before the training, beside a result file."""
+    return result.with_suffix(".fitted")
+
+
+def keep(
+    result: Path, settings: Mapping[str, Any], model: BaseAlgorithm | None, fitted: Any
+) -> None:
+    """Writes the files of an agent.
+
+    Args:
+        result: The future result file.
+        settings: Fields of the run, by name.
+        model: The trained model; ``None`` for an agent with a rule.
+        fitted: A purifier or encoder; others, which only the training needs, are not kept.
+    """
+    if hasattr(fitted, "save"):
+        fitted.save(fitted_file(result))
+    file = io.BytesIO()
+    content = {
+        "format": FORMAT,
+        "settings": json.dumps(settings),
+        "parameters": {} if model is None else model.get_parameters(),
+        "remembered": getattr(model, "training_state", dict)(),
+    }
+    torch.save(content, file)
+    write_atomically(agent_file(result), file.getvalue())
+
+
+def read_kept(result: Path) -> Kept:
+    """Reads the file of the agent beside a result file.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    path = agent_file(result)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is not there: only `kuaisim train` keeps agents. Train it again, which makes "
+            "the same one."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:  # which is what torch writes
+            torn = archive.testzip()  # torch itself compares no checksums
+        if torn is not None:
+            raise zipfile.BadZipFile(f"the checksum of its entry {torn} is wrong")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content["format"] != FORMAT:
+            raise ValueError(f"expected format {FORMAT!r}, got {content['format']!r}")
+        return Kept(json.loads(content["settings"]), content["parameters"], content["remembered"])
+    except Exception as error:  # damage shows in errors of zipfile, struct, pickle or torch
+        raise CheckpointError(
+            f"{path} cannot be read as an agent: {error}. Train it again."
+        ) from error
