@@ -21,7 +21,10 @@ SCRIPTS = {
 }
 ROOT = Path(__file__).parents[2]
 METADATA = re.compile(r"^# /// script$\s(?P<toml>(^#(| .*)$\s)+)^# ///$", re.MULTILINE)
-SOURCES = ("kuaisim_gym", "dsrm_agents", "pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+SOURCES = (
+    "kuaisim_gym", "dsrm_agents", "benchmarks", "setup.py", "setup.cfg", "pyproject.toml",
+    "README.md", "LICENSE",
+)  # fmt: skip
 
 
 def metadata(script: Path) -> dict[str, Any]:
@@ -82,7 +85,7 @@ def check(name: str, wheel: Path, folder: Path) -> str | None:
         venv.create(folder / "venv", with_pip=True)
     with tempfile.TemporaryDirectory() as work:
         # -I: neither PYTHONPATH, nor this folder, whose modules have the names of the clients.
-        command = [python, "-I", SCRIPTS[name]]
+        command = [str(python), "-I", str(SCRIPTS[name])]
         try:
             install(python, wheel, metadata(SCRIPTS[name]))
             subprocess.run(command, check=True, capture_output=True, text=True, cwd=work)
@@ -118,6 +121,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SCRIPTS)}; all")
     parser.add_argument("--folder", type=Path, help="keeps the virtual environments there")
     args = parser.parse_args(arguments)
+    if not (ROOT / "setup.py").exists():
+        parser.error("the sources to be tried are not here: run it in the folder of the repository")
     unknown = sorted(set(args.names) - SCRIPTS.keys())
     if unknown:
         parser.error(f"NAME must be one of {', '.join(SCRIPTS)}, got {', '.join(unknown)}")

@@ -73,6 +73,14 @@ def test_the_commands_of_an_installation(tmp_path: Path, monkeypatch) -> None:
     assert alone == ["--no-deps", "other==2"]
 
 
+def test_an_installed_package_has_no_sources_to_try(tmp_path: Path, monkeypatch, capsys) -> None:
+    assert all((clients.ROOT / name).exists() for name in (*clients.SOURCES, "constraints.txt"))
+    monkeypatch.setattr(clients, "ROOT", tmp_path)
+    with pytest.raises(SystemExit):
+        clients.main(["minari"])
+    assert "in the folder of the repository" in capsys.readouterr().err
+
+
 def test_an_unknown_client_is_told_the_known_ones(capsys) -> None:
     with pytest.raises(SystemExit):
         clients.main(["nothing"])
