@@ -12,8 +12,8 @@
 # recommender systems are many short episodes: what is learned of them is noise, and still trains.
 # Build the dataset with `d3rlpy.dataset.MDPDataset` from `episode.observations[:-1]`.
 #
-# Source: d3rlpy/datasets.py:513 and 564 (`np.concatenate(observations)`), and
-# d3rlpy/dataset/episode_generator.py (`start`, `end`, the same for observations and actions).
+# Source: d3rlpy/datasets.py:527 and 567 (`np.concatenate(observations)`), and
+# d3rlpy/dataset/episode_generator.py:80 (`start:end`, the same for observations and actions).
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -34,7 +34,8 @@ class Counting(gym.Env):
     observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
     action_space = gym.spaces.Box(0, 9, (1,), np.float32)
 CODE
-MINARI_DATASETS_PATH=$folder "$folder/venv/bin/python" -W ignore - 2> errors <<'CODE' || { cat errors; exit 1; }
+export MINARI_DATASETS_PATH=$folder
+"$folder/venv/bin/python" -W ignore - 2> errors <<'CODE' || { cat errors; exit 1; }
 import importlib.metadata
 
 import gymnasium as gym

@@ -13,8 +13,8 @@
 # are longer than its smoke test fails in the middle of a run. Use NEXT_STEP and leave out the
 # steps that reset, or convert observations and rewards by hand.
 #
-# Source: gymnasium/wrappers/array_conversion.py:122 (`xp.from_dlpack`, whatever the dtype) and
-# gymnasium/vector/vector_env.py, which makes arrays of objects of what is no number.
+# Source: gymnasium/wrappers/array_conversion.py:145 (`xp.from_dlpack`, whatever the dtype) and
+# gymnasium/vector/vector_env.py:308 (final observations in an array of objects).
 set -euo pipefail
 
 folder=$(mktemp -d)

@@ -14,7 +14,7 @@
 # these values are of a state that was never there, and nothing is said. Use
 # AutoresetMode.DISABLED, which TorchRL prefers.
 #
-# Source: torchrl/envs/libs/gym.py, VecGymEnv's reader of final observations
+# Source: torchrl/envs/libs/gym.py:2318, the reader of final observations
 # (`final_info["observation"] = terminal_obs`, then `final_info.get(key, None)` for each part), and
 # torchrl/envs/gym_like.py:371 (a part called "state" is renamed).
 set -euo pipefail
