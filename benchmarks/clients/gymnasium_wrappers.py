@@ -31,9 +31,9 @@ def check_conversion(wrapper: type, observation_type: str) -> None:
         for _ in range(10):
             actions = torch.as_tensor(env.action_space.sample())
             observation, reward, _, _, infos = wrapped.step(actions)
-            parts = observation.values() if isinstance(observation, dict) else [observation]
-            for part in (*parts, reward, infos["user_id"], infos["session"]["len"]):
-                assert isinstance(part, torch.Tensor)
+            arrays = observation.values() if isinstance(observation, dict) else [observation]
+            for array in (*arrays, reward, infos["user_id"], infos["session"]["len"]):
+                assert isinstance(array, torch.Tensor)
 
 
 def check_attributes() -> None:

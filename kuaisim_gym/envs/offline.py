@@ -444,7 +444,7 @@ def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
 def _minari() -> tuple[Any, Any]:
     """Minari and its storage class, imported only where they are used."""
     try:
-        for needed in ("h5py", "PIL"):  # the latter by its storage of all things
+        for needed in ("h5py", "PIL"):  # Minari's storage imports both
             importlib.import_module(needed)
         minari = importlib.import_module("minari")
     except ImportError as error:
