@@ -100,7 +100,7 @@ def parsed(folder: str) -> dict[Path, list[ast.AST]]:
 def undocumented(package: str) -> Iterator[str]:
     """Public functions, classes and methods for which ``help`` has no text, inherited or not."""
     for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}."):
-        if ".examples." in module.name or module.name.endswith("__main__"):
+        if re.search(r"\.(examples|clients)\.|__main__$", module.name):
             continue
         for name, member in vars(importlib.import_module(module.name)).items():
             if getattr(member, "__module__", None) == module.name:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
@@ -15,12 +17,13 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from dsrm_agents.common.origin import marked, of_dataset
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import SessionBatch, check_seed
+from kuaisim_gym.envs.assembly import SessionBatch, check_reset_options, check_seed
 from kuaisim_gym.envs.replay import options_of
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, ResetNeededError
+from kuaisim_gym.registration import import_named
 from kuaisim_gym.snapshots import Snapshot
 
 
@@ -38,9 +41,14 @@ class KuaiVecEnv(BatchView, VecEnv):
             ``None`` for an arbitrary seed.
         render_mode: ``"rgb_array"`` or ``None``.
 
+    Attributes:
+        spec: Of the single environment that a slot equals, if :func:`make_vec_env` made this one.
+
     Raises:
         ConfigError: Rewards are vectors, of which Stable-Baselines3 knows nothing.
     """
+
+    spec: EnvSpec | None = None
 
     def __init__(
         self, batch: SessionBatch, seed: int | None = None, render_mode: str | None = None
@@ -149,6 +157,16 @@ class KuaiVecEnv(BatchView, VecEnv):
         """Forgets what frames were drawn with."""
         self.close_extras()
 
+    def set_options(self, options: list[dict[str, Any]] | dict[str, Any] | None = None) -> None:
+        """Refuses options of the next reset, as the single environment does.
+
+        Raises:
+            ConfigError: There are some.
+        """
+        for row in options if isinstance(options, list) else [options]:
+            check_reset_options(row)
+        super().set_options(options)
+
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute of this environment for every slot."""
         return [getattr(self, attr_name)] * len(list(self._get_indices(indices)))
@@ -222,4 +240,8 @@ def make_vec_env(
         ConfigError: Unknown id, option or value.
     """
     batch = make_batch(n_envs, env_id=env_id, split=split, **kwargs)
-    return KuaiVecEnv(batch, seed, render_mode)
+    env = KuaiVecEnv(batch, seed, render_mode)
+    spec = gym.spec(import_named(env_id))
+    options = {"split": split, "render_mode": render_mode, **kwargs}
+    env.spec = replace(spec, kwargs=spec.kwargs | options)
+    return env

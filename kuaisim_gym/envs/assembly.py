@@ -63,6 +63,14 @@ _SIZES = (
     "The number of sessions is n_envs= of make_vec_env, and num_envs= of gymnasium.make_vec; "
     "gymnasium.make makes one."
 )
+_HINTS = {
+    "n_envs": _SIZES,
+    "num_envs": _SIZES,
+    "autoreset_mode": (
+        "With vectorization_mode='sync' or 'async' it is an option of Gymnasium's vector "
+        "environment: vector_kwargs={'autoreset_mode': ...}; the native one takes it as it is."
+    ),
+}
 _STEPPING = ("step", "reset", "observe")  # what compiled steps stand for
 _SESSION_OPTIONS = tuple(option.name for option in fields(SessionConfig))
 
@@ -166,7 +174,7 @@ class SessionBatch:
         allowed = (*_OPTIONS, *self.extra_options, *_SESSION_OPTIONS)
         for option in session_options:
             if option not in allowed:
-                hint = _SIZES if option in ("n_envs", "num_envs") else ""
+                hint = _HINTS.get(option, "")
                 raise unexpected_option("An environment option", option, allowed, hint)
         action_type = self.usual_actions if action_type is None else action_type
         self.action_type = check_choice("action_type", action_type, ACTION_TYPES)
@@ -288,7 +296,7 @@ class SessionBatch:
         """Restarts the random sequence of some slots, one seed a slot, as the core's does.
 
         Raises:
-            ConfigError: A seed is not in [0, 2**63).
+            ConfigError: A seed is not in [0, 2**64).
         """
         for seed in seeds:
             check_seed(seed)
@@ -666,11 +674,21 @@ def check_seed(seed: object) -> int:
     """Returns a valid seed as an int.
 
     Raises:
-        ConfigError: It is not an integer in [0, 2**63).
+        ConfigError: It is not an integer in [0, 2**64).
     """
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**63:
+    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**64:
         return int(seed)
-    raise ConfigError(f"A seed must be an integer in [0, 2**63), got {seed!r}.")
+    raise ConfigError(f"A seed must be an integer in [0, 2**64), got {seed!r}.")
+
+
+def check_reset_options(options: object) -> None:
+    """Refuses options of a reset.
+
+    Raises:
+        ConfigError: There are some.
+    """
+    if options:
+        raise ConfigError(f"reset() knows no options, got {options!r}; give them to make().")
 
 
 def _arriving(users: ArrayLike | None, simulator: Simulator) -> NDArray[np.int32]:

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
@@ -50,6 +51,7 @@ class Episode:
         rewards: (T,) float64.
         terminations: (T,) bool, true where the user left: at the last step or nowhere.
         truncations: (T,) bool, true where the episode was cut although the user stayed.
+        seed: Of the reset that began it; ``None`` where that had none.
 
     Raises:
         DataFormatError: The arrays do not belong to one number of steps, or there is none.
@@ -60,6 +62,7 @@ class Episode:
     rewards: NDArray[np.float64]
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
@@ -249,7 +252,8 @@ def collect_episodes(
         env: A Gymnasium environment or vector environment, of any spaces; it is reset.
         agent: Acts on batches, one row per slot, like a Stable-Baselines3 model.
         sessions: How many to record, at least 1.
-        seed: Of the first reset; slot i is seeded ``seed + i``. ``None`` for no seed.
+        seed: Of the first reset; slot i is seeded ``seed + i``, and the first episode of each slot
+            says so. ``None`` for no seed.
         deterministic: True for the agent's best actions, false for drawn ones.
 
     Returns:
@@ -283,6 +287,7 @@ def _record(
     """The generator of :func:`collect_episodes`."""
     slots = np.arange(env.num_envs)
     quota = sessions // env.num_envs + (slots < sessions % env.num_envs)
+    seeds = [None if seed is None else seed + slot for slot in range(env.num_envs)]
     begin = np.zeros(env.num_envs, dtype=np.int64)  # the step at which each slot's session began
     history: dict[int, tuple[Arrays, Arrays, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
     observation, _ = env.reset(seed=seed)
@@ -311,7 +316,9 @@ def _record(
                 np.array(rewards, dtype=np.float64),
                 np.array(terminations, dtype=bool),
                 np.array(truncations, dtype=bool),
+                seeds[slot],
             )
+            seeds[slot] = None
             quota[slot] -= 1
         step += 1
         # Under NEXT_STEP one more step, whose action is ignored, resets a finished slot.
@@ -392,7 +399,7 @@ def write_minari(
             folder / "data",
             observation_space=observation_space,
             action_space=action_space,
-            env_spec=None if env is None else env.spec,
+            env_spec=None if env is None else _bounded(env),
             data_format=data_format,
             jpeg_encoding=False,
         )
@@ -437,7 +444,8 @@ def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
 def _minari() -> tuple[Any, Any]:
     """Minari and its storage class, imported only where they are used."""
     try:
-        importlib.import_module("h5py")
+        for needed in ("h5py", "PIL"):  # Minari's storage imports both
+            importlib.import_module(needed)
         minari = importlib.import_module("minari")
     except ImportError as error:
         raise ConfigError(
@@ -464,6 +472,19 @@ def _source(env: gym.Env[Any, Any], dataset: Dataset | None) -> Dataset:
     return source
 
 
+def _bounded(env: gym.Env[Any, Any]) -> EnvSpec | None:
+    """The specification, with a step limit that no session reaches where it has none.
+
+    Readers of Minari datasets, d3rlpy among them, need one. An id can have none: how long sessions
+    get is a matter of its options.
+    """
+    spec = env.spec
+    if spec is None or spec.max_episode_steps is not None:
+        return spec
+    longest: int = env.get_wrapper_attr("batch").longest
+    return replace(spec, max_episode_steps=longest + 1)
+
+
 def _buffers(
     minari: Any,
     episodes: Iterable[Episode],
@@ -479,6 +500,7 @@ def _buffers(
             if not space.contains(row_of(arrays, 0)):
                 raise DataFormatError(f"Episode {number}: its {name} are not of {space}.")
         yield minari.data_collector.EpisodeBuffer(
+            seed=episode.seed,
             observations=episode.observations,
             actions=episode.actions,
             rewards=episode.rewards,

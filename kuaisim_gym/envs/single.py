@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import check_seed
+from kuaisim_gym.envs.assembly import check_reset_options, check_seed
 from kuaisim_gym.envs.rows import info_of, row_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
@@ -217,8 +217,7 @@ class KuaiEnv(BatchView, gym.Env):
         Raises:
             ConfigError: The seed is no seed, or there are options: a reset has none.
         """
-        if options:
-            raise ConfigError(f"reset() knows no options, got {options!r}; give them to make().")
+        check_reset_options(options)
         super().reset(seed=None if seed is None else check_seed(seed))
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**63))

@@ -155,9 +155,17 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return (getattr(self, prefix + name),) * self.num_envs
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """An attribute, as :meth:`get_attr`, or the method ``"action_masks"``, a row per slot."""
+        """An attribute, as :meth:`get_attr`, or the method ``"action_masks"`` or ``"render"``.
+
+        The methods give a row and a frame of each slot.
+
+        Raises:
+            ConfigError: Another method: slots are no objects.
+        """
         if name == "action_masks":
             return tuple(map(np.ravel, self.batch.actions.masks()))
+        if name == "render":
+            return self.render() or (None,) * self.num_envs
         if args or kwargs or callable(getattr(self, name)):
             raise ConfigError(f"{name!r} cannot be called: slots are no objects.")
         return self.get_attr(name)

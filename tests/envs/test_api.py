@@ -594,13 +594,13 @@ def test_bad_reset_masks_are_refused_and_change_nothing(small, mask) -> None:
     assert mask.tolist() == [True, False]
 
 
-BAD_SEEDS = [-1, True, 1.0, 2**63, 2**70, "1", np.float64(3)]
+BAD_SEEDS = [-1, True, 1.0, 2**64, 2**70, "1", np.float64(3)]
 
 
 @pytest.mark.parametrize("seed", BAD_SEEDS, ids=repr)
 def test_bad_seeds_are_refused_by_the_single_environment(small, seed) -> None:
     env = gym.make("KuaiRec-Fair-v0", dataset=small).unwrapped
-    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*63\), got"):
+    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*64\), got"):
         env.reset(seed=seed)
 
 
@@ -609,13 +609,13 @@ def test_bad_seeds_are_refused_by_the_vector_environment(small, seed) -> None:
     env = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
     with pytest.raises(ConfigError, match="seed"):
         env.reset(seed=seed)
-    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*63\), got"):
+    with pytest.raises(ConfigError, match=r"A seed must be an integer in \[0, 2\*\*64\), got"):
         env.reset(seed=[0, seed])
 
 
-@pytest.mark.parametrize("seed", [-1, True, 1.0, 2**63, 2**70, np.float64(3)], ids=repr)
+@pytest.mark.parametrize("seed", [-1, True, 1.0, 2**64, 2**70, np.float64(3)], ids=repr)
 def test_bad_seeds_are_refused_by_the_sb3_shell(small, seed) -> None:
-    message = r"A seed must be an integer in \[0, 2\*\*63\), got"
+    message = r"A seed must be an integer in \[0, 2\*\*64\), got"
     with pytest.raises(ConfigError, match=message):
         make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, seed=seed)
     shell = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small)
@@ -631,13 +631,13 @@ def test_there_must_be_a_seed_for_each_slot(small, seeds) -> None:
 
 
 def test_the_largest_seeds_are_seeds(small) -> None:
-    last = 2**63 - 1
+    last = 2**64 - 1
     env = gym.make("KuaiRec-Fair-v0", dataset=small)
     vector = gym.make_vec("KuaiRec-Fair-v0", num_envs=2, dataset=small)
     first, _ = env.reset(seed=last)
     np.testing.assert_array_equal(vector.reset(seed=[0, last])[0][1], first)
     # The second slot's would be one too large.
-    with pytest.raises(ConfigError, match="got 9223372036854775808"):
+    with pytest.raises(ConfigError, match="got 18446744073709551616"):
         vector.reset(seed=last)
     tuple_, array = vector.reset(seed=(3, 4))[0], vector.reset(seed=np.array([3, 4]))[0]
     np.testing.assert_array_equal(tuple_, array)
@@ -831,8 +831,29 @@ def test_a_vector_answers_for_its_single_environments(small) -> None:
     for name in ("action_space", "observation_space", "dataset_fingerprint"):
         assert native.get_attr(name) == sync.get_attr(name)
     np.testing.assert_array_equal(native.call("action_masks"), sync.call("action_masks"))
+    assert native.call("render") == sync.call("render") == (None,) * 3
+    assert [spec.id for spec in native.get_attr("spec")] == ["KuaiRec-Fair-v0"] * 3
     with pytest.raises(ConfigError, match="slots are no objects"):
         native.call("reset")
+
+
+def test_a_vector_renders_by_call_what_its_single_environments_do(small) -> None:
+    options = {"dataset": small, "num_envs": 2, "render_mode": "ansi"}
+    native = gym.make_vec("KuaiRec-Fair-v0", **options)
+    sync = gym.make_vec("KuaiRec-Fair-v0", vectorization_mode="sync", **options)
+    for envs in (native, sync):
+        envs.reset(seed=0)
+        envs.step(np.zeros(envs.action_space.shape, dtype=np.float32))
+    assert native.call("render") == sync.call("render") == native.render()
+
+
+def test_an_autoreset_mode_at_the_wrong_door_is_told_the_right_one(small) -> None:
+    mode = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    with pytest.raises(ConfigError, match=r"vector_kwargs={'autoreset_mode': \.\.\.}"):
+        gym.make_vec("KuaiRec-Fair-v0", 2, "sync", dataset=small, **mode)
+    for options in ({"vectorization_mode": "sync", "vector_kwargs": mode}, mode):
+        envs = gym.make_vec("KuaiRec-Fair-v0", 2, dataset=small, **options)
+        assert envs.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
 
 
 def test_a_numba_that_cannot_be_imported_is_done_without(monkeypatch, caplog) -> None:

@@ -377,6 +377,24 @@ def test_the_sb3_shell_refuses_what_it_has_not(worlds) -> None:
         vector.env_method("action_masks")
     assert vector.get_attr("preference_slice") == [slice(0, 9)] * 2
     assert vector.get_attr("preference_slice", 1) == [slice(0, 9)]
+    for options in ({"max_len": 3}, [{}, {"max_len": 3}]):
+        with pytest.raises(ConfigError, match="knows no options, got {'max_len': 3}"):
+            vector.set_options(options)
+    for options in (None, {}, [{}, {}]):
+        vector.set_options(options)
+
+
+def test_the_sb3_shell_names_the_single_environment_that_a_slot_equals(worlds) -> None:
+    from dsrm_agents import make_vec_env
+
+    options = {"dataset": worlds["rec"], "action_type": "discrete", "max_len": 4}
+    vector = make_vec_env("kuaisim_gym:KuaiRec-Fair-v0", 2, split="test", seed=5, **options)
+    assert "max_len" not in gym.spec("KuaiRec-Fair-v0").kwargs
+    for slot, spec in enumerate(vector.get_attr("spec")):
+        single = gym.make(spec)
+        assert single.spec.id == "KuaiRec-Fair-v0"
+        np.testing.assert_array_equal(single.reset(seed=5 + slot)[0], vector.reset()[slot])
+        vector.seed(5)
 
 
 @pytest.mark.parametrize("kind", ["slate", "discrete"])

@@ -63,11 +63,12 @@ def with_log_only(small) -> Dataset:
 
 
 def assert_same(one: Episode, other: Episode) -> None:
-    for field in dataclasses.fields(Episode):
-        a, b = getattr(one, field.name), getattr(other, field.name)
+    """Of one course, whatever their seeds."""
+    for name in {field.name for field in dataclasses.fields(Episode)} - {"seed"}:
+        a, b = getattr(one, name), getattr(other, name)
         if isinstance(a, dict):
             assert a.keys() == b.keys()
-            a, b = ([part[name] for name in sorted(part)] for part in (a, b))
+            a, b = ([part[key] for key in sorted(part)] for part in (a, b))
         else:
             a, b = [a], [b]
         for x, y in zip(a, b, strict=True):
@@ -306,6 +307,17 @@ def test_a_single_environment_is_recorded_as_played(small, options) -> None:
     assert all((one.terminations | one.truncations).sum() == 1 for one in found)
 
 
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_the_seed_of_an_episode_plays_it_again(small, mode) -> None:
+    native = gym.make_vec(ENV, num_envs=3, autoreset_mode=mode, dataset=small)
+    found = list(collect_episodes(native, Linear(native), 7, seed=4))
+    seeded = [episode for episode in found if episode.seed is not None]
+    assert sorted(episode.seed for episode in seeded) == [4, 5, 6]
+    for episode in seeded:
+        assert_same(episode, played({"dataset": small}, episode.seed, 1)[0])
+    assert {one.seed for one in collect_episodes(native, Linear(native), 4)} == {None}
+
+
 def vector(options: dict, mode: AutoresetMode):
     """Three single environments, whose observations always lie in the same memory."""
     return gym.make_vec(
@@ -473,6 +485,11 @@ def test_recorded_sessions_survive_minari_with_their_environment(folder, minari,
     assert loaded.storage.metadata["author_email"] == {"a@b.example"}
     again = loaded.recover_environment()
     assert again.observation_space == env.observation_space
+    # A limit that d3rlpy reads, and no session reaches: those that are cut are so by max_steps.
+    limit = loaded.env_spec.max_episode_steps
+    assert limit == 1 + options.get("max_steps", 12) > max(map(len, episodes))
+    stored = [row.get("seed") for row in loaded.storage.get_episode_metadata(range(4))]
+    assert stored == [1, None, None, None]
     for one, other in zip(
         collect_episodes(again, Linear(again), 2, seed=1), episodes[:2], strict=True
     ):
@@ -552,9 +569,10 @@ def test_what_minari_cannot_be_told_is_refused(small, small_rand, folder, minari
             write_minari(name, episodes, **logged_spaces(small))
 
 
-def test_minari_is_asked_for_only_when_it_is_used(small, monkeypatch) -> None:
+@pytest.mark.parametrize("missing", ["minari", "h5py", "PIL"])
+def test_minari_is_asked_for_only_when_it_is_used(small, monkeypatch, missing) -> None:
     def without(name, *args, **kwargs):
-        if name.split(".")[0] in {"minari", "h5py"}:
+        if name.split(".")[0] == missing:
             raise ModuleNotFoundError(name)
         return importlib_import(name, *args, **kwargs)
 
