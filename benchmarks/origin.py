@@ -10,7 +10,7 @@ from typing import Any
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import SOURCES, Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.options import shared_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import import_named, registered
 

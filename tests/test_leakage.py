@@ -19,7 +19,7 @@ from dsrm_agents import fit_dsrm, make_vec_env
 from dsrm_agents.dsrm.pairs import log_parts, play_sessions
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, LabelLog, TrainingData, WatchLog
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator import build_simulator, load_catalogue
 from kuaisim_gym.simulator.build import assess

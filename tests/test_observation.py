@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.envs.tasks import RetentionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import CONTEXT, PREFERENCE_BOUND

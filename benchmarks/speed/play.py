@@ -21,7 +21,7 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairand,
     synthetic_kuairec,
 )
-from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.options import shared_dataset
 
 TINY = 240  # items of a world that is built quickly
 

@@ -12,7 +12,7 @@ import torch
 from dsrm_agents import Purifier, fit_purifier
 from dsrm_agents.dsrm.purifier import FittedPurifier
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.options import shared_dataset
 
 from ..run import Run, train_agent
 from .timing import Clock, Row, add_out, report, timed

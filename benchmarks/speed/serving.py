@@ -14,7 +14,7 @@ from stable_baselines3 import PPO
 from dsrm_agents import HierarchicalPPO, PurifyVecEnv, Recommender, fit_purifier, make_vec_env
 from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import shared_dataset
+from kuaisim_gym.envs.options import shared_dataset
 
 from .timing import Row, add_out, report
 

@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from dsrm_agents.common.origin import marked, of_dataset
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import SessionBatch, check_reset_options, check_seed
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import check_reset_options, check_seed
 from kuaisim_gym.envs.replay import options_of
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView

@@ -29,7 +29,8 @@ from dsrm_agents.dsrm.erasure import popularity_statistics
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset, Interactions, Truth
 from kuaisim_gym.engine.reference import preference
-from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PARTS, WEIGHT_SCALE, PreferenceEncoder
 from kuaisim_gym.simulator.belief import Belief

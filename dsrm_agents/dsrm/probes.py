@@ -21,7 +21,7 @@ from dsrm_agents.dsrm.erasure import popularity_statistics
 from dsrm_agents.dsrm.pairs import log_parts, true_preference
 from dsrm_agents.dsrm.purifier import Denoise, purify
 from kuaisim_gym.data import Dataset, Interactions
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
 from kuaisim_gym.simulator import load_catalogue

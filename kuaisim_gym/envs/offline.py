@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.envs.rows import row_of
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.engine import bits
 from kuaisim_gym.engine.types import StepResult
-from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.observation import Observation, ObservationEncoder
 from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.build import load_preferences

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.assembly import check_reset_options, check_seed
+from kuaisim_gym.envs.options import check_reset_options, check_seed
 from kuaisim_gym.envs.rows import info_of, row_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.engine.types import BoolArray
-from kuaisim_gym.envs.assembly import check_seed
+from kuaisim_gym.envs.options import check_seed
 from kuaisim_gym.envs.rows import Info, masked, merged, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import resolve

@@ -32,7 +32,7 @@ from dsrm_agents.dsrm.measures import cosine, popularity_leakage
 from dsrm_agents.dsrm.pairs import Examples, log_parts
 from dsrm_agents.dsrm.probes import probe, probe_data
 from dsrm_agents.dsrm.purifier import PURIFIERS, FittedPurifier
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.build import load_preferences
 

@@ -10,7 +10,8 @@ import pytest
 from dsrm_agents.dsrm import pairs as module
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig, log_parts, play_sessions, true_preference
 from kuaisim_gym.data import WatchLog
-from kuaisim_gym.envs.assembly import SessionBatch, preference_encoder
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PARTS, WEIGHT_SCALE
 from kuaisim_gym.simulator.build import load_preferences

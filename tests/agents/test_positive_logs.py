@@ -16,7 +16,7 @@ from dsrm_agents.baselines.world_model import fit_world_model
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig, log_parts
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import auc
 

@@ -19,7 +19,7 @@ from dsrm_agents.dsrm.measures import (
 )
 from dsrm_agents.dsrm.pairs import log_parts
 from dsrm_agents.dsrm.probes import ProbeData, history_popularity, probe, probe_data
-from kuaisim_gym.envs.assembly import preference_encoder
+from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.errors import ConfigError
 
 NEED_TRUTH = {"interest_accuracy", "cosine", "recall20", "recall20_longtail"}
