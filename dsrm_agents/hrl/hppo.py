@@ -167,7 +167,7 @@ class HierarchicalPPO(SlatePPO):
             assert self._last_episode_starts is not None
             self._age[torch.as_tensor(self._last_episode_starts, dtype=torch.bool)] = 0
             due = self._age % self.policy.decision_period == 0
-            with torch.no_grad():
+            with torch.inference_mode():
                 decision = self.policy.decide(self._observed(), self._last_control, due)
             new_obs, rewards, dones, infos = env.step(decision.slates.cpu().numpy())
             self.num_timesteps += env.num_envs
@@ -196,7 +196,7 @@ class HierarchicalPPO(SlatePPO):
             self._age += 1
             self._last_obs = new_obs  # type: ignore[assignment]
             self._last_episode_starts = dones
-        with torch.no_grad():
+        with torch.inference_mode():
             last_values = self.policy.level_values(self._observed())
         rollout_buffer.compute_returns_and_advantage(last_values, dones)
         statistics.record(self.logger, self.weight.value)

@@ -159,7 +159,7 @@ class HierarchicalPolicy(SlateActorCritic):
         self.worker_critic = mlp(self.state_dim, hidden, 1, nn.Tanh)
         start_near_zero(self.worker_critic[-1])
         rate = lr_schedule(1)
-        self.optimizer = self.optimizer_class(
+        self._optimise(
             [
                 {
                     "params": list(getattr(self, name).parameters()),
@@ -167,8 +167,7 @@ class HierarchicalPolicy(SlateActorCritic):
                     "name": name,
                 }
                 for name, scale in self.lr_scales.items()
-            ],
-            **self.optimizer_kwargs,
+            ]
         )
 
     def set_fairness(

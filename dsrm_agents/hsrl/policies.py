@@ -138,9 +138,7 @@ class HSRLPolicy(SlateActorCritic):
         items, sizes = torch.as_tensor(self.catalogue.known), (options["dim"], options["hidden"])
         self.network = TokenNetwork(widths, self.state_dim, items, self.context, *sizes)
         self.critic = MultiLevelCritic(len(widths), *sizes)
-        self.optimizer = self.optimizer_class(
-            [{"params": list(self.parameters()), "lr": lr_schedule(1)}], **self.optimizer_kwargs
-        )
+        self._optimise([{"params": list(self.parameters()), "lr": lr_schedule(1)}])
 
     def slates(self, obs: PyTorchObs) -> SemanticSlates:
         """The distribution of slates of N sessions."""
