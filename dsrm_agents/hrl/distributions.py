@@ -163,9 +163,7 @@ class _GroupMass(torch.autograd.Function):
         return of_query, of_key, None, None
 
 
-def _weights(
-    scores: Tensor, groups: tuple[slice, ...], weight: Tensor
-) -> tuple[Tensor, Tensor]:
+def _weights(scores: Tensor, groups: tuple[slice, ...], weight: Tensor) -> tuple[Tensor, Tensor]:
     """Weights of items beside the best of their group.
 
     Args:

@@ -141,7 +141,7 @@ class Items(nn.Module):
 
 
 def _looked_up(of_item: Tensor, items: Tensor) -> Tensor:
-    """What (N, m) item positions, -1 for none, have in a table that begins with no item."""
+    """Entries, at (N, m) item positions or -1 for none, of a table that begins with no item."""
     return of_item.index_select(0, (items + 1).flatten()).view(items.shape)
 
 
