@@ -94,6 +94,8 @@ def read_kept(result: Path) -> Kept:
         CheckpointError: It is missing or damaged.
     """
     path = agent_file(result)
+    if not result.is_file() and not path.is_file():
+        raise CheckpointError(f"{result} is not there: give the JSON file of a run.")
     if not path.is_file():
         raise CheckpointError(
             f"{path} is not there: only `kuaisim train` keeps agents. Train it again, which makes "

@@ -127,10 +127,12 @@ class Recommender:
             ConfigError: A response is no number in [0, 1], too few items are left, or the agent
                 cannot keep a share of the long tail.
         """
-        if not isinstance(user_id, (list, tuple, np.ndarray)):
+        if isinstance(user_id, np.ndarray):
+            user_id = user_id.tolist()
+        if not isinstance(user_id, (list, tuple)):
             return self._recommend([user_id], [history], [exclude], longtail_share)[0]
-        ids = user_id.tolist() if isinstance(user_id, np.ndarray) else list(user_id)
-        given = (("history", list(history)), ("exclude", list(exclude)))
+        ids = list(user_id)
+        given = (("history", _listed("history", history)), ("exclude", _listed("exclude", exclude)))
         lists = [values or [()] * len(ids) for _, values in given]
         for (name, _), values in zip(given, lists, strict=True):
             if len(values) != len(ids):
@@ -153,7 +155,8 @@ class Recommender:
         events = [self._events(history) for history in histories]
         hidden = np.zeros((len(users), self.dataset.n_items), dtype=bool)
         for row, ids in enumerate(excluded):
-            hidden[row, self._catalogue_positions("exclude", list(ids))] = True
+            positions = self._catalogue_positions("exclude", _listed("exclude", ids))
+            hidden[row, positions] = True
         memory = None
         for _ in sessions.replayed.replay(users, events):
             memory = server.recall(sessions, memory)
@@ -178,7 +181,7 @@ class Recommender:
             UnknownIdError: An id is no id of such a dataset at all.
         """
         users = np.full(len(ids), self.dataset.n_users, dtype=np.int32)
-        rows = [row for row, user in enumerate(ids) if user is not None]
+        rows = [row for row, user in enumerate(ids) if user is not None and not _is_huge(user)]
         if rows:
             positions = self._users(self._ids("user", [ids[row] for row in rows]))
             users[rows] = np.where(positions < 0, self.dataset.n_users, positions)
@@ -200,13 +203,19 @@ class Recommender:
                     f"{kind.capitalize()} ids of {self.dataset.name} are {form}, such as "
                     f"{own[0].item()!r}, got {one!r}: give the id as the dataset has it."
                 )
+            if _is_huge(one):
+                raise UnknownIdError(
+                    f"{kind.capitalize()} ids of {self.dataset.name} have 64 bits, got {one}."
+                )
         return np.array(ids)
 
     def _events(self, history: Iterable[Event]) -> History:
         """(L,) positions and (L,) responses of a history."""
-        events = list(history)
+        events = _listed("history", history)
         try:
             ids, answers = [item for item, _ in events], [answer for _, answer in events]
+            if any(isinstance(answer, str) for answer in answers):
+                raise TypeError("a response is text")
             responses = np.array(answers, dtype=np.float32).reshape(len(events))
         except (TypeError, ValueError) as error:
             raise ConfigError(
@@ -241,6 +250,26 @@ class Recommender:
                 "them."
             )
         return positions
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """A list of what was given, empty for ``None``.
+
+    Raises:
+        ConfigError: It is no collection.
+    """
+    if values is None:
+        return []
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ConfigError(
+            f"{name} must be a list, or of a list of users a list for each, got {values!r}."
+        )
+    return list(values)
+
+
+def _is_huge(one: object) -> bool:
+    """Tells an integer beyond 64 bits, which no dataset has for an id."""
+    return isinstance(one, int) and not -(2**63) <= one < 2**63
 
 
 class Sessions(BatchView):
@@ -440,6 +469,8 @@ class ScorerServer(Server):
         batch = sessions.batch
         actions = self._actions(sessions)
         scores = batch.actions.scores(actions)
+        if self.quota is None:
+            sessions.replayed.allow_again()
         sessions.replayed.hide(hidden)
         if self.quota is None:
             return _with_scores(batch.actions.slates(actions).astype(np.int64), scores)

@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
 from dsrm_agents.common.origin import check_origin, shapes
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.shared import Agent, wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
@@ -44,7 +45,7 @@ def evaluate(
         CheckpointError: ``strict``, and the agent was trained on another dataset.
     """
     _check(agent, env, strict)
-    quota, remainder = divmod(sessions, env.num_envs)
+    quota, remainder = divmod(check_whole("sessions", sessions, 1), env.num_envs)
     if quota < 1 or remainder:
         raise ConfigError(
             f"sessions must be a positive multiple of the {env.num_envs} slots, got {sessions}."
@@ -63,6 +64,11 @@ def evaluate(
             )
             observation, _, starts, infos = env.step(actions)
             for slot in np.flatnonzero(starts):
+                if "record" not in infos[slot]:
+                    raise ConfigError(
+                        "evaluate() needs an environment that records its sessions, got "
+                        f"{type(env).__name__}: make it with make_vec_env(id, n_envs)."
+                    )
                 if len(records[slot]) < quota:
                     records[slot].append(infos[slot]["record"])
                     waiting -= len(records[slot]) == quota
@@ -72,16 +78,23 @@ def evaluate(
 
 def _check(agent: Any, env: Any, strict: bool) -> None:
     """Checks that an agent can be evaluated in an environment."""
-    if not callable(getattr(agent, "predict", None)):
+    if isinstance(agent, type) or not callable(getattr(agent, "predict", None)):
+        kind = f"the class {agent.__name__}" if isinstance(agent, type) else type(agent).__name__
         raise ConfigError(
             "evaluate() needs an agent with a method predict(), such as a Stable-Baselines3 model, "
-            f"got {type(agent).__name__}."
+            f"got {kind}."
         )
     if not isinstance(env, VecEnv):
         raise ConfigError(
             "evaluate() needs a Stable-Baselines3 VecEnv, got "
             f"{type(env).__name__}: make it with make_vec_env(id, n_envs) in place of "
             "gymnasium.make(id) or make_vec(id, num_envs)."
+        )
+    actions = getattr(agent, "action_space", None)
+    if strict and actions is not None and actions != env.action_space:
+        raise ConfigError(
+            f"{type(agent).__name__} was trained to act in {actions}, the environment takes "
+            f"{env.action_space}: make it with the options that it was trained with."
         )
     own, shown = (getattr(one, "observation_space", None) for one in (agent, env))
     if not strict or own is None or shown is None:

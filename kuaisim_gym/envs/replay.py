@@ -103,6 +103,9 @@ class ReplayedSessions:
         self.batch = batch = SessionBatch(n_sessions, dataset.source, **options)
         self.stranger = dataset.n_users
         core, encoder = batch.core, batch.encoder
+        self._repeats = core.config.allow_repeats
+        # Answers follow the rules; whatever is hidden stays hidden.
+        core.config = replace(core.config, allow_repeats=False)
         if core.pools is not None:  # of train users, who can be shown every item
             starts = np.append(core.pools.starts, core.pools.starts[-1])
             core.pools = replace(core.pools, starts=starts)
@@ -134,6 +137,11 @@ class ReplayedSessions:
     def hide(self, items: NDArray[np.bool_]) -> None:
         """Treats (N, n_items) bool items as shown, for the next slates; observations stay."""
         self.batch.core.state.exposed[...] |= bits.pack(items)
+
+    def allow_again(self) -> None:
+        """Lets actions show again what was shown, if the environment's may."""
+        if self._repeats:
+            self.batch.core.state.exposed[...] = 0
 
     def replay(
         self, users: NDArray[np.int32], histories: Sequence[History]

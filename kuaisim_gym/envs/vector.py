@@ -19,6 +19,7 @@ from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.observation import Observation
 from kuaisim_gym.rendering import as_text
+from kuaisim_gym.snapshots import Snapshot
 
 _RENDER_MODES = ("ansi", "rgb_array")
 
@@ -140,6 +141,24 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         else:
             infos = masked(info, None, self._everyone.copy())
         return observation, result.reward, result.terminated, result.truncated, infos
+
+    def snapshot(self) -> Snapshot:
+        """The state of all sessions, see :meth:`~kuaisim_gym.SessionBatch.snapshot`."""
+        return self.batch.snapshot() | {"ended": self._ended.copy()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Continues from a snapshot, whatever the seed; no reset is needed.
+
+        Raises:
+            ConfigError: It is of an environment with other options.
+        """
+        rest = dict(snapshot)
+        ended = rest.pop("ended", None)
+        if ended is None:
+            raise ConfigError("This is no snapshot of a vector environment: take it by snapshot().")
+        self.batch.restore(rest)
+        self._ended = np.array(ended)
+        self._seeded[:] = True
 
     def action_masks(self) -> BoolArray:
         """(N, m) bool: choices that lead to items not yet shown.

@@ -198,7 +198,11 @@ class SessionCore:
         result = self.engine.advance(self.rules, self.state, shown, probability, slots)
         self.answers.observe(shown, result.feedback)
         if self.own_rules is not None:
-            result = self._judged(self.own_rules, result, np.flatnonzero(slots))
+            try:
+                result = self._judged(self.own_rules, result, np.flatnonzero(slots))
+            except ConfigError:
+                self.state.active[slots] = False  # half a step: none follows but a reset
+                raise
         if self.pools is not None:
             left = np.count_nonzero(self.unexposed(), axis=1)
             exhausted = slots & self.state.active & (left < self.config.slate_size)

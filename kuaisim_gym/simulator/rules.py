@@ -231,7 +231,11 @@ class RunningRule:
         """
         everyone = len(rows) == len(next(iter(self.memory.values()), rows))
         memory = {name: a if everyone else a[rows] for name, a in self.memory.items()}
-        values = np.asarray(self._rule(step._replace(memory=memory)))
+        answer = self._rule(step._replace(memory=memory))
+        try:
+            values = np.asarray(answer)
+        except ValueError:  # lists of unequal lengths
+            values = np.array(answer, dtype=object)
         self._remember(memory, rows)
         shape = (len(rows), *self.low.shape)
         if values.dtype.kind not in "biuf" or values.shape != shape:
@@ -332,7 +336,7 @@ class OwnRules:
         """The latest step of (n,) slots, as rules see it."""
         chosen = slice(None) if len(rows) == len(state.users) else rows
         groups, slates = self._world.groups, result.slates[chosen]
-        share = state.share[chosen]
+        share = state.share[chosen].copy()
         arrays = (
             state.users[chosen],
             slates,
@@ -341,8 +345,8 @@ class OwnRules:
             result.answered[chosen],
             groups.labels[slates],
             self._world.categories[slates],
-            state.steps[chosen],
-            state.temper[chosen],
+            state.steps[chosen].copy(),
+            state.temper[chosen].copy(),
             share,
             result.reward[chosen],
             groups.fairness(share),

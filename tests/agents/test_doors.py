@@ -212,3 +212,20 @@ def test_a_purifier_that_leaves_the_space_is_cut_where_one_insists(small) -> Non
         assert wrapper(env, Wild(), strict=False).observation_space.contains(observation) or (
             wrapper is PurifyVecEnv
         )
+
+
+def test_evaluate_refuses_what_it_cannot_play(small) -> None:
+    from stable_baselines3.common.vec_env import DummyVecEnv
+
+    env = make_vec_env(ENV, 2, seed=1, dataset=small)
+    agent = PPO("MlpPolicy", env, n_steps=32, batch_size=64, seed=1)
+    foreign = DummyVecEnv([lambda: gym.make(ENV, dataset=small)])
+    for arguments, message in (
+        ((PPO, env, 2), "got the class PPO"),
+        ((agent, foreign, 1), "records its sessions, got DummyVecEnv"),
+        ((agent, env, "2"), "sessions must be an integer"),
+        ((agent, env, 2.0), "sessions must be an integer"),
+        ((agent, make_vec_env(ENV, 2, dataset=small, action_type="scorer"), 2), "to act in Box"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(*arguments)

@@ -514,3 +514,36 @@ def test_a_user_with_a_pool_is_served_every_item(small_positive) -> None:
     shown = ids_of(recommender.recommend(user))
     assert len(set(shown)) == len(set(ids_of(recommender.recommend(None)))) == 10
     assert not set(shown[:4]) & set(ids_of(recommender.recommend(user, exclude=shown[:4])))
+
+
+@pytest.mark.parametrize("kind", ["shares", "scorer"])
+def test_excluded_items_stay_away_where_repeats_are_allowed(small, kind: str) -> None:
+    """Of an agent whose environment shows items again."""
+    env = make_vec_env(
+        "KuaiRec-Fair-v0", 2, seed=1, dataset=small, allow_repeats=True, action_type=kind
+    )
+    agent = PPO("MlpPolicy", env, n_steps=32, batch_size=64, seed=1)
+    recommender = Recommender(agent, None, small)
+    user = small.user_ids[3].item()
+    first = [item for item, _ in recommender.recommend(user)]
+    again = [item for item, _ in recommender.recommend(user, [(item, 0.0) for item in first])]
+    assert set(again) & set(first)
+    assert not {item for item, _ in recommender.recommend(user, exclude=first)} & set(first)
+    assert [item for item, _ in recommender.recommend(user)] == first
+
+
+def test_odd_requests_say_what_is_wrong(small, served) -> None:
+    user, item = small.user_ids[0].item(), small.item_ids[0].item()
+    recommender = served
+    stranger = recommender.recommend(None)
+    assert recommender.recommend(2**64) == recommender.recommend(-(2**70)) == stranger
+    assert recommender.recommend(np.array(user)) == recommender.recommend(user, None, None)
+    with pytest.raises(UnknownIdError, match="ids of kuairec have 64 bits"):
+        recommender.recommend(user, [(2**70, 1.0)])
+    for options in ({"exclude": 5}, {"history": 5}, {"exclude": "1"}):
+        with pytest.raises(ConfigError, match="must be a list, or of a list of users"):
+            recommender.recommend(user, **options)
+    with pytest.raises(ConfigError, match="exclude must be a list"):
+        recommender.recommend([user, user], exclude=[1, 2])
+    with pytest.raises(ConfigError, match="a response is text"):
+        recommender.recommend(user, [(item, "0.5")])

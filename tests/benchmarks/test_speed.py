@@ -139,7 +139,7 @@ def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
                      ("slate", "dict"), ("slate", "history"), ("fusion", "state")}  # fmt: skip
     assert [row["shell"] for row in study["growth"]] == ["SameStep", "single"]
     assert {row["actions"] for row in study["large"]} == {"discrete", "slate", "scorer"}
-    assert all(row["MB_in_all_at_the_peak"] > row["MB_before"] > 0 for row in study["large"])
+    assert all(row["MB_in_all_at_the_peak"] >= row["MB_before"] > 0 for row in study["large"])
     assert "### growth" in capsys.readouterr().out
 
 

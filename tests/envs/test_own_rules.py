@@ -14,6 +14,7 @@ import kuaisim_gym
 from dsrm_agents import make_vec_env
 from kuaisim_gym import CategoryBoredom, ConfigError, ProviderQuota, Rule, SessionStep, find_groups
 from kuaisim_gym.envs.tasks import make_batch
+from kuaisim_gym.errors import ResetNeededError
 
 N = 4
 
@@ -441,3 +442,22 @@ def test_rules_of_the_user_s_own_module_can_be_pickled(small) -> None:
     np.testing.assert_array_equal(expected.reward, 7)
     for name, values in expected._asdict().items():
         np.testing.assert_array_equal(getattr(result, name), values)
+
+
+def test_a_session_whose_rule_failed_must_be_reset(small) -> None:
+    """What follows half a step would not be what the observation tells."""
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, reward=lambda step: step.utility * np.nan)
+    env.reset(seed=1)
+    action = np.zeros(env.action_space.shape, dtype=np.float32)
+    with pytest.raises(ConfigError, match="must return"):
+        env.step(action)
+    with pytest.raises(ResetNeededError):
+        env.step(action)
+    env.reset(seed=1)
+
+
+def test_lists_of_unequal_lengths_are_no_answer(small) -> None:
+    env = gym.make("KuaiRec-Fair-v0", dataset=small, reward=lambda step: [[1.0], [1.0, 2.0]])
+    env.reset(seed=1)
+    with pytest.raises(ConfigError, match="must return numbers of shape"):
+        env.step(np.zeros(env.action_space.shape, dtype=np.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -227,3 +228,19 @@ def test_the_sb3_shell_goes_on_without_a_reset(small) -> None:
         ended += int(done.sum())
         assert_the_same(two.reset_infos, one.reset_infos)
     assert ended > N
+
+
+def test_a_vector_environment_goes_on_where_slots_had_ended(small) -> None:
+    """Under NEXT_STEP it is also remembered who is reset by the next step."""
+    envs = gym.make_vec("KuaiRec-Fair-v0", num_envs=N, dataset=small, max_len=3)
+    envs.reset(seed=1)
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (12, *envs.action_space.shape)).astype(np.float32)
+    taken = []
+    for action in actions:
+        taken.append((envs.snapshot(), envs.step(action)))
+    for (snapshot, told), action in zip(taken, actions, strict=True):
+        envs.restore(snapshot)
+        assert_the_same(list(envs.step(action)[:4]), list(told[:4]))
+    with pytest.raises(ConfigError, match="no snapshot of a vector environment"):
+        envs.restore(envs.batch.snapshot())
