@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from stable_baselines3 import PPO
-from stable_baselines3.common.vec_env import VecMonitor
 
 from dsrm_agents import evaluate, make_vec_env
 
@@ -14,7 +13,7 @@ def run(seed: int, points: int = 20, sessions: int = 1000, **options: Any) -> No
     """Trains for 10,240 steps a point; prints test sessions before and after, and the curve."""
     train = make_vec_env("KuaiRec-Fair-v0", n_envs=64, split="train", seed=seed, **options)
     test = make_vec_env("KuaiRec-Fair-v0", n_envs=500, split="test", seed=seed, **options)
-    agent = PPO("MlpPolicy", VecMonitor(train), n_steps=32, batch_size=256, seed=seed, device="cpu")
+    agent = PPO("MlpPolicy", train, n_steps=32, batch_size=256, seed=seed, device="cpu")
     print(f"seed {seed}: test Len {evaluate(agent, test, sessions).length.mean():.2f} untrained")
     started = time.process_time()
     for _ in range(points):
