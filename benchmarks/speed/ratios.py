@@ -166,7 +166,13 @@ def main(options: argparse.Namespace) -> None:
     for case, figures in ratios.items():
         print(f"{case:26s} new / old {figures['ratio']:.3f}")
     machine = {"processor": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
-    report = {"old": options.old, "repeats": repeats, "machine": machine, "ratios": ratios}
+    report = {
+        "study": "speed: ratios",
+        "old": options.old,
+        "repeats": repeats,
+        "machine": machine,
+        "ratios": ratios,
+    }
     if options.out is None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
