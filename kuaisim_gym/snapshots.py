@@ -41,6 +41,27 @@ def of_settings(settings: Mapping[str, Any]) -> Snapshot:
     return {SETTINGS: np.frombuffer(text.encode(), dtype=np.uint8).copy()}
 
 
+def taken_apart(snapshot: Snapshot, name: str, shell: str) -> tuple[Snapshot, NDArray[Any]]:
+    """Takes the array that a shell has added from a snapshot.
+
+    Args:
+        snapshot: Of the shell.
+        name: Name of the array.
+        shell: The shell in words.
+
+    Returns:
+        The snapshot of the sessions, and the array.
+
+    Raises:
+        ConfigError: There is none of that name.
+    """
+    sessions = dict(snapshot)
+    added = sessions.pop(name, None)
+    if added is None:
+        raise ConfigError(f"This is no snapshot of {shell}: give a result of its snapshot().")
+    return sessions, added
+
+
 def check_alike(expected: Snapshot, snapshot: Snapshot) -> None:
     """Refuses a snapshot that sessions with the snapshot ``expected`` cannot restore.
 

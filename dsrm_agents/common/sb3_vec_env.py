@@ -25,7 +25,7 @@ from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.registration import import_named
-from kuaisim_gym.snapshots import Snapshot
+from kuaisim_gym.snapshots import Snapshot, taken_apart
 
 
 class KuaiVecEnv(BatchView, VecEnv):
@@ -145,11 +145,9 @@ class KuaiVecEnv(BatchView, VecEnv):
         Raises:
             ConfigError: It is of an environment with other options.
         """
-        rest = dict(snapshot)
-        returns = rest.pop("returns", None)
-        if returns is None:
-            raise ConfigError("This is no snapshot of a Stable-Baselines3 environment.")
-        self.batch.restore(rest)
+        shell = "a Stable-Baselines3 environment"
+        sessions, returns = taken_apart(snapshot, "returns", shell)
+        self.batch.restore(sessions)
         self._returns[:] = returns
         self._next_seed = self._actions = None
         self.reset_infos = _rows(self.batch.info())

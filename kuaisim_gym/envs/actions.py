@@ -114,24 +114,19 @@ class SharesAction(ActionKind, name="shares"):
         self.space = spaces.Box(-1.0, 1.0, (n_components,), dtype=np.float32)
 
     def slates(self, actions: Actions) -> Slates:
-        n_weights = self._columns.shape[1]
-        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
-        weights = np.ascontiguousarray(vectors[:, :n_weights])
-        places = nearest_counts(_proportions(vectors[:, n_weights:]), self.core.config.slate_size)
-        return self._fill(weights, places)
+        weights, parts = self._divided(actions)
+        places = nearest_counts(_proportions(parts), self.core.config.slate_size)
+        return self._fill(np.ascontiguousarray(weights), places)
 
     def _fill(self, weights: NDArray[np.float32], places: NDArray[np.int64]) -> NDArray[np.int64]:
         """(N, K) slates of (N, d) weights and the (N, G) places of the groups."""
-        k, repeats = self.core.config.slate_size, self.core.config.allow_repeats
-        hidden = None if repeats else ~self.core.unexposed()
+        k, hidden = self.core.config.slate_size, ~self._unexposed()
         items, ranks = [], []  # ranks: 0 for items of a place, 1 for others, 2 for hidden ones
         for group, (members, ranker) in enumerate(zip(self._members, self._rankers, strict=True)):
-            shown = None if hidden is None else np.take(hidden, members, axis=1)
-            packed = None if shown is None else bits.pack(shown)
-            best = ranker.best(weights, min(k, len(members)), packed)
+            shown = np.take(hidden, members, axis=1)
+            best = ranker.best(weights, min(k, len(members)), bits.pack(shown))
             rank = (np.arange(best.shape[1]) >= places[:, group, None]).astype(np.int8)
-            if shown is not None:
-                rank[np.take_along_axis(shown, best, axis=1)] = 2
+            rank[np.take_along_axis(shown, best, axis=1)] = 2
             items.append(members[best])
             ranks.append(rank)
         found = np.concatenate(items, axis=1)
@@ -140,9 +135,14 @@ class SharesAction(ActionKind, name="shares"):
 
     def scores(self, actions: Actions) -> NDArray[np.float32]:
         """(N, n_items) float32 inner products with the items' embeddings."""
+        weights, _ = self._divided(actions)
+        return weights @ self._columns.T
+
+    def _divided(self, actions: Actions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(N, d) weights and (N, G) components of the groups."""
         n_weights = self._columns.shape[1]
         vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
-        return vectors[:, :n_weights] @ self._columns.T
+        return vectors[:, :n_weights], vectors[:, n_weights:]
 
     def _scores(
         self, weights: NDArray[np.float32], items: NDArray[np.int64]

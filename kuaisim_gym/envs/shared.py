@@ -1,4 +1,4 @@
-"""Common base of the environments, the protocol of agents, and helpers for infos."""
+"""Common base of the environments, and the protocol of agents."""
 
 from __future__ import annotations
 

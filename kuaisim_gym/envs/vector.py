@@ -19,7 +19,7 @@ from kuaisim_gym.envs.tasks import resolve
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 from kuaisim_gym.observation import Observation
 from kuaisim_gym.rendering import as_text
-from kuaisim_gym.snapshots import Snapshot
+from kuaisim_gym.snapshots import Snapshot, taken_apart
 
 _RENDER_MODES = ("ansi", "rgb_array")
 
@@ -152,11 +152,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         Raises:
             ConfigError: It is of an environment with other options.
         """
-        rest = dict(snapshot)
-        ended = rest.pop("ended", None)
-        if ended is None:
-            raise ConfigError("This is no snapshot of a vector environment: take it by snapshot().")
-        self.batch.restore(rest)
+        sessions, ended = taken_apart(snapshot, "ended", "a vector environment")
+        self.batch.restore(sessions)
         self._ended = np.array(ended)
         self._seeded[:] = True
 
