@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
+from dsrm_agents.common.checkpoint import load_whole
 from kuaisim_gym.data.cache import write_atomically
 from kuaisim_gym.errors import CheckpointError
 
@@ -102,11 +102,7 @@ def read_kept(result: Path) -> Kept:
             "the same one."
         )
     try:
-        with zipfile.ZipFile(path) as archive:  # which is what torch writes
-            torn = archive.testzip()  # torch itself compares no checksums
-        if torn is not None:
-            raise zipfile.BadZipFile(f"the checksum of its entry {torn} is wrong")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_whole(path)
         if content["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {content['format']!r}")
         return Kept(json.loads(content["settings"]), content["parameters"], content["remembered"])
