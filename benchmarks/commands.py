@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kuaisim_gym.disk import check_writable
 from kuaisim_gym.errors import ConfigError, KuaiSimError
 from kuaisim_gym.version import __version__
 
@@ -132,6 +133,7 @@ def out_folder(text: str) -> Path:
     """Reads a folder that can be written into, before the work whose results go there."""
     if (path := Path(text)).exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    check_writable(path)
     return path
 
 

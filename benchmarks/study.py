@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from kuaisim_gym.disk import write_atomically
+from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from .results import PACKAGES, Result, commit, read_result, versions
@@ -182,6 +182,7 @@ def _is_made(study: Study, out: Path) -> bool:
         raise ConfigError(f"The results' folder {out} is a file.")
     path = result_path(study, out)
     if not path.exists() or not study.is_complete(path, read_result(path)):
+        check_writable(out)  # before the work
         return False
     path.with_suffix(".checkpoint").unlink(missing_ok=True)  # if a killed process has left it
     return True
