@@ -1,0 +1,207 @@
+"""Full and read-only disks under everything that writes.
+
+A try holds if the work is whole, or ends with an error of ours (a command: with one line of it) that
+names the place, leaves what was there as it was and nothing half, and is done when it is repeated on
+a disk with room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tests.attack.counts import Counts
+from tests.attack.forks import Ending, contents, in_child
+from tests.attack.writers import WRITERS, Writer, home, make_ready
+
+SIZE = 1 << 27  # bytes of the disk
+NEARLY_FULL = 1 << 16  # bytes from which on work begins
+FILLER = "filler"
+OURS = re.compile(r"^(?:kuaisim_gym\.errors\.(?:DiskSpaceError|StorageError)|error): .*/", re.M)
+MOMENT = re.compile(r"(tfevents)\..*")  # TensorBoard puts the time into its files' names
+
+
+class Disk:
+    """A place that can be filled up and made read-only.
+
+    Attributes:
+        root: Its folder.
+        mounted: Whether it is a disk of its own; otherwise its files are limited in size instead.
+    """
+
+    def __init__(self, root: Path, mounted: bool) -> None:
+        self.root, self.mounted = root, mounted
+
+    def fill(self, room: int) -> None:
+        """Leaves some bytes free."""
+        with contextlib.suppress(OSError), (self.root / FILLER).open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        if room:
+            os.truncate(self.root / FILLER, max(0, (self.root / FILLER).stat().st_size - room))
+
+    @contextlib.contextmanager
+    def read_only(self) -> Iterator[None]:
+        """Refuses all writing in the block."""
+        if self.mounted:
+            _mount("-o", "remount,ro", str(self.root))
+        folders = [path for path in (self.root, *self.root.rglob("*")) if path.is_dir()]
+        modes = {path: stat.S_IMODE(path.stat().st_mode) for path in folders}
+        if not self.mounted:
+            for path in folders:
+                path.chmod(0o555)
+        try:
+            yield
+        finally:
+            if self.mounted:
+                _mount("-o", "remount,rw", str(self.root))
+            else:
+                for path, mode in modes.items():
+                    path.chmod(mode)
+
+
+def _mount(*words: str) -> bool:
+    if shutil.which("mount") is None:
+        return False
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0
+
+
+@contextlib.contextmanager
+def disk() -> Iterator[Disk]:
+    """A small disk of its own where one may be mounted, or else a folder."""
+    with TemporaryDirectory(dir=home()) as folder:
+        mounted = _mount("-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", folder)
+        try:
+            yield Disk(Path(folder), mounted)
+        finally:
+            if mounted:
+                subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Counts:
+    """Writes n times on a disk with no room, or with less than is needed.
+
+    Args:
+        n: Number of tries, each writer in turn.
+        seed: Of the room that is left.
+        names: The writers.
+    """
+    rng, counts = np.random.default_rng(seed), Counts()
+    for number in range(n):
+        name = names[number % len(names)]
+        writer, (before, after) = WRITERS[name], control(name)
+        largest = max(len(content) for file, content in after.items() if file not in before)
+        # Every other has no room at all, and is told so before any work.
+        room = int(rng.integers(NEARLY_FULL, NEARLY_FULL + largest))
+        room *= number // len(names) % 2
+        with disk() as place:
+            folder = place.root / "work"
+            writer.prepare(folder)
+            if not place.mounted and not writer.limited:
+                continue
+            if place.mounted:
+                place.fill(room)
+            limit = None if place.mounted else min(room, largest)
+            ending = in_child(lambda: writer.write(folder), file_size=limit)
+            fault = _fault(writer, ending, folder, name)
+            (place.root / FILLER).unlink(missing_ok=True)
+            fault = fault or _repeated(writer, folder, name)
+        counts.note(fault and f"{name}, full disk with {room} bytes free: {fault}")
+    return counts
+
+
+def read_only(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Counts:
+    """Writes n times where nothing can be written; none where the superuser has no disk for it.
+
+    Args:
+        n: Number of tries, each writer in turn.
+        seed: Chance has no part in it.
+        names: The writers.
+    """
+    counts = Counts()
+    for number in range(n):
+        name = names[number % len(names)]
+        writer = WRITERS[name]
+        control(name)
+        with disk() as place:
+            if not place.mounted and os.geteuid() == 0:
+                print("read-only: skipped, for nothing is read-only for the superuser.")
+                return counts
+            folder = place.root / "work"
+            writer.prepare(folder)
+            with place.read_only():
+                ending = in_child(lambda: writer.write(folder))
+                fault = _fault(writer, ending, folder, name)
+            if ending.status == 0 and not writer.optional:
+                fault = "it says that it has written"
+            fault = fault or _repeated(writer, folder, name)
+        counts.note(fault and f"{name}, read-only: {fault}")
+    return counts
+
+
+@cache
+def control(name: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What is in a writer's folder before and after it has worked undisturbed."""
+    make_ready()
+    with TemporaryDirectory(dir=home()) as parent:
+        folder = Path(parent) / "work"
+        WRITERS[name].prepare(folder)
+        before = contents(folder)
+        ending = in_child(lambda: WRITERS[name].write(folder))
+        if ending.status:
+            raise RuntimeError(f"{name} fails where nothing disturbs it:\n{ending.text}")
+        return before, contents(folder)
+
+
+def difference(name: str, folder: Path) -> str | None:
+    """How a folder differs from what the writer leaves there undisturbed, if it does."""
+    expected, found = ({_timeless(file): content for file, content in files.items()}
+                       for files in (control(name)[1], contents(folder)))  # fmt: skip
+    if expected.keys() != found.keys():
+        return f"there are {sorted(found.keys() - expected.keys())} and not " + str(
+            sorted(expected.keys() - found.keys())
+        )
+    changed = [file for file in expected if expected[file] != found[file]]
+    return f"{changed} differ" if changed and WRITERS[name].same else None
+
+
+def _fault(writer: Writer, ending: Ending, folder: Path, name: str) -> str | None:
+    """What is wrong with the end of work on a disk without room."""
+    if ending.status == 0 and not writer.optional:
+        return difference(name, folder)
+    if ending.status != 0:
+        if not OURS.search(ending.text):
+            return f"status {ending.status}, and no error of ours: {ending.text[-1500:]}"
+        last = ending.text.splitlines()[-1]
+        if "error: " in last and ("Traceback" in ending.text or ending.status != 2):
+            return f"status {ending.status}, and more than a line: {ending.text[-1500:]}"
+    before, after = control(name)
+    left = contents(folder)
+    strange = {_timeless(file) for file in left} - {_timeless(file) for file in after}
+    if strange:
+        return f"{sorted(strange)} is left, after: {ending.text[-300:]}"
+    changed = [file for file in before if left.get(file) not in (before[file], after[file])]
+    return f"{changed} changed" if changed else None
+
+
+def _repeated(writer: Writer, folder: Path, name: str) -> str | None:
+    """What is wrong after the same work where there is room."""
+    ending = in_child(lambda: writer.write(folder))
+    if ending.status:
+        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
+    different = difference(name, folder)
+    return different and f"repeated: {different}"
+
+
+def _timeless(file: str) -> str:
+    return MOMENT.sub(r"\1", file)

@@ -1,0 +1,241 @@
+"""Everything that writes on a disk, in its smallest size: what the attacks on disks and lives try.
+
+A writer takes a folder, and writes into it alone. It may read :func:`files`, results of runs, which
+are there beforehand.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3 import PPO
+
+import kuaisim_gym
+from benchmarks.__main__ import main
+from dsrm_agents import TrainingCheckpoint, export_onnx, fit_dsrm, fit_encoder, make_vec_env
+from dsrm_agents.hsrl.codebook import Codebook
+from kuaisim_gym.data import Dataset, write_csv
+from kuaisim_gym.data.synthetic import (
+    KuaiRandConfig,
+    SyntheticConfig,
+    synthetic_kuairand,
+    synthetic_kuairec,
+)
+from kuaisim_gym.simulator.response import FactorModel
+
+ENV = "KuaiRec-Fair-v0"
+SESSIONS = ("--max-len", "4", "--sessions", "8", "--seed", "3")
+SIZES = (*SESSIONS, "--episodes", "8")
+
+Write = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A piece of work that ends in files.
+
+    Attributes:
+        write: Writes into a folder; returns an exit status if it is a command.
+        prepare: Puts into the folder what it reads there.
+        limited: Whether a limit of its files' sizes may be tried: HDF5 does not survive one.
+        same: Whether two calls give the same bytes; results hold seconds and processor seconds.
+        optional: Whether it may go on without its files, as those who keep a cache do.
+    """
+
+    write: Write
+    prepare: Write = lambda folder: folder.mkdir(parents=True, exist_ok=True)
+    limited: bool = True
+    same: bool = True
+    optional: bool = False
+
+
+@cache
+def world() -> Dataset:
+    """A small KuaiRec world."""
+    return synthetic_kuairec(
+        seed=3,
+        config=SyntheticConfig(
+            n_users=60, n_test_users=20, n_items=80, events_per_user=20, n_categories=6
+        ),
+    )
+
+
+@cache
+def rand_world() -> Dataset:
+    """A small KuaiRand world."""
+    return synthetic_kuairand(
+        seed=3,
+        config=KuaiRandConfig(
+            n_users=60, n_items=80, n_categories=6, logged_per_user=20, random_per_user=15
+        ),
+    )
+
+
+@cache
+def larger_world() -> Dataset:
+    """One that takes a while to write."""
+    return synthetic_kuairec(
+        seed=3, config=SyntheticConfig(n_users=1500, n_items=400, events_per_user=100)
+    )
+
+
+@cache
+def home() -> Path:
+    """A folder of this process for what is made once, readable by everybody."""
+    folder = Path(mkdtemp(prefix="kuaisim-attack-"))
+    folder.chmod(0o755)
+    return folder
+
+
+@cache
+def files() -> Path:
+    """The small world as published files."""
+    write_csv(world(), home() / "csv")
+    return home() / "csv"
+
+
+@cache
+def runs() -> Path:
+    """Results of two runs, with kept agents."""
+    for agent in ("ppo", "random"):
+        command("train", agent, *SIZES, "--out", str(home() / "runs"))
+    return home() / "runs"
+
+
+def run_of(folder: Path) -> None:
+    """Copies the runs into a folder."""
+    shutil.copytree(runs(), folder, dirs_exist_ok=True)
+
+
+def command(*arguments: str) -> int:
+    """A command of ``kuaisim`` on the small world, where it takes one."""
+    takes_data = arguments[0] in ("train", "suite", "tune", "datasets", "play")
+    data = ("--dataset", f"kuairec={files()}") if takes_data else ()
+    return main([*arguments, *data])
+
+
+@cache
+def model() -> PPO:
+    """An agent that has learned nothing."""
+    env = make_vec_env(ENV, 4, dataset=world(), max_len=4, seed=1)
+    return PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, seed=1, device="cpu")
+
+
+@cache
+def purifier() -> Any:
+    return fit_dsrm(world(), updates=3, sessions=16, seed=1, progress=False)
+
+
+@cache
+def encoder() -> Any:
+    return fit_encoder(world(), updates=3, progress=False)
+
+
+@cache
+def codebook() -> Codebook:
+    points = np.random.default_rng(0).standard_normal((40, 4), dtype=np.float32)
+    return Codebook.fit(points, seed=0)
+
+
+@cache
+def factors() -> FactorModel:
+    """A response model."""
+    return gym.make(ENV, dataset=world()).unwrapped.batch.simulator.model
+
+
+@cache
+def make_ready() -> None:
+    """Makes what children share, of which they could make only a copy each."""
+    for part in (world, rand_world, files, runs, model, purifier, encoder, codebook, factors):
+        part()
+
+
+def checkpoint(folder: Path) -> None:
+    model().learn(4 * 8 * 3, TrainingCheckpoint(folder / "training.pt", every=1))
+
+
+def fitting(folder: Path, updates: int = 40) -> None:
+    """A fit that keeps its progress, and its file."""
+    progress = folder / "fit.progress"
+    fit_dsrm(
+        world(), updates=updates, sessions=16, seed=1, progress=False,
+        checkpoint=progress,
+    ).save(folder / "dsrm.safetensors")  # fmt: skip
+
+
+def minari(folder: Path, dataset: Callable[[], Dataset] = world) -> None:
+    os.environ["MINARI_DATASETS_PATH"] = str(folder)
+    source = dataset()
+    env = gym.make(ENV, dataset=source)
+    kuaisim_gym.write_minari(
+        "log/kuairec-v0",
+        kuaisim_gym.logged_episodes(source),
+        dataset=source,
+        observation_space=env.observation_space,
+        action_space=gym.spaces.Discrete(source.n_items),
+    )
+
+
+def cache_of_files(folder: Path) -> None:
+    """Reads published files and builds a simulator, with the folder as the cache."""
+    os.environ["KUAISIM_CACHE"] = str(folder)
+    dataset = kuaisim_gym.load_dataset("kuairec", files())
+    gym.make(ENV, dataset=dataset).reset(seed=1)
+
+
+def to(*arguments: str) -> Write:
+    """A command that takes its folder as its last word."""
+    return lambda folder: command(*arguments, str(folder))
+
+
+WRITERS = {
+    "purifier": Writer(lambda folder: purifier().save(folder / "dsrm.safetensors")),
+    "encoder": Writer(lambda folder: encoder().save(folder / "encoder.safetensors")),
+    "codebook": Writer(lambda folder: codebook().save(folder / "codebook.safetensors")),
+    "factor model": Writer(lambda folder: factors().save(folder / "model.safetensors")),
+    "training checkpoint": Writer(checkpoint),
+    "fit with progress": Writer(fitting),
+    "write_csv, kuairec": Writer(lambda folder: write_csv(world(), folder / "csv")),
+    "write_csv, kuairand": Writer(lambda folder: write_csv(rand_world(), folder / "csv")),
+    "Minari": Writer(minari, limited=False),
+    "export_onnx": Writer(lambda folder: export_onnx(model(), folder)),
+    "cache": Writer(cache_of_files, optional=True),
+    "train random": Writer(to("train", "random", *SIZES, "--out"), same=False),
+    "train ppo": Writer(to("train", "ppo", *SIZES, "--out"), same=False),
+    "train, TensorBoard": Writer(
+        lambda folder: command(
+            "train", "ppo", *SIZES, "--out", str(folder), "--tensorboard", str(folder / "log")
+        ),
+        same=False,
+    ),
+    "suite": Writer(
+        to(
+            "suite", "--agents", "random", "popularity", "--max-len", "4", "--seeds", "1", "2",
+            "--sessions", "8", "--episodes", "8", "--jobs", "1", "--out",
+        ),
+        same=False,
+    ),
+    "tune": Writer(to("tune", "a2c", *SIZES, "--trials", "2", "--out"), same=False),
+    "plot": Writer(to("plot"), run_of),
+    "stability": Writer(to("stability"), run_of),
+    "report": Writer(to("report"), run_of),
+    "report --html": Writer(
+        lambda folder: command("report", str(runs()), "--html", str(folder / "page.html")),
+        same=False,
+    ),
+    "datasets": Writer(to("datasets", "--out"), same=False),
+    "play --out": Writer(
+        lambda folder: command(
+            "play", "popularity", *SESSIONS, "--out", str(folder / "film.gif")
+        )
+    ),
+}  # fmt: skip
