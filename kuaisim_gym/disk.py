@@ -97,6 +97,13 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def sweep(folder: Path, beginning: str) -> None:
+    """Removes what dead holders left of paths in a folder whose names have a beginning."""
+    for lock in folder.glob(f"{glob.escape(beginning)}*.lock"):
+        with suppress(BusyError, StorageError), claimed(lock.with_suffix(""), wait=False):
+            pass
+
+
 @contextmanager
 def new_file(path: Path, needed: int | None = None) -> Iterator[Path]:
     """A temporary path for a file's content; it gets the file's name when the block succeeds.

@@ -11,7 +11,7 @@ import importlib
 import json
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,11 +26,11 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.disk import check_free_space, claimed, new_folder, storage_error
+from kuaisim_gym.disk import check_free_space, new_folder, storage_error, sweep
 from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.envs.rows import row_of
 from kuaisim_gym.envs.shared import Agent, wants_masks
-from kuaisim_gym.errors import BusyError, ConfigError, DataFormatError, StorageError
+from kuaisim_gym.errors import ConfigError, DataFormatError, StorageError
 from kuaisim_gym.observation import PREFERENCES, PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.simulator import load_catalogue
@@ -448,9 +448,7 @@ def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
     )
     if target.exists():
         raise occupied
-    for lock in root.glob(f"{_ASIDE}*.lock"):
-        with suppress(BusyError, StorageError), claimed(lock.with_suffix(""), wait=False):
-            pass
+    sweep(root, _ASIDE)
     try:
         with new_folder(target, aside=root / f"{_ASIDE}{uuid.uuid4().hex}") as folder:
             yield folder

@@ -14,7 +14,6 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,13 +21,20 @@ import numpy as np
 
 from tests.attack.counts import Counts
 from tests.attack.forks import Ending, contents, in_child
-from tests.attack.writers import WRITERS, Writer, home, make_ready
+from tests.attack.writers import (
+    WRITERS,
+    Writer,
+    control,
+    difference,
+    home,
+    repeated,
+    timeless,
+)
 
 SIZE = 1 << 27  # bytes of the disk
 NEARLY_FULL = 1 << 16  # bytes from which on work begins
 FILLER = "filler"
 OURS = re.compile(r"^(?:kuaisim_gym\.errors\.(?:DiskSpaceError|StorageError)|error): .*/", re.M)
-MOMENT = re.compile(r"(tfevents)\..*")  # TensorBoard puts the time into its files' names
 
 
 class Disk:
@@ -99,7 +105,8 @@ def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Coun
     rng, counts = np.random.default_rng(seed), Counts()
     for number in range(n):
         name = names[number % len(names)]
-        writer, (before, after) = WRITERS[name], control(name)
+        writer = WRITERS[name]
+        before, after = control(writer)
         largest = max(len(content) for file, content in after.items() if file not in before)
         # Every other has no room at all, and is told so before any work.
         room = int(rng.integers(NEARLY_FULL, NEARLY_FULL + largest))
@@ -113,9 +120,9 @@ def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Coun
                 place.fill(room)
             limit = None if place.mounted else min(room, largest)
             ending = in_child(lambda: writer.write(folder), file_size=limit)
-            fault = _fault(writer, ending, folder, name)
+            fault = _fault(writer, ending, folder)
             (place.root / FILLER).unlink(missing_ok=True)
-            fault = fault or _repeated(writer, folder, name)
+            fault = fault or repeated(writer, folder)
         counts.note(fault and f"{name}, full disk with {room} bytes free: {fault}")
     return counts
 
@@ -132,7 +139,6 @@ def read_only(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Count
     for number in range(n):
         name = names[number % len(names)]
         writer = WRITERS[name]
-        control(name)
         with disk() as place:
             if not place.mounted and os.geteuid() == 0:
                 print("read-only: skipped, for nothing is read-only for the superuser.")
@@ -141,67 +147,28 @@ def read_only(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Count
             writer.prepare(folder)
             with place.read_only():
                 ending = in_child(lambda: writer.write(folder))
-                fault = _fault(writer, ending, folder, name)
+                fault = _fault(writer, ending, folder)
             if ending.status == 0 and not writer.optional:
                 fault = "it says that it has written"
-            fault = fault or _repeated(writer, folder, name)
+            fault = fault or repeated(writer, folder)
         counts.note(fault and f"{name}, read-only: {fault}")
     return counts
 
 
-@cache
-def control(name: str) -> tuple[dict[str, bytes], dict[str, bytes]]:
-    """What is in a writer's folder before and after it has worked undisturbed."""
-    make_ready()
-    with TemporaryDirectory(dir=home()) as parent:
-        folder = Path(parent) / "work"
-        WRITERS[name].prepare(folder)
-        before = contents(folder)
-        ending = in_child(lambda: WRITERS[name].write(folder))
-        if ending.status:
-            raise RuntimeError(f"{name} fails where nothing disturbs it:\n{ending.text}")
-        return before, contents(folder)
-
-
-def difference(name: str, folder: Path) -> str | None:
-    """How a folder differs from what the writer leaves there undisturbed, if it does."""
-    expected, found = ({_timeless(file): content for file, content in files.items()}
-                       for files in (control(name)[1], contents(folder)))  # fmt: skip
-    if expected.keys() != found.keys():
-        return f"there are {sorted(found.keys() - expected.keys())} and not " + str(
-            sorted(expected.keys() - found.keys())
-        )
-    changed = [file for file in expected if expected[file] != found[file]]
-    return f"{changed} differ" if changed and WRITERS[name].same else None
-
-
-def _fault(writer: Writer, ending: Ending, folder: Path, name: str) -> str | None:
+def _fault(writer: Writer, ending: Ending, folder: Path) -> str | None:
     """What is wrong with the end of work on a disk without room."""
     if ending.status == 0 and not writer.optional:
-        return difference(name, folder)
+        return difference(writer, folder)
     if ending.status != 0:
         if not OURS.search(ending.text):
             return f"status {ending.status}, and no error of ours: {ending.text[-1500:]}"
         last = ending.text.splitlines()[-1]
         if "error: " in last and ("Traceback" in ending.text or ending.status != 2):
             return f"status {ending.status}, and more than a line: {ending.text[-1500:]}"
-    before, after = control(name)
+    before, after = control(writer)
     left = contents(folder)
-    strange = {_timeless(file) for file in left} - {_timeless(file) for file in after}
+    strange = {timeless(file) for file in left} - {timeless(file) for file in after}
     if strange:
         return f"{sorted(strange)} is left, after: {ending.text[-300:]}"
     changed = [file for file in before if left.get(file) not in (before[file], after[file])]
     return f"{changed} changed" if changed else None
-
-
-def _repeated(writer: Writer, folder: Path, name: str) -> str | None:
-    """What is wrong after the same work where there is room."""
-    ending = in_child(lambda: writer.write(folder))
-    if ending.status:
-        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
-    different = difference(name, folder)
-    return different and f"repeated: {different}"
-
-
-def _timeless(file: str) -> str:
-    return MOMENT.sub(r"\1", file)

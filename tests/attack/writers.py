@@ -7,12 +7,13 @@ are there beforehand.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import gymnasium as gym
@@ -31,6 +32,7 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairec,
 )
 from kuaisim_gym.simulator.response import FactorModel
+from tests.attack.forks import contents, in_child
 
 ENV = "KuaiRec-Fair-v0"
 SESSIONS = ("--max-len", "4", "--sessions", "8", "--seed", "3")
@@ -81,11 +83,10 @@ def rand_world() -> Dataset:
 
 
 @cache
-def larger_world() -> Dataset:
+def large_world() -> Dataset:
     """One that takes a while to write."""
-    return synthetic_kuairec(
-        seed=3, config=SyntheticConfig(n_users=1500, n_items=400, events_per_user=100)
-    )
+    config = SyntheticConfig(n_users=1500, n_test_users=100, n_items=400, events_per_user=100)
+    return synthetic_kuairec(seed=3, config=config)
 
 
 @cache
@@ -101,6 +102,13 @@ def files() -> Path:
     """The small world as published files."""
     write_csv(world(), home() / "csv")
     return home() / "csv"
+
+
+@cache
+def large_files() -> Path:
+    """The large world as published files."""
+    write_csv(large_world(), home() / "large")
+    return home() / "large"
 
 
 @cache
@@ -155,8 +163,52 @@ def factors() -> FactorModel:
 @cache
 def make_ready() -> None:
     """Makes what children share, of which they could make only a copy each."""
-    for part in (world, rand_world, files, runs, model, purifier, encoder, codebook, factors):
+    for part in (
+        world, rand_world, files, large_world, large_files, runs, model, purifier, encoder,
+        codebook, factors,
+    ):  # fmt: skip
         part()
+
+
+@cache
+def control(writer: Writer) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """What is in a writer's folder before and after it has worked undisturbed."""
+    make_ready()
+    with TemporaryDirectory(dir=home()) as parent:
+        folder = Path(parent) / "work"
+        writer.prepare(folder)
+        before = contents(folder)
+        ending = in_child(lambda: writer.write(folder))
+        if ending.status:
+            raise RuntimeError(f"It fails where nothing disturbs it:\n{ending.text}")
+        return before, contents(folder)
+
+
+def difference(writer: Writer, folder: Path) -> str | None:
+    """How a folder differs from what a writer leaves there undisturbed, if it does."""
+    expected, found = (
+        {timeless(file): content for file, content in files.items()}
+        for files in (control(writer)[1], contents(folder))
+    )
+    if expected.keys() != found.keys():
+        more, fewer = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
+        return f"there are {more} and not {fewer}"
+    changed = [file for file in expected if expected[file] != found[file]]
+    return f"{changed} differ" if changed and writer.same else None
+
+
+def repeated(writer: Writer, folder: Path) -> str | None:
+    """What is wrong after work that ended badly is done again, if anything is."""
+    ending = in_child(lambda: writer.write(folder))
+    if ending.status:
+        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
+    different = difference(writer, folder)
+    return different and f"repeated: {different}"
+
+
+def timeless(file: str) -> str:
+    """A file's name without the time that TensorBoard puts into it."""
+    return re.sub(r"(tfevents)\..*", r"\1", file)
 
 
 def checkpoint(folder: Path) -> None:
@@ -164,7 +216,7 @@ def checkpoint(folder: Path) -> None:
 
 
 def fitting(folder: Path, updates: int = 40) -> None:
-    """A fit that keeps its progress, and its file."""
+    """A fit that keeps its progress, and its result."""
     progress = folder / "fit.progress"
     fit_dsrm(
         world(), updates=updates, sessions=16, seed=1, progress=False,
@@ -172,23 +224,23 @@ def fitting(folder: Path, updates: int = 40) -> None:
     ).save(folder / "dsrm.safetensors")  # fmt: skip
 
 
-def minari(folder: Path, dataset: Callable[[], Dataset] = world) -> None:
+def minari(folder: Path, dataset: Callable[[], Dataset] = world, users: int = 50) -> None:
     os.environ["MINARI_DATASETS_PATH"] = str(folder)
     source = dataset()
     env = gym.make(ENV, dataset=source)
     kuaisim_gym.write_minari(
         "log/kuairec-v0",
-        kuaisim_gym.logged_episodes(source),
+        kuaisim_gym.logged_episodes(source, users=source.train_users[:users]),
         dataset=source,
         observation_space=env.observation_space,
         action_space=gym.spaces.Discrete(source.n_items),
     )
 
 
-def cache_of_files(folder: Path) -> None:
+def cache_of(folder: Path, published: Callable[[], Path] = files) -> None:
     """Reads published files and builds a simulator, with the folder as the cache."""
     os.environ["KUAISIM_CACHE"] = str(folder)
-    dataset = kuaisim_gym.load_dataset("kuairec", files())
+    dataset = kuaisim_gym.load_dataset("kuairec", published())
     gym.make(ENV, dataset=dataset).reset(seed=1)
 
 
@@ -208,7 +260,7 @@ WRITERS = {
     "write_csv, kuairand": Writer(lambda folder: write_csv(rand_world(), folder / "csv")),
     "Minari": Writer(minari, limited=False),
     "export_onnx": Writer(lambda folder: export_onnx(model(), folder)),
-    "cache": Writer(cache_of_files, optional=True),
+    "cache": Writer(cache_of, optional=True),
     "train random": Writer(to("train", "random", *SIZES, "--out"), same=False),
     "train ppo": Writer(to("train", "ppo", *SIZES, "--out"), same=False),
     "train, TensorBoard": Writer(
