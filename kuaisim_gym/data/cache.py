@@ -36,7 +36,14 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
-from kuaisim_gym.disk import UNFINISHED, claimed, new_folder, write_atomically
+from kuaisim_gym.disk import (
+    UNFINISHED,
+    claimed,
+    disk_errors,
+    free_space,
+    new_folder,
+    write_atomically,
+)
 from kuaisim_gym.errors import BusyError, CheckpointError, StorageError
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -49,6 +56,7 @@ _MANIFEST = "manifest.json"
 _HEADER = 1 << 12  # bytes that hold the header of an ``.npy`` file
 _ROW = 1 << 12  # words of 8 bytes that are summed up together
 _ROWS = 8  # rows taken at once: they stay in the processor's cache
+_ROOMY = 1 << 32  # free bytes with which the published data can be read
 _SETTLED = 2.0  # seconds after which a file's time of change tells a further change
 _ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
 
@@ -83,16 +91,25 @@ def cache_dir() -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """An empty folder until the block ends, in the cache or else in the system's folder."""
-    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{UNFINISHED}"
-    try:
-        folder.mkdir(parents=True)
-    except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="kuaisim-"))
+    """An empty folder until the block ends, in the cache or else in the system's folder.
+
+    The latter is taken where the cache cannot be written, or has little space and the other more.
+    """
+    folder = _scratch()
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _scratch() -> Path:
+    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{UNFINISHED}"
+    with suppress(OSError):
+        if free_space(folder) >= min(_ROOMY, free_space(Path(tempfile.gettempdir()))):
+            folder.mkdir(parents=True)
+            return folder
+    with disk_errors(folder):
+        return Path(tempfile.mkdtemp(prefix="kuaisim-"))
 
 
 def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> Arrays:
@@ -108,7 +125,12 @@ def cached(key: str, build: Callable[[], Mapping[str, NDArray[np.generic]]]) -> 
 
     def write(arrays: Arrays, folder: Path) -> None:
         for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", np.asarray(array, order="C"), allow_pickle=False)
+            rows = np.asarray(array, order="C")
+            # Not by np.save, which does not say that a disk is full.
+            with (folder / f"{name}.npy").open("wb") as file:
+                header = np.lib.format.header_data_from_array_1_0(rows)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(rows.reshape(-1).view(np.uint8).data)
 
     def read(folder: Path, files: Mapping[str, Bytes]) -> Arrays:
         return {name.removesuffix(".npy"): _array(content) for name, content in files.items()}
