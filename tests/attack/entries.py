@@ -83,7 +83,7 @@ def _reshaped(file: Path, rng: np.random.Generator) -> None:
 
 def _retyped(file: Path, rng: np.random.Generator) -> None:
     array = np.load(file)
-    np.save(file, array.astype("S4" if array.dtype.kind == "U" else np.complex64))
+    np.save(file, array.astype("U20" if array.dtype.kind == "U" else np.complex64))
 
 
 def _in_columns(file: Path, rng: np.random.Generator) -> None:
