@@ -35,7 +35,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
-from kuaisim_gym.errors import DataFormatError, KuaiSimError
+from kuaisim_gym.disk import check_free_space, free_space, readable_size, storage_error
+from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
 if TYPE_CHECKING:
     import duckdb
@@ -54,6 +55,7 @@ _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 100  # DuckDB vectors of 2,048 rows in a chunk: about 200,000 rows
 _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fresh memory each time
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
+_NO_ROOM = re.compile("no space left|could not write|failed to offload|temp_directory", re.I)
 
 
 @dataclass(frozen=True)
@@ -322,9 +324,9 @@ class Tables:
                     f"CREATE TEMP TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
                 )
                 self._connection.execute(f"{start} SELECT {cells} FROM {source}")
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise _resources(error) from error
             except duckdb.Error as error:
+                if _is_of_resources(error):
+                    raise _resources(error, self.folder) from error
                 words = str(error).split("\n")[0]
                 raise DataFormatError(f"{file} cannot be read: {words}") from error
             starts.append(self.count(f"FROM {table}"))
@@ -349,9 +351,9 @@ class Tables:
 
         try:
             self._connection.execute(statement)
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            raise _resources(error) from error
         except duckdb.Error as error:
+            if _is_of_resources(error):
+                raise _resources(error, self.folder) from error
             _explain(file, header, columns)
             words = " ".join(str(error).split("\n")[:3])
             raise DataFormatError(
@@ -361,7 +363,7 @@ class Tables:
 
     def execute(self, statement: str) -> None:
         """Runs a statement that returns nothing."""
-        with _processing():
+        with _processing(self.folder):
             self._connection.execute(statement)
 
     def count(self, clause: str) -> int:
@@ -370,7 +372,7 @@ class Tables:
 
     def texts(self, query: str) -> list[str]:
         """A query's only column, of few rows, as strings."""
-        with _processing():
+        with _processing(self.folder):
             return [row[0] for row in self._connection.execute(query).fetchall()]
 
     def stream(self, query: str) -> Iterator[Chunk]:
@@ -379,7 +381,7 @@ class Tables:
         A missing number is NaN; other columns must not have gaps. One stream at a time: the next
         query ends it.
         """
-        with _processing():
+        with _processing(self.folder):
             result = self._connection.execute(query)
             while len(frame := result.fetch_df_chunk(_VECTORS)):
                 yield {str(name): frame[name].to_numpy() for name in frame}
@@ -421,7 +423,7 @@ def open_tables() -> Iterator[Tables]:
     """An empty database that lives on the cache's disk until the block ends."""
     import duckdb
 
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, _processing(folder):
         spilling = {"memory_limit": _MEMORY, "temp_directory": str(folder / "spill")}
         with duckdb.connect(str(folder / "tables.db"), config=SETTINGS | spilling) as connection:
             # A database that is thrown away in a minute needs no log to recover it from.
@@ -526,20 +528,38 @@ def _select(
 
 
 @contextmanager
-def _processing() -> Iterator[None]:
-    """Explains DuckDB's errors over rows that were checked when they were read."""
+def _processing(folder: Path) -> Iterator[None]:
+    """Explains DuckDB's errors over rows that were checked when they were read, and a disk's."""
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
-        raise _resources(error) from error
+        raise _resources(error, folder) from error
+    except OSError as error:
+        if isinstance(error, KuaiSimError) or not _is_of_space(error, folder):
+            raise
+        raise _resources(error, folder) from error
 
 
-def _resources(error: duckdb.Error) -> KuaiSimError:
-    return KuaiSimError(
-        f"The tables could not be processed; is there disk space in the cache folder "
-        f"(KUAISIM_CACHE)? {error}"
+def _is_of_resources(error: duckdb.Error) -> bool:
+    """Whether DuckDB lacked memory or a disk, and not well-formed rows."""
+    import duckdb
+
+    resources = (duckdb.OutOfMemoryException, duckdb.IOException)
+    return isinstance(error, resources) or bool(_NO_ROOM.search(str(error)))
+
+
+def _is_of_space(error: Exception, folder: Path) -> bool:
+    """Whether the disk of the scratch folder was full."""
+    told = isinstance(error, OSError) and storage_error(folder, error)
+    return isinstance(told, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
+
+
+def _resources(error: Exception, folder: Path) -> KuaiSimError:
+    return (DiskSpaceError if _is_of_space(error, folder) else KuaiSimError)(
+        f"The tables could not be processed in {folder}, where {readable_size(free_space(folder))} "
+        f"are free: {error}. Free the disk, or let KUAISIM_CACHE name a folder on another one."
     )
 
 
@@ -713,9 +733,15 @@ class ColumnFiles:
 
 
 def allocate(file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
-    """A filled array: in memory where it is small, mapped from a new file where it is not."""
-    if math.prod(shape) * np.dtype(dtype).itemsize <= _IN_MEMORY:
+    """A filled array: in memory where it is small, mapped from a new file where it is not.
+
+    Raises:
+        DiskSpaceError: There is no room for the file.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= _IN_MEMORY:
         return np.full(shape, fill, dtype)
+    check_free_space(file.parent, size)  # a write to a mapped file would end the process
     array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
     if fill != 0:  # a new file is zero
         array[:] = fill
