@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from functools import partial
+from typing import NoReturn
+
+from kuaisim_gym.console import end_process
 
 from .commands import Command, run_command
 
@@ -39,11 +42,11 @@ def main(arguments: list[str] | None = None, prog: str = "kuaisim") -> int:
     return run_command(prog, __doc__, COMMANDS, arguments)
 
 
-def console() -> int:
+def console() -> NoReturn:
     """Runs one command of ``kuaisim``, which finds modules of this folder as ``python -m`` does."""
     sys.path.append(os.getcwd())
-    return main()
+    end_process(main())
 
 
 if __name__ == "__main__":
-    sys.exit(main(prog=f"python -m {__package__}"))
+    end_process(main(prog=f"python -m {__package__}"))

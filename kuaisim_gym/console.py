@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from kuaisim_gym.errors import KuaiSimError
 
@@ -50,6 +51,22 @@ def run_command_line(parse: Callable[[], argparse.Namespace]) -> int:
             return 2
     stop.say()  # after the block above, whose end lets go of progress bars, which close their lines
     return 128 + stop.number
+
+
+def end_process(status: int) -> NoReturn:
+    """Ends this process with an exit status.
+
+    It ends at once if a signal has ended the command: tearing down libraries takes seconds.
+    """
+    if status > 128:
+        with suppress(OSError):  # as when nobody reads what is printed
+            sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+class _Interrupt(KeyboardInterrupt):
+    """A signal. Python itself ends with another status where a plain one once left an ``exec``."""
 
 
 class _Stop:
@@ -104,7 +121,7 @@ class _Stop:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self.number is None:  # a second one would interrupt the tidying
             self.number = number
-            raise KeyboardInterrupt
+            raise _Interrupt
 
     def _watch(self) -> None:
         with self._watched, suppress(OSError):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from kuaisim_gym.console import run_command_line
+from kuaisim_gym.console import end_process, run_command_line
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.data.cache import cache_dir, cache_info, clear_cache
 from kuaisim_gym.data.custom.options import SPLITS_OF_TABLES
@@ -134,4 +134,4 @@ def _show_cache() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
