@@ -66,7 +66,9 @@ def write_csv(dataset: Dataset, folder: str | Path) -> None:
             "another one, such as a folder inside."
         )
     if target == Path.cwd():  # it will be replaced, and shells would stay in the old one
-        raise ConfigError(f"Expected another folder than the one of work, {target}: name a new one.")
+        raise ConfigError(
+            f"Expected another folder than the one of work, {target}: name a new one."
+        )
     with new_folder(target) as temporary:
         for name, write in files.items():
             write(temporary / f"{name}.csv")

@@ -99,7 +99,7 @@ def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Coun
 
     Args:
         n: Number of tries, each writer in turn.
-        seed: Of the room that is left.
+        seed: Of the room that is left; an even one begins with none.
         names: The writers.
     """
     rng, counts = np.random.default_rng(seed), Counts()
@@ -110,7 +110,7 @@ def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Coun
         largest = max(len(content) for file, content in after.items() if file not in before)
         # Every other has no room at all, and is told so before any work.
         room = int(rng.integers(NEARLY_FULL, NEARLY_FULL + largest))
-        room *= number // len(names) % 2
+        room *= (seed + number // len(names)) % 2
         with disk() as place:
             folder = place.root / "work"
             writer.prepare(folder)

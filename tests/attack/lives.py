@@ -31,9 +31,10 @@ from tests.attack.writers import (
     large_files,
     large_world,
     minari,
+    model,
     repeated,
+    world,
 )
-
 
 USERS = 200  # whose episodes are exported
 
@@ -70,11 +71,17 @@ def see_nothing(folder: Path) -> None:
 
 
 LIVES: dict[str, tuple[Writer, Write]] = {
-    "write_csv": (Writer(lambda folder: write_csv(large_world(), folder / "csv")), see_csv),
-    "Minari": (Writer(partial(minari, dataset=large_world, users=USERS)), see_minari),
-    "cache": (Writer(partial(cache_of, published=large_files)), see_nothing),
-    "fit": (Writer(partial(fitting, updates=1000)), see_purifier),
-    "training": (Writer(checkpoint), see_nothing),
+    "write_csv": (
+        Writer(lambda folder: write_csv(large_world(), folder / "csv"), (large_world,)),
+        see_csv,
+    ),
+    "Minari": (
+        Writer(partial(minari, dataset=large_world, users=USERS), (large_world,)),
+        see_minari,
+    ),
+    "cache": (Writer(partial(cache_of, published=large_files), (large_files,)), see_nothing),
+    "fit": (Writer(partial(fitting, updates=1000), (world,)), see_purifier),
+    "training": (Writer(checkpoint, (model,)), see_nothing),
 }
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
 from kuaisim_gym.data import Dataset, Features
 from kuaisim_gym.data.source import find_source
 from kuaisim_gym.data.split import is_test_user
@@ -399,9 +400,7 @@ def attempt(name: str, case: int, folder: Path) -> bool:
         AssertionError: They are misread, or load where a plain reading refuses them.
         Exception: They are refused by no error of ours.
     """
-    tables, check = (
-        (KUAIREC, check_kuairec) if name == "kuairec" else (KUAIRAND, check_kuairand)
-    )
+    tables, check = (KUAIREC, check_kuairec) if name == "kuairec" else (KUAIRAND, check_kuairand)
     rng, source = np.random.default_rng([case, len(name)]), find_source(name)
     victim = list(tables)[int(rng.integers(0, len(tables)))]
     for table, text in tables.items():

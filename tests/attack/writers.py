@@ -47,6 +47,7 @@ class Writer:
 
     Attributes:
         write: Writes into a folder; returns an exit status if it is a command.
+        needs: Make what it uses, once and before it is forked.
         prepare: Puts into the folder what it reads there.
         limited: Whether a limit of its files' sizes may be tried: HDF5 does not survive one.
         same: Whether two calls give the same bytes; results hold seconds and processor seconds.
@@ -54,6 +55,7 @@ class Writer:
     """
 
     write: Write
+    needs: tuple[Callable[[], object], ...] = ()
     prepare: Write = lambda folder: folder.mkdir(parents=True, exist_ok=True)
     limited: bool = True
     same: bool = True
@@ -161,19 +163,10 @@ def factors() -> FactorModel:
 
 
 @cache
-def make_ready() -> None:
-    """Makes what children share, of which they could make only a copy each."""
-    for part in (
-        world, rand_world, files, large_world, large_files, runs, model, purifier, encoder,
-        codebook, factors,
-    ):  # fmt: skip
-        part()
-
-
-@cache
 def control(writer: Writer) -> tuple[dict[str, bytes], dict[str, bytes]]:
     """What is in a writer's folder before and after it has worked undisturbed."""
-    make_ready()
+    for need in writer.needs:
+        need()
     with TemporaryDirectory(dir=home()) as parent:
         folder = Path(parent) / "work"
         writer.prepare(folder)
@@ -250,23 +243,26 @@ def to(*arguments: str) -> Write:
 
 
 WRITERS = {
-    "purifier": Writer(lambda folder: purifier().save(folder / "dsrm.safetensors")),
-    "encoder": Writer(lambda folder: encoder().save(folder / "encoder.safetensors")),
-    "codebook": Writer(lambda folder: codebook().save(folder / "codebook.safetensors")),
-    "factor model": Writer(lambda folder: factors().save(folder / "model.safetensors")),
-    "training checkpoint": Writer(checkpoint),
-    "fit with progress": Writer(fitting),
-    "write_csv, kuairec": Writer(lambda folder: write_csv(world(), folder / "csv")),
-    "write_csv, kuairand": Writer(lambda folder: write_csv(rand_world(), folder / "csv")),
-    "Minari": Writer(minari, limited=False),
-    "export_onnx": Writer(lambda folder: export_onnx(model(), folder)),
-    "cache": Writer(cache_of, optional=True),
-    "train random": Writer(to("train", "random", *SIZES, "--out"), same=False),
-    "train ppo": Writer(to("train", "ppo", *SIZES, "--out"), same=False),
+    "purifier": Writer(lambda folder: purifier().save(folder / "dsrm.safetensors"), (purifier,)),
+    "encoder": Writer(lambda folder: encoder().save(folder / "encoder.safetensors"), (encoder,)),
+    "codebook": Writer(lambda folder: codebook().save(folder / "book.safetensors"), (codebook,)),
+    "factor model": Writer(lambda folder: factors().save(folder / "it.safetensors"), (factors,)),
+    "training checkpoint": Writer(checkpoint, (model,)),
+    "fit with progress": Writer(fitting, (world,)),
+    "write_csv, kuairec": Writer(lambda folder: write_csv(world(), folder / "csv"), (world,)),
+    "write_csv, kuairand": Writer(
+        lambda folder: write_csv(rand_world(), folder / "csv"), (rand_world,)
+    ),
+    "Minari": Writer(minari, (world,), limited=False),
+    "export_onnx": Writer(lambda folder: export_onnx(model(), folder), (model,)),
+    "cache": Writer(cache_of, (files,), optional=True),
+    "train random": Writer(to("train", "random", *SIZES, "--out"), (files,), same=False),
+    "train ppo": Writer(to("train", "ppo", *SIZES, "--out"), (files,), same=False),
     "train, TensorBoard": Writer(
         lambda folder: command(
             "train", "ppo", *SIZES, "--out", str(folder), "--tensorboard", str(folder / "log")
         ),
+        (files,),
         same=False,
     ),
     "suite": Writer(
@@ -274,20 +270,21 @@ WRITERS = {
             "suite", "--agents", "random", "popularity", "--max-len", "4", "--seeds", "1", "2",
             "--sessions", "8", "--episodes", "8", "--jobs", "1", "--out",
         ),
+        (files,),
         same=False,
     ),
-    "tune": Writer(to("tune", "a2c", *SIZES, "--trials", "2", "--out"), same=False),
-    "plot": Writer(to("plot"), run_of),
-    "stability": Writer(to("stability"), run_of),
-    "report": Writer(to("report"), run_of),
+    "tune": Writer(to("tune", "a2c", *SIZES, "--trials", "2", "--out"), (files,), same=False),
+    "plot": Writer(to("plot"), (runs,), run_of),
+    "stability": Writer(to("stability"), (runs,), run_of),
+    "report": Writer(to("report"), (runs,), run_of),
     "report --html": Writer(
         lambda folder: command("report", str(runs()), "--html", str(folder / "page.html")),
+        (runs,),
         same=False,
     ),
-    "datasets": Writer(to("datasets", "--out"), same=False),
+    "datasets": Writer(to("datasets", "--out"), (files,), same=False),
     "play --out": Writer(
-        lambda folder: command(
-            "play", "popularity", *SESSIONS, "--out", str(folder / "film.gif")
-        )
+        lambda folder: command("play", "popularity", *SESSIONS, "--out", str(folder / "film.gif")),
+        (files,),
     ),
 }  # fmt: skip

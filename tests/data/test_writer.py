@@ -246,7 +246,9 @@ def test_killed_at_any_file_it_can_be_called_again(tmp_path: Path, monkeypatch, 
         assert not target.exists()
         (tmp_path / "data.lock").touch()
         write_csv(dataset, target)
-        assert files_in(tmp_path) == [f"{one}/{name}" for one in ("data", "whole") for name in names]
+        assert files_in(tmp_path) == [
+            f"{one}/{name}" for one in ("data", "whole") for name in names
+        ]
         for name in names:
             assert (target / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
         shutil.rmtree(target)
