@@ -217,7 +217,7 @@ class Recommender:
             if any(isinstance(answer, str) for answer in answers):
                 raise TypeError("a response is text")
             responses = np.array(answers, dtype=np.float32).reshape(len(events))
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 "A history must be a list of pairs (item_id, response), the response a number in "
                 f"[0, 1], got {str(events)[:80]}: {error}"
@@ -260,7 +260,8 @@ def _listed(name: str, values: Any) -> list[Any]:
     """
     if values is None:
         return []
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    is_number = isinstance(values, np.ndarray) and not values.ndim  # iterable by name alone
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or is_number:
         raise ConfigError(
             f"{name} must be a list, or of a list of users a list for each, got {values!r}."
         )
@@ -477,9 +478,9 @@ class ScorerServer(Server):
         counts = self._composition(sessions)(scores)
         return _with_scores(best_slates(batch, scores, counts), scores)
 
-    def _actions(self, sessions: Sessions) -> NDArray[np.float32]:
+    def _actions(self, sessions: Sessions) -> NDArray[Any]:
         actions, _ = self.agent.predict(sessions.observe(), deterministic=True)
-        return np.asarray(actions, dtype=np.float32)
+        return sessions.batch.actions.array(actions)
 
 
 class SlateServer(Server):
