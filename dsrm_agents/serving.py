@@ -43,6 +43,7 @@ from kuaisim_gym.envs.actions import ScorerAction
 from kuaisim_gym.envs.replay import History, ReplayedSessions, options_of
 from kuaisim_gym.envs.shared import BatchView
 from kuaisim_gym.errors import ConfigError, UnknownIdError
+from kuaisim_gym.precision import single_precision
 
 Event = tuple[Any, float]  # an item's id, and the response to it
 Recommendation = list[tuple[Any, float]]  # of items' ids and scores, as the slate has them
@@ -77,6 +78,7 @@ class Recommender:
         CheckpointError: ``strict``, and it was trained on another dataset.
     """
 
+    @single_precision()
     def __init__(
         self,
         agent: Any,
@@ -97,6 +99,7 @@ class Recommender:
         self._sessions = lru_cache(_SIZES)(self._new_sessions)
         self._server.check(self._sessions(1, None), strict)
 
+    @single_precision()
     def recommend(
         self,
         user_id: Any,
