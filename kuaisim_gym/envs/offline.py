@@ -358,7 +358,8 @@ def write_minari(
 
     The dataset appears under its id when it is complete, and not at all if anything fails; what
     killed exports left is removed by the next. Before each episode the disk must have room for it,
-    and 67 MB more. The description ends with the source: its size, whether it is synthetic, and its fingerprint.
+    and 67 MB more. The description ends with the source: its size, whether it is synthetic, and its
+    fingerprint.
 
     Args:
         dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.

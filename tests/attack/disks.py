@@ -1,8 +1,8 @@
 """Full and read-only disks under everything that writes.
 
-A try holds if the work is whole, or ends with an error of ours (a command: with one line of it) that
-names the place, leaves what was there as it was and nothing half, and is done when it is repeated on
-a disk with room.
+A try holds if the work is whole, or ends with an error of ours (a command: with one line of it)
+that names the place, leaves what was there as it was and nothing half, and is done when it is
+repeated on a disk with room.
 """
 
 from __future__ import annotations
@@ -105,26 +105,30 @@ def full_disks(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Coun
     rng, counts = np.random.default_rng(seed), Counts()
     for number in range(n):
         name = names[number % len(names)]
-        writer = WRITERS[name]
-        before, after = control(writer)
+        before, after = control(WRITERS[name])
         largest = max(len(content) for file, content in after.items() if file not in before)
         # Every other has no room at all, and is told so before any work.
         room = int(rng.integers(NEARLY_FULL, NEARLY_FULL + largest))
         room *= (seed + number // len(names)) % 2
         with disk() as place:
-            folder = place.root / "work"
-            writer.prepare(folder)
-            if not place.mounted and not writer.limited:
+            if not place.mounted and not WRITERS[name].limited:
                 continue
-            if place.mounted:
-                place.fill(room)
-            limit = None if place.mounted else min(room, largest)
-            ending = in_child(lambda: writer.write(folder), file_size=limit)
-            fault = _fault(writer, ending, folder)
-            (place.root / FILLER).unlink(missing_ok=True)
-            fault = fault or repeated(writer, folder)
+            fault = _on_full_disk(WRITERS[name], place, room, largest)
         counts.note(fault and f"{name}, full disk with {room} bytes free: {fault}")
     return counts
+
+
+def _on_full_disk(writer: Writer, place: Disk, room: int, largest: int) -> str | None:
+    """What is wrong with work on a full disk and its repetition, if anything is."""
+    folder = place.root / "work"
+    writer.prepare(folder)
+    if place.mounted:
+        place.fill(room)
+    limit = None if place.mounted else min(room, largest - 1)
+    ending = in_child(lambda: writer.write(folder), file_size=limit)
+    fault = _fault(writer, ending, folder)
+    (place.root / FILLER).unlink(missing_ok=True)
+    return fault or repeated(writer, folder)
 
 
 def read_only(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Counts:
@@ -138,21 +142,26 @@ def read_only(n: int, seed: int, names: Sequence[str] = tuple(WRITERS)) -> Count
     counts = Counts()
     for number in range(n):
         name = names[number % len(names)]
-        writer = WRITERS[name]
+        control(WRITERS[name])
         with disk() as place:
             if not place.mounted and os.geteuid() == 0:
                 print("read-only: skipped, for nothing is read-only for the superuser.")
                 return counts
-            folder = place.root / "work"
-            writer.prepare(folder)
-            with place.read_only():
-                ending = in_child(lambda: writer.write(folder))
-                fault = _fault(writer, ending, folder)
-            if ending.status == 0 and not writer.optional:
-                fault = "it says that it has written"
-            fault = fault or repeated(writer, folder)
+            fault = _on_read_only_disk(WRITERS[name], place)
         counts.note(fault and f"{name}, read-only: {fault}")
     return counts
+
+
+def _on_read_only_disk(writer: Writer, place: Disk) -> str | None:
+    """What is wrong with work on a read-only disk and its repetition, if anything is."""
+    folder = place.root / "work"
+    writer.prepare(folder)
+    with place.read_only():
+        ending = in_child(lambda: writer.write(folder))
+        fault = _fault(writer, ending, folder)
+    if ending.status == 0 and not writer.optional:
+        fault = "it says that it has written"
+    return fault or repeated(writer, folder)
 
 
 def _fault(writer: Writer, ending: Ending, folder: Path) -> str | None:

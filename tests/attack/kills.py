@@ -23,6 +23,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from tests.attack.counts import Counts
+
 ROOT = Path(__file__).parents[2]
 MARK = "KUAISIM_KILLED"  # environment variable that a command's processes share
 LIMIT = 5.0  # seconds in which all processes of a killed command are gone
@@ -266,7 +268,29 @@ COMMANDS = {
         "--updates", "100",
     ),
 }  # fmt: skip
+LATEST = 12.0  # seconds after the start at which a command is killed
 STORM = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def killed_commands(n: int, seed: int) -> Counts:
+    """Kills n commands at random moments, each of :data:`COMMANDS` in turn, and repeats them.
+
+    Args:
+        n: Number of kills.
+        seed: Of moments, signals and who gets them.
+    """
+    rng, counts = random.Random(seed), Counts()
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(n):
+            name = list(COMMANDS)[number % len(COMMANDS)]
+            sent, to, moment = rng.choice(STORM), rng.choice(TARGETS), rng.uniform(0.3, LATEST)
+            if to == "worker" and (name in ("train", "tune") or sent is signal.SIGINT):
+                to = "group"  # they have none; workers hear no Ctrl-C
+            whole, out = Path(folder, f"{name}.whole"), Path(folder, str(number))
+            outcome = killed(COMMANDS[name], out, [moment], sent, to=to, whole=whole)
+            story = "; ".join(outcome.faults)
+            counts.note(story and f"{name}, {sent.name} to the {to} at {moment:.1f} s: {story}")
+    return counts
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -106,14 +106,16 @@ def killed(n: int, seed: int, names: Sequence[str] = tuple(LIVES)) -> Counts:
     rng, counts = np.random.default_rng(seed), Counts()
     for number in range(n):
         name = names[number % len(names)]
-        writer, see = LIVES[name]
         moment = float(rng.uniform(0, seconds(name)))
         with TemporaryDirectory(dir=home()) as parent:
-            folder = Path(parent) / "work"
-            writer.prepare(folder)
-            in_child(lambda: writer.write(folder), kill_after=moment)
-            seen = in_child(lambda: see(folder))
-            fault = f"half is seen: {seen.text[-1000:]}" if seen.status else None
-            fault = fault or repeated(writer, folder)
+            fault = _fault(*LIVES[name], Path(parent) / "work", moment)
         counts.note(fault and f"{name}, killed after {moment:.3f} s: {fault}")
     return counts
+
+
+def _fault(writer: Writer, see: Write, folder: Path, moment: float) -> str | None:
+    """What is wrong with work that was killed at a moment and done again, if anything is."""
+    writer.prepare(folder)
+    in_child(lambda: writer.write(folder), kill_after=moment)
+    seen = in_child(lambda: see(folder))
+    return f"half is seen: {seen.text[-1000:]}" if seen.status else repeated(writer, folder)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import time
 
-from tests.attack.calls import random_calls
-
 from benchmarks.speed.timing import process_memory
+from tests.attack.calls import random_calls
 from tests.attack.counts import Counts
 
 CALLS = 500  # of a tour, on all shells

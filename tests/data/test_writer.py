@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog, write_csv
-from kuaisim_gym.data.source import find_source
+from kuaisim_gym.data.source import Writer, find_source
 from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import ConfigError, StorageError
 
@@ -222,6 +223,13 @@ class Killed(BaseException):
     """What nothing catches."""
 
 
+def die_in(write: Writer, file: Path) -> None:
+    """Ends in the middle of a file."""
+    write(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    raise Killed
+
+
 @pytest.mark.parametrize("make", [small_kuairec, small_kuairand])
 def test_killed_at_any_file_it_can_be_called_again(tmp_path: Path, monkeypatch, make) -> None:
     """Of a killed process nothing is tidied up: here neither, by a tidying that does nothing."""
@@ -232,14 +240,9 @@ def test_killed_at_any_file_it_can_be_called_again(tmp_path: Path, monkeypatch, 
     for place in range(len(names)):
         writers = dict(source.write(dataset))
         name = list(writers)[place]
-
-        def die(file: Path, write=writers[name]) -> None:
-            write(file)
-            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-            raise Killed
-
+        writers[name] = partial(die_in, writers[name])
         with monkeypatch.context() as dying:
-            dying.setattr(type(source), "write", lambda *_: writers | {name: die})
+            dying.setattr(type(source), "write", lambda *_, writers=writers: writers)
             dying.setattr("kuaisim_gym.disk.remove", lambda _: None)
             with pytest.raises(Killed):
                 write_csv(dataset, target)
