@@ -59,7 +59,7 @@ ATTACKS = {
     "full": Attack("disks:full_disks", 22, 44, 220, 1),
     "read-only": Attack("disks:read_only", 22, 22, 22, 1),
     "lives": Attack("lives:killed", 10, 20, 100, 1),
-    "commands": Attack("kills:killed_commands", 4, 4, 40, 0),
+    "commands": Attack("kills:killed_commands", 38, 38, 380, 0),
     "soak": Attack("soak:soak", 1 << 20, 1, 10, 0),
 }
 

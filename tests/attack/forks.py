@@ -9,11 +9,23 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
 PATIENCE = 300.0  # seconds after which a child counts as hanging
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Plays a full disk: no file grows beyond some bytes in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class Ending(NamedTuple):
@@ -59,9 +71,8 @@ def _work(work: Callable[[], object], output: int, file_size: int | None) -> int
         os.dup2(output, 1)
         os.dup2(output, 2)
         sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
-        if file_size is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-        status = work()
+        with nullcontext() if file_size is None else files_of_at_most(file_size):
+            status = work()
         return status if isinstance(status, int) else 0
     except BaseException:
         traceback.print_exc()

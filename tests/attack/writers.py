@@ -243,9 +243,9 @@ def to(*arguments: str) -> Write:
 
 
 WRITERS = {
+    "codebook": Writer(lambda folder: codebook().save(folder / "book.safetensors"), (codebook,)),
     "purifier": Writer(lambda folder: purifier().save(folder / "dsrm.safetensors"), (purifier,)),
     "encoder": Writer(lambda folder: encoder().save(folder / "encoder.safetensors"), (encoder,)),
-    "codebook": Writer(lambda folder: codebook().save(folder / "book.safetensors"), (codebook,)),
     "factor model": Writer(lambda folder: factors().save(folder / "it.safetensors"), (factors,)),
     "training checkpoint": Writer(checkpoint, (model,)),
     "fit with progress": Writer(fitting, (world,)),
