@@ -79,7 +79,7 @@ LIVES: dict[str, tuple[Writer, Write]] = {
         Writer(partial(minari, dataset=large_world, users=USERS), (large_world,)),
         see_minari,
     ),
-    "cache": (Writer(partial(cache_of, published=large_files), (large_files,)), see_nothing),
+    "cache": (Writer(partial(cache_of, source=large_files), (large_files,)), see_nothing),
     "fit": (Writer(partial(fitting, updates=1000), (world,)), see_purifier),
     "training": (Writer(checkpoint, (model,)), see_nothing),
 }

@@ -102,15 +102,21 @@ def home() -> Path:
 @cache
 def files() -> Path:
     """The small world as published files."""
-    write_csv(world(), home() / "csv")
-    return home() / "csv"
+    return published(world(), home() / "csv")
 
 
 @cache
 def large_files() -> Path:
     """The large world as published files."""
-    write_csv(large_world(), home() / "large")
-    return home() / "large"
+    return published(large_world(), home() / "large")
+
+
+def published(dataset: Dataset, folder: Path) -> Path:
+    """Writes files as if long ago: digests of those that have just changed are not kept."""
+    write_csv(dataset, folder)
+    for file in folder.iterdir():
+        os.utime(file, (1e9, 1e9))
+    return folder
 
 
 @cache
@@ -205,7 +211,8 @@ def timeless(file: str) -> str:
 
 
 def checkpoint(folder: Path) -> None:
-    model().learn(4 * 8 * 3, TrainingCheckpoint(folder / "training.pt", every=1))
+    """A training that keeps its progress, from its own seed on."""
+    model.__wrapped__().learn(4 * 8 * 3, TrainingCheckpoint(folder / "training.pt", every=1))
 
 
 def fitting(folder: Path, updates: int = 40) -> None:
@@ -230,10 +237,10 @@ def minari(folder: Path, dataset: Callable[[], Dataset] = world, users: int = 50
     )
 
 
-def cache_of(folder: Path, published: Callable[[], Path] = files) -> None:
+def cache_of(folder: Path, source: Callable[[], Path] = files) -> None:
     """Reads published files and builds a simulator, with the folder as the cache."""
     os.environ["KUAISIM_CACHE"] = str(folder)
-    dataset = kuaisim_gym.load_dataset("kuairec", published())
+    dataset = kuaisim_gym.load_dataset("kuairec", source())
     gym.make(ENV, dataset=dataset).reset(seed=1)
 
 
