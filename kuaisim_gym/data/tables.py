@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
+from kuaisim_gym.data.files import reading
 from kuaisim_gym.errors import DataFormatError, KuaiSimError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 100  # DuckDB vectors of 2,048 rows in a chunk: about 200,000 rows
 _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fresh memory each time
+_SHOWN = 200  # characters of a cell that messages quote
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
 
 
@@ -103,14 +105,16 @@ def opened(file: Path) -> Iterator[io.BufferedReader]:
 
     Raises:
         DataFormatError: It is compressed and damaged.
+        KuaiSimError: It cannot be read.
     """
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
-            yield content  # type: ignore[misc]  # gzip's reader has the same methods
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataFormatError(
-            f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
-        ) from error
+    with reading(file):
+        try:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+                yield content  # type: ignore[misc]  # gzip's reader has the same methods
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataFormatError(
+                f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
+            ) from error
 
 
 @contextmanager
@@ -450,6 +454,11 @@ def sql_path(file: Path) -> str:
     return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
 
 
+def shown(cell: str) -> str:
+    """A cell as messages quote it: of a long one the beginning."""
+    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}..."
+
+
 def trimmed(name: str) -> str:
     """SQL for a text column without blanks around it; missing where nothing is left."""
     return f"nullif(trim({quoted(name)}, ' \t'), '')"
@@ -636,7 +645,7 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
                         n_invalid += 1
                         first_invalid = first_invalid or (
                             f"{file}, data row {number}, column {column.name!r}: expected "
-                            f"{column.rule}, got {row[index]!r}"
+                            f"{column.rule}, got {shown(row[index])}"
                         )
                         checks = [(column, index)]  # from now on, this column's are counted
                         break
