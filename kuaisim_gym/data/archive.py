@@ -38,7 +38,7 @@ _MAX_TAIL = 1 << 20  # bytes after a tar's last member; writers pad with zeros
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.I)
 _FORBIDDEN = frozenset('<>:"|?*')  # on Windows; the colon also ends a drive's name
 _END_RECORD = b"PK\5\6"  # signature of the 22 bytes, and the comment, that end a zip
-_MORE = "got more bytes: is it two archives in one file?"
+_SURPLUS = "got more bytes: is it two archives in one file?"
 _ENCRYPTED = 0x1  # flag bit of a zip member
 
 # Errors of the standard library on bytes that are no archive, or not all of one.
@@ -238,7 +238,7 @@ class _Unpacking:
             (len(components) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
             (".." in components, "a name inside the archive, got one with '..'"),
             (bool(_FORBIDDEN & set(member)), 'a name without < > : " | ? *, for Windows'),
-            (any(part.endswith((".", " ")) for part in components), "no dot or blank at the end"),
+            (any(name.endswith((".", " ")) for name in components), "no dot or blank at the end"),
             (any(map(_RESERVED.fullmatch, components)), "no name of a device of Windows"),
             (long, f"parts of at most {_MAX_COMPONENT} bytes in the name"),
         ):
@@ -272,13 +272,15 @@ def _check_ends(unpacking: _Unpacking, archive: zipfile.ZipFile) -> None:
     """Refuses a zip with bytes before or after it, such as a second one, which is not read."""
     before = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
     if before:
-        raise unpacking.refuse("(before the first one)", f"expected nothing, {_MORE}")
+        raise unpacking.refuse("(before the first one)", f"expected nothing, {_SURPLUS}")
     size = len(archive.comment)
     with unpacking.archive.open("rb") as content:
         content.seek(-22 - size, os.SEEK_END)
         end = content.read(22)
     if not end.startswith(_END_RECORD) or int.from_bytes(end[-2:], "little") != size:
-        raise unpacking.refuse("(after the last one)", f"expected the end of the archive, {_MORE}")
+        raise unpacking.refuse(
+            "(after the last one)", f"expected the end of the archive, {_SURPLUS}"
+        )
 
 
 def _unpack_tar(unpacking: _Unpacking) -> None:
@@ -310,7 +312,7 @@ def _unpack_tar(unpacking: _Unpacking) -> None:
         tail = stream.read(_MAX_TAIL)
         if tail.strip(b"\0") or stream.read(1):
             raise unpacking.refuse(
-                "(after the last one)", f"expected the end of the archive, {_MORE}"
+                "(after the last one)", f"expected the end of the archive, {_SURPLUS}"
             )
 
 

@@ -211,8 +211,8 @@ def read_features(
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
     most = most_values(n)
-    every = (_code(tables, table, field, most, notes, label) for field in fields)
-    coded = list(filter(None, every))
+    coders = (_code(tables, table, field, most, notes, label) for field in fields)
+    coded = list(filter(None, coders))
     names = {*skipped, *(field.column for field in fields)}
     numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
@@ -314,14 +314,15 @@ def _code(
         try:
             values = [cell] if field.split is None else field.split(cell)
         except ValueError as error:
-            place = _place(tables, table, field, cell)
+            location = _cell_location(tables, table, field, cell)
             raise DataFormatError(
-                f"{place}: expected {error}, got {shown(cell)}. Correct or remove the row."
+                f"{location}: expected {error}, got {shown(cell)}. Correct or remove the row."
             ) from error
         if len(values) > most:
+            location = _cell_location(tables, table, field, cell)
             raise DataFormatError(
-                f"{_place(tables, table, field, cell)}: expected at most {most} values in a cell, "
-                f"got {len(values)}: {shown(cell)}. Keep those that matter, or remove the column."
+                f"{location}: expected at most {most} values in a cell, got {len(values)}: "
+                f"{shown(cell)}. Keep those that matter, or remove the column."
             )
         lists.append(values)
     names, codes = number_values(value for values in lists for value in values)
@@ -332,7 +333,7 @@ def _code(
     return _Coded(field, sql, names, rows, np.zeros(len(rows), np.int64))
 
 
-def _place(tables: Tables, table: Table, field: Field, cell: str) -> str:
+def _cell_location(tables: Tables, table: Table, field: Field, cell: str) -> str:
     """``"FILE, data row N, column NAME"`` of the first cell with a content, for messages."""
     name = quoted(field.column)
     row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}")

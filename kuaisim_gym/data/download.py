@@ -138,12 +138,12 @@ class _Session(requests.Session):
     """Follows redirects, but not from https to a plain address, nor to what is no address.
 
     Attributes:
-        place: The address that was asked last.
+        address: The address that was asked last.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, address: str) -> None:
         super().__init__()
-        self.place = place
+        self.address = address
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         if not resp.is_redirect:
@@ -152,15 +152,15 @@ class _Session(requests.Session):
         location = resp.headers["location"]
         try:
             target = super().get_redirect_target(resp)
-            place = urljoin(resp.url, target or "")
-            scheme = urlsplit(place).scheme
+            address = urljoin(resp.url, target or "")
+            scheme = urlsplit(address).scheme
         except ValueError as error:
             raise _RefusedRedirectError(f"{location!r}, which is no address ({error})") from error
         if scheme not in ("http", "https"):
             raise _RefusedRedirectError(f"{location!r}, which is not of http or https")
         if scheme == "http" and resp.url.startswith("https:"):
             raise _RefusedRedirectError(f"{location!r}, which is not encrypted")
-        self.place = place
+        self.address = address
         return target
 
 
@@ -360,20 +360,20 @@ class _Download:
         except requests.TooManyRedirects as error:
             raise self.error(
                 f"{self.url} leads from one address to the next, more than "
-                f"{session.max_redirects} times, and at last to {session.place}."
+                f"{session.max_redirects} times, and at last to {session.address}."
             ) from error
         except ValueError as error:  # there is no such address, today or tomorrow
-            if session.place != self.url:
+            if session.address != self.url:
                 raise self.error(
-                    f"{self.url} leads to {session.place!r}, which is no address ({error})."
+                    f"{self.url} leads to {session.address!r}, which is no address ({error})."
                 ) from error
             raise DownloadError(f"Expected the address of an archive, got {self.url!r}.") from error
         except requests.RequestException as error:
-            raise _LostConnectionError(_cause(error) + self._led_to(session.place)) from error
+            raise _LostConnectionError(_cause(error) + self._led_to(session.address)) from error
 
-    def _led_to(self, place: str) -> str:
+    def _led_to(self, address: str) -> str:
         """A remark on the address that redirects led to; nothing where there were none."""
-        return "" if place == self.url else f" at {place}, to which it leads"
+        return "" if address == self.url else f" at {address}, to which it leads"
 
     def _check_answer(
         self, response: requests.Response, origin: _Origin | None, have: int

@@ -147,10 +147,10 @@ def find_files(path: str | Path, layouts: Sequence[Layout]) -> DataFiles:
         KuaiSimError: The path cannot be read.
     """
     with reading(Path(path)):
-        return _found(Path(path), layouts)
+        return _only_variant(Path(path), layouts)
 
 
-def _found(top: Path, layouts: Sequence[Layout]) -> DataFiles:
+def _only_variant(top: Path, layouts: Sequence[Layout]) -> DataFiles:
     """The files of the only variant."""
     path = top
     expected = " or ".join(f"{layout.name} ({', '.join(layout.required)})" for layout in layouts)
@@ -201,20 +201,20 @@ def _found(top: Path, layouts: Sequence[Layout]) -> DataFiles:
 
 def _folders(top: Path) -> Iterator[tuple[Path, list[Path]]]:
     """The folder and those in it, by depth and name, each once, with what they hold."""
-    level, seen = [top], set()
+    level, visited = [top], set()
     for _ in range(_DEPTH + 1):
         inner: list[Path] = []
         for folder in level:
             try:
-                place, entries = folder.resolve(), sorted(folder.iterdir())
+                target, entries = folder.resolve(), sorted(folder.iterdir())
                 folders = [entry for entry in entries if entry.is_dir()]
             except OSError as error:
                 if folder == top:
                     raise
                 logger.warning("%s is not looked into: %s", folder, error)
                 continue
-            if place not in seen:  # links may lead here again
-                seen.add(place)
+            if target not in visited:  # links may lead here again
+                visited.add(target)
                 yield folder, entries
                 inner += folders
         level = sorted(inner)

@@ -36,7 +36,7 @@ def find_tables(path: Path) -> Tables:
         KuaiSimError: The path cannot be read.
     """
     with reading(path):
-        return _found(path)
+        return _tables_of(path)
 
 
 def unread_files(folder: Path, tables: Container[str]) -> list[Path]:
@@ -52,7 +52,7 @@ def unread_files(folder: Path, tables: Container[str]) -> list[Path]:
         ]
 
 
-def _found(path: Path) -> Tables:
+def _tables_of(path: Path) -> Tables:
     """The tables of a folder, or those beside one of RecBole's files."""
     if path.is_file():
         if stem_and_ending(path)[1] not in _ATOMIC:
