@@ -16,7 +16,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from dsrm_agents.common.checkpoint import load_whole
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError
 
 FORMAT = "kuaisim-run-1"

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from .results import PACKAGES, Result, commit, read_result, versions

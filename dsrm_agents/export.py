@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dsrm_agents.dsrm.purifier import FittedPurifier, Purifier, load_purifier
 from dsrm_agents.hrl.policies import HierarchicalPolicy
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.lazy import check_extra
 

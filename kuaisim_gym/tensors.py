@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError
 
 Arrays = Mapping[str, NDArray[Any]]

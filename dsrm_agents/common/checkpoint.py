@@ -37,7 +37,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from dsrm_agents.common.identity import differences, identity_of
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 FORMAT = "kuaisim-agent-training-1"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kuaisim_gym.data import SOURCES
-from kuaisim_gym.data.archive import readable_size
 from kuaisim_gym.data.cache import cache_dir, cache_info, clear_cache
 from kuaisim_gym.data.custom.options import SPLITS_OF_TABLES
 from kuaisim_gym.data.download import archive_md5, archives, download
 from kuaisim_gym.data.source import find_source, recognise
+from kuaisim_gym.disk import readable_size
 from kuaisim_gym.errors import KuaiSimError
 
 

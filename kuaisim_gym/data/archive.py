@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from kuaisim_gym.disk import free_space, readable_size
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 Select = Callable[[str], bool]
@@ -118,39 +119,6 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
     return [folder / file for file in unpacking.files]
 
 
-def free_space_check(folder: Path, needed: int) -> None:
-    """Checks that a folder's disk has room.
-
-    Args:
-        folder: The folder; may be yet to be made.
-        needed: Bytes that are to be written.
-
-    Raises:
-        DiskSpaceError: Fewer bytes are free.
-    """
-    free = _free_space(folder)
-    if needed > free:
-        raise DiskSpaceError(
-            f"About {readable_size(needed)} are needed at {folder}, but only {readable_size(free)} "
-            f"are free. Free the disk or choose a folder on another one."
-        )
-
-
-def readable_size(n_bytes: int) -> str:
-    """A number of bytes as people write it, such as 1.7 GB."""
-    size, unit = float(n_bytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.95 or unit == "TB":
-            break
-        size /= 1000
-    return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _free_space(folder: Path) -> int:
-    parents = (folder, *folder.absolute().parents)
-    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
-
-
 class _Unpacking:
     """Unpacking of one archive into one folder: the rules for every kind of archive."""
 
@@ -159,7 +127,7 @@ class _Unpacking:
         self.folder = folder
         self.files: list[Path] = []
         self._select = select
-        self._room = _free_space(folder)
+        self._room = free_space(folder)
         self._n_members = 0
         self._file_keys: set[str] = set()
         self._folder_keys: set[str] = set()

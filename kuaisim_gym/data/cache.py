@@ -25,10 +25,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from platformdirs import user_cache_dir
 
+from kuaisim_gym.disk import UNFINISHED, write_atomically
+
 Arrays = dict[str, NDArray[np.generic]]
 
 _ENTRY = ".arrays"  # ending of an entry's folder
-_UNFINISHED = ".part"  # ending of a file or folder that is being written, or is being removed
 _SETTLED = 2.0  # seconds after which a file's time of change tells a further change
 _ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
 
@@ -55,22 +56,10 @@ def cache_dir() -> Path:
     return Path(os.environ.get("KUAISIM_CACHE") or user_cache_dir("kuaisim_gym", appauthor=False))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name and renames it: readers see all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_UNFINISHED}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
     """An empty folder until the block ends, in the cache or else in the system's folder."""
-    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{_UNFINISHED}"
+    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{UNFINISHED}"
     try:
         folder.mkdir(parents=True)
     except OSError:
@@ -136,9 +125,9 @@ def _write(folder: Path, arrays: Arrays) -> None:
 
     The caller must hold the lock; a leftover temporary folder belongs to a process that died.
     """
-    for leftover in folder.parent.glob(f"{folder.name}.*{_UNFINISHED}"):
+    for leftover in folder.parent.glob(f"{folder.name}.*{UNFINISHED}"):
         shutil.rmtree(leftover, ignore_errors=True)
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}{UNFINISHED}")
     temporary.mkdir()
     try:
         for name, array in arrays.items():
@@ -172,7 +161,7 @@ def _map(file: Path) -> NDArray[np.generic]:
 def _remove(entry: Path) -> int:
     """Renames an entry, which hides it at once, and deletes it; returns its bytes."""
     size = _size(entry)
-    doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{_UNFINISHED}")
+    doomed = entry.with_name(f"{entry.name}.{uuid.uuid4().hex}{UNFINISHED}")
     try:
         os.rename(entry, doomed)
     except FileNotFoundError:
@@ -214,7 +203,7 @@ def clear_cache() -> int:
     doomed = [*_entries(root), *root.glob("unpacked")]
     doomed += [
         folder
-        for folder in root.glob(f"scratch-*{_UNFINISHED}")
+        for folder in root.glob(f"scratch-*{UNFINISHED}")
         if time.time() - folder.stat().st_mtime > _ABANDONED
     ]
     freed = sum(map(_remove, doomed))
@@ -222,7 +211,7 @@ def clear_cache() -> int:
         try:
             with FileLock(lock_file).acquire(timeout=0):
                 key = lock_file.name.removesuffix(".lock")
-                freed += sum(map(_remove, sorted(root.glob(f"{key}{_ENTRY}.*{_UNFINISHED}"))))
+                freed += sum(map(_remove, sorted(root.glob(f"{key}{_ENTRY}.*{UNFINISHED}"))))
         except Timeout:
             continue
     for memo in (root / "digests").glob("*.json"):

@@ -27,9 +27,10 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data.archive import extract, free_space_check, readable_size
-from kuaisim_gym.data.cache import cache_dir, write_atomically
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.data.cache import cache_dir
 from kuaisim_gym.data.source import SOURCES, ZENODO, PublishedArchive
+from kuaisim_gym.disk import check_free_space, readable_size, write_atomically
 from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, KuaiSimError
 
 _MARKER = ".archive.md5"  # in an unpacked folder: the md5 of the archive it came from
@@ -404,7 +405,7 @@ class _Download:
 
     def _receive(self, response: requests.Response, origin: _Origin, start: int) -> None:
         size = origin.total or self.published.archive_bytes
-        free_space_check(self.root, max(size - start, 0) + self.published.unpacked_bytes)
+        check_free_space(self.root, max(size - start, 0) + self.published.unpacked_bytes)
         if not start:
             self._discard()  # first, so that the notes never speak of another file's bytes
             write_atomically(self.notes, json.dumps(vars(origin)).encode())

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kuaisim_gym.data import archive as archives
-from kuaisim_gym.data.archive import extract, free_space_check, readable_size
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.disk import check_free_space, readable_size
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 FILES = {"KuaiRec/data/big_matrix.csv": b"a,b\n1,2\n" * 4000, "KuaiRec/README.md": b"", "x": b"x"}
@@ -425,9 +426,9 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
 
 def test_free_space_is_checked(tmp_path: Path, monkeypatch) -> None:
     limit_disk(monkeypatch, 1_500_000_000)
-    free_space_check(tmp_path / "yet" / "to be made", 1_500_000_000)
+    check_free_space(tmp_path / "yet" / "to be made", 1_500_000_000)
     with pytest.raises(DiskSpaceError, match=r"1\.7 GB are needed .* only 1\.5 GB"):
-        free_space_check(tmp_path, 1_700_000_000)
+        check_free_space(tmp_path, 1_700_000_000)
 
 
 @pytest.mark.parametrize(

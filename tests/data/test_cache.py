@@ -16,8 +16,8 @@ from kuaisim_gym.data.cache import (
     clear_cache,
     file_digest,
     scratch_folder,
-    write_atomically,
 )
+from kuaisim_gym.disk import write_atomically
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -110,20 +110,6 @@ def test_a_failed_build_leaves_nothing(folder: Path) -> None:
         cached("key", fail)
     assert cache_info() == []
     assert cached("key", lambda: {"a": np.ones(1)})["a"].tolist() == [1]
-
-
-def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, b"old")
-
-    def fail(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("kuaisim_gym.data.cache.os.replace", fail)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_unwritable_cache_is_no_obstacle(tmp_path: Path, monkeypatch, caplog) -> None:
