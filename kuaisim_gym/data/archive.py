@@ -11,19 +11,18 @@ import gzip
 import io
 import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
 import unicodedata
-import uuid
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from kuaisim_gym.disk import free_space, readable_size
+from kuaisim_gym.disk import disk_errors, free_space, new_folder, readable_size
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 Select = Callable[[str], bool]
@@ -78,7 +77,8 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
             link, a device, an encrypted file, a name that leads out of the folder or that some
             system cannot write, or two names for one file; or it holds more than one archive.
         DiskSpaceError: Its files need more space than is free.
-        KuaiSimError: The folder is in use or cannot be written.
+        StorageError: The folder cannot be written.
+        KuaiSimError: The folder is in use.
     """
     if not archive.is_file():
         raise DatasetNotFoundError(f"Expected an archive at {archive}, but there is no such file.")
@@ -88,19 +88,29 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
             f"Expected an archive named {', '.join(ENDINGS)}, got {archive}. Unpack it by hand and "
             f"give the folder."
         )
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-    try:
+    with disk_errors(folder):
         if folder.exists() and any(folder.iterdir()):
             raise KuaiSimError(f"Expected {folder} to be absent or empty. Remove what is in it.")
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         unpacking = _Unpacking(archive, temporary, select)
-        if name.endswith(".zip"):
-            _unpack_zip(unpacking)
-        else:
-            _unpack_tar(unpacking)
-        if folder.exists():
-            folder.rmdir()  # not every system renames onto an empty folder
-        os.rename(temporary, folder)
+        with _damage(archive):
+            if name.endswith(".zip"):
+                _unpack_zip(unpacking)
+            else:
+                _unpack_tar(unpacking)
+    return [folder / file for file in unpacking.files]
+
+
+@contextmanager
+def _damage(archive: Path) -> Iterator[None]:
+    """Tells damage of an archive from what the disk refuses.
+
+    Raises:
+        DataFormatError: The archive is damaged.
+        OSError: The disk cannot be written.
+    """
+    try:
+        yield
     except KuaiSimError:
         raise
     except _DAMAGE as error:
@@ -110,13 +120,7 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # no system's refusal, or a place before the start
             raise DataFormatError(f"{archive} is damaged ({error}). Get it again.") from error
-        kind = DiskSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else KuaiSimError
-        raise kind(
-            f"{archive} cannot be unpacked to {folder} ({error}). Use another folder or disk."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return [folder / file for file in unpacking.files]
+        raise
 
 
 class _Unpacking:

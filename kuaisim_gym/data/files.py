@@ -288,7 +288,7 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
         return folder
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
+        lock = FileLock(root / f"{folder.name}.build.lock")
         lock.acquire()
     except OSError as error:
         raise KuaiSimError(

@@ -401,7 +401,7 @@ def test_refuses_a_full_folder_and_leaves_it(tmp_path: Path) -> None:
 
 def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "to").write_text("a file in the way")
-    with pytest.raises(KuaiSimError, match="cannot be unpacked"):
+    with pytest.raises(KuaiSimError, match="cannot be written"):
         extract(write_good(tmp_path / "KuaiRec.zip"), tmp_path / "to" / "here")
 
 
