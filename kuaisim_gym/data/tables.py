@@ -54,6 +54,7 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 100  # DuckDB vectors of 2,048 rows in a chunk: about 200,000 rows
 _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fresh memory each time
+_LONGEST_LINE = 1 << 21  # bytes; DuckDB reads no longer one
 _SHOWN = 200  # characters of a cell that messages quote
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
 
@@ -118,10 +119,10 @@ def opened(file: Path) -> Iterator[io.BufferedReader]:
 
 
 @contextmanager
-def _cells(file: Path, errors: str = "strict") -> Iterator[Any]:
+def _cells(file: Path) -> Iterator[Any]:
     """A ``csv.reader`` of a file."""
     with opened(file) as content:
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
         yield csv.reader(lines, **form_of(file).options)
 
 
@@ -484,10 +485,13 @@ def read_header(file: Path) -> list[str]:
         DataFormatError: The file is empty, its header repeats a column or is not one line of text.
     """
     try:
+        with opened(file) as content:
+            start = content.read(_LONGEST_LINE)
         # Bad bytes behind the header are left to the check that can tell their line.
-        with _cells(file, errors="surrogateescape") as reader:
-            names: list[str] = next(reader, [])
-            height = reader.line_num
+        lines = io.StringIO(start.decode("utf-8-sig", errors="surrogateescape"), newline="")
+        reader = csv.reader(lines, **form_of(file).options)
+        names: list[str] = next(reader, [])
+        height = reader.line_num
         "".join(names).encode("utf-8")
     except (UnicodeError, csv.Error) as error:
         raise DataFormatError(
@@ -559,13 +563,13 @@ def _check_text(file: Path, width: int) -> bool:
         Whether there is something that only a plain reading can judge.
 
     Raises:
-        DataFormatError: The file holds a NUL byte or is not UTF-8.
+        DataFormatError: The file holds a NUL byte, an endless line, or is not UTF-8.
     """
     suspect = False
     position = 0
     form = form_of(file)
     with opened(file) as content:
-        while text := content.read(_BLOCK) + content.readline():
+        while text := content.read(_BLOCK) + _end_of_line(file, content, position + _BLOCK):
             _check_characters(file, text, position)
             suspect = suspect or _suspicious(text, width, form)
             position += len(text)
@@ -589,10 +593,33 @@ def _check_characters(file: Path, text: bytes, position: int) -> None:
         )
 
 
+def _end_of_line(file: Path, content: io.BufferedReader, position: int) -> bytes:
+    """The bytes from a position to the end of its line, where lines end in line feeds.
+
+    Raises:
+        DataFormatError: No line ends for too long: a small compressed file can hold gigabytes.
+    """
+    pieces = []
+    while piece := content.readline(_LONGEST_LINE):
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            break
+        if len(piece) == _LONGEST_LINE and b"\r" not in piece:
+            raise DataFormatError(
+                f"{file}, line {_line(file, position)}: expected lines of at most {_LONGEST_LINE} "
+                "bytes, got a longer one. Is it a table?"
+            )
+    return b"".join(pieces)
+
+
 def _line(file: Path, position: int) -> int:
     """Number of the line that holds the byte at a position."""
+    number = 1
     with opened(file) as content:
-        return 1 + content.read(position).count(b"\n")
+        while block := content.read(min(_BLOCK, position)):
+            number += block.count(b"\n")
+            position -= len(block)
+    return number
 
 
 def _suspicious(text: bytes, width: int, form: Form) -> bool:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import os
 import tarfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from kuaisim_gym.data import files as module
 from kuaisim_gym.data.archive import extract
 from kuaisim_gym.data.files import Layout, find_files
-from kuaisim_gym.data.tables import read_header
+from kuaisim_gym.data.tables import Column, open_tables, read_header
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
 PURE = Layout("Pure", ("log_pure", "random_pure"), ("users_pure",))
@@ -244,3 +246,26 @@ def test_a_file_that_cannot_be_read(
     for read in (lambda: found.digest, lambda: read_header(tmp_path / "log_pure.csv")):
         with pytest.raises(expected, match=f"log_pure.csv {why}"):
             read()
+
+
+def test_an_endless_line_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """Of a file of a few bytes that unpacks to many."""
+    file = tmp_path / "log_pure.csv.gz"
+    for start in (b"", b"a,b\n1,2\n"):
+        file.write_bytes(gzip.compress(start + b"1" * 30_000_000, 1))
+        tracemalloc.start()
+        with (
+            pytest.raises(DataFormatError, match=r"header cannot be read|line 3: .* a longer one"),
+            open_tables() as tables,
+        ):
+            tables.read([file], [Column("a")])
+        assert tracemalloc.get_traced_memory()[1] < 25_000_000
+        tracemalloc.stop()
+
+
+def test_lines_may_end_in_carriage_returns(tmp_path: Path) -> None:
+    file = tmp_path / "log_pure.csv"
+    file.write_bytes(b"a,b\r" + (b"1," + b"\xc3\xa9" * 999 + b"\r") * 1300)
+    with open_tables() as tables:
+        table = tables.read([file], [Column("a")])
+        assert tables.count(f"FROM {table.sql}") == 1300
