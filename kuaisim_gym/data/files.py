@@ -101,7 +101,7 @@ def reading(path: Path) -> Iterator[None]:
         raise DatasetNotFoundError(
             f"{path} was there and is gone ({error}). Load the data when nothing moves them."
         ) from error
-    except OSError as error:
+    except (OSError, UnicodeEncodeError) as error:  # the latter of names that are no text
         raise KuaiSimError(
             f"{path} cannot be read ({error}). Check its name, its permissions and its disk."
         ) from error

@@ -355,6 +355,10 @@ class Tables:
         try:
             self._connection.execute(statement)
         except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+            if "GZIP" in str(error):  # zeros behind the end, which Python skips
+                raise DataFormatError(
+                    f"{file} has bytes behind its end, as of a damaged file. Unpack it by hand."
+                ) from error
             raise _resources(error) from error
         except duckdb.Error as error:
             _explain(file, header, columns)

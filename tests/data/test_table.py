@@ -22,7 +22,12 @@ from kuaisim_gym.data.custom import inputs
 from kuaisim_gym.data.custom import source as sources
 from kuaisim_gym.data.custom.source import TableSource
 from kuaisim_gym.data.split import id_bits, mixed, uniform
-from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
+from kuaisim_gym.errors import (
+    ConfigError,
+    DataFormatError,
+    DatasetNotFoundError,
+    KuaiSimError,
+)
 
 LOG = pd.DataFrame(
     {
@@ -277,6 +282,29 @@ def test_tables_in_forms_that_are_not_read_are_named(tmp_path: Path, caplog) -> 
     assert "log.txt" not in caplog.text  # there is another one
     lines = "\n".join(TableSource().inspect(folder))
     assert "unread:  users.dat; expected one of" in lines
+
+
+def test_descriptions_nested_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop.toml").write_text("log = " + "[" * 3000)
+    with pytest.raises(DataFormatError, match="shop.toml is no well-formed TOML file"):
+        load_dataset("table", tmp_path / "shop.toml")
+
+
+def test_compressed_tables_may_have_several_members_but_no_tail(tmp_path: Path) -> None:
+    rows = (b"user,item\n1,1\n", b"1,2\n2,", b"1\n2,2\n")
+    file = tmp_path / "log.csv.gz"
+    file.write_bytes(b"".join(map(gzip.compress, rows)))
+    assert load_dataset("table", file, test_share=0.5).n_users == 2
+    for tail, why in ((bytes(512), "bytes behind its end"), (b"junk", "cannot be unpacked")):
+        file.write_bytes(b"".join(map(gzip.compress, rows)) + tail)
+        with pytest.raises(DataFormatError, match=why):
+            load_dataset("table", file, test_share=0.5)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop\udcff", log_csv="user,item\n1,1\n1,2\n2,1\n2,2\n")
+    with pytest.raises(KuaiSimError, match="cannot be read .*surrogates not allowed"):
+        load_dataset("table", folder, name="shop")
 
 
 def test_a_list_of_values_has_an_end(tmp_path: Path) -> None:
