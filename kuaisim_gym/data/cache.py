@@ -9,7 +9,7 @@ is ``$KUAISIM_CACHE`` or the platform's cache folder for this package. Where it 
 work goes on without it.
 
 The check reads about 7 GB/s from memory, which makes loads of the synthetic worlds 1.1 to 1.25
-times as long as they were unchecked (``python -m benchmarks.speed cache``).
+times as long as they were unchecked (``python -m benchmarks.speed cached``).
 """
 
 from __future__ import annotations

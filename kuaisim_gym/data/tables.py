@@ -22,6 +22,7 @@ import csv
 import gzip
 import io
 import math
+import os
 import re
 import sys
 import zlib
@@ -35,7 +36,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
-from kuaisim_gym.disk import check_free_space, free_space, readable_size, storage_error
+from kuaisim_gym.disk import disk_errors, free_space, readable_size, storage_error
 from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
 if TYPE_CHECKING:
@@ -558,8 +559,9 @@ def _is_of_space(error: Exception, folder: Path) -> bool:
 
 def _resources(error: Exception, folder: Path) -> KuaiSimError:
     return (DiskSpaceError if _is_of_space(error, folder) else KuaiSimError)(
-        f"The tables could not be processed in {folder}, where {readable_size(free_space(folder))} "
-        f"are free: {error}. Free the disk, or let KUAISIM_CACHE name a folder on another one."
+        f"The tables could not be processed; is there memory, and disk space in {folder} "
+        f"({readable_size(free_space(folder))} are free)? KUAISIM_CACHE can name a folder on "
+        f"another disk. {error}"
     )
 
 
@@ -741,8 +743,11 @@ def allocate(file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float =
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if size <= _IN_MEMORY:
         return np.full(shape, fill, dtype)
-    check_free_space(file.parent, size)  # a write to a mapped file would end the process
-    array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    with disk_errors(file, size):
+        array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # no room later would end the process
+            with file.open("rb+") as content:
+                os.posix_fallocate(content.fileno(), 0, file.stat().st_size)
     if fill != 0:  # a new file is zero
         array[:] = fill
     return np.asarray(array)
