@@ -301,7 +301,7 @@ def sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def unsealed(text: bytes) -> dict[str, Any]:
-    """What :func:`sealed` was given.
+    """Reads what :func:`sealed` wrote.
 
     Raises:
         Damaged: The text has changed, or is another one.

@@ -212,7 +212,7 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
 
 
 def _is_proven(folder: Path) -> bool:
-    """Whether an unpacked folder holds the files that its manifest names, unchanged."""
+    """Tells whether an unpacked folder holds the files that its manifest names, unchanged."""
     try:
         return unsealed(_manifest(folder).read_bytes()) == _digests(folder)
     except (OSError, Damaged):

@@ -544,7 +544,7 @@ def _processing(folder: Path) -> Iterator[None]:
 
 
 def _is_of_resources(error: duckdb.Error) -> bool:
-    """Whether DuckDB lacked memory or a disk, and not well-formed rows."""
+    """Tells whether DuckDB lacked memory or a disk, and not well-formed rows."""
     import duckdb
 
     resources = (duckdb.OutOfMemoryException, duckdb.IOException)
@@ -552,7 +552,7 @@ def _is_of_resources(error: duckdb.Error) -> bool:
 
 
 def _is_of_space(error: Exception, folder: Path) -> bool:
-    """Whether the disk of the scratch folder was full."""
+    """Tells whether the disk of the scratch folder was full."""
     told = isinstance(error, OSError) and storage_error(folder, error)
     return isinstance(told, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
 
