@@ -167,7 +167,7 @@ def kept(
 
     with suppress(Damaged, FileNotFoundError):
         return stored()
-    with building(key) as writable:
+    with _building(key) as writable:
         try:
             return stored()  # another process may have built it meanwhile
         except FileNotFoundError:
@@ -192,7 +192,7 @@ def kept(
 
 
 @contextmanager
-def building(key: str) -> Iterator[bool]:
+def _building(key: str) -> Iterator[bool]:
     """Lets one process at a time build the entry of a key; the next ones wait.
 
     Yields:
