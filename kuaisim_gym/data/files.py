@@ -10,14 +10,13 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath, PurePosixPath
 
-from filelock import FileLock
-
 from kuaisim_gym.data.archive import ENDINGS, extract
-from kuaisim_gym.data.cache import cache_dir, file_digest
+from kuaisim_gym.data.cache import Damaged, cache_dir, file_digest, sealed, unsealed
+from kuaisim_gym.disk import claimed, remove, write_atomically
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, KuaiSimError
 
 _NUMBERED = re.compile(r"(?P<table>.+)_part(?P<number>[1-9][0-9]*)")
@@ -284,18 +283,40 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
     choice = hashlib.blake2b("|".join(tables).encode(), digest_size=4).hexdigest()
     root = cache_dir() / "unpacked"
     folder = root / f"{file_digest(archive)}-{choice}"
-    if folder.is_dir():
+    if _is_proven(folder):
         return folder
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(root / f"{folder.name}.build.lock")
-        lock.acquire()
-    except OSError as error:
-        raise KuaiSimError(
-            f"{archive} must be unpacked, but the cache folder {root} cannot be written ({error}). "
-            f"Unpack it by hand and give the folder, or set KUAISIM_CACHE."
-        ) from error
-    with lock:
-        if not folder.is_dir():  # another process may have unpacked it meanwhile
+    with ExitStack() as held:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            held.enter_context(claimed(root / f"{folder.name}.build"))
+        except OSError as error:
+            raise KuaiSimError(
+                f"{archive} must be unpacked, but the cache folder {root} cannot be written "
+                f"({error}). Unpack it by hand and give the folder, or set KUAISIM_CACHE."
+            ) from error
+        if not _is_proven(folder):  # another process may have unpacked it meanwhile
+            if folder.exists():
+                logger.warning("Unpacking %s again: %s is damaged.", archive, folder)
+                remove(folder)
             extract(archive, folder, lambda name: _table(PurePosixPath(name))[0] in tables)
+            write_atomically(_manifest(folder), sealed(_digests(folder)))
     return folder
+
+
+def _is_proven(folder: Path) -> bool:
+    """Tells whether an unpacked folder holds the files that its manifest names, unchanged."""
+    try:
+        return unsealed(_manifest(folder).read_bytes()) == _digests(folder)
+    except (OSError, Damaged):
+        return False
+
+
+def _manifest(folder: Path) -> Path:
+    """Beside a folder that is searched for tables."""
+    return folder.with_name(f"{folder.name}.json")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Digests of a folder's files, by their path in it."""
+    files = sorted(file for file in folder.rglob("*") if not file.is_dir())
+    return {file.relative_to(folder).as_posix(): file_digest(file) for file in files}

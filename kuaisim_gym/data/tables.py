@@ -22,6 +22,7 @@ import csv
 import gzip
 import io
 import math
+import os
 import re
 import sys
 import zlib
@@ -36,7 +37,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
 from kuaisim_gym.data.files import reading
-from kuaisim_gym.errors import DataFormatError, KuaiSimError
+from kuaisim_gym.disk import disk_errors, free_space, readable_size, storage_error
+from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
 if TYPE_CHECKING:
     import duckdb
@@ -57,6 +59,7 @@ _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fres
 _LONGEST_LINE = 1 << 21  # bytes; DuckDB reads no longer one
 _SHOWN = 200  # characters of a cell that messages quote
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
+_NO_ROOM = re.compile("no space left|could not write|failed to offload|temp_directory", re.I)
 
 
 @dataclass(frozen=True)
@@ -327,9 +330,9 @@ class Tables:
                     f"CREATE TEMP TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
                 )
                 self._connection.execute(f"{start} SELECT {cells} FROM {source}")
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise _resources(error) from error
             except duckdb.Error as error:
+                if _is_of_resources(error):
+                    raise _resources(error, self.folder) from error
                 words = str(error).split("\n")[0]
                 raise DataFormatError(f"{file} cannot be read: {words}") from error
             starts.append(self.count(f"FROM {table}"))
@@ -354,13 +357,13 @@ class Tables:
 
         try:
             self._connection.execute(statement)
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        except duckdb.Error as error:
             if "GZIP" in str(error):  # zeros behind the end, which Python skips
                 raise DataFormatError(
                     f"{file} has bytes behind its end, as of a damaged file. Unpack it by hand."
                 ) from error
-            raise _resources(error) from error
-        except duckdb.Error as error:
+            if _is_of_resources(error):
+                raise _resources(error, self.folder) from error
             _explain(file, header, columns)
             words = " ".join(str(error).split("\n")[:3])
             raise DataFormatError(
@@ -370,7 +373,7 @@ class Tables:
 
     def execute(self, statement: str) -> None:
         """Runs a statement that returns nothing."""
-        with _processing():
+        with _processing(self.folder):
             self._connection.execute(statement)
 
     def count(self, clause: str) -> int:
@@ -379,7 +382,7 @@ class Tables:
 
     def texts(self, query: str) -> list[str]:
         """A query's only column, of few rows, as strings."""
-        with _processing():
+        with _processing(self.folder):
             return [row[0] for row in self._connection.execute(query).fetchall()]
 
     def stream(self, query: str) -> Iterator[Chunk]:
@@ -388,7 +391,7 @@ class Tables:
         A missing number is NaN; other columns must not have gaps. One stream at a time: the next
         query ends it.
         """
-        with _processing():
+        with _processing(self.folder):
             result = self._connection.execute(query)
             while len(frame := result.fetch_df_chunk(_VECTORS)):
                 yield {str(name): frame[name].to_numpy() for name in frame}
@@ -430,7 +433,7 @@ def open_tables() -> Iterator[Tables]:
     """An empty database that lives on the cache's disk until the block ends."""
     import duckdb
 
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, _processing(folder):
         spilling = {"memory_limit": _MEMORY, "temp_directory": str(folder / "spill")}
         with duckdb.connect(str(folder / "tables.db"), config=SETTINGS | spilling) as connection:
             # A database that is thrown away in a minute needs no log to recover it from.
@@ -543,20 +546,39 @@ def _select(
 
 
 @contextmanager
-def _processing() -> Iterator[None]:
-    """Explains DuckDB's errors over rows that were checked when they were read."""
+def _processing(folder: Path) -> Iterator[None]:
+    """Explains DuckDB's errors over rows that were checked when they were read, and a disk's."""
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
-        raise _resources(error) from error
+        raise _resources(error, folder) from error
+    except OSError as error:
+        if isinstance(error, KuaiSimError) or not _is_of_space(error, folder):
+            raise
+        raise _resources(error, folder) from error
 
 
-def _resources(error: duckdb.Error) -> KuaiSimError:
-    return KuaiSimError(
-        f"The tables could not be processed; is there disk space in the cache folder "
-        f"(KUAISIM_CACHE)? {error}"
+def _is_of_resources(error: duckdb.Error) -> bool:
+    """Tells whether DuckDB lacked memory or a disk, and not well-formed rows."""
+    import duckdb
+
+    resources = (duckdb.OutOfMemoryException, duckdb.IOException)
+    return isinstance(error, resources) or bool(_NO_ROOM.search(str(error)))
+
+
+def _is_of_space(error: Exception, folder: Path) -> bool:
+    """Tells whether the disk of the scratch folder was full."""
+    told = isinstance(error, OSError) and storage_error(folder, error)
+    return isinstance(told, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
+
+
+def _resources(error: Exception, folder: Path) -> KuaiSimError:
+    return (DiskSpaceError if _is_of_space(error, folder) else KuaiSimError)(
+        f"The tables could not be processed; is there memory, and disk space in {folder} "
+        f"({readable_size(free_space(folder))} are free)? KUAISIM_CACHE can name a folder on "
+        f"another disk. {error}"
     )
 
 
@@ -753,10 +775,19 @@ class ColumnFiles:
 
 
 def allocate(file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
-    """A filled array: in memory where it is small, mapped from a new file where it is not."""
-    if math.prod(shape) * np.dtype(dtype).itemsize <= _IN_MEMORY:
+    """A filled array: in memory where it is small, mapped from a new file where it is not.
+
+    Raises:
+        DiskSpaceError: There is no room for the file.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= _IN_MEMORY:
         return np.full(shape, fill, dtype)
-    array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    with disk_errors(file, size):
+        array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # no room later would end the process
+            with file.open("rb+") as content:
+                os.posix_fallocate(content.fileno(), 0, file.stat().st_size)
     if fill != 0:  # a new file is zero
         array[:] = fill
     return np.asarray(array)

@@ -129,6 +129,36 @@ def test_an_archive_is_unpacked_once(
     assert first.digest == find_files(data, [PURE]).digest
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: (folder / "log_pure.csv").write_bytes(b"x"),
+        lambda folder: (folder / "log_pure.csv").unlink(),
+        lambda folder: (folder / "users_pure.csv").write_bytes(b"more"),
+        lambda folder: folder.with_name(f"{folder.name}.json").unlink(),
+        lambda folder: folder.with_name(f"{folder.name}.json").write_text("{}"),
+        lambda folder: [file.unlink() for file in (*folder.iterdir(), folder) if file.is_file()],
+    ],
+)
+def test_an_unpacked_folder_that_is_damaged_is_unpacked_again(
+    tmp_path: Path, monkeypatch, caplog, damage
+) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
+    archive = tmp_path / "thing.zip"
+    with zipfile.ZipFile(archive, "w") as content:
+        for name in ("log_pure.csv", "random_pure.csv"):
+            content.writestr(name, f"of {name}")
+    folder = find_files(archive, [PURE]).folder
+    damage(folder)
+    found = find_files(archive, [PURE])
+    assert found.folder == folder
+    assert {file.name: file.read_text() for file in folder.iterdir()} == {
+        name: f"of {name}" for name in ("log_pure.csv", "random_pure.csv")
+    }
+    assert len(caplog.messages) == 1
+    assert "again" in caplog.text
+
+
 def test_a_damaged_archive_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
     archive = tmp_path / "x.zip"
