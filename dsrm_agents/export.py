@@ -19,6 +19,7 @@ from dsrm_agents.hrl.policies import HierarchicalPolicy
 from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.lazy import check_extra
+from kuaisim_gym.precision import single_precision
 
 POLICY, PURIFIER = "policy.onnx", "purifier.onnx"
 
@@ -89,6 +90,7 @@ class ActionGraph(nn.Module):
         return torch.minimum(torch.maximum(mean, self.low), self.high)
 
 
+@single_precision()
 def export_onnx(
     agent: BaseAlgorithm, folder: str | Path, purifier: Purifier | str | Path | None = None
 ) -> dict[str, Path]:
