@@ -262,7 +262,7 @@ COMMANDS = {
     "suite": benchmarks("suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", *SMALL),
     "tune": benchmarks("tune", "a2c", "--trials", "3", "--episodes", "300", "--sessions", "50"),
     "purify": benchmarks(
-        "purify", "--envs", "KuaiRec-Fair-v0", "--seeds", "11", "--purifiers", "raw", "mlp", "dsrm",
+        "purify", "--envs", "KuaiRec-Fair-v0", "--seeds", "11", "--purifiers", "identity", "mlp",
         "--updates", "100",
     ),
 }  # fmt: skip
@@ -274,14 +274,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("commands", nargs="*", default=list(COMMANDS), help="default: all")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    names = [number.name for number in STORM]
+    parser.add_argument("--signals", nargs="+", default=names, choices=names, help="to send")
+    parser.add_argument("--to", nargs="+", default=TARGETS, choices=TARGETS, help="who gets them")
     parser.add_argument("--kills", type=int, default=1, help="by each signal and target")
     parser.add_argument("--latest", type=float, default=12.0, help="seconds after the start")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing started is left
     rng, faults = random.Random(options.seed), 0
     for name in options.commands:
         with tempfile.TemporaryDirectory() as folder:
             whole = Path(folder, "whole")
-            for number, to in product(STORM, TARGETS):
+            for number, to in product(map(signal.Signals.__getitem__, options.signals), options.to):
                 if to == "worker" and (name in ("train", "tune") or number is signal.SIGINT):
                     continue  # they have none; workers hear no Ctrl-C
                 moments = [rng.uniform(0.3, options.latest) for _ in range(options.kills)]
