@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ import optuna
 import torch
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
@@ -217,11 +218,23 @@ def _table(result: Result) -> str:
     return section(title, table, note, f"```json\n{json.dumps(settings, indent=2)}\n```")
 
 
+class _NoLock(JournalFileOpenLock):
+    """No lock: one process at a time makes a study. Optuna's would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
 def _open(journal: Path, header: Result) -> optuna.Study:
     """Optuna's study in a journal; its unfinished trials are marked as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    if journal.exists():
+        whole = journal.read_bytes().rfind(b"\n") + 1
+        os.truncate(journal, whole)  # the last line may be torn, as by a full disk
+    storage = JournalStorage(JournalFileBackend(str(journal), _NoLock(str(journal))))
     study = optuna.create_study(
         study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True
     )
