@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from kuaisim_gym.console import run_command_line
+from kuaisim_gym.disk import check_writable
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.version import __version__
 
@@ -129,6 +130,7 @@ def out_folder(text: str) -> Path:
     """Reads a folder that can be written into, before the work whose results go there."""
     if (path := Path(text)).exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    check_writable(path)
     return path
 
 

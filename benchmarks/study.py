@@ -20,7 +20,13 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from kuaisim_gym.disk import UNFINISHED, claimed, disk_errors, write_atomically
+from kuaisim_gym.disk import (
+    UNFINISHED,
+    check_writable,
+    claimed,
+    disk_errors,
+    write_atomically,
+)
 from kuaisim_gym.errors import BusyError, ConfigError, StorageError
 
 from .processes import Workers
@@ -228,6 +234,7 @@ def _is_made(study: Study, out: Path) -> bool:
         raise ConfigError(f"The results' folder {out} is a file.")
     path = result_path(study, out)
     if not _is_complete(study, path):
+        check_writable(out)  # before the work
         return False
     ends = ("checkpoint", "lock", "*.lock", f"*{UNFINISHED}")
     if any(any(out.glob(f"{glob.escape(path.stem)}.{end}")) for end in ends):

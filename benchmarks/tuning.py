@@ -30,6 +30,7 @@ from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
+from kuaisim_gym.disk import disk_errors
 from kuaisim_gym.errors import ConfigError
 
 from .agents import find_agent
@@ -112,7 +113,8 @@ class TuneStudy(Study):
 
     def make(self, path: Path) -> Result:
         spec, dataset = self.spec, self.spec.load()
-        study = _open(path.with_suffix(".journal"), self.header())
+        journal = path.with_suffix(".journal")
+        study = _open(journal, self.header())
         written = len(read_result(path)["trials"]) if path.exists() else 0
         if len(_finished(study)) < written:
             raise ConfigError(
@@ -127,8 +129,11 @@ class TuneStudy(Study):
                 if finished:
                     save(self, path, _trials(finished))
                 bar.update(len(finished) - bar.n)
-                trial = _ask(study, spec)
-                study.tell(trial, session_length(spec, dataset, fitted, users, _params(trial)))
+                with disk_errors(journal):
+                    trial = _ask(study, spec)
+                length = session_length(spec, dataset, fitted, users, _params(trial))
+                with disk_errors(journal):
+                    study.tell(trial, length)
             bar.update(len(finished) - bar.n)
         return _trials(finished)
 
@@ -231,9 +236,22 @@ class _NoLock(JournalFileOpenLock):
 def _open(journal: Path, header: Result) -> optuna.Study:
     """Optuna's study in a journal; its unfinished trials are marked as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with disk_errors(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(journal)
+        return _taken_up(journal, header)
+
+
+def _drop_half_line(journal: Path) -> None:
+    """Removes what a full disk, or a kill, has left of the last line: others would follow on it."""
     if journal.exists():
-        whole = journal.read_bytes().rfind(b"\n") + 1
-        os.truncate(journal, whole)  # the last line may be torn, as by a full disk
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
+
+
+def _taken_up(journal: Path, header: Result) -> optuna.Study:
     storage = JournalStorage(JournalFileBackend(str(journal), _NoLock(str(journal))))
     study = optuna.create_study(
         study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -32,6 +31,7 @@ from kuaisim_gym.data.synthetic import (
     synthetic_kuairec,
 )
 from kuaisim_gym.errors import KuaiSimError
+from tests.attack.counts import Counts
 
 CALLS = 25  # on one environment
 SLOTS = 3
@@ -40,20 +40,6 @@ OBSERVATIONS = ("state", "dict", "history", "belief")
 ACTIONS = ("shares", "scorer", "slate", "discrete", "fusion")
 VECTORS = tuple(f"vector {mode.value}" for mode in AutoresetMode)
 SHELLS = ("made", "raw", *VECTORS, "sb3", "semantic", "semantic sb3", "scorer sb3")
-
-
-@dataclass
-class Counts:
-    """Calls tried, those that held, and a text on each that did not."""
-
-    tried: int = 0
-    held: int = 0
-    texts: list[str] = field(default_factory=list)
-
-    @property
-    def lost(self) -> int:
-        """Calls that did not hold."""
-        return self.tried - self.held
 
 
 def random_calls(n: int, seed: int) -> Counts:
@@ -69,10 +55,7 @@ def random_calls(n: int, seed: int) -> Counts:
     rng, counts = np.random.default_rng(seed), Counts()
     while counts.tried < n:
         for text in _session(rng, min(CALLS, n - counts.tried)):
-            counts.tried += 1
-            counts.held += text is None
-            if text is not None:
-                counts.texts.append(text)
+            counts.note(text)
     return counts
 
 

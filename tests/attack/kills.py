@@ -1,12 +1,7 @@
-"""Commands that are killed while they work, and what is left: processes, files, results.
-
-``python -m tests.attack.kills [COMMAND ...]`` kills small runs, suites, searches and measurements
-at random moments, by every signal, and prints a line for each kill.
-"""
+"""Commands that are killed while they work, and what is left: processes, files, results."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -22,6 +17,8 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from tests.attack.counts import Counts
 
 ROOT = Path(__file__).parents[2]
 MARK = "KUAISIM_KILLED"  # environment variable that a command's processes share
@@ -266,40 +263,33 @@ COMMANDS = {
         "--updates", "100",
     ),
 }  # fmt: skip
+LATEST = 12.0  # seconds after the start at which a command is killed
 STORM = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Kills commands; returns 1 if something was not as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("commands", nargs="*", default=list(COMMANDS), help="default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    names = [number.name for number in STORM]
-    parser.add_argument("--signals", nargs="+", default=names, choices=names, help="to send")
-    parser.add_argument("--to", nargs="+", default=TARGETS, choices=TARGETS, help="who gets them")
-    parser.add_argument("--kills", type=int, default=1, help="by each signal and target")
-    parser.add_argument("--latest", type=float, default=12.0, help="seconds after the start")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that nothing started is left
-    rng, faults = random.Random(options.seed), 0
-    for name in options.commands:
-        with tempfile.TemporaryDirectory() as folder:
-            whole = Path(folder, "whole")
-            for number, to in product(map(signal.Signals.__getitem__, options.signals), options.to):
-                if to == "worker" and (name in ("train", "tune") or number is signal.SIGINT):
-                    continue  # they have none; workers hear no Ctrl-C
-                moments = [rng.uniform(0.3, options.latest) for _ in range(options.kills)]
-                out = Path(folder, f"{number.name}-{to}")
-                outcome = killed(COMMANDS[name], out, moments, number, to=to, whole=whole)
-                done = sum(one.status is not None for one in outcome.kills)
-                report = f"{done} of {len(moments)} by {number.name} to the {to}"
-                times = " ".join(f"{one.moment:.1f}" for one in outcome.kills)
-                lines = [f"{name}: {report}, at {times} s", *(outcome.faults or ["good"])]
-                sys.stdout.write("\n    ".join(lines) + "\n")
-                sys.stdout.flush()
-                faults += len(outcome.faults)
-    return int(faults > 0)
+# Who gets which signal: some commands have no workers, and workers hear no Ctrl-C.
+KILLS = [
+    (name, sent, to)
+    for name, sent, to in product(COMMANDS, STORM, TARGETS)
+    if to != "worker" or (name in ("suite", "purify") and sent is not signal.SIGINT)
+]
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def killed_commands(n: int, seed: int) -> Counts:
+    """Kills n commands at random moments and repeats them.
+
+    Args:
+        n: Number of kills, all of :data:`KILLS` in turns.
+        seed: Of their order and the moments.
+    """
+    rng, counts, turns = random.Random(seed), Counts(), []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(n):
+            turns = turns or rng.sample(KILLS, len(KILLS))
+            name, sent, to = turns.pop()
+            whole, out = Path(folder, f"{name}.whole"), Path(folder, str(number))
+            moment = rng.uniform(0.3, LATEST)
+            outcome = killed(COMMANDS[name], out, [moment], sent, to=to, whole=whole)
+            story = "; ".join(outcome.faults)
+            counts.note(story and f"{name}, {sent.name} to the {to} at {moment:.1f} s: {story}")
+    return counts
