@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing.connection import Connection
 from threading import Thread
 from types import TracebackType
@@ -49,15 +50,24 @@ class Workers(ProcessPoolExecutor):
         # Torch's thread pool does not survive a fork.
         context = multiprocessing.get_context("spawn")
         self._listening, self._lifeline = context.Pipe(duplex=False)
-        super().__init__(
-            jobs, context, _begin, (self._listening, threads), max_tasks_per_child=tasks
-        )
-        # Processes inherit which signals the thread that starts them blocks; and only the main
-        # thread is interrupted, so that none of them is left half started.
-        self._launcher = ThreadPoolExecutor(1, initializer=_block_signals)
+        # Only the main thread is interrupted: another one leaves no process half started.
+        self._launcher = ThreadPoolExecutor(1)
+        begin = partial(_begin, self._listening, threads)
+        make = partial(super().__init__, jobs, context, begin, max_tasks_per_child=tasks)
+        self._launch(make)
 
     def submit(self, task: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
-        return self._launcher.submit(super().submit, task, *args, **options).result()
+        return self._launch(partial(super().submit, task, *args, **options))
+
+    def _launch(self, start: Callable[[], T]) -> T:
+        def unheard() -> T:
+            # Processes inherit what the thread that starts them blocks: signals that a terminal
+            # sends to all of them would end a worker with a traceback while it loads.
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            return start()
+
+        return self._launcher.submit(unheard).result()
 
     def __exit__(
         self,
@@ -83,11 +93,6 @@ class Workers(ProcessPoolExecutor):
                 "A worker process was ended from outside, perhaps for want of memory. The same "
                 "command goes on from what was saved; fewer --jobs need less memory."
             ) from error
-
-
-def _block_signals() -> None:
-    if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _begin(listening: Connection, threads: int | None) -> None:

@@ -24,7 +24,7 @@ import optuna
 import torch
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
@@ -223,6 +223,16 @@ def _table(result: Result) -> str:
     return section(title, table, note, f"```json\n{json.dumps(settings, indent=2)}\n```")
 
 
+class _NoLock(JournalFileOpenLock):
+    """No lock: one process at a time makes a study. Optuna's would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
 def _open(journal: Path, header: Result) -> optuna.Study:
     """Optuna's study in a journal; its unfinished trials are marked as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -242,7 +252,7 @@ def _drop_half_line(journal: Path) -> None:
 
 
 def _taken_up(journal: Path, header: Result) -> optuna.Study:
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    storage = JournalStorage(JournalFileBackend(str(journal), _NoLock(str(journal))))
     study = optuna.create_study(
         study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True
     )

@@ -9,7 +9,7 @@ is ``$KUAISIM_CACHE`` or the platform's cache folder for this package. Where it 
 work goes on without it.
 
 The check reads about 7 GB/s from memory, which makes loads of the synthetic worlds 1.1 to 1.25
-times as long as they were unchecked (``python -m benchmarks.speed cache``).
+times as long as they were unchecked (``python -m benchmarks.speed cached``).
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def kept(
 
     with suppress(Damaged, FileNotFoundError):
         return stored()
-    with building(key) as writable:
+    with _building(key) as writable:
         try:
             return stored()  # another process may have built it meanwhile
         except FileNotFoundError:
@@ -198,7 +198,7 @@ def kept(
 
 
 @contextmanager
-def building(key: str) -> Iterator[bool]:
+def _building(key: str) -> Iterator[bool]:
     """Lets one process at a time build the entry of a key; the next ones wait.
 
     Yields:
@@ -307,7 +307,7 @@ def sealed(content: Mapping[str, Any]) -> bytes:
 
 
 def unsealed(text: bytes) -> dict[str, Any]:
-    """What :func:`sealed` was given.
+    """Reads what :func:`sealed` wrote.
 
     Raises:
         Damaged: The text has changed, or is another one.

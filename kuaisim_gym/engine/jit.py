@@ -85,7 +85,7 @@ def _seal(path: str, content: bytes) -> bytes:
 
 
 def _is_whole(path: str) -> bool:
-    """Whether a file of :class:`_Files` is there, and as it was written."""
+    """Tells whether a file of :class:`_Files` is there, and as it was written."""
     try:
         content = Path(path).read_bytes()
     except OSError:

@@ -259,7 +259,7 @@ COMMANDS = {
     "suite": benchmarks("suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", *SMALL),
     "tune": benchmarks("tune", "a2c", "--trials", "3", "--episodes", "300", "--sessions", "50"),
     "purify": benchmarks(
-        "purify", "--envs", "KuaiRec-Fair-v0", "--seeds", "11", "--purifiers", "raw", "mlp", "dsrm",
+        "purify", "--envs", "KuaiRec-Fair-v0", "--seeds", "11", "--purifiers", "identity", "mlp",
         "--updates", "100",
     ),
 }  # fmt: skip

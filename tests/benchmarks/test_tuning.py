@@ -159,6 +159,10 @@ def test_a_killed_study_goes_on_where_it_was(guess, killed_at, tmp_path: Path, m
             tune(SPEC, 15, out, progress=False)
     for file in out.glob("*.json"):
         assert trials(file) == whole[:killed_at]
+    (journal,) = out.glob("*.journal")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id"')  # torn as by a full disk
+    journal.with_suffix(".journal.lock").symlink_to(journal)  # Optuna's lock, held by nobody
     guess.clear()
     assert trials(tune(SPEC, 15, out, progress=False)) == whole
     assert len(guess) == 15 - killed_at

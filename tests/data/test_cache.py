@@ -28,6 +28,7 @@ from kuaisim_gym.data.cache import (
     sealed,
     unsealed,
 )
+from kuaisim_gym.data.tables import allocate
 from kuaisim_gym.errors import CheckpointError, DiskSpaceError, StorageError
 from tests.attack.entries import attempt, damages, same
 
@@ -140,7 +141,8 @@ def stored() -> dict[str, np.ndarray]:
     )
 
 
-def test_every_damage_to_every_file_of_an_entry_is_mended(folder: Path) -> None:
+def test_every_damage_to_every_file_of_an_entry_is_mended(folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr("kuaisim_gym.disk.flush", lambda *_, **__: None)  # no power is cut here
     rng = np.random.default_rng(1)
     stored()
     tries = damages(folder / "key.arrays")
@@ -289,6 +291,12 @@ def test_a_full_disk_is_told_when_files_are_read(folder, tmp_path, short_files, 
     with pytest.raises(DiskSpaceError, match="KUAISIM_CACHE"):
         load_dataset("kuairec", tmp_path)
     assert [path.name for path in folder.glob("[!d]*")] == []
+
+
+def test_a_large_array_needs_room(tmp_path: Path, short_files) -> None:
+    short_files(1 << 20)
+    with pytest.raises(DiskSpaceError, match=r"of about 24.0 MB"):
+        allocate(tmp_path / "a.npy", (3_000_000,), np.float64, np.nan)
 
 
 def test_scratch_goes_where_there_is_room(folder: Path, tmp_path, monkeypatch) -> None:
