@@ -447,9 +447,9 @@ def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
         f"There is already something at {target}: choose another id than {dataset_id!r}, or "
         "delete it with minari.delete_dataset."
     )
+    sweep(root, _ASIDE)
     if target.exists():
         raise occupied
-    sweep(root, _ASIDE)
     try:
         with new_folder(target, aside=root / f"{_ASIDE}{uuid.uuid4().hex}") as folder:
             yield folder

@@ -51,6 +51,7 @@ class Writer:
         prepare: Puts into the folder what it reads there.
         limited: Whether a limit of its files' sizes may be tried: HDF5 does not survive one.
         same: Whether two calls give the same bytes; results hold seconds and processor seconds.
+        once: Whether it refuses to write what is there already, and whole.
         optional: Whether it may go on without its files, as those who keep a cache do.
     """
 
@@ -59,6 +60,7 @@ class Writer:
     prepare: Write = lambda folder: folder.mkdir(parents=True, exist_ok=True)
     limited: bool = True
     same: bool = True
+    once: bool = False
     optional: bool = False
 
 
@@ -199,9 +201,9 @@ def difference(writer: Writer, folder: Path) -> str | None:
 def repeated(writer: Writer, folder: Path) -> str | None:
     """What is wrong after work that ended badly is done again, if anything is."""
     ending = in_child(lambda: writer.write(folder))
-    if ending.status:
-        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
     different = difference(writer, folder)
+    if ending.status and (different or not writer.once):
+        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
     return different and f"repeated: {different}"
 
 
