@@ -6,15 +6,15 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from io import FileIO
 from pathlib import Path
 from typing import NamedTuple
 
-PATIENCE = 300.0  # seconds after which a child counts as hanging
+PATIENCE = 120.0  # seconds after which a child counts as hanging
 
 
 @contextmanager
@@ -53,15 +53,16 @@ def in_child(
         kill_after: Seconds after which SIGKILL ends it, if it still runs.
         file_size: Bytes that its files may have, where a full disk is to be played.
     """
-    with tempfile.TemporaryFile() as output:
-        started = time.monotonic()
-        child = os.fork()
-        if child == 0:
-            os._exit(_work(work, output.fileno(), file_size))
-        status = _wait(child, started, kill_after)
-        seconds = time.monotonic() - started
-        output.seek(0)
-        return Ending(status, output.read().decode(errors="replace"), seconds)
+    started = time.monotonic()
+    reading, writing = os.pipe()  # a limit of files' sizes does not concern it
+    child = os.fork()
+    if child == 0:
+        os._exit(_work(work, writing, file_size))
+    os.close(writing)
+    os.set_blocking(reading, False)
+    with open(reading, "rb", buffering=0) as output:
+        status, text = _wait(child, output, started + (kill_after or PATIENCE))
+    return Ending(status, text.decode(errors="replace"), time.monotonic() - started)
 
 
 def _work(work: Callable[[], object], output: int, file_size: int | None) -> int:
@@ -82,24 +83,23 @@ def _work(work: Callable[[], object], output: int, file_size: int | None) -> int
         sys.stderr.flush()
 
 
-def _wait(child: int, started: float, kill_after: float | None) -> int:
-    """The child's status; it and its own children are killed when their time is over."""
-    limit = PATIENCE if kill_after is None else kill_after
+def _wait(child: int, output: FileIO, end: float) -> tuple[int, bytes]:
+    """The child's status and text; it and its own children are killed when their time is over."""
+    text = b""
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
+        text += output.read() or b""
         if ended:
-            return os.waitstatus_to_exitcode(status)
-        left = started + limit - time.monotonic()
+            return os.waitstatus_to_exitcode(status), text
+        left = end - time.monotonic()
         if left <= 0:
             break
         time.sleep(min(left, 0.002))
     # The group alone may be missing yet: the child makes it first of all.
     for kill, target in ((os.killpg, child), (os.kill, child)):
-        try:
+        with suppress(ProcessLookupError):
             kill(target, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
 
 
 def contents(folder: Path) -> dict[str, bytes]:

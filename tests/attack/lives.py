@@ -36,7 +36,7 @@ from tests.attack.writers import (
     world,
 )
 
-USERS = 200  # whose episodes are exported
+USERS = 100  # whose episodes are exported
 
 
 def see_csv(folder: Path) -> None:
@@ -80,7 +80,7 @@ LIVES: dict[str, tuple[Writer, Write]] = {
         see_minari,
     ),
     "cache": (Writer(partial(cache_of, source=large_files), (large_files,)), see_nothing),
-    "fit": (Writer(partial(fitting, updates=1000), (world,)), see_purifier),
+    "fit": (Writer(partial(fitting, updates=500), (world,)), see_purifier),
     "training": (Writer(checkpoint, (model,)), see_nothing),
 }
 

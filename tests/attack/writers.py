@@ -6,6 +6,7 @@ are there beforehand.
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
@@ -95,9 +96,9 @@ def large_world() -> Dataset:
 
 @cache
 def home() -> Path:
-    """A folder of this process for what is made once, readable by everybody."""
+    """A folder of this process for what is made once; it goes with the process."""
     folder = Path(mkdtemp(prefix="kuaisim-attack-"))
-    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
@@ -191,10 +192,10 @@ def difference(writer: Writer, folder: Path) -> str | None:
         {timeless(file): content for file, content in files.items()}
         for files in (control(writer)[1], contents(folder))
     )
-    if expected.keys() != found.keys():
-        more, fewer = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
+    more, fewer = sorted(found.keys() - expected.keys()), sorted(expected.keys() - found.keys())
+    if more or (fewer and not writer.optional):  # a cache keeps only what was asked for
         return f"there are {more} and not {fewer}"
-    changed = [file for file in expected if expected[file] != found[file]]
+    changed = [file for file in found if expected[file] != found[file]]
     return f"{changed} differ" if changed and writer.same else None
 
 
