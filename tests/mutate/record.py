@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
+EVERY = 60  # seconds between two states of the record on the disk
 ROOT = Path.cwd()
 PREFIXES = tuple(f"{ROOT / package}{os.sep}" for package in PACKAGES)
 
@@ -40,6 +42,8 @@ class Recorder:
         self.calls: set[str] = set()
         self.fixtures: dict[Any, set[str]] = {}
         self.tests: dict[str, dict[str, Any]] = {}
+        self.file = Path(os.environ["MUTATE_RECORD"], f"{uuid.uuid4().hex}.json")
+        self.written = time.monotonic()
 
     def trace(self, frame: FrameType, event: str, argument: object) -> None:
         """Notes a call; Python calls it at each."""
@@ -79,11 +83,18 @@ class Recorder:
             test["seconds"] = round(test["seconds"] + report.duration, 3)
             test["failed"] = test.get("failed", False) or report.failed
 
+    def pytest_runtest_logfinish(self) -> None:
+        if time.monotonic() > self.written + EVERY:
+            self.pytest_sessionfinish()
+
     def pytest_sessionfinish(self) -> None:
         if self.tests:  # not so in the process that only hands tests out
-            folder = Path(os.environ["MUTATE_RECORD"])
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{uuid.uuid4().hex}.json").write_text(json.dumps(self.tests))
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            part = self.file.with_suffix(".part")
+            whole = {name: test for name, test in self.tests.items() if "calls" in test}
+            part.write_text(json.dumps(whole))
+            part.replace(self.file)
+            self.written = time.monotonic()
 
 
 def pytest_configure(config: pytest.Config) -> None:
