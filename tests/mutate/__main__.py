@@ -2,8 +2,8 @@
 
 ``python -m tests.mutate MODULE ...`` or ``--packages --sample 200 --seed 1``. Sources stay as they
 are: faults are made in a copy of the tree. A fault is shown to the tests that call the function it
-is in, the most specific ones first; which these are is recorded once, by a run of the suite, and
-again for test files that have changed.
+is in, the most specific ones first, among those of the test files nearest to the module; what these
+call is recorded when it is first needed, and again where a test file has changed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,11 +26,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutate.mutants import Mutant, mutants
-from tests.mutate.near import importers, made_into_machine_code
-from tests.mutate.record import PACKAGES
+from tests.mutate.near import made_into_machine_code, test_files
+from tests.mutate.record import PACKAGES, Recorder
 
 ROOT = Path.cwd()
-FIRST = 30  # tests shown alone, before the others: most faults need no more
+FIRST = 30  # tests of a file shown alone, before the others: most faults need no more
+LONGEST = 900  # seconds of the tests of a file
 ALIEN = ("benchmarks/clients/", "benchmarks/examples/rllib_ppo.py")  # run in environments of theirs
 BUILDERS = ("kuaisim_gym/envs/", "kuaisim_gym/metrics/")  # of nothing that is kept on disk
 PRELOADED = "torch stable_baselines3 numba pandas duckdb scipy.optimize sklearn matplotlib.pyplot"
@@ -52,66 +52,29 @@ def copied(folder: Path) -> Path:
     return copy
 
 
-def recorded(folder: Path, n_processes: int) -> Record:
-    """The record of the tests, made where there is none, or where test files have changed."""
-    path = folder / "tests.json"
-    stored = json.loads(path.read_text()) if path.exists() else {"digests": {}, "tests": {}}
-    now = {
-        file.relative_to(ROOT).as_posix(): digest(file)
-        for file in sorted((ROOT / "tests").rglob("test_*.py"))
-    }
-    stale = [name for name, digits in now.items() if stored["digests"].get(name) != digits]
-    tests = {
-        name: test
-        for name, test in stored["tests"].items()
-        if name.partition("::")[0] in now.keys() - set(stale)
-    }
-    if stale:
-        print(f"Recording which functions the tests of {len(stale)} files call", flush=True)
-        with tempfile.TemporaryDirectory() as scratch:
-            copy, out = copied(Path(scratch)), Path(scratch, "record")
-            paths = {"PYTHONPATH": str(copy), "MUTATE_RECORD": str(out)}
-            options = ["-q", "-p", "no:cacheprovider", "-p", "tests.mutate.record"]
-            several = ["-n", str(n_processes)] if n_processes > 1 else []
-            command = [sys.executable, "-m", "pytest", *options, *several, *stale]
-            subprocess.run(command, cwd=copy, env={**os.environ, **paths}, check=False)
-            for file in out.glob("*.json"):
-                tests |= json.loads(file.read_text())
-        path.write_text(json.dumps({"digests": now, "tests": tests}))
-    return {name: test for name, test in tests.items() if not test["failed"]}
-
-
 def concerned(path: str, mutant: Mutant, record: Record, budget: float) -> list[str]:
     """Tests to show a mutant to, the most specific and quickest ones first.
 
     Args:
         path: Its module.
         mutant: One of the module's.
-        record: All tests.
+        record: The tests of a file.
         budget: Seconds that the tests took when they were recorded.
     """
     function = f"{path}:{mutant.function}"
-    found = {name for name, test in record.items() if function in test["calls"]}
-    if not found:  # it runs at import, or as machine code: whoever calls a neighbour
-        for paths in importers(path):
-            found |= {
-                name
-                for name, test in record.items()
-                if any(call.partition(":")[0] in paths for call in test["calls"])
-            }
-            if len(found) > FIRST:
-                break
+    unseen = not mutant.function or made_into_machine_code(path)  # at import, or by no interpreter
+    found = {name for name, test in record.items() if unseen or function in test["calls"]}
     cost = {name: record[name]["seconds"] + 0.05 for name in found}
     chosen, total = [], 0.0
     for name in sorted(found, key=lambda name: (cost[name] * len(record[name]["calls"]), name)):
-        if total + cost[name] <= budget or not chosen:
+        if total + cost[name] <= budget:
             chosen.append(name)
             total += cost[name]
     return chosen
 
 
 class Chosen:
-    """Pytest plugin that runs tests in an order of ours, and keeps the name of the one that failed."""
+    """Pytest plugin that runs some tests, in an order of ours, and notes which one failed."""
 
     def __init__(self, tests: list[str], out: Path) -> None:
         self.rank = {name: rank for rank, name in enumerate(tests)}
@@ -126,13 +89,19 @@ class Chosen:
             self.out.write_text(report.nodeid)
 
 
-def verdict(copy: Path, tests: list[str], cache: Path, limit: float) -> tuple[str, str]:
-    """Result of tests in the copy: ``survived``, ``caught`` or ``hung``, and by which test.
+def run_tests(copy: Path, file: str, plugin: object, cache: Path, limit: float) -> int:
+    """Runs tests in a copy of the tree, in a fork of this process, which has loaded the libraries.
 
-    They run in a fork of this process, which has loaded what takes long to load.
+    Args:
+        copy: The copy.
+        file: A test file.
+        plugin: Of pytest, which notes what the tests show.
+        cache: Place of worlds and models.
+        limit: Seconds that they may take.
+
+    Returns:
+        Pytest's exit status, or that of SIGKILL where time was up.
     """
-    out = copy.parent / "failed.txt"
-    out.unlink(missing_ok=True)
     process = os.fork()
     if process == 0:
         os.setsid()
@@ -148,36 +117,36 @@ def verdict(copy: Path, tests: list[str], cache: Path, limit: float) -> tuple[st
                 del sys.modules[name]
             import pytest
 
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-            options.append(f"--basetemp={copy.parent / 'pytest'}")
-            files = dict.fromkeys(name.partition("::")[0] for name in tests)
-            os._exit(pytest.main([*options, *files], plugins=[Chosen(tests, out)]))
+            options = ["-x"] if isinstance(plugin, Chosen) else []
+            options += ["-q", "-p", "no:cacheprovider", f"--basetemp={copy.parent / 'pytest'}"]
+            os._exit(pytest.main([*options, file], plugins=[plugin]))
         os._exit(1)
     end = time.monotonic() + limit
-    while time.monotonic() < end:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            break
+    ended, status = os.waitpid(process, os.WNOHANG)
+    while not ended and time.monotonic() < end:
         time.sleep(0.05)
+        ended, status = os.waitpid(process, os.WNOHANG)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)  # processes that the tests left, too
     if not ended:
-        os.waitpid(process, 0)
-        return "hung", ""
-    if os.waitstatus_to_exitcode(status) == 0:
-        return "survived", ""
-    return "caught", out.read_text() if out.exists() else "at import"
+        _, status = os.waitpid(process, 0)
+    return os.waitstatus_to_exitcode(status)
 
 
 class Tree:
-    """A copy of the tree that holds one mutant at a time."""
+    """A copy of the tree that holds one mutant at a time.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Args:
+        folder: An empty one, for the copy.
+        known_file: Where what tests call is kept from run to run.
+    """
+
+    def __init__(self, folder: Path, known_file: Path) -> None:
+        self.folder, self.known_file = folder, known_file
+        self.known = json.loads(known_file.read_text()) if known_file.exists() else {}
         self.copy = copied(folder)
         self.warm = folder / "warm"  # worlds and models, made by sources without faults
         self.warm.mkdir()
-        self.compiled = self._machine_code()
 
     def _machine_code(self) -> dict[Path, bytes]:
         files = (file for package in PACKAGES for file in (self.copy / package).rglob("*.nb[ic]"))
@@ -188,6 +157,7 @@ class Tree:
         """Puts a mutant in, and the source and its machine code back."""
         file = self.copy / path
         source, times = file.read_bytes(), file.stat()
+        compiled = self._machine_code() if made_into_machine_code(path) else {}
         file.write_bytes(mutant.applied(source))
         for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
             stale.unlink()
@@ -198,23 +168,53 @@ class Tree:
             os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
             for stale in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc"):
                 stale.unlink()
-            for name, code in self._machine_code().items():
-                if name not in self.compiled:
-                    name.unlink()
-                elif code != self.compiled[name]:
-                    name.write_bytes(self.compiled[name])
+            if compiled:
+                for code in self._machine_code().keys() - compiled.keys():
+                    code.unlink()
+                for code, content in compiled.items():
+                    code.write_bytes(content)
 
-    def tried(self, path: str, mutant: Mutant, tests: list[str], record: Record) -> dict[str, Any]:
-        """The verdict on a mutant."""
-        result, test, begin = "no tests", "", time.monotonic()
-        with self.holding(path, mutant):
-            for part in (tests[:FIRST], tests[FIRST:]):
-                if part and result in ("no tests", "survived"):
-                    limit = 60 + 5 * sum(record[name]["seconds"] for name in part)
-                    limit += 180 * made_into_machine_code(path)
-                    result, test = verdict(self.copy, part, self._cache(path), limit)
+    def record(self, name: str) -> Record:
+        """The tests of a file that pass; where it is new, they are run to see what they call."""
+        file = self.copy / name
+        if name not in self.known or self.known[name]["digest"] != digest(file):
+            out = self.folder / "record.json"
+            out.write_text("{}")
+            run_tests(self.copy, name, Recorder(self.copy, out), self.warm, LONGEST)
+            self.known[name] = {"digest": digest(file), "tests": json.loads(out.read_text())}
+            self.known_file.write_text(json.dumps(self.known))
+        tests = self.known[name]["tests"]
+        return {name: test for name, test in tests.items() if not test["failed"]}
+
+    def tried(self, path: str, mutant: Mutant, budget: float) -> dict[str, Any]:
+        """The verdict on a mutant: ``survived``, ``caught`` or ``hung``, and by which test."""
+        result, failed, begin, n_tests = "no tests", "", time.monotonic(), 0
+        for name in test_files(path):
+            record = self.record(name)
+            tests = concerned(path, mutant, record, budget)
+            budget -= sum(record[test]["seconds"] for test in tests)
+            n_tests += len(tests)
+            with self.holding(path, mutant):
+                for part in filter(None, (tests[:FIRST], tests[FIRST:])):
+                    result, failed = self.shown(path, part, record)
+                    if result != "survived":
+                        break
+            if result in ("caught", "hung"):
+                break
         seconds = round(time.monotonic() - begin, 1)
-        return {"result": result, "test": test, "n_tests": len(tests), "seconds": seconds}
+        return {"result": result, "test": failed, "n_tests": n_tests, "seconds": seconds}
+
+    def shown(self, path: str, tests: list[str], record: Record) -> tuple[str, str]:
+        """The result of some tests of a file, and the one that failed."""
+        out = self.folder / "failed.txt"
+        out.write_text("at import")
+        limit = 60 + 5 * sum(record[test]["seconds"] for test in tests)
+        limit += 180 * made_into_machine_code(path)
+        file, plugin = tests[0].partition("::")[0], Chosen(tests, out)
+        status = run_tests(self.copy, file, plugin, self._cache(path), limit)
+        if not status:
+            return "survived", ""
+        return "hung" if status == -signal.SIGKILL else "caught", out.read_text()
 
     def _cache(self, path: str) -> Path:
         """Place of worlds and models: one of its own for a fault that may change them."""
@@ -292,7 +292,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=int, nargs="*", help="mutants of these lines alone")
     parser.add_argument("--again", action="store_true", help="only those that survived in --out")
     parser.add_argument("--budget", type=float, default=120, help="seconds of tests for a mutant")
-    parser.add_argument("--processes", type=int, default=2, help="for the record of the tests")
     parser.add_argument("--out", type=Path, help="results, one a line; goes on where it ended")
     args = parser.parse_args(arguments)
     if bool(args.modules) == args.packages:
@@ -301,7 +300,6 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault(library, "1")
     folder = ROOT / ".mutate"
     folder.mkdir(exist_ok=True)
-    record = recorded(folder, args.processes)
     out = args.out or folder / f"{args.seed}.jsonl"
     results: dict[str, dict[str, Any]] = {}
     if out.exists():
@@ -311,16 +309,15 @@ def main(arguments: list[str] | None = None) -> None:
             __import__(name)
     shown = {}
     with tempfile.TemporaryDirectory() as scratch, out.open("a") as file:
-        tree = Tree(Path(scratch))
+        tree = Tree(Path(scratch), folder / "tests.json")
         waiting = drawn(modules(args.modules), args.sample, args.seed)
         for path, mutant in list(survivors(results.values())) if args.again else waiting:
             if args.lines and mutant.line not in args.lines:
                 continue
             key = f"{path}:{mutant.line} {mutant.function} {mutant.span[0]} {mutant.after}"
             if key not in results or args.again:
-                tests = concerned(path, mutant, record, args.budget)
                 fault = {"key": key, "path": path, **dataclasses.asdict(mutant)}
-                results[key] = {**fault, **tree.tried(path, mutant, tests, record)}
+                results[key] = {**fault, **tree.tried(path, mutant, args.budget)}
                 file.write(json.dumps(results[key]) + "\n")
                 file.flush()
             shown[key] = results[key]

@@ -1,7 +1,4 @@
-"""Pytest plugin that writes which functions of the packages each test calls, and how long it takes.
-
-``python -m pytest -p tests.mutate.record`` with the name of a folder in ``MUTATE_RECORD``.
-"""
+"""Pytest plugin that notes which functions of the packages each test calls, and its seconds."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import os
 import sys
 import time
-import uuid
 from collections.abc import Generator
 from pathlib import Path
 from types import CodeType, FrameType
@@ -18,38 +14,40 @@ from typing import Any
 import pytest
 
 PACKAGES = ("kuaisim_gym", "dsrm_agents", "benchmarks")
-EVERY = 60  # seconds between two states of the record on the disk
-ROOT = Path.cwd()
-PREFIXES = tuple(f"{ROOT / package}{os.sep}" for package in PACKAGES)
-
-
-def function_name(code: CodeType) -> str | None:
-    """``path:function`` or ``path:Class.method`` of a code object of ours, of the outermost one.
-
-    Functions within functions, and comprehensions, count as those that hold them.
-    """
-    if not code.co_filename.startswith(PREFIXES):
-        return None
-    path = Path(code.co_filename).relative_to(ROOT).as_posix()
-    return f"{path}:{code.co_qualname.partition('.<locals>')[0]}"
+EVERY = 20  # seconds between two states of the record on the disk
 
 
 class Recorder:
-    """Calls, by test and by the fixtures that several tests share."""
+    """Calls, by test and by the fixtures that several tests share.
 
-    def __init__(self) -> None:
+    Args:
+        root: Folder of the packages.
+        file: Where to write the tests, by name.
+    """
+
+    def __init__(self, root: Path, file: Path) -> None:
+        self.root, self.file, self.written = root, file, time.monotonic()
+        self.prefixes = tuple(f"{root / package}{os.sep}" for package in PACKAGES)
         self.names: dict[CodeType, str | None] = {}
         self.calls: set[str] = set()
         self.fixtures: dict[Any, set[str]] = {}
         self.tests: dict[str, dict[str, Any]] = {}
-        self.file = Path(os.environ["MUTATE_RECORD"], f"{uuid.uuid4().hex}.json")
-        self.written = time.monotonic()
+
+    def name(self, code: CodeType) -> str | None:
+        """``path:function`` or ``path:Class.method`` of a code object of ours.
+
+        Functions within functions, and comprehensions, count as the outermost one that holds them.
+        """
+        if not code.co_filename.startswith(self.prefixes):
+            return None
+        path = Path(code.co_filename).relative_to(self.root).as_posix()
+        return f"{path}:{code.co_qualname.partition('.<locals>')[0]}"
 
     def trace(self, frame: FrameType, event: str, argument: object) -> None:
         """Notes a call; Python calls it at each."""
         code = frame.f_code
         if code not in self.names:
-            self.names[code] = function_name(code)
+            self.names[code] = self.name(code)
         name = self.names[code]
         if name is not None:
             self.calls.add(name)
@@ -88,15 +86,6 @@ class Recorder:
             self.pytest_sessionfinish()
 
     def pytest_sessionfinish(self) -> None:
-        if self.tests:  # not so in the process that only hands tests out
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_suffix(".part")
-            whole = {name: test for name, test in self.tests.items() if "calls" in test}
-            part.write_text(json.dumps(whole))
-            part.replace(self.file)
-            self.written = time.monotonic()
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Registers a recorder."""
-    config.pluginmanager.register(Recorder())
+        ended = {name: test for name, test in self.tests.items() if "calls" in test}
+        self.file.write_text(json.dumps(ended))
+        self.written = time.monotonic()
