@@ -31,9 +31,9 @@ from tests.mutate.record import PACKAGES, Recorder
 
 ROOT = Path.cwd()
 FIRST = 30  # tests of a file shown alone, before the others: most faults need no more
-LONGEST = 900  # seconds of the tests of a file
+LONGEST = 400  # seconds of the tests of a file
 ALIEN = ("benchmarks/clients/", "benchmarks/examples/rllib_ppo.py")  # run in environments of theirs
-BUILDERS = ("kuaisim_gym/envs/", "kuaisim_gym/metrics/")  # of nothing that is kept on disk
+NO_BUILDERS = ("kuaisim_gym/envs/", "kuaisim_gym/metrics/")  # of what is kept on the disk
 PRELOADED = "torch stable_baselines3 numba pandas duckdb scipy.optimize sklearn matplotlib.pyplot"
 
 Record = dict[str, dict[str, Any]]  # of each test: seconds, calls, whether it failed
@@ -147,6 +147,7 @@ class Tree:
         self.copy = copied(folder)
         self.warm = folder / "warm"  # worlds and models, made by sources without faults
         self.warm.mkdir()
+        self.cold = folder / "cold"
 
     def _machine_code(self) -> dict[Path, bytes]:
         files = (file for package in PACKAGES for file in (self.copy / package).rglob("*.nb[ic]"))
@@ -189,6 +190,8 @@ class Tree:
     def tried(self, path: str, mutant: Mutant, budget: float) -> dict[str, Any]:
         """The verdict on a mutant: ``survived``, ``caught`` or ``hung``, and by which test."""
         result, failed, begin, n_tests = "no tests", "", time.monotonic(), 0
+        shutil.rmtree(self.cold, ignore_errors=True)
+        self.cold.mkdir()
         for name in test_files(path):
             record = self.record(name)
             tests = concerned(path, mutant, record, budget)
@@ -218,12 +221,8 @@ class Tree:
 
     def _cache(self, path: str) -> Path:
         """Place of worlds and models: one of its own for a fault that may change them."""
-        if not path.startswith("kuaisim_gym/") or path.startswith(BUILDERS):
-            return self.warm
-        cold = self.folder / "cold"
-        shutil.rmtree(cold, ignore_errors=True)
-        cold.mkdir()
-        return cold
+        harmless = not path.startswith("kuaisim_gym/") or path.startswith(NO_BUILDERS)
+        return self.warm if harmless else self.cold
 
 
 def modules(names: list[str]) -> list[str]:
