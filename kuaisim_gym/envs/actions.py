@@ -48,6 +48,7 @@ class ActionKind(ABC):
 
     def follow(self, catalogue: Catalogue) -> None:
         """Takes over the catalogue of a new day."""
+        return  # there is nothing to do for actions that name items
 
     @abstractmethod
     def slates(self, actions: Actions) -> Slates:

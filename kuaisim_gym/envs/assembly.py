@@ -44,6 +44,7 @@ from kuaisim_gym.metrics import (
     summarise_users,
     user_classes,
 )
+from kuaisim_gym.metrics.newcomers import summarise_newcomers
 from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.observation import (
     Observation,
@@ -65,8 +66,8 @@ from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, wit
 
 _OPTIONS = (
     "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
-    "calibration", "catalogue", "observation_type", "preference", "history_len", "evidence", "action_type",
-    "reward", "engine",
+    "calibration", "catalogue", "observation_type", "preference", "history_len", "evidence",
+    "action_type", "reward", "engine",
 )  # fmt: skip
 _SIZES = (
     "The number of sessions is n_envs= of make_vec_env, and num_envs= of gymnasium.make_vec; "
@@ -209,7 +210,7 @@ class SessionBatch:
         self.platform: Platform | None = None
         if lifecycle is not None:
             self.platform = Platform(
-                timetable, lifecycle, self.catalogue, n_sessions, self.config
+                timetable, lifecycle, self.catalogue, n_sessions, self.config, find_engine(engine)
             )
             self.catalogue = self.platform.catalogue()
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
@@ -573,7 +574,7 @@ class SessionBatch:
             info["day"] = np.full(n, self.platform.day)
             available = self.catalogue.available
             assert available is not None
-            info["available"] = np.broadcast_to(available, (n, available.size))
+            info["available"] = np.broadcast_to(available.copy(), (n, available.size))
         return info
 
     def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
@@ -604,7 +605,10 @@ class SessionBatch:
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""
-        return summarise(sessions, self.catalogue.popular)
+        metrics = summarise(sessions, self.catalogue.popular)
+        if self.platform is None:
+            return metrics
+        return metrics | summarise_newcomers(sessions, self.platform.timetable)
 
     def audit(self, sessions: Sessions, **options: Any) -> Audit:
         """Audit of finished sessions of this task: how fair and how even their exposure was.
@@ -638,17 +642,19 @@ class SessionBatch:
 
     def _running(self, rows: NDArray[np.int64]) -> Sessions:
         state = self.core.state
-        platform = self.platform
-        return Sessions(
+        sessions = Sessions(
             state.steps[rows],
             state.rewards[rows],
             state.penalised[rows],
             state.slates[rows],
             state.responses[rows],
             state.users[rows],
-            popular=None if platform is None else platform.shown_popular[rows],
-            ages=None if platform is None else platform.ages[rows],
         )
+        if self.platform is None:
+            return sessions
+        shown = sessions.slates >= 0
+        popular, ages = self.platform.shown_popular[rows] & shown, self.platform.ages[rows]
+        return replace(sessions, popular=popular, ages=np.where(shown, ages, np.int16(-1)))
 
     def view(self, slot: int) -> SessionView:
         """The session in one slot as it stands, for :mod:`kuaisim_gym.rendering`.

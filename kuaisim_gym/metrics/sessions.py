@@ -73,10 +73,14 @@ class Sessions:
     def __len__(self) -> int:
         return len(self.length)
 
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays that there are, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
     def take(self, rows: NDArray[np.int64]) -> Sessions:
         """Some of the sessions, repeats allowed."""
-        arrays: list[Any] = [x if x is None else x[rows] for x in vars(self).values()]
-        return Sessions(*arrays)
+        return Sessions(**{name: array[rows] for name, array in self.columns.items()})
 
     @classmethod
     def concatenate(cls, batches: list[Sessions]) -> Sessions:

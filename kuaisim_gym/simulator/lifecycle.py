@@ -102,7 +102,7 @@ class Lifecycle:
                 if name not in names:
                     raise unknown_option("A field of catalogue", name, names)
             return cls(**catalogue)
-        check_choice("catalogue", catalogue, CATALOGUES)
+        check_choice("catalogue", str(catalogue), CATALOGUES)
         return cls() if catalogue == "dynamic" else None
 
     @property
@@ -130,12 +130,12 @@ class Timetable:
 
     def available(self, day: int) -> NDArray[np.bool_]:
         """(n_items,) bool: items that are there on a day."""
-        return (self.born <= day) & (day < self.gone)
+        return np.asarray((self.born <= day) & (day < self.gone))
 
     @property
     def logged(self) -> NDArray[np.bool_]:
         """(n_items,) bool: items that a log from before the first day can know."""
-        return self.born == 0
+        return np.asarray(self.born == 0)
 
 
 def timetable_of(dataset: Dataset, lifecycle: Lifecycle) -> Timetable:

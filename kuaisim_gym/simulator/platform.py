@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data.dataset import popular_items
-from kuaisim_gym.engine import bits
-from kuaisim_gym.engine.types import BoolArray, SessionState
+from kuaisim_gym.engine import Engine, bits
+from kuaisim_gym.engine.types import BoolArray, Exposures, SessionState
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.lifecycle import Lifecycle, Timetable
@@ -34,6 +34,7 @@ class Platform:
         catalogue: The items, as they are known before the first day.
         n_sessions: N, sessions that are played at once.
         config: Their rules: slates of K items, T steps at most.
+        engine: Counts exposures.
 
     Attributes:
         timetable: When items are there.
@@ -45,8 +46,8 @@ class Platform:
         hidden: (ceil(n_items / 8),) uint8, bits of the items that are not there.
         shares: (n_items,) float64, popularity: moving average of shares of a day's exposures.
         shown_popular: (N, T, K) bool, whether exposures were of popular items when they were made.
-        ages: (N, T, K) int16 days since the birth of the items shown, when they were shown; -1
-            where none was. Items that are there from the start were born on day 0.
+        ages: (N, T, K) int16 days since the birth of the items shown, when they were shown. Items
+            that are there from the start were born on day 0. Only steps made have a meaning.
 
     Raises:
         ConfigError: Repeats are allowed, or a day has too few sessions or items.
@@ -59,7 +60,9 @@ class Platform:
         catalogue: Catalogue,
         n_sessions: int,
         config: SessionConfig,
+        engine: Engine,
     ) -> None:
+        self._engine = engine
         self.timetable, self.lifecycle, self._catalogue = timetable, lifecycle, catalogue
         given = lifecycle.sessions_per_day
         self.sessions_per_day = max(_SESSIONS_PER_DAY, n_sessions) if given is None else given
@@ -83,7 +86,10 @@ class Platform:
         self.labels: NDArray[np.int8] = np.zeros(n_items, dtype=np.int8)
         self.hidden: NDArray[np.uint8] = np.zeros(bits.width(n_items), dtype=np.uint8)
         self.shown_popular: BoolArray = np.zeros(shape, dtype=bool)
-        self.ages: NDArray[np.int16] = np.full(shape, -1, dtype=np.int16)
+        self.ages: NDArray[np.int16] = np.zeros(shape, dtype=np.int16)
+        self._exposures = Exposures(
+            timetable.born, self.popular, self._today, self.shown_popular, self.ages
+        )
         self.open()
 
     @property
@@ -100,6 +106,12 @@ class Platform:
     def available(self) -> BoolArray:
         """(n_items,) bool: today's items."""
         return self.timetable.available(self.day)
+
+    @property
+    def bits(self) -> dict[str, NDArray[np.uint8]]:
+        """(ceil(n_items / 8),) uint8 of today's items, ``"available"`` and ``"popular"`` ones."""
+        flags = bits.pack(np.stack([self.available, self.popular]))
+        return dict(zip(("available", "popular"), flags, strict=True))
 
     def catalogue(self) -> Catalogue:
         """Today's catalogue: popularity counts exposures of a thousand million."""
@@ -125,14 +137,14 @@ class Platform:
             state: The sessions, whose exposed items are changed.
             rows: (n,) int64 slots, in which new sessions have just begun.
         """
+        if rows.size == 0:
+            return
         if self._clock[1] >= self.sessions_per_day:
             before = self.hidden.copy()
             self._next_day()
             state.exposed[...] = (state.exposed & ~(before & ~self.hidden)) | self.hidden
         self._clock[1] += rows.size
         state.exposed[rows] = self.hidden
-        self.shown_popular[rows] = False
-        self.ages[rows] = -1
 
     def show(
         self, state: SessionState, slates: NDArray[np.int64], answered: BoolArray, slots: BoolArray
@@ -145,12 +157,8 @@ class Platform:
             answered: (N, K) bool, items that the sessions had not seen, and that were there.
             slots: (N,) bool, the sessions that made it.
         """
-        np.add.at(self._today, slates[answered], 1)
-        rows = np.flatnonzero(slots)
-        latest = rows, state.steps[rows] - 1
-        shown = slates[rows]
-        self.shown_popular[latest] = self.popular[shown]
-        self.ages[latest] = self.day - self.timetable.born[shown]
+        exposures, steps = self._exposures, state.steps
+        self._engine.count_exposures(exposures, self.day, steps, slates, answered, slots)
 
     def snapshot(self) -> Snapshot:
         """Copies of all that changes, by name."""
