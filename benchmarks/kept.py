@@ -102,7 +102,7 @@ def read_kept(result: Path) -> Kept:
             "the same one."
         )
     try:
-        content = load_whole(path)
+        content = load_whole(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {content['format']!r}")
         return Kept(json.loads(content["settings"]), content["parameters"], content["remembered"])

@@ -55,16 +55,17 @@ def storage_error(path: Path, error: BaseException, needed: int | None = None) -
         needed: Its bytes, where they are known.
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    told = next((words for words in map(os.strerror, _FULL) if words in reason), None)
     free = free_space(path)
-    if getattr(error, "errno", None) in _FULL or free < (needed or _NEARLY_FULL):
+    if told or getattr(error, "errno", None) in _FULL or free < (needed or _NEARLY_FULL):
+        reason = told or reason  # libraries surround the system's words by many others
         size = "" if needed is None else f" of about {readable_size(needed)}"
         return DiskSpaceError(
             f"{path}{size} cannot be written ({reason}); {readable_size(free)} are free. Free the "
-            "disk or choose a folder on another one. Nothing of it was left."
+            "disk or choose a folder on another one."
         )
     return StorageError(
-        f"{path} cannot be written ({reason}). Choose another place, or make this one writable. "
-        "Nothing of it was left."
+        f"{path} cannot be written ({reason}). Choose another place, or make this one writable."
     )
 
 
@@ -98,6 +99,13 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
         lock.release()
 
 
+def sweep(folder: Path, beginning: str) -> None:
+    """Removes what dead holders left of paths in a folder whose names have a beginning."""
+    for lock in folder.glob(f"{glob.escape(beginning)}*.lock"):
+        with suppress(BusyError, StorageError), claimed(lock.with_suffix(""), wait=False):
+            pass
+
+
 @contextmanager
 def new_file(path: Path, needed: int | None = None) -> Iterator[Path]:
     """A temporary path for a file's content; it gets the file's name when the block succeeds.
@@ -113,19 +121,23 @@ def new_file(path: Path, needed: int | None = None) -> Iterator[Path]:
         DiskSpaceError: The disk is full.
         StorageError: It cannot be written for another reason.
     """
-    with _unfinished(path, needed) as temporary:
+    with _unfinished(path, needed, path) as temporary:
         yield temporary
         flush(temporary)
         os.replace(temporary, path)
 
 
 @contextmanager
-def new_folder(path: Path, needed: int | None = None) -> Iterator[Path]:
+def new_folder(
+    path: Path, needed: int | None = None, *, aside: Path | None = None
+) -> Iterator[Path]:
     """A temporary folder to fill; it gets its name when the block succeeds.
 
     Args:
         path: The folder, which must be absent or empty then.
         needed: Bytes that will be written, for the message of a full disk.
+        aside: What its temporary name, and its lock, begin with where they cannot lie next to
+            ``path``; of the same disk. The block itself makes the folder of ``path`` then.
 
     Yields:
         The folder to fill.
@@ -134,7 +146,7 @@ def new_folder(path: Path, needed: int | None = None) -> Iterator[Path]:
         DiskSpaceError: The disk is full.
         StorageError: It cannot be written for another reason.
     """
-    with _unfinished(path, needed) as temporary:
+    with _unfinished(path, needed, aside or path) as temporary:
         temporary.mkdir()
         yield temporary
         flush(temporary)
@@ -144,11 +156,11 @@ def new_folder(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def _unfinished(path: Path, needed: int | None) -> Iterator[Path]:
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}{UNFINISHED}")
+def _unfinished(path: Path, needed: int | None, aside: Path) -> Iterator[Path]:
+    temporary = aside.with_name(f"{aside.name}.{uuid.uuid4().hex}{UNFINISHED}")
     with disk_errors(path, needed):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with claimed(path):
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(aside):
             try:
                 yield temporary
                 flush(path.parent, inside=False)
@@ -212,10 +224,37 @@ def check_free_space(folder: Path, needed: int) -> None:
         )
 
 
+def check_writable(path: Path) -> None:
+    """Checks that a place can be written, before the work whose result it is to hold.
+
+    Args:
+        path: A folder to write into, or a file to write; it may be there already.
+
+    Raises:
+        DiskSpaceError: The disk is full.
+        StorageError: The folder, or the next one above it that is there, cannot be written.
+    """
+    folder = path if os.path.isdir(path) else _nearest(path.absolute().parent)
+    reason = None
+    if not folder.is_dir():
+        reason = errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = errno.EACCES
+    elif free_space(folder) < _NEARLY_FULL:
+        reason = errno.ENOSPC
+    if reason is not None:
+        raise storage_error(path, OSError(reason, os.strerror(reason)))
+
+
 def free_space(path: Path) -> int:
     """Bytes that are free where a path is, or will be."""
+    return shutil.disk_usage(_nearest(path)).free
+
+
+def _nearest(path: Path) -> Path:
+    """A path, or the next one above it that is there, as far as can be seen."""
     parents = (path, *path.absolute().parents)
-    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
+    return next(parent for parent in parents if os.path.exists(parent))  # Path's would raise
 
 
 def readable_size(n_bytes: int) -> str:

@@ -61,6 +61,9 @@ def register(
             vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
             kwargs=kwargs,
             order_enforce=False,  # the core does, with an error that says what to do
+            # Gymnasium's checker of what environments return: after a first reset that is refused,
+            # it would fail in every step. Our tests check; make(..., disable_env_checker=False).
+            disable_env_checker=True,
         )
     spec, holder = gym.registry[env_id], ENVIRONMENTS.get(env_id, row)
     same_class = (spec.entry_point, spec.kwargs) == (entry_point, kwargs)

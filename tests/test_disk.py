@@ -11,11 +11,13 @@ import pytest
 
 from kuaisim_gym.disk import (
     UNFINISHED,
+    check_writable,
     claimed,
     disk_errors,
     new_file,
     new_folder,
     storage_error,
+    sweep,
     write_atomically,
 )
 from kuaisim_gym.errors import BusyError, DiskSpaceError, StorageError
@@ -138,6 +140,9 @@ def test_full_disks(tmp_path: Path, monkeypatch, number: int) -> None:
 def test_a_library_that_does_not_say_so_is_not_asked(tmp_path: Path, monkeypatch) -> None:
     error = RuntimeError("could not write")
     assert type(storage_error(tmp_path, error)) is StorageError
+    words = os.strerror(errno.ENOSPC)
+    told = storage_error(tmp_path, RuntimeError(f'{{"exception": "{words}", "errno": "28"}}'))
+    assert type(told) is DiskSpaceError and f"cannot be written ({words}); " in str(told)
     monkeypatch.setattr("kuaisim_gym.disk.free_space", lambda _: 10_000)
     assert type(storage_error(tmp_path, error)) is DiskSpaceError
     assert type(storage_error(tmp_path, error, 9_000)) is StorageError
@@ -152,3 +157,45 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
         file.write_bytes(b"")
     with pytest.raises(DiskSpaceError, match="as it was"), disk_errors(tmp_path):
         raise DiskSpaceError("as it was")
+
+
+def test_folders_can_be_written_elsewhere(tmp_path: Path) -> None:
+    path, aside = tmp_path / "under" / "made", tmp_path / ".hidden"
+    with new_folder(path, aside=aside) as folder:
+        assert folder.name.startswith(".hidden.") and folder.parent == tmp_path
+        assert not path.parent.exists()
+        path.parent.mkdir()
+        (folder / "a").write_bytes(b"1")
+    assert [child.name for child in path.iterdir()] == ["a"]
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["under"]
+
+
+def test_what_dead_writers_left_under_other_names_is_swept(tmp_path: Path) -> None:
+    for name in ("work-dead", "other-dead"):
+        (tmp_path / f"{name}.lock").touch()
+        (tmp_path / f"{name}.1{UNFINISHED}").mkdir()
+    with new_folder(tmp_path / "work-alive") as alive:
+        sweep(tmp_path, "work-")
+        names = {path.name for path in tmp_path.iterdir()}
+        dead = {"other-dead.lock", f"other-dead.1{UNFINISHED}"}
+        assert names == dead | {alive.name, "work-alive.lock"}
+
+
+def test_places_are_checked_before_the_work(tmp_path: Path, monkeypatch) -> None:
+    check_writable(tmp_path)
+    check_writable(tmp_path / "to" / "make" / "file")
+    check_writable(Path("file"))
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="inside/it cannot be written .Not a directory"):
+        check_writable(tmp_path / "file" / "inside" / "it")
+    asked: list[object] = []
+    with monkeypatch.context() as patched:
+        patched.setattr("os.access", lambda path, mode: asked.append(path))
+        with pytest.raises(StorageError, match="it cannot be written .Permission denied"):
+            check_writable(tmp_path / "folder" / "it")
+    assert asked == [tmp_path]
+    monkeypatch.setattr("kuaisim_gym.disk.free_space", lambda _: 3000)
+    with pytest.raises(
+        DiskSpaceError, match=r"it cannot be written \(No space.*; 3\.0 kB are free"
+    ):
+        check_writable(tmp_path / "it")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 COMMANDS = {
     "environments": (".speed.environments", "time steps of environments"),
@@ -33,4 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from kuaisim_gym.console import end_process
+
+    end_process(status)

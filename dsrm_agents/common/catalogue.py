@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from dsrm_agents.common.networks import SinglePrecision
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -46,7 +46,7 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
     return shown
 
 
-class CatalogueAlgorithm(BaseAlgorithm):
+class CatalogueAlgorithm(SinglePrecision):
     """Mix-in of Stable-Baselines3's algorithms whose policy is built for the items of a catalogue.
 
     It stands before the algorithm among the bases. ``policy_kwargs["catalogue"]`` is taken from

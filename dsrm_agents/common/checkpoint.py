@@ -192,23 +192,23 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
     write_atomically(path, file.getvalue())
 
 
-def load_whole(path: Path) -> Any:
+def load_whole(content: bytes) -> Any:
     """Loads tensors and plain values that torch has saved, and no other objects.
 
     Raises:
-        Exception: The file is missing or damaged, which shows in errors of zipfile, struct, pickle
+        Exception: The content is damaged, which shows in errors of zipfile, struct, pickle
             or torch.
     """
-    with zipfile.ZipFile(path) as archive:  # which is what torch writes
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # which is what torch writes
         torn = archive.testzip()  # torch itself compares no checksums
     if torn is not None:
         raise zipfile.BadZipFile(f"the checksum of its entry {torn} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = load_whole(path)
+        content = load_whole(path.read_bytes())
     except Exception as error:  # damage shows in errors of zipfile, struct, pickle or torch
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}. Remove it to start over."

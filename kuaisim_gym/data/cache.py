@@ -42,6 +42,8 @@ from kuaisim_gym.disk import (
     disk_errors,
     free_space,
     new_folder,
+    remove,
+    sweep,
     write_atomically,
 )
 from kuaisim_gym.errors import BusyError, CheckpointError, StorageError
@@ -58,7 +60,7 @@ _ROW = 1 << 12  # words of 8 bytes that are summed up together
 _ROWS = 32  # rows taken at once: they stay in the processor's cache
 _ROOMY = 1 << 32  # free bytes with which the published data can be read
 _SETTLED = 2.0  # seconds after which a file's time of change tells a further change
-_ABANDONED = 86_400.0  # seconds after which nobody works in a scratch folder any more
+_SCRATCH = "scratch-"  # beginning of a scratch folder's name
 
 _unused: set[Path] = set()  # folders that could not be written, of which a warning told
 
@@ -95,20 +97,24 @@ def scratch_folder() -> Iterator[Path]:
 
     The latter is taken where the cache cannot be written, or has little space and the other more.
     """
-    folder = _scratch()
-    try:
+    with ExitStack() as stack:
+        folder = _scratch(stack)
+        stack.callback(remove, folder)
         yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
-def _scratch() -> Path:
-    folder = cache_dir() / f"scratch-{os.getpid()}-{uuid.uuid4().hex}{UNFINISHED}"
+def _scratch(stack: ExitStack) -> Path:
+    """Makes the folder, whose lock tells from those of killed processes, which are removed."""
+    path = cache_dir() / f"{_SCRATCH}{uuid.uuid4().hex}"
     with suppress(OSError):
-        if free_space(folder) >= min(_ROOMY, free_space(Path(tempfile.gettempdir()))):
-            folder.mkdir(parents=True)
+        if free_space(path) >= min(_ROOMY, free_space(Path(tempfile.gettempdir()))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sweep(path.parent, _SCRATCH)
+            stack.enter_context(claimed(path))
+            folder = path.with_name(f"{path.name}.{os.getpid()}{UNFINISHED}")
+            folder.mkdir()
             return folder
-    with disk_errors(folder):
+    with disk_errors(path):
         return Path(tempfile.mkdtemp(prefix="kuaisim-"))
 
 
@@ -356,13 +362,7 @@ def clear_cache() -> int:
         Bytes freed.
     """
     root = cache_dir()
-    doomed = [*_entries(root), *root.glob("unpacked")]
-    doomed += [
-        folder
-        for folder in root.glob(f"scratch-*{UNFINISHED}")
-        if time.time() - folder.stat().st_mtime > _ABANDONED
-    ]
-    freed = sum(map(_remove, doomed))
+    freed = sum(map(_remove, [*_entries(root), *root.glob("unpacked")]))
     for lock_file in root.glob("*.lock"):
         made = lock_file.with_suffix("")
         size = sum(map(_size, root.glob(f"{glob.escape(made.name)}.*{UNFINISHED}")))

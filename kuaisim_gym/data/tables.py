@@ -36,6 +36,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
+from kuaisim_gym.data.files import reading
 from kuaisim_gym.disk import disk_errors, free_space, readable_size, storage_error
 from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
@@ -55,6 +56,8 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 100  # DuckDB vectors of 2,048 rows in a chunk: about 200,000 rows
 _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fresh memory each time
+_LONGEST_LINE = 1 << 21  # bytes; DuckDB reads no longer one
+_SHOWN = 200  # characters of a cell that messages quote
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
 _NO_ROOM = re.compile("no space left|could not write|failed to offload|temp_directory", re.I)
 
@@ -106,21 +109,23 @@ def opened(file: Path) -> Iterator[io.BufferedReader]:
 
     Raises:
         DataFormatError: It is compressed and damaged.
+        KuaiSimError: It cannot be read.
     """
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
-            yield content  # type: ignore[misc]  # gzip's reader has the same methods
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataFormatError(
-            f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
-        ) from error
+    with reading(file):
+        try:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+                yield content  # type: ignore[misc]  # gzip's reader has the same methods
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataFormatError(
+                f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
+            ) from error
 
 
 @contextmanager
-def _cells(file: Path, errors: str = "strict") -> Iterator[Any]:
+def _cells(file: Path) -> Iterator[Any]:
     """A ``csv.reader`` of a file."""
     with opened(file) as content:
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
         yield csv.reader(lines, **form_of(file).options)
 
 
@@ -353,6 +358,10 @@ class Tables:
         try:
             self._connection.execute(statement)
         except duckdb.Error as error:
+            if "GZIP" in str(error):  # zeros behind the end, which Python skips
+                raise DataFormatError(
+                    f"{file} has bytes behind its end, as of a damaged file. Unpack it by hand."
+                ) from error
             if _is_of_resources(error):
                 raise _resources(error, self.folder) from error
             _explain(file, header, columns)
@@ -453,6 +462,11 @@ def sql_path(file: Path) -> str:
     return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
 
 
+def shown(cell: str) -> str:
+    """A cell as messages quote it: of a long one the beginning."""
+    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}..."
+
+
 def trimmed(name: str) -> str:
     """SQL for a text column without blanks around it; missing where nothing is left."""
     return f"nullif(trim({quoted(name)}, ' \t'), '')"
@@ -478,10 +492,13 @@ def read_header(file: Path) -> list[str]:
         DataFormatError: The file is empty, its header repeats a column or is not one line of text.
     """
     try:
+        with opened(file) as content:
+            start = content.read(_LONGEST_LINE)
         # Bad bytes behind the header are left to the check that can tell their line.
-        with _cells(file, errors="surrogateescape") as reader:
-            names: list[str] = next(reader, [])
-            height = reader.line_num
+        lines = io.StringIO(start.decode("utf-8-sig", errors="surrogateescape"), newline="")
+        reader = csv.reader(lines, **form_of(file).options)
+        names: list[str] = next(reader, [])
+        height = reader.line_num
         "".join(names).encode("utf-8")
     except (UnicodeError, csv.Error) as error:
         raise DataFormatError(
@@ -572,13 +589,13 @@ def _check_text(file: Path, width: int) -> bool:
         Whether there is something that only a plain reading can judge.
 
     Raises:
-        DataFormatError: The file holds a NUL byte or is not UTF-8.
+        DataFormatError: The file holds a NUL byte, an endless line, or is not UTF-8.
     """
     suspect = False
     position = 0
     form = form_of(file)
     with opened(file) as content:
-        while text := content.read(_BLOCK) + content.readline():
+        while text := content.read(_BLOCK) + _end_of_line(file, content, position + _BLOCK):
             _check_characters(file, text, position)
             suspect = suspect or _suspicious(text, width, form)
             position += len(text)
@@ -602,10 +619,33 @@ def _check_characters(file: Path, text: bytes, position: int) -> None:
         )
 
 
+def _end_of_line(file: Path, content: io.BufferedReader, position: int) -> bytes:
+    """The bytes from a position to the end of its line, where lines end in line feeds.
+
+    Raises:
+        DataFormatError: No line ends for too long: a small compressed file can hold gigabytes.
+    """
+    pieces = []
+    while piece := content.readline(_LONGEST_LINE):
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            break
+        if len(piece) == _LONGEST_LINE and b"\r" not in piece:
+            raise DataFormatError(
+                f"{file}, line {_line(file, position)}: expected lines of at most {_LONGEST_LINE} "
+                "bytes, got a longer one. Is it a table?"
+            )
+    return b"".join(pieces)
+
+
 def _line(file: Path, position: int) -> int:
     """Number of the line that holds the byte at a position."""
+    number = 1
     with opened(file) as content:
-        return 1 + content.read(position).count(b"\n")
+        while block := content.read(min(_BLOCK, position)):
+            number += block.count(b"\n")
+            position -= len(block)
+    return number
 
 
 def _suspicious(text: bytes, width: int, form: Form) -> bool:
@@ -658,7 +698,7 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
                         n_invalid += 1
                         first_invalid = first_invalid or (
                             f"{file}, data row {number}, column {column.name!r}: expected "
-                            f"{column.rule}, got {row[index]!r}"
+                            f"{column.rule}, got {shown(row[index])}"
                         )
                         checks = [(column, index)]  # from now on, this column's are counted
                         break

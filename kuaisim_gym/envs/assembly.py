@@ -22,7 +22,7 @@ from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outcome
-from kuaisim_gym.envs.actions import ACTION_TYPES
+from kuaisim_gym.envs.actions import ACTION_TYPES, as_actions
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.envs.options import (
     arriving_users,
@@ -315,11 +315,12 @@ class SessionBatch:
         self.core.reset(slots)
         self.encoder.reset(slots)
 
-    def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
+    def step(self, actions: Any, slots: BoolArray | None = None) -> StepResult:
         """Acts in some sessions.
 
         Args:
-            actions: (N, ...) one action a session, of :attr:`action_space`.
+            actions: (N, ...) one action a session, of :attr:`action_space`; an array, or nested
+                lists.
             slots: (N,) bool, the sessions that act, all if ``None``.
 
         Returns:
@@ -329,12 +330,12 @@ class SessionBatch:
             InvalidActionError: An action is not of the action space.
             ResetNeededError: A session has not begun or is over.
         """
-        result = self.core.step(self.actions.slates(np.asarray(actions)), slots)
+        result = self.core.step(self.actions.slates(self.actions.array(actions)), slots)
         self.encoder.update(result)
         return result
 
     def play(
-        self, actions: NDArray[np.generic], slots: BoolArray | None = None
+        self, actions: Any, slots: BoolArray | None = None
     ) -> tuple[StepResult, Observation, Info]:
         """Acts in some sessions, begins new ones in the other slots, and observes all.
 
@@ -350,7 +351,7 @@ class SessionBatch:
         """
         fused = self._fused()
         if fused is not None:
-            slates = self.actions.slates(np.asarray(actions))
+            slates = self.actions.slates(self.actions.array(actions))
             result, vectors, measures = fused.step(slates, slots)
             return result, self.encoder.completed(vectors), self.info(result, slots, measures)
         result = self.step(actions, slots)
@@ -358,21 +359,22 @@ class SessionBatch:
             self.reset(~slots)
         return result, self.observe(), self.info(result, slots)
 
-    def play_alone(self, action: NDArray[np.generic]) -> tuple[Observation, Any, bool, bool, Info]:
+    def play_alone(self, action: Any) -> tuple[Observation, Any, bool, bool, Info]:
         """Acts in the only session, as :meth:`play` does, and gives Python's numbers.
 
         Args:
-            action: Of :attr:`action_space`.
+            action: Of :attr:`action_space`; an array, or nested lists.
 
         Returns:
             Observation, reward (a (D,) float64 array where it is a vector), whether the session was
             terminated and truncated, and the info.
         """
+        actions = as_actions(action, self.action_space.shape or ())[None]
         fused = self._fused()
         if fused is None or self._adds_info:
-            result, observation, info = self.play(action[None])
+            result, observation, info = self.play(actions)
             return row_of(observation, 0), *_ends_of(result), info_of(info, 0)
-        fused.run(self.actions.slates(action[None]))
+        fused.run(self.actions.slates(actions))
         observation, result = self.encoder.completed(fused.vectors.copy()), fused.result
         r_each, r_cum, q, popular_share = fused.measures[:, 0].tolist()
         info = {

@@ -142,7 +142,7 @@ class RetentionBatch(SessionBatch, task="retention"):
             sums[rows] = 0
         self.encoder.set_context(rows, visit=0.0, days_away=0.0)
 
-    def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
+    def step(self, actions: Any, slots: BoolArray | None = None) -> StepResult:
         result = super().step(actions, slots)
         reward, over = np.zeros(self.n_sessions), np.zeros(self.n_sessions, dtype=bool)
         rows = np.flatnonzero(result.done)

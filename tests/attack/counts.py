@@ -14,9 +14,9 @@ class Counts:
     lost: list[str] = field(default_factory=list)
 
     def note(self, story: str | None) -> None:
-        """Counts a try: it held, or was lost as the story tells."""
+        """Counts a try: it held, or was lost as the story tells, if there is one."""
         self.tried += 1
-        if story is None:
+        if not story:
             self.held += 1
         else:
             self.lost.append(story)

@@ -328,6 +328,16 @@ def test_info_and_clear(folder: Path) -> None:
     assert (folder / "downloads" / "KuaiRec.zip").read_bytes() == b"kept"
 
 
+def test_scratch_folders_of_killed_processes_go_with_the_next(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "scratch-dead.lock").touch()
+    (folder / "scratch-dead.7.part").mkdir()
+    with scratch_folder() as first, scratch_folder() as second:
+        found = {path.name for path in folder.glob("scratch-*.part")}
+        assert found == {first.name, second.name}
+    assert list(folder.glob("scratch-*")) == []
+
+
 def test_a_scratch_folder_goes(folder: Path) -> None:
     with pytest.raises(RuntimeError), scratch_folder() as scratch:
         (scratch / "file").write_text("x")
