@@ -54,8 +54,11 @@ def untrained(world) -> PPO:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_told_and_nothing_half_is_left(tmp_path: Path, small, name: str) -> None:
+def test_a_full_disk_is_told_and_nothing_half_is_left(
+    tmp_path: Path, tmp_path_factory, small, name: str
+) -> None:
     write = WRITERS[name]
+    write(tmp_path_factory.mktemp("before"), small)  # models and compiled code are made here
     told = pytest.raises(DiskSpaceError, match="/it.* cannot be written .* are free")
     with files_of_at_most(200), told:
         write(tmp_path, small)
