@@ -17,11 +17,11 @@ from benchmarks.plots import save_figure, save_small
 from benchmarks.speed import timing
 from benchmarks.study import Study, run_study
 from benchmarks.training import agent_logger
-from dsrm_agents import TrainingCheckpoint, export, export_onnx, make_vec_env
+from dsrm_agents import export, export_onnx, make_vec_env
 from dsrm_agents.hsrl.codebook import Codebook
 from kuaisim_gym.data import write_csv
 from kuaisim_gym.errors import DiskSpaceError, StorageError
-from tests.attack.forks import files_of_at_most
+from tests.attack.forks import contents, files_of_at_most
 
 ENV = "KuaiRec-Fair-v0"
 
@@ -42,29 +42,21 @@ WRITERS = {
     "film": lambda folder, world: write_gif(folder / "it.gif", frames(), 5),
     "csv": lambda folder, world: write_csv(world, folder / "it"),
     "codebook": lambda folder, world: Codebook.fit(np.eye(60)).save(folder / "it.safetensors"),
-    "checkpoint": lambda folder, world: untrained(world).learn(
-        32, TrainingCheckpoint(folder / "it.pt", every=1)
-    ),
 }
 
 
-def untrained(world) -> PPO:
-    env = make_vec_env(ENV, 2, dataset=world, max_len=4, seed=1)
-    return PPO("MlpPolicy", env, n_steps=8, batch_size=16, n_epochs=1, device="cpu")
-
-
 @pytest.mark.parametrize("name", WRITERS)
-def test_a_full_disk_is_told_and_nothing_half_is_left(
-    tmp_path: Path, tmp_path_factory, small, name: str
-) -> None:
-    write = WRITERS[name]
-    write(tmp_path_factory.mktemp("before"), small)  # models and compiled code are made here
+def test_a_full_disk_is_told_and_nothing_half_is_left(tmp_path: Path, small, name: str) -> None:
+    write, whole, full = WRITERS[name], tmp_path / "whole", tmp_path / "full"
+    whole.mkdir()
+    full.mkdir()
+    write(whole, small)
     told = pytest.raises(DiskSpaceError, match="/it.* cannot be written .* are free")
     with files_of_at_most(200), told:
-        write(tmp_path, small)
-    assert list(tmp_path.iterdir()) == []
-    write(tmp_path, small)
-    assert [path.stem for path in tmp_path.iterdir()] == ["it"]
+        write(full, small)
+    assert list(full.iterdir()) == []
+    write(full, small)
+    assert contents(full) == contents(whole)
 
 
 @pytest.mark.parametrize("limit", [200, 100_000])
@@ -115,8 +107,9 @@ def test_studies_are_refused_before_they_are_made(nowhere) -> None:
 
 def test_graphs_are_refused_before_they_are_made(nowhere, small, monkeypatch) -> None:
     monkeypatch.setattr(export, "_write", refuse)
+    model = PPO("MlpPolicy", make_vec_env(ENV, 2, dataset=small), device="cpu")
     with pytest.raises(StorageError, match="policy.onnx cannot be written"):
-        export_onnx(untrained(small), nowhere)
+        export_onnx(model, nowhere)
 
 
 def test_a_log_ends_the_run_in_our_words(tmp_path: Path, nowhere, monkeypatch) -> None:

@@ -204,11 +204,11 @@ def _building(key: str) -> Iterator[bool]:
     Yields:
         Whether the cache can be written; if not, nobody waits.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
             cache_dir().mkdir(parents=True, exist_ok=True)
             # Not the entry's own lock, which is held while it is written.
-            held.enter_context(claimed(cache_dir() / f"{key}.build"))
+            stack.enter_context(claimed(cache_dir() / f"{key}.build"))
             writable = True
         except OSError as error:
             _go_without(error)
@@ -364,9 +364,9 @@ def clear_cache() -> int:
     root = cache_dir()
     freed = sum(map(_remove, [*_entries(root), *root.glob("unpacked")]))
     for lock_file in root.glob("*.lock"):
-        made = lock_file.with_suffix("")
-        size = sum(map(_size, root.glob(f"{glob.escape(made.name)}.*{UNFINISHED}")))
-        with suppress(BusyError), claimed(made, wait=False):  # removes what is left of it
+        entry = lock_file.with_suffix("")
+        size = sum(map(_size, root.glob(f"{glob.escape(entry.name)}.*{UNFINISHED}")))
+        with suppress(BusyError), claimed(entry, wait=False):  # removes what is left of it
             freed += size
     for memo in (root / "digests").glob("*.json"):
         memo.unlink(missing_ok=True)

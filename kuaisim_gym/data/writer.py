@@ -60,16 +60,16 @@ def write_csv(dataset: Dataset, folder: str | Path) -> None:
     """
     target = Path(folder).resolve()
     files = find_source(dataset.source).write(dataset)
-    if target.is_dir() and (present := next(target.iterdir(), None)):
-        raise ConfigError(
-            f"Expected a folder that is absent or empty, but {target} holds {present.name}. Name "
-            "another one, such as a folder inside."
-        )
     if target == Path.cwd():  # it will be replaced, and shells would stay in the old one
         raise ConfigError(
             f"Expected another folder than the one of work, {target}: name a new one."
         )
-    with new_folder(target) as temporary:
+    with new_folder(target) as temporary:  # after what a killed call left beside it is gone
+        if target.is_dir() and (present := next(target.iterdir(), None)):
+            raise ConfigError(
+                f"Expected a folder that is absent or empty, but {target} holds {present.name}. "
+                "Name another one, such as a folder inside."
+            )
         for name, write in files.items():
             write(temporary / f"{name}.csv")
 

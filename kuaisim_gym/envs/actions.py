@@ -253,6 +253,11 @@ class FusionAction(ActionKind, name="fusion"):
     _ROOM = 1 << 26  # probabilities that are stored, at most: 256 MB, 1,264 sessions of KuaiRand
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
+        if core.platform is not None:
+            raise ConfigError(
+                'action_type="fusion" weighs predictions of a model of logs, which cannot know '
+                "items that come later: use another action_type where the catalogue changes."
+            )
         predictor = build_simulator(simulator.dataset, "train").model
         if len(predictor.behaviours) < 2:
             raise ConfigError(

@@ -203,19 +203,13 @@ class SessionBatch:
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
-        lifecycle = Lifecycle.of(catalogue)
-        if lifecycle is not None:  # agents and states know the log of items that are no news
-            self.dataset, timetable = before_first_day(self.dataset, lifecycle)
+        self.platform = self._open_platform(Lifecycle.of(catalogue), n_sessions, engine)
         self.catalogue = load_catalogue(self.dataset)
-        self.platform: Platform | None = None
-        if lifecycle is not None:
-            self.platform = Platform(
-                timetable, lifecycle, self.catalogue, n_sessions, self.config, find_engine(engine)
-            )
-            self.catalogue = self.platform.catalogue()
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
-        if self.platform is not None and grouping.by_popularity:
-            grouping = replace(grouping, labels=self.platform.labels.view())
+        popular = self.catalogue.popular
+        if self.platform is not None:
+            self.catalogue, popular = self.platform.catalogue(), self.platform.popular
+            grouping = self.platform.following(grouping)
         self.core = SessionCore(
             self.simulator.model,
             grouping,
@@ -225,24 +219,11 @@ class SessionBatch:
             find_engine(engine),
             self.catalogue.standardised,
             find_pools(self.dataset, split),
-            self.catalogue.popular if self.platform is None else self.platform.popular,
+            popular,
             self.platform,
             self._own_rules(n_sessions, grouping, find_reward(reward), abandonment),
         )
-        believes = shown_preference(observation_type, preference)[1] == "belief"
-        if evidence is not None and not believes:
-            raise ConfigError('evidence is for observation_type="belief" or preference="belief".')
-        preferences = load_preferences(self.dataset) if believes else None
-        self.encoder = ObservationEncoder(
-            self.dataset.training,
-            preference_encoder(self.dataset),
-            self.core,
-            observation_type,
-            preference,
-            history_len,
-            self.extra_context,
-            None if preferences is None else Belief(preferences, self.core, evidence or "both"),
-        )
+        self.encoder = self._make_encoder(observation_type, preference, history_len, evidence)
         kind = ACTION_TYPES[self.action_type]
         self.actions = kind(self.core, self.catalogue, self.simulator)
         self._calibration = calibration
@@ -255,6 +236,39 @@ class SessionBatch:
         ids = self.dataset.item_ids[: self.catalogue.n_items]
         nothing = -1 if ids.dtype.kind == "i" else ""
         self._ids = np.append(ids, np.array([nothing], dtype=ids.dtype))  # the last for no item
+
+    def _open_platform(
+        self, lifecycle: Lifecycle | None, n_sessions: int, engine: str
+    ) -> Platform | None:
+        """The platform of a catalogue that changes, of which states and agents know the past."""
+        if lifecycle is None:
+            return None
+        self.dataset, timetable = before_first_day(self.dataset, lifecycle)
+        known = load_catalogue(self.dataset)
+        counter = find_engine(engine)
+        return Platform(timetable, lifecycle, known, n_sessions, self.config, counter)
+
+    def _make_encoder(
+        self,
+        observation_type: str,
+        preference: str | None,
+        history_len: int | None,
+        evidence: str | None,
+    ) -> ObservationEncoder:
+        believes = shown_preference(observation_type, preference)[1] == "belief"
+        if evidence is not None and not believes:
+            raise ConfigError('evidence is for observation_type="belief" or preference="belief".')
+        preferences = load_preferences(self.dataset) if believes else None
+        return ObservationEncoder(
+            self.dataset.training,
+            preference_encoder(self.dataset),
+            self.core,
+            observation_type,
+            preference,
+            history_len,
+            self.extra_context,
+            None if preferences is None else Belief(preferences, self.core, evidence or "both"),
+        )
 
     def _own_rules(
         self, n_sessions: int, groups: Groups, reward: OwnRule | None, abandonment: OwnRule | None

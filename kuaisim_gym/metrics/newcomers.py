@@ -6,7 +6,7 @@ that are there from the start have no age of their own, and count as old.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +14,23 @@ from numpy.typing import NDArray
 from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics.exposure import gini
 from kuaisim_gym.metrics.sessions import FloatArray, Sessions
-from kuaisim_gym.simulator.lifecycle import Timetable
 
 NEW = 3  # days after its birth in which an item is new
+
+
+class Timetable(Protocol):
+    """Days on which items are there, as :class:`~kuaisim_gym.simulator.lifecycle.Timetable`."""
+
+    @property
+    def born(self) -> NDArray[np.int64]:
+        """(n_items,) first days, 0 for items that are there from the start."""
+
+    @property
+    def gone(self) -> NDArray[np.int64]:
+        """(n_items,) days from which on items are no longer there."""
+
+    def available(self, day: int) -> NDArray[np.bool_]:
+        """(n_items,) bool: items that are there on a day."""
 
 
 class Daily(NamedTuple):

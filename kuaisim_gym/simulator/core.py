@@ -372,21 +372,21 @@ class SessionCore:
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""
         state = {name: array.copy() for name, array in self.state._asdict().items()}
-        for name, part in self._parts().items():
-            state |= under(name, part.snapshot())
+        for name, memory in self._memories().items():
+            state |= under(name, memory.snapshot())
         return state
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a core with the same options."""
         for name, array in self.state._asdict().items():
             array[...] = snapshot[name]
-        for name, part in self._parts().items():
-            part.restore(within(name, snapshot))
+        for name, memory in self._memories().items():
+            memory.restore(within(name, snapshot))
 
-    def _parts(self) -> dict[str, Any]:
-        """What else changes in the sessions, by its name in a snapshot."""
-        parts = {"answers": self.answers, "platform": self.platform, "rules": self.own_rules}
-        return {name: part for name, part in parts.items() if part is not None}
+    def _memories(self) -> dict[str, Any]:
+        """Objects that change with the sessions, by their names in a snapshot."""
+        memories = {"answers": self.answers, "platform": self.platform, "rules": self.own_rules}
+        return {name: memory for name, memory in memories.items() if memory is not None}
 
 
 def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:

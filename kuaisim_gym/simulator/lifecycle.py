@@ -31,7 +31,7 @@ DayArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Lifecycle:
-    """How a catalogue changes, in days of a platform.
+    """Rates at which a catalogue changes, in days of a platform.
 
     Attributes:
         days: First and last day that are played; after it the platform opens anew, as on the

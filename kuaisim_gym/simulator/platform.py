@@ -7,6 +7,7 @@ tomorrow's popular group: the rich get richer, or not, by the policy.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from kuaisim_gym.engine import Engine, bits
 from kuaisim_gym.engine.types import BoolArray, Exposures, SessionState
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups
 from kuaisim_gym.simulator.lifecycle import Lifecycle, Timetable
 from kuaisim_gym.snapshots import Snapshot
 
@@ -64,12 +66,12 @@ class Platform:
     ) -> None:
         self._engine = engine
         self.timetable, self.lifecycle, self._catalogue = timetable, lifecycle, catalogue
-        given = lifecycle.sessions_per_day
-        self.sessions_per_day = max(_SESSIONS_PER_DAY, n_sessions) if given is None else given
+        usual = max(_SESSIONS_PER_DAY, n_sessions)
+        self.sessions_per_day = lifecycle.sessions_per_day or usual
         if self.sessions_per_day < n_sessions:
             raise ConfigError(
                 f"sessions_per_day must be at least the {n_sessions} sessions that are played at "
-                f"once, got {given}: play fewer at once, or give None."
+                f"once, got {self.sessions_per_day}: play fewer at once, or give None."
             )
         if config.allow_repeats:
             raise ConfigError(
@@ -119,6 +121,12 @@ class Platform:
 
     def _counts(self) -> NDArray[np.int64]:
         return np.rint(self.shares * _PER_EXPOSURE).astype(np.int64)
+
+    def following(self, groups: Groups) -> Groups:
+        """The same groups, or where they are of popularity those of each day."""
+        if not groups.by_popularity:
+            return groups
+        return replace(groups, labels=self.labels.view())
 
     def open(self) -> None:
         """Begins the first day: popularity is the log's."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(ATTACKS):
         parser.error(f"unknown attacks {sorted(unknown)}; there are {', '.join(ATTACKS)}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # no process or disk is left behind
     found = {}
     for name in options.names or ATTACKS:
         found[name] = _counts(name, _tries(name, options), options.out)

@@ -72,14 +72,14 @@ def see_nothing(folder: Path) -> None:
 
 LIVES: dict[str, tuple[Writer, Write]] = {
     "write_csv": (
-        Writer(lambda folder: write_csv(large_world(), folder / "csv"), (large_world,)),
+        Writer(lambda folder: write_csv(large_world(), folder / "csv"), (large_world,), once=True),
         see_csv,
     ),
     "Minari": (
-        Writer(partial(minari, dataset=large_world, users=USERS), (large_world,)),
+        Writer(partial(minari, dataset=large_world, users=USERS), (large_world,), once=True),
         see_minari,
     ),
-    "cache": (Writer(partial(cache_of, published=large_files), (large_files,)), see_nothing),
+    "cache": (Writer(partial(cache_of, source=large_files), (large_files,)), see_nothing),
     "fit": (Writer(partial(fitting, updates=1000), (world,)), see_purifier),
     "training": (Writer(checkpoint, (model,)), see_nothing),
 }

@@ -51,6 +51,7 @@ class Writer:
         prepare: Puts into the folder what it reads there.
         limited: Whether a limit of its files' sizes may be tried: HDF5 does not survive one.
         same: Whether two calls give the same bytes; results hold seconds and processor seconds.
+        once: Whether it refuses to write what is there already, and whole.
         optional: Whether it may go on without its files, as those who keep a cache do.
     """
 
@@ -59,6 +60,7 @@ class Writer:
     prepare: Write = lambda folder: folder.mkdir(parents=True, exist_ok=True)
     limited: bool = True
     same: bool = True
+    once: bool = False
     optional: bool = False
 
 
@@ -102,15 +104,21 @@ def home() -> Path:
 @cache
 def files() -> Path:
     """The small world as published files."""
-    write_csv(world(), home() / "csv")
-    return home() / "csv"
+    return published(world(), home() / "csv")
 
 
 @cache
 def large_files() -> Path:
     """The large world as published files."""
-    write_csv(large_world(), home() / "large")
-    return home() / "large"
+    return published(large_world(), home() / "large")
+
+
+def published(dataset: Dataset, folder: Path) -> Path:
+    """Writes files as if long ago: digests of those that have just changed are not kept."""
+    write_csv(dataset, folder)
+    for file in folder.iterdir():
+        os.utime(file, (1e9, 1e9))
+    return folder
 
 
 @cache
@@ -193,9 +201,9 @@ def difference(writer: Writer, folder: Path) -> str | None:
 def repeated(writer: Writer, folder: Path) -> str | None:
     """What is wrong after work that ended badly is done again, if anything is."""
     ending = in_child(lambda: writer.write(folder))
-    if ending.status:
-        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
     different = difference(writer, folder)
+    if ending.status and (different or not writer.once):
+        return f"repeated: status {ending.status}: {ending.text[-1500:]}"
     return different and f"repeated: {different}"
 
 
@@ -205,7 +213,8 @@ def timeless(file: str) -> str:
 
 
 def checkpoint(folder: Path) -> None:
-    model().learn(4 * 8 * 3, TrainingCheckpoint(folder / "training.pt", every=1))
+    """A training that keeps its progress, from its own seed on."""
+    model.__wrapped__().learn(4 * 8 * 3, TrainingCheckpoint(folder / "training.pt", every=1))
 
 
 def fitting(folder: Path, updates: int = 40) -> None:
@@ -230,10 +239,10 @@ def minari(folder: Path, dataset: Callable[[], Dataset] = world, users: int = 50
     )
 
 
-def cache_of(folder: Path, published: Callable[[], Path] = files) -> None:
+def cache_of(folder: Path, source: Callable[[], Path] = files) -> None:
     """Reads published files and builds a simulator, with the folder as the cache."""
     os.environ["KUAISIM_CACHE"] = str(folder)
-    dataset = kuaisim_gym.load_dataset("kuairec", published())
+    dataset = kuaisim_gym.load_dataset("kuairec", source())
     gym.make(ENV, dataset=dataset).reset(seed=1)
 
 

@@ -206,6 +206,9 @@ def test_folders_that_hold_anything_are_left_alone(tmp_path: Path, monkeypatch) 
     (folder / "thesis.tex").write_text("mine")
     with pytest.raises(ConfigError, match=r"absent or empty, but .*data holds thesis\.tex"):
         write_csv(small_kuairec(), folder)
+    (tmp_path / "data.lock").touch()  # of a call that was killed at its very end
+    with pytest.raises(ConfigError, match="absent or empty"):
+        write_csv(small_kuairec(), folder)
     assert files_in(tmp_path) == ["data/thesis.tex"]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -411,6 +411,8 @@ def test_what_is_no_lifecycle(small, catalogue: Any, message: str) -> None:
 def test_what_does_not_go_with_it(small) -> None:
     with pytest.raises(ConfigError, match="allow_repeats=True would show items"):
         begun(small, allow_repeats=True)
+    with pytest.raises(ConfigError, match="cannot know items that come later"):
+        begun(small, action_type="fusion")
     with pytest.raises(ConfigError, match="pool of items alone"):
         before_first_day(replace(small, pools=True), Lifecycle())
 
