@@ -55,10 +55,10 @@ def storage_error(path: Path, error: BaseException, needed: int | None = None) -
         needed: Its bytes, where they are known.
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    told = next((words for words in map(os.strerror, _FULL) if words in reason), None)
+    system = next((words for words in map(os.strerror, _FULL) if words in reason), None)
     free = free_space(path)
-    if told or getattr(error, "errno", None) in _FULL or free < (needed or _NEARLY_FULL):
-        reason = told or reason  # libraries surround the system's words by many others
+    if system or getattr(error, "errno", None) in _FULL or free < (needed or _NEARLY_FULL):
+        reason = system or reason  # libraries surround the system's words by many others
         size = "" if needed is None else f" of about {readable_size(needed)}"
         return DiskSpaceError(
             f"{path}{size} cannot be written ({reason}); {readable_size(free)} are free. Free the "

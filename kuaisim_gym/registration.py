@@ -119,6 +119,8 @@ register("KuaiRand-Fair-v0", "kuairand")
 register("KuaiRec-v0", "kuairec", abandonment="none")
 register("KuaiRand-v0", "kuairand", abandonment="none")
 register("KuaiRand-Request-v0", "kuairand", "request", "kuaisim_gym.envs.single:KuaiRequestEnv")
+register("KuaiRec-Dynamic-v0", "kuairec", catalogue="dynamic")
+register("KuaiRand-Dynamic-v0", "kuairand", catalogue="dynamic")
 register("Recommendation-Fair-v0", "table")
 register("Recommendation-v0", "table", abandonment="none")
 register(

@@ -146,6 +146,8 @@ def test_agent_siblings_share_only_common(module: str, file: Path) -> None:
 @pytest.mark.parametrize(("module", "file"), modules(RENAMED))
 def test_the_renamed_package_does_not_name_itself(module: str, file: Path) -> None:
     """It has two names: a file that imports one of them would load a second copy."""
+    if file.parent.name == "clients" and file.name != "__main__.py":
+        return  # a script for an environment of its own, which the wheel is installed in
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom) and not node.level:

@@ -4,12 +4,13 @@
 # [tool.clients]
 # constraints = false  # it wants an earlier Gymnasium
 # ///
-"""Ray RLlib: PPO on the id, and on the native vector environment."""
+"""Ray RLlib: PPO on the id, on the native vector environment, and the example of the benchmark."""
 
 from __future__ import annotations
 
 import gymnasium as gym
 import ray
+from kuaisim_benchmarks.examples import rllib_ppo
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.tune.registry import register_env
 
@@ -43,4 +44,6 @@ for name, mode in MODES.items():
     result = algorithm.train()["env_runners"]
     assert 1 <= result["episode_len_mean"] <= 5
     algorithm.stop()
+lengths, test_length = rllib_ppo.run(1, test_sessions=4, max_len=5)
+assert all(1 <= length <= 5 for length in (*lengths, test_length))
 ray.shutdown()

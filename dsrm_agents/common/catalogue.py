@@ -146,7 +146,8 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
 
     Args:
         observation: As of ``observation_type="dict"``; those of a dataset with pools hold the
-            ``"pool"`` of each user, all -1 where a user can be shown every item.
+            ``"pool"`` of each user, all -1 where a user can be shown every item; those of a
+            catalogue that changes the items that are ``"available"``.
         n_items: Size of the catalogue.
 
     Returns:
@@ -154,6 +155,11 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
     """
     assert isinstance(observation, dict)
     exposed = observation["exposed"]
+    if "available" in observation:
+        places = torch.arange(8, device=exposed.device)
+        flags = (observation["available"].long()[:, :, None] >> places) & 1  # bits of engine.bits
+        absent = flags.flatten(1)[:, :n_items] == 0
+        return torch.where(absent, torch.arange(n_items, device=exposed.device), -1)
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
         return torch.empty(exposed.shape[0], 0, dtype=torch.long, device=exposed.device)
     pool = observation["pool"].long()

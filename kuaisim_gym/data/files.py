@@ -259,7 +259,7 @@ def _table(file: PurePath) -> tuple[str, int]:
 def _paths(
     folder: Path, table: str, parts: Mapping[int, Sequence[Path]], layout: Layout
 ) -> tuple[Path, ...]:
-    files = {number: only_file(found) for number, found in parts.items()}
+    files = {number: only_file(paths) for number, paths in parts.items()}
     if 0 in files:
         if len(files) > 1:
             raise DataFormatError(
@@ -285,10 +285,10 @@ def _unpacked(archive: Path, layouts: Sequence[Layout]) -> Path:
     folder = root / f"{file_digest(archive)}-{choice}"
     if _is_proven(folder):
         return folder
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
             root.mkdir(parents=True, exist_ok=True)
-            held.enter_context(claimed(root / f"{folder.name}.build"))
+            stack.enter_context(claimed(root / f"{folder.name}.build"))
         except OSError as error:
             raise KuaiSimError(
                 f"{archive} must be unpacked, but the cache folder {root} cannot be written "

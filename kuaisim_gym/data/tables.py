@@ -570,8 +570,8 @@ def _is_of_resources(error: duckdb.Error) -> bool:
 
 def _is_of_space(error: Exception, folder: Path) -> bool:
     """Tells whether the disk of the scratch folder was full."""
-    told = isinstance(error, OSError) and storage_error(folder, error)
-    return isinstance(told, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
+    refusal = isinstance(error, OSError) and storage_error(folder, error)
+    return isinstance(refusal, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
 
 
 def _resources(error: Exception, folder: Path) -> KuaiSimError:

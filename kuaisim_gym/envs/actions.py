@@ -54,6 +54,10 @@ class ActionKind(ABC):
         """
         return as_actions(actions, (self.core.n_sessions, *(self.space.shape or ())))
 
+    def follow(self, catalogue: Catalogue) -> None:
+        """Takes over the catalogue of a new day."""
+        return  # there is nothing to do for actions that name items
+
     @abstractmethod
     def slates(self, actions: Actions) -> Slates:
         """(N, K) item positions of an (N, ...) array of actions.
@@ -114,12 +118,17 @@ class SharesAction(ActionKind, name="shares"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
-        labels = core.groups.labels
         self._columns = catalogue.item_embedding
-        self._members = [np.flatnonzero(labels == group) for group in range(len(core.groups))]
-        self._rankers = [Ranker(self._columns[items], core.engine) for items in self._members]
+        self.follow(catalogue)
         n_components = self._columns.shape[1] + len(core.groups)
         self.space = spaces.Box(-1.0, 1.0, (n_components,), dtype=np.float32)
+
+    def follow(self, catalogue: Catalogue) -> None:
+        groups = self.core.groups
+        self._members = [np.flatnonzero(groups.labels == group) for group in range(len(groups))]
+        if catalogue.available is not None:
+            self._members = [items[catalogue.available[items]] for items in self._members]
+        self._rankers = [Ranker(self._columns[items], self.core.engine) for items in self._members]
 
     def slates(self, actions: Actions) -> Slates:
         weights, parts = self._divided(actions)
@@ -172,9 +181,12 @@ class ScorerAction(ActionKind, name="scorer"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
-        self._known = catalogue.known
-        self.ranker = Ranker(catalogue.known, core.engine)
+        self.follow(catalogue)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
+
+    def follow(self, catalogue: Catalogue) -> None:
+        self._known = catalogue.known
+        self.ranker = Ranker(catalogue.known, self.core.engine)
 
     def slates(self, actions: Actions) -> Slates:
         return self.ranker.best(as_vectors(actions), self.core.config.slate_size, self._hidden())
@@ -241,6 +253,11 @@ class FusionAction(ActionKind, name="fusion"):
     _ROOM = 1 << 26  # probabilities that are stored, at most: 256 MB, 1,264 sessions of KuaiRand
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
+        if core.platform is not None:
+            raise ConfigError(
+                'action_type="fusion" weighs predictions of a model of logs, which cannot know '
+                "items that come later: use another action_type where the catalogue changes."
+            )
         predictor = build_simulator(simulator.dataset, "train").model
         if len(predictor.behaviours) < 2:
             raise ConfigError(

@@ -86,8 +86,14 @@ class Episode:
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
-        parts = (self.observations, self.actions, self.rewards, self.terminations, self.truncations)
-        return sum(array.nbytes for part in parts for array in _arrays(part))
+        columns = (
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.terminations,
+            self.truncations,
+        )
+        return sum(array.nbytes for column in columns for array in _arrays(column))
 
 
 def logged_episodes(
@@ -393,22 +399,16 @@ def write_minari(
         observation_space, action_space = env.observation_space, env.action_space
         dataset = _source(env, dataset)
     if dataset is None or observation_space is None or action_space is None:
-        raise ConfigError(
-            "Without env, dataset, observation_space and action_space are all needed."
-        )
-    metadata: dict[str, Any] = {
-        "dataset_id": dataset_id,
-        "minari_version": minari.__version__,
+        raise ConfigError("Without env, dataset, observation_space and action_space are needed.")
+    metadata = {
+        **_origin(minari, dataset_id, dataset, description),
         "algorithm_name": algorithm_name,
         "author": {author},
-        "description": (
-            f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
-        ),
-        "requirements": [f"kuaisim-gym=={__version__}"],
-        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
-    optional = {"author_email": author_email and {author_email}, "code_permalink": code_permalink}
-    metadata |= {name: value for name, value in optional.items() if value is not None}
+    if author_email is not None:
+        metadata["author_email"] = {author_email}
+    if code_permalink is not None:
+        metadata["code_permalink"] = code_permalink
     with _new_folder(minari, dataset_id) as folder:
         store = storage.new(
             folder / "data",
@@ -424,6 +424,19 @@ def write_minari(
         if not store.total_episodes:
             raise ConfigError("A Minari dataset needs at least one episode, got none.")
     return minari.load_dataset(dataset_id)
+
+
+def _origin(minari: Any, dataset_id: str, dataset: Dataset, description: str) -> dict[str, Any]:
+    """Metadata of a Minari dataset that say where its episodes are from."""
+    return {
+        "dataset_id": dataset_id,
+        "minari_version": minari.__version__,
+        "description": (
+            f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
+        ),
+        "requirements": [f"kuaisim-gym=={__version__}"],
+        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
+    }
 
 
 @contextmanager

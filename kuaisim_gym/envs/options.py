@@ -49,7 +49,7 @@ def seeds_of(seed: object, n: int) -> list[int | None]:
     seeds: Sequence[Any] = seed  # type: ignore[assignment]
     if len(seeds) != n:
         raise ConfigError(f"seed must hold {n} seeds, got {len(seeds)}.")
-    return [None if one is None else check_seed(one) for one in seeds]
+    return [None if value is None else check_seed(value) for value in seeds]
 
 
 def reset_options(options: object, known: Sequence[str] = ()) -> dict[str, Any]:

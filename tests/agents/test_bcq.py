@@ -248,6 +248,24 @@ def test_generated_actions_are_those_that_were_logged(learned) -> None:
         assert error < 0.5 * (logged - logged.mean(dim=0)).square().mean()
 
 
+@pytest.mark.parametrize("learned", [BCQ], indirect=True)
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_generated_actions_stand_for_items_not_yet_shown(learned, deterministic: bool) -> None:
+    shown = torch.as_tensor(GROUPS[:, :9])
+    states = torch.as_tensor(np.concatenate([context(0, 1), context(1, 1)]))
+    values, supported, likelihood = learned.policy.judge(states, shown, deterministic)
+    for which in (0, 1):
+        hidden = torch.zeros(240, dtype=torch.bool).index_fill(0, shown[which], True)
+        assert supported[which].any() and not supported[which, hidden].any()
+        torch.testing.assert_close(likelihood[which] == -torch.inf, hidden)
+        # A supported item has the first critic's value of its own vector.
+        vectors = learned.policy.vectors[supported[which]]
+        pairs = states[which].expand(len(vectors), -1), vectors
+        torch.testing.assert_close(
+            values[which, supported[which]], learned.policy.online.values(*pairs)[0]
+        )
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_log_of_few_items_is_all_that_is_shown(small, kind) -> None:
     log = small.log

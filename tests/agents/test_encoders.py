@@ -204,9 +204,14 @@ def test_a_given_item_embedding_is_used(freeze: bool) -> None:
     assert (net.items.weight.detach().numpy() == rows).all() == freeze
 
 
-def test_all_zero_item_embeddings_stay_finite() -> None:
+def test_all_zero_item_embeddings_leave_the_answers_alone() -> None:
     net = encoder("mean", item_embedding=np.zeros((N_ITEMS, 4)))
-    assert net(*histories()).isfinite().all()
+    assert not net.items.weight.any()
+    items, responses = histories()
+    found = net(items, responses)
+    others = torch.where(items < 0, items, (items + 7) % N_ITEMS)
+    torch.testing.assert_close(net(others, responses), found, atol=0, rtol=0)
+    assert (net(items, responses.flip(2)) - found).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(

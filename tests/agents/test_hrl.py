@@ -618,15 +618,11 @@ def test_all_that_happened_is_logged(small) -> None:
     model = agent(small, env=train_env(small, max_len=5), fairness_coef=1.5)
     model.learn(256, log_interval=None)
     logged, buffer = model.logger.name_to_value, model.rollout_buffer
-    levels = ("manager", "worker")
-    names = ("policy_loss", "value_loss", "approx_kl", "entropy")
-    for name in [f"train/{level}_{name}" for level in levels for name in names]:
-        assert np.isfinite(logged[name]), name
     popular = model.policy.catalogue.popular[buffer.actions]
     assert logged["rollout/popular_share"] == pytest.approx(popular.mean())
     imbalance = np.abs(2 * popular.mean(axis=2) - 1)
     assert logged["rollout/fairness"] == pytest.approx(-imbalance.mean(), abs=1e-6)
-    for column, level in enumerate(levels):
+    for column, level in enumerate(("manager", "worker")):
         reward, value = (part[..., column].mean() for part in (buffer.rewards, buffer.values))
         assert logged[f"rollout/{level}_reward"] == pytest.approx(reward, abs=1e-5)
         assert logged[f"rollout/{level}_value"] == pytest.approx(value, abs=1e-6)

@@ -139,9 +139,14 @@ def test_agents_wear_a_saved_purifier_with_one_line(
     for env in shells:
         brief = {"n_steps": 8, "batch_size": 8} if algorithm is PPO else {"learning_starts": 8}
         agent = algorithm("MlpPolicy", env, device="cpu", **brief).learn(40)
-        agent.predict(np.zeros(env.observation_space.shape, np.float32))
-    batch = PurifyVectorObservation(gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options), file)
-    assert batch.reset(seed=0)[0].shape == (3, *env.observation_space.shape)
+        assert agent.observation_space == env.observation_space
+    plain = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options)
+    seen, _ = PurifyVectorObservation(plain, file).reset(seed=0)
+    raw, _ = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, **options).reset(seed=0)
+    expected = np.concatenate([dsrm.denoise(raw[:, :WIDTH]), raw[:, WIDTH:]], axis=1)
+    np.testing.assert_allclose(seen, expected, atol=1e-5)
+    again, _ = shells[1].reset(seed=0)  # the file gives what the fitted one gives
+    np.testing.assert_allclose(again, expected[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("observation", ["state", "dict"])

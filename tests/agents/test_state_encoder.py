@@ -224,7 +224,15 @@ def test_a_saved_encoder_is_worn_by_any_agent(small, encoder, tmp_path) -> None:
     encoder.save(tmp_path / "file")
     env = make_vec_env("KuaiRec-Fair-v0", N, dataset=small, **SLATES)
     worn = EncodedVecEnv(env, tmp_path / "file")
-    PPO("MultiInputPolicy", worn, n_steps=4, batch_size=16, device="cpu").learn(16)
+    agent = PPO("MultiInputPolicy", worn, n_steps=4, batch_size=16, device="cpu").learn(16)
+    assert agent.observation_space == worn.observation_space
+    env = make_vec_env("KuaiRec-Fair-v0", N, dataset=small, **SLATES)
+    plain = EncodedVecEnv(env, encoder)
+    for one in (worn, plain):
+        one.seed(3)
+    expected = plain.reset()
+    for name, part in worn.reset().items():
+        np.testing.assert_array_equal(part, expected[name])
 
 
 def test_what_does_not_fit_is_refused(small, small_rand, encoder) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ from benchmarks.agents import AGENTS, Agent
 from benchmarks.results import read_results
 from benchmarks.run import Run
 from benchmarks.tuning import split_users, tune
+from dsrm_agents import HierarchicalPPO
+from dsrm_agents.common.slate_ppo import SlatePPO
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError
 from tests.attack.forks import files_of_at_most
@@ -305,3 +308,34 @@ def test_a_full_disk_ends_a_search_which_goes_on_where_there_is_room(
     assert trials(tune(SPEC, 5, tmp_path / "full", progress=False)) == whole
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == names
+
+
+SEARCHED = sorted(Path(tuning.__file__).parent.glob("results/tuning/tune_*.json"))
+DEFAULTS = {"dsrm-hrl"}  # has the defaults of its algorithm, which has changed since its search
+
+
+@pytest.mark.skipif(not SEARCHED, reason="the results are not in an installed package")
+@pytest.mark.parametrize("path", SEARCHED, ids=lambda path: path.stem)
+def test_agents_have_the_settings_that_the_committed_search_found(path: Path) -> None:
+    result = read(path)
+    agent = AGENTS[result["agent"]]
+    assert result["space"] == {name: one.text for name, one in agent.searched.items()}
+    if agent.name not in DEFAULTS:
+        fixed = agent.settings.keys() - agent.searched.keys()
+        assert result["fixed"] == {name: agent.settings[name] for name in fixed}
+        assert agent.hyperparams == result["fixed"] | {
+            name: pytest.approx(value, rel=0.03)  # two digits of it
+            for name, value in result["best"]["params"].items()
+        }
+
+
+def test_the_hierarchical_agent_has_the_defaults_of_its_algorithm() -> None:
+    signatures = map(inspect.signature, (SlatePPO, HierarchicalPPO))
+    defaults = {
+        name: one.default for signature in signatures for name, one in signature.parameters.items()
+    }
+    for name in ("hrl", "dsrm-hrl"):
+        found = AGENTS[name].hyperparams
+        assert found["n_envs"] == 64
+        for option in ("learning_rate", "n_epochs", "clip_range", "manager_gamma", "fairness_coef"):
+            assert found[option] == defaults[option], option

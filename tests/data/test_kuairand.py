@@ -185,7 +185,14 @@ def test_logs_without_is_rand(tmp_path: Path) -> None:
     for name in list(tables)[:3]:
         lines = tables[name].splitlines()
         tables[name] = "".join(line.rsplit(",", 1)[0] + "\n" for line in lines)
-    assert len(load_dataset("kuairand", folder(tmp_path, tables)).log) == 5
+    (whole := tmp_path / "whole").mkdir()
+    found = load_dataset("kuairand", folder(tmp_path, tables))
+    expected = load_dataset("kuairand", folder(whole, files()))
+    assert len(found.log) == 5
+    for name in ("users", "items", "flags"):
+        for part in ("log", "test"):
+            one, other = (getattr(getattr(data, part), name) for data in (found, expected))
+            np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(

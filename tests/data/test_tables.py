@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 import pytest
 
+from kuaisim_gym.data import tables as module
 from kuaisim_gym.data.tables import Column, ColumnFiles, allocate, open_tables, whole_groups
 from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
@@ -88,6 +89,22 @@ def test_bad_files_are_refused_by_place_and_value(
 ) -> None:
     with pytest.raises(DataFormatError, match=message):
         read(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 8, 9, 14, 1 << 20])
+def test_blocks_end_between_lines(tmp_path: Path, monkeypatch, block: int) -> None:
+    """Wherever the border falls, it cuts no character, and a fault's line is counted right."""
+    monkeypatch.setattr(module, "_BLOCK", block)
+    lines = "1,2,\N{DEVANAGARI OM}\N{DEVANAGARI OM}\n3,4,\N{LATIN SMALL LETTER E WITH ACUTE}\n"
+    content = HEADER + 3 * lines.encode()
+    names = ["\N{DEVANAGARI OM}" * 2, "\N{LATIN SMALL LETTER E WITH ACUTE}"]
+    assert read(write(tmp_path, content))["c"] == 3 * names
+    with pytest.raises(DataFormatError, match=r"line 8: expected text in UTF-8, got the byte 0xe0"):
+        read(write(tmp_path, content + b"1,2,\xe0\xa5\n5,6,x\n"))
+    with pytest.raises(DataFormatError, match=r"line 9: expected text, got a NUL byte"):
+        read(write(tmp_path, content + b"1,2,x\n5,6,\0\n"))
+    with pytest.raises(DataFormatError, match=r"line 9: expected 3 fields"):
+        read(write(tmp_path, content + b"1,2,x\n5,6,x,\n"))
 
 
 def test_bounds_and_gaps(tmp_path: Path) -> None:

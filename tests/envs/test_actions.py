@@ -318,6 +318,13 @@ def test_impossible_kinds_are_refused(small) -> None:
         SessionBatch(2, dataset=small, action_type="discreet")
 
 
+def one_of(value: float) -> np.ndarray:
+    """Actions of two sessions, one cell of which is out of bounds."""
+    actions = np.zeros((2, 10))
+    actions[1, 7] = value
+    return actions
+
+
 @pytest.mark.parametrize(
     ("kind", "action", "message"),
     [
@@ -326,6 +333,7 @@ def test_impossible_kinds_are_refused(small) -> None:
         ("scorer", np.zeros((2, 10), np.int64), "floats, got int64"),
         ("scorer", np.full((2, 10), -1.5, np.float32), r"\[-1, 1\], got -1.5"),
         ("scorer", np.full((2, 10), np.inf), "finite"),
+        *(("scorer", one_of(value), f"got {value}") for value in (-1.5, 1.001, np.nan, -np.inf)),
         ("shares", np.zeros((2, 10), np.float32), r"shape \(2, 11\), got \(2, 10\)"),
         ("shares", np.full((2, 11), 1.5, np.float32), r"\[-1, 1\], got 1.5"),
         ("fusion", np.zeros((2, 10), np.float32), r"shape \(2, 7\)"),
@@ -334,7 +342,9 @@ def test_impossible_kinds_are_refused(small) -> None:
         ("discrete", np.zeros(2, np.float32), "integer array"),
         ("discrete", np.array([0, 240]), r"\[0, 240\), got 240"),
         ("discrete", np.array([0, 2**64 - 1], np.uint64), r"\[0, 240\)"),
+        ("discrete", np.array([3, -1]), r"\[0, 240\), got -1"),
         ("slate", np.array([[-1, 2], [3, 4]]), "got -1"),
+        ("slate", np.array([[1, 2], [3, 240]]), "got 240"),
         ("slate", np.array([[0, 1]]), "shape"),
         ("slate", np.array([["a", "b"], ["c", "d"]]), "integer array"),
     ],

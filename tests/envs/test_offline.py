@@ -595,7 +595,7 @@ def test_what_minari_cannot_be_told_is_refused(small, small_rand, folder, minari
     episodes = list(itertools.islice(logged_episodes(small), 1))
     env = gym.make(ENV, dataset=folder)
     cases = (
-        ({}, "dataset, observation_space and action_space are all needed"),
+        ({}, "dataset, observation_space and action_space are needed"),
         ({"env": env, "action_space": env.action_space}, "env or the spaces, not both"),
         ({"env": gym.make(ENV, dataset=small)}, "cannot be written down"),
         ({"env": env, "dataset": small_rand}, "another than the episodes"),

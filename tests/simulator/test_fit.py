@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 from scipy.special import expit
 
 from kuaisim_gym.data import BehaviourLog, Features, Interactions, WatchLog
 from kuaisim_gym.errors import CheckpointError
-from kuaisim_gym.simulator.fit import LINKS, fit_factor_model
-from kuaisim_gym.simulator.response import FactorModel
+from kuaisim_gym.simulator.fit import LINKS, _Problem, fit_factor_model
+from kuaisim_gym.simulator.response import FACTOR_ARRAYS, FactorModel
+from kuaisim_gym.tensors import save_tensors
 
 NONE = Features()
 
@@ -70,6 +72,25 @@ def test_log_odds_are_recovered() -> None:
     error = np.abs(all_pairs(model, 300, 200) - expit(odds)).mean()
     assert error < 0.04
     assert model.logistic
+
+
+def test_effects_on_log_odds_are_the_joint_regression_s() -> None:
+    """Against a general minimiser: mean free, effects pulled to zero, and nothing else."""
+    rng = np.random.default_rng(8)
+    users, items = rng.choice(6, 500, p=[0.5, 0.3, 0.1, 0.05, 0.03, 0.02]), rng.integers(0, 5, 500)
+    log = clicks(users, items, rng.random(500) < expit(-2.5 + 0.8 * users - 0.4 * items))
+    link = LINKS["logistic"]
+    problem = _Problem(log, 0, (6, 5), link, {"user": None, "item": None}, None)
+    fit = problem.alternate(problem.start(), 60)
+    ridge = np.r_[0.0, [link.user_ridge] * 6, [link.item_ridge] * 5]
+
+    def objective(theta: np.ndarray) -> float:
+        score = theta[0] + theta[1:7][log.users] + theta[7:][log.items]
+        return np.logaddexp(0.0, score).sum() - log.response @ score + ridge @ theta**2 / 2
+
+    expected = minimize(objective, np.zeros(12), tol=1e-9).x
+    found = np.r_[fit.mean, fit.theta["user"][:, 0], fit.theta["item"][:, 0]]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_factors_are_fitted_where_there_is_taste_and_only_there() -> None:
@@ -163,5 +184,9 @@ def test_saved_models_answer_alike_and_torn_files_are_refused(tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(CheckpointError, match="cannot be read"):
         FactorModel.load(path)
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="cannot be read as a factor model"):
         FactorModel.load(tmp_path / "absent")
+    arrays = {name: getattr(model, name) for name in FACTOR_ARRAYS}
+    save_tensors(path, "another-1", arrays, behaviours='["click"]', logistic="true")
+    with pytest.raises(CheckpointError, match="not a factor model of this version.*'another-1'"):
+        FactorModel.load(path)

@@ -101,7 +101,10 @@ def test_users_and_items_without_rows_are_answered_for() -> None:
 def test_a_log_of_a_row_or_two_is_fitted(rows: int) -> None:
     log = PositiveLog(np.zeros(rows, np.int32), np.arange(rows, dtype=np.int32))
     model = fit_positive_model(log, log, (2, 3), 0.1)
-    assert np.isfinite(model.probability(np.arange(2)[:, None], np.arange(3)[None])).all()
+    probability = model.probability(np.arange(2)[:, None], np.arange(3)[None])
+    assert ((probability > 0) & (probability < 1)).all()
+    assert model.user_factors.shape == (2, 0)  # taste, of one user
+    np.testing.assert_array_equal(probability[0, :rows], probability[0, 0])
 
 
 def test_a_test_user_s_log_affects_that_user_alone(small_positive) -> None:
