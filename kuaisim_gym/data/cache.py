@@ -236,7 +236,7 @@ def _proven(folder: Path) -> dict[str, Bytes]:
         FileNotFoundError: There is no such entry.
         Damaged: It is not what was written, or of another format.
     """
-    if not os.path.exists(folder):  # Path's raises where a folder above may not be searched
+    if not os.path.lexists(folder):  # where no folder above may be searched, too
         raise FileNotFoundError(folder)
     try:
         manifest = unsealed((folder / _MANIFEST).read_bytes())

@@ -152,6 +152,14 @@ def test_every_damage_to_every_file_of_an_entry_is_mended(folder: Path, monkeypa
     assert not list(filter(None, stories))
 
 
+def test_an_entry_that_is_a_dead_link_is_built_once(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "key.arrays").symlink_to(folder / "nowhere")
+    for _ in range(2):
+        assert cached("key", lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
+        assert (folder / "key.arrays" / "a.npy").is_file()
+
+
 def test_an_entry_without_a_manifest_is_built_again(folder: Path, caplog) -> None:
     (folder / "key.arrays").mkdir(parents=True)
     np.save(folder / "key.arrays" / "a.npy", np.zeros(3))
