@@ -86,6 +86,9 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
     """
     lock = FileLock(path.with_name(f"{path.name}.lock"))
     with disk_errors(path):
+        with suppress(PermissionError):  # of a file that is there and another user's
+            # A place that takes no files, such as /proc, would be waited for, without an end.
+            Path(lock.lock_file).touch(0o644)
         try:
             lock.acquire(blocking=wait)
         except Timeout as error:
