@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutate.mutants import Mutant, mutants
-from tests.mutate.near import made_into_machine_code, test_files
+from tests.mutate.near import made_into_machine_code, nearest_tests
 from tests.mutate.record import PACKAGES, Recorder
 
 ROOT = Path.cwd()
@@ -192,7 +192,7 @@ class Tree:
         result, failed, begin, n_tests = "no tests", "", time.monotonic(), 0
         shutil.rmtree(self.cold, ignore_errors=True)
         self.cold.mkdir()
-        for name in test_files(path):
+        for name in nearest_tests(path):
             record = self.record(name)
             tests = concerned(path, mutant, record, budget)
             budget -= sum(record[test]["seconds"] for test in tests)

@@ -66,7 +66,7 @@ def importers(path: str) -> Iterator[set[str]]:
 
 
 @cache
-def test_files(path: str) -> list[str]:
+def nearest_tests(path: str) -> list[str]:
     """Test files near to a module: of its name, of its folder's, then by imports.
 
     Those that import least beside it come first; programs of the documentation come last.
