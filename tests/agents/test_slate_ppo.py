@@ -204,8 +204,9 @@ def test_what_is_logged_is_the_mean_over_an_update_s_minibatches(
 @pytest.mark.parametrize("algorithm", [HSRL, HierarchicalPPO])
 def test_a_schedule_of_the_learning_rate_is_followed(small, algorithm) -> None:
     model = made(algorithm, small, learning_rate=lambda left: 1e-3 * (1 + left))
+    scales = getattr(model.policy, "lr_scales", {})
+    scales |= {name: number for number, name in enumerate(scales, start=2)}
     model.learn(64, log_interval=None)  # two rollouts; rates are set when one is over
     assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(1e-3)
-    scales = getattr(model.policy, "lr_scales", {})
     for group in model.policy.optimizer.param_groups:
         assert group["lr"] == pytest.approx(1e-3 * scales.get(group.get("name"), 1.0))
