@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
-OPPOSITES: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
+OPPOSITES: dict[type[Any], tuple[type[Any], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
     ast.Gt: (ast.GtE, ast.LtE),
