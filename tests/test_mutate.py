@@ -90,6 +90,8 @@ def test_samples_are_drawn_by_seed_and_every_fault_is_a_module() -> None:
 def test_names_are_traced_to_the_modules_that_define_them() -> None:
     found = imports("tests/agents/test_hsrl.py")  # from dsrm_agents import HSRL
     assert {"dsrm_agents/hsrl/hsrl.py", "dsrm_agents/hsrl/network.py"} <= found
+    assert "benchmarks/agents/agent.py" in imports("benchmarks/agents/hrl.py")  # from .agent
+    assert "benchmarks/study.py" in imports("benchmarks/estimates/study.py")  # from ..study
 
 
 def test_the_most_specific_tests_are_shown_first_within_the_budget(monkeypatch) -> None:

@@ -32,8 +32,10 @@ def _names(path: str) -> tuple[tuple[str, str], ...]:
         match node:
             case ast.Import(aliases):
                 names += [(alias.name, "") for alias in aliases]
-            case ast.ImportFrom(str(module), aliases):
-                names += [(module, alias.name) for alias in aliases]
+            case ast.ImportFrom(module, aliases, level):
+                package = Path(path).parts[:-level] if level else ()
+                base = ".".join([*package, *([module] if module else [])])
+                names += [(base, alias.name) for alias in aliases]
     return tuple(names)
 
 
