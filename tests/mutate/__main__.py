@@ -300,7 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault(library, "1")
     folder = ROOT / ".mutate"
     folder.mkdir(exist_ok=True)
-    out = args.out or folder / f"{args.seed}.jsonl"
+    paths = modules(args.modules)
+    out = (args.out or folder / f"{args.seed}.jsonl").resolve()
     results: dict[str, dict[str, Any]] = {}
     if out.exists():
         results = {r["key"]: r for r in map(json.loads, out.read_text().splitlines())}
@@ -310,7 +311,8 @@ def main(arguments: list[str] | None = None) -> None:
     shown = {}
     with tempfile.TemporaryDirectory() as scratch, out.open("a") as file:
         tree = Tree(Path(scratch), folder / "tests.json", args.longest)
-        waiting = drawn(modules(args.modules), args.sample, args.seed)
+        os.chdir(tree.copy)  # what is edited meanwhile is of no account
+        waiting = drawn(paths, args.sample, args.seed)
         for path, mutant in list(survivors(results.values())) if args.again else waiting:
             if args.lines and mutant.line not in args.lines:
                 continue
