@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
+from typing import NoReturn
+
+from kuaisim_gym.console import end_process
 
 from .commands import Command, run_command
 
+resumed = partial(Command, resumes=True)
 COMMANDS = {
     "data": Command(".data", "check, download and cache datasets"),
-    "train": Command(".run", "train and judge one agent, one seed", aliases=("run",)),
+    "train": resumed(".run", "train and judge one agent, one seed", aliases=("run",)),
     "evaluate": Command(".evaluate", "judge a trained agent, or one that needs no training"),
     "play": Command(".play", "show sessions of an agent, as text or as pictures"),
-    "suite": Command(".suite", "train agents x lengths x seeds, or a table of the paper"),
-    "tune": Command(".tuning", "search an agent's hyper-parameters on the train simulator"),
+    "suite": resumed(".suite", "train agents x lengths x seeds, or a table of the paper"),
+    "tune": resumed(".tuning", "search an agent's hyper-parameters on the train simulator"),
     "table": Command(".tables", "print the tables of results"),
     "plot": Command(".plots", "draw the figures of results as PNG"),
     "report": Command(".report", "write the tables of a folder, or one page on some results"),
     "demo": Command(".demo", "run several kinds of agents in a small setting"),
-    "datasets": Command(".datasets", "describe the data, with Table 1 and Figure 2"),
-    "purify": Command(".purify.study", "measure what purifiers remove and retain"),
-    "estimates": Command(".estimates.study", "measure what state estimates are worth"),
-    "phase": Command(".estimates.phase", "measure in which worlds purification matters"),
-    "halves": Command(".halves", "compare rankings on users of whom nothing was chosen"),
-    "figures": Command(".figures.command", "draw the paper's figures about purification"),
-    "pareto": Command(".pareto.study", "compare a fairness dial with retrained agents"),
-    "cost": Command(".cost", "measure what balance costs, by what policies know"),
-    "labels": Command(".labels", "judge rankings by labels of random exposures"),
-    "exposure": Command(".exposure", "audit the exposure of simple policies by ten metrics"),
+    "datasets": resumed(".datasets", "describe the data, with Table 1 and Figure 2"),
+    "purify": resumed(".purify.study", "measure what purifiers remove and retain"),
+    "estimates": resumed(".estimates.study", "measure what state estimates are worth"),
+    "phase": resumed(".estimates.phase", "measure in which worlds purification matters"),
+    "halves": resumed(".halves", "compare rankings on users of whom nothing was chosen"),
+    "figures": resumed(".figures.command", "draw the paper's figures about purification"),
+    "pareto": resumed(".pareto.study", "compare a fairness dial with retrained agents"),
+    "cost": resumed(".cost", "measure what balance costs, by what policies know"),
+    "labels": resumed(".labels", "judge rankings by labels of random exposures"),
+    "exposure": resumed(".exposure", "audit the exposure of simple policies by ten metrics"),
     "stability": Command(".stability", "measure how steadily agents learn, from results"),
 }
 
@@ -37,11 +42,11 @@ def main(arguments: list[str] | None = None, prog: str = "kuaisim") -> int:
     return run_command(prog, __doc__, COMMANDS, arguments)
 
 
-def console() -> int:
+def console() -> NoReturn:
     """Runs one command of ``kuaisim``, which finds modules of this folder as ``python -m`` does."""
     sys.path.append(os.getcwd())
-    return main()
+    end_process(main())
 
 
 if __name__ == "__main__":
-    sys.exit(main(prog=f"python -m {__package__}"))
+    end_process(main(prog=f"python -m {__package__}"))

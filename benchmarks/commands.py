@@ -14,7 +14,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from kuaisim_gym.errors import ConfigError, KuaiSimError
+from kuaisim_gym.console import run_command_line
+from kuaisim_gym.disk import check_writable
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.version import __version__
 
 
@@ -25,11 +27,13 @@ class Command(NamedTuple):
         module: Name of its module; with a leading dot, of a module of this package.
         help: One line on what it does.
         aliases: Further names.
+        resumes: Whether it goes on from what it has saved when it was interrupted.
     """
 
     module: str
     help: str
     aliases: tuple[str, ...] = ()
+    resumes: bool = False
 
     def load(self) -> Any:
         """Imports the module.
@@ -82,6 +86,8 @@ def make_parser(
             module = row.load()
             module.add_arguments(command)
             command.set_defaults(main=module.main)
+            if row.resumes:
+                command.set_defaults(resumes=True)
     return parser
 
 
@@ -100,21 +106,13 @@ def run_command(
         arguments: Arguments of the command line; ``None`` for those of this process.
 
     Returns:
-        The exit status: 0; 2 after a user's mistake, which is printed as one sentence; 130 when
-        interrupted.
+        The exit status, as of :func:`~kuaisim_gym.console.run_command_line`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     called = next(iter(arguments), None)
-    try:
-        options = make_parser(prog, description, commands, called).parse_args(arguments)
-        options.main(options)
-    except KuaiSimError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return run_command_line(
+        lambda: make_parser(prog, description, commands, called).parse_args(arguments)
+    )
 
 
 OF_RUN = "default: the run's"  # of options that change what a run has kept
@@ -132,6 +130,7 @@ def out_folder(text: str) -> Path:
     """Reads a folder that can be written into, before the work whose results go there."""
     if (path := Path(text)).exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
+    check_writable(path)
     return path
 
 

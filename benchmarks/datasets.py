@@ -21,6 +21,7 @@ from .commands import add_dataset_seed
 from .formatting import markdown_table, section
 from .origin import Origin, is_older
 from .paper import ENVS
+from .plots import save_figure
 from .results import Result, read_result, without_nan
 from .study import Study, run_studies
 
@@ -102,9 +103,7 @@ def main(options: argparse.Namespace) -> None:
     datasets = [study.load() for study in studies]
     drawn = [dataset for dataset in datasets if dataset.log.has_negatives]
     if drawn:
-        path = options.out / "datasets_exposure_and_reward.png"
-        draw(drawn).savefig(path)
-        print(path)
+        print(save_figure(draw(drawn), options.out / "datasets_exposure_and_reward.png"))
 
 
 def describe(dataset: Dataset, models: Sequence[str]) -> Result:

@@ -9,7 +9,7 @@ from pathlib import Path
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym import load_dataset
 
-from .commands import add_jobs
+from .commands import add_jobs, out_folder
 from .plots import plot_all
 from .results import read_results
 from .run import Run, RunStudy
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--smoke", action="store_true", help="tiny sizes, to see that it runs")
     add_jobs(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("results/demo"), metavar="DIR",
+        "--out", type=out_folder, default=Path("results/demo"), metavar="DIR",
         help="folder in which a new subfolder is made",
     )  # fmt: skip
 

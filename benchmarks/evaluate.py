@@ -11,11 +11,11 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from kuaisim_gym.data import Dataset
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import CheckpointError, ConfigError
 
 from .agents import AGENTS, Agent, find_agent
 from .commands import OF_RUN, count
-from .kept import fitted_file, read_kept
+from .kept import agent_file, fitted_file, read_kept
 from .results import Result, commit, versions
 from .run import (
     Played,
@@ -100,7 +100,12 @@ def load_player(result: Path, **changes: Any) -> Player:
             another than the weights are for.
     """
     content = read_kept(result)
-    spec = replace(Run(**content.settings), **changes)
+    try:
+        spec = replace(Run(**content.settings), **changes)
+    except TypeError as error:
+        raise CheckpointError(
+            f"{agent_file(result)} is not of this version: {error}. Train the agent again."
+        ) from error
     agent, dataset = find_agent(spec.agent), spec.load()
     if agent.rule is not None:
         return Player(spec, agent, dataset, None, None)

@@ -16,7 +16,7 @@ import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 
 from dsrm_agents.common.checkpoint import load_whole
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError
 
 FORMAT = "kuaisim-run-1"
@@ -102,7 +102,7 @@ def read_kept(result: Path) -> Kept:
             "the same one."
         )
     try:
-        content = load_whole(path)
+        content = load_whole(path.read_bytes())
         if content["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {content['format']!r}")
         return Kept(json.loads(content["settings"]), content["parameters"], content["remembered"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.envs.shared import RENDER_FPS
 from kuaisim_gym.errors import ConfigError
 
@@ -34,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Prints the sessions, or draws them into one file."""
+    if options.out is not None and options.out.suffix != ".gif":
+        raise ConfigError(f"--out must name a file that ends in .gif, got {options.out}.")
+    if options.out is not None:
+        check_writable(options.out)
     player = find_player(options)
     if options.out is None:
         for session in replays(player, options.split):
             *_, text = session
             print(text, end="\n\n")
         return
-    if options.out.suffix != ".gif":
-        raise ConfigError(f"--out must name a file that ends in .gif, got {options.out}.")
     sessions = replays(player, options.split, "rgb_array")
     write_gif(options.out, [frame for session in sessions for frame in session], options.fps)
     print(options.out)
@@ -57,7 +61,6 @@ def write_gif(path: Path, frames: list[NDArray[np.uint8]], fps: int) -> None:
         frames: (height, width, 3) each.
         fps: Frames a second.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = Image.Dither.NONE
     palette = Image.fromarray(frames[-1]).quantize(COLOURS, dither=plain)
     first, *others = (
@@ -65,7 +68,12 @@ def write_gif(path: Path, frames: list[NDArray[np.uint8]], fps: int) -> None:
         for frame in [frames[-1], *frames[:-1]]
     )
     durations = [LAST, *(1000 // fps for _ in others)]
-    first.save(path, save_all=True, append_images=others, duration=durations, loop=0, optimize=True)
+    content = io.BytesIO()
+    first.save(
+        content, "GIF", save_all=True, append_images=others, duration=durations, loop=0,
+        optimize=True,
+    )  # fmt: skip
+    write_atomically(path, content.getvalue())
 
 
 def replays(

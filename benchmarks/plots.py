@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.envs.assembly import SessionBatch
 
 from .commands import add_folder
@@ -35,14 +36,11 @@ def main(options: argparse.Namespace) -> None:
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:
     """Draws both figures of every world into a folder, and returns the PNG files."""
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
-    for world, agents in by_world(results).items():
-        for name, figure in figures_of(world, agents):
-            path = out / f"{name}_{world.slug}.png"
-            figure.savefig(path, dpi=120)
-            files.append(path)
-    return files
+    return [
+        save_figure(figure, out / f"{name}_{world.slug}.png", dpi=120)
+        for world, agents in by_world(results).items()
+        for name, figure in figures_of(world, agents)
+    ]
 
 
 def figures_of(world: World, agents: dict[str, list[Result]]) -> Iterator[tuple[str, Figure]]:
@@ -112,18 +110,27 @@ def _plane(axes: Any, agents: dict[str, list[Result]], task: type[SessionBatch])
     axes.set_ylabel(f"{label}, test")
 
 
+def save_figure(figure: Figure, path: Path, dpi: float | None = None) -> Path:
+    """Writes a PNG file of all colours and returns its path; ``dpi`` is the figure's by default."""
+    write_atomically(path, _drawn(figure, figure.dpi if dpi is None else dpi).getvalue())
+    return path
+
+
 def save_small(figure: Figure, path: Path) -> Path:
     """Writes a PNG file with a colour palette, a third of the usual size, and returns its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(png_of(figure))
+    write_atomically(path, png_of(figure))
     return path
 
 
 def png_of(figure: Figure) -> bytes:
     """A figure as a PNG file with a colour palette."""
+    return as_png(Image.open(_drawn(figure, max(DPI, figure.dpi))).convert("RGB"))
+
+
+def _drawn(figure: Figure, dpi: float) -> io.BytesIO:
     content = io.BytesIO()
-    figure.savefig(content, dpi=max(DPI, figure.dpi), format="png")
-    return as_png(Image.open(content).convert("RGB"))
+    figure.savefig(content, dpi=dpi, format="png")
+    return content
 
 
 def as_png(image: Image.Image) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from . import cost, exposure, halves, labels, paper, stability, tuning
@@ -66,6 +66,7 @@ def main(options: argparse.Namespace) -> None:
         ConfigError: Several paths, or a file, without ``--html``.
     """
     if options.html is not None:
+        check_writable(options.html)
         write_atomically(options.html, page_of(runs_of(options.paths)).encode())
         print(options.html)
         return

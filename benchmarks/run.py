@@ -244,6 +244,10 @@ def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
     if kept:
         agents, metavar = f"result file of a run; or of {agents}: one without training", "RUN"
         envs += "; default: the run's"
+        parser.epilog = (
+            "The files of a run name the code that plays it, which is imported: give runs of those "
+            "whom you trust."
+        )
     for name, place, text in (("agent", metavar, agents), ("env", "ENV", envs)):
         add, default = parser.add_argument, argparse.SUPPRESS
         add(name, nargs="?", metavar=place, default=default, help=text)

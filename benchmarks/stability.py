@@ -14,7 +14,7 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from .commands import add_folder
 from .formatting import interval, markdown_table, section
-from .plots import draw_curves, name_agents
+from .plots import draw_curves, name_agents, save_figure
 from .results import Result, World, read_results
 from .tables import by_world, metric
 
@@ -54,8 +54,7 @@ def main(options: argparse.Namespace) -> None:
     print(markdown(worlds))
     for world, agents in worlds.items():
         path = options.folder / f"stability_{world.slug}.png"
-        draw(world, agents).savefig(path, dpi=110)
-        print(path)
+        print(save_figure(draw(world, agents), path, dpi=110))
 
 
 def worlds_of(

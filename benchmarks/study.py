@@ -6,12 +6,13 @@ A kind of study is a subclass of :class:`Study`.
 from __future__ import annotations
 
 import argparse
+import glob
 import json
-import multiprocessing
-import os
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent import futures
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -19,10 +20,19 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
-from kuaisim_gym.data.cache import write_atomically
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.disk import (
+    UNFINISHED,
+    check_writable,
+    claimed,
+    disk_errors,
+    write_atomically,
+)
+from kuaisim_gym.errors import BusyError, ConfigError, StorageError
 
+from .processes import Workers
 from .results import PACKAGES, Result, commit, read_result, versions
+
+_LOG = logging.getLogger(__name__)
 
 
 class Study(ABC):
@@ -96,7 +106,8 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
     """Makes the studies whose results are missing, in order, under one progress bar.
 
     Existing files are checked before any work. After a failure no further study is started;
-    running studies are completed.
+    running studies are completed. Processes over one folder share the work: a study that another
+    one is making comes last, and is waited for, or made if the other one has died.
 
     Args:
         studies: The studies.
@@ -110,16 +121,22 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
 
     Raises:
         ConfigError: ``out`` is a file, or holds a result of other data or settings.
+        StorageError: ``out`` cannot be written.
+        WorkerError: Another process was ended from outside.
     """
     missing = [study for study in studies if not _is_made(study, out)]
     skipped = len(studies) - len(missing)
-    if jobs == 1:
-        torch.set_num_threads(threads)
     with tqdm(total=len(studies), initial=skipped, desc="Studies", unit="study") as bar:
-        serial = map(partial(run_study, out=out), missing)
-        for path in serial if jobs == 1 else _in_parallel(missing, out, jobs, threads):
-            bar.set_postfix_str(path.stem)
-            bar.update()
+        for wait in (False, True):
+            busy = []
+            attempt = partial(_attempt, out=out, wait=wait)
+            for study, path in _attempts(missing, attempt, jobs, threads):
+                if path is None:
+                    busy.append(study)
+                else:
+                    bar.set_postfix_str(path.stem)
+                    bar.update()
+            missing = busy
     return [result_path(study, out) for study in studies]
 
 
@@ -152,17 +169,51 @@ def results_of(
     return results
 
 
-def run_study(study: Study, out: Path) -> Path:
+def run_study(study: Study, out: Path, *, wait: bool = True) -> Path:
     """Makes a study in this process, if its result is missing, and returns the result file.
 
+    Args:
+        study: The study.
+        out: Folder of the result files.
+        wait: Waits for another process that is making it.
+
     Raises:
+        BusyError: Another process is making it, and is not waited for.
         ConfigError: ``out`` is a file, or holds a result of other data or settings.
+        StorageError: ``out`` cannot be written.
     """
     path = result_path(study, out)
-    if not _is_made(study, out):
-        save(study, path, study.make(path))
-        path.with_suffix(".checkpoint").unlink(missing_ok=True)
+    if _is_made(study, out):
+        return path
+    with disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as turn:
+        try:
+            turn.enter_context(_claimed(study, out, wait=False))
+        except BusyError:
+            if not wait:
+                raise
+            _LOG.warning("Another process is making %s: waiting for it.", path)
+            turn.enter_context(_claimed(study, out, wait=True))
+        if not _is_complete(study, path):  # else the other process has made it
+            save(study, path, study.make(path))
     return path
+
+
+@contextmanager
+def _claimed(study: Study, out: Path, wait: bool) -> Iterator[None]:
+    """Lets one process at a time make a study, and leaves nothing beside a complete result.
+
+    Raises:
+        BusyError: Another process is making it, and is not waited for.
+        StorageError: The folder cannot be written.
+    """
+    path = result_path(study, out)
+    with claimed(out / study.name, wait=wait):
+        yield
+        path.with_suffix(".checkpoint").unlink(missing_ok=True)
+        for lock in path.parent.glob(f"{glob.escape(path.stem)}.*.lock"):
+            lock.unlink(missing_ok=True)  # a dead writer's: all files of the study are claimed here
 
 
 def save(study: Study, path: Path, body: Result) -> None:
@@ -178,29 +229,50 @@ def result_path(study: Study, out: Path) -> Path:
 
 
 def _is_made(study: Study, out: Path) -> bool:
+    """Checks whether a result is complete, and removes what a killed process has left beside it."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"The results' folder {out} is a file.")
     path = result_path(study, out)
-    if not path.exists() or not study.is_complete(path, read_result(path)):
+    if not _is_complete(study, path):
+        check_writable(out)  # before the work
         return False
-    path.with_suffix(".checkpoint").unlink(missing_ok=True)  # if a killed process has left it
+    ends = ("checkpoint", "lock", "*.lock", f"*{UNFINISHED}")
+    if any(any(out.glob(f"{glob.escape(path.stem)}.{end}")) for end in ends):
+        # Nothing to do if another process is making more of it, or the folder cannot be written.
+        with suppress(BusyError, StorageError), _claimed(study, out, wait=False):
+            pass
     return True
 
 
-def _in_parallel(studies: Sequence[Study], out: Path, jobs: int, threads: int) -> Iterator[Path]:
-    # NumPy's linear algebra reads these when a process starts. Processes that each use all cores
-    # would slow each other down.
-    for library in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(library, str(threads))
-    # Torch's thread pool does not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
+def _is_complete(study: Study, path: Path) -> bool:
+    return path.exists() and study.is_complete(path, read_result(path))
+
+
+def _attempt(study: Study, out: Path, wait: bool) -> Path | None:
+    """Makes a study; ``None`` if another process is making it and is not waited for."""
+    try:
+        return run_study(study, out, wait=wait)
+    except BusyError:
+        if wait:
+            raise
+        return None
+
+
+def _attempts(
+    studies: Sequence[Study], attempt: Callable[[Study], Path | None], jobs: int, threads: int
+) -> Iterator[tuple[Study, Path | None]]:
+    """Studies and their result files as they are made, by this process or by others."""
+    if jobs == 1:
+        torch.set_num_threads(threads)
+        yield from ((study, attempt(study)) for study in studies)
+        return
+    if not studies:
+        return
+    with Workers(jobs, threads) as workers:
         queue = iter(studies)
-        running = {pool.submit(run_study, study, out) for study in islice(queue, jobs)}
+        running = {workers.submit(attempt, study): study for study in islice(queue, jobs)}
         while running:  # a study starts when another has succeeded: none starts after a failure
-            completed, running = wait(running, return_when=FIRST_COMPLETED)
-            paths = [future.result() for future in completed]
-            running |= {pool.submit(run_study, study, out) for study in islice(queue, len(paths))}
-            yield from paths
+            completed, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+            made = [(running.pop(future), future.result()) for future in completed]
+            running |= {workers.submit(attempt, study): study for study in islice(queue, len(made))}
+            yield from made

@@ -13,9 +13,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from tqdm.auto import tqdm
 
+from kuaisim_gym.disk import check_free_space, disk_errors
 from kuaisim_gym.errors import ConfigError
 
 CURVE_POINTS = 50
+LOG_MARGIN = 1 << 20  # free bytes that a TensorBoard log asks for
 
 
 @dataclass(frozen=True)
@@ -111,9 +113,33 @@ def agent_logger(folder: Path | None) -> Logger:
 
     Raises:
         ConfigError: TensorBoard is not installed.
+        StorageError: The folder cannot be written.
     """
     if folder is None:
         return Logger(folder=None, output_formats=[])
     if find_spec("tensorboard") is None:
         raise ConfigError("A TensorBoard log needs TensorBoard: pip install tensorboard.")
-    return Logger(str(folder), [TensorBoardOutputFormat(str(folder))])
+    return Logger(str(folder), [_TensorBoardLog(folder)])
+
+
+class _TensorBoardLog(TensorBoardOutputFormat):
+    """A log that ends a run with an error of ours where its disk is full."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with disk_errors(folder):
+            super().__init__(str(folder))
+
+    def write(
+        self,
+        key_values: dict[str, Any],
+        key_excluded: dict[str, tuple[str, ...]],
+        step: int = 0,
+    ) -> None:
+        check_free_space(self.folder, LOG_MARGIN)  # a thread writes, whose errors come late
+        with disk_errors(self.folder):
+            super().write(key_values, key_excluded, step)
+
+    def close(self) -> None:
+        with disk_errors(self.folder):
+            super().close()

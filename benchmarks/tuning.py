@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +24,13 @@ import optuna
 import torch
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
 from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
+from kuaisim_gym.disk import disk_errors
 from kuaisim_gym.errors import ConfigError
 
 from .agents import find_agent
@@ -111,7 +113,8 @@ class TuneStudy(Study):
 
     def make(self, path: Path) -> Result:
         spec, dataset = self.spec, self.spec.load()
-        study = _open(path.with_suffix(".journal"), self.header())
+        journal = path.with_suffix(".journal")
+        study = _open(journal, self.header())
         written = len(read_result(path)["trials"]) if path.exists() else 0
         if len(_finished(study)) < written:
             raise ConfigError(
@@ -126,8 +129,11 @@ class TuneStudy(Study):
                 if finished:
                     save(self, path, _trials(finished))
                 bar.update(len(finished) - bar.n)
-                trial = _ask(study, spec)
-                study.tell(trial, session_length(spec, dataset, fitted, users, _params(trial)))
+                with disk_errors(journal):
+                    trial = _ask(study, spec)
+                length = session_length(spec, dataset, fitted, users, _params(trial))
+                with disk_errors(journal):
+                    study.tell(trial, length)
             bar.update(len(finished) - bar.n)
         return _trials(finished)
 
@@ -217,11 +223,36 @@ def _table(result: Result) -> str:
     return section(title, table, note, f"```json\n{json.dumps(settings, indent=2)}\n```")
 
 
+class _NoLock(JournalFileOpenLock):
+    """No lock: one process at a time makes a study. Optuna's would outlive a killed process."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        """Does nothing."""
+
+
 def _open(journal: Path, header: Result) -> optuna.Study:
     """Optuna's study in a journal; its unfinished trials are marked as failed."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    storage = JournalStorage(JournalFileBackend(str(journal)))
+    with disk_errors(journal):
+        journal.parent.mkdir(parents=True, exist_ok=True)
+        _drop_half_line(journal)
+        return _taken_up(journal, header)
+
+
+def _drop_half_line(journal: Path) -> None:
+    """Removes what a full disk, or a kill, has left of the last line: others would follow on it."""
+    if journal.exists():
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(journal, whole)
+
+
+def _taken_up(journal: Path, header: Result) -> optuna.Study:
+    storage = JournalStorage(JournalFileBackend(str(journal), _NoLock(str(journal))))
     study = optuna.create_study(
         study_name=journal.stem, storage=storage, direction="maximize", load_if_exists=True
     )

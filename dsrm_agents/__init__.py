@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
     from dsrm_agents.common.evaluation import evaluate
     from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
+    from dsrm_agents.common.weights import load_weights
     from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
     from dsrm_agents.dsrm.fit import fit_dsrm, fit_purifier
     from dsrm_agents.dsrm.purifier import Purifier, load_purifier
@@ -52,6 +53,7 @@ _MODULES, __getattr__ = lazy_names(
         "common.checkpoint": ("TrainingCheckpoint", "resume"),
         "common.evaluation": ("evaluate",),
         "common.sb3_vec_env": ("KuaiVecEnv", "make_vec_env"),
+        "common.weights": ("load_weights",),
         "dsrm.dsrm": ("DSRM", "Student", "distil"),
         "dsrm.fit": ("fit_dsrm", "fit_purifier"),
         "dsrm.purifier": ("Purifier", "load_purifier"),
@@ -111,6 +113,7 @@ __all__ = [
     "fit_purifier",
     "item_features",
     "load_purifier",
+    "load_weights",
     "make_vec_env",
     "resume",
 ]  # fmt: skip

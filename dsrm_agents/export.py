@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from dsrm_agents.dsrm.purifier import FittedPurifier, Purifier, load_purifier
 from dsrm_agents.hrl.policies import HierarchicalPolicy
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.lazy import check_extra
+from kuaisim_gym.precision import single_precision
 
 POLICY, PURIFIER = "policy.onnx", "purifier.onnx"
 
@@ -89,6 +90,7 @@ class ActionGraph(nn.Module):
         return torch.minimum(torch.maximum(mean, self.low), self.high)
 
 
+@single_precision()
 def export_onnx(
     agent: BaseAlgorithm, folder: str | Path, purifier: Purifier | str | Path | None = None
 ) -> dict[str, Path]:
@@ -112,9 +114,12 @@ def export_onnx(
     Raises:
         ImportError: The extra ``onnx`` is not installed.
         ConfigError: The agent or the purifier cannot be exported, for the reason that is given.
+        DiskSpaceError: The disk is full.
+        StorageError: The folder cannot be written for another reason.
     """
     check_extra("export_onnx", "onnx", "onnx", "onnxscript")
     folder, graph = Path(folder), _policy_graph(agent)
+    check_writable(folder / POLICY)
     if isinstance(purifier, (str, Path)):
         purifier = load_purifier(purifier)
     if purifier is not None and not isinstance(purifier, FittedPurifier):
@@ -122,7 +127,6 @@ def export_onnx(
             f"A purifier is exported if it is a network of fit_purifier, got "
             f"{type(purifier).__name__}: export yours by torch.onnx.export."
         )
-    folder.mkdir(parents=True, exist_ok=True)
     paths = {"policy": folder / POLICY}
     example = graph.example(agent.observation_space)
     _write(paths["policy"], graph, example, graph.inputs, graph.outputs)

@@ -43,6 +43,7 @@ from kuaisim_gym.envs.actions import ScorerAction
 from kuaisim_gym.envs.replay import History, ReplayedSessions, options_of
 from kuaisim_gym.envs.shared import BatchView
 from kuaisim_gym.errors import ConfigError, UnknownIdError
+from kuaisim_gym.precision import single_precision
 
 Event = tuple[Any, float]  # an item's id, and the response to it
 Recommendation = list[tuple[Any, float]]  # of items' ids and scores, as the slate has them
@@ -77,6 +78,7 @@ class Recommender:
         CheckpointError: ``strict``, and it was trained on another dataset.
     """
 
+    @single_precision()
     def __init__(
         self,
         agent: Any,
@@ -97,6 +99,7 @@ class Recommender:
         self._sessions = lru_cache(_SIZES)(self._new_sessions)
         self._server.check(self._sessions(1, None), strict)
 
+    @single_precision()
     def recommend(
         self,
         user_id: Any,
@@ -217,7 +220,7 @@ class Recommender:
             if any(isinstance(answer, str) for answer in answers):
                 raise TypeError("a response is text")
             responses = np.array(answers, dtype=np.float32).reshape(len(events))
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 "A history must be a list of pairs (item_id, response), the response a number in "
                 f"[0, 1], got {str(events)[:80]}: {error}"
@@ -260,7 +263,8 @@ def _listed(name: str, values: Any) -> list[Any]:
     """
     if values is None:
         return []
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+    is_number = isinstance(values, np.ndarray) and not values.ndim  # iterable by name alone
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable) or is_number:
         raise ConfigError(
             f"{name} must be a list, or of a list of users a list for each, got {values!r}."
         )
@@ -477,9 +481,9 @@ class ScorerServer(Server):
         counts = self._composition(sessions)(scores)
         return _with_scores(best_slates(batch, scores, counts), scores)
 
-    def _actions(self, sessions: Sessions) -> NDArray[np.float32]:
+    def _actions(self, sessions: Sessions) -> NDArray[Any]:
         actions, _ = self.agent.predict(sessions.observe(), deterministic=True)
-        return np.asarray(actions, dtype=np.float32)
+        return sessions.batch.actions.array(actions)
 
 
 class SlateServer(Server):

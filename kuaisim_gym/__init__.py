@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.errors import (
+    BusyError,
     CheckpointError,
     ConfigError,
     DataFormatError,
@@ -23,6 +24,7 @@ from kuaisim_gym.errors import (
     KuaiSimError,
     NoPreferenceError,
     ResetNeededError,
+    StorageError,
     UnexpectedOptionError,
     UnknownIdError,
 )
@@ -70,15 +72,16 @@ _MODULES, __getattr__ = lazy_names(
 )
 
 __all__ = [
-    "ENVIRONMENTS", "Audit", "Catalogue", "CategoryBoredom", "CheckpointError", "ConfigError",
-    "DataFormatError", "Dataset", "DatasetNotFoundError", "DiskSpaceError", "DownloadError",
-    "Episode", "Groups", "InvalidActionError", "KuaiEnv", "KuaiRequestEnv", "KuaiRetentionEnv",
-    "KuaiSimError", "KuaiVectorEnv", "Merit", "NoPreferenceError", "ProviderQuota",
-    "ResetNeededError", "Rule", "RuleWorld", "SessionBatch", "SessionConfig", "SessionStep",
-    "Sessions", "Simulator", "UnexpectedOptionError", "UnknownIdError", "__version__",
-    "build_simulator", "collect_episodes", "find_groups", "load_dataset", "logged_episodes",
-    "popularity_groups", "register", "summarise", "summarise_exposure", "summarise_requests",
-    "summarise_retention", "summarise_users", "write_minari",
+    "ENVIRONMENTS", "Audit", "BusyError", "Catalogue", "CategoryBoredom", "CheckpointError",
+    "ConfigError", "DataFormatError", "Dataset", "DatasetNotFoundError", "DiskSpaceError",
+    "DownloadError", "Episode", "Groups", "InvalidActionError", "KuaiEnv", "KuaiRequestEnv",
+    "KuaiRetentionEnv", "KuaiSimError", "KuaiVectorEnv", "Merit", "NoPreferenceError",
+    "ProviderQuota", "ResetNeededError", "Rule", "RuleWorld", "SessionBatch", "SessionConfig",
+    "SessionStep", "Sessions", "Simulator", "StorageError", "UnexpectedOptionError",
+    "UnknownIdError", "__version__", "build_simulator", "collect_episodes", "find_groups",
+    "load_dataset", "logged_episodes", "popularity_groups", "register", "summarise",
+    "summarise_exposure", "summarise_requests", "summarise_retention", "summarise_users",
+    "write_minari",
 ]  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TypeGuard
 
@@ -27,7 +28,7 @@ def check_choice(name: str, value: str, options: Iterable[str]) -> str:
     Raises:
         ConfigError: It is not; the message names the nearest option.
     """
-    if value not in tuple(options):
+    if not (isinstance(value, Hashable) and value in tuple(options)):  # arrays are not
         raise unknown_option(name, value, options)
     return value
 
@@ -38,15 +39,23 @@ def check_whole(name: str, value: object, least: int) -> int:
     Raises:
         ConfigError: It is not.
     """
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least:
+    if is_whole(value) and value >= least:
         return int(value)
     raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}.")
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Tells an integer, Python's or NumPy's, from anything else; a bool or a duration is none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, (bool, np.timedelta64))
+
+
 def is_number(value: object) -> TypeGuard[float]:
     """Tells a finite number, Python's or NumPy's, from anything else; a bool is none."""
-    kinds = (int, float, np.integer, np.floating)
-    return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if not (is_whole(value) or isinstance(value, (float, np.floating))):
+        return False
+    if isinstance(value, int):  # which can be larger than any float
+        return abs(value) <= sys.float_info.max
+    return math.isfinite(value)
 
 
 def plain_number(value: float) -> float:

@@ -57,8 +57,16 @@ class DownloadError(KuaiSimError, OSError):
     """A published archive cannot be fetched, or is not the one that was published."""
 
 
-class DiskSpaceError(KuaiSimError, OSError):
+class StorageError(KuaiSimError, OSError):
+    """A file or folder cannot be written."""
+
+
+class DiskSpaceError(StorageError):
     """A disk has too little free space."""
+
+
+class BusyError(KuaiSimError, RuntimeError):
+    """Another process is making the same file."""
 
 
 def unknown_option(name: str, value: object, options: Iterable[str]) -> ConfigError:

@@ -209,7 +209,9 @@ class ObservationEncoder:
         observation_type: ``"state"``, one vector; ``"dict"``, the vector under ``"state"``, the
             session's item positions, -1 padded, under ``"exposed"`` and how they were answered,
             0 padded, under ``"responses"``, and where the dataset has pools the items that the
-            user can be shown, -1 padded, under ``"pool"``, all -1 for every item;
+            user can be shown, -1 padded, under ``"pool"``, all -1 for every item; and where the
+            catalogue changes, today's items under ``"available"`` and today's popular ones under
+            ``"popular"``, bits of :mod:`~kuaisim_gym.engine.bits`;
             ``"history"``, the user's last events under ``"items"`` and ``"responses"``, and the
             context; ``"belief"`` is ``"state"`` with ``preference="belief"``.
         preference: What the vector tells of the user's preference, before the context:
@@ -328,6 +330,9 @@ class ObservationEncoder:
         if self.core.pools is not None:
             pool = (self.core.pools.room,)
             by_key["pool"] = spaces.Box(-1, self.core.pools.n_items - 1, pool, dtype=np.int32)
+        if self.core.platform is not None:
+            flags = spaces.Box(0, 255, self.core.platform.hidden.shape, dtype=np.uint8)
+            by_key |= {"available": flags, "popular": flags}
         return spaces.Dict(by_key)
 
     def set_context(self, rows: NDArray[np.int64], **columns: NDArray[np.floating] | float) -> None:
@@ -398,6 +403,9 @@ class ObservationEncoder:
         flat = {name: array.reshape(core.n_sessions, -1).copy() for name, array in shown.items()}
         if core.pools is not None:
             flat["pool"] = core.pools.padded(core.state.users)
+        if core.platform is not None:
+            for name, flags in core.platform.bits.items():
+                flat[name] = np.tile(flags, (core.n_sessions, 1))
         return {"state": state, **flat}
 
     def arrays(self) -> tuple[Pooled, Beliefs] | None:

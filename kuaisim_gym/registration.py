@@ -61,6 +61,9 @@ def register(
             vector_entry_point="kuaisim_gym.envs.vector:KuaiVectorEnv",
             kwargs=kwargs,
             order_enforce=False,  # the core does, with an error that says what to do
+            # Gymnasium's checker of what environments return: after a first reset that is refused,
+            # it would fail in every step. Our tests check; make(..., disable_env_checker=False).
+            disable_env_checker=True,
         )
     spec, holder = gym.registry[env_id], ENVIRONMENTS.get(env_id, row)
     same_class = (spec.entry_point, spec.kwargs) == (entry_point, kwargs)
@@ -116,6 +119,8 @@ register("KuaiRand-Fair-v0", "kuairand")
 register("KuaiRec-v0", "kuairec", abandonment="none")
 register("KuaiRand-v0", "kuairand", abandonment="none")
 register("KuaiRand-Request-v0", "kuairand", "request", "kuaisim_gym.envs.single:KuaiRequestEnv")
+register("KuaiRec-Dynamic-v0", "kuairec", catalogue="dynamic")
+register("KuaiRand-Dynamic-v0", "kuairand", catalogue="dynamic")
 register("Recommendation-Fair-v0", "table")
 register("Recommendation-v0", "table", abandonment="none")
 register(

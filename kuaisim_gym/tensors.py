@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,6 +36,9 @@ class TensorFile:
     arrays: dict[str, NDArray[Any]]
 
 
+MOST = 1e12  # no number of ours comes near it, and products of a few do not overflow
+
+
 def save_tensors(path: str | Path, format_name: str, arrays: Arrays, **header: str) -> None:
     """Writes a safetensors file under a temporary name and renames it.
 
@@ -46,7 +49,11 @@ def save_tensors(path: str | Path, format_name: str, arrays: Arrays, **header: s
         format_name: Name and version of the format, which :func:`open_tensors` expects.
         arrays: Tensors by name.
         header: Further texts by name.
+
+    Raises:
+        CheckpointError: A tensor holds what :func:`open_tensors` refuses.
     """
+    _check_numbers(f"This cannot be written to {path}", arrays)
     rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(rows, header | {"format": format_name})
     end = 8 + int.from_bytes(content[:8], "little")  # the header's length comes first
@@ -70,8 +77,9 @@ def open_tensors(path: str | Path, format_name: str, content: str) -> Iterator[T
         Header and tensors.
 
     Raises:
-        CheckpointError: The file is missing, damaged or of another format, or the block fails for
-            a missing, mistyped or misshapen value.
+        CheckpointError: The file is missing, damaged or of another format; a tensor holds numbers
+            that are not finite, or absurd; or the block fails for a missing, mistyped or misshapen
+            value.
     """
     try:
         with safe_open(str(path), framework="np") as file:
@@ -84,12 +92,26 @@ def open_tensors(path: str | Path, format_name: str, content: str) -> Iterator[T
             f"{path} is not a {content} of this version: expected format {format_name!r}, got "
             f"{header.get('format')!r}."
         )
+    _check_numbers(f"{path} is a damaged {content}", arrays)
     try:
         yield TensorFile(path, header, arrays)
     except CheckpointError:
         raise
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is a damaged {content}: {error}") from error
+
+
+def _check_numbers(problem: str, arrays: Arrays) -> None:
+    """Refuses tensors with NaN, infinity or absurd numbers, from which networks make silent NaN."""
+    for name, array in arrays.items():
+        if array.dtype.kind != "f":
+            continue
+        wrong = array[~(np.abs(array) <= MOST)]  # NaN, too
+        if wrong.size:
+            raise CheckpointError(
+                f"{problem}: {name} must hold finite numbers of at most {MOST:g}, got "
+                f"{wrong.flat[0]}. Fit it again."
+            )
 
 
 def digest_of(arrays: Iterable[NDArray[Any]]) -> str:

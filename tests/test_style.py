@@ -86,7 +86,33 @@ def pointer_docstrings(nodes: Nodes) -> Faults:
             yield line, text.splitlines()[0]
 
 
-RULES: tuple[Rule, ...] = (long_functions, question_docstrings, pointer_docstrings)
+def loaded_pickles(nodes: Nodes) -> Faults:
+    """Loads that would run code from a file, or that do not say that they do not."""
+    forbidden = re.compile(r"(pickle|_pickle|cloudpickle|dill|joblib|shelve|marshal)(\..*)?")
+    safe = {"np": ("allow_pickle", False), "torch": ("weights_only", True)}
+    for node in nodes:
+        match node:
+            case ast.Import(names=names):
+                modules = [alias.name for alias in names]
+            case ast.ImportFrom(module=str(name)):
+                modules = [name]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="load")) if name in safe:
+                given = {word.arg: getattr(word.value, "value", None) for word in node.keywords}
+                option, value = safe[name]
+                if given.get(option) is not value:
+                    yield node.lineno, f"{name}.load without {option}={value}"
+                continue
+            case ast.Attribute(attr="read_pickle" | "load_from_pkl" | "load_replay_buffer"):
+                yield node.lineno, node.attr
+                continue
+            case _:
+                continue
+        yield from ((node.lineno, module) for module in modules if forbidden.fullmatch(module))
+
+
+RULES: tuple[Rule, ...] = (
+    long_functions, question_docstrings, pointer_docstrings, loaded_pickles,
+)  # fmt: skip
 
 
 @cache
@@ -176,6 +202,16 @@ def test_names_say_which_value_they_hold(package: str) -> None:
         (pointer_docstrings, 'def f():\n    """As :meth:`A.f`."""', ["As :meth:`A.f`."]),
         (pointer_docstrings, 'def f():\n    """Slates. See :class:`A`."""', []),
         (pointer_docstrings, 'def f():\n    """As :meth:`A.f`, for one user."""', []),
+        (
+            loaded_pickles,
+            "import pickle, json\nfrom joblib.numpy import load",
+            ["joblib.numpy", "pickle"],
+        ),
+        (loaded_pickles, "np.load(f)", ["np.load without allow_pickle=False"]),
+        (loaded_pickles, "np.load(f, allow_pickle=False)\njson.load(f)", []),
+        (loaded_pickles, "torch.load(f, weights_only=x)", ["torch.load without weights_only=True"]),
+        (loaded_pickles, "torch.load(f, weights_only=True)", []),
+        (loaded_pickles, "pd.read_pickle(f)", ["read_pickle"]),
     ],
 )
 def test_a_rule_sees_what_it_forbids(rule: Rule, code: str, expected: list[str]) -> None:

@@ -108,6 +108,27 @@ def test_values_that_do_not_fit_are_damage(tmp_path: Path, rebuild) -> None:
         raise CheckpointError("of another dataset")
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 1e38, -1e38], ids=repr)
+def test_numbers_from_which_networks_make_nan_are_refused_by_name(tmp_path: Path, number) -> None:
+    """Wherever they stand, in files of others and before they are written."""
+    for dtype in (np.float32, np.float64):
+        arrays = {"whole": np.ones(3, dtype), "layer.weight": np.ones((2, 3), dtype)}
+        arrays["layer.weight"][1, 2] = number
+        save_file(arrays, tmp_path / "file", {"format": "f-1"})
+        message = "file is a damaged model: layer.weight must hold finite numbers of at most 1e.12"
+        with pytest.raises(CheckpointError, match=f"{message}"):
+            read(tmp_path / "file")
+        with pytest.raises(CheckpointError, match="cannot be written to .*: layer.weight must"):
+            save_tensors(tmp_path / "new", "f-1", arrays)
+        assert not (tmp_path / "new").exists()
+
+
+def test_large_integers_are_no_absurd_numbers(tmp_path: Path) -> None:
+    arrays = {"steps": np.array([2**62]), "large": np.array([1e12, -1e12], np.float32)}
+    save_tensors(tmp_path / "file", "f-1", arrays)
+    assert read(tmp_path / "file").arrays["steps"].tolist() == [2**62]
+
+
 def test_digests_are_of_bytes_in_order() -> None:
     one, two = np.arange(3, dtype=np.int32), np.arange(6).reshape(2, 3).T
     expected = hashlib.blake2b(one.tobytes() + two.tobytes(), digest_size=8).hexdigest()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from kuaisim_gym.disk import check_writable
+
 from .. import datasets
 from ..commands import add_jobs
 from ..paper import ENVS, SEEDS
@@ -49,6 +51,7 @@ def main(options: argparse.Namespace) -> None:
     """
     for number in sorted(set(options.only)):
         out = options.out or options.results / "figures"
+        check_writable(out)
         print(save_small(FIGURES[number](options), out / f"figure{number}.png"))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 
 COMMANDS = {
     "environments": (".speed.environments", "time steps of environments"),
@@ -16,6 +15,7 @@ COMMANDS = {
     "heads": (".speed.heads", "time action heads on catalogues of several sizes"),
     "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
+    "cached": (".speed.cached", "compare loads from the cache with an older build"),
     "plot": (".speed.plot", "draw the growth curves as PNG"),
 }
 
@@ -32,4 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from kuaisim_gym.console import end_process
+
+    end_process(status)

@@ -10,6 +10,7 @@ from matplotlib.ticker import NullFormatter
 from kuaisim_gym.errors import DatasetNotFoundError
 
 from ..commands import add_folder
+from ..plots import save_figure
 from ..results import read_result
 
 add_arguments = add_folder
@@ -38,5 +39,4 @@ def main(options: argparse.Namespace) -> None:
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("user-steps a processor second")
     panels[0].legend()
-    figure.savefig(path.with_suffix(".png"), dpi=120)
-    print(path.with_suffix(".png"))
+    print(save_figure(figure, path.with_suffix(".png"), dpi=120))

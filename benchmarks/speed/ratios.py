@@ -21,6 +21,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from kuaisim_gym.disk import write_atomically
+
 from .timing import add_out
 
 OLD = "a0088be"  # the pinned build that figures refer to
@@ -175,8 +177,7 @@ def main(options: argparse.Namespace) -> None:
     }
     if options.out is None:
         return
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "ratios.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_atomically(options.out / "ratios.json", (json.dumps(report, indent=1) + "\n").encode())
 
 
 def compare(case: str, old: Path, repeats: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import platform
 import re
@@ -11,7 +10,6 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from ..commands import out_folder
 from ..formatting import markdown_table, section
+from ..processes import Workers
 from ..results import PACKAGES, Result
 from ..study import Study, run_study
 
@@ -112,9 +111,8 @@ def process_memory() -> dict[str, float]:
 
 def in_fresh_processes(measure: Callable[..., Row], *arguments: Sequence[Any]) -> list[Row]:
     """Rows, each measured in a new process: freed memory would distort later measurements."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=1) as processes:
-        return list(processes.map(measure, *arguments))
+    with Workers(1, tasks=1) as workers:
+        return list(workers.map(measure, *arguments))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from dsrm_agents.common.networks import descend, follow
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 SIMILAR = 100  # M
@@ -260,6 +261,7 @@ class DNaIR(SlateOffPolicyAlgorithm):
         self.gated_novelty: NDArray[np.float32] = np.zeros(0, dtype=np.float32)
         super().__init__(policy, env, **kwargs)
 
+    @single_precision()
     def _setup_model(self) -> None:
         self._take_catalogue()
         if "neighbours" not in self.policy_kwargs:

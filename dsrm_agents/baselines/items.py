@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dsrm_agents.common.catalogue import check_item_spaces, state_and_unavailable
 from dsrm_agents.common.networks import mlp, start_near_zero
+from kuaisim_gym.precision import check_single_precision
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 
@@ -172,6 +173,7 @@ class SlatePolicy(BasePolicy):
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        check_single_precision(name)
         self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
         self.catalogue = catalogue
         if optimizer_class is torch.optim.Adam:  # in one pass over the items' vectors, not ten

@@ -22,6 +22,7 @@ from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.offline import Episode, logged_episodes
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 
 MOST = 2_000_000  # logged decisions; some 300 MB of states
 
@@ -209,6 +210,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
+    @single_precision()
     def _setup_model(self) -> None:
         self._take_catalogue()
         self._setup_lr_schedule()
@@ -220,6 +222,7 @@ class OfflineAlgorithm(CatalogueAlgorithm):
         learned = [weight for weight in self.policy.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.Adam(learned, lr=self.lr_schedule(1.0))
 
+    @single_precision()
     def learn(
         self,
         total_timesteps: int,

@@ -26,9 +26,10 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
 from dsrm_agents.baselines.slates import last_slates
-from dsrm_agents.common.networks import descend
+from dsrm_agents.common.networks import SinglePrecision, descend
 from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 
 OBJECTIVES = ("utility", "fairness")
 
@@ -197,7 +198,7 @@ class VectorReplayBuffer(ReplayBuffer):
         return samples._replace(rewards=samples.rewards.view(-1, _N))
 
 
-class MOFIR(DDPG):
+class MOFIR(SinglePrecision, DDPG):
     """Multi-objective DDPG with a conditioned network; one agent serves every preference w.
 
     The problem is a multi-objective Markov decision process: rewards r in R^2, and w on the
@@ -267,6 +268,7 @@ class MOFIR(DDPG):
             **options,
         )
 
+    @single_precision()
     def _setup_model(self) -> None:
         if self._vec_normalize_env is not None:
             raise ConfigError(

@@ -19,6 +19,7 @@ from dsrm_agents.common.bounds import MASKED
 from dsrm_agents.common.draws import exponential
 from dsrm_agents.common.networks import descend
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.catalogue import Catalogue
 
 # Of the networks that are trained.
@@ -172,6 +173,7 @@ class SAC4IR(SlateOffPolicyAlgorithm):
         self.ent_coef_optimizer: torch.optim.Optimizer | None = None
         super().__init__(policy, env, learning_rate, **kwargs)
 
+    @single_precision()
     def _setup_model(self) -> None:
         super()._setup_model()
         self.r_pop = torch.as_tensor(rarity(self.policy.catalogue.exposures), device=self.device)

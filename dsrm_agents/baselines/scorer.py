@@ -19,6 +19,7 @@ from dsrm_agents.baselines.slates import best_slates
 from dsrm_agents.common.fairness import Fairness
 from dsrm_agents.common.origin import marked
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
+from kuaisim_gym.envs.actions import as_actions, as_vectors
 from kuaisim_gym.errors import ConfigError
 
 
@@ -75,9 +76,14 @@ class ScorerVecEnv(StatelessVecEnv):
             "fairness": self.fair.measure,
         }
 
-    def step_async(self, actions: NDArray[Any]) -> None:
-        """Ranks the items and shows the best."""
-        scores = np.asarray(actions, dtype=np.float32) @ self._vectors.T
+    def step_async(self, actions: Any) -> None:
+        """Ranks the items and shows the best.
+
+        Raises:
+            InvalidActionError: An action is not of the action space.
+        """
+        shape = (self.num_envs, self._vectors.shape[1])
+        scores = as_vectors(as_actions(actions, shape)) @ self._vectors.T
         slates = best_slates(self.batch, scores, self._counts(scores))
         if self.fairness_coef:
             before = self.batch.core.state.slates.reshape(len(slates), -1)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.positives import answers_behind
 from kuaisim_gym.tensors import digest_of
 
@@ -82,6 +83,7 @@ class WorldModel:
         return digest_of([self.users, self.items, self.level])
 
 
+@single_precision()
 def fit_world_model(
     data: TrainingData, members: int = MEMBERS, seed: int = 0, progress: bool = False
 ) -> WorldModel:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from dsrm_agents.common.networks import SinglePrecision
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 
@@ -46,7 +46,7 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
     return shown
 
 
-class CatalogueAlgorithm(BaseAlgorithm):
+class CatalogueAlgorithm(SinglePrecision):
     """Mix-in of Stable-Baselines3's algorithms whose policy is built for the items of a catalogue.
 
     It stands before the algorithm among the bases. ``policy_kwargs["catalogue"]`` is taken from
@@ -146,7 +146,8 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
 
     Args:
         observation: As of ``observation_type="dict"``; those of a dataset with pools hold the
-            ``"pool"`` of each user, all -1 where a user can be shown every item.
+            ``"pool"`` of each user, all -1 where a user can be shown every item; those of a
+            catalogue that changes the items that are ``"available"``.
         n_items: Size of the catalogue.
 
     Returns:
@@ -154,6 +155,11 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
     """
     assert isinstance(observation, dict)
     exposed = observation["exposed"]
+    if "available" in observation:
+        places = torch.arange(8, device=exposed.device)
+        flags = (observation["available"].long()[:, :, None] >> places) & 1  # bits of engine.bits
+        absent = flags.flatten(1)[:, :n_items] == 0
+        return torch.where(absent, torch.arange(n_items, device=exposed.device), -1)
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
         return torch.empty(exposed.shape[0], 0, dtype=torch.long, device=exposed.device)
     pool = observation["pool"].long()

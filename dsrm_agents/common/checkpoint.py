@@ -37,7 +37,7 @@ from stable_baselines3.common.vec_env import VecEnvWrapper
 from dsrm_agents.common.identity import differences, identity_of
 from dsrm_agents.common.sb3_vec_env import KuaiVecEnv
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.data.cache import write_atomically
+from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 FORMAT = "kuaisim-agent-training-1"
@@ -192,23 +192,23 @@ def _write(path: Path, model: BaseAlgorithm, extra: dict[str, Any]) -> None:
     write_atomically(path, file.getvalue())
 
 
-def load_whole(path: Path) -> Any:
+def load_whole(content: bytes) -> Any:
     """Loads tensors and plain values that torch has saved, and no other objects.
 
     Raises:
-        Exception: The file is missing or damaged, which shows in errors of zipfile, struct, pickle
+        Exception: The content is damaged, which shows in errors of zipfile, struct, pickle
             or torch.
     """
-    with zipfile.ZipFile(path) as archive:  # which is what torch writes
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:  # which is what torch writes
         torn = archive.testzip()  # torch itself compares no checksums
     if torn is not None:
         raise zipfile.BadZipFile(f"the checksum of its entry {torn} is wrong")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = load_whole(path)
+        content = load_whole(path.read_bytes())
     except Exception as error:  # damage shows in errors of zipfile, struct, pickle or torch
         raise CheckpointError(
             f"{path} cannot be read as a checkpoint: {error}. Remove it to start over."

@@ -46,7 +46,7 @@ def evaluate(
     """
     _check(agent, env, strict)
     quota, remainder = divmod(check_whole("sessions", sessions, 1), env.num_envs)
-    if quota < 1 or remainder:
+    if remainder:
         raise ConfigError(
             f"sessions must be a positive multiple of the {env.num_envs} slots, got {sessions}."
         )

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.tensors import TensorFile, digest_of, open_tensors, save_tensors
 
 
@@ -66,7 +67,8 @@ class FittedModule(nn.Module):
         Raises:
             KeyError, TypeError, ValueError, RuntimeError: Header or weights do not fit.
         """
-        module = cls(cls.config_class(**json.loads(file.header["config"])))
+        with single_precision():
+            module = cls(cls.config_class(**json.loads(file.header["config"])))
         module.load_state_dict(tensors_of(file.arrays))
         return module.eval()
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, Self
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.torch_layers import create_mlp
 from torch import Tensor, nn
+
+from kuaisim_gym.precision import single_precision
 
 
 def mlp(
@@ -45,6 +49,22 @@ def follow(target: nn.Module, online: nn.Module, share: float) -> None:
     """
     with torch.no_grad():
         torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), share)
+
+
+class SinglePrecision(BaseAlgorithm):
+    """Mix-in of algorithms that learn and act in float32, whatever torch's default dtype is.
+
+    It stands before the algorithm among the bases; a class whose ``_setup_model`` is its own makes
+    its networks in :func:`~kuaisim_gym.precision.single_precision` there.
+    """
+
+    @single_precision()
+    def learn(self, *args: Any, **kwargs: Any) -> Self:
+        return super().learn(*args, **kwargs)  # type: ignore[safe-super]
+
+    @single_precision()
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        return super().predict(*args, **kwargs)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from stable_baselines3.common.type_aliases import Schedule
 
 from dsrm_agents.common.catalogue import check_item_spaces
 from kuaisim_gym.config import check_choice
+from kuaisim_gym.precision import check_single_precision
 
 # ActorCriticPolicy's other options (net_arch, log_std_init, ...) are of networks not used here.
 PASSED_ON = ("use_sde", "optimizer_class", "optimizer_kwargs")
@@ -44,6 +45,7 @@ class SlateActorCritic(ActorCriticPolicy):
         **kwargs: Any,
     ) -> None:
         name = type(self).__name__
+        check_single_precision(name)
         self.state_dim, self.slate_size = check_item_spaces(name, observation_space, action_space)
         for option in kwargs:
             check_choice(f"An option of {name}", option, PASSED_ON)

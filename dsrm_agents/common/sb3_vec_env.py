@@ -18,7 +18,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 from dsrm_agents.common.origin import marked, of_dataset
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.envs.options import check_reset_options, check_seed
+from kuaisim_gym.envs.options import check_seed, reset_options, seeds_of
 from kuaisim_gym.envs.replay import options_of
 from kuaisim_gym.envs.rows import info_of, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
@@ -74,11 +74,11 @@ class KuaiVecEnv(BatchView, VecEnv):
         self._returns = np.zeros(self.num_envs)  # of the running episodes
         self._started = time.monotonic()
         drawn = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-        self._next_seed: int | None = check_seed(drawn)
+        self._next_seed: int | None = self._first_seed(drawn)
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Seeds slot i with ``seed + i``, from the next reset on."""
-        seeds = super().seed(None if seed is None else check_seed(seed))
+        seeds = super().seed(None if seed is None else self._first_seed(seed))
         self._next_seed = int(self._seeds[0] or 0)
         self._reset_seeds()
         return seeds
@@ -94,16 +94,25 @@ class KuaiVecEnv(BatchView, VecEnv):
         self._returns[:] = 0.0
         return observation
 
-    def step_async(self, actions: NDArray[Any]) -> None:
-        """Keeps the actions for :meth:`step_wait`."""
-        self._actions = actions
+    def step_async(self, actions: Any) -> None:
+        """Keeps the actions for :meth:`step_wait`.
+
+        Raises:
+            InvalidActionError: They are no array of one action a slot.
+        """
+        self._actions = self.batch.actions.array(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
-        """Steps all sessions and restarts the finished ones."""
+        """Steps all sessions and restarts the finished ones.
+
+        Raises:
+            InvalidActionError: An action is not of the action space.
+            ResetNeededError: No actions wait, or a session has not begun.
+        """
         if self._actions is None:
             raise ResetNeededError("step_async() must come before step_wait().")
-        result, observation, info = self.batch.play(self._actions)
-        self._actions = None
+        actions, self._actions = self._actions, None
+        result, observation, info = self.batch.play(actions)
         infos, done = _rows(info), result.done
         self._returns += result.reward
         if np.count_nonzero(done):
@@ -162,9 +171,10 @@ class KuaiVecEnv(BatchView, VecEnv):
         Raises:
             ConfigError: There are some.
         """
-        for row in options if isinstance(options, list) else [options]:
-            check_reset_options(row)
-        super().set_options(options)
+        rows = options if isinstance(options, list) else [options] * self.num_envs
+        if len(rows) != self.num_envs:
+            raise ConfigError(f"options must be {self.num_envs}, one a slot, got {len(rows)}.")
+        super().set_options([reset_options(row) for row in rows])
 
     def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """The same attribute of this environment for every slot."""
@@ -198,6 +208,12 @@ class KuaiVecEnv(BatchView, VecEnv):
     def get_images(self) -> Sequence[NDArray[np.uint8] | None]:
         """A picture of each slot's session, for :meth:`render`."""
         return [self.drawn().draw(self.batch.view(slot)) for slot in range(self.num_envs)]
+
+    def _first_seed(self, seed: int) -> int:
+        """The seed of the first slot, where all slots have one."""
+        first = check_seed(seed)
+        seeds_of(first, self.num_envs)
+        return first
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None

@@ -18,6 +18,7 @@ from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 
 SERVED = 0.5  # share of the student's training rows at the very start, where serving begins
 # The teacher's answers hold no noise, so nothing pulls the weights to zero.
@@ -99,6 +100,7 @@ class DSRM(DiffusionPurifier, TrainedPurifier):
         origin, stops = self.origin(condition), self.config.serving_steps
         return self.diffusion.sample(self.denoiser, origin, condition, stops=stops)
 
+    @single_precision()
     def draw(
         self, states: Tensor, *, eta: float = 0.0, generator: torch.Generator | None = None
     ) -> Tensor:
@@ -214,6 +216,7 @@ class Student(DiffusionPurifier):
         return torch.as_tensor(on_x * x + on_predicted * self.denoiser(x, step, condition))
 
 
+@single_precision()
 def distil(
     teacher: DSRM,
     dataset: Dataset,

@@ -16,6 +16,7 @@ from dsrm_agents.dsrm.training import TrainConfig, TrainRun
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 
 MODES = {"debiased": "dsrm", "literal": "dsrm-literal"}
 
@@ -46,6 +47,7 @@ def fit_dsrm(dataset: Dataset, mode: str = "debiased", **options: Any) -> DSRM:
     return purifier
 
 
+@single_precision()
 def fit_purifier(
     name: str,
     dataset: Dataset,

@@ -20,6 +20,7 @@ from dsrm_agents.dsrm.training import TrainConfig, TrainRun, train
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.observation import PARTS, PREFERENCE_BOUND
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.registration import import_named
 from kuaisim_gym.registry import check_free
 from kuaisim_gym.tensors import TensorFile, open_tensors
@@ -301,6 +302,7 @@ class FittedPurifier(FittedModule, ABC):
         """(B, d) clean states in the purifier's units to preferences."""
         return torch.addmm(self.output_centre, clean, self.output_map.t())
 
+    @single_precision()
     def denoise(self, states: FloatArray) -> FloatArray:
         """Purifies a batch of states; wrappers call this.
 

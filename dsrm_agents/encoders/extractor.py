@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsrm_agents.encoders.history import HistoryEncoder
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import check_single_precision
 
 
 class HistoryExtractor(BaseFeaturesExtractor):
@@ -41,6 +42,7 @@ class HistoryExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(self, observation_space: spaces.Space[Any], *args: Any, **kwargs: Any) -> None:
+        check_single_precision(type(self).__name__)
         n_all_items, n_behaviours, n_context = history_sizes(observation_space)
         encoder = HistoryEncoder(n_all_items, n_behaviours, *args, **kwargs)
         super().__init__(observation_space, features_dim=encoder.width + n_context)

@@ -19,6 +19,7 @@ from dsrm_agents.encoders.states import CHUNK, StateEncoder, StateEncoderConfig
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.dataset import Dataset, check_dataset
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.quality import auc
@@ -30,6 +31,7 @@ TESTED = 20_000  # held-out rows at most
 REDRAWS = 10  # of negatives that the user has met
 
 
+@single_precision()
 def fit_encoder(
     dataset: Dataset,
     loss: str = "ce",

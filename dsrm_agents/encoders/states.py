@@ -15,6 +15,7 @@ from dsrm_agents.common.fitted import FittedModule
 from dsrm_agents.encoders.history import HistoryEncoder
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PREFERENCE_BOUND
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.tensors import TensorFile
 
 WIDTH = 32  # of a history's summary, whatever the embedding has
@@ -139,6 +140,7 @@ class StateEncoder(FittedModule):
         states = (self._raw(items, responses) - self.mean) / self.scale
         return np.asarray(states.clamp_(-PREFERENCE_BOUND, PREFERENCE_BOUND).numpy())
 
+    @single_precision()
     def _raw(self, items: NDArray[np.integer], responses: FloatArray) -> Tensor:
         """(n, d) states before standardisation, without gradient."""
         events = torch.as_tensor(items, dtype=torch.int64).split(CHUNK)

@@ -24,6 +24,7 @@ from dsrm_agents.hrl.policies import HierarchicalPolicy
 from dsrm_agents.hrl.rollouts import RolloutStatistics, within_group_credit
 from kuaisim_gym.config import is_number
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 
 LEVELS = ("manager", "worker")
 LOGGED = 16  # decisions whose entropy, a pass over all items, is logged
@@ -103,6 +104,7 @@ class HierarchicalPPO(SlatePPO):
             "anchor": self.anchor,
         }
 
+    @single_precision()
     def _setup_model(self) -> None:
         self.rollout_buffer_class = HierarchicalRolloutBuffer
         reached = getattr(self, "weight", None)  # by a loaded agent

@@ -15,6 +15,7 @@ from torch import Tensor
 from dsrm_agents.common.responses import check_mean_response, shown_slates
 from dsrm_agents.common.slate_ppo import Losses, SlatePPO, clipped_surrogate, take
 from dsrm_agents.hsrl.policies import Evaluation, HSRLPolicy
+from kuaisim_gym.precision import single_precision
 
 CHUNK = 1024  # rows at once, where no gradient is needed
 
@@ -82,6 +83,7 @@ class HSRL(SlatePPO):
         """Arguments of this class alone, for checkpoints to compare."""
         return {"token_credit": self.token_credit}
 
+    @single_precision()
     def _setup_model(self) -> None:
         super()._setup_model()
         self.policy_kwargs["codebook"] = self.policy.codebook  # saved, rather than fitted again

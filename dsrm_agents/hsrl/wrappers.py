@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from dsrm_agents.common.catalogue import check_item_numbers
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.hsrl.codebook import Codebook, bucket_of
+from kuaisim_gym.envs.actions import as_actions
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, InvalidActionError
 
@@ -54,7 +55,7 @@ class SemanticAction:
         self._order = np.lexsort((-ranked, bucket))
         self._bucket = bucket[self._order]
 
-    def slates(self, tokens: NDArray[Any]) -> NDArray[np.int64]:
+    def slates(self, tokens: Any) -> NDArray[np.int64]:
         """Slates of N sessions.
 
         Args:
@@ -67,12 +68,9 @@ class SemanticAction:
             InvalidActionError: The tokens have another type, shape or range.
         """
         core, codebook = self.batch.core, self.codebook
-        expected = (core.n_sessions, codebook.levels)
-        if tokens.dtype.kind not in "iu" or tokens.shape != expected:
-            raise InvalidActionError(
-                f"Semantic ids must be integers of shape {expected}, (sessions, levels), got "
-                f"{tokens.dtype} of shape {tokens.shape}."
-            )
+        tokens = as_actions(tokens, (core.n_sessions, codebook.levels))
+        if tokens.dtype.kind not in "iu":
+            raise InvalidActionError(f"Semantic ids must be integers, got {tokens.dtype}.")
         outside = tokens[(tokens < 0) | (tokens >= codebook.codes)]
         if len(outside):
             raise InvalidActionError(
@@ -130,7 +128,7 @@ class SemanticActionWrapper(gym.ActionWrapper[Any, Any, Any]):
 
     def action(self, action: Any) -> NDArray[np.int64]:
         """The (K,) slate of (L,) tokens."""
-        slates = self.semantic.slates(np.asarray(action)[None])
+        slates = self.semantic.slates(as_actions(action, self.semantic.space.shape)[None])
         return np.asarray(slates[0])
 
 
@@ -155,6 +153,6 @@ class SemanticVecEnv(StatelessVecEnv):
         """Constructor arguments, for checkpoints to compare."""
         return {"codebook": self.semantic.codebook, "ranking": self.semantic.ranking}
 
-    def step_async(self, actions: NDArray[Any]) -> None:
+    def step_async(self, actions: Any) -> None:
         """Looks the items up and shows them."""
         self.venv.step_async(self.semantic.slates(actions))

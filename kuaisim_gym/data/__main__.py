@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from kuaisim_gym.console import end_process, run_command_line
 from kuaisim_gym.data import SOURCES
-from kuaisim_gym.data.archive import readable_size
 from kuaisim_gym.data.cache import cache_dir, cache_info, clear_cache
 from kuaisim_gym.data.custom.options import SPLITS_OF_TABLES
 from kuaisim_gym.data.download import archive_md5, archives, download
 from kuaisim_gym.data.source import find_source, recognise
-from kuaisim_gym.errors import KuaiSimError
+from kuaisim_gym.disk import readable_size
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,19 +24,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command's words; ``None`` for those of the process.
 
     Returns:
-        The exit status: 0, or 2 after an error, which stands on stderr, or 130 when interrupted.
+        The exit status, as of :func:`~kuaisim_gym.console.run_command_line`.
     """
     parser = argparse.ArgumentParser(prog="python -m kuaisim_gym.data")
     add_arguments(parser)
-    try:
-        run(parser.parse_args(argv))
-    except KuaiSimError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; a download goes on from there with the same command\n")
-        return 130
-    return 0
+    parser.set_defaults(main=run)
+    return run_command_line(lambda: parser.parse_args(argv))
 
 
 def run(options: argparse.Namespace) -> None:
@@ -60,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     fetch = commands.add_parser("download", help="fetch, check and unpack a published archive")
     fetch.add_argument("name", choices=sorted(archives()))
+    fetch.set_defaults(resumes=True)
     fetch.add_argument("--to", type=Path, help="folder for it (default: downloads in the cache)")
     _add_check(commands.add_parser("check", help="read data, and say what they hold"))
     cache = commands.add_parser("cache", help="arrays stored of datasets that were read")
@@ -140,4 +134,4 @@ def _show_cache() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

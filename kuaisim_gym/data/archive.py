@@ -11,18 +11,18 @@ import gzip
 import io
 import os
 import re
-import shutil
 import stat
 import struct
 import tarfile
 import unicodedata
-import uuid
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from kuaisim_gym.disk import disk_errors, free_space, new_folder, readable_size
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 Select = Callable[[str], bool]
@@ -35,7 +35,10 @@ _MAX_NAME = 1024  # bytes of a member's whole name
 _MAX_DEPTH = 32  # folders and the file in a member's name
 _MAX_HEADER = 1 << 16  # bytes of a tar member's headers, extended ones included
 _MAX_TAIL = 1 << 20  # bytes after a tar's last member; writers pad with zeros
-_DRIVE = re.compile(r"[A-Za-z]:")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|conin\$|conout\$) *(\..*)?", re.I)
+_FORBIDDEN = frozenset('<>:"|?*')  # on Windows; the colon also ends a drive's name
+_END_RECORD = b"PK\5\6"  # signature of the 22 bytes, and the comment, that end a zip
+_SURPLUS = "got more bytes: is it two archives in one file?"
 _ENCRYPTED = 0x1  # flag bit of a zip member
 
 # Errors of the standard library on bytes that are no archive, or not all of one.
@@ -71,10 +74,11 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
     Raises:
         DatasetNotFoundError: There is no such archive.
         DataFormatError: It is damaged or cut short, or has a member that must not be unpacked: a
-            link, a device, an encrypted file, a name that leads out of the folder or that cannot be
-            written everywhere, or two names for one file.
+            link, a device, an encrypted file, a name that leads out of the folder or that some
+            system cannot write, or two names for one file; or it holds more than one archive.
         DiskSpaceError: Its files need more space than is free.
-        KuaiSimError: The folder is in use or cannot be written.
+        StorageError: The folder cannot be written.
+        KuaiSimError: The folder is in use.
     """
     if not archive.is_file():
         raise DatasetNotFoundError(f"Expected an archive at {archive}, but there is no such file.")
@@ -84,19 +88,29 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
             f"Expected an archive named {', '.join(ENDINGS)}, got {archive}. Unpack it by hand and "
             f"give the folder."
         )
-    temporary = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-    try:
+    with disk_errors(folder):
         if folder.exists() and any(folder.iterdir()):
             raise KuaiSimError(f"Expected {folder} to be absent or empty. Remove what is in it.")
-        temporary.mkdir(parents=True)
+    with new_folder(folder) as temporary:
         unpacking = _Unpacking(archive, temporary, select)
-        if name.endswith(".zip"):
-            _unpack_zip(unpacking)
-        else:
-            _unpack_tar(unpacking)
-        if folder.exists():
-            folder.rmdir()  # not every system renames onto an empty folder
-        os.rename(temporary, folder)
+        with _damage(archive):
+            if name.endswith(".zip"):
+                _unpack_zip(unpacking)
+            else:
+                _unpack_tar(unpacking)
+    return [folder / file for file in unpacking.files]
+
+
+@contextmanager
+def _damage(archive: Path) -> Iterator[None]:
+    """Tells damage of an archive from what the disk refuses.
+
+    Raises:
+        DataFormatError: The archive is damaged.
+        OSError: The disk cannot be written.
+    """
+    try:
+        yield
     except KuaiSimError:
         raise
     except _DAMAGE as error:
@@ -106,46 +120,7 @@ def extract(archive: Path, folder: Path, select: Select | None = None) -> list[P
     except OSError as error:
         if error.errno in (None, errno.EINVAL):  # no system's refusal, or a place before the start
             raise DataFormatError(f"{archive} is damaged ({error}). Get it again.") from error
-        kind = DiskSpaceError if error.errno in (errno.ENOSPC, errno.EDQUOT) else KuaiSimError
-        raise kind(
-            f"{archive} cannot be unpacked to {folder} ({error}). Use another folder or disk."
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return [folder / file for file in unpacking.files]
-
-
-def free_space_check(folder: Path, needed: int) -> None:
-    """Checks that a folder's disk has room.
-
-    Args:
-        folder: The folder; may be yet to be made.
-        needed: Bytes that are to be written.
-
-    Raises:
-        DiskSpaceError: Fewer bytes are free.
-    """
-    free = _free_space(folder)
-    if needed > free:
-        raise DiskSpaceError(
-            f"About {readable_size(needed)} are needed at {folder}, but only {readable_size(free)} "
-            f"are free. Free the disk or choose a folder on another one."
-        )
-
-
-def readable_size(n_bytes: int) -> str:
-    """A number of bytes as people write it, such as 1.7 GB."""
-    size, unit = float(n_bytes), "B"
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.95 or unit == "TB":
-            break
-        size /= 1000
-    return f"{n_bytes} B" if unit == "B" else f"{size:.1f} {unit}"
-
-
-def _free_space(folder: Path) -> int:
-    parents = (folder, *folder.absolute().parents)
-    return shutil.disk_usage(next(parent for parent in parents if parent.exists())).free
+        raise
 
 
 class _Unpacking:
@@ -156,7 +131,7 @@ class _Unpacking:
         self.folder = folder
         self.files: list[Path] = []
         self._select = select
-        self._room = _free_space(folder)
+        self._room = free_space(folder)
         self._n_members = 0
         self._file_keys: set[str] = set()
         self._folder_keys: set[str] = set()
@@ -234,7 +209,9 @@ class _Unpacking:
             (member.startswith("/"), "a relative name, got an absolute one"),
             (len(components) > _MAX_DEPTH, f"at most {_MAX_DEPTH} parts in the name"),
             (".." in components, "a name inside the archive, got one with '..'"),
-            (any(map(_DRIVE.match, components)), "a name without a drive letter"),
+            (bool(_FORBIDDEN & set(member)), 'a name without < > : " | ? *, for Windows'),
+            (any(name.endswith((".", " ")) for name in components), "no dot or blank at the end"),
+            (any(map(_RESERVED.fullmatch, components)), "no name of a device of Windows"),
             (long, f"parts of at most {_MAX_COMPONENT} bytes in the name"),
         ):
             if is_broken:
@@ -244,6 +221,7 @@ class _Unpacking:
 
 def _unpack_zip(unpacking: _Unpacking) -> None:
     with zipfile.ZipFile(unpacking.archive) as archive:
+        _check_ends(unpacking, archive)
         chosen: list[tuple[zipfile.ZipInfo, Path]] = []
         for member in archive.infolist():
             name = member.orig_filename  # the other one is cut at a zero byte
@@ -260,6 +238,21 @@ def _unpack_zip(unpacking: _Unpacking) -> None:
         for member, file in chosen:
             with archive.open(member) as content:
                 unpacking.write(member.filename, file, content)
+
+
+def _check_ends(unpacking: _Unpacking, archive: zipfile.ZipFile) -> None:
+    """Refuses a zip with bytes before or after it, such as a second one, which is not read."""
+    before = min((member.header_offset for member in archive.infolist()), default=archive.start_dir)
+    if before:
+        raise unpacking.refuse("(before the first one)", f"expected nothing, {_SURPLUS}")
+    size = len(archive.comment)
+    with unpacking.archive.open("rb") as content:
+        content.seek(-22 - size, os.SEEK_END)
+        end = content.read(22)
+    if not end.startswith(_END_RECORD) or int.from_bytes(end[-2:], "little") != size:
+        raise unpacking.refuse(
+            "(after the last one)", f"expected the end of the archive, {_SURPLUS}"
+        )
 
 
 def _unpack_tar(unpacking: _Unpacking) -> None:
@@ -287,9 +280,12 @@ def _unpack_tar(unpacking: _Unpacking) -> None:
                 metered.allowance = None
                 with content:
                     unpacking.write(name, file, content)
-        # To the end: only there does gzip compare its checksum.
-        if len(stream.read(_MAX_TAIL)) == _MAX_TAIL and stream.read(1):
-            raise unpacking.refuse("(after the last one)", "expected the end of the archive")
+        # To the end: only there does gzip compare its checksum, and a second archive show.
+        tail = stream.read(_MAX_TAIL)
+        if tail.strip(b"\0") or stream.read(1):
+            raise unpacking.refuse(
+                "(after the last one)", f"expected the end of the archive, {_SURPLUS}"
+            )
 
 
 class _TarMember(tarfile.TarInfo):

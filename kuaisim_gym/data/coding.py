@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Features, IdArray, Labels
 from kuaisim_gym.data.feedback import IntArray
-from kuaisim_gym.data.tables import Column, Table, Tables, allocate, literal, quoted, whole_groups
+from kuaisim_gym.data.tables import (
+    Column,
+    Table,
+    Tables,
+    allocate,
+    literal,
+    quoted,
+    shown,
+    whole_groups,
+)
 from kuaisim_gym.errors import DataFormatError
 
 # Of the users' file, which both datasets publish alike: columns of numbers, and of categories.
@@ -27,6 +36,8 @@ USER_FIELDS = (
 )
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?", re.ASCII)
+_MOST_VALUES, _ALWAYS_ALLOWED = 1000, 64  # values in a cell, of small and of any tables
+_MOST_CODES = 2**28  # 1 GB of codes, for each entity as many as the longest list has values
 _SPARSE = 8  # ids whose range is this many times their number are searched, not looked up
 
 
@@ -119,6 +130,14 @@ def number_values(values: Iterable[str]) -> tuple[tuple[str, ...], dict[str, int
     return tuple(names), codes
 
 
+def most_values(n: int) -> int:
+    """The most values that a cell of a feature may have in a table of ``n`` users or items.
+
+    Codes are dense: each entity has room for as many values as the longest list.
+    """
+    return min(_MOST_VALUES, max(_ALWAYS_ALLOWED, _MOST_CODES // max(n, 1)))
+
+
 @dataclass
 class _Coded:
     """Codes of a field: ``rows[c]`` are those of cell number c."""
@@ -184,13 +203,16 @@ def read_features(
         titles: Names of the features of numbers that are not called as their columns.
 
     Raises:
-        DataFormatError: A cell of a field with several values is not as it should be.
+        DataFormatError: A cell of a field with several values is not as it should be, or has more
+            than :func:`most_values`.
     """
     if table is None:
         return Features()
     n = len(positions)
     fields = [field for field in fields if field.column in table.columns]
-    coded = list(filter(None, (_code(tables, table, field, notes, label) for field in fields)))
+    most = most_values(n)
+    coders = (_code(tables, table, field, most, notes, label) for field in fields)
+    coded = list(filter(None, coders))
     names = {*skipped, *(field.column for field in fields)}
     numbers = [name for name in table.columns[1:] if name not in names]
     codes = {
@@ -271,9 +293,14 @@ def read_labels(
 
 
 def _code(
-    tables: Tables, table: Table, field: Field, notes: MutableMapping[str, int], label: str
+    tables: Tables,
+    table: Table,
+    field: Field,
+    most: int,
+    notes: MutableMapping[str, int],
+    label: str,
 ) -> _Coded | None:
-    """Numbers a field's values; ``None`` where it has none."""
+    """Numbers a field's values, at most ``most`` a cell; ``None`` where it has none."""
     name = quoted(field.column)
     enum = quoted(f"{table.sql}_{field.column}")
     with_value = f"FROM {table.sql} WHERE {name} IS NOT NULL"
@@ -285,21 +312,32 @@ def _code(
     lists: list[Sequence[str]] = []
     for cell in cells:
         try:
-            lists.append([cell] if field.split is None else field.split(cell))
+            values = [cell] if field.split is None else field.split(cell)
         except ValueError as error:
-            row = tables.column(
-                f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}"
-            )
+            location = _cell_location(tables, table, field, cell)
             raise DataFormatError(
-                f"{table.location(int(row[0]))}, column {field.column!r}: expected {error}, got "
-                f"{cell!r}. Correct or remove the row."
+                f"{location}: expected {error}, got {shown(cell)}. Correct or remove the row."
             ) from error
-    values, codes = number_values(value for values in lists for value in values)
+        if len(values) > most:
+            location = _cell_location(tables, table, field, cell)
+            raise DataFormatError(
+                f"{location}: expected at most {most} values in a cell, got {len(values)}: "
+                f"{shown(cell)}. Keep those that matter, or remove the column."
+            )
+        lists.append(values)
+    names, codes = number_values(value for values in lists for value in values)
     rows = np.zeros((len(cells) + 1, max([1, *map(len, lists)])), np.int32)
     for number, texts in enumerate(lists, start=1):
         rows[number, : len(texts)] = [codes[text] for text in texts]
     sql = f"coalesce(enum_code({name}::{enum})::INTEGER + 1, 0)"
-    return _Coded(field, sql, values, rows, np.zeros(len(rows), np.int64))
+    return _Coded(field, sql, names, rows, np.zeros(len(rows), np.int64))
+
+
+def _cell_location(tables: Tables, table: Table, field: Field, cell: str) -> str:
+    """``"FILE, data row N, column NAME"`` of the first cell with a content, for messages."""
+    name = quoted(field.column)
+    row = tables.column(f"SELECT min(rowid) FROM {table.sql} WHERE {name} = {literal(cell)}")
+    return f"{table.location(int(row[0]))}, column {field.column!r}"
 
 
 def _count_gaps(

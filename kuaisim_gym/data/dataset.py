@@ -358,7 +358,9 @@ class Dataset:
         users, items = self.test.users, self.test.items
         rank = np.zeros(self.n_users, np.int64)
         rank[self.test_users] = np.arange(len(self.test_users))
-        cell = rank[users] * self.n_items + items
+        cell = rank[users]
+        cell *= self.n_items  # in place: the table can be large
+        cell += items
         if not are_distinct(cell, len(self.test_users) * self.n_items):
             raise DataFormatError("The test table answers a (user, item) pair more than once.")
 

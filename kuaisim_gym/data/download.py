@@ -15,20 +15,22 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.data.archive import extract, free_space_check, readable_size
-from kuaisim_gym.data.cache import cache_dir, write_atomically
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.data.cache import cache_dir
 from kuaisim_gym.data.source import SOURCES, ZENODO, PublishedArchive
+from kuaisim_gym.disk import check_free_space, readable_size, write_atomically
 from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, KuaiSimError
 
 _MARKER = ".archive.md5"  # in an unpacked folder: the md5 of the archive it came from
@@ -127,6 +129,40 @@ class _LostConnectionError(Exception):
 
 class _ChangedFileError(Exception):
     """The bytes fetched so far are not the beginning of the server's present file."""
+
+
+class _RefusedRedirectError(Exception):
+    """An answer leads to an address that is not followed; the message names it and says why."""
+
+
+class _Session(requests.Session):
+    """Follows redirects, but not from https to a plain address, nor to what is no address.
+
+    Attributes:
+        address: The address that was asked last.
+    """
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.address = address
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        if not resp.is_redirect:
+            return None
+        resp.close()  # its body, of any length, is not read
+        location = resp.headers["location"]
+        try:
+            target = super().get_redirect_target(resp)
+            address = urljoin(resp.url, target or "")
+            scheme = urlsplit(address).scheme
+        except ValueError as error:
+            raise _RefusedRedirectError(f"{location!r}, which is no address ({error})") from error
+        if scheme not in ("http", "https"):
+            raise _RefusedRedirectError(f"{location!r}, which is not of http or https")
+        if scheme == "http" and resp.url.startswith("https:"):
+            raise _RefusedRedirectError(f"{location!r}, which is not encrypted")
+        self.address = address
+        return target
 
 
 @dataclass(frozen=True)
@@ -313,21 +349,32 @@ class _Download:
             headers["Range"] = f"bytes={have}-"
             if origin.validator is not None and origin.validator.startswith('"'):
                 headers["If-Range"] = origin.validator
-        try:
-            response = requests.get(self.url, headers=headers, stream=True, timeout=self.timeout)
-        except requests.RequestException as error:
-            if isinstance(error, ValueError):  # there is no such address, today or tomorrow
-                raise DownloadError(
-                    f"Expected the address of an archive, got {self.url!r}."
-                ) from error
-            raise _LostConnectionError(_cause(error)) from error
-        with response:
-            if self.url.startswith("https:") and not response.url.startswith("https:"):
-                raise self.error(
-                    f"{self.url} leads to {response.url}, which is not encrypted, and was not "
-                    f"followed."
-                )
+        with _Session(self.url) as session, self._answer(session, headers) as response:
             self._receive(response, *self._check_answer(response, origin, have))
+
+    def _answer(self, session: _Session, headers: Mapping[str, str]) -> requests.Response:
+        """The server's answer, or that of the server to which it redirects."""
+        try:
+            return session.get(self.url, headers=headers, stream=True, timeout=self.timeout)
+        except _RefusedRedirectError as error:
+            raise self.error(f"{self.url} leads to {error}, and was not followed.") from error
+        except requests.TooManyRedirects as error:
+            raise self.error(
+                f"{self.url} leads from one address to the next, more than "
+                f"{session.max_redirects} times, and at last to {session.address}."
+            ) from error
+        except ValueError as error:  # there is no such address, today or tomorrow
+            if session.address != self.url:
+                raise self.error(
+                    f"{self.url} leads to {session.address!r}, which is no address ({error})."
+                ) from error
+            raise DownloadError(f"Expected the address of an archive, got {self.url!r}.") from error
+        except requests.RequestException as error:
+            raise _LostConnectionError(_cause(error) + self._led_to(session.address)) from error
+
+    def _led_to(self, address: str) -> str:
+        """A remark on the address that redirects led to; nothing where there were none."""
+        return "" if address == self.url else f" at {address}, to which it leads"
 
     def _check_answer(
         self, response: requests.Response, origin: _Origin | None, have: int
@@ -337,13 +384,15 @@ class _Download:
         # A mark of the file's version: its entity tag, or else its time of change.
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if status in _BUSY:
-            raise _LostConnectionError(f"the server answered {status} {response.reason}")
+            raise _LostConnectionError(
+                f"the server answered {status} {response.reason}{self._led_to(response.url)}"
+            )
         if status == 200:  # all bytes, even where some were asked for
             return _Origin(self.url, validator, length), 0
         if not have or origin is None or status not in (206, 416):  # 416: there is no such byte
             raise self.error(
                 f"Expected the file at {self.url}, but the server answered {status} "
-                f"{response.reason}."
+                f"{response.reason}{self._led_to(response.url)}."
             )
         span = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if span is None or int(span["first"]) != have:
@@ -356,7 +405,7 @@ class _Download:
 
     def _receive(self, response: requests.Response, origin: _Origin, start: int) -> None:
         size = origin.total or self.published.archive_bytes
-        free_space_check(self.root, max(size - start, 0) + self.published.unpacked_bytes)
+        check_free_space(self.root, max(size - start, 0) + self.published.unpacked_bytes)
         if not start:
             self._discard()  # first, so that the notes never speak of another file's bytes
             write_atomically(self.notes, json.dumps(vars(origin)).encode())

@@ -39,6 +39,7 @@ from kuaisim_gym.data.tables import (
     Table,
     Tables,
     open_tables,
+    shown,
 )
 from kuaisim_gym.data.writer import (
     CLOCK_OFFSET,
@@ -305,7 +306,8 @@ class _Reader:
                 except (ValueError, OverflowError) as error:
                     raise DataFormatError(
                         f"{table.location(len(lists))}, column 'friend_list': expected a list of "
-                        f"user ids such as [27, 9], got {cell!r}. Correct or remove the row."
+                        f"user ids such as [27, 9], got {shown(cell)}. Correct or remove the "
+                        "row."
                     ) from error
         first = self.users(np.repeat(np.array(users, np.int64), list(map(len, lists))))
         second = self.users(np.concatenate(lists))

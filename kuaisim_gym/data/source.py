@@ -6,6 +6,7 @@ environments, ``write_csv`` and the commands then know it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,13 +16,17 @@ from typing import Any, ClassVar
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data.cache import cached
 from kuaisim_gym.data.dataset import Dataset
-from kuaisim_gym.data.files import DataFiles, IncompleteFilesError
+from kuaisim_gym.data.files import DataFiles, IncompleteFilesError, check_unchanged
 from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.errors import ConfigError, DatasetNotFoundError, KuaiSimError
 from kuaisim_gym.registry import register
 
 ZENODO = "https://zenodo.org/records"
 DATA_VERSION = 3  # raise when the same files or seeds would give other arrays
+
+NOT_READ = "only .csv and .csv.gz are read"
+
+logger = logging.getLogger(__name__)
 
 Writer = Callable[[Path], None]  # writes one file
 
@@ -149,8 +154,18 @@ class Source:
                 files = self.find(path)
             except DatasetNotFoundError as error:
                 raise _with_owner(error, self.name, path) from error
-            key, build = f"{files.digest}-v{self.version}", partial(self.read, files)
+            for file in files.unread:
+                logger.warning("%s is not read: %s", file, NOT_READ)
+            digest = files.digest
+            build = partial(self._read_unchanged, files, digest)
+            key = f"{digest}-v{self.version}"
         return from_arrays(cached(f"{self.name}-{key}", lambda: to_arrays(build())))
+
+    def _read_unchanged(self, files: DataFiles, digest: str) -> Dataset:
+        """Reads files of a digest that was taken before."""
+        dataset = self.read(files)
+        check_unchanged(digest, files.digest, files.folder)
+        return dataset
 
     def inspect(self, path: str | Path) -> list[str]:
         """Lines that say which files are there and which optional ones are not; no row is read.
@@ -169,6 +184,7 @@ class Source:
                 lines.append(f"found:   {names}")
             else:
                 lines.append(f"missing: {table}.csv, which is optional; what it says stays unknown")
+        lines += [f"unread:  {file.name}; {NOT_READ}" for file in files.unread]
         return lines
 
     def _refusal(self, method: str, problem: str) -> ConfigError:

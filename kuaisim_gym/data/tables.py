@@ -22,6 +22,7 @@ import csv
 import gzip
 import io
 import math
+import os
 import re
 import sys
 import zlib
@@ -35,7 +36,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kuaisim_gym.data.cache import scratch_folder
-from kuaisim_gym.errors import DataFormatError, KuaiSimError
+from kuaisim_gym.data.files import reading
+from kuaisim_gym.disk import disk_errors, free_space, readable_size, storage_error
+from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
 if TYPE_CHECKING:
     import duckdb
@@ -53,7 +56,10 @@ WHOLE_MAX = float(2**53 - 1)  # above it, a DOUBLE no longer tells neighbouring 
 _MEMORY = "1GB"  # DuckDB spills beyond it
 _VECTORS = 100  # DuckDB vectors of 2,048 rows in a chunk: about 200,000 rows
 _BLOCK = 1 << 17  # bytes of text looked at together: more of them would be fresh memory each time
+_LONGEST_LINE = 1 << 21  # bytes; DuckDB reads no longer one
+_SHOWN = 200  # characters of a cell that messages quote
 _IN_MEMORY = 1 << 24  # bytes up to which an array stays in memory
+_NO_ROOM = re.compile("no space left|could not write|failed to offload|temp_directory", re.I)
 
 
 @dataclass(frozen=True)
@@ -103,21 +109,23 @@ def opened(file: Path) -> Iterator[io.BufferedReader]:
 
     Raises:
         DataFormatError: It is compressed and damaged.
+        KuaiSimError: It cannot be read.
     """
-    try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
-            yield content  # type: ignore[misc]  # gzip's reader has the same methods
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataFormatError(
-            f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
-        ) from error
+    with reading(file):
+        try:
+            with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as content:
+                yield content  # type: ignore[misc]  # gzip's reader has the same methods
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataFormatError(
+                f"{file} cannot be unpacked: {error}. Is it damaged, or no gzip file?"
+            ) from error
 
 
 @contextmanager
-def _cells(file: Path, errors: str = "strict") -> Iterator[Any]:
+def _cells(file: Path) -> Iterator[Any]:
     """A ``csv.reader`` of a file."""
     with opened(file) as content:
-        lines = io.TextIOWrapper(content, encoding="utf-8-sig", errors=errors, newline="")
+        lines = io.TextIOWrapper(content, encoding="utf-8-sig", newline="")
         yield csv.reader(lines, **form_of(file).options)
 
 
@@ -322,9 +330,9 @@ class Tables:
                     f"CREATE TEMP TABLE {table} AS" if len(starts) == 1 else f"INSERT INTO {table}"
                 )
                 self._connection.execute(f"{start} SELECT {cells} FROM {source}")
-            except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-                raise _resources(error) from error
             except duckdb.Error as error:
+                if _is_of_resources(error):
+                    raise _resources(error, self.folder) from error
                 words = str(error).split("\n")[0]
                 raise DataFormatError(f"{file} cannot be read: {words}") from error
             starts.append(self.count(f"FROM {table}"))
@@ -349,9 +357,13 @@ class Tables:
 
         try:
             self._connection.execute(statement)
-        except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
-            raise _resources(error) from error
         except duckdb.Error as error:
+            if "GZIP" in str(error):  # zeros behind the end, which Python skips
+                raise DataFormatError(
+                    f"{file} has bytes behind its end, as of a damaged file. Unpack it by hand."
+                ) from error
+            if _is_of_resources(error):
+                raise _resources(error, self.folder) from error
             _explain(file, header, columns)
             words = " ".join(str(error).split("\n")[:3])
             raise DataFormatError(
@@ -361,7 +373,7 @@ class Tables:
 
     def execute(self, statement: str) -> None:
         """Runs a statement that returns nothing."""
-        with _processing():
+        with _processing(self.folder):
             self._connection.execute(statement)
 
     def count(self, clause: str) -> int:
@@ -370,7 +382,7 @@ class Tables:
 
     def texts(self, query: str) -> list[str]:
         """A query's only column, of few rows, as strings."""
-        with _processing():
+        with _processing(self.folder):
             return [row[0] for row in self._connection.execute(query).fetchall()]
 
     def stream(self, query: str) -> Iterator[Chunk]:
@@ -379,7 +391,7 @@ class Tables:
         A missing number is NaN; other columns must not have gaps. One stream at a time: the next
         query ends it.
         """
-        with _processing():
+        with _processing(self.folder):
             result = self._connection.execute(query)
             while len(frame := result.fetch_df_chunk(_VECTORS)):
                 yield {str(name): frame[name].to_numpy() for name in frame}
@@ -421,7 +433,7 @@ def open_tables() -> Iterator[Tables]:
     """An empty database that lives on the cache's disk until the block ends."""
     import duckdb
 
-    with scratch_folder() as folder:
+    with scratch_folder() as folder, _processing(folder):
         spilling = {"memory_limit": _MEMORY, "temp_directory": str(folder / "spill")}
         with duckdb.connect(str(folder / "tables.db"), config=SETTINGS | spilling) as connection:
             # A database that is thrown away in a minute needs no log to recover it from.
@@ -450,6 +462,11 @@ def sql_path(file: Path) -> str:
     return literal(re.sub(r"[\[*?]", r"[\g<0>]", str(file)))
 
 
+def shown(cell: str) -> str:
+    """A cell as messages quote it: of a long one the beginning."""
+    return repr(cell) if len(cell) <= _SHOWN else f"{cell[:_SHOWN]!r}..."
+
+
 def trimmed(name: str) -> str:
     """SQL for a text column without blanks around it; missing where nothing is left."""
     return f"nullif(trim({quoted(name)}, ' \t'), '')"
@@ -475,10 +492,13 @@ def read_header(file: Path) -> list[str]:
         DataFormatError: The file is empty, its header repeats a column or is not one line of text.
     """
     try:
+        with opened(file) as content:
+            start = content.read(_LONGEST_LINE)
         # Bad bytes behind the header are left to the check that can tell their line.
-        with _cells(file, errors="surrogateescape") as reader:
-            names: list[str] = next(reader, [])
-            height = reader.line_num
+        lines = io.StringIO(start.decode("utf-8-sig", errors="surrogateescape"), newline="")
+        reader = csv.reader(lines, **form_of(file).options)
+        names: list[str] = next(reader, [])
+        height = reader.line_num
         "".join(names).encode("utf-8")
     except (UnicodeError, csv.Error) as error:
         raise DataFormatError(
@@ -526,20 +546,39 @@ def _select(
 
 
 @contextmanager
-def _processing() -> Iterator[None]:
-    """Explains DuckDB's errors over rows that were checked when they were read."""
+def _processing(folder: Path) -> Iterator[None]:
+    """Explains DuckDB's errors over rows that were checked when they were read, and a disk's."""
     import duckdb
 
     try:
         yield
     except duckdb.Error as error:
-        raise _resources(error) from error
+        raise _resources(error, folder) from error
+    except OSError as error:
+        if isinstance(error, KuaiSimError) or not _is_of_space(error, folder):
+            raise
+        raise _resources(error, folder) from error
 
 
-def _resources(error: duckdb.Error) -> KuaiSimError:
-    return KuaiSimError(
-        f"The tables could not be processed; is there disk space in the cache folder "
-        f"(KUAISIM_CACHE)? {error}"
+def _is_of_resources(error: duckdb.Error) -> bool:
+    """Tells whether DuckDB lacked memory or a disk, and not well-formed rows."""
+    import duckdb
+
+    resources = (duckdb.OutOfMemoryException, duckdb.IOException)
+    return isinstance(error, resources) or bool(_NO_ROOM.search(str(error)))
+
+
+def _is_of_space(error: Exception, folder: Path) -> bool:
+    """Tells whether the disk of the scratch folder was full."""
+    refusal = isinstance(error, OSError) and storage_error(folder, error)
+    return isinstance(refusal, DiskSpaceError) or bool(_NO_ROOM.search(str(error)))
+
+
+def _resources(error: Exception, folder: Path) -> KuaiSimError:
+    return (DiskSpaceError if _is_of_space(error, folder) else KuaiSimError)(
+        f"The tables could not be processed; is there memory, and disk space in {folder} "
+        f"({readable_size(free_space(folder))} are free)? KUAISIM_CACHE can name a folder on "
+        f"another disk. {error}"
     )
 
 
@@ -550,13 +589,13 @@ def _check_text(file: Path, width: int) -> bool:
         Whether there is something that only a plain reading can judge.
 
     Raises:
-        DataFormatError: The file holds a NUL byte or is not UTF-8.
+        DataFormatError: The file holds a NUL byte, an endless line, or is not UTF-8.
     """
     suspect = False
     position = 0
     form = form_of(file)
     with opened(file) as content:
-        while text := content.read(_BLOCK) + content.readline():
+        while text := content.read(_BLOCK) + _end_of_line(file, content, position + _BLOCK):
             _check_characters(file, text, position)
             suspect = suspect or _suspicious(text, width, form)
             position += len(text)
@@ -580,10 +619,33 @@ def _check_characters(file: Path, text: bytes, position: int) -> None:
         )
 
 
+def _end_of_line(file: Path, content: io.BufferedReader, position: int) -> bytes:
+    """The bytes from a position to the end of its line, where lines end in line feeds.
+
+    Raises:
+        DataFormatError: No line ends for too long: a small compressed file can hold gigabytes.
+    """
+    pieces = []
+    while piece := content.readline(_LONGEST_LINE):
+        pieces.append(piece)
+        if piece.endswith(b"\n"):
+            break
+        if len(piece) == _LONGEST_LINE and b"\r" not in piece:
+            raise DataFormatError(
+                f"{file}, line {_line(file, position)}: expected lines of at most {_LONGEST_LINE} "
+                "bytes, got a longer one. Is it a table?"
+            )
+    return b"".join(pieces)
+
+
 def _line(file: Path, position: int) -> int:
     """Number of the line that holds the byte at a position."""
+    number = 1
     with opened(file) as content:
-        return 1 + content.read(position).count(b"\n")
+        while block := content.read(min(_BLOCK, position)):
+            number += block.count(b"\n")
+            position -= len(block)
+    return number
 
 
 def _suspicious(text: bytes, width: int, form: Form) -> bool:
@@ -636,7 +698,7 @@ def _explain(file: Path, header: list[str], columns: Sequence[Column]) -> None:
                         n_invalid += 1
                         first_invalid = first_invalid or (
                             f"{file}, data row {number}, column {column.name!r}: expected "
-                            f"{column.rule}, got {row[index]!r}"
+                            f"{column.rule}, got {shown(row[index])}"
                         )
                         checks = [(column, index)]  # from now on, this column's are counted
                         break
@@ -713,10 +775,19 @@ class ColumnFiles:
 
 
 def allocate(file: Path, shape: tuple[int, ...], dtype: DTypeLike, fill: float = 0) -> NDArray[Any]:
-    """A filled array: in memory where it is small, mapped from a new file where it is not."""
-    if math.prod(shape) * np.dtype(dtype).itemsize <= _IN_MEMORY:
+    """A filled array: in memory where it is small, mapped from a new file where it is not.
+
+    Raises:
+        DiskSpaceError: There is no room for the file.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size <= _IN_MEMORY:
         return np.full(shape, fill, dtype)
-    array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+    with disk_errors(file, size):
+        array: NDArray[Any] = np.lib.format.open_memmap(file, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # no room later would end the process
+            with file.open("rb+") as content:
+                os.posix_fallocate(content.fileno(), 0, file.stat().st_size)
     if fill != 0:  # a new file is zero
         array[:] = fill
     return np.asarray(array)

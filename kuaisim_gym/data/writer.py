@@ -11,8 +11,6 @@ are empty. KuaiRand's ``show_counts`` are not written, because its source takes 
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,8 @@ from kuaisim_gym.data.dataset import Dataset, Features
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.data.source import Writer, find_source
 from kuaisim_gym.data.tables import SETTINGS
-from kuaisim_gym.errors import ConfigError, KuaiSimError
+from kuaisim_gym.disk import new_folder
+from kuaisim_gym.errors import ConfigError
 
 Columns = dict[str, NDArray[Any]]
 
@@ -45,33 +44,34 @@ _BLOCK = 1 << 20  # rows that are written together
 def write_csv(dataset: Dataset, folder: str | Path) -> None:
     """Writes a dataset in the format that its source is published in.
 
-    Each file is written under a temporary name and renamed when it is complete.
+    The files appear together when all of them are complete, or not at all: until then they lie in
+    a folder next to the one that is named. What a killed call left is removed by the next.
 
     Args:
         dataset: The dataset, real or synthetic.
-        folder: Folder of the files; it is created, and must hold none of them.
+        folder: Folder of the files, absent or empty.
 
     Raises:
-        ConfigError: One of the files is there already, the source is not registered, or its format
+        ConfigError: The folder holds something, the source is not registered, or its format
             cannot hold these rows: KuaiRand's test users must be those of
             :func:`~kuaisim_gym.data.split.is_test_user`, so that reading does not swap them.
+        DiskSpaceError: The disk is full.
+        StorageError: The folder cannot be written for another reason.
     """
-    target = Path(folder)
+    target = Path(folder).resolve()
     files = find_source(dataset.source).write(dataset)
-    present = [name for name in files if (target / f"{name}.csv").exists()]
-    if present:
+    if target == Path.cwd():  # it will be replaced, and shells would stay in the old one
         raise ConfigError(
-            f"Expected a folder without files of this dataset, but {target} holds "
-            f"{present[0]}.csv. Choose another folder or remove the file."
+            f"Expected another folder than the one of work, {target}: name a new one."
         )
-    target.mkdir(parents=True, exist_ok=True)
-    for name, write in files.items():
-        temporary = target / f"{name}.{uuid.uuid4().hex}.part"
-        try:
-            write(temporary)
-            os.replace(temporary, target / f"{name}.csv")
-        finally:
-            temporary.unlink(missing_ok=True)
+    with new_folder(target) as temporary:  # after what a killed call left beside it is gone
+        if target.is_dir() and (present := next(target.iterdir(), None)):
+            raise ConfigError(
+                f"Expected a folder that is absent or empty, but {target} holds {present.name}. "
+                "Name another one, such as a folder inside."
+            )
+        for name, write in files.items():
+            write(temporary / f"{name}.csv")
 
 
 def spread_times(users: NDArray[np.int32], start: float, end: float) -> NDArray[np.float64]:
@@ -164,7 +164,7 @@ def log_writer(
                     )
                     out.write(buffer.read_bytes())
         except duckdb.Error as error:
-            raise KuaiSimError(f"{file} could not be written: {error}") from error
+            raise OSError(str(error)) from error
         finally:
             buffer.unlink(missing_ok=True)
 

@@ -20,6 +20,7 @@ from kuaisim_gym.engine.types import (
     BoolArray,
     CountArray,
     DoubleArray,
+    Exposures,
     FloatArray,
     LabelArray,
     Rules,
@@ -515,6 +516,26 @@ def measure(measures: DoubleArray, state: SessionState, slate_size: int) -> None
         measures[3, n] = state.popular[n] / (length * slate_size)
 
 
+@jit
+def _count_exposures(
+    day: int,
+    steps: NDArray[np.int64],
+    slates: NDArray[np.int64],
+    answered: BoolArray,
+    slots: BoolArray,
+    *fields: Any,
+) -> None:
+    exposures = Exposures(*fields)
+    born, popular, counts = exposures.born, exposures.popular, exposures.counts
+    for n in range(slates.shape[0]):
+        if slots[n]:
+            for k in range(slates.shape[1]):
+                item, step = slates[n, k], steps[n] - 1
+                counts[item] += answered[n, k]
+                exposures.shown_popular[n, step, k] = popular[item]
+                exposures.ages[n, step, k] = day - born[item]
+
+
 @dataclass(frozen=True)
 class NumbaEngine(NumpyEngine):
     """Engine compiled by numba."""
@@ -537,6 +558,17 @@ class NumbaEngine(NumpyEngine):
         self, vectors: FloatArray, items: FloatArray, k: int, hidden: BitArray | None
     ) -> NDArray[np.int64]:
         return best_items(vectors, items, k, _NOTHING if hidden is None else hidden)
+
+    def count_exposures(
+        self,
+        exposures: Exposures,
+        day: int,
+        steps: NDArray[np.int64],
+        slates: NDArray[np.int64],
+        answered: BoolArray,
+        slots: BoolArray,
+    ) -> None:
+        _count_exposures(day, steps, slates, answered, slots, *exposures)
 
     def begin(
         self, state: SessionState, rows: CountArray, users: NDArray[np.int32], max_len: int

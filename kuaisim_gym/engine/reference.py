@@ -19,6 +19,7 @@ from kuaisim_gym.engine.types import (
     CountArray,
     DoubleArray,
     Engine,
+    Exposures,
     FloatArray,
     Rules,
     SessionState,
@@ -175,6 +176,21 @@ class NumpyEngine(Engine):
         return StepResult(
             slates, responses, answers, fresh, reward, penalised, terminated, truncated
         )
+
+    def count_exposures(
+        self,
+        exposures: Exposures,
+        day: int,
+        steps: CountArray,
+        slates: NDArray[np.int64],
+        answered: BoolArray,
+        slots: BoolArray,
+    ) -> None:
+        rows = np.flatnonzero(slots)
+        latest, shown = (rows, steps[rows] - 1), slates[rows]
+        np.add.at(exposures.counts, shown[answered[rows]], 1)
+        exposures.shown_popular[latest] = exposures.popular[shown]
+        exposures.ages[latest] = day - exposures.born[shown]
 
     def update(
         self,

@@ -199,6 +199,24 @@ class Beliefs(NamedTuple):
     bound: float
 
 
+class Exposures(NamedTuple):
+    """Exposures on a platform whose items come and go, T steps of N sessions.
+
+    Attributes:
+        born: (n_items,) int64 days.
+        popular: (n_items,) bool, today's popular group.
+        counts: (n_items,) int64, today's exposures; changed in place, as the next two.
+        shown_popular: (N, T, K) bool, whether each exposure was of an item popular that day.
+        ages: (N, T, K) int16 days since the birth of the items shown.
+    """
+
+    born: CountArray
+    popular: BoolArray
+    counts: CountArray
+    shown_popular: BoolArray
+    ages: NDArray[np.int16]
+
+
 class StepResult(NamedTuple):
     """Outcome of one step, one row per session; sessions that made no step have zeros.
 
@@ -334,6 +352,26 @@ class Engine(Protocol):
 
         Returns:
             Answers, rewards and ends.
+        """
+
+    def count_exposures(
+        self,
+        exposures: Exposures,
+        day: int,
+        steps: CountArray,
+        slates: NDArray[np.int64],
+        answered: BoolArray,
+        slots: BoolArray,
+    ) -> None:
+        """Counts one step's exposures of a platform, in place.
+
+        Args:
+            exposures: Counts, and what is recorded of each.
+            day: Today.
+            steps: (N,) int64 steps of the sessions, this one included.
+            slates: (N, K) int64 item positions.
+            answered: (N, K) bool, the exposures that count.
+            slots: (N,) bool, the sessions that made the step.
         """
 
     def update(

@@ -46,9 +46,21 @@ class ActionKind(ABC):
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         self.core = core
 
+    def array(self, actions: Any) -> Actions:
+        """(N, ...) array of one array-like action a session, as other methods take it.
+
+        Raises:
+            InvalidActionError: They are no array, or of another shape; see :func:`as_actions`.
+        """
+        return as_actions(actions, (self.core.n_sessions, *(self.space.shape or ())))
+
+    def follow(self, catalogue: Catalogue) -> None:
+        """Takes over the catalogue of a new day."""
+        return  # there is nothing to do for actions that name items
+
     @abstractmethod
     def slates(self, actions: Actions) -> Slates:
-        """(N, K) item positions of (N, ...) actions.
+        """(N, K) item positions of an (N, ...) array of actions.
 
         Raises:
             InvalidActionError: An action is not of the space; positions are the core's to check.
@@ -106,12 +118,17 @@ class SharesAction(ActionKind, name="shares"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
-        labels = core.groups.labels
         self._columns = catalogue.item_embedding
-        self._members = [np.flatnonzero(labels == group) for group in range(len(core.groups))]
-        self._rankers = [Ranker(self._columns[items], core.engine) for items in self._members]
+        self.follow(catalogue)
         n_components = self._columns.shape[1] + len(core.groups)
         self.space = spaces.Box(-1.0, 1.0, (n_components,), dtype=np.float32)
+
+    def follow(self, catalogue: Catalogue) -> None:
+        groups = self.core.groups
+        self._members = [np.flatnonzero(groups.labels == group) for group in range(len(groups))]
+        if catalogue.available is not None:
+            self._members = [items[catalogue.available[items]] for items in self._members]
+        self._rankers = [Ranker(self._columns[items], self.core.engine) for items in self._members]
 
     def slates(self, actions: Actions) -> Slates:
         weights, parts = self._divided(actions)
@@ -141,7 +158,7 @@ class SharesAction(ActionKind, name="shares"):
     def _divided(self, actions: Actions) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """(N, d) weights and (N, G) components of the groups."""
         n_weights = self._columns.shape[1]
-        vectors = _vectors(actions, self.core.n_sessions, n_weights + len(self._members))
+        vectors = as_vectors(actions)
         return vectors[:, :n_weights], vectors[:, n_weights:]
 
     def _scores(
@@ -164,17 +181,19 @@ class ScorerAction(ActionKind, name="scorer"):
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
         super().__init__(core, catalogue, simulator)
-        self._known = catalogue.known
-        self.ranker = Ranker(catalogue.known, core.engine)
+        self.follow(catalogue)
         self.space = spaces.Box(-1.0, 1.0, (self.ranker.dim,), dtype=np.float32)
 
+    def follow(self, catalogue: Catalogue) -> None:
+        self._known = catalogue.known
+        self.ranker = Ranker(catalogue.known, self.core.engine)
+
     def slates(self, actions: Actions) -> Slates:
-        vectors = _vectors(actions, self.core.n_sessions, self.ranker.dim)
-        return self.ranker.best(vectors, self.core.config.slate_size, self._hidden())
+        return self.ranker.best(as_vectors(actions), self.core.config.slate_size, self._hidden())
 
     def scores(self, actions: Actions) -> NDArray[np.float32]:
         """(N, n_items) float32 inner products with the items' columns."""
-        return _vectors(actions, self.core.n_sessions, self.ranker.dim) @ self._known.T
+        return as_vectors(actions) @ self._known.T
 
 
 class SlateAction(ActionKind, name="slate"):
@@ -210,11 +229,6 @@ class DiscreteAction(ActionKind, name="discrete"):
         self.space = spaces.Discrete(core.groups.n_items)
 
     def slates(self, actions: Actions) -> Slates:
-        if actions.shape != (self.core.n_sessions,):
-            raise InvalidActionError(
-                f"Discrete actions must have shape ({self.core.n_sessions},), (sessions,), "
-                f"got {actions.shape}."
-            )
         return actions[:, None]  # type: ignore[return-value]
 
     def masks(self) -> NDArray[np.bool_]:
@@ -239,6 +253,11 @@ class FusionAction(ActionKind, name="fusion"):
     _ROOM = 1 << 26  # probabilities that are stored, at most: 256 MB, 1,264 sessions of KuaiRand
 
     def __init__(self, core: SessionCore, catalogue: Catalogue, simulator: Simulator) -> None:
+        if core.platform is not None:
+            raise ConfigError(
+                'action_type="fusion" weighs predictions of a model of logs, which cannot know '
+                "items that come later: use another action_type where the catalogue changes."
+            )
         predictor = build_simulator(simulator.dataset, "train").model
         if len(predictor.behaviours) < 2:
             raise ConfigError(
@@ -259,7 +278,7 @@ class FusionAction(ActionKind, name="fusion"):
 
     def slates(self, actions: Actions) -> Slates:
         core = self.core
-        weights, hidden = _vectors(actions, core.n_sessions, self._stored.shape[1]), self._hidden()
+        weights, hidden = as_vectors(actions), self._hidden()
         slates = np.empty((core.n_sessions, core.config.slate_size), dtype=np.int64)
         for start in range(0, core.n_sessions, self._rows):
             rows = slice(start, min(start + self._rows, core.n_sessions))
@@ -291,14 +310,38 @@ class FusionAction(ActionKind, name="fusion"):
         return answers.feedback(np.tile(items, (len(users), 1))).swapaxes(1, 2)
 
 
-def _vectors(actions: Actions, n_sessions: int, dim: int) -> NDArray[np.float32]:
-    """Returns actions of ``Box(-1, 1, (dim,))`` as float32."""
+def as_actions(value: Any, shape: tuple[int, ...]) -> Actions:
+    """Turns whatever is array-like into an array of actions, here alone in all environments.
+
+    Args:
+        value: An array, or nested lists of numbers.
+        shape: Of the action space.
+
+    Returns:
+        An array of that shape, of any dtype: it and the values are the action's kind to check.
+
+    Raises:
+        InvalidActionError: It is no array, or of another shape.
+    """
+    try:
+        actions = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # as torch's tensors do
+        raise InvalidActionError(
+            f"Actions must be an array of shape {shape}, got {str(value)[:80]}: {error}"
+        ) from error
+    if actions.shape != shape:
+        raise InvalidActionError(f"Actions must have shape {shape}, got {actions.shape}.")
+    return actions
+
+
+def as_vectors(actions: Actions) -> NDArray[np.float32]:
+    """Returns actions of a ``Box(-1, 1)`` as float32.
+
+    Raises:
+        InvalidActionError: They are no floats, not finite, or out of range.
+    """
     if actions.dtype.kind != "f":
         raise InvalidActionError(f"A continuous action must be floats, got {actions.dtype}.")
-    if actions.shape != (n_sessions, dim):
-        raise InvalidActionError(
-            f"Continuous actions must have shape ({n_sessions}, {dim}), got {actions.shape}."
-        )
     inside = np.abs(actions) <= 1.0  # false for NaN too
     if not inside.all():
         raise InvalidActionError(

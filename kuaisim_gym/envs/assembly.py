@@ -7,7 +7,7 @@ only the interface of their library. A task is a subclass of it, see :mod:`kuais
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property
 from operator import is_not
@@ -22,7 +22,7 @@ from kuaisim_gym.config import SessionConfig, check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.engine.types import BoolArray, DoubleArray, StepResult, no_outcome
-from kuaisim_gym.envs.actions import ACTION_TYPES
+from kuaisim_gym.envs.actions import ACTION_TYPES, as_actions
 from kuaisim_gym.envs.fused import FusedSteps, find_fused
 from kuaisim_gym.envs.options import (
     arriving_users,
@@ -44,6 +44,7 @@ from kuaisim_gym.metrics import (
     summarise_users,
     user_classes,
 )
+from kuaisim_gym.metrics.newcomers import summarise_newcomers
 from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.observation import (
     Observation,
@@ -57,14 +58,16 @@ from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.build import load_preferences
 from kuaisim_gym.simulator.core import SessionCore
 from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSpec, find_groups
+from kuaisim_gym.simulator.lifecycle import Lifecycle, before_first_day
+from kuaisim_gym.simulator.platform import Platform
 from kuaisim_gym.simulator.pools import find_pools
 from kuaisim_gym.simulator.rules import OwnRule, OwnRules, RuleWorld, find_reward
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
 _OPTIONS = (
     "dataset", "split", "users", "groups", "target", "dataset_seed", "response_model",
-    "calibration", "observation_type", "preference", "history_len", "evidence", "action_type",
-    "reward", "engine",
+    "calibration", "catalogue", "observation_type", "preference", "history_len", "evidence",
+    "action_type", "reward", "engine",
 )  # fmt: skip
 _SIZES = (
     "The number of sessions is n_envs= of make_vec_env, and num_envs= of gymnasium.make_vec; "
@@ -106,6 +109,8 @@ class SessionBatch:
         dataset_seed: Seed of the synthetic world.
         response_model: As for :func:`~kuaisim_gym.simulator.build.build_simulator`.
         calibration: As for the same function.
+        catalogue: ``"fixed"``; ``"dynamic"``, whose items are born and leave; or how they do, see
+            :class:`~kuaisim_gym.simulator.lifecycle.Lifecycle`.
         observation_type: As for :class:`~kuaisim_gym.observation.ObservationEncoder`.
         preference: As for the same class.
         history_len: As for the same class.
@@ -169,6 +174,7 @@ class SessionBatch:
         dataset_seed: int = 0,
         response_model: str = "factor",
         calibration: str | None = None,
+        catalogue: str | Mapping[str, Any] | Lifecycle = "fixed",
         observation_type: str = "state",
         preference: str | None = None,
         history_len: int | None = None,
@@ -197,8 +203,13 @@ class SessionBatch:
         self.simulator: Simulator = build_simulator(
             self.dataset, split, response_model, calibration
         )
+        self.platform = self._open_platform(Lifecycle.of(catalogue), n_sessions, engine)
         self.catalogue = load_catalogue(self.dataset)
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
+        popular = self.catalogue.popular
+        if self.platform is not None:
+            self.catalogue, popular = self.platform.catalogue(), self.platform.popular
+            grouping = self.platform.following(grouping)
         self.core = SessionCore(
             self.simulator.model,
             grouping,
@@ -208,14 +219,47 @@ class SessionBatch:
             find_engine(engine),
             self.catalogue.standardised,
             find_pools(self.dataset, split),
-            self.catalogue.popular,
+            popular,
+            self.platform,
             self._own_rules(n_sessions, grouping, find_reward(reward), abandonment),
         )
+        self.encoder = self._make_encoder(observation_type, preference, history_len, evidence)
+        kind = ACTION_TYPES[self.action_type]
+        self.actions = kind(self.core, self.catalogue, self.simulator)
+        self._calibration = calibration
+        # Whether a task tells more than play_alone puts together.
+        self._adds_info = type(self).session is not SessionBatch.session
+        self._today: tuple[int, ...] = ()
+        self._fused_parts: tuple[Any, ...] | None = None
+        self._fused_steps: FusedSteps | None = None
+        self._world = self.simulator.world
+        ids = self.dataset.item_ids[: self.catalogue.n_items]
+        nothing = -1 if ids.dtype.kind == "i" else ""
+        self._ids = np.append(ids, np.array([nothing], dtype=ids.dtype))  # the last for no item
+
+    def _open_platform(
+        self, lifecycle: Lifecycle | None, n_sessions: int, engine: str
+    ) -> Platform | None:
+        """The platform of a catalogue that changes, of which states and agents know the past."""
+        if lifecycle is None:
+            return None
+        self.dataset, timetable = before_first_day(self.dataset, lifecycle)
+        known = load_catalogue(self.dataset)
+        counter = find_engine(engine)
+        return Platform(timetable, lifecycle, known, n_sessions, self.config, counter)
+
+    def _make_encoder(
+        self,
+        observation_type: str,
+        preference: str | None,
+        history_len: int | None,
+        evidence: str | None,
+    ) -> ObservationEncoder:
         believes = shown_preference(observation_type, preference)[1] == "belief"
         if evidence is not None and not believes:
             raise ConfigError('evidence is for observation_type="belief" or preference="belief".')
         preferences = load_preferences(self.dataset) if believes else None
-        self.encoder = ObservationEncoder(
+        return ObservationEncoder(
             self.dataset.training,
             preference_encoder(self.dataset),
             self.core,
@@ -225,17 +269,6 @@ class SessionBatch:
             self.extra_context,
             None if preferences is None else Belief(preferences, self.core, evidence or "both"),
         )
-        kind = ACTION_TYPES[self.action_type]
-        self.actions = kind(self.core, self.catalogue, self.simulator)
-        self._calibration = calibration
-        # Whether a task tells more than play_alone puts together.
-        self._adds_info = type(self).session is not SessionBatch.session
-        self._fused_parts: tuple[Any, ...] | None = None
-        self._fused_steps: FusedSteps | None = None
-        self._world = self.simulator.world
-        ids = self.dataset.item_ids[: self.catalogue.n_items]
-        nothing = -1 if ids.dtype.kind == "i" else ""
-        self._ids = np.append(ids, np.array([nothing], dtype=ids.dtype))  # the last for no item
 
     def _own_rules(
         self, n_sessions: int, groups: Groups, reward: OwnRule | None, abandonment: OwnRule | None
@@ -308,18 +341,22 @@ class SessionBatch:
         for seed in seeds:
             check_seed(seed)
         self.core.seed(np.asarray(seeds, dtype=np.uint64), slots)
+        if self.platform is not None and (slots is None or slots.all()):
+            self.platform.open()
 
     def reset(self, slots: BoolArray | None = None) -> None:
         """Begins new sessions in some slots, all if ``None``."""
         slots = np.ones(self.n_sessions, dtype=bool) if slots is None else slots
         self.core.reset(slots)
+        self._follow_platform()
         self.encoder.reset(slots)
 
-    def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
+    def step(self, actions: Any, slots: BoolArray | None = None) -> StepResult:
         """Acts in some sessions.
 
         Args:
-            actions: (N, ...) one action a session, of :attr:`action_space`.
+            actions: (N, ...) one action a session, of :attr:`action_space`; an array, or nested
+                lists.
             slots: (N,) bool, the sessions that act, all if ``None``.
 
         Returns:
@@ -329,12 +366,12 @@ class SessionBatch:
             InvalidActionError: An action is not of the action space.
             ResetNeededError: A session has not begun or is over.
         """
-        result = self.core.step(self.actions.slates(np.asarray(actions)), slots)
+        result = self.core.step(self.actions.slates(self.actions.array(actions)), slots)
         self.encoder.update(result)
         return result
 
     def play(
-        self, actions: NDArray[np.generic], slots: BoolArray | None = None
+        self, actions: Any, slots: BoolArray | None = None
     ) -> tuple[StepResult, Observation, Info]:
         """Acts in some sessions, begins new ones in the other slots, and observes all.
 
@@ -350,29 +387,31 @@ class SessionBatch:
         """
         fused = self._fused()
         if fused is not None:
-            slates = self.actions.slates(np.asarray(actions))
+            slates = self.actions.slates(self.actions.array(actions))
             result, vectors, measures = fused.step(slates, slots)
+            self._follow_platform()
             return result, self.encoder.completed(vectors), self.info(result, slots, measures)
         result = self.step(actions, slots)
         if slots is not None:
             self.reset(~slots)
         return result, self.observe(), self.info(result, slots)
 
-    def play_alone(self, action: NDArray[np.generic]) -> tuple[Observation, Any, bool, bool, Info]:
+    def play_alone(self, action: Any) -> tuple[Observation, Any, bool, bool, Info]:
         """Acts in the only session, as :meth:`play` does, and gives Python's numbers.
 
         Args:
-            action: Of :attr:`action_space`.
+            action: Of :attr:`action_space`; an array, or nested lists.
 
         Returns:
             Observation, reward (a (D,) float64 array where it is a vector), whether the session was
             terminated and truncated, and the info.
         """
+        actions = as_actions(action, self.action_space.shape or ())[None]
         fused = self._fused()
-        if fused is None or self._adds_info:
-            result, observation, info = self.play(action[None])
+        if fused is None or self._adds_info or self.platform is not None:
+            result, observation, info = self.play(actions)
             return row_of(observation, 0), *_ends_of(result), info_of(info, 0)
-        fused.run(self.actions.slates(action[None]))
+        fused.run(self.actions.slates(actions))
         observation, result = self.encoder.completed(fused.vectors.copy()), fused.result
         r_each, r_cum, q, popular_share = fused.measures[:, 0].tolist()
         info = {
@@ -405,9 +444,18 @@ class SessionBatch:
         fused = self._fused()
         if fused is not None:
             vectors, measures = fused.begin(slots)
+            self._follow_platform()
             return self.encoder.completed(vectors), self.info(measures=measures)
         self.reset(slots)
         return self.observe(), self.info()
+
+    def _follow_platform(self) -> None:
+        """Takes over the catalogue of a new day."""
+        platform = self.platform
+        if platform is not None and self._today != platform.today:
+            self._today = platform.today
+            self.catalogue = platform.catalogue()
+            self.actions.follow(self.catalogue)
 
     def _fused(self) -> FusedSteps | None:
         """Compiled steps of the parts as they are now; ``None`` where a task has steps of its own.
@@ -469,6 +517,8 @@ class SessionBatch:
         """
         check_alike(self.snapshot(), snapshot)
         self.core.restore(within("core", snapshot))
+        self._today = ()
+        self._follow_platform()
         self.encoder.restore(within("encoder", snapshot))
 
     def _settings(self) -> dict[str, Any]:
@@ -479,6 +529,7 @@ class SessionBatch:
         """
         belief = self.encoder.belief
         evidence = {} if belief is None else {"evidence": belief.evidence}
+        lifecycle = {} if self.platform is None else self.platform.lifecycle.settings
         grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
@@ -493,6 +544,7 @@ class SessionBatch:
             **evidence,
             "action_type": self.action_type,
             **grouping,
+            **({} if not lifecycle else {"catalogue": lifecycle}),
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
             **({} if self.core.own_rules is None else self.core.own_rules.settings),
         }
@@ -533,6 +585,12 @@ class SessionBatch:
         }
         if result.feedback.shape[2] > 1:
             info["feedback"] = result.feedback
+        if self.platform is not None:
+            n = self.n_sessions
+            info["day"] = np.full(n, self.platform.day)
+            available = self.catalogue.available
+            assert available is not None
+            info["available"] = np.broadcast_to(available.copy(), (n, available.size))
         return info
 
     def session(self, measures: DoubleArray | None = None) -> dict[str, NDArray[Any]]:
@@ -563,7 +621,10 @@ class SessionBatch:
 
     def summarise(self, sessions: Sessions) -> dict[str, float]:
         """The metrics of finished sessions of this task, by their names in result files."""
-        return summarise(sessions, self.catalogue.popular)
+        metrics = summarise(sessions, self.catalogue.popular)
+        if self.platform is None:
+            return metrics
+        return metrics | summarise_newcomers(sessions, self.platform.timetable)
 
     def audit(self, sessions: Sessions, **options: Any) -> Audit:
         """Audit of finished sessions of this task: how fair and how even their exposure was.
@@ -597,7 +658,7 @@ class SessionBatch:
 
     def _running(self, rows: NDArray[np.int64]) -> Sessions:
         state = self.core.state
-        return Sessions(
+        sessions = Sessions(
             state.steps[rows],
             state.rewards[rows],
             state.penalised[rows],
@@ -605,6 +666,11 @@ class SessionBatch:
             state.responses[rows],
             state.users[rows],
         )
+        if self.platform is None:
+            return sessions
+        shown = sessions.slates >= 0
+        popular, ages = self.platform.shown_popular[rows] & shown, self.platform.ages[rows]
+        return replace(sessions, popular=popular, ages=np.where(shown, ages, np.int16(-1)))
 
     def view(self, slot: int) -> SessionView:
         """The session in one slot as it stands, for :mod:`kuaisim_gym.rendering`.

@@ -115,6 +115,9 @@ class FusedSteps:
         slot, position = self._play(shown, acting, arriving, chances, self._arrays)
         if slot >= 0:
             raise core.fault(shown, slot, position)
+        if core.platform is not None:
+            core.platform.show(core.state, shown, self.result.answered, acting)
+            core.platform.arrive(core.state, np.flatnonzero(arriving))
         if self._asks_model:
             core.answers.observe(shown, self.result.feedback)
             if slots is not None:
@@ -124,6 +127,8 @@ class FusedSteps:
         """Begins new sessions in some slots; state vectors and measures of all."""
         core = self._core
         self._play(self._slates, self._nobody, slots, self._unknown, self._arrays)
+        if core.platform is not None:
+            core.platform.arrive(core.state, np.flatnonzero(slots))
         if self._asks_model:
             core.answers.reset(slots, core.state.users[slots])
         return self.vectors.copy(), self.measures.copy()

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -27,16 +26,22 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
+from kuaisim_gym.disk import check_free_space, new_folder, storage_error, sweep
 from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.envs.rows import row_of
 from kuaisim_gym.envs.shared import Agent, wants_masks
-from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError, StorageError
 from kuaisim_gym.observation import PREFERENCES, PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.version import __version__
 
 Arrays = NDArray[Any] | dict[str, NDArray[Any]]
+_ASIDE = ".kuaisim-"  # hidden folders are not listed
+# Bytes that stay free. HDF5 ends the process where a disk is full, and keeps up to half of them in
+# memory until it closes its file; an episode's groups and tables take some thousands, too.
+_MARGIN = 1 << 26
+
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
 
@@ -77,6 +82,18 @@ class Episode:
 
     def __len__(self) -> int:
         return len(self.rewards)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        columns = (
+            self.observations,
+            self.actions,
+            self.rewards,
+            self.terminations,
+            self.truncations,
+        )
+        return sum(array.nbytes for column in columns for array in _arrays(column))
 
 
 def logged_episodes(
@@ -345,8 +362,10 @@ def write_minari(
 ) -> Any:
     """Stores episodes as a local Minari dataset, one at a time.
 
-    The dataset appears under its id when it is complete, and not at all if anything fails. The
-    description ends with the source: its size, whether it is synthetic, and its fingerprint.
+    The dataset appears under its id when it is complete, and not at all if anything fails; what
+    killed exports left is removed by the next. Before each episode the disk must have room for it,
+    and 67 MB more. The description ends with the source: its size, whether it is synthetic, and its
+    fingerprint.
 
     Args:
         dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.
@@ -370,6 +389,8 @@ def write_minari(
         ConfigError: Minari is missing; the id is malformed or taken; ``env`` cannot be written
             down or has another dataset; spaces or the dataset are missing; there is no episode.
         DataFormatError: An episode is not of the spaces.
+        DiskSpaceError: The disk is full, or nearly so.
+        StorageError: Minari's folder cannot be written for another reason.
     """
     minari, storage = _minari()
     if env is not None:
@@ -378,22 +399,16 @@ def write_minari(
         observation_space, action_space = env.observation_space, env.action_space
         dataset = _source(env, dataset)
     if dataset is None or observation_space is None or action_space is None:
-        raise ConfigError(
-            "Without env, dataset, observation_space and action_space are all needed."
-        )
-    metadata: dict[str, Any] = {
-        "dataset_id": dataset_id,
-        "minari_version": minari.__version__,
+        raise ConfigError("Without env, dataset, observation_space and action_space are needed.")
+    metadata = {
+        **_origin(minari, dataset_id, dataset, description),
         "algorithm_name": algorithm_name,
         "author": {author},
-        "description": (
-            f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
-        ),
-        "requirements": [f"kuaisim-gym=={__version__}"],
-        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
     }
-    optional = {"author_email": author_email and {author_email}, "code_permalink": code_permalink}
-    metadata |= {name: value for name, value in optional.items() if value is not None}
+    if author_email is not None:
+        metadata["author_email"] = {author_email}
+    if code_permalink is not None:
+        metadata["code_permalink"] = code_permalink
     with _new_folder(minari, dataset_id) as folder:
         store = storage.new(
             folder / "data",
@@ -404,41 +419,61 @@ def write_minari(
             jpeg_encoding=False,
         )
         store.update_metadata(metadata)
-        store.update_episodes(_buffers(minari, episodes, observation_space, action_space))
+        checked = _with_room(folder, episodes)
+        store.update_episodes(_buffers(minari, checked, observation_space, action_space))
         if not store.total_episodes:
             raise ConfigError("A Minari dataset needs at least one episode, got none.")
     return minari.load_dataset(dataset_id)
 
 
+def _origin(minari: Any, dataset_id: str, dataset: Dataset, description: str) -> dict[str, Any]:
+    """Metadata of a Minari dataset that say where its episodes are from."""
+    return {
+        "dataset_id": dataset_id,
+        "minari_version": minari.__version__,
+        "description": (
+            f"{description} Source: {dataset.description}; fingerprint {dataset.fingerprint}."
+        ),
+        "requirements": [f"kuaisim-gym=={__version__}"],
+        "source": {key: getattr(dataset, key) for key in ("name", "synthetic", "fingerprint")},
+    }
+
+
 @contextmanager
 def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
-    """A hidden folder that gets the dataset's name when the block ends without an error."""
+    """A hidden folder that gets the dataset's name when the block ends without an error.
+
+    Each export has one of its own with a lock, by which those of killed exports are known.
+    """
     try:
         namespace = minari.dataset.minari_dataset.parse_dataset_id(dataset_id)[0]
     except (ValueError, TypeError) as error:  # the latter where it has no version
         raise ConfigError(
             f'dataset_id must read like "name-v0" or "namespace/name-v0", got {dataset_id!r}.'
         ) from error
-    target: Path = minari.storage.get_dataset_path(dataset_id)
+    try:
+        root: Path = minari.storage.get_dataset_path()
+    except OSError as error:  # it makes the folder
+        raise storage_error(Path(error.filename), error) from error
+    target = root / dataset_id
     occupied = ConfigError(
         f"There is already something at {target}: choose another id than {dataset_id!r}, or "
         "delete it with minari.delete_dataset."
     )
+    sweep(root, _ASIDE)
     if target.exists():
         raise occupied
-    root: Path = minari.storage.get_dataset_path()
-    with tempfile.TemporaryDirectory(prefix=".kuaisim-", dir=root) as temporary:  # not listed
-        folder = Path(temporary) / "dataset"
-        folder.mkdir()
-        yield folder
-        if namespace is not None and namespace not in minari.namespace.list_local_namespaces():
-            minari.namespace.create_namespace(namespace)
-        try:
-            os.rename(folder, target)
-        except OSError as error:
-            if not target.exists():
-                raise
+    try:
+        with new_folder(target, aside=root / f"{_ASIDE}{uuid.uuid4().hex}") as folder:
+            yield folder
+            if namespace is not None and namespace not in minari.namespace.list_local_namespaces():
+                minari.namespace.create_namespace(namespace)
+            if target.exists():
+                raise occupied
+    except StorageError as error:
+        if target.exists():
             raise occupied from error
+        raise
 
 
 def _minari() -> tuple[Any, Any]:
@@ -485,6 +520,14 @@ def _bounded(env: gym.Env[Any, Any]) -> EnvSpec | None:
     return replace(spec, max_episode_steps=longest + 1)
 
 
+def _with_room(folder: Path, episodes: Iterable[Episode]) -> Iterator[Episode]:
+    """The episodes, for each of which the disk of a folder has room."""
+    check_free_space(folder, _MARGIN)
+    for episode in episodes:
+        check_free_space(folder, episode.nbytes + _MARGIN)
+        yield episode
+
+
 def _buffers(
     minari: Any,
     episodes: Iterable[Episode],
@@ -509,8 +552,12 @@ def _buffers(
         )
 
 
+def _arrays(arrays: Arrays) -> Iterable[NDArray[Any]]:
+    return arrays.values() if isinstance(arrays, dict) else [arrays]
+
+
 def _lengths(arrays: Arrays) -> set[int]:
-    return {len(array) for array in (arrays.values() if isinstance(arrays, dict) else [arrays])}
+    return {len(array) for array in _arrays(arrays)}
 
 
 def _stack(rows: list[Any]) -> Any:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.config import SessionConfig, check_choice, is_whole
 from kuaisim_gym.data import SOURCES, Dataset, load_dataset
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import PreferenceEncoder
@@ -21,19 +23,54 @@ def check_seed(seed: object) -> int:
     Raises:
         ConfigError: It is not an integer in [0, 2**64).
     """
-    if isinstance(seed, (int, np.integer)) and not isinstance(seed, bool) and 0 <= seed < 2**64:
+    if is_whole(seed) and 0 <= seed < 2**64:
         return int(seed)
     raise ConfigError(f"A seed must be an integer in [0, 2**64), got {seed!r}.")
 
 
-def check_reset_options(options: object) -> None:
-    """Refuses options of a reset.
+def seeds_of(seed: object, n: int) -> list[int | None]:
+    """A seed or ``None`` for each of n sessions.
+
+    Args:
+        seed: s, which gives session i the seed s + i; or a sequence of one seed or ``None`` for
+            each; or ``None``, which gives none.
+        n: Number of sessions.
 
     Raises:
-        ConfigError: There are some.
+        ConfigError: A seed is none, or there are too few or too many.
     """
-    if options:
+    if seed is None:
+        return [None] * n
+    is_sequence = isinstance(seed, Sequence) and not isinstance(seed, (str, bytes))
+    if not (is_sequence or (isinstance(seed, np.ndarray) and seed.ndim)):
+        first = check_seed(seed)
+        check_seed(first + n - 1)
+        return [first + slot for slot in range(n)]
+    seeds: Sequence[Any] = seed  # type: ignore[assignment]
+    if len(seeds) != n:
+        raise ConfigError(f"seed must hold {n} seeds, got {len(seeds)}.")
+    return [None if value is None else check_seed(value) for value in seeds]
+
+
+def reset_options(options: object, known: Sequence[str] = ()) -> dict[str, Any]:
+    """Options of a reset by name; empty for ``None``.
+
+    Args:
+        options: What was given.
+        known: Names of the options that there are.
+
+    Raises:
+        ConfigError: They are no dictionary, or hold another option.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"options of reset() must be a dictionary or None, got {options!r}.")
+    if options and not known:
         raise ConfigError(f"reset() knows no options, got {options!r}; give them to make().")
+    for option in options:
+        check_choice("options: a key", option, known)
+    return dict(options)
 
 
 def arriving_users(users: ArrayLike | None, simulator: Simulator) -> NDArray[np.int32]:

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kuaisim_gym.config import check_choice
-from kuaisim_gym.envs.options import check_reset_options, check_seed
+from kuaisim_gym.envs.options import check_seed, reset_options
 from kuaisim_gym.envs.rows import info_of, row_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import make_batch
-from kuaisim_gym.errors import ConfigError, InvalidActionError
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import registered
 from kuaisim_gym.rendering import as_text
 
@@ -217,7 +217,7 @@ class KuaiEnv(BatchView, gym.Env):
         Raises:
             ConfigError: The seed is no seed, or there are options: a reset has none.
         """
-        check_reset_options(options)
+        reset_options(options)
         super().reset(seed=None if seed is None else check_seed(seed))
         if seed is None and not self._seeded:
             seed = int(self.np_random.integers(2**63))
@@ -235,14 +235,6 @@ class KuaiEnv(BatchView, gym.Env):
             InvalidActionError: The action is not of the action space.
             ResetNeededError: The session has not begun or is over.
         """
-        try:
-            action = np.asarray(action)
-        except ValueError as error:
-            raise InvalidActionError(f"An action must be an array, got {action!r}.") from error
-        if action.shape != self.action_space.shape:
-            raise InvalidActionError(
-                f"An action must have shape {self.action_space.shape}, got {action.shape}."
-            )
         played = self.batch.play_alone(action)
         self._show()
         return played

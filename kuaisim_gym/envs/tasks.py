@@ -6,7 +6,7 @@ A new task is a subclass of :class:`SessionBatch` here, or in a module of a user
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -142,7 +142,7 @@ class RetentionBatch(SessionBatch, task="retention"):
             sums[rows] = 0
         self.encoder.set_context(rows, visit=0.0, days_away=0.0)
 
-    def step(self, actions: NDArray[np.generic], slots: BoolArray | None = None) -> StepResult:
+    def step(self, actions: Any, slots: BoolArray | None = None) -> StepResult:
         result = super().step(actions, slots)
         reward, over = np.zeros(self.n_sessions), np.zeros(self.n_sessions, dtype=bool)
         rows = np.flatnonzero(result.done)
@@ -167,7 +167,7 @@ class RetentionBatch(SessionBatch, task="retention"):
     def _past(self) -> Snapshot:
         return {
             "visit": self._visit,
-            **{field.name: getattr(self._visits, field.name) for field in fields(Sessions)},
+            **self._visits.columns,
             **{f"sum_{name}": sums for name, sums in self._sums.items()},
         }
 
@@ -216,8 +216,8 @@ class RetentionBatch(SessionBatch, task="retention"):
         days = self.returns.draw(state.users[rows], satisfaction, draws)
         session = replace(self._running(rows), return_day=days)
         row = rows * self.n_visits + self._visit[rows]
-        for field in fields(Sessions):
-            getattr(self._visits, field.name)[row] = getattr(session, field.name)
+        for name, column in self._visits.columns.items():
+            column[row] = getattr(session, name)
         self._visit[rows] += 1
         for name, of_session in _of_sessions(state).items():
             self._sums[name][rows] += of_session[rows]

@@ -10,13 +10,13 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_choice
+from kuaisim_gym.config import check_choice, is_whole
 from kuaisim_gym.engine.types import BoolArray
-from kuaisim_gym.envs.options import check_seed
+from kuaisim_gym.envs.options import reset_options, seeds_of
 from kuaisim_gym.envs.rows import Info, masked, merged, rows_of
 from kuaisim_gym.envs.shared import RENDER_FPS, BatchView
 from kuaisim_gym.envs.tasks import resolve
-from kuaisim_gym.errors import ConfigError, InvalidActionError
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import Observation
 from kuaisim_gym.rendering import as_text
 from kuaisim_gym.snapshots import Snapshot, taken_apart
@@ -102,7 +102,9 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             ConfigError: A seed, the mask, or a key of the options is not what it should be.
         """
         slots = self._slots(options)
-        seeds = self._seeds(seed)
+        seeds = seeds_of(seed, self.num_envs)
+        if is_whole(seed):
+            super().reset(seed=int(seed))
         explicit = np.array([value is not None for value in seeds])
         first = slots & ~explicit & ~self._seeded
         chosen = slots & (explicit | first)
@@ -123,11 +125,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
             InvalidActionError: An action is not of the action space.
             ResetNeededError: A session has not begun, or is over in mode ``DISABLED``.
         """
-        actions = np.asarray(actions)
-        if actions.shape != self.action_space.shape:
-            raise InvalidActionError(
-                f"Actions must have shape {self.action_space.shape}, got {actions.shape}."
-            )
+        actions = self.batch.actions.array(actions)
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and np.count_nonzero(self._ended):
             actions = actions.copy()
@@ -214,10 +212,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         return observation, infos | masked(latest, None, self._everyone.copy())
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:
-        options = options or {}
-        for option in options:
-            check_choice("options: a key", option, ("reset_mask",))
-        mask = options.get("reset_mask")
+        mask = reset_options(options, ("reset_mask",)).get("reset_mask")
         if mask is None:
             return self._everyone.copy()
         boolean = isinstance(mask, np.ndarray) and mask.dtype == bool
@@ -227,15 +222,3 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
                 f"True, got {mask!r}."
             )
         return np.array(mask)
-
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
-        """A seed or ``None`` for each slot."""
-        if seed is None:
-            return [None] * self.num_envs
-        if not isinstance(seed, (Sequence, np.ndarray)):
-            first = check_seed(seed)
-            super().reset(seed=first)
-            return [first + slot for slot in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise ConfigError(f"seed must hold {self.num_envs} seeds, got {len(seed)}.")
-        return seed

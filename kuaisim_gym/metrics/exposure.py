@@ -43,6 +43,8 @@ def popular_flags(sessions: Sessions, popular: PopularGroup) -> tuple[BoolArray,
     """(S, T, K) bool arrays: cells with a popular item, and cells with an item."""
     flags = check_flags(sessions, popular)
     shown = sessions.slates >= 0
+    if sessions.popular is not None:
+        return sessions.popular & shown, shown
     return flags[np.where(shown, sessions.slates, 0)] & shown, shown
 
 

@@ -55,6 +55,9 @@ class Sessions:
         users: (S,) int32 positions of the users whose sessions they are.
         return_day: (S,) int64, days until the user came back after that session, at least 1;
             ``None`` where the task has no returns.
+        popular: (S, T, K) bool, whether each exposure was of a popular item, which depends on the
+            day of a catalogue that changes; ``None`` of a fixed one.
+        ages: (S, T, K) int16 days since the items' birth, -1 from ``length`` on; likewise.
     """
 
     length: NDArray[np.int64]
@@ -64,14 +67,20 @@ class Sessions:
     responses: NDArray[np.float32]
     users: NDArray[np.int32]
     return_day: NDArray[np.int64] | None = None
+    popular: BoolArray | None = None
+    ages: NDArray[np.int16] | None = None
 
     def __len__(self) -> int:
         return len(self.length)
 
+    @property
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """The arrays that there are, by name."""
+        return {name: array for name, array in vars(self).items() if array is not None}
+
     def take(self, rows: NDArray[np.int64]) -> Sessions:
         """Some of the sessions, repeats allowed."""
-        arrays: list[Any] = [x if x is None else x[rows] for x in vars(self).values()]
-        return Sessions(*arrays)
+        return Sessions(**{name: array[rows] for name, array in self.columns.items()})
 
     @classmethod
     def concatenate(cls, batches: list[Sessions]) -> Sessions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -10,11 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kuaisim_gym.config import CALIBRATIONS, RESPONSE_MODELS, SPLITS, check_choice
-from kuaisim_gym.data.cache import Arrays, cache_dir, cached, locked
+from kuaisim_gym.data.cache import Arrays, cached, kept
 from kuaisim_gym.data.coding import Positions
 from kuaisim_gym.data.dataset import Dataset, IdArray
 from kuaisim_gym.data.feedback import Interactions, LabelLog
-from kuaisim_gym.errors import CheckpointError, ConfigError, UnknownIdError
+from kuaisim_gym.errors import ConfigError, UnknownIdError
 from kuaisim_gym.simulator.catalogue import Catalogue, build_catalogue
 from kuaisim_gym.simulator.cells import observed_cells
 from kuaisim_gym.simulator.factors import (
@@ -39,8 +38,7 @@ from kuaisim_gym.simulator.watch import fit_watch_model
 
 FIT_VERSION = 4  # raise when the same rows would give another model
 PREFERENCES_VERSION = 3  # likewise, of the model of preferences alone
-
-logger = logging.getLogger(__name__)
+_MODEL = "model.safetensors"  # of the sequential model, in its entry of the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -353,24 +351,17 @@ def _sequential(
         raise ConfigError(
             'response_model="sequential" needs torch: pip install "kuaisim-gym[agents]".'
         ) from error
-    file = cache_dir() / f"{key}.safetensors"
-    with locked(key) as writable:
-        try:
-            if file.exists():
-                return SequentialModel.load(file, dataset)
-        except CheckpointError as error:
-            logger.warning("Fitting %s again: %s", file, error)
-        model = fit_sequential(
-            rows,
-            placing,
-            dataset.n_users,
-            len(dataset.item_ids),
-            dataset.user_features,
-            dataset.item_features,
-        )
-        if writable:
-            model.save(file)
-    return model
+
+    def build() -> SequentialModel:
+        features = (dataset.user_features, dataset.item_features)
+        return fit_sequential(rows, placing, dataset.n_users, len(dataset.item_ids), *features)
+
+    return kept(
+        key,
+        build,
+        lambda model, folder: model.save(folder / _MODEL),
+        lambda folder, _: SequentialModel.load(folder / _MODEL, dataset),
+    )
 
 
 def _positions(kind: str, ids: ArrayLike, dataset_ids: IdArray) -> NDArray[np.int32]:

@@ -30,10 +30,13 @@ class Catalogue:
         exposures: (n_items,) int64, the count by which items are popular: as ``Dataset.popularity``
             says, how often an item was shown (on the whole platform where the dataset knows it,
             else in the train log), or how many train rows with a response of at least .5 it has.
+            Of a catalogue that changes: shares of its latest exposures, in billionths.
+        available: (n_items,) bool, the items that are there today; ``None`` for all, always.
     """
 
     embedding: FloatArray
     exposures: NDArray[np.int64]
+    available: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         for array in (self.embedding, self.exposures):
@@ -88,13 +91,33 @@ class Catalogue:
     def standardised_log(self, exposures: NDArray[np.integer]) -> FloatArray:
         """(m,) float32: ``log(1 + exposures)`` on the scale of :attr:`log_popularity`."""
         values = np.log1p(self.exposures)
+        values = values if self.available is None else values[self.available]
         standardised = (np.log1p(exposures) - values.mean()) / (values.std() or 1.0)
         return np.asarray(standardised, dtype=np.float32)
 
     @cached_property
     def popular(self) -> NDArray[np.bool_]:
-        """(n_items,) bool: the popular group, as ``Dataset.popular``."""
-        return popular_items(self.exposures)
+        """(n_items,) bool: the popular group, as ``Dataset.popular``, of the items that are there.
+
+        Ties are broken by position.
+        """
+        if self.available is None:
+            return popular_items(self.exposures)
+        popular = np.zeros(self.n_items, dtype=bool)
+        popular[self.available] = popular_items(self.exposures[self.available])
+        popular.setflags(write=False)
+        return popular
+
+    def on_day(self, exposures: NDArray[np.int64], available: NDArray[np.bool_]) -> Catalogue:
+        """The same items with other popularity, some of them not there.
+
+        Args:
+            exposures: (n_items,) int64.
+            available: (n_items,) bool.
+        """
+        today = Catalogue(self.embedding, exposures, available)
+        today.__dict__["standardised"] = self.standardised  # which no day changes
+        return today
 
 
 def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalogue:

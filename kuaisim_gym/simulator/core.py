@@ -11,6 +11,8 @@ With steady mean reward R and penalty rate q every policy obeys
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,6 +31,7 @@ from kuaisim_gym.engine.types import (
 from kuaisim_gym.errors import ConfigError, InvalidActionError, ResetNeededError
 from kuaisim_gym.randomness import USER_STREAM
 from kuaisim_gym.simulator.groups import SLACK, Groups, count_boxes, penalty_rule
+from kuaisim_gym.simulator.platform import Platform
 from kuaisim_gym.simulator.pools import Pools
 from kuaisim_gym.simulator.response import FactorAnswers, ResponseModel
 from kuaisim_gym.simulator.rules import OwnRules
@@ -50,6 +53,8 @@ class SessionCore:
         pools: Items that the users can be shown; ``None`` for the catalogue. Others count as
             exposed already, and a session ends (truncated) when its pool has no slate left.
         popular: (n_items,) bool, items whose exposures are counted; group 1's if ``None``.
+        platform: Changes the catalogue under the sessions; ``None`` where nothing does. Items that
+            are not there count as exposed already.
         own_rules: Rules of one's own, if there are any. A reward of one's own is what a step
             returns; the user's patience and the state follow the mean response as ever.
 
@@ -75,6 +80,7 @@ class SessionCore:
         vectors: FloatArray | None = None,
         pools: Pools | None = None,
         popular: BoolArray | None = None,
+        platform: Platform | None = None,
         own_rules: OwnRules | None = None,
     ) -> None:
         check_whole("The number of sessions", n_sessions, 1)
@@ -87,6 +93,7 @@ class SessionCore:
             raise ConfigError("This split has no users to draw sessions from.")
         _check_pools(pools, session_users, config)
         self.pools = pools
+        self.platform = platform
         self.own_rules = own_rules
         self.engine = find_engine() if engine is None else engine
         self.model = model
@@ -168,6 +175,8 @@ class SessionCore:
         state.share[rows] = self._share_before
         if self.pools is not None:
             state.exposed[rows] = bits.pack(self.pools.outside(arrivals))
+        if self.platform is not None:
+            self.platform.arrive(state, rows)
         self.answers.reset(slots, arrivals)
         if self.own_rules is not None:
             self.own_rules.reset(rows, arrivals)
@@ -197,6 +206,8 @@ class SessionCore:
         probability = self.chances(shown)
         result = self.engine.advance(self.rules, self.state, shown, probability, slots)
         self.answers.observe(shown, result.feedback)
+        if self.platform is not None:
+            self.platform.show(self.state, shown, result.answered, slots)
         if self.own_rules is not None:
             try:
                 result = self._judged(self.own_rules, result, np.flatnonzero(slots))
@@ -361,18 +372,21 @@ class SessionCore:
     def snapshot(self) -> Snapshot:
         """Copies of all state of the sessions, by name."""
         state = {name: array.copy() for name, array in self.state._asdict().items()}
-        state |= under("answers", self.answers.snapshot())
-        return (
-            state if self.own_rules is None else state | under("rules", self.own_rules.snapshot())
-        )
+        for name, memory in self._memories().items():
+            state |= under(name, memory.snapshot())
+        return state
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a core with the same options."""
         for name, array in self.state._asdict().items():
             array[...] = snapshot[name]
-        self.answers.restore(within("answers", snapshot))
-        if self.own_rules is not None:
-            self.own_rules.restore(within("rules", snapshot))
+        for name, memory in self._memories().items():
+            memory.restore(within(name, snapshot))
+
+    def _memories(self) -> dict[str, Any]:
+        """Objects that change with the sessions, by their names in a snapshot."""
+        memories = {"answers": self.answers, "platform": self.platform, "rules": self.own_rules}
+        return {name: memory for name, memory in memories.items() if memory is not None}
 
 
 def _check_pools(pools: Pools | None, users: NDArray[np.int32], config: SessionConfig) -> None:

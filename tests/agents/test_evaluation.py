@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from dsrm_agents import evaluate
 from dsrm_agents.common.stateless import StatelessAgent
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 
 SHORT, LONG = 1, 30
@@ -68,3 +69,21 @@ def test_long_sessions_count_as_often_as_short_ones() -> None:
     assert lengths.mean() == pytest.approx((SHORT + LONG) / 2)
     hasty = first_to_finish(Idle(), OneOrThirty(100), sessions=200).length
     assert hasty.mean() == pytest.approx(12, abs=1)
+
+
+ODD_NUMBERS = [0, -1, -2, 1.5, 2.0, True, "2", None, float("nan"), np.array(2), np.timedelta64(2)]
+
+
+@pytest.mark.parametrize("sessions", ODD_NUMBERS, ids=repr)
+def test_what_is_no_number_of_sessions_is_refused_and_plays_none(sessions, monkeypatch) -> None:
+    monkeypatch.setattr(OneOrThirty, "step", None)
+    with pytest.raises(ConfigError, match="sessions must be an integer of at least 1, got"):
+        evaluate(Idle(), OneOrThirty(2), sessions)
+
+
+def test_slots_play_equally_many_or_none(monkeypatch) -> None:
+    assert evaluate(Idle(), OneOrThirty(2), np.int64(4)).length.shape == (4,)
+    monkeypatch.setattr(OneOrThirty, "step", None)
+    for sessions in (1, 3):
+        with pytest.raises(ConfigError, match="a positive multiple of the 2 slots, got"):
+            evaluate(Idle(), OneOrThirty(2), sessions)

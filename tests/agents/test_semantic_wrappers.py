@@ -145,7 +145,7 @@ def test_training_that_was_stopped_goes_on_to_the_same_weights(small, codebook, 
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (np.zeros((N, 3), dtype=int), r"of shape \(6, 2\)"),
+        (np.zeros((N, 3), dtype=int), r"must have shape \(6, 2\), got \(6, 3\)"),
         (np.zeros((N, 2)), "must be integers"),
         (np.full((N, 2), 5), r"must lie in \[0, 5\), got 5"),
         (np.full((N, 2), -1), r"got -1"),

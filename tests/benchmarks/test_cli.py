@@ -386,6 +386,9 @@ def test_a_missing_package_and_an_interruption_are_no_tracebacks(monkeypatch, ca
     monkeypatch.setattr("benchmarks.tables.main", interrupt)
     assert main(["table", "x"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
+    monkeypatch.setattr("benchmarks.suite.main", interrupt)
+    assert main(["suite"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_the_data_s_own_command_is_one_of_them(tmp_path: Path, capsys) -> None:

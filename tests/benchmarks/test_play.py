@@ -15,7 +15,7 @@ from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
 from benchmarks.evaluate import evaluated, load_player
-from benchmarks.kept import agent_file, fitted_file, read_kept
+from benchmarks.kept import agent_file, fitted_file, keep, read_kept
 from benchmarks.play import replays
 from benchmarks.run import Run, run, untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError
@@ -89,6 +89,20 @@ def test_a_damaged_agent_or_another_one_is_refused(worlds, small, tmp_path: Path
     agent_file(path).write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot be read as an agent"):
         load_player(path)
+
+
+def test_settings_of_another_version_are_refused(worlds, tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    keep(path, {"agent": "ppo", "unknown": 1}, None, None)
+    with pytest.raises(CheckpointError, match=r"run\.agent is not of this version: .*unknown"):
+        load_player(path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "play"])
+def test_help_says_whom_to_trust(command: str, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert "give runs of those whom you trust" in " ".join(capsys.readouterr().out.split())
 
 
 DISCRETE = """

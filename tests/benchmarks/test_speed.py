@@ -220,6 +220,18 @@ def test_first_loads_are_compared_with_pandas_and_an_older_build(tmp_path: Path)
         assert min(row["pandas_MB"], row["new_MB"], row["old_MB"]) > 0
 
 
+def test_loads_from_the_cache_are_compared_with_an_older_build(tmp_path: Path) -> None:
+    wheel, packages = tmp_path / "older.whl", Path(kuaisim_gym.__file__).parents[1]
+    with zipfile.ZipFile(wheel, "w") as packed:
+        for file in (packages / "kuaisim_gym").rglob("*.py"):
+            packed.write(file, file.relative_to(packages))
+    assert main(["cached", "--quick", "--old", str(wheel), "--out", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "cached.json").read_text())["loads from the cache"]
+    assert row["entry"] == "table"
+    assert row["memory ratio"] == row["memory_ms"] / row["old memory_ms"]
+    assert min(row["MB"], row["disk_ms"], row["old processor_ms"]) > 0
+
+
 def test_files_of_first_loads_are_those_of_the_datasets(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "cache"))
     for name, size in loads.QUICK.items():

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,16 @@ from typing import Any
 import pytest
 
 import kuaisim_gym
-from benchmarks import results
+from benchmarks import cost, exposure, halves, labels, results, tuning
+from benchmarks.estimates import phase
+from benchmarks.estimates import report as estimates_report
+from benchmarks.pareto import report as pareto_report
+from benchmarks.purify import report as purify_report
+from benchmarks.results import read_result, read_results
 from benchmarks.study import Study, run_studies, run_study
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import BusyError, ConfigError, DataFormatError
+
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,107 @@ def test_checkpoints_go_when_the_result_is_there(tmp_path: Path) -> None:
         checkpoint.touch()
         run_studies(studies, tmp_path)
         assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("made_before", [False, True])
+def test_what_dead_processes_left_goes_when_the_result_is_there(made_before, tmp_path) -> None:
+    if made_before:
+        run_study(Square(7), tmp_path)
+    (tmp_path / "square7").mkdir()  # not theirs
+    for name in (
+        "lock",
+        "checkpoint",
+        "checkpoint.lock",
+        "json.lock",
+        "json.0f.part",
+        "agent.part",
+    ):
+        (tmp_path / f"square7.{name}").touch()
+    (tmp_path / "square7.journal.lock").symlink_to("nowhere")
+    run_studies([Square(7)], tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"square7", "square7.json", "made"}
+    assert made(tmp_path) == ["7"]
+
+
+STARTED, GO_ON = threading.Event(), threading.Event()
+
+
+class Slow(Square):
+    """A study that goes on when another thread allows it."""
+
+    def make(self, path: Path) -> dict[str, Any]:
+        STARTED.set()
+        return super().make(path) | {"in_time": GO_ON.wait(20)}
+
+
+class Last(Square):
+    """A study that allows the slow ones to go on."""
+
+    def make(self, path: Path) -> dict[str, Any]:
+        GO_ON.set()
+        return super().make(path)
+
+
+@pytest.fixture
+def busy(tmp_path: Path) -> Iterator[list[Study]]:
+    """Four studies, of which another maker is at the first and the last will let it go on."""
+    STARTED.clear()
+    GO_ON.clear()
+    studies = [Slow(1), Square(2), Square(3), Last(4)]
+    other = threading.Thread(target=run_studies, args=(studies[:1], tmp_path))
+    other.start()
+    assert STARTED.wait(20)
+    yield studies
+    GO_ON.set()
+    other.join()
+
+
+def test_two_processes_share_the_work(busy, tmp_path: Path) -> None:
+    """A study that another process is making comes last; waiting for it first would end badly."""
+    paths = run_studies(busy, tmp_path)
+    assert made(tmp_path) == ["1", "2", "3", "4"]  # each once
+    assert json.loads(paths[0].read_text())["in_time"]
+    assert [path.exists() for path in paths] == [True] * 4
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_who_waits_says_for_what(busy, tmp_path: Path, caplog) -> None:
+    with pytest.raises(BusyError, match="square1"):
+        run_study(busy[0], tmp_path, wait=False)
+    caplog.handler.addFilter(lambda _: GO_ON.set() or True)  # told, it waits
+    path = run_study(busy[0], tmp_path)
+    assert caplog.messages == [f"Another process is making {path}: waiting for it."]
+    assert made(tmp_path) == ["1"]
+
+
+def readers() -> dict[str, Callable[[Path], list[dict[str, Any]]]]:
+    """Functions that read the results of one kind of study, by its name."""
+    modules = (
+        cost, exposure, halves, labels, tuning, phase, estimates_report, pareto_report,
+        purify_report,
+    )  # fmt: skip
+    return {module.STUDY: module.read_studies for module in modules} | {"run": read_results}
+
+
+def test_a_folder_of_several_kinds_is_read_by_each(tmp_path: Path) -> None:
+    """Whatever comes first: each reads its own files and no others."""
+    kinds: dict[str, Path] = {}
+    for path in sorted((ROOT / "benchmarks" / "results").rglob("*.json")):
+        kinds.setdefault(read_result(path).get("study", "run"), path)
+    assert readers().keys() <= kinds.keys()
+    for order in (1, -1):
+        folder = tmp_path / str(order)
+        folder.mkdir()
+        for number, path in enumerate([*kinds.values()][::order]):
+            (folder / f"{number:02}.json").write_bytes(path.read_bytes())
+        for kind, read in readers().items():
+            assert read(folder) == [read_result(kinds[kind])]
+    for kind, read in readers().items():
+        for file in tmp_path.rglob("*.json"):
+            if read_result(file).get("study", "run") == kind:
+                file.unlink()
+        with pytest.raises(DataFormatError, match="There are no results"):
+            read(tmp_path)
 
 
 def test_a_repository_that_is_not_the_code_s_own_gives_no_commit(tmp_path, monkeypatch) -> None:

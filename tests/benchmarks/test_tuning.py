@@ -20,7 +20,8 @@ from benchmarks.tuning import split_users, tune
 from dsrm_agents import HierarchicalPPO
 from dsrm_agents.common.slate_ppo import SlatePPO
 from kuaisim_gym.data import SOURCES
-from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError
+from tests.attack.forks import files_of_at_most
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
 
@@ -161,6 +162,10 @@ def test_a_killed_study_goes_on_where_it_was(guess, killed_at, tmp_path: Path, m
             tune(SPEC, 15, out, progress=False)
     for file in out.glob("*.json"):
         assert trials(file) == whole[:killed_at]
+    (journal,) = out.glob("*.journal")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id"')  # torn as by a full disk
+    journal.with_suffix(".journal.lock").symlink_to(journal)  # Optuna's lock, held by nobody
     guess.clear()
     assert trials(tune(SPEC, 15, out, progress=False)) == whole
     assert len(guess) == 15 - killed_at
@@ -290,6 +295,19 @@ def test_what_cannot_be_tuned_is_refused(tmp_path: Path, capsys) -> None:
     for bad in (["--trials", "0"], ["--seed", "x"]):
         with pytest.raises(SystemExit):
             main([*command, *bad])
+
+
+@pytest.mark.parametrize("room", [150, 2000, 5000, 7777])
+def test_a_full_disk_ends_a_search_which_goes_on_where_there_is_room(
+    guess, tmp_path: Path, room: int
+) -> None:
+    """The journal then ends in the middle of a line."""
+    whole = trials(tune(SPEC, 5, tmp_path / "whole", progress=False))
+    with files_of_at_most(room), pytest.raises(DiskSpaceError, match="journal cannot be written"):
+        tune(SPEC, 5, tmp_path / "full", progress=False)
+    assert trials(tune(SPEC, 5, tmp_path / "full", progress=False)) == whole
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert sorted(path.name for path in (tmp_path / "full").iterdir()) == names
 
 
 SEARCHED = sorted(Path(tuning.__file__).parent.glob("results/tuning/tune_*.json"))

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from kuaisim_gym.data import archive as archives
-from kuaisim_gym.data.archive import extract, free_space_check, readable_size
+from kuaisim_gym.data.archive import extract
+from kuaisim_gym.disk import check_free_space, readable_size
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError, DiskSpaceError, KuaiSimError
 
 FILES = {"KuaiRec/data/big_matrix.csv": b"a,b\n1,2\n" * 4000, "KuaiRec/README.md": b"", "x": b"x"}
@@ -115,8 +116,21 @@ BAD_NAMES = {
     "parent": ("../outside.csv", "'..'"),
     "hidden parent": ("data/../../outside.csv", "'..'"),
     "absolute": ("/tmp/kuaisim-outside.csv", "absolute"),
-    "drive": ("C:outside.csv", "drive"),
-    "inner drive": ("data/c:/outside.csv", "drive"),
+    "drive": ("C:outside.csv", "for Windows"),
+    "inner drive": ("data/c:/outside.csv", "for Windows"),
+    "question": ("a?b", "for Windows"),
+    "star": ("data*/b", "for Windows"),
+    "pipe": ("a|b", "for Windows"),
+    "quote": ('a"b', "for Windows"),
+    "less": ("a<b", "for Windows"),
+    "stream": ("a.csv:b", "for Windows"),
+    "final dot": ("data./b.csv", "dot or blank"),
+    "final dots": ("...", "dot or blank"),
+    "final blank": ("a ", "dot or blank"),
+    "device": ("CON", "device"),
+    "device with an ending": ("data/Nul.csv", "device"),
+    "device before a blank": ("aux .csv/b", "device"),
+    "device with a number": ("lpt\u00b9.tar.gz", "device"),
     "backslash": ("..\\outside.csv", "backslash"),
     "control": ("out\nside.csv", "control"),
     "long part": ("a" * 256, "at most 255"),
@@ -128,6 +142,12 @@ BAD_NAMES = {
     "below a file": ("good.csv/inner.csv", "both a file and a folder"),
     "empty": (".", "file's name"),
 }
+
+
+@pytest.mark.parametrize("name", ["console.csv", "com.csv", "lpt10", "a.con", ".hidden", "a b"])
+def test_names_that_only_look_like_devices_are_names(tmp_path: Path, name: str) -> None:
+    files = extract(write_zip(tmp_path / "x.zip", (name, b"x")), tmp_path / "to")
+    assert files[-1] == tmp_path / "to" / name
 
 
 @pytest.mark.parametrize("ending", [".zip", ".tar.gz"])
@@ -317,6 +337,59 @@ def test_refuses_a_long_tail(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_refuses_two_archives_in_one_file(tmp_path: Path, ending: str) -> None:
+    """Readers of zips take the last one and readers of tars the first, without a word."""
+    path, second = write_good(tmp_path / f"two{ending}"), tmp_path / f"second{ending}"
+    write_zip(second) if ending == ".zip" else write_tar(second)
+    more = second.read_bytes()
+    second.unlink()
+    refused(damage(path, lambda content: content + more), match="two archives in one file")
+
+
+def test_refuses_two_tars_in_one_stream(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "two.tgz")
+    plain = gzip.decompress(path.read_bytes())
+    refused(damage(path, lambda _: gzip.compress(plain * 2)), match="two archives in one file")
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("junk", [b"junk", b"\0" * 30 + b"x", b"PK\5\6"])
+def test_refuses_bytes_after_the_end(tmp_path: Path, ending: str, junk: bytes) -> None:
+    refused(damage(write_good(tmp_path / f"junk{ending}"), lambda content: content + junk))
+
+
+def test_refuses_bytes_before_a_zip(tmp_path: Path) -> None:
+    path = write_good(tmp_path / "junk.zip")
+    refused(damage(path, lambda content: b"#!" + content), match="before the first one")
+
+
+def test_a_zip_may_have_a_comment_or_no_files(tmp_path: Path) -> None:
+    path = write_good(tmp_path / "comment.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"as published"
+    assert len(extract(path, tmp_path / "to")) == len(FILES)
+    zipfile.ZipFile(tmp_path / "empty.zip", "w").close()
+    assert extract(tmp_path / "empty.zip", tmp_path / "empty") == []
+
+
+def test_refuses_a_comment_that_is_an_empty_archive(tmp_path: Path) -> None:
+    path = write_good(tmp_path / "comment.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.comment = b"PK\5\6" + bytes(18)
+    refused(path, match="two archives in one file")
+
+
+def test_one_tar_may_come_in_several_gzip_members(tmp_path: Path) -> None:
+    """As parallel compressors write it, and with the padding of a tape."""
+    path = write_good(tmp_path / "KuaiRec.tar.gz")
+    plain = gzip.decompress(path.read_bytes())
+    parts = [plain[start : start + 1000] for start in range(0, len(plain), 1000)]
+    path.write_bytes(b"".join(map(gzip.compress, parts)) + bytes(512))
+    files = extract(path, tmp_path / "to")
+    assert {str(file.relative_to(tmp_path / "to")): file.read_bytes() for file in files} == FILES
+
+
 def test_refuses_a_full_folder_and_leaves_it(tmp_path: Path) -> None:
     (tmp_path / "to").mkdir()
     (tmp_path / "to" / "mine").write_text("mine")
@@ -328,7 +401,7 @@ def test_refuses_a_full_folder_and_leaves_it(tmp_path: Path) -> None:
 
 def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "to").write_text("a file in the way")
-    with pytest.raises(KuaiSimError, match="cannot be unpacked"):
+    with pytest.raises(KuaiSimError, match="cannot be written"):
         extract(write_good(tmp_path / "KuaiRec.zip"), tmp_path / "to" / "here")
 
 
@@ -353,9 +426,9 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
 
 def test_free_space_is_checked(tmp_path: Path, monkeypatch) -> None:
     limit_disk(monkeypatch, 1_500_000_000)
-    free_space_check(tmp_path / "yet" / "to be made", 1_500_000_000)
+    check_free_space(tmp_path / "yet" / "to be made", 1_500_000_000)
     with pytest.raises(DiskSpaceError, match=r"1\.7 GB are needed .* only 1\.5 GB"):
-        free_space_check(tmp_path, 1_700_000_000)
+        check_free_space(tmp_path, 1_700_000_000)
 
 
 @pytest.mark.parametrize(

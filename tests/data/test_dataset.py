@@ -318,7 +318,6 @@ def test_products_of_all_pairs_are_one_matrix_product_and_others_go_pair_by_pair
     np.testing.assert_allclose(together, singly, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(pair_products(left, right, rows, columns), together)
     pairs = np.einsum("...d,...d->...", left[rows], right[columns])
-    assert (pairs != together).any()
     for some in (slice(1), slice(4, 5)):  # a session by itself has the bits of its batch
         found = pair_products(left, right, rows[some], columns)
         np.testing.assert_array_equal(found, pairs[some])

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import requests
 
 from kuaisim_gym.data import download as downloads
 from kuaisim_gym.data.__main__ import main
@@ -76,6 +77,7 @@ class Server(ThreadingHTTPServer):
         self.cuts: list[int] = []  # after how many bytes the next answers end
         self.stalls: list[int] = []  # after how many bytes the next answers stop, but do not end
         self.statuses: list[int] = []  # what the next answers are instead
+        self.redirects: list[str] = []  # where the next answers lead
         self.says_length = True
         self.delay = 0.0
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -99,6 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
         server = self.server
         server.requests.append((self.path, dict(self.headers)))
         time.sleep(server.delay)
+        if server.redirects:
+            self.send_response(302)
+            self.send_header("Location", server.redirects.pop(0))
+            self.send_header("Content-Length", str(10**12))  # which never comes
+            self.end_headers()
+            return
         if server.statuses:
             self.send_response(server.statuses.pop(0))
             self.send_header("Content-Length", "0")
@@ -669,3 +677,62 @@ def test_words_that_are_no_command(argv: list[str], capsys) -> None:
         main(argv)
     assert caught.value.code == 2
     assert "usage" in capsys.readouterr().err
+
+
+def test_follows_redirects(tmp_path: Path, server: Server) -> None:
+    server.redirects = [f"{server.url}/elsewhere", "/further?token=1"]
+    assert content(fetch(server, tmp_path)) == CSV
+    assert [path for path, _ in server.requests] == [RECORD, "/elsewhere", "/further?token=1"]
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("file:///etc/passwd", "not of http or https"),
+        ("ftp://127.0.0.1/x.zip", "not of http or https"),
+        ("http://[::bad", "no address"),
+        ("http://:80/", "no address"),
+        ("http://127.0.0.1:port/", "no address"),
+        (f"http://{'a' * 70}.example/", "no address"),
+        ("http://x\xe9\xff/", "no address"),
+    ],
+)
+def test_names_the_address_that_is_not_followed(tmp_path, server, target: str, why: str) -> None:
+    server.redirects = [target]
+    with pytest.raises(DownloadError) as caught:
+        fetch(server, tmp_path)
+    message = str(caught.value)
+    assert f"{server.url}{RECORD} leads to {target!r}, which is {why}" in message
+    assert "To do it by hand" in message
+    assert "version" not in message
+    assert len(server.requests) == 1
+
+
+def test_an_encrypted_address_leads_to_no_plain_one() -> None:
+    answer = requests.Response()
+    answer.status_code, answer.url = 302, "https://zenodo.org/records/1"
+    answer.raw = io.BytesIO()
+    for target, is_plain in (("http://zenodo.org/2", True), ("/2", False), ("//x.org/", False)):
+        answer.headers["Location"] = target
+        with downloads._Session(answer.url) as session:
+            if is_plain:
+                with pytest.raises(downloads._RefusedRedirectError, match="not encrypted"):
+                    session.get_redirect_target(answer)
+            else:
+                assert session.get_redirect_target(answer) == target
+
+
+def test_failures_behind_a_redirect_name_both_addresses(tmp_path: Path, server: Server) -> None:
+    first, other = f"{server.url}{RECORD}", offline()
+    server.redirects = [f"{other}/x.zip"]
+    with pytest.raises(DownloadError, match=f"{re.escape(first)}.* at {other}/x.zip, to which"):
+        fetch(server, tmp_path, retries=0)
+    for status, retries in ((404, 3), (503, 0)):
+        server.redirects, server.statuses = ["/x.zip"], [status]
+        with pytest.raises(DownloadError, match=f"{status} .* at {server.url}/x.zip") as caught:
+            fetch(server, tmp_path, retries=retries)
+        assert first in str(caught.value)
+    server.redirects = [f"/{turn}" for turn in range(40)]
+    with pytest.raises(DownloadError, match=f"more than 30 times, and at last to {server.url}/30"):
+        fetch(server, tmp_path)
+    assert len(server.redirects) == 9

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 from collections import Counter
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def folder(tmp_path: Path, tables: dict[str, str]) -> Path:
     for name, text in tables.items():
         (tmp_path / f"{name}.csv").write_text(text)
     return tmp_path
+
+
+def test_compressed_tables_are_read_as_all_others(tmp_path: Path) -> None:
+    """Each optional one, too."""
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    plain.mkdir()
+    packed.mkdir()
+    for file in folder(plain, files()).iterdir():
+        (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+    expected, dataset = load_uncached(plain), load_uncached(packed)
+    assert dataset.fingerprint == expected.fingerprint
+    assert dataset.user_features.codes and dataset.item_features.codes
 
 
 def test_a_golden_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import Dataset
+from kuaisim_gym.data.files import DataFiles
 from kuaisim_gym.data.kuairec import KuaiRec
 from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
 
@@ -244,13 +245,75 @@ def test_unknown_dataset_names_the_nearest() -> None:
 
 
 def test_compressed_tables_are_read_as_all_others(tmp_path: Path) -> None:
-    """Optional ones, too."""
+    """Each optional one, too."""
     plain, packed = tmp_path / "plain", tmp_path / "packed"
     for path in (plain, packed):
         path.mkdir()
-    folder(plain, user_features="user_id,user_active_degree\n2,full_active\n1,odd\n")
+    folder(
+        plain,
+        user_features="user_id,user_active_degree\n2,full_active\n1,odd\n",
+        item_categories='video_id,feat\n11,"[3, 4]"\n',
+        item_daily_features="video_id,show_cnt\n11,5\n12,9\n",
+        social_network='user_id,friend_list\n1,"[2]"\n',
+    )
     for file in plain.iterdir():
         (packed / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
     expected, dataset = load_uncached(plain), load_uncached(packed)
     assert dataset.fingerprint == expected.fingerprint
     assert list(dataset.user_features.codes) == ["user_active_degree"]
+    assert list(dataset.item_features.codes) == ["category"]
+    assert dataset.show_counts is not None and dataset.show_counts.tolist() == [5, 9, 0, 0]
+    assert dataset.friends is not None and dataset.friends.tolist() == [[0, 1]]
+
+
+def test_a_list_of_categories_has_an_end(tmp_path: Path) -> None:
+    """Codes are dense: one cell of 100,000 values would make as many columns."""
+    for length in (1000, 1001):
+        table = f'video_id,feat\n12,[5]\n11,"{list(range(length))}"\n'
+        path = folder(tmp_path, item_categories=table)
+        if length == 1000:
+            codes = load_uncached(path).item_features.codes["category"]
+            assert codes.shape == (4, 1000)
+            continue
+        with pytest.raises(DataFormatError) as caught:
+            load_uncached(path)
+        message = str(caught.value)
+        assert "item_categories.csv, data row 2, column 'feat'" in message
+        assert "at most 1000 values in a cell, got 1001: '[0, 1, 2," in message
+        assert len(message) < 500
+
+
+def test_what_files_say_in_another_form_is_not_ignored_silently(tmp_path: Path, caplog) -> None:
+    path = folder(tmp_path)
+    for name in ("User_Features.parquet", "social_network.csv.bz2", "item_categories.csv.zip"):
+        (path / name).write_bytes(b"1")
+    (path / "caption_category.parquet").write_bytes(b"1")  # which no source reads
+    load_dataset("kuairec", path)
+    lines = KuaiRec().inspect(path)
+    for name in ("User_Features.parquet", "social_network.csv.bz2", "item_categories.csv.zip"):
+        assert f"{path / name} is not read: only .csv and .csv.gz are" in caplog.text
+        assert f"unread:  {name}; only .csv and .csv.gz are read" in lines
+    assert "caption" not in caplog.text
+
+
+def test_endings_may_be_in_capitals(tmp_path: Path) -> None:
+    path = folder(tmp_path, user_features="user_id,user_active_degree\n2,full_active\n")
+    (path / "user_features.csv").rename(path / "user_features.CSV")
+    assert list(load_uncached(path).user_features.codes) == ["user_active_degree"]
+
+
+def test_files_that_change_while_they_are_read_give_no_dataset(tmp_path, monkeypatch) -> None:
+    """Else the cache would hold other rows under the digest of the earlier ones."""
+    path = folder(tmp_path, BIG + "2,98,0.125\n")
+    read = KuaiRec.read
+
+    def read_slowly(self: KuaiRec, files: DataFiles) -> Dataset:
+        dataset = read(self, files)
+        folder(tmp_path, BIG + "2,98,0.125\n1,99,3.0\n")
+        return dataset
+
+    with monkeypatch.context() as patch:
+        patch.setattr(KuaiRec, "read", read_slowly)
+        with pytest.raises(DataFormatError, match="changed while it was read"):
+            load_dataset("kuairec", path)
+    assert len(load_dataset("kuairec", path).log) == 6

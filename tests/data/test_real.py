@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -80,6 +81,20 @@ def test_likes_are_looked_up_in_the_complete_matrix(folder: Write) -> None:
     assert dataset.user_features.numbers["register_days"][0] == 9.0
     assert dataset.train_users.tolist() == [0, 1]
     assert dataset.randomised is None
+
+
+@pytest.mark.parametrize("source", ["kuairec-like", "kuairec-watch"])
+def test_compressed_tables_are_read_as_all_others(folder: Write, source: str) -> None:
+    """Each optional one, too."""
+    path = folder({**KUAIREC, **FEATURES})
+    expected = load_dataset(source, path)
+    for file in list(path.iterdir()):
+        (path / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    dataset = load_dataset(source, path)
+    assert dataset.fingerprint == expected.fingerprint
+    assert list(dataset.item_features.codes) == ["category"]
+    assert list(dataset.user_features.numbers) == ["register_days"]
 
 
 def test_watch_ratios_are_a_sample_beside_all_likes(folder: Write) -> None:

@@ -17,10 +17,17 @@ import kuaisim_gym  # noqa: F401  (registers the environments)
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import Dataset, LabelLog, PositiveLog, ResponseLog, write_csv
 from kuaisim_gym.data.__main__ import main
+from kuaisim_gym.data.coding import most_values
 from kuaisim_gym.data.custom import inputs
+from kuaisim_gym.data.custom import source as sources
 from kuaisim_gym.data.custom.source import TableSource
 from kuaisim_gym.data.split import id_bits, mixed, uniform
-from kuaisim_gym.errors import ConfigError, DataFormatError, DatasetNotFoundError
+from kuaisim_gym.errors import (
+    ConfigError,
+    DataFormatError,
+    DatasetNotFoundError,
+    KuaiSimError,
+)
 
 LOG = pd.DataFrame(
     {
@@ -206,6 +213,138 @@ def test_a_folder_of_files_with_telling_names(tmp_path: Path) -> None:
     write(tmp_path, log_csv="user,item\n1,1\n")
     with pytest.raises(DataFormatError, match=r"several files that could be log: \['log.csv'"):
         load_dataset("table", tmp_path)
+
+
+def packed(folder: Path) -> Path:
+    """The same folder, each of its files compressed."""
+    for file in list(folder.iterdir()):
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes()))
+        file.unlink()
+    return folder
+
+
+def test_compressed_tables_are_read_as_all_others(tmp_path: Path) -> None:
+    """Each optional one, too."""
+    named = write(
+        tmp_path / "named",
+        log_csv="user,item\n1,1\n1,2\n",
+        test_csv="user,item\n2,1\n2,2\n",
+        items_csv="item,genre\n1,Crime\n2,Drama\n",
+        users_tsv="user\tage\n1\t33\n2\t44\n",
+    )
+    atomic = write(
+        tmp_path / "atomic",
+        atomic_inter="user_id:token\titem_id:token\n1\t1\n1\t2\n",
+        atomic__test_inter="user_id:token\titem_id:token\n2\t1\n2\t2\n",
+        atomic_item="item_id:token\tgenre:token\n1\tCrime\n2\tDrama\n",
+        atomic_user="user_id:token\tage:token\n1\t33\n2\t44\n",
+    )
+    for folder in (named, atomic):
+        expected = load_dataset("table", folder)
+        dataset = load_dataset("table", packed(folder))
+        assert dataset.fingerprint == expected.fingerprint
+        assert list(dataset.item_features.codes) == ["genre"]
+        assert list(dataset.user_features.codes) == ["age"]
+        assert cells(dataset, "test") == [(2, 1, 1), (2, 2, 1)]
+
+
+HEAD = "user_id:token\titem_id:token\n"
+
+
+@pytest.mark.parametrize("twin", ["ml.inter.gz", "ml.item.gz", "ml.train.inter", "ml.valid.inter"])
+def test_of_two_files_of_one_table_none_is_chosen(tmp_path: Path, twin: str) -> None:
+    folder = write(tmp_path / "ml", ml_inter=HEAD + "1\t1\n", ml_item="item_id:token\n1\n")
+    (folder / twin).write_text(HEAD)
+    other = "ml.item" if "item" in twin else "ml.inter"
+    for path in (folder, folder / "ml.inter"):
+        with pytest.raises(DataFormatError, match=f"holds {other} and {twin}. Remove one"):
+            load_dataset("table", path)
+
+
+def test_what_is_called_as_a_table_but_is_no_file(tmp_path: Path) -> None:
+    write(tmp_path, log_csv="user,item\n1,1\n1,2\n")
+    (tmp_path / "items.csv").symlink_to("nowhere.csv")
+    with pytest.raises(DataFormatError, match="items.csv is a dead link; expected a file"):
+        load_dataset("table", tmp_path)
+    write(tmp_path / "ml", ml_inter=HEAD + "1\t1\n")
+    (tmp_path / "ml" / "ml.user").mkdir()
+    with pytest.raises(DataFormatError, match="ml.user is a folder; expected a file"):
+        load_dataset("table", tmp_path / "ml")
+
+
+def test_tables_in_forms_that_are_not_read_are_named(tmp_path: Path, caplog) -> None:
+    folder = write(tmp_path / "ml", ratings_csv="user,item\n1,1\n1,2\n2,1\n2,2\n", users_dat="1")
+    write(folder, movies_json="1", notes_dat="1", log_txt="1")
+    load_dataset("table", folder, test_share=0.5)
+    for name in ("users.dat", "movies.json"):
+        assert f"{folder / name} is not read: expected one of .csv, .tsv" in caplog.text
+    assert "notes.dat" not in caplog.text
+    assert "log.txt" not in caplog.text  # there is another one
+    lines = "\n".join(TableSource().inspect(folder))
+    assert "unread:  users.dat; expected one of" in lines
+
+
+def test_descriptions_nested_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "shop.toml").write_text("log = " + "[" * 3000)
+    with pytest.raises(DataFormatError, match="shop.toml is no well-formed TOML file"):
+        load_dataset("table", tmp_path / "shop.toml")
+
+
+def test_compressed_tables_may_have_several_members_but_no_tail(tmp_path: Path) -> None:
+    rows = (b"user,item\n1,1\n", b"1,2\n2,", b"1\n2,2\n")
+    file = tmp_path / "log.csv.gz"
+    file.write_bytes(b"".join(map(gzip.compress, rows)))
+    assert load_dataset("table", file, test_share=0.5).n_users == 2
+    for tail, why in ((bytes(512), "bytes behind its end"), (b"junk", "cannot be unpacked")):
+        file.write_bytes(b"".join(map(gzip.compress, rows)) + tail)
+        with pytest.raises(DataFormatError, match=why):
+            load_dataset("table", file, test_share=0.5)
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    folder = write(tmp_path / "shop\udcff", log_csv="user,item\n1,1\n1,2\n2,1\n2,2\n")
+    with pytest.raises(KuaiSimError, match="cannot be read .*surrogates not allowed"):
+        load_dataset("table", folder, name="shop")
+
+
+def test_a_list_of_values_has_an_end(tmp_path: Path) -> None:
+    """Codes are dense: one cell of 100,000 values would make as many columns."""
+    log = pd.DataFrame({"user": [1, 1, 2, 2], "item": [1, 2, 1, 2]})
+    for length in (1000, 1001):
+        cell = "|".join(map(str, range(length)))
+        items = pd.DataFrame({"item": [3, 1, 2], "tags": ["x", "a|b", cell]})
+        options = {"log": log, "items": items, "item_features": {"tags": "|"}, "test_share": 0.5}
+        if length == 1000:
+            dataset = load_dataset("table", **options)
+            assert dataset.item_features.codes["tags"].shape == (2, 1000)
+            continue
+        match = r"data row 3, column 'tags': expected at most 1000 values .* by '\|', got '0\|1\|2"
+        with pytest.raises(DataFormatError, match=match) as caught:
+            load_dataset("table", **options)
+        assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("n", "most"), [(1, 1000), (2**18, 1000), (2**20, 256), (2**22, 64), (2**30, 64)]
+)
+def test_lists_may_take_a_gigabyte_or_64_values_each(n: int, most: int) -> None:
+    assert most_values(n) == most
+
+
+def test_tables_that_change_while_they_are_read_give_no_dataset(tmp_path, monkeypatch) -> None:
+    text = "user,item\n1,1\n1,2\n2,1\n2,2\n"
+    folder = write(tmp_path / "shop", log_csv=text)
+    note = sources.add_note  # which is called between the files and the end
+
+    def note_slowly(*arguments: object) -> None:
+        write(folder, log_csv=text + "3,1\n")
+        note(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "add_note", note_slowly)
+        with pytest.raises(DataFormatError, match="changed while it was read"):
+            load_dataset("table", folder, test_share=0.5)
+    assert load_dataset("table", folder, test_share=0.5).n_users == 3
 
 
 # ---- ids ----

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 
 from kuaisim_gym.data import tables as module
 from kuaisim_gym.data.tables import Column, ColumnFiles, allocate, open_tables, whole_groups
-from kuaisim_gym.errors import DataFormatError, KuaiSimError
+from kuaisim_gym.errors import DataFormatError, DiskSpaceError, KuaiSimError
 
 WHOLE, NUMBER = Column("a"), Column("b", "number")
 TEXT = Column("c", "text", gaps=True, required=False)
@@ -200,6 +201,20 @@ def test_what_duckdb_cannot_do_is_an_error_of_ours() -> None:
         for act in (tables.execute, tables.texts, tables.column):
             with pytest.raises(KuaiSimError, match="disk space"):
                 act("SELECT nothing FROM nowhere")
+
+
+def test_a_full_disk_is_not_blamed_on_the_file(tmp_path: Path, monkeypatch) -> None:
+    file = write(tmp_path, HEADER + b"1,2,x\n")
+
+    class Full:
+        def execute(self, _: str) -> None:
+            message = "TransactionContext Error: Failed to commit: Could not write file"
+            raise duckdb.TransactionException(message)
+
+    with open_tables() as tables:
+        monkeypatch.setattr(tables, "_connection", Full())
+        with pytest.raises(DiskSpaceError, match="KUAISIM_CACHE"):
+            tables.read([file], [WHOLE])
 
 
 def test_without_a_cache_folder_the_systems_is_used(

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog, write_csv
+from kuaisim_gym.data.source import Writer, find_source
 from kuaisim_gym.data.split import is_test_user
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, StorageError
 
 
 def assert_same(one: Dataset, other: Dataset) -> None:
@@ -177,42 +180,88 @@ def first(file: Path) -> dict[str, str]:
 
 
 def test_all_published_columns_are_there_and_agree(tmp_path: Path) -> None:
-    write_csv(small_kuairec(), tmp_path)
-    row = first(tmp_path / "small_matrix.csv")
+    rec, rand = tmp_path / "rec", tmp_path / "rand"
+    write_csv(small_kuairec(), rec)
+    row = first(rec / "small_matrix.csv")
     assert list(row) == [
         *("user_id", "video_id", "play_duration", "video_duration"),
         *("time", "date", "timestamp", "watch_ratio"),
     ]
     assert row["time"].startswith("2020-07-") and row["date"] == row["time"][:10].replace("-", "")
-    write_csv(small_kuairand(), tmp_path)
-    row = first(tmp_path / "log_random_4_22_to_5_08_pure.csv")
+    write_csv(small_kuairand(), rand)
+    row = first(rand / "log_random_4_22_to_5_08_pure.csv")
     assert list(row)[:5] == ["user_id", "video_id", "date", "hourmin", "time_ms"]
     assert list(row)[-3:] == ["is_profile_enter", "is_rand", "tab"]
     assert len(row) == 19 and row["is_rand"] == "1" and row["date"].startswith("2022")
     for name, date in (("4_08_to_4_21", "202204"), ("4_22_to_5_08", "20220")):
-        row = first(tmp_path / f"log_standard_{name}_pure.csv")
+        row = first(rand / f"log_standard_{name}_pure.csv")
         assert row["is_rand"] == "0" and row["date"].startswith(date)
-    assert len(first(tmp_path / "user_features_pure.csv")) == 31
-    assert len(first(tmp_path / "video_features_basic_pure.csv")) == 12
+    assert len(first(rand / "user_features_pure.csv")) == 31
+    assert len(first(rand / "video_features_basic_pure.csv")) == 12
 
 
-def test_nothing_is_overwritten_and_no_half_file_is_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dataset = small_kuairec()
-    (tmp_path / "small_matrix.csv").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds small_matrix\.csv"):
-        write_csv(dataset, tmp_path)
-    assert [one.name for one in tmp_path.iterdir()] == ["small_matrix.csv"]
-    (tmp_path / "small_matrix.csv").unlink()
+def test_folders_that_hold_anything_are_left_alone(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(ConfigError, match=r"absent or empty, but .*data holds thesis\.tex"):
+        write_csv(small_kuairec(), folder)
+    (tmp_path / "data.lock").touch()  # of a call that was killed at its very end
+    with pytest.raises(ConfigError, match="absent or empty"):
+        write_csv(small_kuairec(), folder)
+    assert files_in(tmp_path) == ["data/thesis.tex"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match="another folder than the one of work"):
+        write_csv(small_kuairec(), ".")
+    (tmp_path / "link").symlink_to(tmp_path / "here", target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    write_csv(small_kuairec(), tmp_path / "link")
+    assert (tmp_path / "here" / "big_matrix.csv").exists()
+    with pytest.raises(StorageError, match="thesis.tex.* cannot be written"):
+        write_csv(small_kuairec(), folder / "thesis.tex" / "data")
 
-    def fail(*_: object) -> None:
-        raise OSError("disk full")
 
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_csv(dataset, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+class Killed(BaseException):
+    """What nothing catches."""
+
+
+def die_in(write: Writer, file: Path) -> None:
+    """Ends in the middle of a file."""
+    write(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    raise Killed
+
+
+@pytest.mark.parametrize("make", [small_kuairec, small_kuairand])
+def test_killed_at_any_file_it_can_be_called_again(tmp_path: Path, monkeypatch, make) -> None:
+    """Of a killed process nothing is tidied up: here neither, by a tidying that does nothing."""
+    dataset, target = make(), tmp_path / "data"
+    write_csv(dataset, tmp_path / "whole")
+    names = files_in(tmp_path / "whole")
+    source = find_source(dataset.source)
+    for place in range(len(names)):
+        writers = dict(source.write(dataset))
+        name = list(writers)[place]
+        writers[name] = partial(die_in, writers[name])
+        with monkeypatch.context() as dying:
+            dying.setattr(type(source), "write", lambda *_, writers=writers: writers)
+            dying.setattr("kuaisim_gym.disk.remove", lambda _: None)
+            with pytest.raises(Killed):
+                write_csv(dataset, target)
+        assert not target.exists()
+        (tmp_path / "data.lock").touch()
+        write_csv(dataset, target)
+        assert files_in(tmp_path) == [
+            f"{one}/{name}" for one in ("data", "whole") for name in names
+        ]
+        for name in names:
+            assert (target / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        shutil.rmtree(target)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(one.relative_to(folder)) for one in folder.rglob("*") if one.is_file())
 
 
 def test_users_on_the_wrong_side_are_refused(tmp_path: Path) -> None:

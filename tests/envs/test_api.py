@@ -76,8 +76,12 @@ def test_both_checkers_pass_without_a_warning(
             dataset=worlds[env_id],
             observation_type=observation,
             action_type=action,
+            disable_env_checker=False,
             **options,
         )
+        env.reset(seed=0)
+        env.step(env.action_space.sample())
+        env.step(env.action_space.sample())
         gymnasium_check(env.unwrapped, skip_render_check=True)
         sb3_check(env)
 

@@ -16,7 +16,7 @@ import kuaisim_gym
 from kuaisim_gym.data import Dataset, Features, WatchLog, write_csv
 from kuaisim_gym.envs import assembly
 from kuaisim_gym.envs.offline import Episode, collect_episodes, logged_episodes, write_minari
-from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError, StorageError
 from kuaisim_gym.simulator import load_catalogue
 
 ENV = "KuaiRec-Fair-v0"
@@ -535,6 +535,45 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, minari) ->
     assert sorted(os.listdir(root)) == ["one-v0", "two-v0"]
 
 
+def test_exports_keep_room_on_the_disk(small, minari, monkeypatch) -> None:
+    """HDF5 would end this process, so the room alone is played."""
+    source, room = logged_spaces(small), iter([1e9, 1e9, 1e9, 6e7])
+    episodes = list(itertools.islice(logged_episodes(small), 9))
+    write_minari("there-v0", episodes[:1], **source)
+    monkeypatch.setattr("kuaisim_gym.disk.free_space", lambda _: next(room))
+    with pytest.raises(
+        DiskSpaceError, match=r"About 67\.1 MB are needed .* only 60\.0 MB are free"
+    ):
+        write_minari("two/full-v0", episodes, **source)
+    assert next(room, None) is None  # it ended at the third episode
+    assert os.listdir(minari.storage.get_dataset_path()) == ["there-v0"]
+    assert minari.load_dataset("there-v0").total_episodes == 1
+
+
+def test_what_killed_exports_left_goes_with_the_next(small, minari) -> None:
+    root = minari.storage.get_dataset_path()
+    (root / ".kuaisim-0.lock").touch()
+    (root / ".kuaisim-0.1.part" / "data").mkdir(parents=True)
+    (root / ".kuaisim-0.1.part" / "data" / "main_data.hdf5").write_bytes(b"half")
+    episodes = list(itertools.islice(logged_episodes(small), 2))
+
+    def while_another_works():
+        write_minari("b-v0", episodes, **logged_spaces(small))
+        assert len([name for name in os.listdir(root) if name.endswith(".part")]) == 1
+        yield from episodes
+
+    write_minari("a-v0", while_another_works(), **logged_spaces(small))
+    assert sorted(os.listdir(root)) == ["a-v0", "b-v0"]
+    assert minari.load_dataset("a-v0").total_episodes == 2
+
+
+def test_minari_s_folder_cannot_be_written(small, minari, monkeypatch, tmp_path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file" / "datasets"))
+    with pytest.raises(StorageError, match="datasets cannot be written"):
+        write_minari("c-v0", logged_episodes(small), **logged_spaces(small))
+
+
 def test_pictures_are_stored_without_loss(small, minari) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 40, 40), dtype=np.uint8)
     flags = np.array([False, True])
@@ -556,7 +595,7 @@ def test_what_minari_cannot_be_told_is_refused(small, small_rand, folder, minari
     episodes = list(itertools.islice(logged_episodes(small), 1))
     env = gym.make(ENV, dataset=folder)
     cases = (
-        ({}, "dataset, observation_space and action_space are all needed"),
+        ({}, "dataset, observation_space and action_space are needed"),
         ({"env": env, "action_space": env.action_space}, "env or the spaces, not both"),
         ({"env": gym.make(ENV, dataset=small)}, "cannot be written down"),
         ({"env": env, "dataset": small_rand}, "another than the episodes"),

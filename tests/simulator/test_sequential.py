@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog
 from kuaisim_gym.errors import CheckpointError, ConfigError, ResetNeededError
+from kuaisim_gym.simulator import build, sequential
 from kuaisim_gym.simulator.quality import auc
 from kuaisim_gym.simulator.sequential import SequentialConfig, SequentialModel, fit_sequential
 from kuaisim_gym.simulator.sequential import fit as fitting
@@ -498,6 +499,31 @@ def test_checkpoints_survive(tastes: Tastes, model: SequentialModel, tmp_path) -
             sessions.observe(slates, sessions.feedback(slates).round())
             runs.append(sessions.feedback(slates))
         np.testing.assert_array_equal(*runs)
+
+
+def test_a_damaged_model_in_the_cache_is_fitted_again(
+    tastes: Tastes, model: SequentialModel, tmp_path, monkeypatch, caplog
+) -> None:
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path))
+    data = dataset_of(tastes.past, tastes.n_items, tastes.n_users)
+    fits: list[object] = []
+    monkeypatch.setattr(sequential, "fit_sequential", lambda *given: fits.append(given) or model)
+
+    def weights() -> list[np.ndarray]:
+        found = build._sequential(data, data.log, data.log, "response")
+        return [tensor.numpy().copy() for tensor in found.network.state_dict().values()]
+
+    wanted = weights()
+    weights()
+    assert len(fits) == 1
+    file = tmp_path / "response.arrays" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-9] ^= 1  # of a number: the file can be read as before
+    file.write_bytes(content)
+    for one, other in zip(wanted, weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(fits) == 2
+    assert "Rebuilding" in caplog.text
 
 
 def test_what_is_no_checkpoint_is_refused(tastes: Tastes, model, tmp_path) -> None:

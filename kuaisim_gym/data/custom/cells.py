@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kuaisim_gym.data.tables import WHOLE_MAX, Table, Tables, literal
+from kuaisim_gym.data.tables import WHOLE_MAX, Table, Tables, literal, shown
 from kuaisim_gym.errors import DataFormatError
 
 # DuckDB reads words such as epoch and infinity as dates, too.
@@ -83,7 +83,7 @@ def check_cells(table: Table, tables: Tables, column: str, condition: str, rule:
         row = int(tables.column(f"SELECT min(rowid) {clause}")[0])
         text = tables.texts(f"SELECT {cell}::VARCHAR FROM {table.sql} WHERE rowid = {row}")[0]
         raise DataFormatError(
-            f"{table.location(row)}, column {column!r}: expected {rule}, got {text!r} "
+            f"{table.location(row)}, column {column!r}: expected {rule}, got {shown(text)} "
             f"({invalid} such row(s)). Correct or remove them."
         )
 

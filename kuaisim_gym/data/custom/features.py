@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data.coding import Field, Positions, add_note, read_features, read_labels
-from kuaisim_gym.data.custom.cells import check_numbers, number
+from kuaisim_gym.data.coding import (
+    Field,
+    Positions,
+    add_note,
+    most_values,
+    read_features,
+    read_labels,
+)
+from kuaisim_gym.data.custom.cells import check_cells, check_numbers, number
 from kuaisim_gym.data.custom.columns import Roles, is_named
 from kuaisim_gym.data.custom.inputs import CATEGORY, NUMBER, SKIPPED, Input
 from kuaisim_gym.data.dataset import Features, Labels
@@ -78,7 +85,7 @@ class Entities:
 
         Raises:
             ConfigError: A column is not there.
-            DataFormatError: A cell that should be a number is none.
+            DataFormatError: A cell that should be a number is none, or one holds too many values.
         """
         label = f"{self.entity}_features"
         if kinds is None:
@@ -103,6 +110,11 @@ class Entities:
                 titles[stored] = title
             else:
                 cells[stored] = f"{self.table.cell(name)}::VARCHAR"
+                if kind != CATEGORY:
+                    most = most_values(self.n)
+                    values = f"list_distinct(string_split({cells[stored]}, {literal(kind)}))"
+                    rule = f"at most {most} values in a cell, separated by {kind!r}"
+                    check_cells(self.table, self.tables, name, f"len({values}) <= {most}", rule)
                 split = None if kind == CATEGORY else Split(kind)
                 fields.append(Field(title, split, source=stored))
         table = self._by_position("features", cells)

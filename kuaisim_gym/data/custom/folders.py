@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Container
 from pathlib import Path
 
 from kuaisim_gym.data.custom.inputs import ENDINGS, stem_and_ending
+from kuaisim_gym.data.files import only_file, reading
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
 
 TABLES = ("log", "test", "items", "users")
@@ -29,8 +32,28 @@ def find_tables(path: Path) -> Tables:
 
     Raises:
         DatasetNotFoundError: There is no log.
-        DataFormatError: Several files could be one table.
+        DataFormatError: Several files could be one table, or one is no file.
+        KuaiSimError: The path cannot be read.
     """
+    with reading(path):
+        return _tables_of(path)
+
+
+def unread_files(folder: Path, tables: Container[str]) -> list[Path]:
+    """Files called as tables that were not found, of forms that are not read, such as users.dat."""
+    if not folder.is_dir():
+        return []
+    absent = {stem for table, stems in _NAMES.items() if table not in tables for stem in stems}
+    with reading(folder):
+        return [
+            file
+            for file in sorted(folder.iterdir())
+            if file.is_file() and file.name.partition(".")[0].lower() in absent
+        ]
+
+
+def _tables_of(path: Path) -> Tables:
+    """The tables of a folder, or those beside one of RecBole's files."""
     if path.is_file():
         if stem_and_ending(path)[1] not in _ATOMIC:
             return {"log": [path]}
@@ -53,9 +76,11 @@ def find_tables(path: Path) -> Tables:
 
 def _atomic(folder: Path, name: str) -> Tables:
     """RecBole's files of one dataset."""
-    log = [*_files(folder, f"{name}.inter")]
-    if not log:
-        log = [*_files(folder, f"{name}.train.inter"), *_files(folder, f"{name}.valid.inter")]
+    log = _files(folder, f"{name}.inter")
+    split = [*_files(folder, f"{name}.train.inter"), *_files(folder, f"{name}.valid.inter")]
+    if log and split:
+        only_file([*log, *split])
+    log = log or split
     tables = {
         "log": log,
         "test": _files(folder, f"{name}.test.inter"),
@@ -69,8 +94,8 @@ def _atomic(folder: Path, name: str) -> Tables:
 
 def _files(folder: Path, name: str) -> list[Path]:
     """The file of a name, compressed or not."""
-    files = [folder / name, folder / f"{name}.gz"]
-    return [file for file in files if file.is_file()][:1]
+    files = [file for file in (folder / name, folder / f"{name}.gz") if os.path.lexists(file)]
+    return [only_file(files)] if files else []
 
 
 def _holds_log(folder: Path) -> bool:
@@ -89,7 +114,7 @@ def _named(folder: Path) -> Tables:
     for file in sorted(folder.iterdir()):
         stem, ending = stem_and_ending(file)
         for table, stems in _NAMES.items():
-            if ending and file.is_file() and stem.lower() in stems:
+            if ending and stem.lower() in stems:
                 tables.setdefault(table, []).append(file)
     for table, files in tables.items():
         if len(files) > 1:
@@ -98,6 +123,7 @@ def _named(folder: Path) -> Tables:
                 f"{folder} holds several files that could be {table}: {listed}. Give the one that "
                 f"is meant: {table}=PATH."
             )
+        only_file(files)
     if "log" not in tables:
         names = ", ".join(_NAMES["log"])
         inner = [str(inside) for inside in sorted(folder.iterdir()) if _holds_log(inside)]

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from kuaisim_gym.data.cache import file_digest
 from kuaisim_gym.data.custom.cells import check_no_nul
+from kuaisim_gym.data.files import digest_of_file, reading
 from kuaisim_gym.data.tables import (
     FORMS,
     Column,
@@ -87,7 +87,7 @@ class TextInput(Input):
 
     @property
     def digest(self) -> str | None:
-        return ";".join(f"{file.name}={file_digest(file)}" for file in self.files)
+        return ";".join(f"{file.name}={digest_of_file(file)}" for file in self.files)
 
     def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
         cells = [
@@ -138,7 +138,7 @@ class ParquetInput(Input):
 
     @property
     def digest(self) -> str | None:
-        return ";".join(f"{file.name}={file_digest(file)}" for file in self.files)
+        return ";".join(f"{file.name}={digest_of_file(file)}" for file in self.files)
 
     def load(self, tables: Tables, columns: Sequence[str], time: str | None = None) -> Table:
         for file in self.files:
@@ -318,7 +318,9 @@ def make_input(table: Given, role: str) -> Input:
         )
     paths = [Path(file) for file in files]
     for path in paths:
-        if not path.is_file():
+        with reading(path):
+            is_file = path.is_file()
+        if not is_file:
             raise DatasetNotFoundError(f"{role}: expected a file, but {path} is not there.")
     ending = stem_and_ending(paths[0])[1]
     if not ending:

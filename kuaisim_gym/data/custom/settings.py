@@ -9,6 +9,7 @@ from typing import Any
 
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data.custom.folders import TABLES
+from kuaisim_gym.data.files import reading
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
 
 SETTINGS = ".toml"
@@ -38,8 +39,9 @@ def read_settings(file: Path, options: Iterable[str]) -> dict[str, Any]:
     if not file.is_file():
         raise DatasetNotFoundError(f"Expected a file that describes a dataset, {file} is missing.")
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        with reading(file):
+            settings = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, RecursionError, tomllib.TOMLDecodeError) as error:
         raise DataFormatError(f"{file} is no well-formed TOML file: {error}.") from error
     options = tuple(options)
     for option in settings:

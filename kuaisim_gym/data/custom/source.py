@@ -18,8 +18,8 @@ from kuaisim_gym.data.coding import add_note, note_counts
 from kuaisim_gym.data.custom.cells import check_ids, check_numbers, seconds
 from kuaisim_gym.data.custom.columns import ANSWERS, Roles, check_columns, find_roles, require
 from kuaisim_gym.data.custom.features import Entities, read_exposures
-from kuaisim_gym.data.custom.folders import TABLES, find_tables
-from kuaisim_gym.data.custom.inputs import Given, Input, digest_of_inputs, make_input
+from kuaisim_gym.data.custom.folders import TABLES, find_tables, unread_files
+from kuaisim_gym.data.custom.inputs import ENDINGS, Given, Input, digest_of_inputs, make_input
 from kuaisim_gym.data.custom.options import TableOptions
 from kuaisim_gym.data.custom.rows import (
     Answer,
@@ -34,6 +34,7 @@ from kuaisim_gym.data.custom.rows import (
 from kuaisim_gym.data.custom.settings import SETTINGS, read_settings
 from kuaisim_gym.data.dataset import POSITIVE_RATE, Dataset, Features, IdArray
 from kuaisim_gym.data.feedback import Interactions
+from kuaisim_gym.data.files import check_unchanged
 from kuaisim_gym.data.source import SOURCES, Source
 from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.data.tables import Table, Tables, literal, open_tables
@@ -42,6 +43,7 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 WHOLE_ID = r"-?(0|[1-9]\d{0,18})(\.0*)?"
 LONGEST_ID = 256  # characters: ids are stored at the length of the longest
 LONGEST_NAME = 100  # characters: files of results are called by it
+NOT_READ = f"expected one of {', '.join(ENDINGS)}"
 LEAST_ITEMS = 2  # one popular and one in the long tail
 
 SOUGHT: dict[str, tuple[str, ...]] = {  # roles by table
@@ -149,11 +151,13 @@ class TableSource(Source):
         if path is not None and Path(path).suffix == SETTINGS:
             return self._described(path).load(None, seed)
         inputs, label = self._inputs(path)
-        digest = digest_of_inputs([inputs.get(table) for table in TABLES], self.choices.text)
+        for file in self._unread(path, inputs):
+            logger.warning("%s is not read: %s", file, NOT_READ)
+        digest = self._digest(inputs)
         if digest is None:
-            return self._read(inputs, label)
+            return self._read(inputs, label, digest)
         key = f"{self.name}-{digest}-{_file_name(label)}-v{self.version}"
-        return from_arrays(cached(key, lambda: to_arrays(self._read(inputs, label))))
+        return from_arrays(cached(key, lambda: to_arrays(self._read(inputs, label, digest))))
 
     def files(self, path: str | Path) -> list[Path]:
         if Path(path).suffix == SETTINGS:
@@ -178,6 +182,7 @@ class TableSource(Source):
         for name, purpose in ABSENT.items():
             if name not in inputs:
                 lines.append(f"missing: {name}, which is optional; {purpose}")
+        lines += [f"unread:  {file.name}; {NOT_READ}" for file in self._unread(path, inputs)]
         return lines
 
     def _uses(self, name: str, columns: Sequence[str]) -> dict[str, list[str]]:
@@ -239,9 +244,19 @@ class TableSource(Source):
             )
         return {name: make_input(table, name) for name, table in tables.items()}, label
 
-    def _read(self, inputs: Mapping[str, Input], label: str) -> Dataset:
+    def _unread(self, path: str | Path | None, inputs: Mapping[str, Input]) -> list[Path]:
+        """Files of a folder that are called as a table, but are of no form that is read."""
+        folder = self._given["log"] if path is None else path
+        return unread_files(Path(folder), inputs) if isinstance(folder, (str, Path)) else []
+
+    def _digest(self, inputs: Mapping[str, Input]) -> str | None:
+        return digest_of_inputs([inputs.get(table) for table in TABLES], self.choices.text)
+
+    def _read(self, inputs: Mapping[str, Input], label: str, digest: str | None) -> Dataset:
+        """Reads tables of a digest that was taken before."""
         with open_tables() as tables:
             dataset = _Reader(self.choices, inputs, tables).dataset(label)
+        check_unchanged(digest, self._digest(inputs), inputs["log"].label)
         logger.info("Read %s: %s", label, note_counts(dataset.notes))
         return dataset
 

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from kuaisim_gym.data.dataset import Features
 from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 from kuaisim_gym.simulator.sequential.model import SequentialModel
 from kuaisim_gym.simulator.sequential.network import FieldEncoder, SequenceNetwork
@@ -34,6 +35,7 @@ Positions = NDArray[np.int64]
 logger = logging.getLogger(__name__)
 
 
+@single_precision()
 def fit_sequential(
     train: Interactions,
     everyone: Interactions,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 from kuaisim_gym.simulator.sequential.network import SequenceNetwork
 from kuaisim_gym.simulator.sequential.sequences import RESET_EVENTS, Sequences, batches
@@ -39,6 +40,7 @@ class FittedSequences:
         shift: (B,) float32, added to scaled log-odds; zero unless :meth:`rescaled`.
     """
 
+    @single_precision()
     def __init__(
         self,
         behaviours: tuple[str, ...],

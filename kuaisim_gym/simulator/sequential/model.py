@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.errors import CheckpointError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.response import LogitModel
 from kuaisim_gym.simulator.sequential.config import SequentialConfig
 from kuaisim_gym.simulator.sequential.fitted import FittedSequences
@@ -85,6 +86,7 @@ class SequentialModel(FittedSequences, LogitModel):
         )
 
     @classmethod
+    @single_precision()
     def load(cls, path: str | Path, dataset: Dataset) -> SequentialModel:
         """Reads the file that :meth:`save` wrote.
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kuaisim_gym.errors import ResetNeededError
+from kuaisim_gym.precision import single_precision
 from kuaisim_gym.simulator.response import SessionAnswers
 from kuaisim_gym.simulator.sequential.fitted import FittedSequences
 from kuaisim_gym.simulator.sequential.network import Layer
@@ -37,6 +38,7 @@ class SequentialSessions(SessionAnswers):
         n_sessions: N.
     """
 
+    @single_precision()
     @torch.inference_mode()
     def __init__(self, model: FittedSequences, n_sessions: int) -> None:
         self.model = model
@@ -52,6 +54,7 @@ class SequentialSessions(SessionAnswers):
         self._scores = torch.zeros(n_sessions, len(model.behaviours), config.encoding)
         self._begun: NDArray[np.bool_] = np.zeros(n_sessions, dtype=bool)
 
+    @single_precision()
     @torch.inference_mode()
     def reset(self, slots: NDArray[np.bool_], users: NDArray[np.integer]) -> None:
         chosen = torch.from_numpy(np.flatnonzero(slots))

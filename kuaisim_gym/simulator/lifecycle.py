@@ -1,0 +1,248 @@
+"""When items are born and leave: the timetable of a catalogue that changes.
+
+Some items are there when the platform opens, the others arrive in a Poisson process; each stays
+for a random while. Dates of a dataset say in which order items come, or the very day.
+KuaiRand-Pure's videos were all uploaded within three days, so that its dates alone make no month
+of arrivals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import check_choice, check_whole, is_number
+from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.errors import ConfigError, unknown_option
+
+CATALOGUES = ("fixed", "dynamic")
+DATES = "dates"
+_FOR_EVER = 2**31
+_USUAL_DATES = "upload_dt"  # KuaiRand's day of arrival
+
+DayArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Lifecycle:
+    """Rates at which a catalogue changes, in days of a platform.
+
+    Attributes:
+        days: First and last day that are played; after it the platform opens anew, as on the
+            first.
+        sessions_per_day: Sessions that begin in a day, at least as many as are played at once;
+            ``None`` for 256, or for as many as are.
+        initial: Share of the catalogue that is there on the first day, in (0, 1].
+        lifetime: Mean days that an item stays, exponentially distributed; infinite for ever.
+        arrivals: Items a day, ``None`` for as many as have all arrived on the last day; or
+            ``"dates"``, the very days of ``dates``, of which the first is the first played.
+        memory: Share of an item's popularity that is left after a day, in [0, 1): popularity is
+            the moving average of shares of a day's exposures.
+        dates: Column of the dataset whose order is that of arrival, ties at random; ``None`` for
+            ``"upload_dt"`` where there is one, else a random order.
+        seed: Seed of the timetable.
+
+    Raises:
+        ConfigError: A value is out of range.
+    """
+
+    days: tuple[int, int] = (1, 30)
+    sessions_per_day: int | None = None
+    initial: float = 0.5
+    lifetime: float = 30.0
+    arrivals: float | str | None = None
+    memory: float = 0.9
+    dates: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        days = tuple(self.days) if isinstance(self.days, Sequence) else ()
+        if len(days) != 2:
+            raise ConfigError(f"days must be the first and the last day, got {self.days!r}.")
+        first = check_whole("The first of days", days[0], 1)
+        last = check_whole("The last of days", days[1], first)
+        object.__setattr__(self, "days", (first, last))
+        if self.sessions_per_day is not None:
+            check_whole("sessions_per_day", self.sessions_per_day, 1)
+        _check_within("initial", self.initial, "(0, 1]", 0.0 < _number(self.initial) <= 1.0)
+        _check_within("lifetime", self.lifetime, "(0, inf]", _number(self.lifetime) > 0.0)
+        _check_within("memory", self.memory, "[0, 1)", 0.0 <= _number(self.memory) < 1.0)
+        if isinstance(self.arrivals, str):
+            check_choice("arrivals", self.arrivals, (DATES,))
+        elif self.arrivals is not None:
+            finite = 0.0 < _number(self.arrivals) < np.inf
+            _check_within("arrivals", self.arrivals, "(0, inf)", finite)
+        check_whole("seed", self.seed, 0)
+
+    @classmethod
+    def of(cls, catalogue: str | Mapping[str, Any] | Lifecycle) -> Lifecycle | None:
+        """Reads the option ``catalogue`` of an environment.
+
+        Args:
+            catalogue: ``"fixed"``, ``"dynamic"``, or a lifecycle, which a mapping of its fields
+                stands for, too.
+
+        Returns:
+            The lifecycle; ``None`` of a fixed catalogue.
+
+        Raises:
+            ConfigError: It is none of these.
+        """
+        if isinstance(catalogue, cls):
+            return catalogue
+        if isinstance(catalogue, Mapping):
+            names = [field.name for field in fields(cls)]
+            for name in catalogue:
+                if name not in names:
+                    raise unknown_option("A field of catalogue", name, names)
+            return cls(**catalogue)
+        check_choice("catalogue", str(catalogue), CATALOGUES)
+        return cls() if catalogue == "dynamic" else None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The fields by name, as JSON holds them."""
+        return asdict(self) | {"days": list(self.days)}
+
+
+@dataclass(frozen=True, eq=False)
+class Timetable:
+    """Days on which items of a catalogue are there.
+
+    Attributes:
+        born: (n_items,) int64, the first day; 0 for the items that are there from the start, and
+            for those who had left before it.
+        gone: (n_items,) int64, the day from which on it is no longer there.
+    """
+
+    born: DayArray
+    gone: DayArray
+
+    def __post_init__(self) -> None:
+        for array in (self.born, self.gone):
+            array.setflags(write=False)
+
+    def available(self, day: int) -> NDArray[np.bool_]:
+        """(n_items,) bool: items that are there on a day."""
+        return np.asarray((self.born <= day) & (day < self.gone))
+
+    @property
+    def logged(self) -> NDArray[np.bool_]:
+        """(n_items,) bool: items that a log from before the first day can know."""
+        return np.asarray(self.born == 0)
+
+
+def timetable_of(dataset: Dataset, lifecycle: Lifecycle) -> Timetable:
+    """Draws the timetable of a dataset's catalogue.
+
+    Args:
+        dataset: Source of the dates.
+        lifecycle: The rates.
+
+    Returns:
+        The timetable, the same for the same arguments.
+
+    Raises:
+        ConfigError: There is no such column of dates.
+    """
+    n_items, rng = dataset.n_items, np.random.default_rng(lifecycle.seed)
+    dates, ties = _dates(dataset, lifecycle.dates), rng.permutation(n_items)
+    born = np.zeros(n_items, dtype=np.int64)
+    if lifecycle.arrivals == DATES:
+        if dates is None:
+            raise ConfigError(
+                f'arrivals="dates" needs dates, and {dataset.name} has none: name a column in '
+                "dates=, or give a number of arrivals a day."
+            )
+        born = dates - dates.min()
+    else:
+        n_later = n_items - max(1, round(lifecycle.initial * n_items))
+        usual = max(n_later, 1) / lifecycle.days[1]
+        rate = usual if lifecycle.arrivals is None else float(lifecycle.arrivals)
+        later = rng.exponential(1.0 / rate, n_later).cumsum()
+        order = np.lexsort((ties,) if dates is None else (ties, dates))
+        born[order[n_items - n_later :]] = _days(later)
+    # An item that is there from the start has been for a while, but what is left of an exponential
+    # lifetime is distributed like all of it.
+    stays = np.full(n_items, np.inf)
+    if np.isfinite(lifecycle.lifetime):
+        stays = rng.exponential(lifecycle.lifetime, n_items)
+    return Timetable(born, np.maximum(born, 1) + _days(stays))
+
+
+@lru_cache(maxsize=2)
+def before_first_day(dataset: Dataset, lifecycle: Lifecycle) -> tuple[Dataset, Timetable]:
+    """A dataset as it stood before the first day, and the timetable of its catalogue.
+
+    No row of log or randomised source is of an item that came later; features of all items are
+    known. The test source is the same: it answers sessions, and teaches nobody.
+
+    Args:
+        dataset: The dataset.
+        lifecycle: The rates.
+
+    Raises:
+        ConfigError: As of :func:`timetable_of`, or the dataset has pools.
+    """
+    if dataset.pools:
+        raise ConfigError(
+            f"{dataset.name} has answers of each user's own pool of items alone, which leaves a "
+            'catalogue that changes too few: use catalogue="fixed".'
+        )
+    timetable = timetable_of(dataset, lifecycle)
+    known = np.ones(dataset.n_all_items, dtype=bool)
+    known[: dataset.n_items] = timetable.logged
+    randomised, counts = dataset.randomised, dataset.show_counts
+    earlier = replace(
+        dataset,
+        log=dataset.log.take(known[dataset.log.items]),
+        randomised=None if randomised is None else randomised.take(known[randomised.items]),
+        show_counts=None if counts is None else np.where(known, counts, 0),
+    )
+    return earlier, timetable
+
+
+def _dates(dataset: Dataset, column: str | None) -> DayArray | None:
+    """(n_items,) days in a column of dates or numbers; ``None`` where nobody asks for any."""
+    labels, numbers = dataset.item_groups, dataset.item_features.numbers
+    if column is None:
+        if _USUAL_DATES not in labels:
+            return None
+        column = _USUAL_DATES
+    check_choice("dates", column, (*labels, *numbers))
+    if column in numbers:
+        days = numbers[column][: dataset.n_items].astype(np.float64)
+        if not np.isfinite(days).all():
+            raise ConfigError(f"dates={column!r} must have a day for each item; some have none.")
+        return np.floor(days).astype(np.int64)
+    try:
+        ordinals = [date.fromisoformat(value).toordinal() for value in labels[column].values[1:]]
+    except ValueError as error:
+        raise ConfigError(
+            f"dates={column!r} must name a column of dates such as 2022-04-11: {error}."
+        ) from error
+    if (labels[column].codes == 0).any():
+        raise ConfigError(f"dates={column!r} must have a day for each item; some have none.")
+    return np.array([0, *ordinals], dtype=np.int64)[labels[column].codes]
+
+
+def _days(times: NDArray[np.float64]) -> DayArray:
+    """The days that times after the start fall on, the first being 1."""
+    return np.minimum(np.floor(times) + 1.0, _FOR_EVER).astype(np.int64)
+
+
+def _number(value: object) -> float:
+    """The value as a float, NaN if it is no number."""
+    number = is_number(value) or value == np.inf
+    return float(value) if number else np.nan  # type: ignore[arg-type]
+
+
+def _check_within(name: str, value: object, interval: str, within: bool) -> None:
+    if not within:
+        raise ConfigError(f"{name} must be a number in {interval}, got {value!r}.")

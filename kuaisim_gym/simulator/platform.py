@@ -1,0 +1,223 @@
+"""A platform whose catalogue changes: items are born and leave, and what is shown becomes popular.
+
+All sessions are of one platform. Its time is the number of sessions that have begun. Popularity is
+the moving average of each item's share of a day's exposures, so that what a policy shows today is
+tomorrow's popular group: the rich get richer, or not, by the policy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.config import SessionConfig
+from kuaisim_gym.data.dataset import popular_items
+from kuaisim_gym.engine import Engine, bits
+from kuaisim_gym.engine.types import BoolArray, Exposures, SessionState
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups
+from kuaisim_gym.simulator.lifecycle import Lifecycle, Timetable
+from kuaisim_gym.snapshots import Snapshot
+
+_SESSIONS_PER_DAY = 256
+_PER_EXPOSURE = 1e9  # shares of exposures as whole numbers, in which a catalogue counts
+
+
+class Platform:
+    """The days of a platform, and what it has shown.
+
+    Args:
+        timetable: When items are there.
+        lifecycle: Days and memory.
+        catalogue: The items, as they are known before the first day.
+        n_sessions: N, sessions that are played at once.
+        config: Their rules: slates of K items, T steps at most.
+        engine: Counts exposures.
+
+    Attributes:
+        timetable: When items are there.
+        lifecycle: Days and memory.
+        sessions_per_day: Sessions that begin in a day.
+        popular: (n_items,) bool, today's popular group: the fifth of today's items with the largest
+            share of the exposures, ties by position. Changed in place.
+        labels: (n_items,) int8, the same as group labels.
+        hidden: (ceil(n_items / 8),) uint8, bits of the items that are not there.
+        shares: (n_items,) float64, popularity: moving average of shares of a day's exposures.
+        shown_popular: (N, T, K) bool, whether exposures were of popular items when they were made.
+        ages: (N, T, K) int16 days since the birth of the items shown, when they were shown. Items
+            that are there from the start were born on day 0. Only steps made have a meaning.
+
+    Raises:
+        ConfigError: Repeats are allowed, or a day has too few sessions or items.
+    """
+
+    def __init__(
+        self,
+        timetable: Timetable,
+        lifecycle: Lifecycle,
+        catalogue: Catalogue,
+        n_sessions: int,
+        config: SessionConfig,
+        engine: Engine,
+    ) -> None:
+        self._engine = engine
+        self.timetable, self.lifecycle, self._catalogue = timetable, lifecycle, catalogue
+        usual = max(_SESSIONS_PER_DAY, n_sessions)
+        self.sessions_per_day = lifecycle.sessions_per_day or usual
+        if self.sessions_per_day < n_sessions:
+            raise ConfigError(
+                f"sessions_per_day must be at least the {n_sessions} sessions that are played at "
+                f"once, got {self.sessions_per_day}: play fewer at once, or give None."
+            )
+        if config.allow_repeats:
+            raise ConfigError(
+                "allow_repeats=True would show items that are not there; leave it out of a "
+                "catalogue that changes."
+            )
+        shape = (n_sessions, config.longest, config.slate_size)
+        _check_stock(timetable, lifecycle, config.longest * config.slate_size)
+        n_items = catalogue.n_items
+        self._clock: NDArray[np.int64] = np.zeros(3, dtype=np.int64)  # day, its sessions, openings
+        self.shares: NDArray[np.float64] = np.zeros(n_items)
+        self._today: NDArray[np.int64] = np.zeros(n_items, dtype=np.int64)
+        self.popular: BoolArray = np.zeros(n_items, dtype=bool)
+        self.labels: NDArray[np.int8] = np.zeros(n_items, dtype=np.int8)
+        self.hidden: NDArray[np.uint8] = np.zeros(bits.width(n_items), dtype=np.uint8)
+        self.shown_popular: BoolArray = np.zeros(shape, dtype=bool)
+        self.ages: NDArray[np.int16] = np.zeros(shape, dtype=np.int16)
+        self._exposures = Exposures(
+            timetable.born, self.popular, self._today, self.shown_popular, self.ages
+        )
+        self.open()
+
+    @property
+    def day(self) -> int:
+        """Today, from the first of ``lifecycle.days`` to the last."""
+        return int(self._clock[0])
+
+    @property
+    def today(self) -> tuple[int, int]:
+        """Times that the platform has opened, and the day: another pair is another day."""
+        return int(self._clock[2]), self.day
+
+    @property
+    def available(self) -> BoolArray:
+        """(n_items,) bool: today's items."""
+        return self.timetable.available(self.day)
+
+    @property
+    def bits(self) -> dict[str, NDArray[np.uint8]]:
+        """(ceil(n_items / 8),) uint8 of today's items, ``"available"`` and ``"popular"`` ones."""
+        flags = bits.pack(np.stack([self.available, self.popular]))
+        return dict(zip(("available", "popular"), flags, strict=True))
+
+    def catalogue(self) -> Catalogue:
+        """Today's catalogue: popularity counts exposures of a thousand million."""
+        return self._catalogue.on_day(self._counts(), self.available)
+
+    def _counts(self) -> NDArray[np.int64]:
+        return np.rint(self.shares * _PER_EXPOSURE).astype(np.int64)
+
+    def following(self, groups: Groups) -> Groups:
+        """The same groups, or where they are of popularity those of each day."""
+        if not groups.by_popularity:
+            return groups
+        return replace(groups, labels=self.labels.view())
+
+    def open(self) -> None:
+        """Begins the first day: popularity is the log's."""
+        self._clock[:] = self.lifecycle.days[0], 0, self._clock[2] + 1
+        counts = np.where(self.available, self._catalogue.exposures, 0)
+        self.shares[:] = counts / max(counts.sum(), 1)
+        self._today[:] = 0
+        self._describe_day()
+
+    def arrive(self, state: SessionState, rows: NDArray[np.int64]) -> None:
+        """Lets users arrive in some slots; a new day may begin before.
+
+        Sessions that are under way lose items that leave, and can be shown those that come.
+
+        Args:
+            state: The sessions, whose exposed items are changed.
+            rows: (n,) int64 slots, in which new sessions have just begun.
+        """
+        if rows.size == 0:
+            return
+        if self._clock[1] >= self.sessions_per_day:
+            before = self.hidden.copy()
+            self._next_day()
+            state.exposed[...] = (state.exposed & ~(before & ~self.hidden)) | self.hidden
+        self._clock[1] += rows.size
+        state.exposed[rows] = self.hidden
+
+    def show(
+        self, state: SessionState, slates: NDArray[np.int64], answered: BoolArray, slots: BoolArray
+    ) -> None:
+        """Counts the exposures of a step.
+
+        Args:
+            state: The sessions after it.
+            slates: (N, K) int64.
+            answered: (N, K) bool, items that the sessions had not seen, and that were there.
+            slots: (N,) bool, the sessions that made it.
+        """
+        exposures, steps = self._exposures, state.steps
+        self._engine.count_exposures(exposures, self.day, steps, slates, answered, slots)
+
+    def snapshot(self) -> Snapshot:
+        """Copies of all that changes, by name."""
+        return {name: array.copy() for name, array in self._changing().items()}
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Returns to a snapshot of a platform with the same options."""
+        for name, array in self._changing().items():
+            array[...] = snapshot[name]
+
+    def _changing(self) -> dict[str, NDArray[Any]]:
+        return {
+            "clock": self._clock,
+            "shares": self.shares,
+            "today": self._today,
+            "popular": self.popular,
+            "labels": self.labels,
+            "hidden": self.hidden,
+            "shown_popular": self.shown_popular,
+            "ages": self.ages,
+        }
+
+    def _next_day(self) -> None:
+        if self.day == self.lifecycle.days[1]:
+            self.open()
+            return
+        if total := int(self._today.sum()):
+            memory = self.lifecycle.memory
+            self.shares *= memory
+            self.shares += (1.0 - memory) / total * self._today
+        self._today[:] = 0
+        self._clock[:2] = self.day + 1, 0
+        self._describe_day()
+
+    def _describe_day(self) -> None:
+        """Works out who is there, and who is popular."""
+        there = self.available
+        self.hidden[:] = bits.pack(~there[None])[0]
+        self.shares[~there] = 0.0  # an item that left does not come back
+        self.popular[:] = False
+        self.popular[there] = popular_items(self._counts()[there])
+        self.labels[:] = self.popular
+
+
+def _check_stock(timetable: Timetable, lifecycle: Lifecycle, needed: int) -> None:
+    """Checks that each day has items for the longest session."""
+    for day in range(lifecycle.days[0], lifecycle.days[1] + 1):
+        stock = int(timetable.available(day).sum())
+        if stock < needed:
+            raise ConfigError(
+                f"On day {day} the catalogue has {stock} items, fewer than the {needed} that the "
+                "longest session shows: raise initial, arrivals or lifetime, or play fewer days, "
+                "or shorter sessions or slates."
+            )

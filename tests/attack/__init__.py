@@ -1,0 +1,1 @@
+"""Attacks on the packages: what is lost, and what fails in silence."""
