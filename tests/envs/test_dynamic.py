@@ -400,7 +400,7 @@ def test_a_batch_summarises_its_days(small) -> None:
         ({"arrivals": -1}, r"arrivals must be a number in \(0, inf\)"),
         ({"arrivals": "often"}, "arrivals must be one of"),
         ({"sessions_per_day": 2}, "at least the 4 sessions"),
-        ({"initial": 0.01}, "On day 1 the catalogue has .* items, fewer than the 20"),
+        ({"initial": 0.01, "arrivals": 0.1}, "On day 1 .* items, fewer than the 5 of a slate"),
     ],
 )
 def test_what_is_no_lifecycle(small, catalogue: Any, message: str) -> None:
