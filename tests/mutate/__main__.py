@@ -182,7 +182,12 @@ class Tree:
             out = self.folder / "record.json"
             out.write_text("{}")
             run_tests(self.copy, name, Recorder(self.copy, out), self.warm, self.longest)
-            self.known[name] = {"digest": digest(file), "tests": json.loads(out.read_text())}
+            tests = json.loads(out.read_text())
+            if not tests:
+                raise RuntimeError(
+                    f"No test of {name} ended within {self.longest} s: see --longest."
+                )
+            self.known[name] = {"digest": digest(file), "tests": tests}
             self.known_file.write_text(json.dumps(self.known))
         tests = self.known[name]["tests"]
         return {name: test for name, test in tests.items() if not test["failed"]}
