@@ -61,9 +61,8 @@ class ScorerVecEnv(StatelessVecEnv):
         self._counts = (Quota if quota else Composition)(batch)
         self.fairness_coef = fairness_coef
         self.fair = Fairness(fairness, catalogue, batch.groups)
-        self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
-        scorers = spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
+        scorers = spaces.Box(-1.0, 1.0, (catalogue.known.shape[1],), dtype=np.float32)
         super().__init__(venv, action_space=marked(scorers, quota=quota))
 
     @property
@@ -77,7 +76,7 @@ class ScorerVecEnv(StatelessVecEnv):
 
     def step_async(self, actions: NDArray[Any]) -> None:
         """Ranks the items and shows the best."""
-        scores = np.asarray(actions, dtype=np.float32) @ self._vectors.T
+        scores = np.asarray(actions, dtype=np.float32) @ self.batch.catalogue.known.T
         slates = best_slates(self.batch, scores, self._counts(scores))
         if self.fairness_coef:
             before = self.batch.core.state.slates.reshape(len(slates), -1)

@@ -215,7 +215,7 @@ class SessionBatch:
             self.catalogue = self.platform.catalogue()
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
         if self.platform is not None and grouping.by_popularity:
-            grouping = replace(grouping, labels=self.platform.labels.view())
+            grouping = replace(grouping, labels=self.platform.labels.view(), change=True)
         self.core = SessionCore(
             self.simulator.model,
             grouping,
