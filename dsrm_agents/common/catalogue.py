@@ -57,7 +57,8 @@ def groups_of(catalogue: Catalogue, groups: Groups | None) -> Groups:
         groups: Their groups; the popular items and the rest if ``None``.
     """
     groups = popularity_groups(catalogue.popular) if groups is None else groups
-    return replace(groups, change=catalogue.changes and groups.by_popularity)
+    change = catalogue.changes and groups.by_popularity
+    return groups if groups.change == change else replace(groups, change=change)
 
 
 def check_fixed(catalogue: Catalogue, agent: str) -> None:
