@@ -236,21 +236,6 @@ def shown_popular(
     return bits.contains(observation["popular"], np.arange(len(slates)), slates)
 
 
-def shown_labels(
-    observation: Any, slates: NDArray[np.integer], groups: Groups
-) -> NDArray[np.integer]:
-    """(N, K) labels of the groups that items of slates were of when they were shown.
-
-    Args:
-        observation: Of N sessions, to which the slates answered.
-        slates: (N, K) int64 item positions.
-        groups: The groups, by popularity if they change.
-    """
-    if not groups.change:
-        return np.asarray(groups.labels[slates])
-    return bits.contains(observation["popular"], np.arange(len(slates)), slates).view(np.int8)
-
-
 def state_and_unavailable(observation: PyTorchObs, n_items: int) -> tuple[Tensor, Tensor]:
     """The state (N, d) float32, and items that may not be shown, (N, m) int64, -1 padded.
 

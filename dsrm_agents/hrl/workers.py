@@ -203,6 +203,9 @@ class FixedItems(Items):
 class ChangingItems(Items):
     """Items of which others are popular every day: columns are :mod:`~dsrm_agents.common.copies`.
 
+    What a session has shown counts by today's groups, too: observations do not tell of which group
+    an item was on the day before.
+
     Arguments are the base class's.
     """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ from dsrm_agents import (
 from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.reference import make_reference
 from dsrm_agents.common.bounds import Band
-from dsrm_agents.common.catalogue import shown_labels, shown_popular
+from dsrm_agents.common.catalogue import shown_popular
 from dsrm_agents.common.identity import identity_of
 from dsrm_agents.hrl.workers import ChangingItems, Context, FixedItems, Worker
 from kuaisim_gym.engine import bits
@@ -152,19 +151,15 @@ def test_each_session_has_its_own_day(small) -> None:
     assert (left.sum(dim=1) == len(popular) - n_shown).all()
 
 
-def test_slates_are_labelled_by_their_day() -> None:
+def test_popularity_is_that_of_the_observed_day() -> None:
     flags = np.array([[True, False, False], [False, True, True]])
     observation = {"popular": bits.pack(flags)}
     today = Catalogue(np.zeros((3, 2), np.float32), np.array([5, 1, 1]), np.ones(3, dtype=bool))
     slates = np.array([[0, 1], [0, 2]])
     popular = shown_popular(observation, slates, today)
     assert popular.tolist() == [[True, False], [False, True]]
-    groups = popularity_groups(np.array([True, False, False]))
-    assert shown_labels(observation, slates, groups).tolist() == [[1, 0], [1, 0]]
-    assert shown_labels(observation, slates, replace(groups, change=True)).tolist() == [
-        [1, 0],
-        [0, 1],
-    ]
+    always = Catalogue(today.embedding, today.exposures)
+    assert shown_popular(observation, slates, always).tolist() == [[True, False], [True, False]]
 
 
 # The hierarchical agent
