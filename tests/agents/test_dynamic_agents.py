@@ -14,6 +14,7 @@ from dsrm_agents import (
     HSRL,
     MOFIR,
     SAC4IR,
+    Codebook,
     DiscreteBCQ,
     DNaIR,
     HierarchicalPPO,
@@ -22,6 +23,7 @@ from dsrm_agents import (
     PurifyVecEnv,
     Recommender,
     ScorerVecEnv,
+    SemanticVecEnv,
     TrainingCheckpoint,
     evaluate,
     export_onnx,
@@ -256,6 +258,13 @@ def test_slates_are_halves_of_the_day_s_groups(small) -> None:
     assert (first_day[sessions.slates].sum(axis=2)[steps] != K // 2).any()
 
 
+def test_it_learns_on_the_other_platform(small_rand) -> None:
+    env = environment(small_rand, env_id="KuaiRand-Dynamic-v0", **SLATES)
+    model = hierarchical(env, "band").learn(4 * 64)
+    sessions = evaluate(model, env, 32)
+    assert env.batch.platform.today != (1, 1) and not sessions.penalised.any()
+
+
 def test_what_it_has_learned_moves_between_days(small, tmp_path) -> None:
     model = hierarchical(environment(small, **SLATES)).learn(64)
     model.save(tmp_path / "agent")
@@ -396,6 +405,21 @@ def test_a_scorer_with_a_quota_ranks_by_today_s_popularity(small) -> None:
     PPO("MultiInputPolicy", env, n_steps=8, batch_size=32, n_epochs=1, seed=0).learn(64)
 
 
+def test_semantic_actions_name_items_that_are_there(small) -> None:
+    inner = environment(small, **SLATES)
+    env = SemanticVecEnv(inner, Codebook.fit(inner.batch.catalogue.standardised, levels=2))
+    batch, rng, newcomers = inner.batch, np.random.default_rng(0), 0
+    env.reset()
+    for _ in range(16):
+        available = batch.catalogue.available
+        tokens = rng.integers(env.action_space.nvec, size=(8, 2))
+        _, _, dones, _ = env.step(tokens)
+        slates = batch.core.state.slates[np.arange(8), batch.core.state.steps - 1][~dones]
+        assert available[slates].all()
+        newcomers += (batch.platform.timetable.born[slates] > 0).sum()
+    assert newcomers > 0
+
+
 def test_mofir_counts_the_day_s_popular_items(small) -> None:
     options = {"action_type": "scorer", "observation_type": "state"}
     env = PreferenceVecEnv(environment(small, **options))
@@ -491,5 +515,7 @@ def test_it_is_neither_served_nor_exported(small, tmp_path) -> None:
     model = hierarchical(env)
     with pytest.raises(ConfigError, match="it acts in its environment alone"):
         Recommender(model, None, env.batch.dataset)
+    with pytest.raises(ConfigError, match="it acts in its environment alone"):
+        Recommender(make_reference("quality+quota", env.batch), None, env.batch.dataset)
     with pytest.raises(ConfigError, match="its catalogue changes from day to day"):
         export_onnx(model, tmp_path)
