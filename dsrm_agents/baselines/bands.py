@@ -136,7 +136,8 @@ class PlannedBand(InBand):
     """
 
     def __init__(self, batch: SessionBatch) -> None:
-        check_fixed(batch.catalogue, f"{type(self).__name__}, which plans whole sessions,")
+        changes = batch.core.platform is not None
+        check_fixed(changes, f"{type(self).__name__}, which plans whole sessions,")
         super().__init__(batch)
 
     def __call__(self, scores: FloatArray) -> CountArray:

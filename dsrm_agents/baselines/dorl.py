@@ -186,7 +186,7 @@ class PenalisedVecEnv(StatelessVecEnv):
                     f"{name}_coef must be a finite number of at least 0, got {value}."
                 )
         batch = batch_of(venv, "PenalisedVecEnv")
-        check_fixed(batch.catalogue, "PenalisedVecEnv")
+        check_fixed(batch.catalogue.changes, "PenalisedVecEnv")
         if not batch.slate_rewards:
             raise ConfigError("DORL rewards slates, and this task returns: use another task.")
         fingerprint = batch.dataset.fingerprint

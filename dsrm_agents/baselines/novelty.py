@@ -115,7 +115,7 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
     """
     check_picks_items(batch)
     catalogue = batch.catalogue
-    check_fixed(catalogue, "NoveltyPolicy")
+    check_fixed(catalogue.changes, "NoveltyPolicy")
     return NoveltyPolicy(
         catalogue.item_embedding,
         item_quality(batch.dataset.training),

@@ -61,17 +61,17 @@ def groups_of(catalogue: Catalogue, groups: Groups | None) -> Groups:
     return groups if groups.change == change else replace(groups, change=change)
 
 
-def check_fixed(catalogue: Catalogue, agent: str) -> None:
+def check_fixed(changes: bool, agent: str) -> None:
     """Checks that a catalogue is the same every day.
 
     Args:
-        catalogue: The items.
+        changes: Whether it is not.
         agent: Name of what cannot follow them, for the error.
 
     Raises:
         ConfigError: Items are born and leave.
     """
-    if catalogue.changes:
+    if changes:
         raise ConfigError(
             f"{agent} knows the items and their popularity once and for all, and this catalogue "
             'changes: make the environment with catalogue="fixed", or take an agent that follows '
@@ -108,7 +108,7 @@ class CatalogueAlgorithm(BaseAlgorithm):
             expected = self.policy_kwargs.get("catalogue")
             self.policy_kwargs["catalogue"] = same_catalogue(self.env, expected, name)
             if not self.follows_days:
-                check_fixed(self.policy_kwargs["catalogue"], name)
+                check_fixed(self.policy_kwargs["catalogue"].changes, name)
         check_item_spaces(name, self.observation_space, self.action_space)
 
 

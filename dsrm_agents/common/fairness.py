@@ -42,7 +42,7 @@ class Fairness:
     def __init__(self, measure: str, catalogue: Catalogue, groups: Groups | None = None) -> None:
         self.measure = check_choice("fairness", measure, FAIRNESS)
         if measure == "gini":
-            check_fixed(catalogue, "fairness='gini'")
+            check_fixed(catalogue.changes, "fairness='gini'")
         self.groups = popularity_groups(catalogue.popular) if groups is None else groups
         self.exposures = catalogue.exposures
 

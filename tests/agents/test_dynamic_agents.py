@@ -34,7 +34,7 @@ from dsrm_agents import (
 from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.reference import make_reference
 from dsrm_agents.common.bounds import Band
-from dsrm_agents.common.catalogue import shown_popular
+from dsrm_agents.common.catalogue import outside_pool, shown_popular
 from dsrm_agents.common.identity import identity_of
 from dsrm_agents.hrl.workers import ChangingItems, Context, FixedItems, Worker
 from kuaisim_gym.engine import bits
@@ -292,12 +292,19 @@ def test_a_training_resumes_in_the_middle_of_days(small, tmp_path) -> None:
 def test_groups_that_stay_while_items_come_and_go(small) -> None:
     env = environment(small, groups="category", abandonment="none", **SLATES)
     model = hierarchical(env).learn(64)
-    observation = env.observe()
-    for _ in range(12):
+    observation, left = env.observe(), 0
+    for _ in range(24):
         slates, _ = model.predict(observation)
         available = bits.unpack(observation["available"], small.n_items)
         assert np.take_along_axis(available, slates, axis=1).all()
+        outside = outside_pool(tensors(observation), small.n_items).numpy()
+        for there, shown, further in zip(available, observation["exposed"], outside, strict=True):
+            shown, further = set(shown[shown >= 0]), set(further[further >= 0])
+            assert not shown & further
+            assert shown | further == shown | set(np.flatnonzero(~there))
+            left += (~there)[list(shown)].sum()
         observation, *_ = env.step(slates)
+    assert left > 0  # in the middle of a session
 
 
 # Semantic ids
