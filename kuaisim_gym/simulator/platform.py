@@ -126,7 +126,7 @@ class Platform:
         """The same groups, or where they are of popularity those of each day."""
         if not groups.by_popularity:
             return groups
-        return replace(groups, labels=self.labels.view())
+        return replace(groups, labels=self.labels.view(), change=True)
 
     def open(self) -> None:
         """Begins the first day: popularity is the log's."""

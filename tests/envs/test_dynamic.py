@@ -248,6 +248,20 @@ def test_snapshots_go_on_as_if_nothing_had_been(small, action: str) -> None:
         other.restore(snapshot)
 
 
+def test_snapshots_do_not_ask_whose_day_their_groups_are(small) -> None:
+    batch = begun(small, target=(0.7, 0.3))
+    first = batch.snapshot()
+    play(batch, np.random.default_rng(1), 9)
+    assert batch.platform.day > 1
+    fresh = begun(small, target=(0.7, 0.3))
+    play(fresh, np.random.default_rng(3), 5)
+    fresh.restore(batch.snapshot())
+    fresh.restore(first)
+    assert fresh.platform.day == 1
+    sizes = np.bincount(fresh.groups.labels)
+    assert (fresh.groups.sizes == sizes).all()
+
+
 def test_one_platform_for_all_shells(small) -> None:
     env_id, options = "KuaiRec-Dynamic-v0", OPTIONS | {"dataset": small}
     vector = gym.make_vec(env_id, N, autoreset_mode="SameStep", **options)
