@@ -214,8 +214,8 @@ def flags_of(observation: PyTorchObs, name: str, n_items: int) -> Tensor:
     """(N, n_items) bool of the items that an observation holds as bits, such as ``"popular"``."""
     assert isinstance(observation, dict)
     packed = observation[name].long()[:, :, None]
-    places = torch.arange(8, device=packed.device)  # as kuaisim_gym.engine.bits has them
-    return ((packed >> places) & 1).bool().flatten(1)[:, :n_items]
+    shifts = torch.arange(8, device=packed.device)  # as kuaisim_gym.engine.bits has them
+    return ((packed >> shifts) & 1).bool().flatten(1)[:, :n_items]
 
 
 def shown_popular(
