@@ -401,7 +401,9 @@ def test_a_quota_gives_way_where_the_day_s_popular_items_are_shown(small) -> Non
 
 
 def test_a_scorer_with_a_quota_ranks_by_today_s_popularity(small) -> None:
-    env = ScorerVecEnv(environment(small, **SLATES), quota=True, fairness_coef=1.0)
+    forgetful = LIFE | {"days": (1, 3), "memory": 0.0}
+    inner = environment(small, catalogue=forgetful, **SLATES)
+    env = ScorerVecEnv(inner, quota=True, fairness_coef=1.0)
     batch = env.batch
     env.reset()
     weights = np.zeros((8, env.action_space.shape[0]), dtype=np.float32)
