@@ -33,6 +33,7 @@ from dsrm_agents import (
 )
 from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.reference import make_reference
+from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.common.bounds import Band
 from dsrm_agents.common.catalogue import outside_pool, shown_popular
 from dsrm_agents.common.identity import identity_of
@@ -382,13 +383,33 @@ def test_reference_rows_follow_the_days(small, name: str) -> None:
     assert later > 0 or name in ("popularity", "quality+quota")
 
 
+def test_a_quota_gives_way_where_the_day_s_popular_items_are_shown(small) -> None:
+    batch = make_batch(
+        4, env_id=ENV, dataset=small, max_len=6, slate_size=K, step_cost="request",
+        catalogue=LIFE | {"days": (1, 2)}, **SLATES,
+    )  # fmt: skip
+    batch.seed(np.arange(4))
+    batch.reset()
+    rule, fewest = make_reference("quality+quota", batch), K
+    for _ in range(12):
+        slates = rule.slates(batch.observe())
+        fewest = min(fewest, batch.catalogue.popular[slates].sum(axis=1).min())
+        result = batch.step(slates)
+        assert result.answered.all()
+        batch.reset(result.done)
+    assert fewest < K // 2
+
+
 def test_a_scorer_with_a_quota_ranks_by_today_s_popularity(small) -> None:
-    env = ScorerVecEnv(environment(small, **SLATES), quota=True, fairness_coef=1.0)
+    forgetful = LIFE | {"days": (1, 3), "memory": 0.0}
+    inner = environment(small, catalogue=forgetful, **SLATES)
+    env = ScorerVecEnv(inner, quota=True, fairness_coef=1.0)
     batch = env.batch
     env.reset()
     weights = np.zeros((8, env.action_space.shape[0]), dtype=np.float32)
-    weights[:, -1] = 1.0
-    for _ in range(12):
+    for step in range(16):
+        # What is shown against the ranking changes it.
+        weights[:, -1] = 1.0 if step % 2 else -1.0
         today = batch.catalogue
         unexposed = batch.core.unexposed()
         expected = [
@@ -405,10 +426,11 @@ def test_a_scorer_with_a_quota_ranks_by_today_s_popularity(small) -> None:
             )
             for free in unexposed
         ]
-        _, _, dones, _ = env.step(weights)
-        slates = batch.core.state.slates[np.arange(8), batch.core.state.steps - 1]
-        for row in np.flatnonzero(~dones):
-            assert set(slates[row].tolist()) == expected[row]
+        _, _, dones, infos = env.step(weights)
+        if step % 2:
+            slates = last_slates(batch, dones, infos)
+            assert [set(slate.tolist()) for slate in slates] == expected
+    assert batch.platform.today[0] > 1
     PPO("MultiInputPolicy", env, n_steps=8, batch_size=32, n_epochs=1, seed=0).learn(64)
 
 
@@ -420,8 +442,8 @@ def test_semantic_actions_name_items_that_are_there(small) -> None:
     for _ in range(16):
         available = batch.catalogue.available
         tokens = rng.integers(env.action_space.nvec, size=(8, 2))
-        _, _, dones, _ = env.step(tokens)
-        slates = batch.core.state.slates[np.arange(8), batch.core.state.steps - 1][~dones]
+        _, _, dones, infos = env.step(tokens)
+        slates = last_slates(batch, dones, infos)
         assert available[slates].all()
         newcomers += (batch.platform.timetable.born[slates] > 0).sum()
     assert newcomers > 0
