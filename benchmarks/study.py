@@ -25,6 +25,7 @@ from kuaisim_gym.disk import (
     check_writable,
     claimed,
     disk_errors,
+    remove,
     write_atomically,
 )
 from kuaisim_gym.errors import BusyError, ConfigError, StorageError
@@ -212,8 +213,10 @@ def _claimed(study: Study, out: Path, wait: bool) -> Iterator[None]:
     with claimed(out / study.name, wait=wait):
         yield
         path.with_suffix(".checkpoint").unlink(missing_ok=True)
-        for lock in path.parent.glob(f"{glob.escape(path.stem)}.*.lock"):
-            lock.unlink(missing_ok=True)  # a dead writer's: all files of the study are claimed here
+        # Of dead writers: all files of the study are claimed here.
+        for end in ("lock", UNFINISHED.removeprefix(".")):
+            for leftover in path.parent.glob(f"{glob.escape(path.stem)}.*.{end}"):
+                remove(leftover)
 
 
 def save(study: Study, path: Path, body: Result) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -90,13 +91,23 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
         except Timeout as error:
             raise BusyError(f"Another process is making {path}. Wait for it, or end it.") from error
     try:
-        for leftover in path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}"):
+        for leftover in unfinished(path):
             remove(leftover)
         yield
     finally:
         with suppress(OSError):  # an open file can be removed on some systems only
             os.unlink(lock.lock_file)  # before the release: whoever waits makes it anew
         lock.release()
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What is, or was, being made of a path under temporary names.
+
+    Those of other paths that begin like it, as ``run.json`` begins like ``run``, are not meant.
+    """
+    name = re.compile(rf"{re.escape(path.name)}\.[^.]+{re.escape(UNFINISHED)}")
+    found = path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}")
+    return [part for part in found if name.fullmatch(part.name)]
 
 
 def sweep(folder: Path, beginning: str) -> None:
@@ -111,7 +122,8 @@ def new_file(path: Path, needed: int | None = None) -> Iterator[Path]:
     """A temporary path for a file's content; it gets the file's name when the block succeeds.
 
     Args:
-        path: The file; its folder is made, and the old file replaced.
+        path: The file; its folder is made, and the old file replaced. What a link leads to is
+            written, as ``open`` does.
         needed: Bytes that will be written, for the message of a full disk.
 
     Yields:
@@ -119,8 +131,12 @@ def new_file(path: Path, needed: int | None = None) -> Iterator[Path]:
 
     Raises:
         DiskSpaceError: The disk is full.
-        StorageError: It cannot be written for another reason.
+        StorageError: It cannot be written for another reason, or is a device or a pipe, which a
+            file must not replace.
     """
+    path = Path(os.path.realpath(path))
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise storage_error(path, OSError("it is no regular file"))
     with _unfinished(path, needed, path) as temporary:
         yield temporary
         flush(temporary)

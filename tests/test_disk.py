@@ -72,6 +72,31 @@ def test_what_dead_writers_left_is_removed(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"file", f"file[.3{UNFINISHED}"}
 
 
+def test_paths_that_begin_alike_are_others(tmp_path: Path) -> None:
+    with new_file(tmp_path / "run.json") as temporary:
+        temporary.write_bytes(b"half")
+        with claimed(tmp_path / "run"):
+            assert temporary.exists()
+    assert (tmp_path / "run.json").read_bytes() == b"half"
+
+
+def test_links_are_followed_and_devices_kept(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    link, file = tmp_path / "link", tmp_path / "elsewhere" / "file"
+    link.symlink_to(file)
+    for content in (b"1", b"2"):
+        write_atomically(link, content)
+        assert link.is_symlink() and file.read_bytes() == content
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(StorageError, match="pipe cannot be written .it is no regular file"):
+            write_atomically(tmp_path / "pipe", b"1")
+        assert (tmp_path / "pipe").is_fifo()
+    for path in (Path(), tmp_path):
+        with pytest.raises(StorageError, match="cannot be written"):
+            write_atomically(path, b"1")
+
+
 def test_folders_are_all_or_nothing(tmp_path: Path) -> None:
     path = tmp_path / "to" / "folder"
     with pytest.raises(ZeroDivisionError), new_folder(path) as folder:

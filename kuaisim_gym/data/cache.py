@@ -14,7 +14,6 @@ times as long as they were unchecked (``python -m benchmarks.speed cached``).
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import logging
@@ -44,6 +43,7 @@ from kuaisim_gym.disk import (
     new_folder,
     remove,
     sweep,
+    unfinished,
     write_atomically,
 )
 from kuaisim_gym.errors import BusyError, CheckpointError, StorageError
@@ -236,7 +236,7 @@ def _proven(folder: Path) -> dict[str, Bytes]:
         FileNotFoundError: There is no such entry.
         Damaged: It is not what was written, or of another format.
     """
-    if not folder.exists():
+    if not os.path.lexists(folder):  # where no folder above may be searched, too
         raise FileNotFoundError(folder)
     try:
         manifest = unsealed((folder / _MANIFEST).read_bytes())
@@ -350,24 +350,38 @@ def cache_info() -> list[CacheEntry]:
 
 
 def _entries(root: Path) -> list[Path]:
-    return sorted(root.glob(f"*{_ENTRY}"))
+    """The folders of entries.
+
+    Raises:
+        StorageError: The folder of the cache may not be listed.
+    """
+    with disk_errors(root), suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(root / name for name in os.listdir(root) if name.endswith(_ENTRY))
+    return []
 
 
 def clear_cache() -> int:
     """Removes all entries, the files of unpacked archives, and the leftovers of killed writers.
 
-    Downloads stay. An entry that a process is building is left to that process.
+    Downloads stay. What a process is building or unpacking is left to that process.
 
     Returns:
         Bytes freed.
     """
     root = cache_dir()
-    freed = sum(map(_remove, [*_entries(root), *root.glob("unpacked")]))
-    for lock_file in root.glob("*.lock"):
-        entry = lock_file.with_suffix("")
-        size = sum(map(_size, root.glob(f"{glob.escape(entry.name)}.*{UNFINISHED}")))
-        with suppress(BusyError), claimed(entry, wait=False):  # removes what is left of it
-            freed += size
+    entries, unpacked = _entries(root), root / "unpacked"
+    at_work = (".lock", UNFINISHED)
+    complete = [path for path in unpacked.glob("*") if path.suffix not in at_work]
+    freed = sum(map(_remove, [*entries, *complete]))
+    for folder in (root, unpacked):
+        locks = {lock.with_suffix("") for lock in folder.glob("*.lock")}
+        parts = {part.with_suffix("").with_suffix("") for part in folder.glob(f"*.*{UNFINISHED}")}
+        for path in locks | parts:
+            size = sum(map(_size, unfinished(path)))
+            with suppress(BusyError, StorageError), claimed(path, wait=False):  # removes these
+                freed += size
+    with suppress(OSError):
+        unpacked.rmdir()  # unless somebody is unpacking
     for memo in (root / "digests").glob("*.json"):
         memo.unlink(missing_ok=True)
     return freed

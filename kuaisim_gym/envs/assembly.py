@@ -44,6 +44,7 @@ from kuaisim_gym.metrics import (
     summarise_users,
     user_classes,
 )
+from kuaisim_gym.metrics.exposure import popular_flags
 from kuaisim_gym.metrics.newcomers import summarise_newcomers
 from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.observation import (
@@ -206,6 +207,8 @@ class SessionBatch:
         self.platform = self._open_platform(Lifecycle.of(catalogue), n_sessions, engine)
         self.catalogue = load_catalogue(self.dataset)
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
+        # Of the groups as they are at first: days change those of popularity.
+        self._own_groups = {} if grouping.is_default else {"groups": grouping.fingerprint}
         popular = self.catalogue.popular
         if self.platform is not None:
             self.catalogue, popular = self.platform.catalogue(), self.platform.popular
@@ -530,7 +533,6 @@ class SessionBatch:
         belief = self.encoder.belief
         evidence = {} if belief is None else {"evidence": belief.evidence}
         lifecycle = {} if self.platform is None else self.platform.lifecycle.settings
-        grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
             "dataset": self.dataset.fingerprint,
@@ -543,7 +545,7 @@ class SessionBatch:
             "preference": self.encoder.preference,
             **evidence,
             "action_type": self.action_type,
-            **grouping,
+            **self._own_groups,
             **({} if not lifecycle else {"catalogue": lifecycle}),
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
             **({} if self.core.own_rules is None else self.core.own_rules.settings),
@@ -694,7 +696,7 @@ class SessionBatch:
             max_len=config.max_len,
             item_ids=self.dataset.item_ids[slates],
             categories=self._categories[slates],
-            popular=self.catalogue.popular[slates],
+            popular=popular_flags(session, self.catalogue)[0][0, :steps],
             responses=session.responses[0, :steps],
             rewards=session.rewards[0, :steps],
             temper=np.concatenate([[float(config.max_len)], state.tempers[slot, :steps]]),
@@ -709,9 +711,10 @@ class SessionBatch:
     def _user_classes(self) -> dict[str, NDArray[np.integer]]:
         """Classes of the split's users by their logs, by name."""
         log, n_users = self.dataset.log, self.dataset.n_users
+        popular = load_catalogue(self.dataset).popular  # of the log, whatever day it is
         values = {
             "activity": log_rows(log.users, n_users),
-            "taste": popular_taste(log.users, log.items, self.catalogue.popular, n_users),
+            "taste": popular_taste(log.users, log.items, popular, n_users),
         }
         users = self.simulator.users
         return {name: user_classes(value, users) for name, value in values.items()}

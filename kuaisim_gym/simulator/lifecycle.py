@@ -24,6 +24,7 @@ from kuaisim_gym.errors import ConfigError, unknown_option
 CATALOGUES = ("fixed", "dynamic")
 DATES = "dates"
 _FOR_EVER = 2**31
+_LAST_DAY = 2**15 - 1  # ages of items are 16-bit numbers
 _USUAL_DATES = "upload_dt"  # KuaiRand's day of arrival
 
 DayArray = NDArray[np.int64]
@@ -34,8 +35,8 @@ class Lifecycle:
     """Rates at which a catalogue changes, in days of a platform.
 
     Attributes:
-        days: First and last day that are played; after it the platform opens anew, as on the
-            first.
+        days: First and last day that are played, at most 32,767; after it the platform opens anew,
+            as on the first.
         sessions_per_day: Sessions that begin in a day, at least as many as are played at once;
             ``None`` for 256, or for as many as are.
         initial: Share of the catalogue that is there on the first day, in (0, 1].
@@ -67,6 +68,8 @@ class Lifecycle:
             raise ConfigError(f"days must be the first and the last day, got {self.days!r}.")
         first = check_whole("The first of days", days[0], 1)
         last = check_whole("The last of days", days[1], first)
+        if last > _LAST_DAY:
+            raise ConfigError(f"The last of days must be at most {_LAST_DAY}, got {last}.")
         object.__setattr__(self, "days", (first, last))
         if self.sessions_per_day is not None:
             check_whole("sessions_per_day", self.sessions_per_day, 1)

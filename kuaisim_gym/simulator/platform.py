@@ -7,6 +7,8 @@ tomorrow's popular group: the rich get richer, or not, by the policy.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -44,7 +46,7 @@ class Platform:
         sessions_per_day: Sessions that begin in a day.
         popular: (n_items,) bool, today's popular group: the fifth of today's items with the largest
             share of the exposures, ties by position. Changed in place.
-        labels: (n_items,) int8, the same as group labels.
+        labels: (n_items,) int8, the same as group labels. Read-only but for the platform.
         hidden: (ceil(n_items / 8),) uint8, bits of the items that are not there.
         shares: (n_items,) float64, popularity: moving average of shares of a day's exposures.
         shown_popular: (N, T, K) bool, whether exposures were of popular items when they were made.
@@ -87,6 +89,9 @@ class Platform:
         self.popular: BoolArray = np.zeros(n_items, dtype=bool)
         self.labels: NDArray[np.int8] = np.zeros(n_items, dtype=np.int8)
         self.hidden: NDArray[np.uint8] = np.zeros(bits.width(n_items), dtype=np.uint8)
+        # Bits of the items that sessions had seen when the day began: exposed ones alone do not
+        # tell them from absent ones, and a platform that opens anew brings items back.
+        self._seen: NDArray[np.uint8] = np.zeros((n_sessions, bits.width(n_items)), dtype=np.uint8)
         self.shown_popular: BoolArray = np.zeros(shape, dtype=bool)
         self.ages: NDArray[np.int16] = np.zeros(shape, dtype=np.int16)
         self._exposures = Exposures(
@@ -126,7 +131,8 @@ class Platform:
         """The same groups, or where they are of popularity those of each day."""
         if not groups.by_popularity:
             return groups
-        return replace(groups, labels=self.labels.view(), change=True)
+        # The very array: a view would be an array of its own in copies and pickles.
+        return replace(groups, labels=self.labels, change=True)
 
     def open(self) -> None:
         """Begins the first day: popularity is the log's."""
@@ -150,8 +156,10 @@ class Platform:
         if self._clock[1] >= self.sessions_per_day:
             before = self.hidden.copy()
             self._next_day()
-            state.exposed[...] = (state.exposed & ~(before & ~self.hidden)) | self.hidden
+            self._seen |= state.exposed & ~before
+            state.exposed[...] = self._seen | self.hidden
         self._clock[1] += rows.size
+        self._seen[rows] = 0
         state.exposed[rows] = self.hidden
 
     def show(
@@ -174,8 +182,18 @@ class Platform:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a platform with the same options."""
-        for name, array in self._changing().items():
-            array[...] = snapshot[name]
+        with self._relabelling():
+            for name, array in self._changing().items():
+                array[...] = snapshot[name]
+
+    @contextmanager
+    def _relabelling(self) -> Iterator[None]:
+        """Lets the labels change, which are read-only wherever else they are used."""
+        self.labels.setflags(write=True)
+        try:
+            yield
+        finally:
+            self.labels.setflags(write=False)
 
     def _changing(self) -> dict[str, NDArray[Any]]:
         return {
@@ -185,6 +203,7 @@ class Platform:
             "popular": self.popular,
             "labels": self.labels,
             "hidden": self.hidden,
+            "seen": self._seen,
             "shown_popular": self.shown_popular,
             "ages": self.ages,
         }
@@ -208,7 +227,8 @@ class Platform:
         self.shares[~there] = 0.0  # an item that left does not come back
         self.popular[:] = False
         self.popular[there] = popular_items(self._counts()[there])
-        self.labels[:] = self.popular
+        with self._relabelling():
+            self.labels[:] = self.popular
 
 
 def _check_stock(timetable: Timetable, lifecycle: Lifecycle, slate_size: int) -> None:

@@ -29,6 +29,7 @@ from kuaisim_gym.data.cache import (
     unsealed,
 )
 from kuaisim_gym.data.tables import allocate
+from kuaisim_gym.disk import UNFINISHED, claimed, new_folder
 from kuaisim_gym.errors import CheckpointError, DiskSpaceError, StorageError
 from tests.attack.entries import attempt, damages, same
 
@@ -149,6 +150,14 @@ def test_every_damage_to_every_file_of_an_entry_is_mended(folder: Path, monkeypa
     assert len(tries) == 6 * 12 + 9
     stories = [attempt(stored, file, damage, rng) for file, damage in tries]
     assert not list(filter(None, stories))
+
+
+def test_an_entry_that_is_a_dead_link_is_built_once(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "key.arrays").symlink_to(folder / "nowhere")
+    for _ in range(2):
+        assert cached("key", lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
+        assert (folder / "key.arrays" / "a.npy").is_file()
 
 
 def test_an_entry_without_a_manifest_is_built_again(folder: Path, caplog) -> None:
@@ -326,6 +335,40 @@ def test_info_and_clear(folder: Path) -> None:
     assert not (folder / "unpacked").exists()
     assert cache_info() == []
     assert (folder / "downloads" / "KuaiRec.zip").read_bytes() == b"kept"
+
+
+def test_clearing_leaves_archives_to_who_unpacks_them(folder: Path) -> None:
+    unpacked = folder / "unpacked"
+    with claimed(folder / "elsewhere"), new_folder(unpacked / "busy") as busy:
+        (busy / "a.csv").write_bytes(b"half")
+        for name in ("done", f"busy2.1{UNFINISHED}"):  # the latter of a killed process
+            (unpacked / name).mkdir()
+            (unpacked / name / "b.csv").write_bytes(b"x" * 500)
+        (unpacked / "done.json").write_bytes(b"x" * 50)
+        assert clear_cache() == 1050
+        (busy / "c.csv").write_bytes(b"more")
+    assert {path.name for path in unpacked.iterdir()} == {"busy"}
+    assert {path.name for path in (unpacked / "busy").iterdir()} == {"a.csv", "c.csv"}
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="permissions are of another kind")
+@pytest.mark.parametrize("closed", ["home", "home/cache"])
+def test_a_home_that_may_not_be_searched_is_no_obstacle(tmp_path, monkeypatch, closed: str) -> None:
+    (tmp_path / "home" / "cache").mkdir(parents=True)
+    monkeypatch.setenv("KUAISIM_CACHE", str(tmp_path / "home" / "cache"))
+    (tmp_path / closed).chmod(0)
+    user = os.geteuid()
+    if user == 0:  # who may search everything
+        os.seteuid(65534)
+    try:
+        assert cached("key", lambda: {"a": np.ones(2)})["a"].tolist() == [1, 1]
+        with scratch_folder() as scratch:
+            assert tmp_path not in scratch.parents
+        with pytest.raises(StorageError, match="cache cannot be written .Permission denied"):
+            clear_cache()
+    finally:
+        os.seteuid(user)
+        (tmp_path / closed).chmod(0o700)
 
 
 def test_scratch_folders_of_killed_processes_go_with_the_next(folder: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -262,6 +264,47 @@ def test_snapshots_do_not_ask_whose_day_their_groups_are(small) -> None:
     assert (fresh.groups.sizes == sizes).all()
 
 
+@pytest.mark.parametrize("action", ["shares", "slate"])
+def test_copies_and_pickles_go_on_alike(small, action: str) -> None:
+    batch = begun(small, action_type=action, engine="numpy")
+    play(batch, np.random.default_rng(1), 9)
+    copies = [copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))]
+    expected = play(batch, np.random.default_rng(2), 12)
+    day = batch.platform.today
+    for other in copies:
+        assert_the_same(play(other, np.random.default_rng(2), 12), expected)
+        assert other.platform.today == day
+        assert_the_same(other.core.rules.labels, other.platform.labels)
+
+
+def test_a_day_is_no_other_option(small) -> None:
+    options = {"target": (0.7, 0.3), "action_type": "slate", "engine": "numpy"}
+    first, later = begun(small, **options), begun(small, **options)
+    first.snapshot()
+    play(later, np.random.default_rng(1), 9)
+    assert later.platform.day > first.platform.day
+    first.restore(later.snapshot())
+    assert first.platform.day == later.platform.day
+    assert_the_same(first._user_classes, begun(small, **options)._user_classes)
+
+
+def test_sessions_remember_what_left_and_came_back(small) -> None:
+    life = {"days": (1, 2), "sessions_per_day": N, "lifetime": 2.0, "initial": 0.6}
+    batch = begun(small, action_type="slate", slate_size=2, max_len=20, catalogue=life)
+    table, others = batch.platform.timetable, np.arange(N) > 0
+    leaving = np.flatnonzero((table.born <= 1) & (table.gone == 2))[:2]
+    staying = np.flatnonzero((table.born <= 1) & (table.gone > 2))[:2]
+    slates = np.array([leaving] + [staying] * (N - 1))
+    assert batch.step(slates).answered.all()
+    days = [batch.platform.day]
+    while days[-2:] != [2, 1]:
+        batch.reset(others)
+        days.append(batch.platform.day)
+        assert batch.core.unexposed()[0, leaving].sum() == 0
+    answered = batch.step(slates).answered
+    assert not answered[0].any() and answered[1:].all()  # the others' sessions are new
+
+
 def test_one_platform_for_all_shells(small) -> None:
     env_id, options = "KuaiRec-Dynamic-v0", OPTIONS | {"dataset": small}
     vector = gym.make_vec(env_id, N, autoreset_mode="SameStep", **options)
@@ -408,6 +451,7 @@ def test_a_batch_summarises_its_days(small) -> None:
         ({"days": 3}, "days must be the first and the last day"),
         ({"days": (0, 3)}, "first of days must be an integer of at least 1"),
         ({"days": (4, 3)}, "last of days must be an integer of at least 4"),
+        ({"days": (1, 40_000)}, "last of days must be at most 32767, got 40000"),
         ({"lifetime": 0.0}, r"lifetime must be a number in \(0, inf\]"),
         ({"memory": 1.0}, r"memory must be a number in \[0, 1\)"),
         ({"initial": "half"}, r"initial must be a number in \(0, 1\]"),
