@@ -149,9 +149,12 @@ def _policy_graph(agent: Any) -> SlateGraph | ActionGraph:
         )
     policy, reason = agent.policy, ""
     if isinstance(policy, HierarchicalPolicy):
-        if policy.decision_period == 1:
+        if policy.catalogue.changes:
+            reason = "its catalogue changes from day to day, and a graph has one"
+        elif policy.decision_period == 1:
             return SlateGraph(policy.cpu().eval())
-        reason = "its manager decides every few steps alone, and a graph remembers nothing"
+        else:
+            reason = "its manager decides every few steps alone, and a graph remembers nothing"
     elif type(policy) is not ActorCriticPolicy:
         reason = "its policy is of another kind"
     elif not isinstance(agent.observation_space, spaces.Box):

@@ -104,13 +104,13 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 def unfinished(path: Path) -> list[Path]:
-    """What is, or was, being made of a path under temporary names.
+    """Files and folders under temporary names, of which a path is being made, or was.
 
     Those of other paths that begin like it, as ``run.json`` begins like ``run``, are not meant.
     """
     name = re.compile(rf"{re.escape(path.name)}\.[^.]+{re.escape(UNFINISHED)}")
-    found = path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}")
-    return [part for part in found if name.fullmatch(part.name)]
+    candidates = path.parent.glob(f"{glob.escape(path.name)}.*{UNFINISHED}")
+    return [file for file in candidates if name.fullmatch(file.name)]
 
 
 def sweep(folder: Path, beginning: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import mmap
 import os
 import tempfile
 from collections.abc import Callable
@@ -39,6 +40,19 @@ def spaces_draw_alike(monkeypatch) -> None:
         return space._np_random
 
     monkeypatch.setattr(Space, "np_random", property(np_random))
+
+
+@pytest.fixture(scope="session")
+def is_mapped() -> Callable[[Any], bool]:
+    """Tells whether an array lies in a file that is mapped into memory."""
+    import numpy as np
+
+    def check(array: Any) -> bool:
+        while isinstance(array, np.ndarray):
+            array = array.base
+        return isinstance(array, memoryview) and isinstance(array.obj, mmap.mmap)
+
+    return check
 
 
 @pytest.fixture(scope="session")

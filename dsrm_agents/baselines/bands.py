@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import unexposed
+from dsrm_agents.common.catalogue import check_fixed
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.groups import SLACK
@@ -129,7 +130,15 @@ class PlannedBand(InBand):
 
     No sequence of such slates is longer if answers are certain. Where they are draws, every step
     plans anew from what happened.
+
+    Raises:
+        ConfigError: As for the base class, or items may leave before a plan is carried out.
     """
+
+    def __init__(self, batch: SessionBatch) -> None:
+        changes = batch.core.platform is not None
+        check_fixed(changes, f"{type(self).__name__}, which plans whole sessions,")
+        super().__init__(batch)
 
     def __call__(self, scores: FloatArray) -> CountArray:
         core, k, (least, most) = self.batch.core, self.batch.config.slate_size, self.band

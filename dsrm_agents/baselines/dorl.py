@@ -27,6 +27,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.baselines.world_model import WorldModel, fit_world_model
+from dsrm_agents.common.catalogue import check_fixed
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from kuaisim_gym.data import Dataset, check_dataset
 from kuaisim_gym.data.dataset import TrainingData
@@ -185,6 +186,7 @@ class PenalisedVecEnv(StatelessVecEnv):
                     f"{name}_coef must be a finite number of at least 0, got {value}."
                 )
         batch = batch_of(venv, "PenalisedVecEnv")
+        check_fixed(batch.catalogue.changes, "PenalisedVecEnv")
         if not batch.slate_rewards:
             raise ConfigError("DORL rewards slates, and this task returns: use another task.")
         fingerprint = batch.dataset.fingerprint

@@ -75,20 +75,20 @@ class ItemNetworks(nn.Module):
         self.query = StackedMLP([network.query for network in networks])
         self.level = StackedMLP([network.level for network in networks])
 
-    def read(self, state: Tensor, which: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    def read(self, state: Tensor, chosen: slice = slice(None)) -> tuple[Tensor, Tensor]:
         """(n, d) states to what the last layer needs: (c, n, m) queries and (c, n, 1) levels."""
-        return self.query(state, which), self.level(state, which)
+        return self.query(state, chosen), self.level(state, chosen)
 
-    def all(self, query: Tensor, level: Tensor, which: slice = slice(None)) -> Tensor:
+    def all(self, query: Tensor, level: Tensor, chosen: slice = slice(None)) -> Tensor:
         """(c, n, n_items) numbers, without gradients, of what :meth:`read` gave."""
         with torch.no_grad():
-            everything = torch.baddbmm(self.offsets[which], query, self.vectors[which])
-            return everything.add_(level)
+            numbers = torch.baddbmm(self.offsets[chosen], query, self.vectors[chosen])
+            return numbers.add_(level)
 
-    def forward(self, state: Tensor, which: slice = slice(None)) -> Tensor:
+    def forward(self, state: Tensor, chosen: slice = slice(None)) -> Tensor:
         """(n, d) states to (c, n, n_items) numbers, without gradients."""
         with torch.no_grad():
-            return self.all(*self.read(state, which), which)
+            return self.all(*self.read(state, chosen), chosen)
 
     def backward(
         self, query: Tensor, level: Tensor, of_all: Tensor, of_some: Tensor, items: Tensor
@@ -136,11 +136,11 @@ class StackedMLP(nn.Module):
             self.weights.append(_stacked([layer.weight.T for layer in alike]))
             self.biases.append(_stacked([layer.bias[None] for layer in alike]))
 
-    def forward(self, x: Tensor, which: slice = slice(None)) -> Tensor:
+    def forward(self, x: Tensor, chosen: slice = slice(None)) -> Tensor:
         """(n, inputs) to (c, n, outputs)."""
         for depth, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            x = functional.relu(x) if depth else x.expand(len(weight[which]), *x.shape)
-            x = torch.baddbmm(bias[which], x, weight[which])
+            x = functional.relu(x) if depth else x.expand(len(weight[chosen]), *x.shape)
+            x = torch.baddbmm(bias[chosen], x, weight[chosen])
         return x
 
 

@@ -81,6 +81,7 @@ class PreferenceVecEnv(VecEnvWrapper):
         super().__init__(venv, spaces.Box(low.astype(np.float32), high.astype(np.float32)))
         self.preference = preference
         self._batch = batch
+        self._popular = batch.catalogue.popular
         self._w: FloatArray = np.zeros((venv.num_envs, _N), dtype=np.float32)
         self._reseed(0)
 
@@ -101,10 +102,15 @@ class PreferenceVecEnv(VecEnvWrapper):
         inner: Any = self.venv
         return self._with_w(inner.observe())
 
+    def step_async(self, actions: NDArray[Any]) -> None:
+        """Acts on the items that are popular now: with the step a new day may begin."""
+        self._popular = self._batch.catalogue.popular
+        self.venv.step_async(actions)
+
     def step_wait(self) -> VecEnvStepReturn:
         """Adds the rewards, and w to the observations: the old one where they end a session."""
         observations, utility, dones, infos = self.venv.step_wait()
-        popular = self._batch.catalogue.popular[last_slates(self._batch, dones, infos)]
+        popular = self._popular[last_slates(self._batch, dones, infos)]
         rewards = np.column_stack([utility, 1.0 - popular.mean(axis=1)]).astype(np.float32)
         for info, reward in zip(infos, rewards, strict=True):
             info["reward_vector"] = reward

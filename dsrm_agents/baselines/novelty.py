@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.slates import check_picks_items
-from dsrm_agents.common.catalogue import state_and_unavailable
+from dsrm_agents.common.catalogue import check_fixed, state_and_unavailable
 from dsrm_agents.common.stateless import StatelessAgent
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.engine import find_engine
@@ -111,10 +111,11 @@ def make_novelty(batch: SessionBatch, beta: float = BETA) -> NoveltyPolicy:
         beta: Weight of novelty.
 
     Raises:
-        ConfigError: The sessions have other observations or actions.
+        ConfigError: The sessions have other observations or actions, or a catalogue that changes.
     """
     check_picks_items(batch)
     catalogue = batch.catalogue
+    check_fixed(catalogue.changes, "NoveltyPolicy")
     return NoveltyPolicy(
         catalogue.item_embedding,
         item_quality(batch.dataset.training),

@@ -87,7 +87,7 @@ def _answers(model: ResponseModel, batch: SessionBatch) -> FloatArray:
 
 def _train_oracle(batch: SessionBatch) -> FloatArray:
     response_model = batch.simulator.response_model
-    return _answers(build_simulator(batch.dataset, "train", response_model).model, batch)
+    return _answers(build_simulator(batch.simulator.dataset, "train", response_model).model, batch)
 
 
 def _truth(batch: SessionBatch) -> FloatArray:

@@ -62,9 +62,8 @@ class ScorerVecEnv(StatelessVecEnv):
         self._counts = (Quota if quota else Composition)(batch)
         self.fairness_coef = fairness_coef
         self.fair = Fairness(fairness, catalogue, batch.groups)
-        self._vectors = catalogue.known
         self._fair_now: NDArray[np.float32] = np.zeros(venv.num_envs, dtype=np.float32)
-        scorers = spaces.Box(-1.0, 1.0, (self._vectors.shape[1],), dtype=np.float32)
+        scorers = spaces.Box(-1.0, 1.0, (catalogue.known.shape[1],), dtype=np.float32)
         super().__init__(venv, action_space=marked(scorers, quota=quota))
 
     @property
@@ -82,8 +81,8 @@ class ScorerVecEnv(StatelessVecEnv):
         Raises:
             InvalidActionError: An action is not of the action space.
         """
-        shape = (self.num_envs, self._vectors.shape[1])
-        scores = as_vectors(as_actions(actions, shape)) @ self._vectors.T
+        shape = (self.num_envs, self.batch.catalogue.known.shape[1])
+        scores = as_vectors(as_actions(actions, shape)) @ self.batch.catalogue.known.T
         slates = best_slates(self.batch, scores, self._counts(scores))
         if self.fairness_coef:
             before = self.batch.core.state.slates.reshape(len(slates), -1)

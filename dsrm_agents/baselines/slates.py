@@ -32,7 +32,8 @@ def best_slates(
     scores = unexposed(batch, scores)
     if counts is None:
         return np.asarray(top_items(scores, k))
-    if batch.core.pools is not None:  # items outside a pool cannot be shown at all
+    if batch.core.pools is not None or batch.core.platform is not None:
+        # Items outside a pool, or gone, cannot be shown at all.
         counts = _in_stock(counts, batch.core.unexposed(), groups.labels)
     ranked, is_shown = [], []
     for group in np.flatnonzero(counts.max(axis=0))[::-1]:

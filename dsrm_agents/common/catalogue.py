@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,11 +12,13 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
 from stable_baselines3.common.vec_env import VecEnv
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsrm_agents.common.networks import SinglePrecision
+from kuaisim_gym.engine import bits
 from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
+from kuaisim_gym.simulator.groups import Groups, popularity_groups
 
 
 def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catalogue:
@@ -46,12 +49,47 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
     return shown
 
 
+def groups_of(catalogue: Catalogue, groups: Groups | None) -> Groups:
+    """Groups of the items of a policy, which say whether they change.
+
+    Args:
+        catalogue: The items.
+        groups: Their groups; the popular items and the rest if ``None``.
+    """
+    groups = popularity_groups(catalogue.popular) if groups is None else groups
+    change = catalogue.changes and groups.by_popularity
+    return groups if groups.change == change else replace(groups, change=change)
+
+
+def check_fixed(changes: bool, agent: str) -> None:
+    """Checks that a catalogue is the same every day.
+
+    Args:
+        changes: Whether it is not.
+        agent: Name of what cannot follow them, for the error.
+
+    Raises:
+        ConfigError: Items are born and leave.
+    """
+    if changes:
+        raise ConfigError(
+            f"{agent} knows the items and their popularity once and for all, and this catalogue "
+            'changes: make the environment with catalogue="fixed", or take an agent that follows '
+            "the days, such as HierarchicalPPO."
+        )
+
+
 class CatalogueAlgorithm(SinglePrecision):
     """Mix-in of Stable-Baselines3's algorithms whose policy is built for the items of a catalogue.
 
     It stands before the algorithm among the bases. ``policy_kwargs["catalogue"]`` is taken from
     the environment, or is the one that a loaded agent was built for.
+
+    Attributes:
+        follows_days: Whether it can act where the catalogue changes.
     """
+
+    follows_days: ClassVar[bool] = False
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Changes the environment.
@@ -69,6 +107,8 @@ class CatalogueAlgorithm(SinglePrecision):
         if self.env is not None:
             expected = self.policy_kwargs.get("catalogue")
             self.policy_kwargs["catalogue"] = same_catalogue(self.env, expected, name)
+            if not self.follows_days:
+                check_fixed(self.policy_kwargs["catalogue"].changes, name)
         check_item_spaces(name, self.observation_space, self.action_space)
 
 
@@ -142,7 +182,7 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
 
 
 def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
-    """Items that the sessions' users cannot be shown at all.
+    """Items that the sessions' users cannot be shown, beside those that a session has shown.
 
     Args:
         observation: As of ``observation_type="dict"``; those of a dataset with pools hold the
@@ -156,9 +196,9 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
     assert isinstance(observation, dict)
     exposed = observation["exposed"]
     if "available" in observation:
-        places = torch.arange(8, device=exposed.device)
-        flags = (observation["available"].long()[:, :, None] >> places) & 1  # bits of engine.bits
-        absent = flags.flatten(1)[:, :n_items] == 0
+        absent = nn.functional.pad(~flags_of(observation, "available", n_items), (0, 1))
+        exposed = exposed.long()  # an item that has left since is no other one
+        absent = absent.scatter(1, torch.where(exposed < 0, n_items, exposed), False)[:, :-1]
         return torch.where(absent, torch.arange(n_items, device=exposed.device), -1)
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
         return torch.empty(exposed.shape[0], 0, dtype=torch.long, device=exposed.device)
@@ -168,6 +208,32 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
     outside &= (pool >= 0).any(dim=1, keepdim=True)
     items = torch.arange(n_items, device=pool.device)
     return torch.where(outside[:, :-1], items, -1)
+
+
+def flags_of(observation: PyTorchObs, name: str, n_items: int) -> Tensor:
+    """(N, n_items) bool of the items that an observation holds as bits, such as ``"popular"``."""
+    assert isinstance(observation, dict)
+    packed = observation[name].long()[:, :, None]
+    shifts = torch.arange(8, device=packed.device)  # as kuaisim_gym.engine.bits has them
+    return ((packed >> shifts) & 1).bool().flatten(1)[:, :n_items]
+
+
+def shown_popular(
+    observation: Any, slates: NDArray[np.integer], catalogue: Catalogue
+) -> NDArray[np.bool_]:
+    """Tells which items of slates were popular when they were shown.
+
+    Args:
+        observation: Of N sessions, to which the slates answered.
+        slates: (N, K) int64 item positions.
+        catalogue: Tells where popularity never changes.
+
+    Returns:
+        (N, K) bool.
+    """
+    if not catalogue.changes:
+        return np.asarray(catalogue.popular[slates])
+    return bits.contains(observation["popular"], np.arange(len(slates)), slates)
 
 
 def state_and_unavailable(observation: PyTorchObs, n_items: int) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.common.catalogue import check_fixed
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import gini
@@ -33,10 +34,15 @@ class Fairness:
         measure: One of ``FAIRNESS``.
         catalogue: The items.
         groups: Their groups; the popular items and the rest if ``None``.
+
+    Raises:
+        ConfigError: The measure is none, or not one of catalogues that change.
     """
 
     def __init__(self, measure: str, catalogue: Catalogue, groups: Groups | None = None) -> None:
         self.measure = check_choice("fairness", measure, FAIRNESS)
+        if measure == "gini":
+            check_fixed(catalogue.changes, "fairness='gini'")
         self.groups = popularity_groups(catalogue.popular) if groups is None else groups
         self.exposures = catalogue.exposures
 
@@ -53,19 +59,27 @@ class Fairness:
                 "most x is the target -x."
             )
 
-    def __call__(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
+    def __call__(
+        self,
+        slates: NDArray[np.integer],
+        before: NDArray[np.integer],
+        labels: NDArray[np.integer] | None = None,
+    ) -> FloatArray:
         """Fair of one step.
 
         Args:
             slates: (N, K) items shown.
             before: (N, room) items that the sessions had shown, -1 padded.
+            labels: (N, K) labels of the slates' items, where those of the groups may be another
+                day's.
 
         Returns:
             (N,) float32.
         """
         if self.measure == "gini":
             return self._gini_gain(slates, before)
-        return np.asarray(-self.groups.distance(slates), dtype=np.float32)
+        labels = self.groups.labels[slates] if labels is None else labels
+        return np.asarray(-self.groups.imbalance(labels), dtype=np.float32)
 
     def _gini_gain(self, slates: NDArray[np.integer], before: NDArray[np.integer]) -> FloatArray:
         room = before.shape[1]

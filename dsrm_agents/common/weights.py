@@ -69,8 +69,8 @@ def _read(archive: zipfile.ZipFile, name: str, network: nn.Module) -> Mapping[st
         ValueError: They are not those of this network, or something else is there.
         Exception: The file is damaged.
     """
-    own = network.state_dict()
-    most = sum(tensor.untyped_storage().nbytes() for tensor in own.values()) + _OVERHEAD
+    expected = network.state_dict()
+    most = sum(tensor.untyped_storage().nbytes() for tensor in expected.values()) + _OVERHEAD
     if (size := archive.getinfo(f"{name}.pth").file_size) > most:
         raise ValueError(f"{name}.pth has {size} bytes, at most {most} are expected")
     content = archive.read(f"{name}.pth")
@@ -82,15 +82,15 @@ def _read(archive: zipfile.ZipFile, name: str, network: nn.Module) -> Mapping[st
         isinstance(value, Tensor) for value in state.values()
     ):
         raise ValueError(f"{name}.pth is no table of tensors by name")
-    if state.keys() != own.keys():
+    if state.keys() != expected.keys():
         absent, surplus = (
-            sorted(own.keys() - state.keys()),
-            sorted(map(str, state.keys() - own.keys())),
+            sorted(expected.keys() - state.keys()),
+            sorted(map(str, state.keys() - expected.keys())),
         )
         raise ValueError(f"{name}.pth lacks {absent[:5]}, and has {surplus[:5]} in their place")
     learned = {tensor_name for tensor_name, _ in network.named_parameters()}
     for tensor_name, tensor in state.items():
-        _check(f"{name}.{tensor_name}", tensor, own[tensor_name], tensor_name in learned)
+        _check(f"{name}.{tensor_name}", tensor, expected[tensor_name], tensor_name in learned)
     return state
 
 

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from torch import Tensor
 
 from dsrm_agents.common.bounds import choice_credit
+from dsrm_agents.common.catalogue import shown_popular
 from dsrm_agents.common.fairness import Fairness, FairnessWeight
 from dsrm_agents.common.responses import check_mean_response, shown_slates
 from dsrm_agents.common.slate_ppo import Losses, SlatePPO, clipped_surrogate, take
@@ -66,6 +67,7 @@ class HierarchicalPPO(SlatePPO):
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
         "HierarchicalPolicy": HierarchicalPolicy
     }
+    follows_days = True
     policy: HierarchicalPolicy
     rollout_buffer: HierarchicalRolloutBuffer
 
@@ -178,14 +180,17 @@ class HierarchicalPPO(SlatePPO):
                 return False
             self._update_info_buffer(infos, dones)
             slates, responses = shown_slates(self._last_obs, new_obs, dones, infos)
-            fair = self.fair(slates, self._last_obs["exposed"])
+            groups = self.policy.groups
+            popular = shown_popular(self._last_obs, slates, self.policy.catalogue)
+            labels = popular.astype(np.int8) if groups.change else groups.labels[slates]
+            fair = self.fair(slates, self._last_obs["exposed"], labels)
             bonus = self.weight.value * (fair - (self.fairness_target or 0.0))
             level_rewards = np.stack([rewards + bonus, rewards], axis=1)
             credit = np.zeros_like(responses)
             if self.gamma == 0.0:
                 check_mean_response(rewards, responses)
-                credit = within_group_credit(responses, self.policy.groups.labels[slates])
-            statistics.add(self.policy.catalogue.popular[slates], fair, level_rewards, infos)
+                credit = within_group_credit(responses, labels)
+            statistics.add(popular, fair, level_rewards, infos)
             rollout_buffer.add_decision(
                 self._last_obs,
                 decision,

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from dsrm_agents.common.bounds import Band, SlateBounds
-from dsrm_agents.common.catalogue import outside_pool, state_and_exposed
+from dsrm_agents.common.catalogue import flags_of, groups_of, outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
-from dsrm_agents.hrl.workers import WORKERS, Context, Items, Worker
+from dsrm_agents.hrl.workers import WORKERS, ChangingItems, Context, FixedItems, Worker
 from kuaisim_gym.config import check_choice, check_whole, is_number
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
-from kuaisim_gym.simulator.groups import Groups, TargetSpec, popularity_groups
+from kuaisim_gym.simulator.groups import Groups, TargetSpec
 
 # Range of w_acc: a factor on the worker's inverse temperature, neither off nor frozen.
 ACCURACY_RANGE = (0.5, 1.5)
@@ -107,7 +107,12 @@ class HierarchicalPolicy(SlateActorCritic):
         **kwargs: Any,
     ) -> None:
         self.catalogue = catalogue
-        self.groups = popularity_groups(catalogue.popular) if groups is None else groups
+        self.groups = groups_of(catalogue, groups)
+        if catalogue.changes and worker == "unconstrained":
+            raise ConfigError(
+                'worker="unconstrained" pays for log popularity, which no observation of a '
+                'catalogue that changes tells: use "constrained" or "band".'
+            )
         if worker == "band" and free_counts is None:
             raise ConfigError(
                 'worker="band" needs free_counts, the bounds of slates that are not penalised: '
@@ -141,7 +146,8 @@ class HierarchicalPolicy(SlateActorCritic):
     def _build(self, lr_schedule: Schedule) -> None:
         """Makes the modules and the optimiser; replaces the base class's one head an action."""
         options, hidden = self._options, [self._options["hidden"]] * 2
-        items = Items(self.catalogue, self.groups, options["item_features"])
+        layout = ChangingItems if self.groups.change else FixedItems
+        items = layout(self.catalogue, self.groups, options["item_features"])
         target = self._falling_target
         constrained, band = options["worker"] != "unconstrained", None
         if options["worker"] == "band":
@@ -277,7 +283,8 @@ class HierarchicalPolicy(SlateActorCritic):
     def worker_drift(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Tensor:
         """(N,) float32: divergence of a draw from the untrained worker's, about, in nats."""
         state, exposed = state_and_exposed(obs)
-        context = Context(state, exposed, exposed[:, :0], *self.weights(control))
+        nothing = exposed[:, :0]
+        context = Context(state, exposed, nothing, nothing, *self.weights(control))
         return self.worker.drift(context, slates)
 
     def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
@@ -418,5 +425,7 @@ class HierarchicalPolicy(SlateActorCritic):
         return self._context(obs, self._manager_distribution(state).mean)
 
     def _context(self, obs: PyTorchObs, control: Tensor) -> Context:
-        outside = outside_pool(obs, self.catalogue.n_items)
-        return Context(*state_and_exposed(obs), outside, *self.weights(control))
+        (state, exposed), n_items = state_and_exposed(obs), self.catalogue.n_items
+        popular = flags_of(obs, "popular", n_items) if self.groups.change else exposed[:, :0]
+        outside = outside_pool(obs, n_items)
+        return Context(state, exposed, outside, popular, *self.weights(control))

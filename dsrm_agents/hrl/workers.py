@@ -13,6 +13,7 @@ term is left out: within a group it would only put worse items before better one
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
+from dsrm_agents.common.copies import copies_today, other_copies
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -30,9 +32,11 @@ WORKERS = ("constrained", "band", "unconstrained")
 # Of the scores at the start, in units of an item effect's spread; learned from there.
 SHARPNESS = 4.0
 
+IntArray = NDArray[np.int64]
 
-class Items(nn.Module):
-    """Descriptions of the items, group by group, and their learned projection.
+
+class Items(nn.Module, ABC):
+    """Descriptions of the items in columns, group by group, and their learned projection.
 
     Groups stand by falling label: popular items first.
 
@@ -44,27 +48,21 @@ class Items(nn.Module):
             that predicts the embedding best, and items that were never logged can be scored too.
 
     Attributes:
-        described: (n_items, f or d) float32.
-        log_popularity: (n_items,) float32, standardised.
-        sizes: (G,) int64 items of each group.
-        item_of_column: (n_items,) int64, position in the catalogue of each column.
-        column_of_item: (n_items,) int64, the inverse.
-        column_of: (n_items + 1,) int64, the column of each item behind that of no item, n_items.
-        group_of: (n_items + 1,) int64, the group of each item behind that of no item, G.
-        group_sizes: (G,) int64 items of each group.
+        described: (C, f or d) float32, of the item of each column.
+        log_popularity: (C,) float32, standardised.
+        item_of_column: (C,) int64, position in the catalogue of each column.
+        column_of_item: (n_items,) int64, a column of each item.
         starts: The first column of each of the G groups.
-        unprojected: (n_items + 1, f + 1) or (n_items + 1, d + 1) float32: descriptions, log
-            popularity as the last column, and a row of zeros that stands for no item.
+        unprojected: (C + 1, f + 1) or (C + 1, d + 1) float32: descriptions, log popularity as the
+            last column, and a row of zeros that stands for no item.
     """
 
     described: Tensor
     log_popularity: Tensor
     item_of_column: Tensor
     column_of_item: Tensor
-    column_of: Tensor
-    group_of: Tensor
-    group_sizes: Tensor
     unprojected: Tensor
+    starts: tuple[int, ...]
 
     def __init__(
         self,
@@ -81,25 +79,16 @@ class Items(nn.Module):
                 f"item_features must be ({n_items}, f) finite numbers, a row for each item "
                 f"of the catalogue; got an array of shape {features.shape}."
             )
-        group = len(groups) - 1 - groups.labels.astype(np.int64)
-        order = np.argsort(group, kind="stable")
+        order, column, starts = self._layout(groups)
+        self.starts = tuple(starts.tolist())
         described = embedding if features is None else np.asarray(features, dtype=np.float32)
         self.register_buffer("described", torch.as_tensor(described[order]))
         self.register_buffer("log_popularity", torch.as_tensor(catalogue.log_popularity[order]))
         self.register_buffer("item_of_column", torch.as_tensor(order))
-        self.register_buffer("column_of_item", torch.as_tensor(np.argsort(order)))
+        self.register_buffer("column_of_item", torch.as_tensor(column))
         unprojected = torch.cat([self.described, self.log_popularity[:, None]], dim=1)
         unprojected = nn.functional.pad(unprojected, (0, 0, 0, 1))
         self.register_buffer("unprojected", unprojected, persistent=False)
-        # No item is -1 among positions and first in these: index_select, which takes a quarter of
-        # the time of indexing, knows no negative index.
-        columns = nn.functional.pad(self.column_of_item, (1, 0), value=n_items)
-        self.register_buffer("column_of", columns, persistent=False)
-        of_item = torch.as_tensor(np.insert(group, 0, len(groups)))
-        self.register_buffer("group_of", of_item, persistent=False)
-        sizes = torch.as_tensor(groups.sizes[::-1].astype(np.int64))
-        self.register_buffer("group_sizes", sizes, persistent=False)
-        self.starts = tuple(np.cumsum([0, *groups.sizes[:0:-1]]).tolist())
         start: NDArray[np.floating] = np.eye(embedding.shape[1])
         if features is not None:
             start = np.linalg.lstsq(described, embedding, rcond=1e-6)[0].T
@@ -119,25 +108,129 @@ class Items(nn.Module):
         """(m, d + 1): the projection, and log popularity as the last column.
 
         Args:
-            described: (m, f or d) items; the catalogue's own, in the order of columns, if ``None``.
+            described: (m, f or d) items; those of the columns if ``None``.
             log_popularity: (m,), likewise.
         """
         described = self.described if described is None else described
         popularity = self.log_popularity if log_popularity is None else log_popularity
         return torch.cat([self.projection(described), popularity[:, None]], dim=1)
 
-    def shown(self, exposed: Tensor) -> Tensor:
-        """(N, room) item positions, -1 padded, to (N, G) int64 counts of each group's items."""
-        groups = _looked_up(self.group_of, exposed)
-        counts = groups.new_zeros(exposed.shape[0], len(self.starts) + 1)
+    def shown(self, context: Context) -> Tensor:
+        """(N, G) int64 items of each group that the sessions have shown."""
+        return self._counts(context, context.exposed)
+
+    def left(self, context: Context, shown: Tensor) -> Tensor:
+        """(N, G) int64 items of each group that may still be shown, of what :meth:`shown` gave."""
+        left = self._sizes(context) - shown
+        return left - self._counts(context, context.outside) if context.outside.shape[1] else left
+
+    def masked(self, context: Context) -> Tensor:
+        """(N, m) int64 columns that may not be shown.
+
+        The column after the last stands for no item and is always among them; others may repeat.
+        """
+        unavailable = torch.cat([context.exposed, context.outside], dim=1)
+        return self.columns(context, nn.functional.pad(unavailable, (0, 1), value=-1))
+
+    @abstractmethod
+    def columns(self, context: Context, items: Tensor) -> Tensor:
+        """(N, m) item positions, -1 for none, to columns, the one after the last for none."""
+
+    @abstractmethod
+    def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
+        """:attr:`item_of_column`, :attr:`column_of_item` and :attr:`starts`."""
+
+    @abstractmethod
+    def _sizes(self, context: Context) -> Tensor:
+        """(G,) or (N, G) int64 items of each group."""
+
+    @abstractmethod
+    def _groups(self, context: Context, items: Tensor) -> Tensor:
+        """(N, m) item positions, -1 for none, to groups, G for none."""
+
+    def _counts(self, context: Context, items: Tensor) -> Tensor:
+        """(N, m) item positions, -1 for none, to (N, G) int64 numbers of each group's items."""
+        groups = self._groups(context, items)
+        counts = groups.new_zeros(items.shape[0], len(self.starts) + 1)
         return counts.scatter_add_(1, groups, torch.ones_like(groups))[:, :-1]
 
-    def masked(self, exposed: Tensor) -> Tensor:
-        """(N, room) item positions, -1 padded, to (N, room + 1) columns.
 
-        Padding becomes the column after the last, which stands for no item and is never shown.
-        """
-        return _looked_up(self.column_of, nn.functional.pad(exposed, (0, 1), value=-1))
+class FixedItems(Items):
+    """Items whose groups never change: a column for each.
+
+    Arguments are the base class's.
+
+    Attributes:
+        column_of: (n_items + 1,) int64, the column of each item behind that of no item, n_items.
+        group_of: (n_items + 1,) int64, the group of each item behind that of no item, G.
+        group_sizes: (G,) int64 items of each group.
+    """
+
+    column_of: Tensor
+    group_of: Tensor
+    group_sizes: Tensor
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        groups: Groups,
+        features: NDArray[np.floating] | None = None,
+    ) -> None:
+        super().__init__(catalogue, groups, features)
+        # No item is -1 among positions and first in these: index_select, which takes a quarter of
+        # the time of indexing, knows no negative index.
+        columns = nn.functional.pad(self.column_of_item, (1, 0), value=catalogue.n_items)
+        self.register_buffer("column_of", columns, persistent=False)
+        of_item = torch.as_tensor(np.insert(_falling(groups), 0, len(groups)))
+        self.register_buffer("group_of", of_item, persistent=False)
+        sizes = torch.as_tensor(groups.sizes[::-1].astype(np.int64))
+        self.register_buffer("group_sizes", sizes, persistent=False)
+
+    def columns(self, context: Context, items: Tensor) -> Tensor:
+        return _looked_up(self.column_of, items)
+
+    def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
+        order = np.argsort(_falling(groups), kind="stable")
+        return order, np.argsort(order), np.cumsum([0, *groups.sizes[:0:-1]])
+
+    def _sizes(self, context: Context) -> Tensor:
+        return self.group_sizes
+
+    def _groups(self, context: Context, items: Tensor) -> Tensor:
+        return _looked_up(self.group_of, items)
+
+
+class ChangingItems(Items):
+    """Items of which others are popular every day: columns are :mod:`~dsrm_agents.common.copies`.
+
+    What a session has shown counts by today's groups, too: observations do not tell of which group
+    an item was on the day before.
+
+    Arguments are the base class's.
+    """
+
+    def columns(self, context: Context, items: Tensor) -> Tensor:
+        return copies_today(context.popular, items)
+
+    def masked(self, context: Context) -> Tensor:
+        return torch.cat([other_copies(context.popular), super().masked(context)], dim=1)
+
+    def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
+        items = np.arange(groups.n_items)
+        return np.tile(items, 2), items, np.array([0, groups.n_items])
+
+    def _sizes(self, context: Context) -> Tensor:
+        popular = context.popular.sum(dim=1)
+        return torch.stack([popular, len(self.column_of_item) - popular], dim=1)
+
+    def _groups(self, context: Context, items: Tensor) -> Tensor:
+        return copies_today(context.popular, items) // len(self.column_of_item)
+
+
+def _falling(groups: Groups) -> IntArray:
+    """(n_items,) int64 groups, numbered by falling label."""
+    falling: IntArray = len(groups) - 1 - groups.labels.astype(np.int64)
+    return falling
 
 
 def _looked_up(of_item: Tensor, items: Tensor) -> Tensor:
@@ -151,7 +244,9 @@ class Context(NamedTuple):
     Attributes:
         state: (N, d) float32 observed states.
         exposed: (N, room) int64 items of the session, -1 padded.
-        outside: (N, m) int64 items that the users cannot be shown, -1 padded.
+        outside: (N, m) int64 further items that the users cannot be shown, -1 padded.
+        popular: (N, n_items) bool, the items that are popular today, where that changes; else
+            (N, 0).
         accuracy: (N,) float32, w_acc.
         fairness: (N,) float32, w_fair.
     """
@@ -159,6 +254,7 @@ class Context(NamedTuple):
     state: Tensor
     exposed: Tensor
     outside: Tensor
+    popular: Tensor
     accuracy: Tensor
     fairness: Tensor
 
@@ -288,7 +384,7 @@ class Worker(nn.Module):
         return SlateDistribution(
             query,
             key,
-            items.masked(torch.cat([context.exposed, context.outside], dim=1)),
+            items.masked(context),
             items.starts,
             self.bounds(context, dialled) if bounds is None else bounds,
             self.slate_size,
@@ -308,7 +404,8 @@ class Worker(nn.Module):
         self, context: Context, slates: Tensor, bounds: SlateBounds | None = None
     ) -> Tensor:
         """(N, 2K) log-probabilities of the choices behind (N, K) slates; a slate's is the sum."""
-        return self.distribution(context, bounds).log_prob(self.items.column_of_item[slates])
+        columns = self.items.columns(context, slates)
+        return self.distribution(context, bounds).log_prob(columns)
 
     def entropy(self, context: Context) -> Tensor:
         """(N,) entropy, in nats, of a slate's first draw without bounds."""
@@ -321,10 +418,8 @@ class Worker(nn.Module):
             context: The sessions.
             dialled: :attr:`is_dialled`, for graphs in which tensors have no values yet.
         """
-        shown = self.items.shown(context.exposed)
-        left = self.items.group_sizes - shown
-        if context.outside.shape[1]:
-            left = left - self.items.shown(context.outside)
+        shown = self.items.shown(context)
+        left = self.items.left(context, shown)
         if self.is_dialled if dialled is None else dialled:
             return target_bounds(self.group_shares, self.slate_size, shown, left)
         if self.band is not None:

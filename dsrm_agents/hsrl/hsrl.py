@@ -64,6 +64,7 @@ class HSRL(SlatePPO):
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {"HSRLPolicy": HSRLPolicy}
+    follows_days = True
     policy: HSRLPolicy
 
     def __init__(

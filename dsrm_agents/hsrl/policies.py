@@ -14,9 +14,12 @@ from torch import Tensor
 from dsrm_agents.common.bounds import FeasibleCounts, SlateBounds
 from dsrm_agents.common.catalogue import (
     check_item_numbers,
+    flags_of,
+    groups_of,
     state_and_exposed,
     state_and_unavailable,
 )
+from dsrm_agents.common.copies import copies_today, other_copies
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
@@ -25,7 +28,7 @@ from dsrm_agents.hsrl.trie import Shown, Trie
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
-from kuaisim_gym.simulator.groups import Groups, popularity_groups
+from kuaisim_gym.simulator.groups import Groups
 
 # Of the prior, in units of an item effect's spread: the hierarchical worker's start.
 SHARPNESS = 4.0
@@ -61,8 +64,9 @@ class HSRLPolicy(SlateActorCritic):
         action_space: MultiDiscrete, one item position a slot.
         lr_schedule: Learning rate.
         catalogue: The items, as the environment's ``catalogue`` attribute gives them.
-        codebook: Their ids; fitted to ``catalogue.known`` if ``None``, again whenever SB3's own
-            algorithms are loaded, which do not keep it.
+        codebook: Their ids; fitted to ``catalogue.known`` if ``None``, or where popularity changes
+            to ``catalogue.standardised``, again whenever SB3's own algorithms are loaded, which do
+            not keep it. Items that nobody has logged stand where their features say.
         groups: Groups of the items, the environment's attribute of that name; the popular items and
             the rest if ``None``.
         fairness: Demand in [0, 1] on the balance of every slate, see
@@ -101,8 +105,10 @@ class HSRLPolicy(SlateActorCritic):
         if not 0.0 <= sharpness < np.inf:
             raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.catalogue = catalogue
-        self.groups = popularity_groups(catalogue.popular) if groups is None else groups
-        self.codebook = Codebook.fit(catalogue.known) if codebook is None else codebook
+        self.groups = groups_of(catalogue, groups)
+        # Today's popularity says nothing of tomorrow's.
+        self._known = catalogue.standardised if catalogue.changes else catalogue.known
+        self.codebook = Codebook.fit(self._known) if codebook is None else codebook
         self.codebook.check_catalogue(catalogue)
         if item_quality is not None:
             item_quality = check_item_numbers("item_quality", item_quality, catalogue)
@@ -129,21 +135,46 @@ class HSRLPolicy(SlateActorCritic):
         if self.fairness is not None:
             self.feasible = FeasibleCounts(self.groups.target[::-1].copy(), self.slate_size)
             last = len(self.groups) - 1
-            ids = np.column_stack([last - self.groups.labels.astype(np.int64), ids])
+            falling = last - self.groups.labels.astype(np.int64)
+            if self._copied:
+                falling, ids = np.repeat([0, 1], len(ids)), np.tile(ids, (2, 1))
+            ids = np.column_stack([falling, ids])
             widths = (len(self.groups), *widths)
         quality = options["item_quality"]
         if quality is None:
             quality = self.catalogue.item_embedding[:, 0]
-        self.trie = Trie(ids, widths, options["sharpness"] * quality)
-        items, sizes = torch.as_tensor(self.catalogue.known), (options["dim"], options["hidden"])
+        copies = np.arange(len(ids)) % self.catalogue.n_items
+        self.trie = Trie(ids, widths, options["sharpness"] * quality[copies])
+        items, sizes = torch.as_tensor(self._known[copies]), (options["dim"], options["hidden"])
         self.network = TokenNetwork(widths, self.state_dim, items, self.context, *sizes)
         self.critic = MultiLevelCritic(len(widths), *sizes)
         self._optimise([{"params": list(self.parameters()), "lr": lr_schedule(1)}])
 
+    @property
+    def _copied(self) -> bool:
+        """True where ids are of :mod:`~dsrm_agents.common.copies`, in groups that change."""
+        return self.groups.change and self.fairness is not None
+
+    def _today(self, obs: PyTorchObs, items: Tensor) -> Tensor:
+        """(N, m) item positions, -1 for none, to those in the trie."""
+        if not self._copied:
+            return items
+        return copies_today(flags_of(obs, "popular", self.catalogue.n_items), items)
+
+    def _draw(self, distribution: SemanticSlates, deterministic: bool) -> tuple[Tensor, Tensor]:
+        """(N, K) item positions, and the (N,) log-probabilities."""
+        slates, log_prob = distribution.draw(deterministic)
+        return slates % self.catalogue.n_items, log_prob
+
     def slates(self, obs: PyTorchObs) -> SemanticSlates:
-        """The distribution of slates of N sessions."""
-        state, exposed = state_and_unavailable(obs, self.catalogue.n_items)
-        shown = self.trie.shown(exposed)
+        """The distribution of slates of N sessions, of positions in the trie."""
+        n_items = self.catalogue.n_items
+        state, exposed = state_and_unavailable(obs, n_items)
+        hidden = self._today(obs, exposed)
+        if self._copied:
+            elsewhere = other_copies(flags_of(obs, "popular", n_items))
+            hidden = torch.cat([hidden, elsewhere], dim=1)
+        shown = self.trie.shown(hidden)
         return SemanticSlates(
             self.network,
             self.trie,
@@ -157,25 +188,26 @@ class HSRLPolicy(SlateActorCritic):
     def evaluate_slates(self, obs: PyTorchObs, slates: Tensor) -> Evaluation:
         """Probabilities and values of (N, K) slates."""
         distribution = self.slates(obs)
-        paths = distribution.paths(slates.long())
+        paths = distribution.paths(self._today(obs, slates.long()))
         return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
 
     def item_scores(self, obs: PyTorchObs) -> Tensor:
         """(N, n_items) float32 log-probabilities of the items' token paths, as a slate's first."""
         items = torch.arange(self.catalogue.n_items, device=self.device)
         distribution = self.slates(obs)
-        return distribution.item_log_prob(items.expand(len(distribution.context), -1))
+        everything = items.expand(len(distribution.context), -1)
+        return distribution.item_log_prob(self._today(obs, everything))
 
     # The interface of Stable-Baselines3.
 
     def forward(self, obs: Any, deterministic: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Slates (N, K), values (N, 1) and the slates' log-probabilities (N,)."""
         distribution = self.slates(obs)
-        slates, log_prob = distribution.draw(deterministic)
+        slates, log_prob = self._draw(distribution, deterministic)
         return slates, self._values(distribution.context), log_prob
 
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
-        return self.slates(observation).draw(deterministic)[0]
+        return self._draw(self.slates(observation), deterministic)[0]
 
     def predict_values(self, obs: PyTorchObs) -> Tensor:
         """(N, 1) float32."""
@@ -187,7 +219,7 @@ class HSRLPolicy(SlateActorCritic):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (N, 1), log-probabilities (N,) and entropies of one draw (N,) of slates."""
         distribution = self.slates(obs)
-        paths = distribution.paths(actions.long())
+        paths = distribution.paths(self._today(obs, actions.long()))
         entropy = paths.entropy.sum(dim=2).mean(dim=1)
         return self._values(distribution.context), paths.log_prob.sum(dim=(1, 2)), entropy
 

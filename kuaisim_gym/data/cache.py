@@ -375,8 +375,8 @@ def clear_cache() -> int:
     freed = sum(map(_remove, [*entries, *complete]))
     for folder in (root, unpacked):
         locks = {lock.with_suffix("") for lock in folder.glob("*.lock")}
-        parts = {part.with_suffix("").with_suffix("") for part in folder.glob(f"*.*{UNFINISHED}")}
-        for path in locks | parts:
+        begun = {file.with_suffix("").with_suffix("") for file in folder.glob(f"*.*{UNFINISHED}")}
+        for path in locks | begun:
             size = sum(map(_size, unfinished(path)))
             with suppress(BusyError, StorageError), claimed(path, wait=False):  # removes these
                 freed += size

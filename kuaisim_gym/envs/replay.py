@@ -18,9 +18,11 @@ from kuaisim_gym.engine import bits
 from kuaisim_gym.engine.types import StepResult
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.options import preference_encoder
+from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.observation import Observation, ObservationEncoder
 from kuaisim_gym.simulator.belief import Belief
 from kuaisim_gym.simulator.build import load_preferences
+from kuaisim_gym.simulator.lifecycle import Lifecycle
 from kuaisim_gym.simulator.response import SessionAnswers
 from kuaisim_gym.snapshots import Snapshot
 
@@ -42,6 +44,7 @@ def options_of(batch: SessionBatch) -> dict[str, Any]:
         "observation_type": encoder.observation_type,
         "preference": encoder.preference,
         "action_type": batch.action_type,
+        **({} if batch.platform is None else {"catalogue": batch.platform.lifecycle.settings}),
         **({"evidence": encoder.belief.evidence} if believes and encoder.belief else {}),
         **({} if groups.by_popularity else {"groups": groups.labels}),
         **({} if groups.is_default else {"target": tuple(groups.target.tolist())}),
@@ -93,12 +96,18 @@ class ReplayedSessions:
         stranger: Position of a user whom the dataset does not know.
 
     Raises:
-        ConfigError: An unknown option or value.
+        ConfigError: An unknown option or value, or a catalogue that changes.
     """
 
     def __init__(
         self, n_sessions: int, dataset: Dataset, believes: bool = False, **options: Any
     ) -> None:
+        if Lifecycle.of(options.get("catalogue", "fixed")) is not None:
+            raise ConfigError(
+                "Sessions that are told know no day, and the agent is of a catalogue that changes "
+                "from day to day: it acts in its environment alone. Serve one that was trained "
+                'with catalogue="fixed".'
+            )
         options = {**options, **_TOLD, "dataset": dataset, "split": "train"}
         self.batch = batch = SessionBatch(n_sessions, dataset.source, **options)
         self.stranger = dataset.n_users

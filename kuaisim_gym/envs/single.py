@@ -24,7 +24,8 @@ class KuaiEnv(BatchView, gym.Env):
     """Interactive recommendation of short videos, with fairness-aware abandonment.
 
     ``KuaiRec-Fair-v0`` and ``KuaiRand-Fair-v0``; ``KuaiRec-v0`` and ``KuaiRand-v0`` are the same
-    with ``abandonment="none"``.
+    with ``abandonment="none"``; in ``KuaiRec-Dynamic-v0`` and ``KuaiRand-Dynamic-v0`` the catalogue
+    changes.
 
     ## Description
     A user arrives, is shown slates of K videos, and leaves when patience ("temper") runs out.
@@ -32,6 +33,14 @@ class KuaiEnv(BatchView, gym.Env):
     if it is of the fifth of the catalogue that was shown most. Agents see a state built from a
     popularity-biased log. ``split="train"`` answers as that log does, ``split="test"`` from
     unbiased data: KuaiRec's fully observed small matrix, KuaiRand's uniformly random exposures.
+
+    With ``catalogue="dynamic"`` all sessions are of one platform, whose time is the number of
+    sessions that have begun. Items are born, stay for a while and leave; the popular fifth of a day
+    is what was shown most on the days before; agents and states know the log of items that were
+    there from the start, and the features of all. See
+    :class:`~kuaisim_gym.simulator.lifecycle.Lifecycle` for its rates. An item that is not there
+    counts as shown before: it is answered by nothing. A reset of all sessions with a seed opens the
+    platform anew.
 
     ## Action Space
     | action_type | Space | Meaning |
@@ -96,7 +105,11 @@ class KuaiEnv(BatchView, gym.Env):
     | "state" | ``Box((m + 4,), float32)`` | as above |
     | "exposed" | ``Box(-1, n_items - 1, (max_len * K,), int32)`` | items shown, -1 padded |
     | "responses" | ``Box(0, 1, (max_len * K,), float32)`` | how they were answered, 0 padded |
+    | "available" | ``Box(0, 255, (ceil(n_items / 8),), uint8)`` | today's items |
+    | "popular" | ``Box(0, 255, (ceil(n_items / 8),), uint8)`` | today's popular items |
 
+    of which the last two are there where the catalogue changes, as bits
+    (:mod:`kuaisim_gym.engine.bits`), and
     with less room where ``max_steps`` is below ``max_len``. Item positions are names, not
     quantities: they are for masking in policies that know it, not for a plain network.
 
@@ -132,6 +145,8 @@ class KuaiEnv(BatchView, gym.Env):
     | "feedback" | (K, 7) float32 | KuaiRand: all behaviours |
     | "penalised" | bool | whether the step cost temper by the rule of ``abandonment`` |
     | "session" | dict | ``len``, ``r_each``, ``r_cum``, ``q`` and ``popular_share`` so far |
+    | "day" | int | the platform's day, where the catalogue changes |
+    | "available" | (n_items,) bool | likewise, today's items |
 
     Ids are strings where those of the data are. ``env.unwrapped.world`` says whether the world is
     synthetic.
@@ -164,6 +179,7 @@ class KuaiEnv(BatchView, gym.Env):
     | ``target`` | "uniform" | shares of the groups: "catalogue", numbers, or numbers by name |
     | ``response_model`` | "factor" | or "sequential" |
     | ``calibration`` | None | "balanced" (KuaiRand's default) or "calibrated" (KuaiRec's) |
+    | ``catalogue`` | "fixed" | or "dynamic", or fields of a lifecycle, see Description |
     | ``action_type``, ``observation_type``, ``history_len`` | | see above |
     | ``preference``, ``evidence`` | | see above: "pooled", and all evidence |
     | ``max_len`` | 30 | initial temper T, in steps |

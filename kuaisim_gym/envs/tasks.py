@@ -152,6 +152,7 @@ class RetentionBatch(SessionBatch, task="retention"):
             back = result.done & ~over
             # The users stay the same, so the encoder keeps what it knows of them.
             self.core.reset(back, self.core.state.users[back])
+            self._follow_platform()
         return result._replace(reward=reward, terminated=np.zeros_like(over), truncated=over)
 
     def snapshot(self) -> Snapshot:

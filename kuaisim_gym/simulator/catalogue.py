@@ -48,6 +48,11 @@ class Catalogue:
         return len(self.exposures)
 
     @property
+    def changes(self) -> bool:
+        """True of one day's state of a catalogue whose items are born and leave."""
+        return self.available is not None
+
+    @property
     def item_embedding(self) -> FloatArray:
         """(n_items, d) float32: the embedding of the catalogue's own items."""
         return self.embedding[: self.n_items]
@@ -78,8 +83,11 @@ class Catalogue:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify the content."""
-        return digest_of([self.embedding, self.exposures])
+        """16 hexadecimal digits that identify the content, whatever the day."""
+        arrays: list[NDArray[np.generic]] = [self.embedding]
+        if not self.changes:
+            arrays.append(self.exposures)
+        return digest_of(arrays)
 
     @cached_property
     def log_popularity(self) -> FloatArray:

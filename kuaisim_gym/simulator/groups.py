@@ -7,7 +7,7 @@ popularity, are the paper's; any labels of the items make others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
@@ -46,12 +46,14 @@ class Groups:
         labels: (n_items,) int8, int16 or int32, the smallest that holds them: the position of
             each item's group in ``names``.
         target: (G,) float64, the share of the exposures that is due to each group; sums to one.
+        change: Whether labels are those of a day, and change in place.
     """
 
     column: str
     names: tuple[str, ...]
     labels: LabelArray
     target: DoubleArray
+    change: bool = False
 
     def __post_init__(self) -> None:
         for array in (self.labels, self.target):
@@ -65,7 +67,7 @@ class Groups:
         """Number of items of the catalogue."""
         return len(self.labels)
 
-    @cached_property
+    @property
     def sizes(self) -> NDArray[np.int64]:
         """(G,) int64: items of each group."""
         return np.bincount(self.labels, minlength=len(self))
@@ -93,8 +95,8 @@ class Groups:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify labels and target."""
-        return digest_of([self.labels, self.target])
+        """16 hexadecimal digits that identify labels, where they stay, and target."""
+        return digest_of([self.target] if self.change else [self.labels, self.target])
 
     def with_target(self, target: TargetSpec) -> Groups:
         """The same groups with another target.
@@ -102,12 +104,15 @@ class Groups:
         Raises:
             ConfigError: It is no distribution over these groups.
         """
-        shares = _target(target, self.names, self.sizes)
-        return Groups(self.column, self.names, self.labels, shares)
+        return replace(self, target=_target(target, self.names, self.sizes))
 
     def distance(self, slates: NDArray[np.integer]) -> DoubleArray:
         """(...) L1 distance of slates' group shares to the target, of (..., K) item positions."""
-        labels, k = self.labels[slates], slates.shape[-1]
+        return self.imbalance(self.labels[slates])
+
+    def imbalance(self, labels: NDArray[np.integer]) -> DoubleArray:
+        """(...) the same distance, of (..., K) labels of the slates' items."""
+        k = labels.shape[-1]
         flat = labels.reshape(-1, k)
         excess = group_excess(flat, np.full(len(flat), k), self.target)
         return np.asarray(2.0 * excess / k).reshape(labels.shape[:-1])

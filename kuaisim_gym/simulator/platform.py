@@ -81,7 +81,7 @@ class Platform:
                 "catalogue that changes."
             )
         shape = (n_sessions, config.longest, config.slate_size)
-        _check_stock(timetable, lifecycle, config.longest * config.slate_size)
+        _check_stock(timetable, lifecycle, config.slate_size)
         n_items = catalogue.n_items
         self._clock: NDArray[np.int64] = np.zeros(3, dtype=np.int64)  # day, its sessions, openings
         self.shares: NDArray[np.float64] = np.zeros(n_items)
@@ -132,7 +132,7 @@ class Platform:
         if not groups.by_popularity:
             return groups
         # The very array: a view would be an array of its own in copies and pickles.
-        return replace(groups, labels=self.labels)
+        return replace(groups, labels=self.labels, change=True)
 
     def open(self) -> None:
         """Begins the first day: popularity is the log's."""
@@ -231,13 +231,12 @@ class Platform:
             self.labels[:] = self.popular
 
 
-def _check_stock(timetable: Timetable, lifecycle: Lifecycle, needed: int) -> None:
-    """Checks that each day has items for the longest session."""
+def _check_stock(timetable: Timetable, lifecycle: Lifecycle, slate_size: int) -> None:
+    """Checks that each day has items for a slate."""
     for day in range(lifecycle.days[0], lifecycle.days[1] + 1):
         stock = int(timetable.available(day).sum())
-        if stock < needed:
+        if stock < slate_size:
             raise ConfigError(
-                f"On day {day} the catalogue has {stock} items, fewer than the {needed} that the "
-                "longest session shows: raise initial, arrivals or lifetime, or play fewer days, "
-                "or shorter sessions or slates."
+                f"On day {day} the catalogue has {stock} items, fewer than the {slate_size} of a "
+                "slate: raise initial, arrivals or lifetime, or play fewer days or smaller slates."
             )

@@ -300,6 +300,21 @@ def test_sessions_are_the_same_after_loading(small, tmp_path, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_schedule_of_the_learning_rate_is_followed(small, two_contexts, kind) -> None:
+    agent = make(kind, sessions(small), learning_rate=lambda left: 1e-3 * left)
+    agent.transitions = two_contexts
+    rates = []
+
+    def note(local, _) -> bool:
+        rates.append([group["lr"] for group in agent.optimizer.param_groups])
+        return True
+
+    agent.learn(64 * 4, callback=note)
+    expected = [[1e-3 * left] * len(rates[0]) for left in (1.0, 0.75, 0.5, 0.25)]
+    np.testing.assert_allclose(rates, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_learns_the_same(small, kind) -> None:
     one, other = (make(kind, sessions(small)).learn(64 * 5) for _ in range(2))
     for name, value in one.policy.state_dict().items():

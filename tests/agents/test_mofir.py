@@ -301,6 +301,27 @@ def test_it_trains_saves_loads_and_serves_any_preference(small, tmp_path) -> Non
     assert loaded.learn(20 * N, reset_num_timesteps=False).num_timesteps > steps
 
 
+def test_rates_follow_their_schedule_and_losses_are_logged_as_means(small, monkeypatch) -> None:
+    options = OPTIONS | {"learning_rate": lambda left: 1e-3 * (1 + left), "gradient_steps": 3}
+    agent = MOFIR("MlpPolicy", PreferenceVecEnv(sessions(small)), **options)
+    losses = {"critic": [], "actor": []}
+    for name, kept in losses.items():
+        method = getattr(agent, f"_{name}_loss")
+
+        def noted(batch, method=method, kept=kept):
+            loss = method(batch)
+            kept.append(loss.item())
+            return loss
+
+        monkeypatch.setattr(agent, f"_{name}_loss", noted)
+    agent.learn(30 * N)
+    for name, optimizer in (("critic", agent.critic.optimizer), ("actor", agent.actor.optimizer)):
+        assert [group["lr"] for group in optimizer.param_groups] == [pytest.approx(1e-3)]
+        assert len(losses[name]) == agent._n_updates > 3
+        found = agent.logger.name_to_value[f"train/{name}_loss"]
+        assert found == pytest.approx(np.mean(losses[name][-3:]))
+
+
 def test_one_seed_makes_one_agent(small) -> None:
     def weights() -> torch.Tensor:
         agent = MOFIR("MlpPolicy", PreferenceVecEnv(sessions(small)), **OPTIONS).learn(30 * N)

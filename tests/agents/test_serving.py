@@ -456,6 +456,9 @@ def test_other_objects_are_refused(small, served) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             Recommender(agent, None, small)
+    band = make_reference("filter+band", env.batch)
+    with pytest.raises(ConfigError, match="A band needs an exposure window of one slate"):
+        Recommender(band, None, small, window=20)
     with pytest.raises(ConfigError, match="needs a Dataset, got 'kuairec'"):
         Recommender(served._server.agent, None, "kuairec")
     with pytest.raises(ConfigError, match="must be one of"):

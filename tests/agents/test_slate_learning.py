@@ -245,6 +245,19 @@ def test_after_the_first_slates_the_policy_draws(small) -> None:
     assert model.updates == 20
 
 
+def test_rates_follow_their_schedule_and_figures_are_logged_as_means(small) -> None:
+    env = sessions(small, max_len=6)
+    options = {"learning_rate": lambda left: 1e-3 * (1 + left), "gradient_steps": 3}
+    model = watcher(small, env, learning_starts=8 * N, **options)
+    optimizers = [torch.optim.SGD(model.policy.parameters(), lr=9.0) for _ in range(2)]
+    model._optimizers = lambda: optimizers
+    model.learn(10 * N, log_interval=None)
+    assert model.updates == 6
+    assert model.logger.name_to_value["train/updates"] == 5.0  # of 4, 5 and 6
+    assert model.logger.name_to_value["train/n_updates"] == 6
+    assert [one.param_groups[0]["lr"] for one in optimizers] == [pytest.approx(1e-3)] * 2
+
+
 def test_predictions_single_batched_and_behind_the_session(small) -> None:
     model = watcher(small)
     observation = sessions(small, max_len=6, seed=4).reset()

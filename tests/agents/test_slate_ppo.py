@@ -199,3 +199,14 @@ def test_what_is_logged_is_the_mean_over_an_update_s_minibatches(
             assert logged[f"train/{prefix}{name}"] == pytest.approx(first + level + 3.5), name
     if algorithm is HSRL:
         assert logged["train/entropy"] == pytest.approx(303.5)
+
+
+@pytest.mark.parametrize("algorithm", [HSRL, HierarchicalPPO])
+def test_a_schedule_of_the_learning_rate_is_followed(small, algorithm) -> None:
+    model = made(algorithm, small, learning_rate=lambda left: 1e-3 * (1 + left))
+    scales = getattr(model.policy, "lr_scales", {})
+    scales |= {name: number for number, name in enumerate(scales, start=2)}
+    model.learn(64, log_interval=None)  # two rollouts; rates are set when one is over
+    assert model.logger.name_to_value["train/learning_rate"] == pytest.approx(1e-3)
+    for group in model.policy.optimizer.param_groups:
+        assert group["lr"] == pytest.approx(1e-3 * scales.get(group.get("name"), 1.0))

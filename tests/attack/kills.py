@@ -155,6 +155,7 @@ class Process(subprocess.Popen[bytes]):
             super().__init__(
                 [word.format(out=out) for word in command],
                 stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT, start_new_session=True,
+                preexec_fn=_hear_signals,
                 env=os.environ | {MARK: self.mark},
             )  # fmt: skip
 
@@ -170,6 +171,12 @@ class Process(subprocess.Popen[bytes]):
     def workers(self) -> list[int]:
         """Numbers of the processes that work for it."""
         return [number for number in self.alive() if "spawn_main" in command_line(number)]
+
+
+def _hear_signals() -> None:
+    """Lets a command hear what its parent may ignore, as one in the background does."""
+    for number in STATUSES:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

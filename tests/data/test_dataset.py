@@ -17,6 +17,7 @@ from kuaisim_gym.data import (
     WatchLog,
 )
 from kuaisim_gym.data.coding import Positions
+from kuaisim_gym.data.dataset import pair_products
 from kuaisim_gym.data.storage import from_arrays, to_arrays
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
@@ -306,3 +307,21 @@ def test_positions_of_ids_of_any_kind(ids) -> None:
 def test_ids_are_integers_or_strings() -> None:
     with pytest.raises(DataFormatError, match="item_ids must be integers or strings, got float64"):
         dataset(item_ids=np.array([1.5, 2, 3]))
+
+
+def test_products_of_all_pairs_are_one_matrix_product_and_others_go_pair_by_pair() -> None:
+    """To the last bit, which differs between the two."""
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((40, 8)).astype(np.float32) for _ in range(2))
+    rows, columns = np.arange(9)[:, None], np.arange(3, 40)[None]
+    together, singly = left[:9] @ right[3:].T, np.einsum("nd,md->nmd", left[:9], right[3:]).sum(2)
+    np.testing.assert_allclose(together, singly, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(pair_products(left, right, rows, columns), together)
+    pairs = np.einsum("...d,...d->...", left[rows], right[columns])
+    for some in (slice(1), slice(4, 5)):  # a session by itself has the bits of its batch
+        found = pair_products(left, right, rows[some], columns)
+        np.testing.assert_array_equal(found, pairs[some])
+    whole = np.broadcast_to(columns, (9, 37))
+    np.testing.assert_array_equal(pair_products(left, right, rows, whole), pairs)
+    same = pair_products(left, right, rows[:, 0], rows[:, 0])
+    np.testing.assert_array_equal(same, np.einsum("nd,nd->n", left[:9], right[:9]))

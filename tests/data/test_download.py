@@ -660,11 +660,11 @@ def test_the_cache_commands(tmp_path: Path, capsys) -> None:
     cached("kuairec-key", lambda: {"a": np.zeros(1000)})
     assert main(["cache", "--info"]) == 0
     out = capsys.readouterr().out
-    assert "8.1 kB" in out
+    assert "8.3 kB" in out
     assert "kuairec-key" in out
     assert "1 entries" in out
     assert main(["cache", "--clear"]) == 0
-    assert "8.1 kB freed" in capsys.readouterr().out
+    assert "8.3 kB freed" in capsys.readouterr().out
     assert main(["cache", "--info"]) == 0
     assert capsys.readouterr().out.startswith("0 B in 0 entries")
 

@@ -250,6 +250,20 @@ def test_snapshots_go_on_as_if_nothing_had_been(small, action: str) -> None:
         other.restore(snapshot)
 
 
+def test_snapshots_do_not_ask_whose_day_their_groups_are(small) -> None:
+    batch = begun(small, target=(0.7, 0.3))
+    first = batch.snapshot()
+    play(batch, np.random.default_rng(1), 9)
+    assert batch.platform.day > 1
+    fresh = begun(small, target=(0.7, 0.3))
+    play(fresh, np.random.default_rng(3), 5)
+    fresh.restore(batch.snapshot())
+    fresh.restore(first)
+    assert fresh.platform.day == 1
+    sizes = np.bincount(fresh.groups.labels)
+    assert (fresh.groups.sizes == sizes).all()
+
+
 @pytest.mark.parametrize("action", ["shares", "slate"])
 def test_copies_and_pickles_go_on_alike(small, action: str) -> None:
     batch = begun(small, action_type=action, engine="numpy")
@@ -444,7 +458,7 @@ def test_a_batch_summarises_its_days(small) -> None:
         ({"arrivals": -1}, r"arrivals must be a number in \(0, inf\)"),
         ({"arrivals": "often"}, "arrivals must be one of"),
         ({"sessions_per_day": 2}, "at least the 4 sessions"),
-        ({"initial": 0.01}, "On day 1 the catalogue has .* items, fewer than the 20"),
+        ({"initial": 0.01, "arrivals": 0.1}, "On day 1 .* items, fewer than the 5 of a slate"),
     ],
 )
 def test_what_is_no_lifecycle(small, catalogue: Any, message: str) -> None:

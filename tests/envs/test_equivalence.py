@@ -33,7 +33,7 @@ import kuaisim_gym
 from kuaisim_gym import CategoryBoredom, ProviderQuota
 from kuaisim_gym.config import ABANDONMENT_RULES
 from kuaisim_gym.engine import Engine, bits, find_engine
-from kuaisim_gym.engine.types import Rules, SessionState
+from kuaisim_gym.engine.types import Exposures, Rules, SessionState
 from kuaisim_gym.errors import ConfigError, ResetNeededError
 from kuaisim_gym.simulator.groups import SLACK
 
@@ -879,10 +879,36 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int, hides
     np.testing.assert_array_equal(found, np.argsort(-seen, axis=1, kind="stable")[:, :k])
 
 
+@by_function
+@given(SEEDS, FEW, FEW, FEW)
+def test_exposures_agree(seed: int, n: int, k: int, longest: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape, born = (n, longest, k), rng.integers(0, 9, 20)
+    counts, steps = rng.integers(0, 5, 20), rng.integers(1, longest + 1, n)
+    slates, answered = rng.integers(0, 20, (n, k)), rng.random((n, k)) < 0.7
+    popular, slots = rng.random(20) < 0.2, rng.random(n) < 0.8
+    answered &= slots[:, None]
+    results = []
+    for engine in ENGINES:
+        before = counts.copy(), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int16)
+        exposures = Exposures(born, popular, *before)
+        engine.count_exposures(exposures, 9, steps, slates, answered, slots)
+        results.append(exposures)
+    for name, first in results[0]._asdict().items():
+        np.testing.assert_array_equal(first, getattr(results[1], name))
+    assert (results[0].counts - counts == np.bincount(slates[answered], minlength=20)).all()
+    for row in np.flatnonzero(slots):
+        latest = row, steps[row] - 1
+        assert (results[0].ages[latest] == 9 - born[slates[row]]).all()
+        assert (results[0].shown_popular[latest] == popular[slates[row]]).all()
+    assert not results[0].ages[~slots].any()
+
+
 def test_every_function_of_an_engine_is_compared() -> None:
     compared = {"uniform", "first_invalid", "factor_scores", "advance", "update", "condition"}
     compared |= {"inner_products", "top_items", "begin", "write_preference", "write_context"}
     compared |= {"write_belief", "best_items"}  # the latter in tests/test_ranking.py
+    compared |= {"count_exposures"}
     assert {name for name in vars(Engine) if not name.startswith("_")} == compared
 
 

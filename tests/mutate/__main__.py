@@ -26,12 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.mutate.mutants import Mutant, mutants
-from tests.mutate.near import made_into_machine_code, test_files
+from tests.mutate.near import made_into_machine_code, nearest_tests
 from tests.mutate.record import PACKAGES, Recorder
 
 ROOT = Path.cwd()
 FIRST = 30  # tests of a file shown alone, before the others: most faults need no more
-LONGEST = 400  # seconds of the tests of a file
 ALIEN = ("benchmarks/clients/", "benchmarks/examples/rllib_ppo.py")  # run in environments of theirs
 NO_BUILDERS = ("kuaisim_gym/envs/", "kuaisim_gym/metrics/")  # of what is kept on the disk
 PRELOADED = "torch stable_baselines3 numba pandas duckdb scipy.optimize sklearn matplotlib.pyplot"
@@ -139,10 +138,11 @@ class Tree:
     Args:
         folder: An empty one, for the copy.
         known_file: Where what tests call is kept from run to run.
+        longest: Seconds that the tests of a file are recorded for; later ones are never shown.
     """
 
-    def __init__(self, folder: Path, known_file: Path) -> None:
-        self.folder, self.known_file = folder, known_file
+    def __init__(self, folder: Path, known_file: Path, longest: float) -> None:
+        self.folder, self.known_file, self.longest = folder, known_file, longest
         self.known = json.loads(known_file.read_text()) if known_file.exists() else {}
         self.copy = copied(folder)
         self.warm = folder / "warm"  # worlds and models, made by sources without faults
@@ -181,8 +181,13 @@ class Tree:
         if name not in self.known or self.known[name]["digest"] != digest(file):
             out = self.folder / "record.json"
             out.write_text("{}")
-            run_tests(self.copy, name, Recorder(self.copy, out), self.warm, LONGEST)
-            self.known[name] = {"digest": digest(file), "tests": json.loads(out.read_text())}
+            run_tests(self.copy, name, Recorder(self.copy, out), self.warm, self.longest)
+            tests = json.loads(out.read_text())
+            if not tests:
+                raise RuntimeError(
+                    f"No test of {name} ended within {self.longest} s: see --longest."
+                )
+            self.known[name] = {"digest": digest(file), "tests": tests}
             self.known_file.write_text(json.dumps(self.known))
         tests = self.known[name]["tests"]
         return {name: test for name, test in tests.items() if not test["failed"]}
@@ -192,7 +197,7 @@ class Tree:
         result, failed, begin, n_tests = "no tests", "", time.monotonic(), 0
         shutil.rmtree(self.cold, ignore_errors=True)
         self.cold.mkdir()
-        for name in test_files(path):
+        for name in nearest_tests(path):
             record = self.record(name)
             tests = concerned(path, mutant, record, budget)
             budget -= sum(record[test]["seconds"] for test in tests)
@@ -291,6 +296,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--lines", type=int, nargs="*", help="mutants of these lines alone")
     parser.add_argument("--again", action="store_true", help="only those that survived in --out")
     parser.add_argument("--budget", type=float, default=120, help="seconds of tests for a mutant")
+    parser.add_argument("--longest", type=float, default=900, help="seconds to record a file for")
     parser.add_argument("--out", type=Path, help="results, one a line; goes on where it ended")
     args = parser.parse_args(arguments)
     if bool(args.modules) == args.packages:
@@ -299,7 +305,8 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault(library, "1")
     folder = ROOT / ".mutate"
     folder.mkdir(exist_ok=True)
-    out = args.out or folder / f"{args.seed}.jsonl"
+    paths = modules(args.modules)
+    out = (args.out or folder / f"{args.seed}.jsonl").resolve()
     results: dict[str, dict[str, Any]] = {}
     if out.exists():
         results = {r["key"]: r for r in map(json.loads, out.read_text().splitlines())}
@@ -308,8 +315,9 @@ def main(arguments: list[str] | None = None) -> None:
             __import__(name)
     shown = {}
     with tempfile.TemporaryDirectory() as scratch, out.open("a") as file:
-        tree = Tree(Path(scratch), folder / "tests.json")
-        waiting = drawn(modules(args.modules), args.sample, args.seed)
+        tree = Tree(Path(scratch), folder / "tests.json", args.longest)
+        os.chdir(tree.copy)  # what is edited meanwhile is of no account
+        waiting = drawn(paths, args.sample, args.seed)
         for path, mutant in list(survivors(results.values())) if args.again else waiting:
             if args.lines and mutant.line not in args.lines:
                 continue

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
-OPPOSITES: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
+OPPOSITES: dict[type[Any], tuple[type[Any], ...]] = {
     ast.Lt: (ast.LtE, ast.GtE),
     ast.LtE: (ast.Lt, ast.Gt),
     ast.Gt: (ast.GtE, ast.LtE),
@@ -145,7 +146,8 @@ def mutants(source: bytes) -> list[Mutant]:
         span = starts[old.lineno - 1] + old.col_offset, starts[end_line - 1] + end_column
         before, after = source[slice(*span)].decode(), ast.unparse(ast.fix_missing_locations(new))
         if isinstance(old, ast.expr):
-            after = f"({after})" if not isinstance(new, ast.Constant | ast.Call) else after
+            closed = isinstance(new, ast.Constant | ast.Call | ast.Name | ast.Attribute)
+            after = after if closed else f"({after})"
         found.append(Mutant(old.lineno, function, before, after, span))
 
     def visit(node: ast.AST, scope: tuple[str, ...], inside: bool) -> None:

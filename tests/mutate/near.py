@@ -32,8 +32,10 @@ def _names(path: str) -> tuple[tuple[str, str], ...]:
         match node:
             case ast.Import(aliases):
                 names += [(alias.name, "") for alias in aliases]
-            case ast.ImportFrom(str(module), aliases):
-                names += [(module, alias.name) for alias in aliases]
+            case ast.ImportFrom(module, aliases, level):
+                package = Path(path).parts[:-level] if level else ()
+                base = ".".join([*package, *([module] if module else [])])
+                names += [(base, alias.name) for alias in aliases]
     return tuple(names)
 
 
@@ -66,7 +68,7 @@ def importers(path: str) -> Iterator[set[str]]:
 
 
 @cache
-def test_files(path: str) -> list[str]:
+def nearest_tests(path: str) -> list[str]:
     """Test files near to a module: of its name, of its folder's, then by imports.
 
     Those that import least beside it come first; programs of the documentation come last.

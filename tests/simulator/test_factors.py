@@ -25,7 +25,7 @@ from kuaisim_gym.simulator.factors import (
     fit_preference_model,
 )
 from kuaisim_gym.simulator.positives import place_losses
-from kuaisim_gym.simulator.sweeps import Fit
+from kuaisim_gym.simulator.sweeps import Beliefs, Fit
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +151,30 @@ def test_no_answer_of_the_test_source_is_read(name: str, request) -> None:
     one, two = load_preferences(dataset), load_preferences(other)
     for array in PREFERENCE_ARRAYS:
         np.testing.assert_array_equal(getattr(one, array), getattr(two, array))
+
+
+def test_rotated_tastes_are_uncorrelated_of_unit_variance_and_tell_the_same(small) -> None:
+    fit = Fit(small.training, small.train_users, 3)
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(small.n_users, 5)) @ rng.normal(size=(5, 5))
+    root = rng.normal(size=(small.n_users, 5, 5))
+    fit._users = Beliefs(mean, root @ root.swapaxes(1, 2))
+    fit.vectors = rng.normal(size=(small.n_items, 3)) @ np.diag([0.3, 2.0, -1.0])
+    scores = fit._users.mean[:, 2:] @ fit.vectors.T
+    variance = np.einsum(
+        "id,ude,ie->ui", fit.vectors, fit._users.covariance[:, 2:, 2:], fit.vectors
+    )
+    fit.rotate()
+    tastes, vectors = fit._users.mean[fit.learners, 2:], fit.vectors
+    spread = np.cov(tastes.T, bias=True)
+    spread += fit._users.covariance[fit.learners, 2:, 2:].mean(axis=0)
+    np.testing.assert_allclose(spread, np.eye(3), atol=1e-6)
+    told = vectors.T @ vectors  # by each taste, of the items
+    np.testing.assert_allclose(told - np.diag(np.diag(told)), 0.0, atol=1e-6 * told.max())
+    assert (np.diff(np.diag(told)) < 0).all()
+    np.testing.assert_allclose(fit._users.mean[:, 2:] @ vectors.T, scores, atol=1e-6)
+    again = np.einsum("id,ude,ie->ui", vectors, fit._users.covariance[:, 2:, 2:], vectors)
+    np.testing.assert_allclose(again, variance, rtol=1e-6)
 
 
 def test_the_fit_is_deterministic(clicked: Dataset, of_clicked: PreferenceModel) -> None:
