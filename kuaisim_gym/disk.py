@@ -77,7 +77,7 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
     What dead holders left of it under temporary names is removed first.
 
     Args:
-        path: What the block makes; its folder must exist.
+        path: What the block makes; its folder is made.
         wait: Waits for another holder.
 
     Raises:
@@ -88,6 +88,7 @@ def claimed(path: Path, *, wait: bool = True) -> Iterator[None]:
     with disk_errors(path):
         with suppress(PermissionError):  # of a file that is there and another user's
             # A place that takes no files, such as /proc, would be waited for, without an end.
+            path.parent.mkdir(parents=True, exist_ok=True)  # which somebody may just have removed
             Path(lock.lock_file).touch(0o644)
         try:
             lock.acquire(blocking=wait)

@@ -29,7 +29,7 @@ from kuaisim_gym.data.cache import (
     unsealed,
 )
 from kuaisim_gym.data.tables import allocate
-from kuaisim_gym.disk import UNFINISHED, claimed, new_folder
+from kuaisim_gym.disk import UNFINISHED, new_folder
 from kuaisim_gym.errors import CheckpointError, DiskSpaceError, StorageError
 from tests.attack.entries import attempt, damages, same
 
@@ -339,7 +339,7 @@ def test_info_and_clear(folder: Path) -> None:
 
 def test_clearing_leaves_archives_to_who_unpacks_them(folder: Path) -> None:
     unpacked = folder / "unpacked"
-    with claimed(folder / "elsewhere"), new_folder(unpacked / "busy") as busy:
+    with new_folder(unpacked / "busy") as busy:
         (busy / "a.csv").write_bytes(b"half")
         for name in ("done", f"busy2.1{UNFINISHED}"):  # the latter of a killed process
             (unpacked / name).mkdir()
