@@ -38,11 +38,13 @@ class Lifecycle:
         days: First and last day that are played, at most 32,767; after it the platform opens anew,
             as on the first.
         sessions_per_day: Sessions that begin in a day, at least as many as are played at once;
-            ``None`` for 256, or for as many as are.
+            ``None`` for 256, or for as many as are. Those that begin in one step are of one day,
+            which can have more for that.
         initial: Share of the catalogue that is there on the first day, in (0, 1].
         lifetime: Mean days that an item stays, exponentially distributed; infinite for ever.
         arrivals: Items a day, ``None`` for as many as have all arrived on the last day; or
-            ``"dates"``, the very days of ``dates``, of which the first is the first played.
+            ``"dates"``, the very days of ``dates``, counted from the first of them, day 0, whose
+            items are there from the start.
         memory: Share of an item's popularity that is left after a day, in [0, 1): popularity is
             the moving average of shares of a day's exposures.
         dates: Column of the dataset whose order is that of arrival, ties at random; ``None`` for
