@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,8 +85,10 @@ class Catalogue:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify the content, whatever the day."""
-        parts = [self.embedding] if self.changes else [self.embedding, self.exposures]
-        return digest_of(parts)
+        arrays: list[NDArray[Any]] = [self.embedding]
+        if not self.changes:
+            arrays.append(self.exposures)
+        return digest_of(arrays)
 
     @cached_property
     def log_popularity(self) -> FloatArray:
