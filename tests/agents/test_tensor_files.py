@@ -93,7 +93,7 @@ def test_equal_purifiers_are_equal_bytes(tmp_path: Path) -> None:
     purifier.save(tmp_path / "b")
     load_purifier(tmp_path / "a").save(tmp_path / "c")
     fitted().save(tmp_path / "d")
-    code = "import sys, tests.agents.test_files as t; t.fitted().save(sys.argv[1])"
+    code = "import sys, tests.agents.test_tensor_files as t; t.fitted().save(sys.argv[1])"
     other_hashes = "77" if os.environ.get("PYTHONHASHSEED") != "77" else "1"
     subprocess.run(
         [sys.executable, "-c", code, tmp_path / "e"],

@@ -156,7 +156,7 @@ class Process(subprocess.Popen[bytes]):
                 [word.format(out=out) for word in command],
                 stdout=subprocess.DEVNULL, stderr=stderr, cwd=ROOT, start_new_session=True,
                 preexec_fn=_hear_signals,
-                env=os.environ | {MARK: self.mark},
+                env=os.environ | {MARK: self.mark, "PYTHONPATH": str(ROOT)},
             )  # fmt: skip
 
     def alive(self) -> list[int]:
