@@ -207,8 +207,6 @@ class SessionBatch:
         self.platform = self._open_platform(Lifecycle.of(catalogue), n_sessions, engine)
         self.catalogue = load_catalogue(self.dataset)
         grouping = find_groups(groups, target, self.dataset, self.catalogue)
-        # Of the groups as they are at first: days change those of popularity.
-        self._own_groups = {} if grouping.is_default else {"groups": grouping.fingerprint}
         popular = self.catalogue.popular
         if self.platform is not None:
             self.catalogue, popular = self.platform.catalogue(), self.platform.popular
@@ -532,7 +530,9 @@ class SessionBatch:
         """
         belief = self.encoder.belief
         evidence = {} if belief is None else {"evidence": belief.evidence}
-        lifecycle = {} if self.platform is None else self.platform.lifecycle.settings
+        platform = self.platform
+        lifecycle = {} if platform is None else {"catalogue": platform.lifecycle.settings}
+        grouping = {} if self.groups.is_default else {"groups": self.groups.fingerprint}
         return {
             "task": type(self).__name__,
             "dataset": self.dataset.fingerprint,
@@ -545,8 +545,8 @@ class SessionBatch:
             "preference": self.encoder.preference,
             **evidence,
             "action_type": self.action_type,
-            **self._own_groups,
-            **({} if not lifecycle else {"catalogue": lifecycle}),
+            **grouping,
+            **lifecycle,
             **{name: getattr(self.config, name) for name in _SESSION_OPTIONS},
             **({} if self.core.own_rules is None else self.core.own_rules.settings),
         }

@@ -223,18 +223,17 @@ def _dates(dataset: Dataset, column: str | None) -> DayArray | None:
     check_choice("dates", column, (*labels, *numbers))
     if column in numbers:
         days = numbers[column][: dataset.n_items].astype(np.float64)
-        if not np.isfinite(days).all():
-            raise ConfigError(f"dates={column!r} must have a day for each item; some have none.")
-        return np.floor(days).astype(np.int64)
-    try:
-        ordinals = [date.fromisoformat(value).toordinal() for value in labels[column].values[1:]]
-    except ValueError as error:
-        raise ConfigError(
-            f"dates={column!r} must name a column of dates such as 2022-04-11: {error}."
-        ) from error
-    if (labels[column].codes == 0).any():
+    else:
+        try:
+            dates = [date.fromisoformat(value) for value in labels[column].values[1:]]
+        except ValueError as error:
+            raise ConfigError(
+                f"dates={column!r} must name a column of dates such as 2022-04-11: {error}."
+            ) from error
+        days = np.array([np.nan, *(day.toordinal() for day in dates)])[labels[column].codes]
+    if not np.isfinite(days).all():
         raise ConfigError(f"dates={column!r} must have a day for each item; some have none.")
-    return np.array([0, *ordinals], dtype=np.int64)[labels[column].codes]
+    return np.floor(days).astype(np.int64)
 
 
 def _days(times: NDArray[np.float64]) -> DayArray:
