@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from dsrm_agents.baselines.bands import Quota
+from dsrm_agents.baselines.exploring import ExploringFilter
 from dsrm_agents.baselines.reference import CEILING, make_reference
 
 from .agent import SLATE_ACTIONS, Agent
@@ -16,13 +18,22 @@ ROWS = (
     "expected-oracle+balanced-band", "expected-oracle+band", CEILING, "realised-oracle+quota",
 )  # fmt: skip
 
-AGENTS = tuple(
+AGENTS = (
+    *(
+        Agent(
+            name,
+            rule=partial(make_reference, name),
+            env_options=SLATE_ACTIONS,
+            # The true preferences of synthetic worlds are used only on request.
+            suits=lambda dataset, name=name: name != "truth+quota",  # type: ignore[misc]
+        )
+        for name in ROWS
+    ),
     Agent(
-        name,
-        rule=partial(make_reference, name),
+        "thompson+quota",
+        rule=lambda batch: ExploringFilter(batch, Quota(batch)),
         env_options=SLATE_ACTIONS,
-        # The true preferences of synthetic worlds are used only on request.
-        suits=lambda dataset, name=name: name != "truth+quota",  # type: ignore[misc]
-    )
-    for name in ROWS
+        reference="Thompson, Biometrika 1933",
+        controls=("filter+quota",),
+    ),
 )

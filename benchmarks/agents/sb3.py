@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from sb3_contrib import MaskablePPO
 from stable_baselines3 import A2C, PPO, TD3
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
@@ -94,6 +95,11 @@ AGENTS = (
     a2c,
     ppo,
     replace(ppo, name="ppo+dsrm", purifier="dsrm"),
+    # A policy over the positions of the items: it shows one a step, and knows no item by another.
+    replace(
+        ppo, name="maskable-ppo", reference="Huang & Ontanon, FLAIRS 2022",
+        build=constructor(MaskablePPO, "MlpPolicy"), env_options={"action_type": "discrete"},
+    ),
     replace(ppo, name="ppo+blank", purifier="blank"),
     scorer,
     replace(

@@ -49,7 +49,9 @@ class Lifecycle:
             the moving average of shares of a day's exposures.
         dates: Column of the dataset whose order is that of arrival, ties at random; ``None`` for
             ``"upload_dt"`` where there is one, else a random order.
-        seed: Seed of the timetable.
+        trials: Rows of each newcomer that the log has already: the platform tries every item on so
+            many users before all others can see it. 0 where nobody has logged newcomers.
+        seed: Seed of the timetable, and of the trials.
 
     Raises:
         ConfigError: A value is out of range.
@@ -62,6 +64,7 @@ class Lifecycle:
     arrivals: float | str | None = None
     memory: float = 0.9
     dates: str | None = None
+    trials: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ class Lifecycle:
         elif self.arrivals is not None:
             finite = 0.0 < _number(self.arrivals) < np.inf
             _check_within("arrivals", self.arrivals, "(0, inf)", finite)
+        check_whole("trials", self.trials, 0)
         check_whole("seed", self.seed, 0)
 
     @classmethod
@@ -185,8 +189,9 @@ def timetable_of(dataset: Dataset, lifecycle: Lifecycle) -> Timetable:
 def before_first_day(dataset: Dataset, lifecycle: Lifecycle) -> tuple[Dataset, Timetable]:
     """A dataset as it stood before the first day, and the timetable of its catalogue.
 
-    No row of log or randomised source is of an item that came later; features of all items are
-    known. The test source is the same: it answers sessions, and teaches nobody.
+    No row of log or randomised source is of an item that came later, but for its trials, which are
+    a random part of its log rows; features of all items are known. The test source is the same: it
+    answers sessions, and teaches nobody.
 
     Args:
         dataset: The dataset.
@@ -206,11 +211,22 @@ def before_first_day(dataset: Dataset, lifecycle: Lifecycle) -> tuple[Dataset, T
     randomised, counts = dataset.randomised, dataset.show_counts
     earlier = replace(
         dataset,
-        log=dataset.log.take(known[dataset.log.items]),
+        log=dataset.log.take(known[dataset.log.items] | _trials(dataset, lifecycle)),
         randomised=None if randomised is None else randomised.take(known[randomised.items]),
         show_counts=None if counts is None else np.where(known, counts, 0),
     )
     return earlier, timetable
+
+
+def _trials(dataset: Dataset, lifecycle: Lifecycle) -> NDArray[np.bool_]:
+    """(n_rows,) bool: as many random rows of each item's log as there are trials."""
+    items = dataset.log.items
+    lots = np.random.default_rng([lifecycle.seed, 1]).random(len(items))
+    order = np.lexsort((lots, items))
+    firsts = np.searchsorted(items[order], items[order])
+    tried = np.empty(len(items), dtype=bool)
+    tried[order] = np.arange(len(items)) - firsts < lifecycle.trials
+    return tried
 
 
 def _dates(dataset: Dataset, column: str | None) -> DayArray | None:
