@@ -40,8 +40,8 @@ from .report import METRICS, ORACLE, SIZES, STOCKS, STUDY, markdown, read_studie
 
 # The oracle knows new items, too: what it earns more is the others' regret.
 AGENTS = (
-    "random", "popularity", "quality+quota", "filter+quota", "thompson+quota", ORACLE, "ppo", "maskable-ppo",
-    "hrl", "dsrm-hrl", "hsrl", "hsrl+dsrm",
+    "random", "popularity", "quality+quota", "filter+quota", "thompson+quota", ORACLE, "ppo",
+    "maskable-ppo", "hrl", "dsrm-hrl", "hsrl", "hsrl+dsrm",
 )  # fmt: skip
 ENVS = ("KuaiRec-Dynamic-v0", "KuaiRand-Dynamic-v0")
 STOCK_SESSIONS, STOCK_STEPS = 1000, 5

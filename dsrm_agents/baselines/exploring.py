@@ -86,7 +86,7 @@ class ExploringFilter(RuleAgent):
         if self._shown is None or not went_on.any():
             return
         rows = np.flatnonzero(went_on)
-        slates, scores = (array[rows] for array in self._shown)
+        slates, scores = self._shown[0][rows], self._shown[1][rows]
         answers = state.responses[rows, steps[rows]]
         offset = self.offsets[0][slates]
         expected = self._model.expected(scores + offset)

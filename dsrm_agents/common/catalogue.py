@@ -191,31 +191,30 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
         n_items: Size of the catalogue.
 
     Returns:
-        (N, m) int64 item positions, -1 padded; m is 0 where every item can be shown.
+        (N, n_items) bool; (N, 0) where every item can be shown.
     """
     assert isinstance(observation, dict)
-    exposed = observation["exposed"]
+    exposed = observation["exposed"].long()
     if "available" in observation:
         absent = nn.functional.pad(~flags_of(observation, "available", n_items), (0, 1))
-        exposed = exposed.long()  # an item that has left since is no other one
-        absent = absent.scatter(1, torch.where(exposed < 0, n_items, exposed), False)[:, :-1]
-        return torch.where(absent, torch.arange(n_items, device=exposed.device), -1)
+        # An item that has left since it was shown is no other one.
+        return absent.scatter_(1, torch.where(exposed < 0, n_items, exposed), False)[:, :-1]
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
-        return torch.empty(exposed.shape[0], 0, dtype=torch.long, device=exposed.device)
+        return torch.empty(exposed.shape[0], 0, dtype=torch.bool, device=exposed.device)
     pool = observation["pool"].long()
     outside = torch.ones(len(pool), n_items + 1, dtype=torch.bool, device=pool.device)
     outside.scatter_(1, torch.where(pool < 0, n_items, pool), False)
     outside &= (pool >= 0).any(dim=1, keepdim=True)
-    items = torch.arange(n_items, device=pool.device)
-    return torch.where(outside[:, :-1], items, -1)
+    return outside[:, :-1]
 
 
 def flags_of(observation: PyTorchObs, name: str, n_items: int) -> Tensor:
     """(N, n_items) bool of the items that an observation holds as bits, such as ``"popular"``."""
     assert isinstance(observation, dict)
-    packed = observation[name].long()[:, :, None]
+    packed = observation[name]
     shifts = torch.arange(8, device=packed.device)  # as kuaisim_gym.engine.bits has them
-    return ((packed >> shifts) & 1).bool().flatten(1)[:, :n_items]
+    of_byte = (torch.arange(256, device=packed.device)[:, None] >> shifts & 1).bool()
+    return of_byte.index_select(0, packed.flatten().int()).view(len(packed), -1)[:, :n_items]
 
 
 def shown_popular(
@@ -241,5 +240,8 @@ def state_and_unavailable(observation: PyTorchObs, n_items: int) -> tuple[Tensor
 
     They are those of :func:`state_and_exposed`, then those of :func:`outside_pool`.
     """
-    state, exposed = state_and_exposed(observation)
-    return state, torch.cat([exposed, outside_pool(observation, n_items)], dim=1)
+    (state, exposed), outside = state_and_exposed(observation), outside_pool(observation, n_items)
+    if outside.shape[1]:
+        items = torch.arange(n_items, device=outside.device)
+        exposed = torch.cat([exposed, torch.where(outside, items, -1)], dim=1)
+    return state, exposed

@@ -33,6 +33,8 @@ class SlateDistribution:
         starts: The first column of each of G groups, from 0 on.
         bounds: How many items of each group each slate may hold.
         slate_size: K.
+        closed: (N, n_items) bool, further items that may not be shown, where they are many; (N, 0)
+            or ``None`` for none.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class SlateDistribution:
         starts: Sequence[int],
         bounds: SlateBounds,
         slate_size: int,
+        closed: Tensor | None = None,
     ) -> None:
         self.query = query
         self.key = key
@@ -50,6 +53,7 @@ class SlateDistribution:
         self.starts = tuple(starts)
         self.bounds = bounds
         self.slate_size = slate_size
+        self.closed = None if closed is None or not closed.shape[1] else closed
 
     def sample(self) -> tuple[Tensor, Tensor]:
         """Draws slates, without gradients.
@@ -89,7 +93,7 @@ class SlateDistribution:
         """
         masked = torch.cat([self.masked, slates], dim=1)
         never_drawn: Tensor = _GroupMass.apply(  # type: ignore[no-untyped-call]
-            self.query, self.key, masked, self._groups
+            self.query, self.key, masked, self.closed, self._groups
         )
         return self._log_prob(slates, never_drawn)
 
@@ -102,8 +106,8 @@ class SlateDistribution:
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""
-        scores = self.query @ self.key.T
-        log_prob = torch.log_softmax(scores.scatter(1, self.masked, MASKED), dim=1)
+        scores = _without(self.query @ self.key.T, self.masked, self.closed)
+        log_prob = torch.log_softmax(scores, dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
     @property
@@ -112,7 +116,7 @@ class SlateDistribution:
         return tuple(map(slice, self.starts, (*self.starts[1:], None)))
 
     def _scores(self) -> Tensor:
-        return (self.query @ self.key.T).scatter_(1, self.masked, MASKED)
+        return _without(self.query @ self.key.T, self.masked, self.closed)
 
     def _first_to_ring(self, clocks: Tensor) -> tuple[Tensor, Tensor]:
         """The lowest of (N, n_items) clocks that the bounds allow: (N, K) columns and times."""
@@ -134,10 +138,15 @@ class _GroupMass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, masked: Tensor, groups: tuple[slice, ...]
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        masked: Tensor,
+        closed: Tensor | None,
+        groups: tuple[slice, ...],
     ) -> Tensor:
-        """(N, d), (n_items, d), (N, h) and the groups' columns to (N, G)."""
-        scores = (query @ key.T).scatter_(1, masked, MASKED)
+        """(N, d), (n_items, d), (N, h), (N, n_items) and the groups' columns to (N, G)."""
+        scores = _without(query @ key.T, masked, closed)
         weight, top = _weights(scores, groups, scores)
         mass = _masses(weight, groups)
         ctx.save_for_backward(query, key, weight, mass)
@@ -160,7 +169,13 @@ class _GroupMass(torch.autograd.Function):
             of_query += of_group * (columns[:, group] @ weight[:, group].T).T
             if of_key is not None:
                 of_key[group] = ((of_group * query).T @ weight[:, group]).T
-        return of_query, of_key, None, None
+        return of_query, of_key, None, None, None
+
+
+def _without(scores: Tensor, masked: Tensor, closed: Tensor | None) -> Tensor:
+    """(N, n_items) scores, changed in place: ``MASKED`` for items that may not be shown."""
+    scores = scores.scatter_(1, masked, MASKED)
+    return scores if closed is None else scores.masked_fill_(closed, MASKED)
 
 
 def _weights(scores: Tensor, groups: tuple[slice, ...], weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
-from dsrm_agents.common.copies import copies_today, other_copies
+from dsrm_agents.common.copies import copies_today
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -122,15 +122,18 @@ class Items(nn.Module, ABC):
     def left(self, context: Context, shown: Tensor) -> Tensor:
         """(N, G) int64 items of each group that may still be shown, of what :meth:`shown` gave."""
         left = self._sizes(context) - shown
-        return left - self._counts(context, context.outside) if context.outside.shape[1] else left
+        return left - self._outside(context) if context.outside.shape[1] else left
 
     def masked(self, context: Context) -> Tensor:
-        """(N, m) int64 columns that may not be shown.
+        """(N, m) int64 columns of items that the sessions have shown.
 
         The column after the last stands for no item and is always among them; others may repeat.
         """
-        unavailable = torch.cat([context.exposed, context.outside], dim=1)
-        return self.columns(context, nn.functional.pad(unavailable, (0, 1), value=-1))
+        return self.columns(context, nn.functional.pad(context.exposed, (0, 1), value=-1))
+
+    @abstractmethod
+    def closed(self, context: Context) -> Tensor:
+        """(N, C + 1) bool, further columns that may not be shown; (N, 0) for none."""
 
     @abstractmethod
     def columns(self, context: Context, items: Tensor) -> Tensor:
@@ -143,6 +146,10 @@ class Items(nn.Module, ABC):
     @abstractmethod
     def _sizes(self, context: Context) -> Tensor:
         """(G,) or (N, G) int64 items of each group."""
+
+    @abstractmethod
+    def _outside(self, context: Context) -> Tensor:
+        """(N, G) int64 items of each group that the users cannot be shown."""
 
     @abstractmethod
     def _groups(self, context: Context, items: Tensor) -> Tensor:
@@ -189,12 +196,22 @@ class FixedItems(Items):
     def columns(self, context: Context, items: Tensor) -> Tensor:
         return _looked_up(self.column_of, items)
 
+    def closed(self, context: Context) -> Tensor:
+        outside = context.outside
+        if not outside.shape[1]:
+            return outside
+        return nn.functional.pad(outside.index_select(1, self.item_of_column), (0, 1))
+
     def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
         order = np.argsort(_falling(groups), kind="stable")
         return order, np.argsort(order), np.cumsum([0, *groups.sizes[:0:-1]])
 
     def _sizes(self, context: Context) -> Tensor:
         return self.group_sizes
+
+    def _outside(self, context: Context) -> Tensor:
+        of_item = nn.functional.one_hot(self.group_of[1:], len(self.starts))
+        return (context.outside.float() @ of_item.float()).long()
 
     def _groups(self, context: Context, items: Tensor) -> Tensor:
         return _looked_up(self.group_of, items)
@@ -212,8 +229,12 @@ class ChangingItems(Items):
     def columns(self, context: Context, items: Tensor) -> Tensor:
         return copies_today(context.popular, items)
 
-    def masked(self, context: Context) -> Tensor:
-        return torch.cat([other_copies(context.popular), super().masked(context)], dim=1)
+    def closed(self, context: Context) -> Tensor:
+        popular = context.popular
+        elsewhere = [~popular, popular]
+        if context.outside.shape[1]:
+            elsewhere = [copies | context.outside for copies in elsewhere]
+        return nn.functional.pad(torch.cat(elsewhere, dim=1), (0, 1))
 
     def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
         items = np.arange(groups.n_items)
@@ -222,6 +243,10 @@ class ChangingItems(Items):
     def _sizes(self, context: Context) -> Tensor:
         popular = context.popular.sum(dim=1)
         return torch.stack([popular, len(self.column_of_item) - popular], dim=1)
+
+    def _outside(self, context: Context) -> Tensor:
+        popular = (context.outside & context.popular).sum(dim=1)
+        return torch.stack([popular, context.outside.sum(dim=1) - popular], dim=1)
 
     def _groups(self, context: Context, items: Tensor) -> Tensor:
         return copies_today(context.popular, items) // len(self.column_of_item)
@@ -244,7 +269,7 @@ class Context(NamedTuple):
     Attributes:
         state: (N, d) float32 observed states.
         exposed: (N, room) int64 items of the session, -1 padded.
-        outside: (N, m) int64 further items that the users cannot be shown, -1 padded.
+        outside: (N, n_items) bool, further items that the users cannot be shown; (N, 0) for none.
         popular: (N, n_items) bool, the items that are popular today, where that changes; else
             (N, 0).
         accuracy: (N,) float32, w_acc.
@@ -388,6 +413,7 @@ class Worker(nn.Module):
             items.starts,
             self.bounds(context, dialled) if bounds is None else bounds,
             self.slate_size,
+            items.closed(context),
         )
 
     def act(self, context: Context, deterministic: bool) -> Drawn:

@@ -97,8 +97,7 @@ def context_of(popular: torch.Tensor, n: int = 7, changing: bool = True) -> Cont
     order = torch.as_tensor(np.stack([rng.permutation(len(popular)) for _ in range(n)]))
     exposed = order[:, :18].clone()
     exposed[::2, 12:] = -1
-    outside = order[:, 18:].clone()
-    outside[:, 90:] = -1
+    outside = torch.zeros(n, len(popular), dtype=torch.bool).scatter_(1, order[:, 18:108], True)
     demand = torch.linspace(0.0, 1.0, n)
     shown = popular.expand(n, -1) if changing else exposed[:, :0]
     state = torch.as_tensor(rng.normal(size=(n, 8)), dtype=torch.float32)
@@ -138,12 +137,12 @@ def test_each_session_has_its_own_day(small) -> None:
     _, worker, popular = workers(small)
     context = context_of(popular)
     others = torch.as_tensor(np.random.default_rng(9).random((7, len(popular))) < 0.3)
-    others &= ~torch.zeros_like(others).scatter(1, context.outside.clamp(min=0), True)
+    others &= ~context.outside
     context = context._replace(popular=others, fairness=torch.ones(7))
     slates, log_prob, bounds = worker.act(context, deterministic=False)
     assert (others.gather(1, slates).sum(dim=1) == 3).all()
     for row in range(7):
-        unavailable = torch.cat([context.exposed[row], context.outside[row]])
+        unavailable = torch.cat([context.exposed[row], context.outside[row].nonzero()[:, 0]])
         assert not torch.isin(slates[row], unavailable).any()
         assert len(set(slates[row].tolist())) == 6
     torch.testing.assert_close(worker.log_prob(context, slates, bounds), log_prob)
@@ -300,7 +299,7 @@ def test_groups_that_stay_while_items_come_and_go(small) -> None:
         assert np.take_along_axis(available, slates, axis=1).all()
         outside = outside_pool(tensors(observation), small.n_items).numpy()
         for there, shown, further in zip(available, observation["exposed"], outside, strict=True):
-            shown, further = set(shown[shown >= 0]), set(further[further >= 0])
+            shown, further = set(shown[shown >= 0]), set(np.flatnonzero(further))
             assert not shown & further
             assert shown | further == shown | set(np.flatnonzero(~there))
             left += (~there)[list(shown)].sum()

@@ -140,7 +140,7 @@ def test_items_outside_a_pool_are_unavailable_to_agents(pooled) -> None:
         expected = set(range(pooled.n_items)) - pool_of(pooled, user)
         assert items == expected | ({1, 2, 3} if slot == 0 else set())
     observation["pool"][5] = -1
-    assert (outside_pool(observation, pooled.n_items)[5] == -1).all()
+    assert not outside_pool(observation, pooled.n_items)[5].any()
     del observation["pool"]
     assert outside_pool(observation, pooled.n_items).shape == (16, 0)
 
