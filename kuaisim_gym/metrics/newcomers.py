@@ -51,6 +51,20 @@ class Daily(NamedTuple):
     reward: FloatArray
 
 
+class ByAge(NamedTuple):
+    """Exposure and reward by the age of newcomers, at each of A ages in days.
+
+    Attributes:
+        age: (A,) int64, ascending: those at which a newcomer was shown.
+        share: (A,) float64, share of all exposures that newcomers of that age had.
+        reward: (A,) float64, mean response to them.
+    """
+
+    age: NDArray[np.int64]
+    share: FloatArray
+    reward: FloatArray
+
+
 class _Exposures(NamedTuple):
     """All E exposures of sessions: (E,) arrays."""
 
@@ -118,6 +132,24 @@ def daily(sessions: Sessions, timetable: Timetable) -> Daily:
             )
         )
     return Daily(days, *np.array(rows, dtype=np.float64).T)
+
+
+def by_age(sessions: Sessions, timetable: Timetable) -> ByAge:
+    """Exposure and reward of newcomers by the days since their birth.
+
+    Args:
+        sessions: As for :func:`summarise_newcomers`.
+        timetable: Likewise.
+
+    Raises:
+        DataFormatError: The sessions are of a catalogue that does not change.
+    """
+    shown = _exposures(sessions, timetable)
+    newcomer = timetable.born[shown.item] >= 1
+    ages, owner = np.unique(shown.age[newcomer], return_inverse=True)
+    counts = np.bincount(owner, minlength=len(ages))
+    total = np.bincount(owner, shown.response[newcomer], len(ages))
+    return ByAge(ages, counts / max(len(shown.item), 1), total / np.maximum(counts, 1))
 
 
 def _exposures(sessions: Sessions, timetable: Timetable) -> _Exposures:

@@ -23,7 +23,7 @@ from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.metrics import Sessions
 from kuaisim_gym.metrics.exposure import longtail_share
-from kuaisim_gym.metrics.newcomers import daily, summarise_newcomers
+from kuaisim_gym.metrics.newcomers import by_age, daily, summarise_newcomers
 from kuaisim_gym.simulator import load_catalogue
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.lifecycle import (
@@ -428,6 +428,9 @@ def test_metrics_by_hand() -> None:
     assert by_day.popular_share.tolist() == [0.5, 0.0]
     # Day 2: items 0, 1, 2 are there, shown 2, 1, 1 times; day 6: five items, two of them once.
     np.testing.assert_allclose(by_day.gini, [1 / 6, 0.6])
+    ages = by_age(sessions, table)  # of items 2 and 3
+    assert ages.age.tolist() == [0, 3, 4]
+    assert ages.share.tolist() == [1 / 6] * 3 and ages.reward.tolist() == [0.5, 0.25, 1.0]
     with pytest.raises(DataFormatError, match="does not change"):
         daily(replace(sessions, ages=None), table)
 
