@@ -83,6 +83,7 @@ def extend(
         rows = _mapped(known, larger)
     else:
         rows = _checked_rows(embedding, known, larger)
+    _check_states(model, venv)
     catalogue = known.extended(rows, larger)
     for name in policy.item_options:
         _check_option(name, policy._options[name], given.get(name), catalogue)
@@ -97,7 +98,10 @@ def extend(
 def _built(model: AgentT, env: VecEnv, policy_kwargs: dict[str, Any]) -> AgentT:
     """The agent on another environment, as Stable-Baselines3 loads one, with the weights."""
     kind: Any = type(model)
-    larger: AgentT = kind(type(model.policy), env, device=model.device, _init_setup_model=False)
+    sizes = {"n_steps": model.n_steps, "batch_size": model.batch_size}  # which are compared
+    larger: AgentT = kind(
+        type(model.policy), env, device=model.device, _init_setup_model=False, **sizes
+    )
     skipped = {*model._excluded_save_params(), *_RUN, *_WORLD}
     state = {name: value for name, value in vars(model).items() if name not in skipped}
     vars(larger).update(deepcopy(state))
@@ -111,16 +115,10 @@ def _checked_catalogue(model: SlatePPO, env: VecEnv) -> Catalogue:
     """The environment's catalogue, if it can follow that of the agent.
 
     Raises:
-        ConfigError: It cannot, or observations are others.
+        ConfigError: It cannot.
     """
     name, known = type(model).__name__, model.policy.catalogue
     larger = same_catalogue(env, None, name)
-    state_dim, _ = check_item_spaces(name, env.observation_space, env.action_space)
-    if state_dim != model.policy.state_dim:
-        raise ConfigError(
-            f"This {name} reads {model.policy.state_dim} numbers of a user, the new environment "
-            f"shows {state_dim}: make it with the observation options that the agent had."
-        )
     if larger.changes != known.changes:
         kinds = ["fixed", "dynamic"]
         raise ConfigError(
@@ -142,6 +140,16 @@ def _checked_catalogue(model: SlatePPO, env: VecEnv) -> Catalogue:
                 "the new environment: keep earlier items in their places, and put new ones behind."
             )
     return larger
+
+
+def _check_states(model: SlatePPO, env: VecEnv) -> None:
+    name = type(model).__name__
+    state_dim, _ = check_item_spaces(name, env.observation_space, env.action_space)
+    if state_dim != model.policy.state_dim:
+        raise ConfigError(
+            f"This {name} reads {model.policy.state_dim} numbers of a user, the new environment "
+            f"shows {state_dim}: make it with the observation options that the agent had."
+        )
 
 
 def _item_ids(env: VecEnv | None) -> NDArray[Any] | None:

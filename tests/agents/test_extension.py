@@ -19,9 +19,10 @@ from dsrm_agents import (
     item_features,
     make_vec_env,
 )
+from dsrm_agents.common.extension import _check_axes, _mapped
 from kuaisim_gym.data.dataset import Dataset, Labels
 from kuaisim_gym.errors import CheckpointError, ConfigError
-from kuaisim_gym.simulator import load_catalogue
+from kuaisim_gym.simulator import Catalogue, load_catalogue
 
 ENV, K, EARLIER = "KuaiRec-Fair-v0", 6, 190
 SLATES = {"observation_type": "dict", "action_type": "slate", "max_len": 4, "slate_size": K}
@@ -131,9 +132,7 @@ def test_scores_of_earlier_items_differ_as_before(trained, later, name: str) -> 
         return
     ratio = after - before
     assert before.std(dim=1).min() > 0.1
-    torch.testing.assert_close(
-        ratio - ratio[:, :1], torch.zeros_like(ratio), atol=2e-4, rtol=0.0
-    )
+    torch.testing.assert_close(ratio - ratio[:, :1], torch.zeros_like(ratio), atol=2e-4, rtol=0.0)
 
 
 @pytest.mark.parametrize("name", list(AGENTS))
@@ -170,7 +169,7 @@ def test_it_shows_new_items_learns_and_comes_back_from_its_file(
     larger.save(tmp_path / "agent")
     observation = env.reset()
     expected, _ = larger.predict(observation, deterministic=True)
-    for options in ({}, {"env": environment(later, 3)}):
+    for options in ({}, {"env": environment(later)}):
         loaded = type(larger).load(tmp_path / "agent", device="cpu", **options)
         catalogue = loaded.policy.catalogue
         assert catalogue.fingerprint == larger.policy.catalogue.fingerprint
@@ -263,6 +262,50 @@ def test_a_prior_of_one_s_own_goes_on_for_new_items(earlier, later) -> None:
     np.testing.assert_allclose(np.log(weight / weight[0]), 4.0 * (quality + 1.0), atol=1e-6)
 
 
+# Coordinates
+
+
+def catalogue_of(rows: np.ndarray) -> Catalogue:
+    return Catalogue(rows.astype(np.float32), np.arange(len(rows)))
+
+
+def test_units_and_origin_of_a_larger_catalogue_are_undone() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 3)) * [1.0, 0.3, 0.001]
+    slopes = np.array([[2.0, 0.1, 0.0], [0.0, 1.5, 0.0], [9.0, -7.0, -1.0]])
+    known, larger = catalogue_of(rows[:40]), catalogue_of(rows @ slopes + [1.0, -2.0, 0.5])
+    _check_axes(known, larger)  # the last column is too narrow to tell of a taste
+    np.testing.assert_allclose(_mapped(known, larger), rows[40:], atol=1e-4)
+    turned = catalogue_of(rows * [1.0, -1.0, 1.0])
+    message = r"Column 1 of .* correlation of -1\.00 .* over the 40 earlier items"
+    with pytest.raises(ConfigError, match=message):
+        _check_axes(known, turned)
+    with pytest.raises(ConfigError, match="Column 0 of"):
+        _check_axes(known, catalogue_of(rows[::-1]))
+    with pytest.raises(ConfigError, match=r"Column 0 of .* correlation of 0\.00"):
+        _check_axes(known, catalogue_of(rows * [0.0, 1.0, 1.0]))
+    with pytest.raises(ConfigError, match="5 items are too few to compare 3 columns"):
+        _check_axes(catalogue_of(rows[:5]), larger)
+
+
+def test_scales_are_those_of_the_first_catalogue() -> None:
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(30, 3)).astype(np.float32)
+    known = Catalogue(rows[:20], rng.integers(9, 99, 20))
+    exposures = np.append(known.exposures, np.zeros(10, dtype=np.int64))
+    between = known.extended(rows[20:25], Catalogue(rows[:25], exposures[:25]))
+    larger = between.extended(rows[25:], Catalogue(rows + 1.0, exposures))
+    mean, spread = rows[:20].astype(float).mean(0), rows[:20].astype(float).std(0)
+    np.testing.assert_allclose(larger.standardised, (rows - mean) / spread, atol=1e-6)
+    logs = np.log1p(known.exposures)
+    expected = (np.log1p(exposures) - logs.mean()) / logs.std()
+    np.testing.assert_allclose(larger.log_popularity, expected, atol=1e-6)
+    np.testing.assert_array_equal(larger.known[:20], known.known)
+    assert larger.is_of(Catalogue(rows + 1.0, exposures)) and larger.is_of(larger)
+    assert not larger.is_of(known) and not known.is_of(larger) and known.is_of(known)
+    others = {one.fingerprint for one in (known, between, larger, Catalogue(rows, exposures))}
+    assert len(others) == 4
+
+
 # Refusals
 
 
@@ -288,18 +331,17 @@ def test_other_items_and_other_axes_are_refused(trained, small, earlier, later, 
     swapped = replace(later, item_ids=later.item_ids[np.r_[1, 0, 2 : later.n_items]])
     with pytest.raises(ConfigError, match="Item 0 is at position 0 for this HSRL, and item 1 in"):
         extend(model, environment(swapped))
-    turned = later.log.take(np.argsort(later.log.items, kind="stable"))
-    other = replace(turned, items=(EARLIER - 1 - turned.items).astype(np.int32))
-    mirrored = replace(later, log=other.take(np.lexsort((other.items, other.users))))
+    items = (EARLIER - 1 - later.log.items).astype(np.int32)
+    mirrored = replace(later, log=replace(later.log, items=items))
     for one in (model, HSRL.load(tmp_path / "agent")):
-        with pytest.raises(ConfigError, match="Column 0 of .* has a correlation of .* embedding="):
+        with pytest.raises(ConfigError, match="has 9 columns, the agent's 5.* embedding="):
             extend(one, environment(mirrored))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preference": "parts"}, "reads 13 numbers of a user, the new environment shows 44"),
+        ({"preference": "parts"}, "reads 9 numbers of a user, the new environment shows 28"),
         ({"catalogue": "dynamic"}, "trained on a fixed catalogue, .* is dynamic"),
         ({"groups": "category"}, "balances the groups long tail, popular, .* the groups= that"),
     ],
@@ -313,8 +355,9 @@ def test_environments_of_another_kind_are_refused(trained, later, options, messa
 
 def test_other_agents_rows_and_codebooks_are_refused(trained, earlier, later) -> None:
     model, env, m = trained["hsrl"], environment(later), later.n_items - EARLIER
-    for wrong in (np.zeros((m, 3)), np.zeros((m + 1, 9)), np.full((m, 9), np.nan)):
-        with pytest.raises(ConfigError, match=rf"finite numbers of shape \({m}, 9\)"):
+    d = model.policy.catalogue.embedding.shape[1]
+    for wrong in (np.zeros((m, d - 1)), np.zeros((m + 1, d)), np.full((m, d), np.nan)):
+        with pytest.raises(ConfigError, match=rf"finite numbers of shape \({m}, {d}\)"):
             extend(model, env, embedding=wrong)
     own = Codebook.fit(load_catalogue(later).known)
     with pytest.raises(ConfigError, match="the policy's own codes and ids"):
