@@ -74,22 +74,22 @@ def extend(
             "extend is for HSRL and HierarchicalPPO, which have no weights of single items; "
             f"{type(model).__name__} must be trained anew."
         )
-    policy, given = model.policy, dict(policy_kwargs or {})
+    policy, changed = model.policy, dict(policy_kwargs or {})
     venv = model._wrap_env(env, model.verbose)
     larger = _checked_catalogue(model, venv)
-    known = policy.catalogue
+    earlier = policy.catalogue
     if embedding is None:
-        _check_axes(known, larger)
-        rows = _mapped(known, larger)
+        _check_axes(earlier, larger)
+        rows = _mapped(earlier, larger)
     else:
-        rows = _checked_rows(embedding, known, larger)
+        rows = _checked_rows(embedding, earlier, larger)
     _check_states(model, venv)
-    catalogue = known.extended(rows, larger)
+    catalogue = earlier.extended(rows, larger)
     for name in policy.item_options:
-        _check_option(name, policy._options[name], given.get(name), catalogue)
-    derived = {} if "codebook" in given else policy.larger_options(catalogue)
+        _check_option(name, policy._options[name], changed.get(name), catalogue)
+    derived = {} if "codebook" in changed else policy.larger_options(catalogue)
     groups = {"groups": venv.get_attr("groups")[0]}
-    options = model.policy_kwargs | groups | derived | given | {"catalogue": catalogue}
+    options = model.policy_kwargs | groups | derived | changed | {"catalogue": catalogue}
     _check_groups(policy, options["groups"].names)
     return _built(model, venv, options)
 
@@ -117,22 +117,22 @@ def _checked_catalogue(model: SlatePPO, env: VecEnv) -> Catalogue:
     Raises:
         ConfigError: It cannot.
     """
-    name, known = type(model).__name__, model.policy.catalogue
+    name, earlier = type(model).__name__, model.policy.catalogue
     larger = same_catalogue(env, None, name)
-    if larger.changes != known.changes:
+    if larger.changes != earlier.changes:
         kinds = ["fixed", "dynamic"]
         raise ConfigError(
-            f"This {name} was trained on a {kinds[known.changes]} catalogue, and that of the new "
+            f"This {name} was trained on a {kinds[earlier.changes]} catalogue, and that of the new "
             f"environment is {kinds[larger.changes]}: give the option catalogue= that it had."
         )
-    if larger.n_items < known.n_items:
+    if larger.n_items < earlier.n_items:
         raise ConfigError(
-            f"This {name} knows {known.n_items} items, and the new environment has "
+            f"This {name} knows {earlier.n_items} items, and the new environment has "
             f"{larger.n_items}: it must have the same ones and further ones behind them."
         )
     before, after = _item_ids(model.env), _item_ids(env)
     if before is not None and after is not None:
-        moved = np.flatnonzero(before[: known.n_items] != after[: known.n_items])
+        moved = np.flatnonzero(before[: earlier.n_items] != after[: earlier.n_items])
         if len(moved):
             at = moved[0]
             raise ConfigError(
@@ -161,13 +161,13 @@ def _item_ids(env: VecEnv | None) -> NDArray[Any] | None:
     return ids
 
 
-def _check_axes(known: Catalogue, larger: Catalogue) -> None:
+def _check_axes(earlier: Catalogue, larger: Catalogue) -> None:
     """Checks that columns of the embedding mean what they meant.
 
     Raises:
         ConfigError: One does not, or other items stand in the earlier ones' places.
     """
-    before, after = known.item_embedding, larger.item_embedding[: known.n_items]
+    before, after = earlier.item_embedding, larger.item_embedding[: earlier.n_items]
     advice = (
         "Earlier items must keep their places, and axes their meaning, as they do where rows of "
         "the log are as before and none is of a new item; or give the rows of the new items, "
@@ -200,18 +200,19 @@ def _correlation(before: FloatArray, after: FloatArray) -> float:
     return float(first @ second / spread) if spread > 0.0 else 0.0
 
 
-def _mapped(known: Catalogue, larger: Catalogue) -> FloatArray:
+def _mapped(earlier: Catalogue, larger: Catalogue) -> FloatArray:
     """(m, d) rows of the new items, by the affine map that fits the earlier ones best."""
     inputs = larger.item_embedding.astype(np.float64)
     inputs = np.column_stack([inputs, np.ones(len(inputs))])
-    earlier = inputs[: known.n_items]
-    slopes = np.linalg.lstsq(earlier, known.item_embedding.astype(np.float64), rcond=1e-6)[0]
-    return np.asarray(inputs[known.n_items :] @ slopes, dtype=np.float32)
+    slopes = np.linalg.lstsq(
+        inputs[: earlier.n_items], earlier.item_embedding.astype(np.float64), rcond=1e-6
+    )[0]
+    return np.asarray(inputs[earlier.n_items :] @ slopes, dtype=np.float32)
 
 
-def _checked_rows(embedding: ArrayLike, known: Catalogue, larger: Catalogue) -> FloatArray:
+def _checked_rows(embedding: ArrayLike, earlier: Catalogue, larger: Catalogue) -> FloatArray:
     rows = np.asarray(embedding, dtype=np.float32)
-    expected = (larger.n_items - known.n_items, known.embedding.shape[1])
+    expected = (larger.n_items - earlier.n_items, earlier.embedding.shape[1])
     if rows.shape != expected or not np.isfinite(rows).all():
         raise ConfigError(
             f"embedding must be finite numbers of shape {expected}, a row for each new item in "

@@ -85,9 +85,9 @@ class SlateActorCritic(ActorCriticPolicy):
             f"{self.item_module}.{name}"
             for name, _ in self.get_submodule(self.item_module).named_buffers()
         ]
-        weights = policy.state_dict()
-        kept = {name: tensor for name, tensor in weights.items() if name not in of_items}
-        self.load_state_dict(self.state_dict() | kept)
+        state = policy.state_dict().items()
+        weights = {name: tensor for name, tensor in state if name not in of_items}
+        self.load_state_dict(self.state_dict() | weights)
         self.optimizer.load_state_dict(policy.optimizer.state_dict())
 
     def _optimise(self, groups: list[dict[str, Any]]) -> None:

@@ -229,10 +229,10 @@ class Codebook:
         """
         return type(self)(self.centroids, np.concatenate([self.tokens, self.encode(embedding)]))
 
-    def begins_with(self, other: Codebook) -> bool:
-        """Tells if this one is the other, or an extension of it."""
-        return np.array_equal(self.centroids, other.centroids) and np.array_equal(
-            self.tokens[: other.n_items], other.tokens
+    def begins_with(self, codebook: Codebook) -> bool:
+        """Tells if this one is the same as another, or an extension of it."""
+        return np.array_equal(self.centroids, codebook.centroids) and np.array_equal(
+            self.tokens[: codebook.n_items], codebook.tokens
         )
 
     def reconstruct(self) -> FloatArray:

@@ -138,9 +138,9 @@ class Catalogue:
         today.__dict__["standardised"] = self.standardised  # which no day changes
         return today
 
-    def is_of(self, other: Catalogue) -> bool:
-        """Tells if what was built on this catalogue can act where ``other`` is the catalogue."""
-        return other.fingerprint in (self.fingerprint, self.larger)
+    def is_of(self, shown: Catalogue) -> bool:
+        """Tells if agents that were built on this catalogue can act where ``shown`` is it."""
+        return shown.fingerprint in (self.fingerprint, self.larger)
 
     def extended(self, rows: FloatArray, larger: Catalogue) -> Catalogue:
         """This catalogue with the further items of a larger one at its end.
