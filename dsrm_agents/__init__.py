@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsrm_agents.baselines.scorer import ScorerVecEnv
     from dsrm_agents.common.checkpoint import TrainingCheckpoint, resume
     from dsrm_agents.common.evaluation import evaluate
+    from dsrm_agents.common.extension import extend
     from dsrm_agents.common.sb3_vec_env import KuaiVecEnv, make_vec_env
     from dsrm_agents.common.weights import load_weights
     from dsrm_agents.dsrm.dsrm import DSRM, Student, distil
@@ -52,6 +53,7 @@ _MODULES, __getattr__ = lazy_names(
         "baselines.scorer": ("ScorerVecEnv",),
         "common.checkpoint": ("TrainingCheckpoint", "resume"),
         "common.evaluation": ("evaluate",),
+        "common.extension": ("extend",),
         "common.sb3_vec_env": ("KuaiVecEnv", "make_vec_env"),
         "common.weights": ("load_weights",),
         "dsrm.dsrm": ("DSRM", "Student", "distil"),
@@ -107,6 +109,7 @@ __all__ = [
     "distil",
     "evaluate",
     "export_onnx",
+    "extend",
     "fit_dorl",
     "fit_dsrm",
     "fit_encoder",

@@ -20,14 +20,19 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.groups import Groups, popularity_groups
 
+EXTEND = "or move it to a larger catalogue with dsrm_agents.extend(model, env)"
 
-def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catalogue:
-    """The environment's catalogue, if it is the one that an agent was built for.
+
+def same_catalogue(
+    env: VecEnv, expected: Catalogue | None, agent: str, extends: bool = False
+) -> Catalogue:
+    """The environment's catalogue, or the agent's, if that was built for it.
 
     Args:
         env: The environment.
         expected: The agent's catalogue; ``None`` before it is built.
         agent: Name of the agent, for errors.
+        extends: Whether the agent can be moved to a larger catalogue.
 
     Raises:
         ConfigError: The environment has no catalogue.
@@ -40,13 +45,16 @@ def same_catalogue(env: VecEnv, expected: Catalogue | None, agent: str) -> Catal
             f"{agent} needs an environment with a `catalogue` attribute, such as "
             f"KuaiRec-Fair-v0; {env} has none."
         ) from error
-    if expected is not None and expected.fingerprint != shown.fingerprint:
+    if expected is None:
+        return shown
+    if not expected.is_of(shown):
+        moved = f", {EXTEND}" if extends and shown.n_items > expected.n_items else ""
         raise CheckpointError(
             f"{agent} was built for other items, {expected.n_items} in number, than the "
             f"{shown.n_items} of {env.get_attr('dataset_description')[0]}: use the dataset that it "
-            "was trained on, or train a new agent."
+            f"was trained on{moved}, or train a new agent."
         )
-    return shown
+    return shown if expected.base is None else expected
 
 
 def groups_of(catalogue: Catalogue, groups: Groups | None) -> Groups:
@@ -87,9 +95,11 @@ class CatalogueAlgorithm(SinglePrecision):
 
     Attributes:
         follows_days: Whether it can act where the catalogue changes.
+        extends: Whether :func:`dsrm_agents.extend` moves it to a larger catalogue.
     """
 
     follows_days: ClassVar[bool] = False
+    extends: ClassVar[bool] = False
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Changes the environment.
@@ -98,7 +108,8 @@ class CatalogueAlgorithm(SinglePrecision):
             CheckpointError: It shows other items than the agent was built for.
         """
         wrapped = self._wrap_env(env, self.verbose)
-        same_catalogue(wrapped, self.policy_kwargs["catalogue"], type(self).__name__)
+        expected, name = self.policy_kwargs["catalogue"], type(self).__name__
+        same_catalogue(wrapped, expected, name, self.extends)
         super().set_env(wrapped, force_reset)
 
     def _take_catalogue(self) -> None:
@@ -106,7 +117,8 @@ class CatalogueAlgorithm(SinglePrecision):
         name = type(self).__name__
         if self.env is not None:
             expected = self.policy_kwargs.get("catalogue")
-            self.policy_kwargs["catalogue"] = same_catalogue(self.env, expected, name)
+            catalogue = same_catalogue(self.env, expected, name, self.extends)
+            self.policy_kwargs["catalogue"] = catalogue
             if not self.follows_days:
                 check_fixed(self.policy_kwargs["catalogue"].changes, name)
         check_item_spaces(name, self.observation_space, self.action_space)

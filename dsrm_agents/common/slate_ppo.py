@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -13,8 +13,10 @@ from stable_baselines3.common.type_aliases import GymEnv, Schedule
 from stable_baselines3.ppo import PPO
 from torch import Tensor
 
-from dsrm_agents.common.catalogue import CatalogueAlgorithm
+from dsrm_agents.common.catalogue import EXTEND, CatalogueAlgorithm
+from dsrm_agents.common.policies import SlateActorCritic
 from kuaisim_gym.config import check_choice, check_whole
+from kuaisim_gym.errors import CheckpointError, KuaiSimError
 
 # PPO's other options (target_kl, clip_range_vf, ...) have no meaning for slates.
 PASSED_ON = ("stats_window_size", "tensorboard_log", "verbose", "seed", "device")
@@ -67,6 +69,9 @@ class SlatePPO(CatalogueAlgorithm, PPO):
             when learning, its reward is not the mean response of the slate.
     """
 
+    extends = True
+    policy: SlateActorCritic
+
     def __init__(
         self,
         policy: str | type[BasePolicy],
@@ -105,6 +110,24 @@ class SlatePPO(CatalogueAlgorithm, PPO):
             _init_setup_model=_init_setup_model,
             **kwargs,
         )
+
+    @classmethod
+    def load(cls, path: Any, env: GymEnv | None = None, *arguments: Any, **options: Any) -> Self:
+        """Loads a saved agent; see Stable-Baselines3.
+
+        Raises:
+            CheckpointError: The environment has other items, slates or observations.
+        """
+        try:
+            return super().load(path, env, *arguments, **options)
+        except ValueError as error:
+            if isinstance(error, KuaiSimError) or "spaces do not match" not in str(error):
+                raise
+            raise CheckpointError(
+                f"This {cls.__name__} was trained on another environment: use the dataset and the "
+                f"options that it was trained with, {EXTEND}, where model is {cls.__name__}.load("
+                f"path) without an environment. {error}"
+            ) from error
 
     def _take_catalogue(self) -> None:
         """Takes the items and their groups; an agent keeps the groups that it was built for."""

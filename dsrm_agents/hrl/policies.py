@@ -89,6 +89,9 @@ class HierarchicalPolicy(SlateActorCritic):
         ConfigError: The spaces are others, or an option is unknown.
     """
 
+    item_module = "worker.items"
+    item_options = ("item_features",)
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],

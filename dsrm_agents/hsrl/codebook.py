@@ -189,7 +189,7 @@ class Codebook:
         Fitted items may have other tokens, which respect the sizes of the buckets.
 
         Args:
-            embedding: (m, d), finite.
+            embedding: (m, d), finite; m may be 0.
 
         Returns:
             (m, L) int64.
@@ -197,7 +197,7 @@ class Codebook:
         Raises:
             ConfigError: The embedding is not finite or has another width.
         """
-        residual = _checked(embedding).copy()
+        residual = _checked(embedding, least=0).copy()
         if residual.shape[1] != self.centroids.shape[2]:
             raise ConfigError(
                 f"This codebook is of embeddings of width {self.centroids.shape[2]}, got "
@@ -212,11 +212,14 @@ class Codebook:
     def extended(self, embedding: ArrayLike) -> Self:
         """The codebook with further items at the end; the ids of the present items stay.
 
-        New items go to their nearest codes, whatever the buckets hold already. A policy is made for
-        the items that it was trained with.
+        New items go to their nearest codes, one by one, so that two extensions are the same as one
+        of all their items. Deviation from :meth:`fit`: they go there whatever the buckets hold
+        already, so that only present items keep to its tolerance, and :attr:`bucket_size` may grow.
+        A policy moves to the larger codebook with :func:`dsrm_agents.extend`.
 
         Args:
-            embedding: (m, d), finite: of the new items.
+            embedding: (m, d), finite: of the new items, as the codebook was fitted to the present
+                ones; of no items, (0, d), too.
 
         Returns:
             A codebook of ``n_items + m`` items.
@@ -225,6 +228,12 @@ class Codebook:
             ConfigError: As for :meth:`encode`.
         """
         return type(self)(self.centroids, np.concatenate([self.tokens, self.encode(embedding)]))
+
+    def begins_with(self, codebook: Codebook) -> bool:
+        """Tells if this one is the same as another, or an extension of it."""
+        return np.array_equal(self.centroids, codebook.centroids) and np.array_equal(
+            self.tokens[: codebook.n_items], codebook.tokens
+        )
 
     def reconstruct(self) -> FloatArray:
         """(n_items, d) float32: the sums of the items' codes."""
@@ -344,9 +353,9 @@ def _ranked(values: IntArray) -> IntArray:
     return np.asarray(np.unique(values, return_inverse=True)[1], dtype=np.int64)
 
 
-def _checked(embedding: ArrayLike) -> FloatArray:
+def _checked(embedding: ArrayLike, least: int = 1) -> FloatArray:
     points = np.asarray(embedding, dtype=np.float32)
-    if points.ndim != 2 or not len(points) or not np.isfinite(points).all():
+    if points.ndim != 2 or len(points) < least or not np.isfinite(points).all():
         raise ConfigError(
             "An embedding must be finite numbers of shape (n_items, d), a row for each item; got "
             f"shape {points.shape}."

@@ -84,6 +84,9 @@ class HSRLPolicy(SlateActorCritic):
             or out of range.
     """
 
+    item_module = "trie"
+    item_options = ("item_quality",)
+
     def __init__(
         self,
         observation_space: spaces.Space[Any],
@@ -106,8 +109,7 @@ class HSRLPolicy(SlateActorCritic):
             raise ConfigError(f"sharpness must be a finite number of at least 0, got {sharpness}.")
         self.catalogue = catalogue
         self.groups = groups_of(catalogue, groups)
-        # Today's popularity says nothing of tomorrow's.
-        self._known = catalogue.standardised if catalogue.changes else catalogue.known
+        self._known = _known(catalogue)
         self.codebook = Codebook.fit(self._known) if codebook is None else codebook
         self.codebook.check_catalogue(catalogue)
         if item_quality is not None:
@@ -150,16 +152,36 @@ class HSRLPolicy(SlateActorCritic):
         self.critic = MultiLevelCritic(len(widths), *sizes)
         self._optimise([{"params": list(self.parameters()), "lr": lr_schedule(1)}])
 
+    def larger_options(self, catalogue: Catalogue) -> dict[str, Any]:
+        return {"codebook": self.codebook.extended(_known(catalogue)[self.catalogue.n_items :])}
+
+    def take_weights(self, policy: SlateActorCritic) -> None:
+        """As of the base class.
+
+        Raises:
+            ConfigError: Items that the policy knows have other ids here.
+        """
+        before: Codebook = policy._options["codebook"]
+        if not self.codebook.begins_with(before):
+            raise ConfigError(
+                "The codebook must hold the policy's own codes and ids, with those of new items "
+                "behind them: make it with its method extended."
+            )
+        super().take_weights(policy)
+
     @property
     def _copied(self) -> bool:
         """True where ids are of :mod:`~dsrm_agents.common.copies`, in groups that change."""
         return self.groups.change and self.fairness is not None
 
-    def _today(self, obs: PyTorchObs, items: Tensor) -> Tensor:
+    def _popular(self, obs: PyTorchObs) -> Tensor | None:
+        """(N, n_items) bool, today's popular items, where ids are of copies."""
+        return flags_of(obs, "popular", self.catalogue.n_items) if self._copied else None
+
+    @staticmethod
+    def _today(popular: Tensor | None, items: Tensor) -> Tensor:
         """(N, m) item positions, -1 for none, to those in the trie."""
-        if not self._copied:
-            return items
-        return copies_today(flags_of(obs, "popular", self.catalogue.n_items), items)
+        return items if popular is None else copies_today(popular, items)
 
     def _draw(self, distribution: SemanticSlates, deterministic: bool) -> tuple[Tensor, Tensor]:
         """(N, K) item positions, and the (N,) log-probabilities."""
@@ -168,12 +190,14 @@ class HSRLPolicy(SlateActorCritic):
 
     def slates(self, obs: PyTorchObs) -> SemanticSlates:
         """The distribution of slates of N sessions, of positions in the trie."""
-        n_items = self.catalogue.n_items
-        state, exposed = state_and_unavailable(obs, n_items)
-        hidden = self._today(obs, exposed)
-        if self._copied:
-            elsewhere = other_copies(flags_of(obs, "popular", n_items))
-            hidden = torch.cat([hidden, elsewhere], dim=1)
+        return self._slates(obs, self._popular(obs))
+
+    def _slates(self, obs: PyTorchObs, popular: Tensor | None) -> SemanticSlates:
+        """As :meth:`slates`, of what :meth:`_popular` gave."""
+        state, exposed = state_and_unavailable(obs, self.catalogue.n_items)
+        hidden = self._today(popular, exposed)
+        if popular is not None:
+            hidden = torch.cat([hidden, other_copies(popular)], dim=1)
         shown = self.trie.shown(hidden)
         return SemanticSlates(
             self.network,
@@ -187,16 +211,18 @@ class HSRLPolicy(SlateActorCritic):
 
     def evaluate_slates(self, obs: PyTorchObs, slates: Tensor) -> Evaluation:
         """Probabilities and values of (N, K) slates."""
-        distribution = self.slates(obs)
-        paths = distribution.paths(self._today(obs, slates.long()))
+        popular = self._popular(obs)
+        distribution = self._slates(obs, popular)
+        paths = distribution.paths(self._today(popular, slates.long()))
         return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
 
     def item_scores(self, obs: PyTorchObs) -> Tensor:
         """(N, n_items) float32 log-probabilities of the items' token paths, as a slate's first."""
         items = torch.arange(self.catalogue.n_items, device=self.device)
-        distribution = self.slates(obs)
+        popular = self._popular(obs)
+        distribution = self._slates(obs, popular)
         everything = items.expand(len(distribution.context), -1)
-        return distribution.item_log_prob(self._today(obs, everything))
+        return distribution.item_log_prob(self._today(popular, everything))
 
     # The interface of Stable-Baselines3.
 
@@ -218,8 +244,9 @@ class HSRLPolicy(SlateActorCritic):
         self, obs: PyTorchObs, actions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Values (N, 1), log-probabilities (N,) and entropies of one draw (N,) of slates."""
-        distribution = self.slates(obs)
-        paths = distribution.paths(self._today(obs, actions.long()))
+        popular = self._popular(obs)
+        distribution = self._slates(obs, popular)
+        paths = distribution.paths(self._today(popular, actions.long()))
         entropy = paths.entropy.sum(dim=2).mean(dim=1)
         return self._values(distribution.context), paths.log_prob.sum(dim=(1, 2)), entropy
 
@@ -243,3 +270,8 @@ class HSRLPolicy(SlateActorCritic):
         demand = torch.full((len(left),), self.fairness, device=left.device)
         bounds: SlateBounds = self.feasible(demand, left)
         return bounds
+
+
+def _known(catalogue: Catalogue) -> NDArray[np.float32]:
+    """(n_items, f) what tells the items apart: today's popularity says nothing of tomorrow's."""
+    return catalogue.standardised if catalogue.changes else catalogue.known

@@ -32,11 +32,17 @@ class Catalogue:
             else in the train log), or how many train rows with a response of at least .5 it has.
             Of a catalogue that changes: shares of its latest exposures, in billionths.
         available: (n_items,) bool, the items that are there today; ``None`` for all, always.
+        base: Of an extended catalogue the one before, whose means and spreads remain the scales;
+            ``None`` of all others.
+        larger: Of an extended catalogue the :attr:`fingerprint` of the one with the same items
+            whose place it takes; empty of all others.
     """
 
     embedding: FloatArray
     exposures: NDArray[np.int64]
     available: NDArray[np.bool_] | None = None
+    base: Catalogue | None = None
+    larger: str = ""
 
     def __post_init__(self) -> None:
         for array in (self.embedding, self.exposures):
@@ -64,9 +70,10 @@ class Catalogue:
         By it items resemble each other, every direction counting alike.
         """
         embedding = self.item_embedding.astype(np.float64)
-        spread = embedding.std(axis=0)
+        usual = embedding if self.base is None else self.base.item_embedding.astype(np.float64)
+        spread = usual.std(axis=0)
         scale = np.where(spread > _LEAST_SPREAD, spread, np.inf)
-        standardised: FloatArray = ((embedding - embedding.mean(axis=0)) / scale).astype(np.float32)
+        standardised: FloatArray = ((embedding - usual.mean(axis=0)) / scale).astype(np.float32)
         standardised.setflags(write=False)  # shared by all environments of the dataset
         return standardised
 
@@ -87,6 +94,8 @@ class Catalogue:
         arrays: list[NDArray[np.generic]] = [self.embedding]
         if not self.changes:
             arrays.append(self.exposures)
+        if self.base is not None:
+            arrays.append(self.base.embedding)
         return digest_of(arrays)
 
     @cached_property
@@ -98,6 +107,8 @@ class Catalogue:
 
     def standardised_log(self, exposures: NDArray[np.integer]) -> FloatArray:
         """(m,) float32: ``log(1 + exposures)`` on the scale of :attr:`log_popularity`."""
+        if self.base is not None:
+            return self.base.standardised_log(exposures)
         values = np.log1p(self.exposures)
         values = values if self.available is None else values[self.available]
         standardised = (np.log1p(exposures) - values.mean()) / (values.std() or 1.0)
@@ -126,6 +137,30 @@ class Catalogue:
         today = Catalogue(self.embedding, exposures, available)
         today.__dict__["standardised"] = self.standardised  # which no day changes
         return today
+
+    def is_of(self, shown: Catalogue) -> bool:
+        """Tells if agents that were built on this catalogue can act where ``shown`` is it."""
+        return shown.fingerprint in (self.fingerprint, self.larger)
+
+    def extended(self, rows: FloatArray, larger: Catalogue) -> Catalogue:
+        """This catalogue with the further items of a larger one at its end.
+
+        What was learned on this one goes on: rows of the present items, and the scales of
+        :attr:`standardised` and :attr:`log_popularity`, stay to the last bit. Exposures, and with
+        them the popular group, are those of the larger one.
+
+        Args:
+            rows: (m, d) float32, the embedding of the further items in this one's coordinates.
+            larger: A catalogue of ``n_items + m`` items that begins with the present ones.
+        """
+        alone = Catalogue(self.item_embedding, self.exposures, self.available)
+        return Catalogue(
+            np.concatenate([self.item_embedding, rows]),
+            larger.exposures,
+            larger.available,
+            self.base or alone,
+            larger.fingerprint,
+        )
 
 
 def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalogue:

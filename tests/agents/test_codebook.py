@@ -156,6 +156,39 @@ def test_new_items_are_encoded_without_fitting_again() -> None:
     assert np.array_equal(codebook.encode(new)[:, 0], nearest)
 
 
+def test_two_extensions_are_one_of_all_their_items(tmp_path) -> None:
+    codebook = Codebook.fit(points(60), levels=2, codes=4)
+    new = points(40, seed=1)
+    once, twice = codebook.extended(new), codebook.extended(new[:15]).extended(new[15:])
+    assert once.fingerprint == twice.fingerprint
+    assert once.begins_with(codebook) and once.begins_with(once)
+    assert not codebook.begins_with(once)
+    assert not once.begins_with(Codebook.fit(points(60), levels=2, codes=4, seed=1))
+    none = codebook.extended(np.empty((0, 4)))
+    assert none.fingerprint == codebook.fingerprint and np.array_equal(none.ids, codebook.ids)
+    once.save(tmp_path / "ids.safetensors")
+    again = Codebook.load(tmp_path / "ids.safetensors")
+    assert again.fingerprint == once.fingerprint and np.array_equal(again.ids, once.ids)
+    report = once.report(np.concatenate([points(60), new]))
+    assert report["bucket_size"] == sizes(once.tokens).max()
+    error = np.concatenate([points(60), new]) - once.reconstruct()
+    total = np.concatenate([points(60), new]).var(axis=0).sum()
+    assert report["explained"] == pytest.approx(1 - np.square(error).sum(1).mean() / total)
+
+
+def test_a_new_item_that_equals_an_earlier_one_shares_its_tokens() -> None:
+    """Where that one has its nearest codes; ranks in the bucket tell them apart."""
+    embedding = points(60)
+    codebook = Codebook.fit(embedding, levels=2, codes=4, tolerance=0.0)
+    nearest = np.flatnonzero((codebook.encode(embedding) == codebook.tokens).all(axis=1))
+    assert 30 < len(nearest) < 60
+    longer = codebook.extended(embedding[nearest])
+    np.testing.assert_array_equal(longer.tokens[60:], longer.tokens[nearest])
+    assert (longer.ids[60:, -1] > longer.ids[nearest, -1]).all()
+    assert longer.bucket_size > codebook.bucket_size
+    assert len(np.unique(longer.ids, axis=0)) == len(longer.ids)
+
+
 def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
     codebook = Codebook.fit(points(20), levels=2, codes=4)
     codebook.save(tmp_path / "ids.safetensors")
@@ -205,5 +238,7 @@ def test_impossible_arguments_are_refused(embedding, options: dict, message: str
 def test_embeddings_of_another_width_are_refused() -> None:
     with pytest.raises(ConfigError, match="of width 4, got 3"):
         Codebook.fit(points(9)).encode(points(2, 3))
+    with pytest.raises(ConfigError, match="of width 4, got 3"):
+        Codebook.fit(points(9)).extended(points(2, 3))
     with pytest.raises(ConfigError, match="the embedding of this codebook's items"):
         Codebook.fit(points(9)).report(points(8))

@@ -27,6 +27,7 @@ from dsrm_agents import (
     TrainingCheckpoint,
     evaluate,
     export_onnx,
+    extend,
     item_features,
     make_vec_env,
     resume,
@@ -35,9 +36,10 @@ from dsrm_agents.baselines.novelty import make_novelty
 from dsrm_agents.baselines.reference import make_reference
 from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.common.bounds import Band
-from dsrm_agents.common.catalogue import outside_pool, shown_popular
+from dsrm_agents.common.catalogue import flags_of, outside_pool, shown_popular
 from dsrm_agents.common.identity import identity_of
 from dsrm_agents.hrl.workers import ChangingItems, Context, FixedItems, Worker
+from dsrm_agents.hsrl import policies as hsrl_policies
 from kuaisim_gym.engine import bits
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError
@@ -64,6 +66,13 @@ def hierarchical(env, worker: str = "constrained", **options):
     return HierarchicalPPO(
         "HierarchicalPolicy", env, policy_kwargs=policy, device="cpu", **(defaults | options)
     )
+
+
+def semantic(env, fairness: float | None) -> HSRL:
+    return HSRL(
+        "HSRLPolicy", env, n_steps=8, batch_size=64, seed=1, device="cpu",
+        policy_kwargs={"fairness": fairness},
+    )  # fmt: skip
 
 
 def tensors(observation) -> dict[str, torch.Tensor]:
@@ -276,6 +285,45 @@ def test_what_it_has_learned_moves_between_days(small, tmp_path) -> None:
     loaded.learn(64)
 
 
+@pytest.mark.parametrize("kind", ["HSRL", "HierarchicalPPO"])
+def test_a_training_goes_on_in_later_days(small, kind: str) -> None:
+    env = environment(small, **SLATES)
+    model = semantic(env, 1.0) if kind == "HSRL" else hierarchical(env, "band")
+    model.learn(2 * 64)
+    network = list(model.policy.parameters())
+    weights = [parameter.detach().clone() for parameter in network]
+    later = environment(small, days=(4, 8), seed=5, **SLATES)
+    model.set_env(later)
+    days = set()
+
+    def record(*_: Any) -> bool:
+        days.add(later.batch.platform.day)
+        return True
+
+    model.learn(2 * 64, callback=record, reset_num_timesteps=False)
+    assert model.num_timesteps == 4 * 64 and min(days) >= 4
+    assert model.get_env() is later
+    assert list(map(id, network)) == list(map(id, model.policy.parameters()))
+    assert not all(map(torch.equal, weights, model.policy.parameters()))
+    assert evaluate(model, later, 16).length.min() > 0
+
+
+@pytest.mark.parametrize("kind", ["HSRL", "HierarchicalPPO"])
+def test_an_extension_by_no_item_is_the_same_agent(small, kind: str) -> None:
+    env = environment(small, **SLATES)
+    model = semantic(env, 1.0) if kind == "HSRL" else hierarchical(env, "band")
+    model.learn(64)
+    later = environment(small, n=4, days=(4, 8), **SLATES)
+    same = extend(model, later)
+    assert same.policy.catalogue.changes
+    observation = later.reset()
+    expected, _ = model.predict(observation, deterministic=True)
+    np.testing.assert_array_equal(same.predict(observation, deterministic=True)[0], expected)
+    if kind == "HSRL":
+        assert same.policy.codebook.fingerprint == model.policy.codebook.fingerprint
+    same.learn(32)
+
+
 def test_a_training_resumes_in_the_middle_of_days(small, tmp_path) -> None:
     path = tmp_path / "training"
     whole = hierarchical(environment(small, **SLATES))
@@ -313,11 +361,7 @@ def test_groups_that_stay_while_items_come_and_go(small) -> None:
 @pytest.mark.parametrize("fairness", [None, 1.0])
 def test_hsrl_follows_the_days(small, fairness: float | None) -> None:
     env = environment(small, n=8, **SLATES)
-    model = HSRL(
-        "HSRLPolicy", env, n_steps=8, batch_size=64, seed=1, device="cpu",
-        policy_kwargs={"fairness": fairness},
-    )  # fmt: skip
-    model.learn(64)
+    model = semantic(env, fairness).learn(64)
     test = environment(small, n=8, days=(4, 8), seed=50, **SLATES)
     born, newcomers = test.batch.platform.timetable.born, 0
     observation = test.reset()
@@ -342,6 +386,31 @@ def test_hsrl_follows_the_days(small, fairness: float | None) -> None:
     best = scores.argmax(dim=1, keepdim=True).numpy()
     available = bits.unpack(observation["available"], small.n_items)
     assert np.take_along_axis(available, best, axis=1).all()
+
+
+@pytest.mark.parametrize("fairness", [None, 1.0])
+def test_the_day_s_popular_items_are_unpacked_once(small, monkeypatch, fairness) -> None:
+    env = environment(small, n=4, **SLATES)
+    policy, unpacked = semantic(env, fairness).policy, []
+
+    def spy(observation, name: str, n_items: int) -> torch.Tensor:
+        unpacked.append(name)
+        return flags_of(observation, name, n_items)
+
+    monkeypatch.setattr(hsrl_policies, "flags_of", spy)
+    seen = tensors(env.reset())
+    slates = policy(seen)[0]
+    calls = (
+        lambda: policy(seen),
+        lambda: policy.evaluate_actions(seen, slates),
+        lambda: policy.evaluate_slates(seen, slates),
+        lambda: policy.item_scores(seen),
+        lambda: policy.slates(seen),
+    )
+    for call in calls:
+        unpacked.clear()
+        call()
+        assert unpacked == ([] if fairness is None else ["popular"])
 
 
 # Rules and scorers
