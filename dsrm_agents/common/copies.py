@@ -26,7 +26,15 @@ def copies_today(popular: Tensor, items: Tensor) -> Tensor:
     return torch.where(items < 0, 2 * n_items, copies)
 
 
-def other_copies(popular: Tensor) -> Tensor:
-    """(N, n_items) int64: the copies in the groups that items are not of today."""
-    n_items = popular.shape[1]
-    return torch.arange(n_items, device=popular.device) + n_items * popular.long()
+def closed_copies(popular: Tensor, outside: Tensor) -> Tensor:
+    """Copies that stand for nothing today: of items in the other group, or that cannot be shown.
+
+    Args:
+        popular: (N, n_items) bool, today's popular items.
+        outside: (N, n_items) bool, items that cannot be shown; (N, 0) for none.
+
+    Returns:
+        (N, 2 * n_items) bool.
+    """
+    closed = torch.cat([~popular, popular], dim=1)
+    return closed | outside.repeat(1, 2) if outside.shape[1] else closed

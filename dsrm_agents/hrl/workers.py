@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
-from dsrm_agents.common.copies import copies_today
+from dsrm_agents.common.copies import closed_copies, copies_today
 from dsrm_agents.hrl.distributions import SlateDistribution
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -230,11 +230,7 @@ class ChangingItems(Items):
         return copies_today(context.popular, items)
 
     def closed(self, context: Context) -> Tensor:
-        popular = context.popular
-        elsewhere = [~popular, popular]
-        if context.outside.shape[1]:
-            elsewhere = [copies | context.outside for copies in elsewhere]
-        return nn.functional.pad(torch.cat(elsewhere, dim=1), (0, 1))
+        return nn.functional.pad(closed_copies(context.popular, context.outside), (0, 1))
 
     def _layout(self, groups: Groups) -> tuple[IntArray, IntArray, IntArray]:
         items = np.arange(groups.n_items)

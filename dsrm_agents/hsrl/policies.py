@@ -16,15 +16,15 @@ from dsrm_agents.common.catalogue import (
     check_item_numbers,
     flags_of,
     groups_of,
+    outside_pool,
     state_and_exposed,
-    state_and_unavailable,
 )
-from dsrm_agents.common.copies import copies_today, other_copies
+from dsrm_agents.common.copies import closed_copies, copies_today
 from dsrm_agents.common.policies import SlateActorCritic
 from dsrm_agents.hsrl.codebook import Codebook
 from dsrm_agents.hsrl.network import CONTEXTS, MultiLevelCritic, TokenNetwork
 from dsrm_agents.hsrl.slates import Paths, SemanticSlates
-from dsrm_agents.hsrl.trie import Shown, Trie
+from dsrm_agents.hsrl.trie import Left, Shown, Trie
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
@@ -194,11 +194,18 @@ class HSRLPolicy(SlateActorCritic):
 
     def _slates(self, obs: PyTorchObs, popular: Tensor | None) -> SemanticSlates:
         """As :meth:`slates`, of what :meth:`_popular` gave."""
-        state, exposed = state_and_unavailable(obs, self.catalogue.n_items)
-        hidden = self._today(popular, exposed)
+        (state, exposed), outside = (
+            state_and_exposed(obs),
+            outside_pool(obs, self.catalogue.n_items),
+        )
+        hidden = self._today(popular, exposed.long())
+        shown: Shown | Left
         if popular is not None:
-            hidden = torch.cat([hidden, other_copies(popular)], dim=1)
-        shown = self.trie.shown(hidden)
+            shown = self.trie.left(closed_copies(popular, outside), hidden)
+        elif outside.shape[1]:
+            shown = self.trie.left(outside, hidden)
+        else:
+            shown = self.trie.shown(hidden)
         return SemanticSlates(
             self.network,
             self.trie,
@@ -262,7 +269,7 @@ class HSRLPolicy(SlateActorCritic):
         """(N, 1) values of states, of their (N, dim) first contexts."""
         return torch.as_tensor(self.critic(self.network.state_contexts(context)))
 
-    def _bounds(self, shown: Shown) -> SlateBounds:
+    def _bounds(self, shown: Shown | Left) -> SlateBounds:
         left = self.trie.count(shown)
         if self.feasible is None or self.fairness is None:
             most = left.new_full((len(left), 1), self.slate_size)

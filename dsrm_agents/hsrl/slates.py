@@ -9,7 +9,7 @@ from torch import Tensor
 
 from dsrm_agents.common.bounds import MASKED, SlateBounds, choice_log_prob, first_within_bounds
 from dsrm_agents.hsrl.network import TokenNetwork
-from dsrm_agents.hsrl.trie import Shown, Trie
+from dsrm_agents.hsrl.trie import Left, Shown, Trie
 from kuaisim_gym.errors import ConfigError
 
 _LEAST = 1e-7  # of a group's probability that a slate leaves: float32's last
@@ -44,7 +44,7 @@ class SemanticSlates:
         network: Gives the logits.
         trie: The ids.
         context: (N, dim) of the states.
-        shown: Items that the sessions may not show.
+        shown: Items that the sessions may not show, or what is left of all.
         grouped: Whether ids begin with a group; if not, all items are of one.
         bounds: How many items of each group each slate may hold.
         slate_size: K.
@@ -55,7 +55,7 @@ class SemanticSlates:
         network: TokenNetwork,
         trie: Trie,
         context: Tensor,
-        shown: Shown,
+        shown: Shown | Left,
         grouped: bool,
         bounds: SlateBounds,
         slate_size: int,

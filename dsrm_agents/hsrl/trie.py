@@ -3,7 +3,8 @@
 Leaves are numbered so that those below a prefix stand side by side. The weight below a prefix is
 then a difference of two cumulative sums over the leaves, and the number of shown items below it a
 difference of two indices in a sorted list: a level costs O(V log room) a prefix, whatever the size
-of the catalogue.
+of the catalogue. Where much of the catalogue cannot be shown, each session has cumulative sums of
+its own instead.
 """
 
 from __future__ import annotations
@@ -37,6 +38,19 @@ class Shown(NamedTuple):
     weighed: Tensor
 
 
+class Left(NamedTuple):
+    """Items that N sessions may show, where they are few of all.
+
+    Attributes:
+        counted: (N, n_items + 1) int64, how many of the first so many items are left, in the order
+            of their leaves.
+        weighed: (N, n_items + 1) float64, their total weight.
+    """
+
+    counted: Tensor
+    weighed: Tensor
+
+
 class Trie(nn.Module):
     """Ids of all items, and a prior weight for each.
 
@@ -48,6 +62,7 @@ class Trie(nn.Module):
     Attributes:
         leaf: (n_items + 1,) int64, the leaf of each item; the last stands for no item.
         item_at: (n_leaves + 1,) int64, the item of each leaf, ``n_items`` where there is none.
+        in_order: (n_items,) int64, items in the order of their leaves.
 
     Raises:
         ConfigError: There are too many leaves for tables of them.
@@ -55,6 +70,7 @@ class Trie(nn.Module):
 
     leaf: Tensor
     item_at: Tensor
+    in_order: Tensor
     weight: Tensor
     counted: Tensor
     weighed: Tensor
@@ -86,6 +102,7 @@ class Trie(nn.Module):
         self.register_buffer("leaf", torch.as_tensor(leaf))
         for name, values in (
             ("item_at", item_at),
+            ("in_order", item_at[item_at < self.n_items]),
             ("weight", weight),
             ("counted", np.append(0, np.cumsum(item_at[:-1] < self.n_items))),
             ("weighed", np.append(0.0, np.cumsum(weight[item_at[:-1]]))),
@@ -109,29 +126,50 @@ class Trie(nn.Module):
             weight = weight.gather(1, order) * (leaves < self.n_leaves)
         return Shown(leaves, nn.functional.pad(weight.cumsum(dim=1), (1, 0)))
 
-    def log_mass(self, depth: int, prefix: Tensor, shown: Shown) -> Tensor:
+    def left(self, closed: Tensor, items: Tensor) -> Left:
+        """Adds up the items that sessions may show.
+
+        Args:
+            closed: (N, n_items) bool, items that they may not show.
+            items: (N, h) int64 further such items, -1 for none; repeats do not matter.
+        """
+        closed = nn.functional.pad(closed, (0, 1))
+        closed.scatter_(1, torch.where(items < 0, self.n_items, items), True)
+        is_left = ~closed.index_select(1, self.in_order)
+        weight = is_left * self.weight[self.in_order]
+        sums = is_left.cumsum(dim=1), weight.cumsum(dim=1)
+        return Left(*(nn.functional.pad(column, (1, 0)) for column in sums))
+
+    def log_mass(self, depth: int, prefix: Tensor, shown: Shown | Left) -> Tensor:
         """Log of the prior weight below every token that can follow a prefix.
 
         Args:
             depth: Length of the prefixes.
             prefix: (N, ...) int64 numbers of prefixes, 0 of the empty one.
-            shown: Of N sessions.
+            shown: Of N sessions, or what is left of all items.
 
         Returns:
             (N, ..., V) float32, ``MASKED`` where nothing is left to show.
         """
         edges = self._edges(depth, prefix)
-        flat = edges.flatten(1)
-        n_shown = torch.searchsorted(shown.leaves, flat)
-        count = (self.counted[flat] - n_shown).view_as(edges).diff(dim=-1)
-        weight = self.weighed[flat] - shown.weighed.gather(1, n_shown)
+        counted, weight = self._before(edges.flatten(1), shown)
+        count = counted.view_as(edges).diff(dim=-1)
         mass = weight.view_as(edges).diff(dim=-1).clamp(min=torch.finfo(torch.float32).tiny)
         return torch.where(count > 0, mass.log().float(), MASKED)
 
-    def count(self, shown: Shown) -> Tensor:
+    def count(self, shown: Shown | Left) -> Tensor:
         """(N, V) int64 numbers of items left below every first token."""
-        edges = self._edges(0, torch.zeros_like(shown.leaves[:, 0]))
-        return (self.counted[edges] - torch.searchsorted(shown.leaves, edges)).diff(dim=-1)
+        n = len(shown.weighed)
+        edges = self._edges(0, torch.zeros(n, dtype=torch.int64, device=shown.weighed.device))
+        return self._before(edges, shown)[0].diff(dim=-1)
+
+    def _before(self, edges: Tensor, shown: Shown | Left) -> tuple[Tensor, Tensor]:
+        """Numbers and weights, (N, m), of the items left on the leaves before (N, m) edges."""
+        counted = self.counted[edges]
+        if isinstance(shown, Left):
+            return shown.counted.gather(1, counted), shown.weighed.gather(1, counted)
+        n_shown = torch.searchsorted(shown.leaves, edges)
+        return counted - n_shown, self.weighed[edges] - shown.weighed.gather(1, n_shown)
 
     def _edges(self, depth: int, prefix: Tensor) -> Tensor:
         """(N, ..., V + 1) leaves at which the tokens' shares of a prefix begin, and its end."""

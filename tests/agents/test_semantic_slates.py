@@ -271,9 +271,15 @@ def test_the_best_slate_is_that_of_the_likeliest_items() -> None:
         assert best[0].tolist() == likeliest.tolist()
 
 
-def test_what_is_left_below_a_prefix() -> None:
-    trie = World().trie
-    shown = trie.shown(torch.tensor([[0, 4, 4, -1], [-1, -1, -1, -1]]))
+@pytest.mark.parametrize("sums", [False, True])
+def test_what_is_left_below_a_prefix(sums: bool) -> None:
+    trie, items = World().trie, torch.tensor([[0, 4, 4, -1], [-1, -1, -1, -1]])
+    shown = trie.shown(items)
+    if sums:  # an item is closed, another one or the same is shown
+        closed = torch.zeros(2, trie.n_items, dtype=torch.bool)
+        closed[0, [0, 4]] = True
+        items[0, 1:3] = -1
+        shown = trie.left(closed, items)
     mass = trie.log_mass(0, torch.zeros(2, 1, dtype=torch.long), shown).exp()[:, 0]
     weight = np.exp(LOG_WEIGHT - LOG_WEIGHT.max())
     expected = [[weight[[1, 2]].sum(), weight[[3, 5, 6]].sum()],
@@ -283,6 +289,7 @@ def test_what_is_left_below_a_prefix() -> None:
     last = trie.log_mass(2, torch.full((2, 1), 1 * 3 + 1), shown)[:, 0]
     assert (last[:, :2] < -1e8).all()
     np.testing.assert_allclose(last[:, 2].exp(), [weight[5], weight[[4, 5]].sum()], rtol=1e-5)
+    assert trie.count(shown).tolist() == [[2, 3], [3, 4]]
 
 
 def test_weights_far_below_the_best_are_cut_and_what_they_leave_stays_exact() -> None:
