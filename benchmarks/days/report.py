@@ -7,8 +7,11 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from kuaisim_gym.errors import DataFormatError
 
+from ..agents import AGENTS
 from ..formatting import interval, markdown_table, section
 from ..results import Result, World, read_results, run_of, world_of
 
@@ -125,6 +128,12 @@ def worlds(results: list[Result]) -> list[Days]:
     return [_days(world, grouped[world, trials]) for world, trials in order]
 
 
+def _order(agent: str) -> int:
+    """Place of an agent in tables; those of users come last."""
+    names = [*AGENTS]
+    return names.index(agent) if agent in names else len(names)
+
+
 def _days(world: World, results: list[Result]) -> Days:
     sizes = {tuple(result[name] for name in SIZES) for result in results}
     if len(sizes) > 1:
@@ -134,7 +143,7 @@ def _days(world: World, results: list[Result]) -> Days:
         )
     ((days, train_days, train_sessions, sessions, trials),) = sizes
     agents: dict[str, dict[int, Result]] = defaultdict(dict)
-    for result in results:
+    for result in sorted(results, key=lambda result: _order(result["agent"])):
         agents[result["agent"]][result["seed"]] = result
     known = f"the log has {trials} rows each" if trials else "nothing is logged"
     note = (
@@ -197,8 +206,9 @@ _STOCKS_NOTE = (
     "Lead in mean reward over random slates, in per cent of the oracle's lead, where only a stock "
     "of items is there: items of the log; items that came in training, so that the policy has met "
     "them; and items born after it. The stocks have one size. Kept: the lead on newborn items over "
-    "that on items met."
+    "that on items met, where that is a tenth of the oracle's at least."
 )
+_LEAST_LEAD = 10.0  # per cent of the oracle's; less is next to nothing, of which nothing is kept
 
 
 def _stocks(days: Days) -> str:
@@ -207,9 +217,8 @@ def _stocks(days: Days) -> str:
         leads = {stock: [100 * lead for lead in days.lead(agent, stock)] for stock in STOCKS}
         if agent in (CHANCE, ORACLE) or not leads["met"]:
             continue
-        met, newborn = sum(leads["met"]), sum(leads["newborn"])
-        # A lead that is none cannot be kept.
-        kept = f"{100 * newborn / met:.0f} %" if met > 0 else ""
+        met, newborn = (float(np.mean(leads[stock])) for stock in ("met", "newborn"))
+        kept = f"{100 * newborn / met:.0f} %" if met >= _LEAST_LEAD else ""
         rows.append([agent, *(interval(leads[stock], 1) for stock in STOCKS), kept])
     return markdown_table(["agent", "logged", "met in training", "newborn", "kept"], rows)
 
