@@ -67,7 +67,7 @@ def merged(rows: NDArray[np.int64], latest: Info, earlier: Info) -> Info:
     for name, column in latest.items():
         if isinstance(column, dict):
             infos[name] = merged(rows, column, earlier[name])
-        elif _is_shared(column) and np.array_equal(column[0], earlier[name][0]):
+        elif _is_shared(column) and (column[0] == earlier[name][0]).all():
             infos[name] = column
         else:
             infos[name] = earlier[name].copy()

@@ -184,7 +184,7 @@ def test_three_days_by_hand(engine: str) -> None:
     answered = np.array([[True, True], [True, False]])  # 4 is not there yet
     platform.show(state, slates, answered, np.array([True, True]))
     assert platform.shown_popular[:, 0].tolist() == [[True, False], [False, False]]
-    assert platform.ages[:, 0].tolist() == [[1, 1], [1, -1]]
+    assert platform.ages(both, slates[:, None])[:, 0].tolist() == [[1, 1], [1, -1]]
     state.steps[0] = 2
     platform.show(state, np.array([[2, 3], [0, 0]]), np.ones((2, 2), bool), np.array([True, False]))
     assert platform.shown_popular[0, 1].tolist() == [False, False]
