@@ -729,7 +729,7 @@ class SessionBatch:
 
 
 def _of_all(row: BoolArray, n: int) -> BoolArray:
-    """(n, ...) bool, one row seen n times, not to be written to: np.broadcast_to, ten times faster."""
+    """(n, ...) bool, one row seen n times: what np.broadcast_to gives, ten times faster."""
     row.setflags(write=False)
     return np.ndarray((n, row.size), row.dtype, row, strides=(0, row.itemsize))
 
