@@ -61,8 +61,8 @@ def compared(case: Case, repeats: int, seconds: float) -> Row:
     """Processor microseconds of a step where the catalogue changes, and where it does not."""
     plays = {}
     for env in (FIXED, DYNAMIC):
-        made = make(replace(case, env=env))
-        plays[env] = player(made, draw(made, case.sessions))
+        envs = make(replace(case, env=env))
+        plays[env] = player(envs, draw(envs, case.sessions))
         plays[env](LEAST_STEPS)
     medians = in_turns(plays, enough(plays[FIXED], seconds), repeats)
     return {
@@ -89,7 +89,8 @@ def lived(case: Case) -> Row:
     timing.forget_peak()
     core.seed(np.arange(case.sessions, dtype=np.uint64))
     core.reset()
-    today, steps, after = platform.day, 0, {}
+    after: dict[int, float] = {}
+    today, steps = platform.day, 0
     while platform.today[0] == 1:  # until it would open anew
         core.reset(core.step(kind.slates(np.asarray(space.sample()))).done)
         steps += 1
@@ -135,5 +136,5 @@ def _opened(case: Case) -> tuple[SessionCore, ActionKind]:
         popular=platform.popular,
         platform=platform,
     )
-    today, simulator = platform.catalogue(), Simulator
-    return core, ACTION_TYPES[case.actions](core, today, simulator)  # type: ignore[arg-type]
+    kind = ACTION_TYPES[case.actions]
+    return core, kind(core, platform.catalogue(), Simulator)  # type: ignore[arg-type]
