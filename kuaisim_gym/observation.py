@@ -405,7 +405,8 @@ class ObservationEncoder:
             flat["pool"] = core.pools.padded(core.state.users)
         if core.platform is not None:
             for name, flags in core.platform.bits.items():
-                flat[name] = np.tile(flags, (core.n_sessions, 1))
+                flat[name] = np.empty((core.n_sessions, len(flags)), dtype=np.uint8)
+                flat[name][:] = flags  # faster than np.tile
         return {"state": state, **flat}
 
     def arrays(self) -> tuple[Pooled, Beliefs] | None:

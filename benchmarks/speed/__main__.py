@@ -7,6 +7,7 @@ import os
 COMMANDS = {
     "environments": (".speed.environments", "time steps of environments"),
     "memory": (".speed.memory", "measure the memory of sessions and its growth"),
+    "dynamic": (".speed.dynamic", "compare a catalogue that changes with a fixed one"),
     "sequential": (".speed.sequential", "time the sequential response model"),
     "factors": (".speed.factors", "time the factor model of preferences"),
     "purifiers": (".speed.purifiers", "time purifiers, alone and in training"),

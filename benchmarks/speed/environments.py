@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -17,7 +15,7 @@ from tqdm.auto import tqdm
 from kuaisim_gym.engine import find_engine
 from kuaisim_gym.observation import PREFERENCES
 
-from .play import TINY, Case, draw, make, player
+from .play import LEAST_STEPS, TINY, Case, draw, enough, in_turns, make, player
 from .timing import Clock, Row, add_out, add_sessions, report, timed
 
 ENVS = ("KuaiRec-Fair-v0", "KuaiRand-Fair-v0")
@@ -26,7 +24,6 @@ TASKS = (("KuaiRand-Request-v0", "slate"), ("KuaiRand-Retention-v0", "fusion"))
 GROWING_SESSIONS = (1, 4, 16, 64, 256, 1024, 4096)
 GROWING_ITEMS = (1000, 3000, 10_000, 30_000)
 PREFERENCE_SESSIONS = (64, 1024)
-LEAST_STEPS = 45  # more than three sessions of random actions: every timing includes resets
 LEAST_SECONDS = 0.3
 
 # Stages of a step by functions of the vector environment, those of parts before that of the whole.
@@ -108,9 +105,7 @@ def measure(case: Case, repeats: int, seconds: float) -> Row:
     env = make(case)
     play = player(env, draw(env, case.sessions))
     play(LEAST_STEPS)  # compiles, and lets sessions get out of step
-    started = time.perf_counter()
-    play(5)
-    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - started)))
+    steps = enough(play, seconds)
     batch = env.unwrapped.batch
     return {
         "env": case.env,
@@ -134,16 +129,7 @@ def preferences(case: Case, repeats: int, seconds: float) -> Row:
         env = make(replace(case, preference=kind))
         plays[kind] = player(env, draw(env, case.sessions))
         plays[kind](LEAST_STEPS)
-    started = time.perf_counter()
-    plays["belief"](5)
-    steps = max(LEAST_STEPS, int(seconds * 5 / (time.perf_counter() - started)))
-    taken: dict[str, list[float]] = {kind: [] for kind in plays}
-    for _ in range(repeats):
-        for kind, play in plays.items():
-            begun = time.process_time()
-            play(steps)
-            taken[kind].append(1e6 * (time.process_time() - begun) / steps)
-    medians = {kind: statistics.median(times) for kind, times in taken.items()}
+    medians = in_turns(plays, enough(plays["belief"], seconds), repeats)
     ratios = {f"{kind} / pooled": medians[kind] / medians["pooled"] for kind in PREFERENCES[1:]}
     row: Row = {"env": case.env, "actions": case.actions, "sessions": case.sessions}
     return {**row, **{f"{kind}_us": median for kind, median in medians.items()}, **ratios}

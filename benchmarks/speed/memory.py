@@ -110,19 +110,9 @@ def of_large_catalogue(case: Case) -> Row:
     catalogue = Catalogue(
         rng.standard_normal((n_items, 9), dtype=np.float32), rng.integers(1, 10_000, n_items)
     )
-    model = FactorModel(
-        ("click",),
-        True,
-        mean=np.zeros(1, dtype=np.float32),
-        slope=np.ones(1, dtype=np.float32),
-        user_effect=np.zeros((1, 400), dtype=np.float32),
-        item_effect=rng.standard_normal((1, n_items), dtype=np.float32),
-        user_factors=rng.standard_normal((400, 8), dtype=np.float32),
-        item_factors=rng.standard_normal((n_items, 8), dtype=np.float32),
-    )
     labels, names = catalogue.popular.astype(np.int8), ("long tail", "popular")
     core = SessionCore(
-        model,
+        large_model(rng, n_items),
         Groups(POPULARITY, names, labels, np.full(2, 0.5)),
         np.arange(400, dtype=np.int32),
         SessionConfig(slate_size=1 if case.actions == "discrete" else 10),
@@ -147,3 +137,17 @@ def of_large_catalogue(case: Case) -> Row:
         "MB_of_the_sessions": process_memory()["VmRSS"] - of_items,
         "MB_in_all_at_the_peak": process_memory()["VmHWM"],
     }
+
+
+def large_model(rng: np.random.Generator, n_items: int) -> FactorModel:
+    """A response model of 400 users and some items, drawn instead of fitted."""
+    return FactorModel(
+        ("click",),
+        True,
+        mean=np.zeros(1, dtype=np.float32),
+        slope=np.ones(1, dtype=np.float32),
+        user_effect=np.zeros((1, 400), dtype=np.float32),
+        item_effect=rng.standard_normal((1, n_items), dtype=np.float32),
+        user_factors=rng.standard_normal((400, 8), dtype=np.float32),
+        item_factors=rng.standard_normal((n_items, 8), dtype=np.float32),
+    )

@@ -525,15 +525,15 @@ def _count_exposures(
     slots: BoolArray,
     *fields: Any,
 ) -> None:
-    exposures = Exposures(*fields)
-    born, popular, counts = exposures.born, exposures.popular, exposures.counts
+    popular, counts, shown_popular, step_days = Exposures(*fields)
     for n in range(slates.shape[0]):
         if slots[n]:
+            step = steps[n] - 1
+            step_days[n, step] = day
             for k in range(slates.shape[1]):
-                item, step = slates[n, k], steps[n] - 1
+                item = slates[n, k]
                 counts[item] += answered[n, k]
-                exposures.shown_popular[n, step, k] = popular[item]
-                exposures.ages[n, step, k] = day - born[item]
+                shown_popular[n, step, k] = popular[item]
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ class NumpyEngine(Engine):
         latest, shown = (rows, steps[rows] - 1), slates[rows]
         np.add.at(exposures.counts, shown[answered[rows]], 1)
         exposures.shown_popular[latest] = exposures.popular[shown]
-        exposures.ages[latest] = day - exposures.born[shown]
+        exposures.step_days[latest] = day
 
     def update(
         self,

@@ -203,18 +203,16 @@ class Exposures(NamedTuple):
     """Exposures on a platform whose items come and go, T steps of N sessions.
 
     Attributes:
-        born: (n_items,) int64 days.
         popular: (n_items,) bool, today's popular group.
         counts: (n_items,) int64, today's exposures; changed in place, as the next two.
         shown_popular: (N, T, K) bool, whether each exposure was of an item popular that day.
-        ages: (N, T, K) int16 days since the birth of the items shown.
+        step_days: (N, T) int16, the day of each step.
     """
 
-    born: CountArray
     popular: BoolArray
     counts: CountArray
     shown_popular: BoolArray
-    ages: NDArray[np.int16]
+    step_days: NDArray[np.int16]
 
 
 class StepResult(NamedTuple):

@@ -39,32 +39,42 @@ def info_of(info: Info, row: int) -> Info:
     }
 
 
-def masked(info: Info, slots: BoolArray | None, mask: BoolArray) -> dict[str, Any]:
+def masked(info: Info, rows: NDArray[np.int64] | None, mask: BoolArray) -> dict[str, Any]:
     """Infos in Gymnasium's form: each array with the mask of the slots that it is about.
 
     Args:
         info: Arrays of all slots.
-        slots: (N,) bool, those whose values stay; the others' become empty. ``None`` for all.
+        rows: (n,) int64, slots whose values stay; the others' become empty, but in an array of one
+            row for all slots, which stays. ``None`` for all.
         mask: (N,) bool, to be given to each array.
     """
     infos: dict[str, Any] = {}
     for name, column in info.items():
         if isinstance(column, dict):
-            infos[name] = masked(column, slots, mask)
-        elif slots is None:
+            infos[name] = masked(column, rows, mask)
+        elif rows is None or _is_shared(column):
             infos[name] = column
         else:
             infos[name] = np.zeros_like(column)
-            infos[name][slots] = column[slots]
+            infos[name][rows] = column[rows]
         infos[f"_{name}"] = mask
     return infos
 
 
-def merged(slots: BoolArray, latest: Info, earlier: Info) -> Info:
-    """Infos of which some slots' are of one step, and the others' of an earlier one."""
-    return {
-        name: merged(slots, column, earlier[name])
-        if isinstance(column, dict)
-        else np.where(slots.reshape(-1, *(1,) * (column.ndim - 1)), column, earlier[name])
-        for name, column in latest.items()
-    }
+def merged(rows: NDArray[np.int64], latest: Info, earlier: Info) -> Info:
+    """Infos of which the slots in (n,) rows are of one step, and the others of an earlier one."""
+    infos: Info = {}
+    for name, column in latest.items():
+        if isinstance(column, dict):
+            infos[name] = merged(rows, column, earlier[name])
+        elif _is_shared(column) and (column[0] == earlier[name][0]).all():
+            infos[name] = column
+        else:
+            infos[name] = earlier[name].copy()
+            infos[name][rows] = column[rows]
+    return infos
+
+
+def _is_shared(column: NDArray[Any]) -> bool:
+    """True of one row that all slots share, such as a day's items: a copy for each is slow."""
+    return column.strides[0] == 0

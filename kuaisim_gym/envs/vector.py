@@ -114,7 +114,8 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self._seeded |= chosen
         observation, info = self.batch.renew(slots)
         self._ended[slots] = False
-        return observation, masked(info, None if slots.all() else slots, slots.copy())
+        rows = None if slots.all() else np.flatnonzero(slots)
+        return observation, masked(info, rows, slots.copy())
 
     def step(
         self, actions: Any
@@ -197,7 +198,7 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         self, info: Info, ended: BoolArray, observation: Observation
     ) -> tuple[Observation, dict[str, Any]]:
         """Same-step autoreset: puts final observations and infos aside, then resets their slots."""
-        rows = ended.nonzero()[0]
+        rows = np.flatnonzero(ended)
         final_obs = np.empty(self.num_envs, dtype=object)  # of None
         for row, last in zip(rows.tolist(), rows_of(observation, rows), strict=True):
             final_obs[row] = last
@@ -205,10 +206,10 @@ class KuaiVectorEnv(BatchView, VectorEnv[Any, Any, Any]):
         infos = {
             "final_obs": final_obs,
             "_final_obs": ended.copy(),
-            "final_info": masked(info, ended, ended.copy()),
+            "final_info": masked(info, rows, ended.copy()),
             "_final_info": ended.copy(),
         }
-        latest = merged(ended, first, info)
+        latest = merged(rows, first, info)
         return observation, infos | masked(latest, None, self._everyone.copy())
 
     def _slots(self, options: dict[str, Any] | None) -> BoolArray:

@@ -50,8 +50,7 @@ class Platform:
         hidden: (ceil(n_items / 8),) uint8, bits of the items that are not there.
         shares: (n_items,) float64, popularity: moving average of shares of a day's exposures.
         shown_popular: (N, T, K) bool, whether exposures were of popular items when they were made.
-        ages: (N, T, K) int16 days since the birth of the items shown, when they were shown. Items
-            that are there from the start were born on day 0. Only steps made have a meaning.
+        step_days: (N, T) int16, the day of each step. Only steps made have a meaning.
 
     Raises:
         ConfigError: Repeats are allowed, or a day has too few sessions or items.
@@ -93,10 +92,9 @@ class Platform:
         # tell them from absent ones, and a platform that opens anew brings items back.
         self._seen: NDArray[np.uint8] = np.zeros((n_sessions, bits.width(n_items)), dtype=np.uint8)
         self.shown_popular: BoolArray = np.zeros(shape, dtype=bool)
-        self.ages: NDArray[np.int16] = np.zeros(shape, dtype=np.int16)
-        self._exposures = Exposures(
-            timetable.born, self.popular, self._today, self.shown_popular, self.ages
-        )
+        self.step_days: NDArray[np.int16] = np.zeros(shape[:2], dtype=np.int16)
+        self._bits: dict[str, NDArray[np.uint8]] | None = None
+        self._exposures = Exposures(self.popular, self._today, self.shown_popular, self.step_days)
         self.open()
 
     @property
@@ -116,9 +114,14 @@ class Platform:
 
     @property
     def bits(self) -> dict[str, NDArray[np.uint8]]:
-        """(ceil(n_items / 8),) uint8 of today's items, ``"available"`` and ``"popular"`` ones."""
-        flags = bits.pack(np.stack([self.available, self.popular]))
-        return dict(zip(("available", "popular"), flags, strict=True))
+        """(ceil(n_items / 8),) uint8 of today's items, ``"available"`` and ``"popular"`` ones.
+
+        They are packed once a day, and not to be written to.
+        """
+        if self._bits is None:
+            flags = bits.pack(np.stack([self.available, self.popular]))
+            self._bits = dict(zip(("available", "popular"), flags, strict=True))
+        return self._bits
 
     def catalogue(self) -> Catalogue:
         """Today's catalogue: popularity counts exposures of a thousand million."""
@@ -162,6 +165,20 @@ class Platform:
         self._seen[rows] = 0
         state.exposed[rows] = self.hidden
 
+    def ages(self, rows: NDArray[np.int64], slates: NDArray[np.integer]) -> NDArray[np.int16]:
+        """Days since the birth of items when they were shown.
+
+        Args:
+            rows: (n,) int64 slots.
+            slates: (n, T, K) items that their sessions were shown, -1 behind the steps made.
+
+        Returns:
+            (n, T, K) int16, -1 where no item is; items that are there from the start were born on
+            day 0.
+        """
+        ages = self.step_days[rows, :, None] - self.timetable.born[slates]
+        return np.where(slates >= 0, ages, -1).astype(np.int16)
+
     def show(
         self, state: SessionState, slates: NDArray[np.int64], answered: BoolArray, slots: BoolArray
     ) -> None:
@@ -182,6 +199,7 @@ class Platform:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Returns to a snapshot of a platform with the same options."""
+        self._bits = None
         with self._relabelling():
             for name, array in self._changing().items():
                 array[...] = snapshot[name]
@@ -205,7 +223,7 @@ class Platform:
             "hidden": self.hidden,
             "seen": self._seen,
             "shown_popular": self.shown_popular,
-            "ages": self.ages,
+            "step_days": self.step_days,
         }
 
     def _next_day(self) -> None:
@@ -222,7 +240,7 @@ class Platform:
 
     def _describe_day(self) -> None:
         """Works out who is there, and who is popular."""
-        there = self.available
+        there, self._bits = self.available, None
         self.hidden[:] = bits.pack(~there[None])[0]
         self.shares[~there] = 0.0  # an item that left does not come back
         self.popular[:] = False

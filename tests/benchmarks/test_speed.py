@@ -11,7 +11,7 @@ import torch
 
 import kuaisim_gym
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import heads, loads, memory, purifiers, timing, training
+from benchmarks.speed import dynamic, heads, loads, memory, purifiers, timing, training
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -33,7 +33,7 @@ def in_this_process(monkeypatch) -> list:
         measure, arguments = pickle.loads(pickle.dumps((measure, arguments)))
         return list(map(measure, *arguments))
 
-    for module in (timing, memory):
+    for module in (timing, memory, dynamic):
         monkeypatch.setattr(module, "in_fresh_processes", run)
     return sent
 
@@ -141,6 +141,25 @@ def test_memory_is_measured(in_this_process, tmp_path: Path, capsys) -> None:
     assert {row["actions"] for row in study["large"]} == {"discrete", "slate", "scorer"}
     assert all(row["MB_in_all_at_the_peak"] >= row["MB_before"] > 0 for row in study["large"])
     assert "### growth" in capsys.readouterr().out
+
+
+def test_a_catalogue_that_changes_is_compared_with_a_fixed_one(
+    in_this_process, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(dynamic, "SESSIONS", (4, 16))
+    assert main(["dynamic", "--quick", "--repeats", "1", "--out", str(tmp_path)]) == 0
+    study = json.loads((tmp_path / "dynamic.json").read_text())
+    assert study.keys() == {*ABOUT, "repeats", "steps", "days"}
+    assert in_this_process == [dynamic.lived]
+    views = [(row["sessions"], row["actions"], row["observation"]) for row in study["steps"]]
+    assert views == [(n, *view) for n in (4, 16) for view in dynamic.VIEWS]
+    for row in study["steps"]:
+        assert row["dynamic / fixed"] == pytest.approx(row["dynamic_us"] / row["fixed_us"])
+    assert [row["actions"] for row in study["days"]] == list(dynamic.LARGE_ACTIONS)
+    for row in study["days"]:
+        assert row["steps"] > 30 and 0 < row["of_the_last_day"] < row["items"] / 2
+        last = row["MB_after_day_30"]
+        assert row["MB_before"] <= last <= row["MB_at_the_peak"]
 
 
 def test_the_factor_model_is_timed_on_a_log_of_any_size(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_three_days_by_hand(engine: str) -> None:
     answered = np.array([[True, True], [True, False]])  # 4 is not there yet
     platform.show(state, slates, answered, np.array([True, True]))
     assert platform.shown_popular[:, 0].tolist() == [[True, False], [False, False]]
-    assert platform.ages[:, 0].tolist() == [[1, 1], [1, -1]]
+    assert platform.ages(both, slates[:, None])[:, 0].tolist() == [[1, 1], [1, -1]]
     state.steps[0] = 2
     platform.show(state, np.array([[2, 3], [0, 0]]), np.ones((2, 2), bool), np.array([True, False]))
     assert platform.shown_popular[0, 1].tolist() == [False, False]
@@ -250,6 +250,42 @@ def test_snapshots_go_on_as_if_nothing_had_been(small, action: str) -> None:
         other.restore(snapshot)
 
 
+def test_bits_are_those_of_the_day_that_is_restored(small) -> None:
+    batch = begun(small, observation_type="dict", action_type="slate")
+    platform = batch.platform
+    first, snapshot = batch.observe(), batch.snapshot()
+    play(batch, np.random.default_rng(1), 9)
+    assert platform.day > 1
+    later = batch.observe()
+    for name, flags in (("available", platform.available), ("popular", platform.popular)):
+        assert (later[name] == bits.pack(flags[None])).all()
+        assert (later[name] != first[name]).any()
+    batch.restore(snapshot)
+    assert_the_same(batch.observe(), first)
+
+
+def test_infos_of_slots_on_two_days(small) -> None:
+    """Those that end when a day does begin on the next; the others' step was on the day before."""
+    options = OPTIONS | {"dataset": small, "action_type": "slate"}
+    envs = gym.make_vec("KuaiRec-Dynamic-v0", N, autoreset_mode="SameStep", **options)
+    envs.reset(seed=3)
+    envs.action_space.seed(3)
+    batch, mixed = envs.unwrapped.batch, 0
+    before = batch.platform.available
+    for _ in range(40):
+        *_, infos = envs.step(envs.action_space.sample())
+        today, day = batch.platform.available, batch.platform.day
+        ended = infos.get("_final_info", np.zeros(N, dtype=bool))
+        mixed += len(np.unique(infos["day"])) > 1
+        for slot in range(N):
+            assert (infos["available"][slot] == (today if ended[slot] else before)).all()
+            assert not ended[slot] or infos["day"][slot] == day
+        if ended.any():
+            assert (infos["final_info"]["available"][ended] == before).all()
+        before = today
+    assert mixed
+
+
 def test_snapshots_do_not_ask_whose_day_their_groups_are(small) -> None:
     batch = begun(small, target=(0.7, 0.3))
     first = batch.snapshot()
@@ -275,6 +311,8 @@ def test_copies_and_pickles_go_on_alike(small, action: str) -> None:
         assert_the_same(play(other, np.random.default_rng(2), 12), expected)
         assert other.platform.today == day
         assert_the_same(other.core.rules.labels, other.platform.labels)
+        for array in (other.core.rules.labels, other.core.rules.target):
+            assert not array.flags.writeable  # or compiled code would be compiled again
 
 
 def test_a_day_is_no_other_option(small) -> None:

@@ -883,15 +883,14 @@ def test_rankings_agree(seed: int, n: int, k: int, more: int, values: int, hides
 @given(SEEDS, FEW, FEW, FEW)
 def test_exposures_agree(seed: int, n: int, k: int, longest: int) -> None:
     rng = np.random.default_rng(seed)
-    shape, born = (n, longest, k), rng.integers(0, 9, 20)
     counts, steps = rng.integers(0, 5, 20), rng.integers(1, longest + 1, n)
     slates, answered = rng.integers(0, 20, (n, k)), rng.random((n, k)) < 0.7
     popular, slots = rng.random(20) < 0.2, rng.random(n) < 0.8
     answered &= slots[:, None]
     results = []
     for engine in ENGINES:
-        before = counts.copy(), np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int16)
-        exposures = Exposures(born, popular, *before)
+        records = np.zeros((n, longest, k), dtype=bool), np.zeros((n, longest), dtype=np.int16)
+        exposures = Exposures(popular, counts.copy(), *records)
         engine.count_exposures(exposures, 9, steps, slates, answered, slots)
         results.append(exposures)
     for name, first in results[0]._asdict().items():
@@ -899,9 +898,9 @@ def test_exposures_agree(seed: int, n: int, k: int, longest: int) -> None:
     assert (results[0].counts - counts == np.bincount(slates[answered], minlength=20)).all()
     for row in np.flatnonzero(slots):
         latest = row, steps[row] - 1
-        assert (results[0].ages[latest] == 9 - born[slates[row]]).all()
+        assert results[0].step_days[latest] == 9
         assert (results[0].shown_popular[latest] == popular[slates[row]]).all()
-    assert not results[0].ages[~slots].any()
+    assert not results[0].step_days[~slots].any()
 
 
 def test_every_function_of_an_engine_is_compared() -> None:
