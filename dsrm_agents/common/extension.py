@@ -42,7 +42,8 @@ def extend(
 
     All weights, the optimiser and the counts of steps are taken over. Earlier items keep rows,
     scales and semantic ids to the last bit: while no new item may be shown, slates have the
-    probabilities that they had. Groups are those of the new environment.
+    probabilities that they had, as far as groups and exposures, which are those of the new
+    environment, are the same.
 
     New rows come from the catalogue of the new environment. A catalogue that is fitted anew is
     centred anew and has other units, and its axes may turn or change signs; observed states turn
