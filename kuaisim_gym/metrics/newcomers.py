@@ -82,7 +82,9 @@ def summarise_newcomers(sessions: Sessions, timetable: Timetable) -> dict[str, f
     first = np.full(len(timetable.born), np.inf)
     np.minimum.at(first, shown.item, shown.age)
     days = np.unique(shown.day)
-    there = (timetable.born >= 1) & (timetable.born <= days[-1]) & (timetable.gone > days[0])
+    born, gone = timetable.born, timetable.gone
+    # An item whose provider left before never comes.
+    there = (born >= 1) & (born <= days[-1]) & (gone > days[0]) & (gone > born)
     seen = np.isfinite(first[there])
     return {
         "new_share": float(shown.new.mean()),
