@@ -71,7 +71,7 @@ def check_within(name: str, value: object, interval: str) -> float:
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
     if is_number(value) or value == math.inf:
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
         above = low <= number if interval[0] == "[" else low < number
         if above and (number <= high if interval[-1] == "]" else number < high):
             return number

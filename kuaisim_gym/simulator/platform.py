@@ -122,7 +122,7 @@ class Platform:
         """When items are there, as far as no more providers leave."""
         if self.providers is None:
             return self._timetable
-        return replace(self._timetable, gone=self.providers.gone)
+        return replace(self._timetable, gone=self.providers.ends)
 
     @property
     def available(self) -> BoolArray:

@@ -71,11 +71,10 @@ class Providers:
     exponent: float = 3.49
 
     def __post_init__(self) -> None:
-        if not isinstance(self.target, (str, tuple)):
-            _check_shares(self.target)
-            object.__setattr__(self, "target", tuple(self.target.items()))  # can be hashed
-        elif isinstance(self.target, str):
+        if isinstance(self.target, str):
             check_choice("providers.target", self.target, TARGETS)
+        else:
+            object.__setattr__(self, "target", _pairs(self.target))  # a mapping has no hash
         if self.leave_below is not None:
             check_within("providers.leave_below", self.leave_below, "(0, 1]")
         check_within("providers.promised", self.promised, "(0, 1]")
@@ -193,7 +192,7 @@ class ProviderLedger:
     ) -> None:
         self.names, self.labels = ownership.names, ownership.labels
         self._settings, self._shares = ownership.settings, ownership.shares
-        self._born, self._gone = timetable.born, timetable.gone
+        self._born, self._ends = timetable.born, timetable.gone
         self._days, self._slate_size, self._today = days, slate_size, exposures
         n = len(self.names)
         order = np.argsort(self.labels, kind="stable")
@@ -228,12 +227,12 @@ class ProviderLedger:
         return _read_only(self._until < _NEVER)
 
     @property
-    def gone(self) -> CountArray:
+    def ends(self) -> CountArray:
         """(n_items,) int64: the day from which on each item is no longer there, as things stand.
 
         Items of providers who left before can be gone before they are born.
         """
-        return np.minimum(self._gone, self._until[self.labels])
+        return np.minimum(self._ends, self._until[self.labels])
 
     @property
     def days(self) -> ProviderDays:
@@ -317,7 +316,7 @@ class ProviderLedger:
         """(D,) int64: how many of some items are there on a day and on each one after."""
         n_days = self._days[1] - day + 1
         first = np.clip(self._born[items] - day, 0, n_days)
-        end = np.clip(self._gone[items] - day, first, n_days)
+        end = np.clip(self._ends[items] - day, first, n_days)
         births = np.bincount(first, minlength=n_days + 1)
         departures = np.bincount(end, minlength=n_days + 1)
         return np.asarray((births - departures).cumsum()[:-1])
@@ -349,15 +348,19 @@ def _shares(
     return shares
 
 
-def _check_shares(target: object) -> None:
-    """Checks a target by name."""
-    shares = list(target.values()) if isinstance(target, Mapping) else []
-    numbers = bool(shares) and all(is_number(share) and share >= 0 for share in shares)
-    if not numbers or not 0.0 < sum(shares) <= 1.0 + SLACK:
+def _pairs(target: object) -> tuple[tuple[str, float], ...]:
+    """Names and shares of a target by name, which are checked, as pairs."""
+    try:
+        shares = dict(target)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        shares = {}
+    numbers = bool(shares) and all(is_number(share) and share >= 0 for share in shares.values())
+    if not numbers or not 0.0 < sum(shares.values()) <= 1.0 + SLACK:
         raise ConfigError(
             f"providers.target must be one of {list(TARGETS)}, or shares by name of at least 0 "
             f"that sum to at most 1, got {target!r}."
         )
+    return tuple((name, float(share)) for name, share in shares.items())
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
