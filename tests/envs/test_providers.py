@@ -152,6 +152,28 @@ def test_days_without_items_or_exposures_do_not_count() -> None:
     days.show((0, 1), (0, 1))
     days.platform.arrive(days.state, np.array([0, 1]))
     assert days.platform.day == 4 and days.left == ""
+    # A day without exposures neither ends a row nor adds to it.
+    days = Days(
+        Timetable(np.zeros(3, dtype=int), np.full(3, 9)), [0, 0, 1], patience=2, leave_below=0.5
+    )
+    days.show((0, 1), (0, 1))
+    days.platform.arrive(days.state, np.array([0, 1]))
+    assert days.platform.day == 3 and days.left == ""
+    days.show((0, 1), (0, 1))
+    assert days.platform.day == 4 and days.left == "B"
+
+
+def test_a_snapshot_knows_who_was_neglected() -> None:
+    days, later = (
+        Days(
+            Timetable(np.zeros(3, dtype=int), np.full(3, 9)), [0, 0, 1], patience=2, leave_below=0.5
+        )
+        for _ in range(2)
+    )
+    days.show((0, 1), (0, 1))
+    later.platform.restore(days.platform.snapshot())
+    later.show((0, 1), (0, 1))
+    assert later.platform.day == 3 and later.left == "B"
 
 
 def test_the_last_providers_stay() -> None:
@@ -166,6 +188,12 @@ def test_the_last_providers_stay() -> None:
     days = Days(table, [0, 1, 2], leave_below=0.9, patience=1)
     days.show((0, 1), (0, 1))
     assert days.left == "" and days.items == [0, 1, 2]
+    # Nor while B's item has not come.
+    days = Days(
+        Timetable(np.array([0, 3, 0]), np.full(3, 9)), [0, 1, 2], leave_below=0.9, patience=1
+    )
+    days.show((0, 0), (0, 0))
+    assert days.left == "" and days.items == [0, 2]
 
 
 def test_who_got_least_of_what_is_due_leaves_first() -> None:
