@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,46 @@ def is_number(value: object) -> TypeGuard[float]:
     if isinstance(value, int):  # which can be larger than any float
         return abs(value) <= sys.float_info.max
     return math.isfinite(value)
+
+
+def check_within(name: str, value: object, interval: str) -> float:
+    """Returns a number if it lies in an interval.
+
+    Args:
+        name: Its name, for the error.
+        value: The number; infinity is one.
+        interval: Such as ``"(0, 1]"``, of which a round bracket leaves the end out.
+
+    Raises:
+        ConfigError: It is no number, or lies outside.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    if is_number(value) or value == math.inf:
+        number = float(value)
+        above = low <= number if interval[0] == "[" else low < number
+        if above and (number <= high if interval[-1] == "]" else number < high):
+            return number
+    raise ConfigError(f"{name} must be a number in {interval}, got {value!r}.")
+
+
+def check_fields(name: str, value: object, kind: type[Any]) -> dict[str, Any]:
+    """Returns a mapping of fields of a dataclass as a dict.
+
+    Args:
+        name: Name of the option that holds it, for errors.
+        value: The mapping.
+        kind: The dataclass.
+
+    Raises:
+        ConfigError: It is no mapping, or the dataclass has no such field.
+    """
+    names = [field.name for field in fields(kind)]
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name} must be a mapping of some of {names}, got {value!r}.")
+    for key in value:
+        if key not in names:
+            raise unknown_option(f"A field of {name}", key, names)
+    return dict(value)
 
 
 def plain_number(value: float) -> float:

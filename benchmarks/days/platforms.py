@@ -124,9 +124,9 @@ def mean_reward(policy: Any, env: VecEnv, stock: NDArray[np.int64], steps: int) 
     n_items = len(platform.timetable.born)
     gone = np.zeros(n_items, dtype=np.int64)
     gone[stock] = _NEVER
-    platform.timetable = Timetable(np.zeros(n_items, dtype=np.int64), gone)
+    platform.reschedule(Timetable(np.zeros(n_items, dtype=np.int64), gone))
     masked = wants_masks(policy)
-    env.seed(0)  # which opens the platform anew
+    env.seed(0)
     observation, state = env.reset(), None
     starts, rewards = np.ones(env.num_envs, dtype=bool), []
     for _ in range(check_whole("steps", steps, 1)):

@@ -62,6 +62,17 @@ class Composition:
         """
         return None
 
+    def adjusted(self, scores: FloatArray) -> FloatArray:
+        """Scores by which the items of the next slates are the best.
+
+        Args:
+            scores: (N, n_items) float32.
+
+        Returns:
+            Likewise; the same, but for compositions that serve providers.
+        """
+        return scores
+
 
 class Quota(Composition):
     """Numbers that are due to the groups: half popular, by default.
@@ -97,6 +108,41 @@ class Quota(Composition):
     def __call__(self, scores: FloatArray) -> CountArray:
         last = len(self.schedule) - 1
         return self.schedule[np.minimum(self.batch.core.state.steps, last)]
+
+
+class ProviderControl(Quota):
+    """A quota whose items are raised as far as their providers are behind what is due to them.
+
+    Proportional control as of FairCo (Morik et al., SIGIR 2020): a score grows by :attr:`gain`
+    standard deviations of the session's scores of today's items for each exposure that is owed to
+    the provider. Deviations: FairCo counts from the group that is furthest ahead, here from what is
+    due, and providers who have it compete by their scores alone; one more exposure is owed than is
+    due, because control stops short of its aim.
+
+    Attributes:
+        gain: Standard deviations for each exposure that is owed.
+
+    Raises:
+        ConfigError: As for the base class, or nothing is due to providers.
+    """
+
+    gain: ClassVar[float] = 0.25
+
+    def __init__(self, batch: SessionBatch) -> None:
+        super().__init__(batch)
+        if batch.core.platform is None or batch.core.platform.providers is None:
+            raise ConfigError(
+                "A row with +providers serves those to whom exposure is due, and here it is to "
+                'nobody: make the environment with catalogue={"providers": {...}}.'
+            )
+        self._platform, self._providers = batch.core.platform, batch.core.platform.providers
+
+    def adjusted(self, scores: FloatArray) -> FloatArray:
+        due, counts = self._providers.due, self._providers.exposures
+        owed = np.where(due > 0, np.maximum(due * counts.sum() + 1.0 - counts, 0.0), 0.0)
+        spread = scores[:, self._platform.available].std(axis=1, keepdims=True)
+        raised = scores + self.gain * spread * owed[self._providers.labels]
+        return np.asarray(raised, dtype=np.float32)
 
 
 class InBand(Composition):
@@ -185,6 +231,7 @@ class BalancedBand(PlannedBand):
 COMPOSITIONS: dict[str, type[Composition]] = {
     "": Composition,
     "+quota": Quota,
+    "+providers": ProviderControl,
     "+band": InBand,
     "+balanced-band": BalancedBand,
     "+planned-band": PlannedBand,

@@ -8,6 +8,7 @@ slates:
 * no suffix: the best items of any group;
 * ``+quota``: K/2 popular and K/2 long-tail items, or as other groups are due, over two slates where
   K is odd; with even K and the default window no step is ever penalised;
+* ``+providers``: the same, items of providers who are behind what is due to them being raised;
 * ``+band``: the best slate of those that cost no penalty, 4 to 6 popular items of 10 by default;
 * ``+balanced-band``: such slates, half of whose items are popular over the session;
 * ``+planned-band``: such slates that make the longest session.

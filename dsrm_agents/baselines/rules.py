@@ -44,4 +44,5 @@ class RuleAgent(StatelessAgent):
 
     def chosen(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """(N, K) item positions by (N, n_items) float32 scores."""
+        scores = self.composition.adjusted(scores)
         return best_slates(self.batch, scores, self.composition(scores))

@@ -46,6 +46,7 @@ from kuaisim_gym.metrics import (
 )
 from kuaisim_gym.metrics.exposure import popular_flags
 from kuaisim_gym.metrics.newcomers import summarise_newcomers
+from kuaisim_gym.metrics.providers import summarise_providers
 from kuaisim_gym.metrics.summaries import session_metrics
 from kuaisim_gym.observation import (
     Observation,
@@ -62,6 +63,7 @@ from kuaisim_gym.simulator.groups import POPULARITY, Groups, GroupSpec, TargetSp
 from kuaisim_gym.simulator.lifecycle import Lifecycle, before_first_day
 from kuaisim_gym.simulator.platform import Platform
 from kuaisim_gym.simulator.pools import find_pools
+from kuaisim_gym.simulator.providers import find_ownership
 from kuaisim_gym.simulator.rules import OwnRule, OwnRules, RuleWorld, find_reward
 from kuaisim_gym.snapshots import Snapshot, check_alike, of_settings, under, within
 
@@ -245,9 +247,10 @@ class SessionBatch:
         if lifecycle is None:
             return None
         self.dataset, timetable = before_first_day(self.dataset, lifecycle)
-        known = load_catalogue(self.dataset)
+        known, providers = load_catalogue(self.dataset), lifecycle.providers
+        ownership = find_ownership(self.dataset, providers, lifecycle.seed) if providers else None
         counter = find_engine(engine)
-        return Platform(timetable, lifecycle, known, n_sessions, self.config, counter)
+        return Platform(timetable, lifecycle, known, n_sessions, self.config, counter, ownership)
 
     def _make_encoder(
         self,
@@ -625,7 +628,9 @@ class SessionBatch:
         metrics = summarise(sessions, self.catalogue.popular)
         if self.platform is None:
             return metrics
-        return metrics | summarise_newcomers(sessions, self.platform.timetable)
+        metrics |= summarise_newcomers(sessions, self.platform.timetable)
+        providers = self.platform.providers
+        return metrics if providers is None else metrics | summarise_providers(providers.days)
 
     def audit(self, sessions: Sessions, **options: Any) -> Audit:
         """Audit of finished sessions of this task: how fair and how even their exposure was.

@@ -96,7 +96,9 @@ def summarise_newcomers(sessions: Sessions, timetable: Timetable) -> dict[str, f
     first = np.full(len(timetable.born), np.inf)
     np.minimum.at(first, shown.item, shown.age)
     days = np.unique(shown.day)
-    there = (timetable.born >= 1) & (timetable.born <= days[-1]) & (timetable.gone > days[0])
+    born = timetable.born
+    there = (born >= 1) & (born <= days[-1]) & (timetable.gone > days[0])
+    there &= timetable.gone > born  # the others never came: their provider had left
     seen = np.isfinite(first[there])
     return {
         "new_share": float(shown.new.mean()),

@@ -355,13 +355,13 @@ def _of_column(column: str, target: TargetSpec, dataset: Dataset) -> Groups:
             f"{column} is a column of numbers, one group a value would be many: cut it at "
             f"quantiles, such as groups={{{column!r}: (0.25, 0.5, 0.75)}}."
         )
-    codes, values = _codes(column, dataset)
+    codes, values = column_codes(column, dataset)
     present, positions = np.unique(codes, return_inverse=True)
     names = tuple(values[code] if code else MISSING for code in present.tolist())
     return _labelled(column, names, positions.reshape(-1), target)
 
 
-def _codes(column: str, dataset: Dataset) -> tuple[NDArray[np.integer], tuple[str, ...]]:
+def column_codes(column: str, dataset: Dataset) -> tuple[NDArray[np.integer], tuple[str, ...]]:
     """(n_items,) codes of a column of texts, 0 where missing, and the values behind them."""
     labels, features = dataset.item_groups, dataset.item_features
     if column in labels:
@@ -394,7 +394,7 @@ def _of_quantiles(
         values = numbers[: dataset.n_items]
         has_value = np.isfinite(values)
     else:
-        codes, texts = _codes(column, dataset)
+        codes, texts = column_codes(column, dataset)
         values, has_value = codes.astype(np.float64), codes > 0
     if not has_value.any():
         raise ConfigError(

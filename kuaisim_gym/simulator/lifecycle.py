@@ -9,7 +9,7 @@ of arrivals.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import lru_cache
 from typing import Any
@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.config import check_choice, check_whole, is_number
+from kuaisim_gym.config import check_choice, check_fields, check_whole, check_within
 from kuaisim_gym.data.dataset import Dataset
-from kuaisim_gym.errors import ConfigError, unknown_option
+from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.simulator.providers import Providers
 
 CATALOGUES = ("fixed", "dynamic")
 DATES = "dates"
 _FOR_EVER = 2**31
 _LAST_DAY = 2**15 - 1  # ages of items are 16-bit numbers
+_STREAM = 2  # of the seed, for trials; others are the timetable's and the providers'
 _USUAL_DATES = "upload_dt"  # KuaiRand's day of arrival
 
 DayArray = NDArray[np.int64]
@@ -51,7 +53,10 @@ class Lifecycle:
             ``"upload_dt"`` where there is one, else a random order.
         trials: Rows of each newcomer that the log has already: the platform tries every item on so
             many users before all others can see it. 0 where nobody has logged newcomers.
-        seed: Seed of the timetable, and of the trials.
+        seed: Seed of the timetable, of the trials, and of providers that are drawn.
+        providers: Exposure that is due to providers of items, and when they leave, or a mapping of
+            fields of :class:`~kuaisim_gym.simulator.providers.Providers`; ``None`` for no such
+            rule.
 
     Raises:
         ConfigError: A value is out of range.
@@ -66,6 +71,7 @@ class Lifecycle:
     dates: str | None = None
     trials: int = 0
     seed: int = 0
+    providers: Providers | None = None
 
     def __post_init__(self) -> None:
         days = tuple(self.days) if isinstance(self.days, Sequence) else ()
@@ -78,16 +84,16 @@ class Lifecycle:
         object.__setattr__(self, "days", (first, last))
         if self.sessions_per_day is not None:
             check_whole("sessions_per_day", self.sessions_per_day, 1)
-        _check_within("initial", self.initial, "(0, 1]", 0.0 < _number(self.initial) <= 1.0)
-        _check_within("lifetime", self.lifetime, "(0, inf]", _number(self.lifetime) > 0.0)
-        _check_within("memory", self.memory, "[0, 1)", 0.0 <= _number(self.memory) < 1.0)
+        check_within("initial", self.initial, "(0, 1]")
+        check_within("lifetime", self.lifetime, "(0, inf]")
+        check_within("memory", self.memory, "[0, 1)")
         if isinstance(self.arrivals, str):
             check_choice("arrivals", self.arrivals, (DATES,))
         elif self.arrivals is not None:
-            finite = 0.0 < _number(self.arrivals) < np.inf
-            _check_within("arrivals", self.arrivals, "(0, inf)", finite)
+            check_within("arrivals", self.arrivals, "(0, inf)")
         check_whole("trials", self.trials, 0)
         check_whole("seed", self.seed, 0)
+        object.__setattr__(self, "providers", Providers.of(self.providers))
 
     @classmethod
     def of(cls, catalogue: str | Mapping[str, Any] | Lifecycle) -> Lifecycle | None:
@@ -106,18 +112,16 @@ class Lifecycle:
         if isinstance(catalogue, cls):
             return catalogue
         if isinstance(catalogue, Mapping):
-            names = [field.name for field in fields(cls)]
-            for name in catalogue:
-                if name not in names:
-                    raise unknown_option("A field of catalogue", name, names)
-            return cls(**catalogue)
+            return cls(**check_fields("catalogue", catalogue, cls))
         check_choice("catalogue", str(catalogue), CATALOGUES)
         return cls() if catalogue == "dynamic" else None
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The fields by name, as JSON holds them."""
-        return asdict(self) | {"days": list(self.days)}
+        """The fields by name, as JSON holds them; without providers where there are none."""
+        settings = asdict(self) | {"days": list(self.days)}
+        del settings["providers"]
+        return settings | ({} if self.providers is None else {"providers": self.providers.settings})
 
 
 @dataclass(frozen=True, eq=False)
@@ -221,7 +225,7 @@ def before_first_day(dataset: Dataset, lifecycle: Lifecycle) -> tuple[Dataset, T
 def _trials(dataset: Dataset, lifecycle: Lifecycle) -> NDArray[np.bool_]:
     """(n_rows,) bool: as many random rows of each item's log as there are trials."""
     items = dataset.log.items
-    lots = np.random.default_rng([lifecycle.seed, 1]).random(len(items))
+    lots = np.random.default_rng((lifecycle.seed, _STREAM)).random(len(items))
     order = np.lexsort((lots, items))
     firsts = np.searchsorted(items[order], items[order])
     tried = np.empty(len(items), dtype=bool)
@@ -255,14 +259,3 @@ def _dates(dataset: Dataset, column: str | None) -> DayArray | None:
 def _days(times: NDArray[np.float64]) -> DayArray:
     """The days that times after the start fall on, the first being 1."""
     return np.minimum(np.floor(times) + 1.0, _FOR_EVER).astype(np.int64)
-
-
-def _number(value: object) -> float:
-    """The value as a float, NaN if it is no number."""
-    number = is_number(value) or value == np.inf
-    return float(value) if number else np.nan  # type: ignore[arg-type]
-
-
-def _check_within(name: str, value: object, interval: str, within: bool) -> None:
-    if not within:
-        raise ConfigError(f"{name} must be a number in {interval}, got {value!r}.")

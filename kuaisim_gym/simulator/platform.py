@@ -23,7 +23,8 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.groups import Groups
 from kuaisim_gym.simulator.lifecycle import Lifecycle, Timetable
-from kuaisim_gym.snapshots import Snapshot
+from kuaisim_gym.simulator.providers import Ownership, ProviderLedger
+from kuaisim_gym.snapshots import Snapshot, under
 
 _SESSIONS_PER_DAY = 256
 _PER_EXPOSURE = 1e9  # shares of exposures as whole numbers, in which a catalogue counts
@@ -39,10 +40,11 @@ class Platform:
         n_sessions: N, sessions that are played at once.
         config: Their rules: slates of K items, T steps at most.
         engine: Counts exposures.
+        ownership: Providers of the items; ``None`` where nobody asks for them.
 
     Attributes:
-        timetable: When items are there.
         lifecycle: Days and memory.
+        providers: Their due shares, their exposures, and who has left; or ``None``.
         sessions_per_day: Sessions that begin in a day.
         popular: (n_items,) bool, today's popular group: the fifth of today's items with the largest
             share of the exposures, ties by position. Changed in place.
@@ -64,9 +66,10 @@ class Platform:
         n_sessions: int,
         config: SessionConfig,
         engine: Engine,
+        ownership: Ownership | None = None,
     ) -> None:
         self._engine = engine
-        self.timetable, self.lifecycle, self._catalogue = timetable, lifecycle, catalogue
+        self._timetable, self.lifecycle, self._catalogue = timetable, lifecycle, catalogue
         usual = max(_SESSIONS_PER_DAY, n_sessions)
         self.sessions_per_day = lifecycle.sessions_per_day or usual
         if self.sessions_per_day < n_sessions:
@@ -80,6 +83,7 @@ class Platform:
                 "catalogue that changes."
             )
         shape = (n_sessions, config.longest, config.slate_size)
+        self._slate_size = config.slate_size
         _check_stock(timetable, lifecycle, config.slate_size)
         n_items = catalogue.n_items
         self._clock: NDArray[np.int64] = np.zeros(3, dtype=np.int64)  # day, its sessions, openings
@@ -95,6 +99,11 @@ class Platform:
         self.step_days: NDArray[np.int16] = np.zeros(shape[:2], dtype=np.int16)
         self._bits: dict[str, NDArray[np.uint8]] | None = None
         self._exposures = Exposures(self.popular, self._today, self.shown_popular, self.step_days)
+        self.providers: ProviderLedger | None = None
+        if ownership is not None:
+            self.providers = ProviderLedger(
+                ownership, timetable, lifecycle.days, self._today, config.slate_size
+            )
         self.open()
 
     @property
@@ -106,6 +115,13 @@ class Platform:
     def today(self) -> tuple[int, int]:
         """Times that the platform has opened, and the day: another pair is another day."""
         return int(self._clock[2]), self.day
+
+    @property
+    def timetable(self) -> Timetable:
+        """When items are there, as far as no more providers leave."""
+        if self.providers is None:
+            return self._timetable
+        return replace(self._timetable, gone=self.providers.ends)
 
     @property
     def available(self) -> BoolArray:
@@ -137,13 +153,35 @@ class Platform:
         # The very array: a view would be an array of its own in copies and pickles.
         return replace(groups, labels=self.labels, change=True)
 
-    def open(self) -> None:
-        """Begins the first day: popularity is the log's."""
+    def open(self, again: bool = False) -> None:
+        """Begins the first day: popularity is the log's, and all providers are there.
+
+        Args:
+            again: Whether the last day is over, so that providers' days stay on record.
+        """
+        if self.providers is not None:
+            self.providers.open(again)
         self._clock[:] = self.lifecycle.days[0], 0, self._clock[2] + 1
         counts = np.where(self.available, self._catalogue.exposures, 0)
         self.shares[:] = counts / max(counts.sum(), 1)
         self._today[:] = 0
         self._describe_day()
+
+    def reschedule(self, timetable: Timetable) -> None:
+        """Opens anew, with other days on which the same items are there.
+
+        Args:
+            timetable: The days.
+
+        Raises:
+            ConfigError: A day has too few items, or there are accounts of providers, which are of
+                the first timetable.
+        """
+        if self.providers is not None:
+            raise ConfigError("A platform with accounts of providers cannot be rescheduled.")
+        _check_stock(timetable, self.lifecycle, self._slate_size)
+        self._timetable = timetable
+        self.open()
 
     def arrive(self, state: SessionState, rows: NDArray[np.int64]) -> None:
         """Lets users arrive in some slots; a new day may begin before.
@@ -176,7 +214,7 @@ class Platform:
             (n, T, K) int16, -1 where no item is; items that are there from the start were born on
             day 0.
         """
-        ages = self.step_days[rows, :, None] - self.timetable.born[slates]
+        ages = self.step_days[rows, :, None] - self._timetable.born[slates]
         return np.where(slates >= 0, ages, -1).astype(np.int16)
 
     def show(
@@ -214,6 +252,7 @@ class Platform:
             self.labels.setflags(write=False)
 
     def _changing(self) -> dict[str, NDArray[Any]]:
+        accounts = {} if self.providers is None else self.providers.changing()
         return {
             "clock": self._clock,
             "shares": self.shares,
@@ -224,11 +263,14 @@ class Platform:
             "seen": self._seen,
             "shown_popular": self.shown_popular,
             "step_days": self.step_days,
+            **under("providers", accounts),
         }
 
     def _next_day(self) -> None:
+        if self.providers is not None:
+            self.providers.end_day(self.day)
         if self.day == self.lifecycle.days[1]:
-            self.open()
+            self.open(again=True)
             return
         if total := int(self._today.sum()):
             memory = self.lifecycle.memory
@@ -241,6 +283,8 @@ class Platform:
     def _describe_day(self) -> None:
         """Works out who is there, and who is popular."""
         there, self._bits = self.available, None
+        if self.providers is not None:
+            self.providers.begin_day(there)
         self.hidden[:] = bits.pack(~there[None])[0]
         self.shares[~there] = 0.0  # an item that left does not come back
         self.popular[:] = False
