@@ -97,6 +97,6 @@ class ExploringFilter(RuleAgent):
         np.add.at(self._evidence, slates, evidence + information * offset)
 
     def _platform(self) -> int:
-        """How often the platform has opened; the same for ever where the catalogue is fixed."""
+        """Number of times that the platform has opened; 0 where the catalogue is fixed."""
         platform = self.batch.platform
         return 0 if platform is None else platform.today[0]
