@@ -11,6 +11,7 @@ from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from . import cost, exposure, halves, labels, paper, stability, tuning
+from .days import report as days
 from .estimates import phase
 from .estimates import report as estimates
 from .page import page_of, runs_of
@@ -30,6 +31,7 @@ PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summ
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
     ("The cost of balance", cost.STUDY, cost.read_studies, cost.CostStudy.markdown),
+    ("Catalogues that change", days.STUDY, days.read_studies, days.markdown),
     ("State estimates", estimates.STUDY, estimates.read_studies, estimates.markdown),
     ("Worlds in which a state matters", phase.STUDY, phase.read_studies, phase.markdown),
     ("Halves of real users", halves.STUDY, halves.read_studies, halves.HalfStudy.markdown),

@@ -23,7 +23,7 @@ _NEVER = 2**31
 
 
 class PlayedDays(NamedTuple):
-    """What a policy did on the days of a platform.
+    """Sessions of a policy on the days of a platform.
 
     Attributes:
         sessions: All S sessions that began on these days, in the order of their ends.

@@ -63,7 +63,7 @@ class Days(NamedTuple):
         return f"{self.world.slug}_trials{self.trials}"
 
     def played(self, agent: str, mode: str) -> dict[int, Result]:
-        """What an agent did in a mode, by seed; empty if it has none."""
+        """Measures of an agent in a mode, by seed; empty if it has none."""
         runs = self.agents[agent].items()
         return {seed: run[mode] for seed, run in runs if mode in run}
 
@@ -159,7 +159,7 @@ def markdown(results: list[Result]) -> str:
 
 
 def tables(days: Days) -> str:
-    """What agents earn after training, what they are worth on new items, and whom they show."""
+    """Tables of one world: reward after training, leads on new items, and concentration."""
     note = (
         f"± is a 95 % interval over seeds. {days.note}. New items: share of exposures that items "
         "of at most three days had. First shown: days from a newcomer's birth to its first "

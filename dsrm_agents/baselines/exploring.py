@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from dsrm_agents.baselines.bands import Composition
-from dsrm_agents.baselines.rules import RuleAgent
+from dsrm_agents.baselines.slates import best_slates
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.randomness import POLICY_STREAM, uniform
 
@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float32]
 _LEAST_VARIANCE = 1e-6  # of an item's score before any answer
 
 
-class ExploringFilter(RuleAgent):
+class ExploringFilter:
     """Shows the best items by scores that are drawn from what is known of users and items.
 
     An item's score for a user is the posterior mean of the user's preference, as of the row
@@ -36,12 +36,12 @@ class ExploringFilter(RuleAgent):
     next by the time that the policy is asked again.
 
     Args:
-        batch: Sessions to act in.
+        batch: Sessions to act in, before their first step.
         composition: Numbers of items of each group in a slate.
     """
 
     def __init__(self, batch: SessionBatch, composition: Composition) -> None:
-        super().__init__(batch, composition)
+        self.batch, self.composition = batch, composition
         self._model = batch.belief().model  # from the sessions' start
         n_items = batch.catalogue.n_items
         self._prior = 1.0 / np.maximum(self._model.variance[:n_items], _LEAST_VARIANCE)
@@ -55,21 +55,35 @@ class ExploringFilter(RuleAgent):
         """(n_items,) posterior means and variances of the items' offsets."""
         return self._evidence / self._precision, 1.0 / self._precision
 
-    def bound_to(self, batch: SessionBatch) -> ExploringFilter:
-        return ExploringFilter(batch, type(self.composition)(batch))
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Learns from the last answers, and shows the best items by drawn scores.
 
-    def slates(self, observation: Any) -> NDArray[np.int64]:
+        Args:
+            observation: Not read.
+            state: Not used.
+            episode_start: Not used.
+            deterministic: Not used: draws are those of the sessions' own seeds.
+
+        Returns:
+            (N, K) item positions, and no hidden state.
+        """
         self._learn()
-        slates = super().slates(observation)
-        belief, state = self.batch.belief(), self.batch.core.state
-        vectors = self._model.vectors[slates]
-        taste = np.einsum("nkd,nd->nk", vectors, belief.mean[:, 1:])
+        scores = self.composition.adjusted(self._drawn_scores())
+        slates = best_slates(self.batch, scores, self.composition(scores))
+        belief, sessions = self.batch.belief(), self.batch.core.state
+        taste = np.einsum("nkd,nd->nk", self._model.vectors[slates], belief.mean[:, 1:])
         self._shown = slates, self._model.quality[slates] + belief.mean[:, :1] + taste
-        self._session = np.stack([state.episodes, state.steps])
-        return slates
+        self._session = np.stack([sessions.episodes, sessions.steps])
+        return slates, None
 
-    def item_scores(self, observation: Any) -> FloatArray:
-        """(N, n_items) float32 drawn scores; the observation is not read."""
+    def _drawn_scores(self) -> FloatArray:
+        """(N, n_items) float32."""
         state, (mean, variance) = self.batch.core.state, self.offsets
         lots = ndtri(uniform(state.seeds, state.episodes, state.steps, len(mean), POLICY_STREAM))
         drawn = mean + np.sqrt(variance) * lots
