@@ -115,6 +115,7 @@ def run_command(
     )
 
 
+JOBS = 2  # processes of this machine where nobody says
 OF_RUN = "default: the run's"  # of options that change what a run has kept
 
 
@@ -135,8 +136,26 @@ def out_folder(text: str) -> Path:
 
 
 def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Adds the number of parallel processes."""
-    parser.add_argument("--jobs", type=count, default=2, metavar="N", help="parallel processes")
+    """Adds where studies are made, and how many at a time."""
+    add = parser.add_argument
+    add(
+        "--jobs", type=count, metavar="N",
+        help=f"parallel processes; default: {JOBS}, or as many as the cluster at --address has "
+        "room for",
+    )  # fmt: skip
+    add(
+        "--backend", choices=("local", "ray"), default="local",
+        help="processes of this machine, or workers of Ray",
+    )  # fmt: skip
+    add(
+        "--address", metavar="ADDRESS",
+        help="a running Ray cluster, as HOST:PORT, or auto for this machine's; default: one on "
+        "this machine that ends with the command",
+    )  # fmt: skip
+    add(
+        "--cpus-per-run", type=count, metavar="N",
+        help="processors that Ray reserves for each; default: its threads",
+    )  # fmt: skip
 
 
 def add_dataset(parser: argparse.ArgumentParser, kept: bool = False) -> None:
