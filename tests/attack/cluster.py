@@ -1,0 +1,248 @@
+"""A Ray cluster in a box that loses workers, nodes and drivers, and what is left of the work.
+
+Two nodes are processes of this machine, with a cache each and no folder in common with the command.
+A try holds if nothing works on for a dead driver, no finished result is made twice, and the results
+in the end are those of an undisturbed pool.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tests.attack.counts import Counts
+from tests.attack.kills import (
+    LIMIT,
+    MARK,
+    PATIENCE,
+    Process,
+    benchmarks,
+    command_line,
+    differences,
+    finish,
+    litter,
+    started,
+)
+
+SUITE = benchmarks(
+    "suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", "--episodes", "1000", "--sessions",
+    "50",
+)  # fmt: skip
+WORK = "ray::fulfil"  # command line of a process that makes a study
+LATEST = 15.0  # seconds after the first study has begun
+CPUS = 1  # of each node
+STARTS = 5  # of a node, until it is given up
+STRIKES = (
+    ("worker", signal.SIGKILL), ("node", signal.SIGKILL), ("driver", signal.SIGKILL),
+    ("driver", signal.SIGINT), ("driver", signal.SIGTERM),
+)  # fmt: skip
+KILLS = [("box", *strike) for strike in STRIKES] + [
+    ("own", *strike) for strike in STRIKES if strike[0] != "node"
+]
+
+
+class Node:
+    """A node of a Ray cluster, as processes of this machine.
+
+    Args:
+        folder: Place of its cache and working directory, which is made.
+        words: Options of ``ray start``.
+
+    Raises:
+        RuntimeError: It does not start.
+    """
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.cache, self.mark = folder / "cache", f"{folder.name}-{os.getpid()}"
+        own = {"KUAISIM_CACHE": str(self.cache), MARK: self.mark}
+        options = ["--num-cpus", str(CPUS), "--object-store-memory", str(128 << 20), "--block"]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, *options]
+        output = folder / "output"
+        for _ in range(STARTS):
+            with output.open("wb") as file:
+                self.process = subprocess.Popen(
+                    command, cwd=folder, env=os.environ | own, start_new_session=True,
+                    stdout=file, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            while self.process.poll() is None:
+                if "Ray runtime started" in output.read_text(encoding="utf-8"):
+                    return
+                time.sleep(0.2)
+            self.kill()  # Ray waits for half a minute, which a busy machine may exceed
+        raise RuntimeError(output.read_text(encoding="utf-8"))
+
+    def kill(self) -> None:
+        """Ends all its processes at once, as a power cut does."""
+        for number in marked(self.mark):
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self.process.wait()
+
+
+class Box:
+    """A cluster of a head, which drivers are connected to, and a further node.
+
+    Args:
+        folder: Place of the nodes' folders.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.nodes = folder, 0
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        self.address = f"127.0.0.1:{port}"
+        self.head = Node(folder / "head", "--head", "--port", port, "--include-dashboard", "false")
+        try:
+            self.node = self.add()
+        except BaseException:
+            self.head.kill()
+            raise
+
+    def add(self) -> Node:
+        """Starts the further node."""
+        self.nodes += 1
+        return Node(self.folder / f"node{self.nodes}", "--address", self.address)
+
+    def close(self) -> None:
+        """Ends all nodes."""
+        for node in (self.node, self.head):
+            node.kill()
+
+
+@contextmanager
+def box(folder: Path) -> Iterator[Box]:
+    """A cluster, until the block ends, which all processes started meanwhile may use."""
+    folder.mkdir(parents=True, exist_ok=True)
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    before = dict(os.environ)
+    os.environ.update(own, RAY_USAGE_STATS_ENABLED="0")
+    try:
+        cluster = Box(folder)
+        try:
+            yield cluster
+        finally:
+            cluster.close()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def marked(mark: str) -> list[int]:
+    """Numbers of the processes with a mark in their environment."""
+    word, numbers = f"{MARK}={mark}".encode(), []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if word in (folder / "environ").read_bytes().split(b"\0"):
+                numbers.append(int(folder.name))
+    return numbers
+
+
+def workers(marks: list[str]) -> list[int]:
+    """Numbers of the processes of nodes that make studies."""
+    return [
+        number for mark in marks for number in marked(mark) if command_line(number).startswith(WORK)
+    ]
+
+
+def strike(process: Process, cluster: Box | None, to: str, number: signal.Signals) -> None:
+    """Sends a signal to a worker, a node or the driver of a command that is at work."""
+    if to == "driver":
+        process.send_signal(number)
+    elif to == "node":
+        assert cluster is not None
+        cluster.node.kill()
+    else:
+        marks = [process.mark] if cluster is None else [cluster.head.mark, cluster.node.mark]
+        with suppress(ProcessLookupError, IndexError):  # all have just ended
+            os.kill(random.choice(workers(marks)), number)
+
+
+def disturbed(
+    cluster: Box | None, out: Path, moment: float, to: str, number: signal.Signals
+) -> list[str]:
+    """Strikes a suite while it works, and repeats it if it has ended.
+
+    Args:
+        cluster: The cluster of the suite; ``None`` for one that the suite starts itself.
+        out: Folder of its results.
+        moment: Seconds after its first study has begun.
+        to: ``"worker"``, ``"node"`` or ``"driver"``.
+        number: The signal.
+
+    Returns:
+        What is not as it should be; without the results, which remain to be compared.
+    """
+    words = ["--backend", "ray"]
+    words += ["--jobs", "2"] if cluster is None else ["--address", cluster.address]
+    command, faults = [*SUITE, *words], []
+    with started(command, out) as process:
+        marks = [process.mark]
+        if cluster is not None:
+            marks += [cluster.head.mark, cluster.node.mark]
+        limit = time.monotonic() + PATIENCE
+        while not workers(marks) and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.1)
+        time.sleep(moment)
+        before = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
+        strike(process, cluster, to, number)
+        status = process.wait(PATIENCE)
+        text = process.text.read_text(encoding="utf-8")
+        if to == "driver":
+            ended = time.monotonic()
+            own = [process.mark]
+            while (left := [*marked(own[0]), *workers(marks)]) and time.monotonic() - ended < LIMIT:
+                time.sleep(0.05)
+            faults += [f"lives on: {line}" for line in map(command_line, left) if line]
+            if number is not signal.SIGKILL and text.count("interrupted") != 1:
+                faults.append(f"not one line: {text[-500:]!r}")
+        elif status:
+            faults.append(f"exit status {status}: {text[-1000:]}")
+    if status:
+        finish(command, out)
+    faults += [f"{path.name} was made again" for path, changed in before.items()
+               if path.stat().st_mtime_ns != changed]  # fmt: skip
+    return faults
+
+
+def killed_clusters(n: int, seed: int) -> Counts:
+    """Disturbs n suites on Ray at random moments.
+
+    Args:
+        n: Number of suites, all of :data:`KILLS` in turns.
+        seed: Of their order and the moments.
+    """
+    rng, counts, turns = random.Random(seed), Counts(), []
+    with tempfile.TemporaryDirectory() as folder, box(Path(folder, "box")) as cluster:
+        whole = Path(folder, "whole")
+        finish([*SUITE, "--jobs", "2"], whole)
+        for number in range(n):
+            turns = turns or rng.sample(KILLS, len(KILLS))
+            of, to, sent = turns.pop()
+            moment, out = rng.uniform(0, LATEST), Path(folder, str(number))
+            faults = disturbed(cluster if of == "box" else None, out, moment, to, sent)
+            faults += [f"{name} differs" for name in differences(whole, out)]
+            faults += [f"{name} was left" for name in litter(whole, out)]
+            story = "; ".join(faults)
+            print(f"{of}, {sent.name} to the {to} at {moment:.1f} s: {story or 'held'}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+            counts.note(story and f"{of}, {sent.name} to the {to} at {moment:.1f} s: {story}")
+            if to == "node":
+                cluster.node = cluster.add()
+        caches = [node.cache for node in (cluster.head, cluster.node)]
+        if n >= len(KILLS) and not all(any(cache.glob("*.arrays")) for cache in caches):
+            counts.lost.append("a node has built nothing")
+    return counts
