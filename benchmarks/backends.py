@@ -11,7 +11,6 @@ from pathlib import Path
 from kuaisim_gym.errors import ConfigError
 
 from .cluster import Cluster
-from .commands import JOBS
 from .processes import Workers
 from .results import Result
 from .study import Backend, InProcess, Study, run_studies
@@ -34,12 +33,14 @@ def backend_of(options: argparse.Namespace) -> Callable[[], Backend]:
         if find_spec("ray") is None:
             raise ConfigError('--backend ray needs Ray: pip install "kuaisim-gym[bench,ray]".')
         cpus = options.cpus_per_run or threads
-        return partial(Cluster, options.address, options.jobs, cpus, threads)
+        # A cluster of many machines says itself how many it has room for.
+        jobs = options.jobs or (None if options.address else options.usual_jobs)
+        return partial(Cluster, options.address, jobs, cpus, threads)
     for name in ("address", "cpus_per_run"):
         if getattr(options, name) is not None:
             option = f"--{name.replace('_', '-')}"
             raise ConfigError(f"{option} is of Ray alone: add --backend ray, or leave it out.")
-    jobs = options.jobs or JOBS
+    jobs = options.jobs or options.usual_jobs
     return partial(InProcess, threads) if jobs == 1 else partial(Workers, jobs, threads)
 
 

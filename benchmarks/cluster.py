@@ -18,7 +18,6 @@ from typing import Any, Self, TypeVar
 
 from kuaisim_gym.errors import ConfigError
 
-from .commands import JOBS
 from .processes import WorkerError
 from .remote import Event, LostError, Order, RemoteStudy, fulfil
 from .study import Study
@@ -51,7 +50,7 @@ class Cluster:
         # The kernel ends what a thread has started with that thread, and Ray takes over signals if
         # the main thread starts it: another thread does, which lasts as long as the cluster.
         self._launcher = ThreadPoolExecutor(1)
-        self._launcher.submit(self._connect, address, (jobs or JOBS) * cpus).result()
+        self._launcher.submit(self._connect, address, (jobs or 1) * cpus).result()
         self.slots = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 0)) // cpus)
         if all(node["Resources"].get("CPU", 0) < cpus for node in self._ray.nodes()):
             _LOG.warning("No node of the cluster has %d CPUs: waiting for one that has.", cpus)

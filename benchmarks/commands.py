@@ -115,7 +115,6 @@ def run_command(
     )
 
 
-JOBS = 2  # processes of this machine where nobody says
 OF_RUN = "default: the run's"  # of options that change what a run has kept
 
 
@@ -135,12 +134,13 @@ def out_folder(text: str) -> Path:
     return path
 
 
-def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Adds where studies are made, and how many at a time."""
+def add_jobs(parser: argparse.ArgumentParser, usual: int = 2) -> None:
+    """Adds where studies are made, and how many at a time, ``usual`` where nobody says."""
+    parser.set_defaults(usual_jobs=usual)
     add = parser.add_argument
     add(
         "--jobs", type=count, metavar="N",
-        help=f"parallel processes; default: {JOBS}, or as many as the cluster at --address has "
+        help=f"parallel processes; default: {usual}, or as many as the cluster at --address has "
         "room for",
     )  # fmt: skip
     add(

@@ -35,12 +35,13 @@ from tests.attack.kills import (
 )
 
 SUITE = benchmarks(
-    "suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", "--episodes", "1000", "--sessions",
+    "suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", "--episodes", "500", "--sessions",
     "50",
 )  # fmt: skip
 WORK = "ray::fulfil"  # command line of a process that makes a study
-LATEST = 15.0  # seconds after the first study has begun
+LATEST = 5.0  # seconds after the first checkpoint
 CPUS = 1  # of each node
+AGENTS = ("dashboard-agent-grpc", "dashboard-agent-listen", "metrics-export", "runtime-env-agent")
 STARTS = 5  # of a node, until it is given up
 STRIKES = (
     ("worker", signal.SIGKILL), ("node", signal.SIGKILL), ("driver", signal.SIGKILL),
@@ -49,6 +50,13 @@ STRIKES = (
 KILLS = [("box", *strike) for strike in STRIKES] + [
     ("own", *strike) for strike in STRIKES if strike[0] != "node"
 ]
+
+
+def free_port() -> str:
+    """A port that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 class Node:
@@ -67,9 +75,19 @@ class Node:
         self.cache, self.mark = folder / "cache", f"{folder.name}-{os.getpid()}"
         own = {"KUAISIM_CACHE": str(self.cache), MARK: self.mark}
         options = ["--num-cpus", str(CPUS), "--object-store-memory", str(128 << 20), "--block"]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *words, *options]
         output = folder / "output"
         for _ in range(STARTS):
+            # Ray waits 15 s for each agent to name a port, and then gives the node up.
+            ports = [word for agent in AGENTS for word in (f"--{agent}-port", free_port())]
+            command = [
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "start",
+                *words,
+                *options,
+                *ports,
+            ]
             with output.open("wb") as file:
                 self.process = subprocess.Popen(
                     command, cwd=folder, env=os.environ | own, start_new_session=True,
@@ -79,7 +97,7 @@ class Node:
                 if "Ray runtime started" in output.read_text(encoding="utf-8"):
                     return
                 time.sleep(0.2)
-            self.kill()  # Ray waits for half a minute, which a busy machine may exceed
+            self.kill()  # what a busy machine did not start in time
         raise RuntimeError(output.read_text(encoding="utf-8"))
 
     def kill(self) -> None:
@@ -99,9 +117,7 @@ class Box:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.nodes = folder, 0
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.head = Node(folder / "head", "--head", "--port", port, "--include-dashboard", "false")
         try:
@@ -158,6 +174,11 @@ def workers(marks: list[str]) -> list[int]:
     ]
 
 
+def saved(out: Path) -> bool:
+    """Tells whether a study has saved anything."""
+    return any(file.suffix in (".checkpoint", ".json") for file in out.glob("*"))
+
+
 def strike(process: Process, cluster: Box | None, to: str, number: signal.Signals) -> None:
     """Sends a signal to a worker, a node or the driver of a command that is at work."""
     if to == "driver":
@@ -179,7 +200,7 @@ def disturbed(
     Args:
         cluster: The cluster of the suite; ``None`` for one that the suite starts itself.
         out: Folder of its results.
-        moment: Seconds after its first study has begun.
+        moment: Seconds after its first checkpoint.
         to: ``"worker"``, ``"node"`` or ``"driver"``.
         number: The signal.
 
@@ -194,7 +215,7 @@ def disturbed(
         if cluster is not None:
             marks += [cluster.head.mark, cluster.node.mark]
         limit = time.monotonic() + PATIENCE
-        while not workers(marks) and process.poll() is None and time.monotonic() < limit:
+        while not saved(out) and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.1)
         time.sleep(moment)
         before = {path: path.stat().st_mtime_ns for path in out.glob("*.json")}
