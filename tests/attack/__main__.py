@@ -66,7 +66,7 @@ ATTACKS = {
     "read-only": Attack("disks:read_only", 22, 22, 22, 1),
     "lives": Attack("lives:killed", 10, 20, 100, 1),
     "commands": Attack("kills:killed_commands", 38, 38, 380, 0),
-    "cluster": Attack("cluster:killed_clusters", 9, 9, 45, 0, "ray"),
+    "cluster": Attack("cluster:killed_clusters", 18, 18, 90, 0, "ray"),
     "soak": Attack("soak:soak", 1 << 20, 1, 10, 0),
 }
 

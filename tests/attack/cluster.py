@@ -18,12 +18,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 
 from tests.attack.counts import Counts
 from tests.attack.kills import (
     LIMIT,
-    MARK,
     PATIENCE,
     Process,
     benchmarks,
@@ -33,11 +33,15 @@ from tests.attack.kills import (
     litter,
     started,
 )
+from tests.attack.sleepers import GOES_ON
 
-SUITE = benchmarks(
-    "suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", "--episodes", "500", "--sessions",
-    "50",
-)  # fmt: skip
+COMMANDS = {
+    "suite": benchmarks(
+        "suite", "--agents", "a2c", "hrl", "--seeds", "11", "15", "--episodes", "500", "--sessions",
+        "50",
+    ),
+    "sleepers": [sys.executable, "-m", "tests.attack.sleepers", "--out", "{out}"],
+}  # fmt: skip
 WORK = "ray::fulfil"  # command line of a process that makes a study
 LATEST = 5.0  # seconds after the first checkpoint
 CPUS = 1  # of each node
@@ -47,8 +51,10 @@ STRIKES = (
     ("worker", signal.SIGKILL), ("node", signal.SIGKILL), ("driver", signal.SIGKILL),
     ("driver", signal.SIGINT), ("driver", signal.SIGTERM),
 )  # fmt: skip
-KILLS = [("box", *strike) for strike in STRIKES] + [
-    ("own", *strike) for strike in STRIKES if strike[0] != "node"
+KILLS = [
+    (name, of, *blow)
+    for name, of, blow in product(COMMANDS, ("box", "own"), STRIKES)
+    if blow[0] != "node" or of == "box"
 ]
 
 
@@ -72,8 +78,8 @@ class Node:
 
     def __init__(self, folder: Path, *words: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.cache, self.mark = folder / "cache", f"{folder.name}-{os.getpid()}"
-        own = {"KUAISIM_CACHE": str(self.cache), MARK: self.mark}
+        self.cache = folder / "cache"
+        own = {"KUAISIM_CACHE": str(self.cache)}
         options = ["--num-cpus", str(CPUS), "--object-store-memory", str(128 << 20), "--block"]
         output = folder / "output"
         for _ in range(STARTS):
@@ -102,7 +108,7 @@ class Node:
 
     def kill(self) -> None:
         """Ends all its processes at once, as a power cut does."""
-        for number in marked(self.mark):
+        for number in session(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
         self.process.wait()
@@ -157,26 +163,36 @@ def box(folder: Path) -> Iterator[Box]:
         os.environ.update(before)
 
 
-def marked(mark: str) -> list[int]:
-    """Numbers of the processes with a mark in their environment."""
-    word, numbers = f"{MARK}={mark}".encode(), []
+def session(leader: int) -> list[int]:
+    """Numbers of the processes of a session; those of Ray overwrite what marks them."""
+    numbers = []
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
-            if word in (folder / "environ").read_bytes().split(b"\0"):
+            fields = (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] != "Z":
                 numbers.append(int(folder.name))
     return numbers
 
 
-def workers(marks: list[str]) -> list[int]:
-    """Numbers of the processes of nodes that make studies."""
+def workers(leaders: list[int]) -> list[int]:
+    """Numbers of the processes of sessions that make studies."""
     return [
-        number for mark in marks for number in marked(mark) if command_line(number).startswith(WORK)
+        number
+        for leader in leaders
+        for number in session(leader)
+        if command_line(number).startswith(WORK)
     ]
 
 
 def saved(out: Path) -> bool:
     """Tells whether a study has saved anything."""
     return any(file.suffix in (".checkpoint", ".json") for file in out.glob("*"))
+
+
+def leaders_of(process: Process, cluster: Box | None) -> list[int]:
+    """Leaders of the sessions whose processes make the studies of a command."""
+    nodes = [] if cluster is None else [cluster.head, cluster.node]
+    return [process.pid, *(node.process.pid for node in nodes)]
 
 
 def strike(process: Process, cluster: Box | None, to: str, number: signal.Signals) -> None:
@@ -187,18 +203,18 @@ def strike(process: Process, cluster: Box | None, to: str, number: signal.Signal
         assert cluster is not None
         cluster.node.kill()
     else:
-        marks = [process.mark] if cluster is None else [cluster.head.mark, cluster.node.mark]
         with suppress(ProcessLookupError, IndexError):  # all have just ended
-            os.kill(random.choice(workers(marks)), number)
+            os.kill(random.choice(workers(leaders_of(process, cluster))), number)
 
 
 def disturbed(
-    cluster: Box | None, out: Path, moment: float, to: str, number: signal.Signals
+    name: str, cluster: Box | None, out: Path, moment: float, to: str, number: signal.Signals
 ) -> list[str]:
-    """Strikes a suite while it works, and repeats it if it has ended.
+    """Strikes a command while it works, and repeats it if it has ended.
 
     Args:
-        cluster: The cluster of the suite; ``None`` for one that the suite starts itself.
+        name: The command, of :data:`COMMANDS`.
+        cluster: The cluster that it uses; ``None`` for one that it starts itself.
         out: Folder of its results.
         moment: Seconds after its first checkpoint.
         to: ``"worker"``, ``"node"`` or ``"driver"``.
@@ -209,11 +225,9 @@ def disturbed(
     """
     words = ["--backend", "ray"]
     words += ["--jobs", "2"] if cluster is None else ["--address", cluster.address]
-    command, faults = [*SUITE, *words], []
+    command, faults = [*COMMANDS[name], *words], []
     with started(command, out) as process:
-        marks = [process.mark]
-        if cluster is not None:
-            marks += [cluster.head.mark, cluster.node.mark]
+        leaders = leaders_of(process, cluster)
         limit = time.monotonic() + PATIENCE
         while not saved(out) and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.1)
@@ -222,16 +236,18 @@ def disturbed(
         strike(process, cluster, to, number)
         status = process.wait(PATIENCE)
         text = process.text.read_text(encoding="utf-8")
-        if to == "driver":
-            ended = time.monotonic()
-            own = [process.mark]
-            while (left := [*marked(own[0]), *workers(marks)]) and time.monotonic() - ended < LIMIT:
-                time.sleep(0.05)
-            faults += [f"lives on: {line}" for line in map(command_line, left) if line]
-            if number is not signal.SIGKILL and text.count("interrupted") != 1:
-                faults.append(f"not one line: {text[-500:]!r}")
-        elif status:
-            faults.append(f"exit status {status}: {text[-1000:]}")
+        lost, resumed = (text.count(words) for words in ("has lost its worker", GOES_ON))
+        print(f"{lost} lost, {resumed} resumed", file=sys.stderr, flush=True)
+        ended = time.monotonic()
+        while (
+            left := [*session(process.pid), *workers(leaders)]
+        ) and time.monotonic() - ended < LIMIT:
+            time.sleep(0.05)
+        faults += [f"lives on: {line}" for line in map(command_line, left) if line]
+        if to != "driver":
+            faults += [f"exit status {status}: {text[-1000:]}"] if status else []
+        elif number is not signal.SIGKILL and text.count("interrupted") != 1:
+            faults.append(f"not one line: {text[-500:]!r}")
     if status:
         finish(command, out)
     faults += [f"{path.name} was made again" for path, changed in before.items()
@@ -240,27 +256,28 @@ def disturbed(
 
 
 def killed_clusters(n: int, seed: int) -> Counts:
-    """Disturbs n suites on Ray at random moments.
+    """Disturbs n commands on Ray at random moments.
 
     Args:
-        n: Number of suites, all of :data:`KILLS` in turns.
+        n: Number of commands, all of :data:`KILLS` in turns.
         seed: Of their order and the moments.
     """
     rng, counts, turns = random.Random(seed), Counts(), []
     with tempfile.TemporaryDirectory() as folder, box(Path(folder, "box")) as cluster:
-        whole = Path(folder, "whole")
-        finish([*SUITE, "--jobs", "2"], whole)
         for number in range(n):
             turns = turns or rng.sample(KILLS, len(KILLS))
-            of, to, sent = turns.pop()
-            moment, out = rng.uniform(0, LATEST), Path(folder, str(number))
-            faults = disturbed(cluster if of == "box" else None, out, moment, to, sent)
-            faults += [f"{name} differs" for name in differences(whole, out)]
-            faults += [f"{name} was left" for name in litter(whole, out)]
-            story = "; ".join(faults)
-            print(f"{of}, {sent.name} to the {to} at {moment:.1f} s: {story or 'held'}",
-                  file=sys.stderr, flush=True)  # fmt: skip
-            counts.note(story and f"{of}, {sent.name} to the {to} at {moment:.1f} s: {story}")
+            name, of, to, sent = turns.pop()
+            whole, out = Path(folder, name), Path(folder, str(number))
+            if not whole.exists():
+                finish([*COMMANDS[name], "--jobs", "2"], whole)
+            moment = rng.uniform(0, LATEST)
+            faults = disturbed(name, cluster if of == "box" else None, out, moment, to, sent)
+            faults += [f"{file} differs" for file in differences(whole, out)]
+            faults += [f"{file} was left" for file in litter(whole, out)]
+            story = f"{name}, {of}, {sent.name} to the {to} at {moment:.1f} s: "
+            story += "; ".join(faults) or "held"
+            print(story, file=sys.stderr, flush=True)
+            counts.note(story if faults else None)
             if to == "node":
                 cluster.node = cluster.add()
         caches = [node.cache for node in (cluster.head, cluster.node)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,9 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from benchmarks import backends, cluster
+from benchmarks import backends, cluster, origin, tuning
 from benchmarks.__main__ import main
+from benchmarks.agents import AGENTS
 from benchmarks.processes import WorkerError, Workers
 from benchmarks.remote import (
     LOSSES,
@@ -71,12 +73,10 @@ class Counted(Study):
 
 
 class Threads:
-    """A backend whose worker is a thread, which may be lost as those of a cluster are."""
+    """A backend whose workers are threads, which may be lost as those of a cluster are."""
 
-    slots = 1
-
-    def __init__(self, send: Send = fulfil) -> None:
-        self.send, self.threads = send, ThreadPoolExecutor(1)
+    def __init__(self, send: Send = fulfil, slots: int = 1) -> None:
+        self.send, self.slots, self.threads = send, slots, ThreadPoolExecutor(slots)
 
     def submit(self, task: Callable[[Study], T], study: Study, /) -> Future[T]:
         return self.threads.submit(task, RemoteStudy(study, self.send))
@@ -209,6 +209,26 @@ def test_a_run_and_its_agent_are_those_of_this_process(tmp_path: Path) -> None:
     assert {file.name for file in path.parent.iterdir()} == {
         file.name for file in here.parent.iterdir()
     }
+
+
+def test_a_search_makes_two_trials_at_a_time(small, tmp_path: Path, monkeypatch) -> None:
+    pair = threading.Barrier(2)
+
+    def worth(spec, dataset, fitted, users, params) -> float:
+        pair.wait(20)
+        return float(params["gamma"])
+
+    monkeypatch.setattr(origin, "shared_dataset", lambda *_: small)
+    monkeypatch.setattr(tuning, "session_length", worth)
+    spec, two = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40), partial(Threads, slots=2)
+    first = read(tuning.tune(spec, 2, tmp_path, False, two))["trials"]
+    path = tuning.tune(spec, 6, tmp_path, False, two)
+    trials = read(path)["trials"]
+    assert trials[:2] == first and len(trials) == 6
+    present = {name: AGENTS["a2c"].hyperparams[name] for name in AGENTS["a2c"].space}
+    assert [trial["params"] == present for trial in trials].count(True) == 1
+    assert len({trial["params"]["learning_rate"] for trial in trials}) == 6
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.stem}.journal"}
 
 
 def test_options_choose_the_backend(tmp_path: Path, monkeypatch, capsys) -> None:
