@@ -24,6 +24,7 @@ from .study import Study
 
 T = TypeVar("T")
 
+STARTS = 3  # of a cluster of ours, until it is given up
 STORE = 256 << 20  # bytes of shared memory of a cluster of ours: checkpoints pass through it
 
 _LOG = logging.getLogger(__name__)
@@ -47,10 +48,7 @@ class Cluster:
         self, address: str | None, jobs: int | None = None, cpus: int = 1, threads: int = 1
     ) -> None:
         self._ray: Any = import_module("ray")
-        # The kernel ends what a thread has started with that thread, and Ray takes over signals if
-        # the main thread starts it: another thread does, which lasts as long as the cluster.
-        self._launcher = ThreadPoolExecutor(1)
-        self._launcher.submit(self._connect, address, (jobs or 1) * cpus).result()
+        self._launcher = self._connected(address, (jobs or 1) * cpus)
         self.slots = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 0)) // cpus)
         if all(node["Resources"].get("CPU", 0) < cpus for node in self._ray.nodes()):
             _LOG.warning("No node of the cluster has %d CPUs: waiting for one that has.", cpus)
@@ -61,7 +59,8 @@ class Cluster:
         self._threads = threads
         self._lock, self._is_open, self._streams = Lock(), True, set[Any]()
 
-    def _connect(self, address: str | None, cpus: int) -> None:
+    def _connected(self, address: str | None, cpus: int) -> ThreadPoolExecutor:
+        """The thread that has connected this process with a cluster; its end ends one of ours."""
         options: dict[str, Any] = {"address": address}
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -73,13 +72,24 @@ class Cluster:
                 f"--address must be HOST:PORT of a cluster of which this machine is a node, got "
                 f"{address}: start the command on a node, as by `ray job submit`."
             )
-        try:
-            # Records of workers come with the study's name, by another way.
-            self._ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"No work can be given to a Ray cluster at {address or 'this machine'}: {error}"
-            ) from error
+        # Records of workers come with the study's name, by another way.
+        options |= {"log_to_driver": False, "logging_level": logging.ERROR}
+        starts = 0
+        while True:
+            # The kernel ends what a thread has started with that thread, and Ray takes over signals
+            # if the main thread starts it: another thread does.
+            launcher = ThreadPoolExecutor(1)
+            try:
+                launcher.submit(self._ray.init, **options).result()
+                return launcher
+            except Exception as error:  # which Ray raises itself
+                launcher.shutdown()
+                starts += 1  # a busy machine may not start a node in Ray's time
+                if starts == STARTS or address is not None:
+                    raise ConfigError(
+                        f"No work can be given to Ray at {address or 'this machine'}: {error}"
+                    ) from error
+                _LOG.warning("Ray has not started in time (%s): trying again.", error)
 
     def submit(self, task: Callable[[Study], T], study: Study, /) -> Future[T]:
         """Calls a function here, in a thread, with a study that a worker of the cluster makes."""
