@@ -152,6 +152,7 @@ class InProcess:
         torch.set_num_threads(threads)
 
     def submit(self, task: Callable[[Study], T], study: Study, /) -> Future[T]:
+        """Calls a function of a study at once."""
         future: Future[T] = Future()
         future.set_result(task(study))
         return future
