@@ -134,9 +134,28 @@ def out_folder(text: str) -> Path:
     return path
 
 
-def add_jobs(parser: argparse.ArgumentParser) -> None:
-    """Adds the number of parallel processes."""
-    parser.add_argument("--jobs", type=count, default=2, metavar="N", help="parallel processes")
+def add_jobs(parser: argparse.ArgumentParser, usual: int = 2) -> None:
+    """Adds where studies are made, and how many at a time, ``usual`` where nobody says."""
+    parser.set_defaults(usual_jobs=usual)
+    add = parser.add_argument
+    add(
+        "--jobs", type=count, metavar="N",
+        help=f"parallel processes; default: {usual}, or as many as the cluster at --address has "
+        "room for",
+    )  # fmt: skip
+    add(
+        "--backend", choices=("local", "ray"), default="local",
+        help="processes of this machine, or workers of Ray",
+    )  # fmt: skip
+    add(
+        "--address", metavar="ADDRESS",
+        help="a running Ray cluster, as HOST:PORT, or auto for this machine's; default: one on "
+        "this machine that ends with the command",
+    )  # fmt: skip
+    add(
+        "--cpus-per-run", type=count, metavar="N",
+        help="processors that Ray reserves for each; default: its threads",
+    )  # fmt: skip
 
 
 def add_dataset(parser: argparse.ArgumentParser, kept: bool = False) -> None:

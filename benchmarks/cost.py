@@ -26,12 +26,12 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
 
 from .agents.agent import SLATE_ACTIONS, Agent
+from .backends import results_of
 from .estimates.states import ESTIMATES, RAW, make_ready
 from .formatting import markdown_table, mean_and_ci95_by_user, section
 from .plots import save_small
 from .results import Result, in_order, read_results, world_of
 from .run import Played, Run, play
-from .study import results_of
 from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "cost"

@@ -9,6 +9,7 @@ from pathlib import Path
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym import load_dataset
 
+from .backends import backend_of
 from .commands import add_jobs, out_folder
 from .plots import plot_all
 from .results import read_results
@@ -45,7 +46,7 @@ def main(options: argparse.Namespace) -> None:
     out = options.out / time.strftime("%Y-%m-%dT%H-%M-%S")
     base = Run("random", episodes=episodes, sessions=sessions)
     runs = expand(base, AGENTS, [base.max_len], [base.seed])
-    run_studies([RunStudy(run, progress=False) for run in runs], out, options.jobs)
+    run_studies([RunStudy(run, progress=False) for run in runs], out, backend_of(options))
     results = read_results(out)
     print(markdown(results))
     print(*plot_all(results, out), sep="\n")

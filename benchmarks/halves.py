@@ -25,12 +25,12 @@ from kuaisim_gym.errors import ConfigError
 
 from . import quick
 from .agents.agent import SLATE_ACTIONS, Agent
+from .backends import results_of
 from .commands import add_jobs, add_out_or_table
 from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
 from .labels import has_labels, judge, score_of, usual
 from .results import Result, in_order, read_results, world_of
 from .run import Run, play
-from .study import results_of
 from .world_study import WorldStudy, measurement
 
 STUDY = "halves"

@@ -28,11 +28,11 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import UserRanking, rank_users
 
 from .agents import find_agent
+from .backends import results_of
 from .formatting import interval, markdown_table, mean_and_ci95, section
 from .paper import SEEDS
 from .results import Result, World, in_order, read_results, world_of
 from .run import Run, train_agent, weights_of
-from .study import results_of
 from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 
 STUDY = "labels"

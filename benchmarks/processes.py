@@ -39,6 +39,9 @@ class Workers(ProcessPoolExecutor):
         threads: Threads of torch per process, and of NumPy's linear algebra unless the environment
             (``OMP_NUM_THREADS`` and similar variables) sets them; ``None`` for their own numbers.
         tasks: Tasks after which a process is replaced by a new one; ``None`` for no limit.
+
+    Attributes:
+        slots: The processes, as of a :class:`~benchmarks.study.Backend`.
     """
 
     def __init__(self, jobs: int, threads: int | None = None, tasks: int | None = None) -> None:
@@ -55,6 +58,7 @@ class Workers(ProcessPoolExecutor):
         begin = partial(_begin, self._listening, threads)
         make = partial(super().__init__, jobs, context, begin, max_tasks_per_child=tasks)
         self._launch(make)
+        self.slots = jobs
 
     def submit(self, task: Callable[P, T], /, *args: P.args, **options: P.kwargs) -> Future[T]:
         return self._launch(partial(super().submit, task, *args, **options))

@@ -5,17 +5,19 @@ A kind of study is a subclass of :class:`Study`.
 
 from __future__ import annotations
 
-import argparse
 import glob
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -30,8 +32,9 @@ from kuaisim_gym.disk import (
 )
 from kuaisim_gym.errors import BusyError, ConfigError, StorageError
 
-from .processes import Workers
 from .results import PACKAGES, Result, commit, read_result, versions
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,17 +96,77 @@ def check_same(path: Path, header: Result, existing: Mapping[str, object]) -> No
     Raises:
         ConfigError: The file holds the result of other data or settings.
     """
-    different = [name for name in header if existing.get(name) != header[name]]
-    if different:
+    if difference := header_difference(header, existing):
         raise ConfigError(
-            f"{path} holds the result of other data or settings: wanted "
-            f"{ {name: header[name] for name in different} }, found "
-            f"{ {name: existing.get(name) for name in different} }. "
-            "Remove it or choose another folder."
+            f"{path} holds the result of other data or settings: {difference}. Remove it or choose "
+            "another folder."
         )
 
 
-def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int = 1) -> list[Path]:
+def header_difference(header: Result, existing: Mapping[str, object]) -> str:
+    """The keys of a header that differ from existing ones, in words; empty if none does."""
+    different = [name for name in header if existing.get(name) != header[name]]
+    if not different:
+        return ""
+    return (
+        f"wanted { {name: header[name] for name in different} }, found "
+        f"{ {name: existing.get(name) for name in different} }"
+    )
+
+
+class Backend(Protocol):
+    """Workers that make studies, several at a time, until its block ends.
+
+    A block that ends with an error waits for the studies that are being made; one that is
+    interrupted ends them.
+
+    Attributes:
+        slots: Studies that are made at a time.
+    """
+
+    slots: int
+
+    def submit(self, task: Callable[[Study], T], study: Study, /) -> Future[T]:
+        """Calls a function of a study whose ``make`` is the work of a worker."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+
+class InProcess:
+    """The backend without workers: this process makes one study after the other.
+
+    Args:
+        threads: Threads of torch.
+    """
+
+    slots = 1
+
+    def __init__(self, threads: int = 1) -> None:
+        torch.set_num_threads(threads)
+
+    def submit(self, task: Callable[[Study], T], study: Study, /) -> Future[T]:
+        """Calls a function of a study at once."""
+        future: Future[T] = Future()
+        future.set_result(task(study))
+        return future
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends nothing."""
+
+
+def run_studies(
+    studies: Sequence[Study], out: Path, backend: Callable[[], Backend] = InProcess
+) -> list[Path]:
     """Makes the studies whose results are missing, in order, under one progress bar.
 
     Existing files are checked before any work. After a failure no further study is started;
@@ -113,9 +176,7 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
     Args:
         studies: The studies.
         out: Folder of the result files.
-        jobs: Parallel processes; with one, this process does the work.
-        threads: Threads of torch per process, and of NumPy's linear algebra in other processes
-            unless the environment (``OMP_NUM_THREADS`` and similar variables) sets them.
+        backend: Starts the workers, if anything is missing.
 
     Returns:
         All result files, in the order of the studies.
@@ -123,7 +184,7 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
     Raises:
         ConfigError: ``out`` is a file, or holds a result of other data or settings.
         StorageError: ``out`` cannot be written.
-        WorkerError: Another process was ended from outside.
+        WorkerError: A worker was ended from outside.
     """
     missing = [study for study in studies if not _is_made(study, out)]
     skipped = len(studies) - len(missing)
@@ -131,7 +192,7 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
         for wait in (False, True):
             busy = []
             attempt = partial(_attempt, out=out, wait=wait)
-            for study, path in _attempts(missing, attempt, jobs, threads):
+            for study, path in _attempts(missing, attempt, backend):
                 if path is None:
                     busy.append(study)
                 else:
@@ -139,35 +200,6 @@ def run_studies(studies: Sequence[Study], out: Path, jobs: int = 1, threads: int
                     bar.update()
             missing = busy
     return [result_path(study, out) for study in studies]
-
-
-def results_of(
-    options: argparse.Namespace,
-    plan: Callable[[], Iterable[Study]],
-    read: Callable[[Path], list[Result]],
-    markdown: Callable[[list[Result]], str],
-) -> list[Result]:
-    """Makes the missing studies of a command and prints the tables of their folder.
-
-    Args:
-        options: With ``table``, a folder of which only the tables are printed, or else with ``out``
-            and ``jobs``.
-        plan: Makes the studies, unless only tables are printed.
-        read: Reads the results of a folder.
-        markdown: Makes their tables.
-
-    Returns:
-        The results in the folder.
-
-    Raises:
-        ConfigError: Options contradict each other, or a result has other settings.
-        DataFormatError: The folder holds no results, or results that cannot be compared.
-    """
-    if options.table is None:
-        run_studies([*plan()], options.out, options.jobs)
-    results = read(options.table or options.out)
-    print(markdown(results))
-    return results
 
 
 def run_study(study: Study, out: Path, *, wait: bool = True) -> Path:
@@ -221,9 +253,19 @@ def _claimed(study: Study, out: Path, wait: bool) -> Iterator[None]:
 
 def save(study: Study, path: Path, body: Result) -> None:
     """Writes a result under its header, with versions and commit, completely or not at all."""
-    commits = dict.fromkeys([*body.pop("commits", []), commit()])
-    origin = {"versions": versions(study.packages), "commit": ", ".join(commits)}
-    write_atomically(path, study.encode(study.header() | body | origin).encode())
+    write_atomically(path, study.encode(study.header() | signed(study, body)).encode())
+
+
+def signed(study: Study, body: Result) -> Result:
+    """A result without header, with the versions and the code that made it at its end.
+
+    A worker of another machine signs its own; nothing is added to that.
+    """
+    if "versions" in body:
+        return body
+    commits = dict.fromkeys([*body.get("commits", []), commit()])
+    rest = {name: value for name, value in body.items() if name != "commits"}
+    return rest | {"versions": versions(study.packages), "commit": ", ".join(commits)}
 
 
 def result_path(study: Study, out: Path) -> Path:
@@ -262,20 +304,19 @@ def _attempt(study: Study, out: Path, wait: bool) -> Path | None:
 
 
 def _attempts(
-    studies: Sequence[Study], attempt: Callable[[Study], Path | None], jobs: int, threads: int
+    studies: Sequence[Study],
+    attempt: Callable[[Study], Path | None],
+    start: Callable[[], Backend],
 ) -> Iterator[tuple[Study, Path | None]]:
-    """Studies and their result files as they are made, by this process or by others."""
-    if jobs == 1:
-        torch.set_num_threads(threads)
-        yield from ((study, attempt(study)) for study in studies)
-        return
+    """Studies and their result files as they are made, by the workers or by other processes."""
     if not studies:
         return
-    with Workers(jobs, threads) as workers:
+    with start() as backend:
         queue = iter(studies)
-        running = {workers.submit(attempt, study): study for study in islice(queue, jobs)}
+        running = {backend.submit(attempt, study): study for study in islice(queue, backend.slots)}
         while running:  # a study starts when another has succeeded: none starts after a failure
             completed, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
-            made = [(running.pop(future), future.result()) for future in completed]
-            running |= {workers.submit(attempt, study): study for study in islice(queue, len(made))}
-            yield from made
+            for future in completed:
+                yield running.pop(future), future.result()
+            following = islice(queue, len(completed))
+            running |= {backend.submit(attempt, study): study for study in following}

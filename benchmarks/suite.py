@@ -13,6 +13,7 @@ from kuaisim_gym.errors import ConfigError
 
 from . import paper, quick
 from .agents import agents_for, find_agent
+from .backends import backend_of
 from .commands import add_jobs
 from .results import read_results
 from .run import Run, RunStudy, add_run_arguments, add_world_arguments, spec_of
@@ -66,7 +67,7 @@ def main(options: argparse.Namespace) -> None:
         else:
             runs = _paper_runs(options)
     studies = [RunStudy(spec, False, options.tensorboard) for spec in runs]
-    run_studies(studies, options.out, options.jobs, options.threads)
+    run_studies(studies, options.out, backend_of(options))
     if options.table == QUICK:
         print(markdown(read_results(options.out)))
     elif options.table is not None:

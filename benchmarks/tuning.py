@@ -5,8 +5,10 @@ length of the sessions that it then plays with the held-out users, without explo
 is fitted once, on the logs of all train users. The first trial has the agent's present settings, so
 the best trial is never worse than they are.
 
-Trials are saved in Optuna's journal next to the result file. Draws depend only on the seed and on
-the finished trials: a killed search continues as if it had not been interrupted.
+Trials are saved in Optuna's journal next to the result file, which one process writes, whoever
+makes the trials. Draws depend only on the seed and on the trials before: a killed search of one
+trial at a time continues as if it had not been interrupted. With several at a time they depend on
+the order in which trials end, too.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-import torch
 from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
@@ -34,7 +38,8 @@ from kuaisim_gym.disk import disk_errors
 from kuaisim_gym.errors import ConfigError
 
 from .agents import find_agent
-from .commands import count
+from .backends import backend_of
+from .commands import add_jobs, count
 from .formatting import markdown_table, section
 from .results import (
     PACKAGES,
@@ -54,7 +59,7 @@ from .run import (
     spec_of,
     train_agent,
 )
-from .study import Study, check_same, run_study, save
+from .study import Backend, InProcess, Study, check_same, run_study, save
 
 STUDY = "tune"
 KEYS = frozenset(
@@ -73,6 +78,7 @@ class TuneStudy(Study):
             the trainings and the search.
         trials: Number of finished trials, those of earlier processes included.
         progress: Whether to show a progress bar.
+        backend: Starts the workers of the trials.
     """
 
     packages = (*PACKAGES, "optuna")
@@ -80,6 +86,7 @@ class TuneStudy(Study):
     spec: Run
     trials: int
     progress: bool = True
+    backend: Callable[[], Backend] = InProcess
 
     def __post_init__(self) -> None:
         if not find_agent(self.spec.agent).space:
@@ -112,7 +119,7 @@ class TuneStudy(Study):
         return super().is_complete(path, result) and len(result["trials"]) >= self.trials
 
     def make(self, path: Path) -> Result:
-        spec, dataset = self.spec, self.spec.load()
+        spec = self.spec
         journal = path.with_suffix(".journal")
         study = _open(journal, self.header())
         written = len(read_result(path)["trials"]) if path.exists() else 0
@@ -122,25 +129,81 @@ class TuneStudy(Study):
                 f"some: put the journal back, ask for at most {written} trials, or choose another "
                 "folder."
             )
-        fitted = find_agent(spec.agent).prepare(dataset, spec.seed, self.progress)
-        users = split_users(dataset, spec.seed)
-        with tqdm(total=self.trials, desc="Trials", unit="trial", disable=not self.progress) as bar:
-            while len(finished := _finished(study)) < self.trials:
+        with (
+            self.backend() as workers,
+            tqdm(total=self.trials, desc="Trials", unit="trial", disable=not self.progress) as bar,
+        ):
+            running: dict[Future[float], optuna.Trial] = {}
+            while True:
+                finished = _finished(study)
                 if finished:
                     save(self, path, _trials(finished))
                 bar.update(len(finished) - bar.n)
-                with disk_errors(journal):
-                    trial = _ask(study, spec)
-                length = session_length(spec, dataset, fitted, users, _params(trial))
-                with disk_errors(journal):
-                    study.tell(trial, length)
-            bar.update(len(finished) - bar.n)
+                missing = self.trials - len(finished)
+                while len(running) < min(missing, workers.slots):
+                    with disk_errors(journal):
+                        trial = _ask(study, spec, len(finished) + len(running))
+                    single = TrialStudy(
+                        self.name, spec, _params(trial), trial.number, self.progress
+                    )
+                    running[workers.submit(_length, single)] = trial
+                if not running:
+                    break
+                completed, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
+                for future in completed:
+                    length = future.result()
+                    with disk_errors(journal):
+                        study.tell(running.pop(future), length)
         return _trials(finished)
 
     @staticmethod
     def markdown(results: list[Result]) -> str:
         """The trials of each search, best first, and its best settings."""
         return "\n\n".join(map(_table, in_order(results)))
+
+
+@dataclass(frozen=True)
+class TrialStudy(Study):
+    """One trial of a search, which has no result file of its own.
+
+    Attributes:
+        search: Name of the search.
+        spec: As for :class:`TuneStudy`.
+        params: Hyper-parameters.
+        number: Optuna's number of the trial.
+        progress: Whether to show progress bars.
+    """
+
+    search: str
+    spec: Run
+    params: Mapping[str, Any]
+    number: int
+    progress: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"{self.search}_trial{self.number}"
+
+    def header(self) -> Result:
+        return {"study": STUDY, **self.spec.header(), "params": dict(self.params)}
+
+    def make(self, path: Path) -> Result:
+        spec, dataset = self.spec, self.spec.load()
+        fitted = _fitted(spec.agent, dataset, spec.seed, self.progress)
+        users = split_users(dataset, spec.seed)
+        return {"length": session_length(spec, dataset, fitted, users, self.params)}
+
+
+def _length(trial: Study) -> float:
+    """The value of a trial, which saves nothing."""
+    length: float = trial.make(Path(f"{trial.name}.json"))["length"]
+    return length
+
+
+@lru_cache(maxsize=1)
+def _fitted(agent: str, dataset: Dataset, seed: int, progress: bool) -> Any:
+    """The agent's purifier or encoder, one object for all trials in this process."""
+    return find_agent(agent).prepare(dataset, seed, progress)
 
 
 def read_studies(folder: Path) -> list[Result]:
@@ -152,14 +215,20 @@ def read_studies(folder: Path) -> list[Result]:
     return read_results(folder, STUDY, KEYS, identity=None)
 
 
-def tune(spec: Run, trials: int, out: Path, progress: bool = True) -> Path:
+def tune(
+    spec: Run,
+    trials: int,
+    out: Path,
+    progress: bool = True,
+    backend: Callable[[], Backend] = InProcess,
+) -> Path:
     """Searches until the study has the given number of trials, and returns the result file.
 
     Raises:
         ConfigError: The agent has no search space, sessions of the environment have a fixed length,
             ``out`` is a file, or it holds a study of other data or settings.
     """
-    return run_study(TuneStudy(spec, trials, progress), out)
+    return run_study(TuneStudy(spec, trials, progress, backend), out)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,14 +236,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_agent_arguments(parser)
     add_session_arguments(parser)
     parser.add_argument("--trials", type=count, default=20, help="trials, earlier ones included")
+    add_jobs(parser, 1)
     add_run_arguments(parser)
     parser.set_defaults(seed=0)
 
 
 def main(options: argparse.Namespace) -> None:
     """Searches, and prints the trials and the name of the result file."""
-    torch.set_num_threads(options.threads)
-    path = tune(spec_of(options), options.trials, options.out)
+    path = tune(spec_of(options), options.trials, options.out, backend=backend_of(options))
     print(TuneStudy.markdown([read_result(path)]), path, sep="\n\n")
 
 
@@ -270,17 +339,17 @@ def _finished(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(states=(TrialState.COMPLETE,))
 
 
-def _ask(study: optuna.Study, spec: Run) -> optuna.Trial:
-    """Starts the next trial; the first has the agent's present settings."""
-    searched, finished = find_agent(spec.agent).searched, len(_finished(study))
-    if not finished and not study.get_trials(states=(TrialState.WAITING,)):
+def _ask(study: optuna.Study, spec: Run, number: int) -> optuna.Trial:
+    """Starts the next trial, after so many; the first has the agent's present settings."""
+    searched = find_agent(spec.agent).searched
+    if not number and not study.get_trials(states=(TrialState.WAITING,)):
         present = {name: setting.value for name, setting in searched.items()}
         # A setting may lie outside the space, such as an entropy bonus of zero: the trial uses it,
         # and the sampler is told the nearest value inside.
         nearest = {name: setting.nearest(setting.value) for name, setting in searched.items()}
         study.enqueue_trial(nearest, user_attrs={"params": present})
     # One generator per trial: a resumed study cannot restore the state of an older generator.
-    seed = int(np.random.SeedSequence([spec.seed, finished]).generate_state(1)[0])
+    seed = int(np.random.SeedSequence([spec.seed, number]).generate_state(1)[0])
     study.sampler = optuna.samplers.TPESampler(seed=seed)
     return study.ask({name: setting.distribution for name, setting in searched.items()})
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from kuaisim_gym.disk import check_writable
 
 from .. import datasets
+from ..backends import backend_of
 from ..commands import add_jobs
 from ..paper import ENVS, SEEDS
 from ..plots import save_small
@@ -88,5 +89,5 @@ FIGURES: dict[int, Callable[[argparse.Namespace], Figure]] = {
 
 def _results(options: argparse.Namespace, needed: Sequence[Study]) -> list[Result]:
     """Makes the missing studies, and reads the results of all of them, in their order."""
-    paths = run_studies(needed, options.results / "figures", options.jobs)
+    paths = run_studies(needed, options.results / "figures", backend_of(options))
     return [read_result(path) for path in paths]

@@ -17,6 +17,7 @@ COMMANDS = {
     "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
     "cached": (".speed.cached", "compare loads from the cache with an older build"),
+    "backends": (".speed.backends", "compare suites on Ray with those of a local pool"),
     "plot": (".speed.plot", "draw the growth curves as PNG"),
 }
 

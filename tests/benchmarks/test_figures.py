@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from benchmarks import origin
 from benchmarks.estimates.states import WEIGHTS
 from benchmarks.figures import command, policies, sensitivity, states, studies
 from benchmarks.plots import means_and_halves, save_small
+from benchmarks.processes import Workers
 from benchmarks.results import METRICS, read_result, read_results
 from benchmarks.study import run_studies, run_study
 from kuaisim_gym.errors import ConfigError
@@ -210,7 +212,7 @@ class Quick(studies.FigureStudy):
 
 
 def test_other_processes_make_studies(world, tmp_path: Path) -> None:
-    (path,) = run_studies([Quick(3)], tmp_path, jobs=2)
+    (path,) = run_studies([Quick(3)], tmp_path, partial(Workers, 2, 1))
     made = read_result(path)
     assert (made["study"], made["seed"], made["users"]) == ("quick", 3, world.n_users)
     assert made["dataset"]["fingerprint"] == world.fingerprint

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,14 @@ from benchmarks import cost, exposure, halves, labels, results, tuning
 from benchmarks.estimates import phase
 from benchmarks.estimates import report as estimates_report
 from benchmarks.pareto import report as pareto_report
+from benchmarks.processes import Workers
 from benchmarks.purify import report as purify_report
 from benchmarks.results import read_result, read_results
-from benchmarks.study import Study, run_studies, run_study
+from benchmarks.study import InProcess, Study, run_studies, run_study
 from kuaisim_gym.errors import BusyError, ConfigError, DataFormatError
 
 ROOT = Path(__file__).parents[2]
+BACKENDS = [InProcess, partial(Workers, 2, 1)]
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ def made(folder: Path) -> list[str]:
     return (folder / "made").read_text().split()
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_what_is_missing_is_made_and_the_rest_left_alone(jobs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_is_missing_is_made_and_the_rest_left_alone(backend, tmp_path: Path) -> None:
     paths = run_studies([Square(3)], tmp_path)
     before = paths[0].stat().st_mtime_ns
-    paths = run_studies([Square(2), Square(3), Square(4)], tmp_path, jobs)
+    paths = run_studies([Square(2), Square(3), Square(4)], tmp_path, backend)
     assert [path.name for path in paths] == ["square2.json", "square3.json", "square4.json"]
     assert paths[1].stat().st_mtime_ns == before
     assert [json.loads(path.read_text())["square"] for path in paths] == [4, 9, 16]
@@ -83,10 +86,10 @@ def test_other_data_are_refused_before_any_work(tmp_path: Path) -> None:
         run_study(Square(1), tmp_path / "made")
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_a_failure_ends_the_rest_and_keeps_what_was_made(jobs: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_failure_ends_the_rest_and_keeps_what_was_made(backend, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="-1 is negative"):
-        run_studies([Square(1), Square(-1), *map(Square, range(2, 30))], tmp_path, jobs)
+        run_studies([Square(1), Square(-1), *map(Square, range(2, 30))], tmp_path, backend)
     assert (tmp_path / "square1.json").exists()
     assert not (tmp_path / "square-1.json").exists()
     # Beside the failing study only those run that had started before its failure was seen.
