@@ -264,7 +264,8 @@ def main(options: argparse.Namespace) -> None:
     """
 
     def planned() -> Iterable[Study]:
-        sizes = {name: getattr(options, name) for name in (*SIZES, "dataset_seed")}
+        settings = (*SIZES, "continual", "dataset_seed")
+        sizes = {name: getattr(options, name) for name in settings}
         for env in options.env:
             for seed in options.seeds:
                 for agent in options.agents:

@@ -129,6 +129,9 @@ def test_one_command_trains_plays_and_draws(wide, tmp_path: Path, capsys) -> Non
     assert "continual" not in results[f"days_random_{ENV}_kuairec-synthetic_T30_seed3.json"]
     assert "| hrl, continual | 1 |" in printed
     assert len([*tmp_path.glob("*.png")]) == 1
+    assert command(tmp_path / "frozen", "--agents", "hrl", "--no-continual") == 0
+    (frozen,) = map(read_result, (tmp_path / "frozen").glob("*.json"))
+    assert frozen["frozen"]["metrics"] == hrl["frozen"]["metrics"] and "continual" not in frozen
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert command(tmp_path, "--agents", *agents) == 0
     assert stamps == {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
