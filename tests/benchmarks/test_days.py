@@ -114,7 +114,7 @@ def test_a_stock_alone_is_shown_and_rewarded(small) -> None:
 # The command
 
 
-def test_one_command_trains_plays_and_draws(wide, tmp_path: Path, capsys) -> None:
+def test_one_command_trains_plays_and_draws(wide, tmp_path: Path, tmp_path_factory, capsys) -> None:
     agents = ["random", "filter+quota", report.ORACLE, "hrl"]
     assert command(tmp_path, "--agents", *agents) == 0
     printed = capsys.readouterr().out
@@ -129,8 +129,9 @@ def test_one_command_trains_plays_and_draws(wide, tmp_path: Path, capsys) -> Non
     assert "continual" not in results[f"days_random_{ENV}_kuairec-synthetic_T30_seed3.json"]
     assert "| hrl, continual | 1 |" in printed
     assert len([*tmp_path.glob("*.png")]) == 1
-    assert command(tmp_path / "frozen", "--agents", "hrl", "--no-continual") == 0
-    (frozen,) = map(read_result, (tmp_path / "frozen").glob("*.json"))
+    apart = tmp_path_factory.mktemp("frozen")
+    assert command(apart, "--agents", "hrl", "--no-continual") == 0
+    (frozen,) = map(read_result, apart.glob("*.json"))
     assert frozen["frozen"]["metrics"] == hrl["frozen"]["metrics"] and "continual" not in frozen
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.json")}
     assert command(tmp_path, "--agents", *agents) == 0
