@@ -62,7 +62,9 @@ class CellIndex:
         lengths = np.linalg.norm(self._centres, axis=1)
         self._reach = (radius + _ROUNDING * (radius + lengths)).astype(np.float32)
 
-    def best(self, queries: FloatArray, k: int, hidden: BitArray | None = None) -> IntArray:
+    def best(
+        self, queries: FloatArray, k: int, hidden: BitArray | None = None, share: float = 1.0
+    ) -> IntArray:
         """The k best items of each query, of equal ones the first.
 
         Args:
@@ -70,6 +72,8 @@ class CellIndex:
             k: At most m.
             hidden: (N, ceil(n_items / 8)) uint8, items that come last, see
                 :mod:`~kuaisim_gym.engine.bits`; ``None`` for none.
+            share: Of the reach of cells: 1 finds the best; less looks at fewer cells, and may miss
+                items far from their cell's centre.
 
         Returns:
             (N, k) int64 item positions, in no order.
@@ -79,7 +83,7 @@ class CellIndex:
         if not k:
             return best
         lengths = np.linalg.norm(queries, axis=1)
-        limits = queries @ self._centres.T + lengths[:, None] * self._reach
+        limits = queries @ self._centres.T + lengths[:, None] * (share * self._reach)
         rank = max(limits.shape[1] - _FIRST - 2 * k // _CELL, 0)
         opening = np.partition(limits, rank, axis=1)[:, rank]
         hidden = np.zeros((0, 0), np.uint8) if hidden is None else hidden

@@ -22,28 +22,30 @@ _ROOM = 64  # candidates beside twice those that are wanted
 
 @inlined
 def _narrow(keys: NDArray[np.int64], count: int, k: int) -> int:
-    """Moves the k largest of some different numbers to the front; returns the least of them.
+    """Moves the k largest of more numbers, all different, to the front; returns their least.
 
     By bisection, because counting is fast.
     """
     low, high = keys[0], keys[0]
     for place in range(count):
         low, high = min(low, keys[place]), max(high, keys[place])
-    while low < high:
+    middle, above = low, count - 1  # numbers above the middle
+    while above != k:
         middle = (low & high) + ((low ^ high) >> 1)  # rounded down, without overflow
         above = 0
         for place in range(count):
             above += keys[place] > middle
-        if above >= k:
-            low = middle + 1
+        if above > k:
+            low = middle
         else:
             high = middle
-    end = 0
+    least, end = np.iinfo(np.int64).max, 0
     for place in range(count):
-        if keys[place] >= low:
+        if keys[place] > middle:
+            least = min(least, keys[place])
             keys[end] = keys[place]
             end += 1
-    return low
+    return least
 
 
 @jit
