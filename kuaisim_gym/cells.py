@@ -76,7 +76,7 @@ class CellIndex:
                 items far from their cell's centre.
 
         Returns:
-            (N, k) int64 item positions, in no order.
+            (N, k) int64 item positions, best first.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         best = np.empty((len(queries), k), np.int64)
@@ -123,7 +123,7 @@ def search_rows(
         limits: (N, C) which no score of a cell exceeds.
         opening: (N,) limits of the cells to begin with, at least.
         hidden: (N, ceil(n_items / 8)) uint8, items that come last; (0, 0) for none.
-        best: (N, k), filled, in any order.
+        best: (N, k), filled, the best first.
     """
     engine = NumpyEngine()
     for row, query in enumerate(queries):
@@ -163,7 +163,7 @@ def _nearest(vectors: FloatArray, n_centres: int) -> IntArray:
         of_sample = _compared(sample, centres)
         sizes = np.bincount(of_sample, minlength=len(centres))
         sums = [np.bincount(of_sample, column, len(centres)) for column in sample.T]
-        centres[sizes > 0] = (np.stack(sums, 1)[sizes > 0] / sizes[sizes > 0, None])
+        centres[sizes > 0] = np.stack(sums, 1)[sizes > 0] / sizes[sizes > 0, None]
     return _compared(vectors, centres)
 
 

@@ -462,9 +462,7 @@ class Worker(nn.Module):
         starts = self.shortlists.starts
         return ShortlistedSlates(query, key, shortlist, starts, bounds, self.slate_size)
 
-    def act(
-        self, context: Context, deterministic: bool, shortlist: Tensor | None = None
-    ) -> Drawn:
+    def act(self, context: Context, deterministic: bool, shortlist: Tensor | None = None) -> Drawn:
         """Draws slates, or takes the best, from :meth:`shortlist`."""
         shortlist = self.shortlist(context) if shortlist is None else shortlist
         slates = self.from_shortlist(context, shortlist)

@@ -48,8 +48,24 @@ def _narrow(keys: NDArray[np.int64], count: int, k: int) -> int:
     return least
 
 
-@jit
 def search(
+    queries: NDArray[Any],
+    columns: NDArray[Any],
+    members: NDArray[np.int64],
+    edges: NDArray[np.int64],
+    limits: NDArray[Any],
+    opening: NDArray[Any],
+    hidden: NDArray[Any],
+    best: NDArray[np.int64],
+) -> None:
+    """Fills the best items of each row; arguments are those of `kuaisim_gym.cells.search_rows`."""
+    _candidates(queries, columns, members, edges, limits, opening, hidden, best)
+    best.sort(axis=1)
+    best[:] = _LOW - (best[:, ::-1] & _LOW)
+
+
+@jit
+def _candidates(
     queries: NDArray[Any],
     columns: NDArray[Any],
     members: NDArray[np.int64],
@@ -61,8 +77,8 @@ def search(
 ) -> None:
     """Fills the best candidates of each row, in any order.
 
-    Arguments are those of :func:`kuaisim_gym.cells.search_rows`. A cell's items are read once for
-    all rows, after each row's most promising cells, which set its mark.
+    A cell's items are read once for all rows, after each row's most promising cells, which set its
+    mark.
     """
     (n_rows, dim), k = queries.shape, best.shape[1]
     keys, counts = np.empty((n_rows, 2 * k + _ROOM), np.int64), np.zeros(n_rows, np.int64)
@@ -119,4 +135,4 @@ def search(
         if counts[row] > k:
             _narrow(keys[row], counts[row], k)
         for place in range(k):
-            best[row, place] = _LOW - (keys[row, place] & _LOW)
+            best[row, place] = keys[row, place]

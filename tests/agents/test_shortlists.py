@@ -82,8 +82,7 @@ def test_a_shortlist_of_all_items_is_the_worker_without_one(features, worker, de
     torch.testing.assert_close(exact.choice_log_prob, listed.choice_log_prob, rtol=1e-4, atol=1e-5)
     assert exact.shortlist.shape == (6, 0) and listed.shortlist.shape == (6, n_items)
     of_whole, of_short = (
-        gradients(policy, obs, decision)
-        for policy, decision in ((whole, exact), (short, listed))
+        gradients(policy, obs, decision) for policy, decision in ((whole, exact), (short, listed))
     )
     torch.testing.assert_close(of_whole[0], of_short[0], rtol=1e-4, atol=1e-5)
     for one, other in zip(of_whole[1], of_short[1], strict=True):
