@@ -106,9 +106,7 @@ def _milliseconds(call: Callable[[], int], repeats: int) -> float:
     return 1e3 * statistics.median(found)
 
 
-def _agent(
-    family: str, env: VecEnv
-) -> tuple[Callable[[Any], Any], Callable[[], int] | None]:
+def _agent(family: str, env: VecEnv) -> tuple[Callable[[Any], Any], Callable[[], int] | None]:
     """How a family acts, and how it trains for as many steps as it returns."""
     n_items = env.get_attr("catalogue")[0].n_items
     if family == "random":
