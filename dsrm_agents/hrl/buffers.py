@@ -184,7 +184,8 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         """All stored steps, those of all slots in order of time."""
 
         def flat(array: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(array.reshape(-1, *array.shape[2:]), device=self.device)
+            steps = array.shape[0] * array.shape[1]  # -1 would not do for arrays without numbers
+            return torch.as_tensor(array.reshape(steps, *array.shape[2:]), device=self.device)
 
         return HierarchicalSamples(
             observations={

@@ -280,8 +280,8 @@ def test_ratios_are_to_the_familys_smallest_catalogue() -> None:
     assert found == [(1.0, 1.0), (1.5, 0.5), (1.0, ""), (4.0, "")]
 
 
-def test_families_play_and_train_in_worlds_that_are_made_directly(in_this_process, tmp_path) -> None:
-    families = ["random", "hierarchical, shortlist"]
+def test_families_play_and_train_in_worlds_made_directly(in_this_process, tmp_path) -> None:
+    families = ["random", "hierarchical, all items", "hierarchical, shortlist"]
     options = ["--quick", "--repeats", "1", "--out", str(tmp_path), "--families", *families]
     assert main(["catalogues", *options]) == 0
     study = json.loads((tmp_path / "catalogues.json").read_text())
