@@ -165,8 +165,8 @@ class HierarchicalPolicy(SlateActorCritic):
         shortlist = options["shortlist"]
         if shortlist is not None:
             check_whole("shortlist", shortlist, self.slate_size)
-        start = options["similarity"], band, shortlist
-        self.worker = Worker(items, *sizes, constrained, target, *start)
+        similarity = options["similarity"]
+        self.worker = Worker(items, *sizes, constrained, target, similarity, band, shortlist)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
         if band is not None:
