@@ -85,7 +85,7 @@ class HierarchicalPolicy(SlateActorCritic):
             training: 1 for beliefs, whose ranking the worker then starts with; less for states in
             other units.
         shortlist: Items of each group that a session's slates are drawn from, the best as far as a
-            search finds them, so that a step and an update do not grow with the catalogue
+            search finds them, so that a step and an update grow little with the catalogue
             (:mod:`dsrm_agents.hrl.shortlists`); ``None`` for all items, which is exact.
         hidden: Width of the two hidden layers of the manager and of each critic.
         manager_lr_scale: Manager's learning rate over the worker's.
