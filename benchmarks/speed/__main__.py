@@ -14,6 +14,7 @@ COMMANDS = {
     "training": (".speed.training", "time the stages of training, for several agents"),
     "serving": (".speed.serving", "time recommendations, request by request"),
     "heads": (".speed.heads", "time action heads on catalogues of several sizes"),
+    "catalogues": (".speed.catalogues", "time agents on catalogues of up to a million items"),
     "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
     "cached": (".speed.cached", "compare loads from the cache with an older build"),

@@ -44,18 +44,20 @@ class Composition:
 
     Attributes:
         keeps_target: Whether sessions are held at the groups' target.
+        reads_scores: Whether numbers depend on the scores.
     """
 
     keeps_target: ClassVar[bool] = False
+    reads_scores: ClassVar[bool] = False
 
     def __init__(self, batch: SessionBatch) -> None:
         self.batch = batch
 
-    def __call__(self, scores: FloatArray) -> CountArray | None:
+    def __call__(self, scores: FloatArray | None) -> CountArray | None:
         """Numbers for the next slates.
 
         Args:
-            scores: (N, n_items) float32.
+            scores: (N, n_items) float32; ``None`` where they are not read.
 
         Returns:
             (N, G); ``None`` for the best items, whatever their group.
@@ -105,7 +107,7 @@ class Quota(Composition):
                     f"{groups.n_items}: choose shorter slates, or a row without +quota."
                 )
 
-    def __call__(self, scores: FloatArray) -> CountArray:
+    def __call__(self, scores: FloatArray | None) -> CountArray:
         last = len(self.schedule) - 1
         return self.schedule[np.minimum(self.batch.core.state.steps, last)]
 
@@ -156,11 +158,14 @@ class InBand(Composition):
             cost of a slate depends on earlier ones; or no count is without penalty.
     """
 
+    reads_scores = True
+
     def __init__(self, batch: SessionBatch) -> None:
         super().__init__(batch)
         self.band = unpenalised_band(batch)
 
-    def __call__(self, scores: FloatArray) -> CountArray:
+    def __call__(self, scores: FloatArray | None) -> CountArray:
+        assert scores is not None
         return self._best_counts(scores, self.band)
 
     def _best_counts(self, scores: FloatArray, band: Band) -> CountArray:
@@ -186,7 +191,8 @@ class PlannedBand(InBand):
         check_fixed(changes, f"{type(self).__name__}, which plans whole sessions,")
         super().__init__(batch)
 
-    def __call__(self, scores: FloatArray) -> CountArray:
+    def __call__(self, scores: FloatArray | None) -> CountArray:
+        assert scores is not None
         core, k, (least, most) = self.batch.core, self.batch.config.slate_size, self.band
         left = np.maximum(core.config.step_limit - core.state.steps, 1)
         temper = np.where(core.state.active, core.state.temper, 1.0)

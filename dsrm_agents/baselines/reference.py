@@ -31,6 +31,8 @@ from numpy.typing import NDArray
 
 from dsrm_agents.baselines.bands import COMPOSITIONS, Composition, PlannedBand
 from dsrm_agents.baselines.rules import RuleAgent
+from dsrm_agents.baselines.slates import composed
+from kuaisim_gym.cells import CellIndex
 from kuaisim_gym.config import check_choice
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -40,6 +42,7 @@ from kuaisim_gym.simulator import Simulator, build_simulator
 from kuaisim_gym.simulator.response import ResponseModel
 
 FloatArray = NDArray[np.float32]
+_ALL = -1  # stands for all groups
 _MOST_USERS = 1000  # in an item's mean answer
 
 ScoreRule = Callable[[SessionBatch], FloatArray]
@@ -63,11 +66,46 @@ class ReferencePolicy(RuleAgent):
         return any(self.score is score.rule for score in SCORES.values() if score.is_answer)
 
     def bound_to(self, batch: SessionBatch) -> ReferencePolicy:
-        return ReferencePolicy(self.score, type(self.composition)(batch))
+        return type(self)(self.score, type(self.composition)(batch))
 
     def item_scores(self, observation: Any) -> FloatArray:
         """(N, n_items) float32; the observation is not read."""
         return self.score(self.batch)
+
+
+class FilterPolicy(ReferencePolicy):
+    """The row ``filter``, whose scores are inner products of users and items.
+
+    Where nothing else reads them, the best items are searched for in a part of the catalogue; the
+    slates are those of all scores.
+    """
+
+    def __init__(self, score: ScoreRule, composition: Composition) -> None:
+        super().__init__(score, composition)
+        self._indexes: dict[int, CellIndex] = {}
+
+    def slates(self, observation: Any) -> NDArray[np.int64]:
+        core = self.batch.core
+        if self.composition.reads_scores or core.pools is not None or core.platform is not None:
+            return super().slates(observation)
+        queries = self.batch.belief().queries()
+
+        def best(group: int, most: int) -> NDArray[np.int64]:
+            return self._index(group).best(queries, most, core.state.exposed)
+
+        counts = self.composition(None)
+        return (
+            best(_ALL, self.batch.config.slate_size) if counts is None else composed(counts, best)
+        )
+
+    def _index(self, group: int) -> CellIndex:
+        """The items of a group, or of all."""
+        if group not in self._indexes:
+            labels = self.batch.core.groups.labels
+            items = np.flatnonzero((labels == group) | (group == _ALL))
+            vectors = self.batch.belief().item_vectors[items]
+            self._indexes[group] = CellIndex(vectors, items)
+        return self._indexes[group]
 
 
 def _random(batch: SessionBatch) -> FloatArray:
@@ -191,8 +229,10 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
             simulator, a catalogue with too few items in a group, or a band without a slate.
     """
     score, composition = REFERENCES[check_choice("reference", name, REFERENCES)]
+    policy = ReferencePolicy
     if score is SCORES["filter"]:
         batch.belief()  # from the sessions' start
+        policy = FilterPolicy
     if score.test_only and batch.simulator.split != "test":
         raise ConfigError(f"{name} knows the test users alone; give it sessions of split='test'.")
     if score.synthetic_only and batch.dataset.truth is None:
@@ -201,4 +241,4 @@ def make_reference(name: str, batch: SessionBatch) -> ReferencePolicy:
         )
     if score.randomised_only and batch.dataset.randomised is None:
         raise ConfigError(f"{name} knows randomised rows; {batch.dataset.name} has none.")
-    return ReferencePolicy(score.rule, composition(batch))
+    return policy(score.rule, composition(batch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,13 +36,33 @@ def best_slates(
     if batch.core.pools is not None or batch.core.platform is not None:
         # Items outside a pool, or gone, cannot be shown at all.
         counts = _in_stock(counts, batch.core.unexposed(), groups.labels)
+
+    def best(group: int, most: int) -> NDArray[np.int64]:
+        items = np.flatnonzero(groups.labels == group)
+        return np.asarray(items[top_items(scores[:, items], most)])
+
+    return composed(counts, best)
+
+
+def composed(
+    counts: NDArray[np.int64], best: Callable[[int, int], NDArray[np.int64]]
+) -> NDArray[np.int64]:
+    """Slates of so many items of each group, the last group's first.
+
+    Args:
+        counts: (N, G) items of each group, which sum to K.
+        best: Gives the (N, k) best items of a group, from the group and k.
+
+    Returns:
+        (N, K) item positions.
+    """
     ranked, is_shown = [], []
     for group in np.flatnonzero(counts.max(axis=0))[::-1]:
-        most, items = int(counts[:, group].max()), np.flatnonzero(groups.labels == group)
-        ranked.append(items[top_items(scores[:, items], most)])
+        most = int(counts[:, group].max())
+        ranked.append(best(int(group), most))
         is_shown.append(np.arange(most) < counts[:, group, None])
     slates = np.concatenate(ranked, axis=1)[np.concatenate(is_shown, axis=1)]
-    return slates.reshape(len(scores), k)
+    return slates.reshape(len(counts), -1)
 
 
 def _in_stock(

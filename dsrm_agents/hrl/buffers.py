@@ -32,6 +32,7 @@ class HierarchicalSamples(NamedTuple):
         returns: (B, 2) float32.
         least: (B, G) int64, of the bounds within which the slates were drawn.
         most: (B, G) int64.
+        shortlist: (B, W) int32 columns that the slates were drawn from; (B, 0) for all.
     """
 
     observations: dict[str, Tensor]
@@ -45,6 +46,7 @@ class HierarchicalSamples(NamedTuple):
     returns: Tensor
     least: Tensor
     most: Tensor
+    shortlist: Tensor
 
     @property
     def bounds(self) -> SlateBounds:
@@ -109,6 +111,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
     choice_log_prob: FloatArray
     credit: FloatArray
     bounds: NDArray[np.int64]
+    shortlist: NDArray[np.int32]
 
     def __init__(
         self, *args: Any, manager_gamma: float = 0.99, n_groups: int = 2, **kwargs: Any
@@ -130,6 +133,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         self.choice_log_prob = np.zeros((*steps, choices), dtype=np.float32)
         self.credit = np.zeros((*steps, choices), dtype=np.float32)
         self.bounds = np.zeros((2, *steps, self.n_groups), dtype=np.int64)  # least and most
+        self.shortlist = np.zeros((*steps, 0), dtype=np.int32)  # as wide as those that come
 
     def add_decision(
         self,
@@ -151,6 +155,10 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         self.values[step] = decision.values.cpu().numpy()
         for bound, stored in zip(decision.bounds, self.bounds, strict=True):
             stored[step] = bound.cpu().numpy()
+        width = decision.shortlist.shape[1]
+        if self.shortlist.shape[2] != width:
+            self.shortlist = np.zeros((*self.shortlist.shape[:2], width), dtype=np.int32)
+        self.shortlist[step] = decision.shortlist.cpu().numpy()
         self.decided[step] = decided.cpu().numpy()
         self.rewards[step] = rewards
         self.credit[step] = credit
@@ -176,7 +184,8 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
         """All stored steps, those of all slots in order of time."""
 
         def flat(array: NDArray[Any]) -> Tensor:
-            return torch.as_tensor(array.reshape(-1, *array.shape[2:]), device=self.device)
+            steps = array.shape[0] * array.shape[1]  # -1 would not do for arrays without numbers
+            return torch.as_tensor(array.reshape(steps, *array.shape[2:]), device=self.device)
 
         return HierarchicalSamples(
             observations={
@@ -194,6 +203,7 @@ class HierarchicalRolloutBuffer(DictRolloutBuffer):
             returns=flat(self.returns),
             least=flat(self.bounds[0]),
             most=flat(self.bounds[1]),
+            shortlist=flat(self.shortlist),
         )
 
     def get(self, batch_size: int | None = None, env: VecNormalize | None = None) -> Any:

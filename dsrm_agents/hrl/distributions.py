@@ -106,8 +106,7 @@ class SlateDistribution:
 
     def entropy(self) -> Tensor:
         """(N,) entropy, in nats, of a first draw without bounds."""
-        scores = _without(self.query @ self.key.T, self.masked, self.closed)
-        log_prob = torch.log_softmax(scores, dim=1)
+        log_prob = torch.log_softmax(self._scores(), dim=1)
         return -(log_prob.exp() * log_prob).sum(dim=1)
 
     @property

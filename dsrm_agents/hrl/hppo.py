@@ -28,7 +28,7 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.precision import single_precision
 
 LEVELS = ("manager", "worker")
-LOGGED = 16  # decisions whose entropy, a pass over all items, is logged
+LOGGED = 16  # decisions whose entropy, a pass over all that can be drawn, is logged
 # Where the worker starts, by the unit of the observed preference: a belief says how much a taste
 # counts; of the pooled states' standard deviations this is best for train users of both worlds.
 SIMILARITY = {"score": 1.0, "spread": 0.5}
@@ -237,11 +237,13 @@ class HierarchicalPPO(SlatePPO):
     def _losses(self, batch: HierarchicalSamples, clip: float) -> Losses:
         """PPO's clipped surrogates and value errors, the manager's where it decided."""
         decision = self.policy.evaluate_decision(
-            batch.observations, batch.control, batch.slates, batch.bounds
+            batch.observations, batch.control, batch.slates, batch.bounds, batch.shortlist
         )
         entropy = torch.zeros(())
         if self.ent_coef != 0.0:
-            entropy = self.policy.worker_entropy(batch.observations, batch.control).mean()
+            entropy = self.policy.worker_entropy(
+                batch.observations, batch.control, batch.shortlist
+            ).mean()
         decided = batch.decided / batch.decided.sum().clamp(min=1.0)
         everywhere = torch.full_like(batch.credit, 1.0 / batch.credit.numel())
         manager, manager_kl = clipped_surrogate(
@@ -273,7 +275,9 @@ class HierarchicalPPO(SlatePPO):
                 self.logger.record(f"train/{level}_{name}", value)
         few = take(batch, torch.arange(min(len(batch.control), LOGGED)))
         with torch.no_grad():
-            entropy = self.policy.worker_entropy(few.observations, few.control).mean()
+            entropy = self.policy.worker_entropy(
+                few.observations, few.control, few.shortlist
+            ).mean()
         self.logger.record("train/worker_entropy", float(entropy))
         self.logger.record("train/manager_entropy", self.policy.manager_entropy())
         for column, level in enumerate(LEVELS):

@@ -42,6 +42,8 @@ class Decision(NamedTuple):
         choice_log_prob: (N, 2K) float32, of the choices behind a slate; a slate's is the sum.
         values: (N, 2) float32, of [manager, worker].
         bounds: Within which the slates were drawn.
+        shortlist: (N, W) int64 columns of the worker's items that they were drawn from; (N, 0) for
+            all.
     """
 
     slates: Tensor
@@ -50,6 +52,7 @@ class Decision(NamedTuple):
     choice_log_prob: Tensor
     values: Tensor
     bounds: SlateBounds
+    shortlist: Tensor
 
 
 class HierarchicalPolicy(SlateActorCritic):
@@ -81,6 +84,9 @@ class HierarchicalPolicy(SlateActorCritic):
         similarity: What an item's agreement with the state weighs beside its quality before
             training: 1 for beliefs, whose ranking the worker then starts with; less for states in
             other units.
+        shortlist: Items of each group that a session's slates are drawn from, the best as far as a
+            search finds them, so that a step and an update grow little with the catalogue
+            (:mod:`dsrm_agents.hrl.shortlists`); ``None`` for all items, which is exact.
         hidden: Width of the two hidden layers of the manager and of each critic.
         manager_lr_scale: Manager's learning rate over the worker's.
         critic_lr_scale: Critics' learning rate over the worker's.
@@ -104,6 +110,7 @@ class HierarchicalPolicy(SlateActorCritic):
         decision_period: int = 1,
         item_features: NDArray[np.floating] | None = None,
         similarity: float = 1.0,
+        shortlist: int | None = None,
         hidden: int = 64,
         manager_lr_scale: float = 1.0,
         critic_lr_scale: float = 1.0,
@@ -140,6 +147,7 @@ class HierarchicalPolicy(SlateActorCritic):
             "decision_period": decision_period,
             "item_features": item_features,
             "similarity": similarity,
+            "shortlist": shortlist,
             "hidden": hidden,
             "manager_lr_scale": manager_lr_scale,
             "critic_lr_scale": critic_lr_scale,
@@ -157,7 +165,11 @@ class HierarchicalPolicy(SlateActorCritic):
             least, most = (counts[::-1] for counts in options["free_counts"])
             band = Band(target, least, most, self.slate_size)
         sizes = (self.state_dim, self.slate_size)
-        self.worker = Worker(items, *sizes, constrained, target, options["similarity"], band)
+        shortlist = options["shortlist"]
+        if shortlist is not None:
+            check_whole("shortlist", shortlist, self.slate_size)
+        similarity = options["similarity"]
+        self.worker = Worker(items, *sizes, constrained, target, similarity, band, shortlist)
         self.manager = mlp(self.state_dim, hidden, 2, nn.Tanh)
         start_near_zero(self.manager[-1])
         if band is not None:
@@ -253,15 +265,21 @@ class HierarchicalPolicy(SlateActorCritic):
         control = manager.mean if deterministic else manager.sample()
         if last_control is not None and due is not None:
             control = torch.where(due[:, None], control, last_control)
-        drawn = self.worker.act(self._context(obs, control), deterministic)
+        context = self._context(obs, control)
+        shortlist = self.worker.shortlist(context)
+        drawn = self.worker.act(context, deterministic, shortlist)
         manager_log_prob = manager.log_prob(control).sum(1)
         values = self._values(state)
-        return Decision(
-            drawn.slates, control, manager_log_prob, drawn.log_prob, values, drawn.bounds
-        )
+        of_slates = drawn.log_prob, values, drawn.bounds
+        return Decision(drawn.slates, control, manager_log_prob, *of_slates, shortlist)
 
     def evaluate_decision(
-        self, obs: PyTorchObs, control: Tensor, slates: Tensor, bounds: SlateBounds | None = None
+        self,
+        obs: PyTorchObs,
+        control: Tensor,
+        slates: Tensor,
+        bounds: SlateBounds | None = None,
+        shortlist: Tensor | None = None,
     ) -> Decision:
         """Log-probabilities and values of past decisions.
 
@@ -272,6 +290,7 @@ class HierarchicalPolicy(SlateActorCritic):
             control: (N, 2) the manager's draws.
             slates: (N, K) int64 item positions, the worker's.
             bounds: Those of the decisions, which ``None`` finds again.
+            shortlist: Likewise; found again it is of today's scores.
 
         Returns:
             The decision, with gradients.
@@ -279,9 +298,11 @@ class HierarchicalPolicy(SlateActorCritic):
         state, _ = state_and_exposed(obs)
         context = self._context(obs, control)
         bounds = self.worker.bounds(context) if bounds is None else bounds
-        log_prob = self.worker.log_prob(context, slates, bounds)
+        shortlist = self.worker.shortlist(context) if shortlist is None else shortlist
+        log_prob = self.worker.log_prob(context, slates, bounds, shortlist)
         manager_log_prob = self._manager_distribution(state).log_prob(control).sum(1)
-        return Decision(slates, control, manager_log_prob, log_prob, self._values(state), bounds)
+        values = self._values(state)
+        return Decision(slates, control, manager_log_prob, log_prob, values, bounds, shortlist)
 
     def worker_drift(self, obs: PyTorchObs, control: Tensor, slates: Tensor) -> Tensor:
         """(N,) float32: divergence of a draw from the untrained worker's, about, in nats."""
@@ -290,9 +311,11 @@ class HierarchicalPolicy(SlateActorCritic):
         context = Context(state, exposed, nothing, nothing, *self.weights(control))
         return self.worker.drift(context, slates)
 
-    def worker_entropy(self, obs: PyTorchObs, control: Tensor) -> Tensor:
-        """(N,) float32 entropy of a slate's first draw, in nats: a pass over all items."""
-        return self.worker.entropy(self._context(obs, control))
+    def worker_entropy(
+        self, obs: PyTorchObs, control: Tensor, shortlist: Tensor | None = None
+    ) -> Tensor:
+        """(N,) float32 entropy of a slate's first draw, in nats: a pass over what can be drawn."""
+        return self.worker.entropy(self._context(obs, control), shortlist)
 
     def manager_entropy(self) -> float:
         """Entropy of the manager's draw, in nats; constant, as its spread is."""

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from dsrm_agents.common.bounds import Band, FeasibleCounts, SlateBounds, target_bounds
 from dsrm_agents.common.copies import closed_copies, copies_today
 from dsrm_agents.hrl.distributions import SlateDistribution
+from dsrm_agents.hrl.shortlists import ShortlistedSlates, Shortlists
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.groups import Groups
@@ -114,6 +115,21 @@ class Items(nn.Module, ABC):
         described = self.described if described is None else described
         popularity = self.log_popularity if log_popularity is None else log_popularity
         return torch.cat([self.projection(described), popularity[:, None]], dim=1)
+
+    @property
+    def are_narrow(self) -> bool:
+        """True where a description is no wider than its projection."""
+        return self.described.shape[1] <= self.dim
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Numbers that change when the keys do."""
+        projection = 0 if self.are_narrow else self.projection.weight._version
+        return self.described._version, projection
+
+    def projected(self, scorer: Tensor) -> Tensor:
+        """(N, d + 1) scorers of :meth:`keys` to queries of :attr:`unprojected`."""
+        return torch.cat([scorer[:, :-1] @ self.projection.weight, scorer[:, -1:]], dim=1)
 
     def shown(self, context: Context) -> Tensor:
         """(N, G) int64 items of each group that the sessions have shown."""
@@ -310,6 +326,8 @@ class Worker(nn.Module):
         similarity: Weight of the state's inner product with an item's vector, at the start.
         band: Slates that cost nothing and hold the session at the target, to draw from; w_fair
             narrows them. ``None`` to let w_fair alone decide.
+        shortlist: Items of each group that a session draws from
+            (:mod:`dsrm_agents.hrl.shortlists`); ``None`` for all.
 
     Attributes:
         group_shares: (G,) float32 that :meth:`HierarchicalPolicy.set_fairness` set, NaN for none.
@@ -332,6 +350,7 @@ class Worker(nn.Module):
         target: NDArray[np.float64],
         similarity: float,
         band: Band | None = None,
+        shortlist: int | None = None,
     ) -> None:
         super().__init__()
         self.items = items
@@ -341,6 +360,9 @@ class Worker(nn.Module):
         self.log_sharpness = nn.Parameter(torch.tensor(SHARPNESS).log())
         self.feasible = FeasibleCounts(target, slate_size)
         self.band = band
+        self.shortlists: Shortlists | None = None
+        if shortlist is not None:
+            self.shortlists = Shortlists(shortlist, items.starts, len(items))
         # A buffer, so that it is saved with the weights.
         self.register_buffer("group_shares", torch.full((len(target),), torch.nan))
         with torch.no_grad():
@@ -397,9 +419,8 @@ class Worker(nn.Module):
         """
         items, scorer = self.items, self.scorer(context)
         # Queries are fewer than items: the projection is theirs, unless it makes items narrower.
-        if items.described.shape[1] <= items.dim:
-            queries = [scorer[:, :-1] @ items.projection.weight, scorer[:, -1:]]
-            query, key = torch.cat(queries, dim=1), items.unprojected
+        if items.are_narrow:
+            query, key = items.projected(scorer), items.unprojected
         else:
             query, key = scorer, nn.functional.pad(items.keys(), (0, 0, 0, 1))
         return SlateDistribution(
@@ -412,9 +433,35 @@ class Worker(nn.Module):
             items.closed(context),
         )
 
-    def act(self, context: Context, deterministic: bool) -> Drawn:
-        """Draws slates, or takes the best."""
-        slates = self.distribution(context)
+    def shortlist(self, context: Context) -> Tensor:
+        """(N, W) int64 columns that N sessions draw from; (N, 0) where they draw from all."""
+        if self.shortlists is None:
+            return context.exposed[:, :0]
+        items = self.items
+        with torch.no_grad():
+            query, version = self.scorer(context), items.version
+            if items.are_narrow:
+                query = items.projected(query)
+            if not self.shortlists.is_current(version):
+                key = items.unprojected[:-1] if items.are_narrow else items.keys()
+                self.shortlists.index(key, version)
+            return self.shortlists.find(query, items.masked(context), items.closed(context))
+
+    def from_shortlist(
+        self, context: Context, shortlist: Tensor, bounds: SlateBounds | None = None
+    ) -> SlateDistribution:
+        """The slates of N sessions that draw from :meth:`shortlist`; bounds as above."""
+        bounds = self.bounds(context) if bounds is None else bounds
+        if self.shortlists is None:
+            return self.distribution(context, bounds)
+        query, key = self.items.projected(self.scorer(context)), self.items.unprojected
+        starts = self.shortlists.starts
+        return ShortlistedSlates(query, key, shortlist, starts, bounds, self.slate_size)
+
+    def act(self, context: Context, deterministic: bool, shortlist: Tensor | None = None) -> Drawn:
+        """Draws slates, or takes the best, from :meth:`shortlist`."""
+        shortlist = self.shortlist(context) if shortlist is None else shortlist
+        slates = self.from_shortlist(context, shortlist)
         if deterministic:
             columns = slates.best()
             log_prob = slates.log_prob(columns)
@@ -423,15 +470,21 @@ class Worker(nn.Module):
         return Drawn(self.items.item_of_column[columns], log_prob, slates.bounds)
 
     def log_prob(
-        self, context: Context, slates: Tensor, bounds: SlateBounds | None = None
+        self,
+        context: Context,
+        slates: Tensor,
+        bounds: SlateBounds | None = None,
+        shortlist: Tensor | None = None,
     ) -> Tensor:
         """(N, 2K) log-probabilities of the choices behind (N, K) slates; a slate's is the sum."""
+        shortlist = self.shortlist(context) if shortlist is None else shortlist
         columns = self.items.columns(context, slates)
-        return self.distribution(context, bounds).log_prob(columns)
+        return self.from_shortlist(context, shortlist, bounds).log_prob(columns)
 
-    def entropy(self, context: Context) -> Tensor:
+    def entropy(self, context: Context, shortlist: Tensor | None = None) -> Tensor:
         """(N,) entropy, in nats, of a slate's first draw without bounds."""
-        return self.distribution(context).entropy()
+        shortlist = self.shortlist(context) if shortlist is None else shortlist
+        return self.from_shortlist(context, shortlist).entropy()
 
     def bounds(self, context: Context, dialled: bool | None = None) -> SlateBounds:
         """Bounds on the items of each group that the slates of N sessions may hold.

@@ -109,9 +109,18 @@ class Belief:
 
     def scores(self) -> NDArray[np.float32]:
         """(N, n_items) float32: posterior mean scores of all items, but for the user's level."""
+        return self.core.engine.inner_products(self.queries(), self._ranking)
+
+    @property
+    def item_vectors(self) -> NDArray[np.float32]:
+        """(n_items, d) float32, whose inner products with :meth:`queries` are the scores."""
+        return self._ranking.T
+
+    def queries(self) -> NDArray[np.float32]:
+        """(N, d) float32: one, which stands for the level, and the mean tastes."""
         vectors = self.mean.astype(np.float32)
         vectors[:, 0] = 1.0
-        return self.core.engine.inner_products(vectors, self._ranking)
+        return vectors
 
     def snapshot(self) -> Snapshot:
         """Copies of means and covariances, by name."""

@@ -16,6 +16,7 @@ from dsrm_agents.baselines.reference import (
     ReferencePolicy,
     make_reference,
 )
+from dsrm_agents.baselines.rules import RuleAgent
 from kuaisim_gym.data import BehaviourLog
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import summarise
@@ -178,3 +179,15 @@ def test_random_rates_are_drawn_to_their_mean(small, small_rand) -> None:
     env = make_vec_env("KuaiRec-Fair-v0", 2, "test", 5, dataset=small, action_type="slate")
     with pytest.raises(ConfigError, match="knows randomised rows; kuairec has none"):
         make_reference("random-rates+quota", env.batch)
+
+
+@pytest.mark.parametrize("name", ["filter", "filter+quota"])
+def test_the_filters_search_shows_what_all_scores_show(small, name):
+    env = make_vec_env("KuaiRec-Fair-v0", 6, dataset=small, seed=4, action_type="slate",
+                       observation_type="dict", max_len=8)  # fmt: skip
+    policy = make_reference(name, env.batch)
+    observation = env.reset()
+    for _ in range(20):
+        slates = policy.slates(observation)
+        assert np.array_equal(slates, RuleAgent.slates(policy, observation))
+        observation = env.step(slates)[0]

@@ -154,6 +154,7 @@ def test_the_losses_of_two_levels_by_hand(small, monkeypatch, ent_coef: float) -
     batch = HierarchicalSamples(
         {}, torch.zeros(4, 2), torch.zeros(4, 2), torch.tensor([1.0, 1.0, 0.0, 1.0]), old_control,
         old_choice, credit, advantages, returns, torch.zeros(4, 2), torch.zeros(4, 2),
+        torch.zeros(4, 0),
     )  # fmt: skip
     found = model._losses(batch, 0.2)
 

@@ -11,7 +11,16 @@ import torch
 
 import kuaisim_gym
 from benchmarks.__main__ import main as other_main
-from benchmarks.speed import dynamic, heads, loads, memory, purifiers, timing, training
+from benchmarks.speed import (
+    catalogues,
+    dynamic,
+    heads,
+    loads,
+    memory,
+    purifiers,
+    timing,
+    training,
+)
 from benchmarks.speed.__main__ import main
 
 ABOUT = {"study", "machine", "versions", "commit"}
@@ -287,3 +296,27 @@ def test_a_file_in_the_place_of_the_folder_is_refused_at_once(
         main(["heads", "--quick", "--out", str(file)])
     assert ended.value.code == 2
     assert f"{file} is a file: name a folder" in capsys.readouterr().err
+
+
+def test_ratios_are_to_the_familys_smallest_catalogue() -> None:
+    times = [("a", 2.0, 8.0), ("a", 3.0, 4.0), ("b", 5.0, ""), ("b", 20.0, "")]
+    rows = [
+        {"family": family, "played_ms": played, "trained_ms": trained}
+        for family, played, trained in times
+    ]
+    found = [(row["played_ratio"], row["trained_ratio"]) for row in catalogues.with_ratios(rows)]
+    assert found == [(1.0, 1.0), (1.5, 0.5), (1.0, ""), (4.0, "")]
+
+
+def test_families_play_and_train_in_worlds_made_directly(in_this_process, tmp_path) -> None:
+    families = ["random", "hierarchical, all items", "hierarchical, shortlist"]
+    options = ["--quick", "--repeats", "1", "--out", str(tmp_path), "--families", *families]
+    assert main(["catalogues", *options]) == 0
+    study = json.loads((tmp_path / "catalogues.json").read_text())
+    assert in_this_process == [catalogues.measured]
+    assert [(row["family"], row["items"]) for row in study["catalogues"]] == [
+        (family, items) for family in families for items in catalogues.QUICK
+    ]
+    for row in study["catalogues"]:
+        assert row["played_ms"] > 0 and row["MB_at_the_peak"] > 0
+        assert (row["trained_ms"] == "") == (row["family"] == "random")
