@@ -163,11 +163,12 @@ def tables(days: Days) -> str:
     note = (
         f"± is a 95 % interval over seeds. {days.note}. New items: share of exposures that items "
         "of at most three days had. First shown: days from a newcomer's birth to its first "
-        "exposure. Regret: R_each less than that of an oracle that knows the answers to all items, "
-        "new ones too."
+        "exposure, empty where none was. Regret: what R_each falls short of that of the row "
+        f"{ORACLE}, which knows the expected answers to new items, too."
     )
-    parts = _earned(days), note, _stocks(days), _STOCKS_NOTE, _loop(days), _LOOP_NOTE
-    return section(days.title, *parts)
+    stocks = _stocks(days)
+    leads = (stocks, _STOCKS_NOTE) if stocks else ()
+    return section(days.title, _earned(days), note, *leads, _loop(days), _LOOP_NOTE)
 
 
 def _metric(name: str) -> Callable[[Result], float | None]:
@@ -203,15 +204,17 @@ def _earned(days: Days) -> str:
 
 
 _STOCKS_NOTE = (
-    "Lead in mean reward over random slates, in per cent of the oracle's lead, where only a stock "
-    "of items is there: items of the log; items that came in training, so that the policy has met "
-    "them; and items born after it. The stocks have one size. Kept: the lead on newborn items over "
-    "that on items met, where that is a tenth of the oracle's at least."
+    "Lead over random slates in mean reward, where nothing but some items can be shown: items of "
+    "the log; as many that came in training, so that the policy has met them; or as many born after "
+    "it. The oracle's lead is 100: an agent that earns .7 where random slates earn .6 and the "
+    "oracle .8 has 50. Kept: the lead on newborn items over that on items met, if that is 10 at "
+    "least."
 )
 _LEAST_LEAD = 10.0  # per cent of the oracle's; less is next to nothing, of which nothing is kept
 
 
 def _stocks(days: Days) -> str:
+    """Table of leads; empty without rows of chance and oracle, which they are measured by."""
     rows = []
     for agent in days.agents:
         leads = {stock: [100 * lead for lead in days.lead(agent, stock)] for stock in STOCKS}
@@ -220,7 +223,8 @@ def _stocks(days: Days) -> str:
         met, newborn = (float(np.mean(leads[stock])) for stock in ("met", "newborn"))
         kept = f"{100 * newborn / met:.0f} %" if met >= _LEAST_LEAD else ""
         rows.append([agent, *(interval(leads[stock], 1) for stock in STOCKS), kept])
-    return markdown_table(["agent", "logged", "met in training", "newborn", "kept"], rows)
+    header = ["agent", "logged", "met in training", "newborn", "kept"]
+    return markdown_table(header, rows) if rows else ""
 
 
 _LOOP_NOTE = (

@@ -236,7 +236,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--agents", nargs="+", default=list(AGENTS), metavar="AGENT", help="rows of the table")
     add("--env", nargs="+", default=list(ENVS), help="environments whose catalogue changes")
     add_dataset_seed(parser)
-    add("--seeds", type=int, nargs="+", default=list(SEEDS), help="of agents and arrivals")
+    add(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=list(SEEDS),
+        help="each of an agent, its sessions and the arrivals",
+    )
     for name, text in (
         ("days", "last day"),
         ("train_days", "last day of training"),

@@ -107,7 +107,7 @@ def _milliseconds(call: Callable[[], int], repeats: int) -> float:
 
 
 def _agent(family: str, env: VecEnv) -> tuple[Callable[[Any], Any], Callable[[], int] | None]:
-    """How a family acts, and how it trains for as many steps as it returns."""
+    """A function that acts as a family does, and one that trains and returns its steps."""
     n_items = env.get_attr("catalogue")[0].n_items
     if family == "random":
         rng = np.random.default_rng(0)

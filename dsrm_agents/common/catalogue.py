@@ -49,6 +49,8 @@ def same_catalogue(
         return shown
     if not expected.is_of(shown):
         moved = f", {EXTEND}" if extends and shown.n_items > expected.n_items else ""
+        if shown.changes:
+            moved += ", and the same seed, initial, arrivals and lifetime of `catalogue=`"
         raise CheckpointError(
             f"{agent} was built for other items, {expected.n_items} in number, than the "
             f"{shown.n_items} of {env.get_attr('dataset_description')[0]}: use the dataset that it "
