@@ -205,7 +205,7 @@ def _earned(days: Days) -> str:
 
 _STOCKS_NOTE = (
     "Lead over random slates in mean reward, where nothing but some items can be shown: items of "
-    "the log; as many that came in training, so that the policy has met them; or as many born after "
+    "the log; as many that came in training, so that the policy has met them; as many born after "
     "it. The oracle's lead is 100: an agent that earns .7 where random slates earn .6 and the "
     "oracle .8 has 50. Kept: the lead on newborn items over that on items met, if that is 10 at "
     "least."
