@@ -70,7 +70,7 @@ def check_within(name: str, value: object, interval: str) -> float:
         ConfigError: It is no number, or lies outside.
     """
     low, high = (float(end) for end in interval[1:-1].split(","))
-    if is_number(value) or value == math.inf:
+    if is_number(value) or (isinstance(value, float) and value == math.inf):
         number = float(value)
         above = low <= number if interval[0] == "[" else low < number
         if above and (number <= high if interval[-1] == "]" else number < high):

@@ -32,7 +32,7 @@ from . import timing
 from .timing import Row, process_memory
 
 ITEMS = (3_327, 100_000, 1_000_000)
-QUICK = (120, 400)
+QUICK = (1_000, 2_000)
 USERS, FACTORS, EVENTS = 400, 8, 12_000
 SLOTS, ROLLOUT, MAX_LEN = 64, 32, 30
 SHORTLIST = 256  # items of each group

@@ -15,7 +15,7 @@ from kuaisim_gym.engine.jit import inlined, jit
 
 _TILE = 512  # scores of one row that are computed at once: they stay in the first cache
 _ZERO, _LEAST = np.float32(0.0), np.float32(-np.inf)
-_LOW, _SIGN, _REST = np.int64(0xFFFFFFFF), np.int64(31), np.int64(0x7FFFFFFF)
+_LOW, _SIGN, _MAGNITUDE = np.int64(0xFFFFFFFF), np.int64(31), np.int64(0x7FFFFFFF)
 _HIGH = np.int64(32)
 _ROOM = 64  # candidates beside twice those that are wanted
 
@@ -27,23 +27,23 @@ def _narrow(keys: NDArray[np.int64], count: int, k: int) -> int:
     By bisection, because counting is fast.
     """
     low, high = keys[0], keys[0]
-    for place in range(count):
-        low, high = min(low, keys[place]), max(high, keys[place])
+    for number in range(count):
+        low, high = min(low, keys[number]), max(high, keys[number])
     middle, above = low, count - 1  # numbers above the middle
     while above != k:
         middle = (low & high) + ((low ^ high) >> 1)  # rounded down, without overflow
         above = 0
-        for place in range(count):
-            above += keys[place] > middle
+        for number in range(count):
+            above += keys[number] > middle
         if above > k:
             low = middle
         else:
             high = middle
     least, end = np.iinfo(np.int64).max, 0
-    for place in range(count):
-        if keys[place] > middle:
-            least = min(least, keys[place])
-            keys[end] = keys[place]
+    for number in range(count):
+        if keys[number] > middle:
+            least = min(least, keys[number])
+            keys[end] = keys[number]
             end += 1
     return least
 
@@ -96,30 +96,30 @@ def _candidates(
                 for start in range(edges[cell], edges[cell + 1], _TILE):
                     stop = min(start + _TILE, edges[cell + 1])
                     scores = sums[: stop - start]
-                    for place in range(scores.size):
-                        scores[place] = _ZERO
+                    for number in range(scores.size):
+                        scores[number] = _ZERO
                     for f in range(0, dim - 1, 2):
                         a, b = query[f], query[f + 1]
                         x, y = columns[f, start:stop], columns[f + 1, start:stop]
-                        for place in range(scores.size):
-                            scores[place] = (scores[place] + a * x[place]) + b * y[place]
+                        for number in range(scores.size):
+                            scores[number] = (scores[number] + a * x[number]) + b * y[number]
                     if dim % 2:
                         a, x = query[dim - 1], columns[dim - 1, start:stop]
-                        for place in range(scores.size):
-                            scores[place] += a * x[place]
+                        for number in range(scores.size):
+                            scores[number] += a * x[number]
                     reached = 0
-                    for place in range(scores.size):
-                        reached += scores[place] >= bound
+                    for number in range(scores.size):
+                        reached += scores[number] >= bound
                     if not reached:
                         continue
-                    for place in range(scores.size):
-                        if scores[place] < bound:
+                    for number in range(scores.size):
+                        if scores[number] < bound:
                             continue
-                        item = members[start + place]
+                        item = members[start + number]
                         if hidden.size and hidden[row, item >> 3] >> (item & 7) & 1:
-                            scores[place] = _LEAST
-                        code = np.int64(bits[place])
-                        code ^= (code >> _SIGN) & _REST  # in the order of the scores
+                            scores[number] = _LEAST
+                        code = np.int64(bits[number])
+                        code ^= (code >> _SIGN) & _MAGNITUDE  # in the order of the scores
                         key = (code << _HIGH) | (_LOW - item)
                         if key <= lowest[row]:
                             continue
@@ -129,10 +129,10 @@ def _candidates(
                             lowest[row] = _narrow(keys[row], counts[row], k)
                             counts[row] = k
                             code = lowest[row] >> _HIGH
-                            worst_bits[0] = np.int32(code ^ ((code >> _SIGN) & _REST))
+                            worst_bits[0] = np.int32(code ^ ((code >> _SIGN) & _MAGNITUDE))
                             least[row] = bound = worst[0]
     for row in range(n_rows):
         if counts[row] > k:
             _narrow(keys[row], counts[row], k)
-        for place in range(k):
-            best[row, place] = keys[row, place]
+        for number in range(k):
+            best[row, number] = keys[row, number]

@@ -28,13 +28,13 @@ Fields = TypeVar("Fields", Arrivals, Beliefs, Pooled, Rules, Scores)
 def find_fused(core: SessionCore, encoder: ObservationEncoder) -> FusedSteps | None:
     """Returns the compiled steps of some sessions, if they can be compiled.
 
-    They cannot in NumPy; with rules of one's own; with pools, which end sessions by their own, too;
+    They cannot in NumPy; with rules of one's own; where sessions can run dry, which ends them, too;
     with histories; or with further columns of the context. Whatever is no factor model answers
     before the call.
     """
     arrays = encoder.arrays()
     standard = type(core) is SessionCore and type(encoder) is ObservationEncoder
-    ruled = core.pools is not None or core.own_rules is not None
+    ruled = core.can_run_dry or core.own_rules is not None
     if not standard or core.engine.name != "numba" or ruled or arrays is None:
         return None
     return FusedSteps(core, encoder)

@@ -214,14 +214,29 @@ class SessionCore:
             except ConfigError:
                 self.state.active[slots] = False  # half a step: none follows but a reset
                 raise
-        if self.pools is not None:
-            left = np.count_nonzero(self.unexposed(), axis=1)
+        left = self._left()
+        if left is not None:
             exhausted = slots & self.state.active & (left < self.config.slate_size)
             result.truncated[exhausted] = True
             self.state.active[exhausted] = False
         if not everyone:
             self.state.active[~slots] = False
         return result
+
+    @property
+    def can_run_dry(self) -> bool:
+        """True where a session ends when fewer items than a slate's are left to show."""
+        platform = self.platform
+        return self.pools is not None or (platform is not None and platform.can_run_dry)
+
+    def _left(self) -> NDArray[np.int64] | None:
+        """(N,) int64 items left to show, where sessions can run dry."""
+        if not self.can_run_dry:
+            return None
+        if self.platform is not None:
+            return self.platform.left(self.state)
+        left: NDArray[np.int64] = self.unexposed().sum(axis=1)
+        return left
 
     def _judged(self, rules: OwnRules, result: StepResult, rows: NDArray[np.int64]) -> StepResult:
         """The outcome of a step of some slots, and what rules of one's own make of it."""

@@ -81,19 +81,26 @@ class Lifecycle:
         last = check_whole("The last of days", days[1], first)
         if last > _LAST_DAY:
             raise ConfigError(f"The last of days must be at most {_LAST_DAY}, got {last}.")
-        object.__setattr__(self, "days", (first, last))
+        if self.dates is not None and not isinstance(self.dates, str):
+            raise ConfigError(f"dates must name a column, got {self.dates!r}.")
+        checked: dict[str, Any] = {
+            "days": (first, last),
+            "initial": check_within("initial", self.initial, "(0, 1]"),
+            "lifetime": check_within("lifetime", self.lifetime, "(0, inf]"),
+            "memory": check_within("memory", self.memory, "[0, 1)"),
+            "trials": check_whole("trials", self.trials, 0),
+            "seed": check_whole("seed", self.seed, 0),
+            "providers": Providers.of(self.providers),
+        }
         if self.sessions_per_day is not None:
-            check_whole("sessions_per_day", self.sessions_per_day, 1)
-        check_within("initial", self.initial, "(0, 1]")
-        check_within("lifetime", self.lifetime, "(0, inf]")
-        check_within("memory", self.memory, "[0, 1)")
+            per_day = check_whole("sessions_per_day", self.sessions_per_day, 1)
+            checked["sessions_per_day"] = per_day
         if isinstance(self.arrivals, str):
             check_choice("arrivals", self.arrivals, (DATES,))
         elif self.arrivals is not None:
-            check_within("arrivals", self.arrivals, "(0, inf)")
-        check_whole("trials", self.trials, 0)
-        check_whole("seed", self.seed, 0)
-        object.__setattr__(self, "providers", Providers.of(self.providers))
+            checked["arrivals"] = check_within("arrivals", self.arrivals, "(0, inf)")
+        for name, value in checked.items():  # Python's own numbers, which JSON holds
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, catalogue: str | Mapping[str, Any] | Lifecycle) -> Lifecycle | None:

@@ -84,7 +84,9 @@ class Platform:
             )
         shape = (n_sessions, config.longest, config.slate_size)
         self._slate_size = config.slate_size
-        _check_stock(timetable, lifecycle, config.slate_size)
+        stock = _check_stock(timetable, lifecycle, config.slate_size)
+        least = config.slate_size * config.longest  # of a session that never runs dry
+        self.can_run_dry = stock < least
         n_items = catalogue.n_items
         self._clock: NDArray[np.int64] = np.zeros(3, dtype=np.int64)  # day, its sessions, openings
         self.shares: NDArray[np.float64] = np.zeros(n_items)
@@ -102,7 +104,11 @@ class Platform:
         self.providers: ProviderLedger | None = None
         if ownership is not None:
             self.providers = ProviderLedger(
-                ownership, timetable, lifecycle.days, self._today, config.slate_size
+                ownership,
+                timetable,
+                lifecycle.days,
+                self._today,
+                config.slate_size if self.can_run_dry else least,
             )
         self.open()
 
@@ -166,6 +172,19 @@ class Platform:
         self.shares[:] = counts / max(counts.sum(), 1)
         self._today[:] = 0
         self._describe_day()
+
+    def left(self, state: SessionState) -> NDArray[np.int64]:
+        """(N,) int64 items that sessions can still be shown: today, or on the next day if fewer.
+
+        That day may begin before their next step.
+        """
+        n_items = self._catalogue.n_items
+        first, last = self.lifecycle.days
+        tomorrow = self.timetable.available(first if self.day == last else self.day + 1)
+        unseen = ~bits.unpack(self._seen | (state.exposed & ~self.hidden), n_items)
+        counts = [(unseen & there).sum(axis=1) for there in (self.available, tomorrow)]
+        left: NDArray[np.int64] = np.minimum(*counts)
+        return left
 
     def reschedule(self, timetable: Timetable) -> None:
         """Opens anew, with other days on which the same items are there.
@@ -293,12 +312,15 @@ class Platform:
             self.labels[:] = self.popular
 
 
-def _check_stock(timetable: Timetable, lifecycle: Lifecycle, slate_size: int) -> None:
-    """Checks that each day has items for a slate."""
+def _check_stock(timetable: Timetable, lifecycle: Lifecycle, slate_size: int) -> int:
+    """Checks that each day has items for a slate; returns the smallest number of items of a day."""
+    stocks = []
     for day in range(lifecycle.days[0], lifecycle.days[1] + 1):
-        stock = int(timetable.available(day).sum())
-        if stock < slate_size:
+        stocks.append(int(timetable.available(day).sum()))
+        if stocks[-1] < slate_size:
             raise ConfigError(
-                f"On day {day} the catalogue has {stock} items, fewer than the {slate_size} of a "
-                "slate: raise initial, arrivals or lifetime, or play fewer days or smaller slates."
+                f"On day {day} the catalogue has {stocks[-1]} items, fewer than the {slate_size} "
+                "of a slate: raise initial, arrivals or lifetime, or play fewer days or smaller "
+                "slates."
             )
+    return min(stocks)

@@ -75,11 +75,18 @@ class Providers:
             check_choice("providers.target", self.target, TARGETS)
         else:
             object.__setattr__(self, "target", _pairs(self.target))  # a mapping has no hash
+        if self.column is not None and not isinstance(self.column, str):
+            raise ConfigError(f"providers.column must name a column, got {self.column!r}.")
+        checked: dict[str, Any] = {
+            "promised": check_within("providers.promised", self.promised, "(0, 1]"),
+            "patience": check_whole("providers.patience", self.patience, 1),
+            "exponent": check_within("providers.exponent", self.exponent, "(1, inf)"),
+        }
         if self.leave_below is not None:
-            check_within("providers.leave_below", self.leave_below, "(0, 1]")
-        check_within("providers.promised", self.promised, "(0, 1]")
-        check_whole("providers.patience", self.patience, 1)
-        check_within("providers.exponent", self.exponent, "(1, inf)")
+            least = check_within("providers.leave_below", self.leave_below, "(0, 1]")
+            checked["leave_below"] = least
+        for name, value in checked.items():  # Python's own numbers, which JSON holds
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of(cls, fields: Mapping[str, Any] | Providers | None) -> Providers | None:
@@ -166,16 +173,16 @@ def find_ownership(dataset: Dataset, settings: Providers, seed: int) -> Ownershi
 class ProviderLedger:
     """The accounts of a platform's providers: what is due to them, what they get, who has left.
 
-    A provider that is due to leave stays as long as too few items for a slate would be left on some
-    later day; those who got the least of what was due to them go first, ties by position. So the
-    last providers stay, and there is always a slate.
+    A provider that is due to leave stays as long as too few items would be left on some later day:
+    for a session of full length, or for a slate where there are too few anyway. Those who got the
+    least of what was due to them go first, ties by position; so the last providers stay.
 
     Args:
         ownership: The providers.
         timetable: When items are there while nobody leaves.
         days: First and last day.
         exposures: (n_items,) int64 of today, which the platform counts in this very array.
-        slate_size: K.
+        least: Items that must be there each day.
 
     Attributes:
         names: P names.
@@ -188,12 +195,12 @@ class ProviderLedger:
         timetable: Timetable,
         days: tuple[int, int],
         exposures: CountArray,
-        slate_size: int,
+        least: int,
     ) -> None:
         self.names, self.labels = ownership.names, ownership.labels
         self._settings, self._shares = ownership.settings, ownership.shares
         self._born, self._ends = timetable.born, timetable.gone
-        self._days, self._slate_size, self._today = days, slate_size, exposures
+        self._days, self._least, self._today = days, least, exposures
         n = len(self.names)
         order = np.argsort(self.labels, kind="stable")
         self._items = np.split(order, np.bincount(self.labels).cumsum()[:-1])
@@ -308,7 +315,7 @@ class ProviderLedger:
         stock = self._stock_from(day, np.flatnonzero(self._until[self.labels] == _NEVER))
         for provider in leaving.tolist():
             without = stock - self._stock_from(day, self._items[provider])
-            if without.min() >= self._slate_size:
+            if without.min() >= self._least:
                 stock = without
                 self._until[provider] = day
 

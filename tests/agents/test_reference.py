@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.agents.references import AGENTS
+from benchmarks.agents.references import AGENTS, ROWS
 from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.baselines.bands import Band, InBand, ProviderControl, Quota
 from dsrm_agents.baselines.reference import (
@@ -32,7 +32,8 @@ def play(dataset, name: str, sessions: int = 300, slots: int = 300) -> dict[str,
 @pytest.mark.parametrize("source", ["world", "real"])
 def test_the_rows_stand_in_their_order(source: str, request) -> None:
     dataset = request.getfixturevalue(source)
-    rows = {row.name: play(dataset, row.name) for row in AGENTS if row.suits(dataset)}
+    names = [row.name for row in AGENTS if row.name in ROWS and row.suits(dataset)]
+    rows = {name: play(dataset, name) for name in names}
     for name, row in rows.items():
         if name.endswith("+quota"):
             assert (row["q"], row["ad"], row["slate_ad"]) == (0, 0, 0)

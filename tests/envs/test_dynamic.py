@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from dsrm_agents import make_vec_env
+from dsrm_agents import evaluate, make_vec_env
+from dsrm_agents.baselines.reference import make_reference
 from dsrm_agents.common.catalogue import outside_pool
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data.dataset import Labels
@@ -436,6 +437,26 @@ def test_the_rich_get_richer_only_where_they_are_shown(small) -> None:
         slates = chosen.reshape(4, 5)[steps]
         batch.reset(batch.step(slates).done)
     assert batch.catalogue.popular[chosen].sum() == min(20, batch.catalogue.popular.sum())
+
+
+@pytest.mark.parametrize("row", ["random", "filter+quota"])
+def test_sessions_end_before_they_run_dry(small, row: str) -> None:
+    """Otherwise they would show what is not there, or is not yet born."""
+    days = {"days": (1, 4), "sessions_per_day": 6, "initial": 0.1, "arrivals": 1.0, "lifetime": 9.0}
+    options: dict[str, Any] = {"catalogue": days, "slate_size": 4, "max_len": 8}
+    env = make_vec_env(
+        "KuaiRec-Dynamic-v0", N, "test", 1, dataset=small, action_type="slate",
+        abandonment="none", **options,
+    )  # fmt: skip
+    assert env.batch.platform.can_run_dry
+    sessions = evaluate(make_reference(row, env.batch), env, 40)
+    table, shown = env.batch.platform.timetable, sessions.slates >= 0
+    day = sessions.ages.astype(int) + table.born[sessions.slates]
+    assert (sessions.ages[shown] >= 0).all()
+    assert (day < table.gone[sessions.slates])[shown].all()
+    assert (sessions.length < 8).any() and (sessions.length >= 2).all()
+    enough = make_vec_env("KuaiRec-Dynamic-v0", N, dataset=small, **options | {"max_len": 2})
+    assert not enough.batch.platform.can_run_dry
 
 
 def test_metrics_by_hand() -> None:
