@@ -22,6 +22,7 @@ from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.simulator.lifecycle import Lifecycle, Timetable, before_first_day
 
+ROOT = Path(__file__).parents[2]
 ENV = "KuaiRec-Dynamic-v0"
 LIFE = {"days": (1, 14), "sessions_per_day": 16, "arrivals": 20.0, "lifetime": 30.0}
 
@@ -170,6 +171,12 @@ def test_leads_are_over_chance_in_units_of_the_oracles() -> None:
     other = made("mine", 2, 0.6, logged=0.5, met=0.5, newborn=0.5) | {"days": 3}
     with pytest.raises(DataFormatError, match="differ in days"):
         report.worlds([*results, other])
+
+
+def test_the_page_shows_the_committed_results() -> None:
+    tables = report.markdown(report.read_studies(ROOT / "benchmarks" / "results" / "days"))
+    page = (ROOT / "docs" / "changing_catalogues.md").read_text(encoding="utf-8")
+    assert f"<!-- days -->\n{tables.strip()}\n<!-- /days -->" in page
 
 
 # Items that sessions teach
