@@ -16,7 +16,8 @@ from dsrm_agents.common.bounds import Band, SlateBounds
 from dsrm_agents.common.catalogue import flags_of, groups_of, outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
-from dsrm_agents.hrl.workers import WORKERS, ChangingItems, Context, FixedItems, Worker
+from dsrm_agents.hrl.items import ChangingItems, Context, FixedItems
+from dsrm_agents.hrl.workers import WORKERS, Worker
 from kuaisim_gym.config import check_choice, check_whole, is_number
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue

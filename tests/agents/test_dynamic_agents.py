@@ -38,7 +38,8 @@ from dsrm_agents.baselines.slates import last_slates
 from dsrm_agents.common.bounds import Band
 from dsrm_agents.common.catalogue import flags_of, outside_pool, shown_popular
 from dsrm_agents.common.identity import identity_of
-from dsrm_agents.hrl.workers import ChangingItems, Context, FixedItems, Worker
+from dsrm_agents.hrl.items import ChangingItems, Context, FixedItems
+from dsrm_agents.hrl.workers import Worker
 from dsrm_agents.hsrl import policies as hsrl_policies
 from kuaisim_gym.engine import bits
 from kuaisim_gym.envs.tasks import make_batch
