@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import cost, origin, study
+from benchmarks import backends, cost, origin
 from benchmarks.__main__ import main
 from benchmarks.cost import FREE, CostStudy, compare, draw, read_studies, summary
 from benchmarks.estimates import states
@@ -139,7 +139,7 @@ def test_all_worlds_of_the_quick_table_are_priced(
         origin, "shared_dataset", lambda name, path, seed: worlds.get(name, small_positive)
     )
     asked: list[CostStudy] = []
-    monkeypatch.setattr(study, "run_studies", lambda studies, *rest: asked.extend(studies))
+    monkeypatch.setattr(backends, "run_studies", lambda studies, *rest: asked.extend(studies))
     monkeypatch.setattr(cost, "read_studies", lambda folder: [])
     monkeypatch.setattr(cost, "draw", lambda results: None)
     monkeypatch.setattr(cost, "save_small", lambda figure, path: path)
