@@ -482,7 +482,7 @@ def test_another_world_or_purifier_is_refused_unless_one_insists(small, small_ra
         Recommender(bare, None, other)
     assert len(Recommender(bare, None, other, strict=False).recommend(None)) == 10
     rule = make_reference("filter+quota", make_vec_env(ENV, 2, dataset=small, **DICT).batch)
-    with pytest.raises(CheckpointError, match="ReferencePolicy was trained on"):
+    with pytest.raises(CheckpointError, match="FilterPolicy was trained on"):
         Recommender(rule, None, small_rand)
 
 
