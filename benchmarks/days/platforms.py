@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
+from dsrm_agents.common.evaluation import next_actions
+from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.config import check_whole
-from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.envs.shared import wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, gini
@@ -36,19 +36,13 @@ class PlayedDays(NamedTuple):
     concentration: list[float]
 
 
-def batch_of(env: VecEnv) -> SessionBatch:
-    """The sessions of an environment, wrapped or not."""
-    batch: SessionBatch = env.get_attr("batch")[0]
-    return batch
-
-
 def platform_of(env: VecEnv) -> Platform:
     """The platform of an environment.
 
     Raises:
         ConfigError: Its catalogue does not change.
     """
-    platform = batch_of(env).platform
+    platform = batch_of(env, "The days of a platform").platform
     if platform is None:
         raise ConfigError(
             "The days of a platform need a catalogue that changes, got a fixed one: name an "
@@ -80,7 +74,7 @@ def play_days(
                 concentration.append(float(gini(platform.shares[platform.available])))
                 if follow is not None:
                     follow(today)
-        actions, state = _predict(policy, env, observation, state, starts, masked)
+        actions, state = next_actions(policy, env, observation, state, starts, masked=masked)
         observation, _, starts, infos = env.step(actions)
         for slot in np.flatnonzero(starts):
             if began[slot] <= last:
@@ -130,15 +124,7 @@ def mean_reward(policy: Any, env: VecEnv, stock: NDArray[np.int64], steps: int) 
     observation, state = env.reset(), None
     starts, rewards = np.ones(env.num_envs, dtype=bool), []
     for _ in range(check_whole("steps", steps, 1)):
-        actions, state = _predict(policy, env, observation, state, starts, masked)
+        actions, state = next_actions(policy, env, observation, state, starts, masked=masked)
         observation, reward, starts, _ = env.step(actions)
         rewards.append(reward.mean(dtype=np.float64))
     return float(np.mean(rewards))
-
-
-def _predict(
-    policy: Any, env: VecEnv, observation: Any, state: Any, starts: NDArray[np.bool_], masked: bool
-) -> Any:
-    masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-    with torch.no_grad():
-        return policy.predict(observation, state, starts, deterministic=True, **masks)

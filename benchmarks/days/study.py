@@ -21,6 +21,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from dsrm_agents import make_vec_env
+from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
@@ -35,7 +36,7 @@ from ..results import Result, check_session_env, without_nan
 from ..run import SEED_RANGE, Run, first_test_seed, weights_of
 from ..study import Study
 from ..training import TrainingRecord
-from .platforms import SPARE_DAYS, batch_of, mean_reward, platform_of, play_days, stocks
+from .platforms import SPARE_DAYS, mean_reward, platform_of, play_days, stocks
 from .plot import plot_all
 from .report import METRICS, ORACLE, SIZES, STOCKS, STUDY, markdown, read_studies
 
@@ -159,7 +160,7 @@ class _World:
         env = self._test_env(study.sessions, study.sessions)
         played = play_days(self._policy(model, env), env, study.days, follow)
         later = np.flatnonzero(played.began > study.train_days)
-        batch, timetable = batch_of(env), platform_of(env).timetable
+        batch, timetable = batch_of(env, STUDY), platform_of(env).timetable
         sessions = played.sessions.take(later)
         metrics = batch.summarise(sessions)
         by_day = daily(played.sessions, timetable)
@@ -218,7 +219,7 @@ class _World:
         )
 
     def _policy(self, model: BaseAlgorithm | None, env: VecEnv) -> Any:
-        return model if self.agent.rule is None else self.agent.rule(batch_of(env))
+        return model if self.agent.rule is None else self.agent.rule(batch_of(env, STUDY))
 
 
 def _newborn(sessions: Sessions, newborn: NDArray[np.bool_]) -> dict[str, float]:

@@ -45,7 +45,7 @@ class ExploringFilter:
         self._model = batch.belief().model  # from the sessions' start
         n_items = batch.catalogue.n_items
         self._prior = 1.0 / np.maximum(self._model.variance[:n_items], _LEAST_VARIANCE)
-        self._precision, self._evidence = self._prior.copy(), np.zeros(n_items)
+        self._forget()
         self._shown: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
         self._session = np.full((2, batch.n_sessions), -1, dtype=np.int64)
         self._opening = self._platform()
@@ -93,7 +93,7 @@ class ExploringFilter:
         """Learns from the answers to the last slates."""
         if self._platform() != self._opening:
             self._opening = self._platform()
-            self._precision, self._evidence = self._prior.copy(), np.zeros_like(self._prior)
+            self._forget()
             return
         state, (episodes, steps) = self.batch.core.state, self._session
         went_on = (state.episodes == episodes) & (state.steps == steps + 1)
@@ -109,6 +109,10 @@ class ExploringFilter:
         evidence = slope * (answers - expected) / (expected * (1.0 - expected))
         np.add.at(self._precision, slates, information)
         np.add.at(self._evidence, slates, evidence + information * offset)
+
+    def _forget(self) -> None:
+        """Knows of the items what the model knows."""
+        self._precision, self._evidence = self._prior.copy(), np.zeros_like(self._prior)
 
     def _platform(self) -> int:
         """Number of times that the platform has opened; 0 where the catalogue is fixed."""

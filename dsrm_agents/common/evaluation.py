@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from tqdm.auto import tqdm
 
@@ -58,9 +59,8 @@ def evaluate(
     # A bar appears where it takes longer than a moment.
     with tqdm(total=sessions, desc="Sessions", unit="session", delay=2.0, leave=False) as bar:
         while waiting:
-            masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-            actions, state = agent.predict(
-                observation, state, starts, deterministic=deterministic, **masks
+            actions, state = next_actions(
+                agent, env, observation, state, starts, deterministic, masked=masked
             )
             observation, _, starts, infos = env.step(actions)
             for slot in np.flatnonzero(starts):
@@ -74,6 +74,31 @@ def evaluate(
                     waiting -= len(records[slot]) == quota
                     bar.update()
     return Sessions.concatenate([record for slot in records for record in slot])
+
+
+def next_actions(
+    agent: Agent,
+    env: VecEnv,
+    observation: Any,
+    state: Any,
+    starts: NDArray[np.bool_],
+    deterministic: bool = True,
+    *,
+    masked: bool,
+) -> tuple[Any, Any]:
+    """Actions of an agent, and its hidden state.
+
+    Args:
+        agent: The agent.
+        env: The environment, of which masks are asked.
+        observation: Of all slots.
+        state: Hidden state of the last call, ``None`` at first.
+        starts: (N,) bool, slots whose session has just begun.
+        deterministic: As for :func:`evaluate`.
+        masked: What :func:`~kuaisim_gym.envs.shared.wants_masks` says of the agent.
+    """
+    masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
+    return agent.predict(observation, state, starts, deterministic=deterministic, **masks)
 
 
 def _check(agent: Any, env: Any, strict: bool) -> None:

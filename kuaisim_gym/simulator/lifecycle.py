@@ -232,6 +232,8 @@ def before_first_day(dataset: Dataset, lifecycle: Lifecycle) -> tuple[Dataset, T
 def _trials(dataset: Dataset, lifecycle: Lifecycle) -> NDArray[np.bool_]:
     """(n_rows,) bool: as many random rows of each item's log as there are trials."""
     items = dataset.log.items
+    if not lifecycle.trials:
+        return np.zeros(len(items), dtype=bool)  # without a sort of the whole log
     lots = np.random.default_rng((lifecycle.seed, _STREAM)).random(len(items))
     order = np.lexsort((lots, items))
     firsts = np.searchsorted(items[order], items[order])
