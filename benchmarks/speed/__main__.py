@@ -15,6 +15,7 @@ COMMANDS = {
     "serving": (".speed.serving", "time recommendations, request by request"),
     "heads": (".speed.heads", "time action heads on catalogues of several sizes"),
     "catalogues": (".speed.catalogues", "time agents on catalogues of up to a million items"),
+    "large": (".speed.large", "measure a log of KuaiRand-27K's shape, up to a tenth of its size"),
     "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
     "cached": (".speed.cached", "compare loads from the cache with an older build"),

@@ -19,7 +19,7 @@ PUBLISHED = {"1k": (1_000, 4_369_953, 11_713_045), "27k": (27_285, 32_038_725, 3
 RANDOM_ROWS = 1_186_059 / 27_285  # of a user
 CATALOGUE = 7_583
 TASTES = 8
-_STRIDE = 100  # ranks of popularity from one video of the catalogue to the next
+_STRIDE = 100  # ranks of popularity from one video of the catalogue to the next, at most
 _START, _SPAN = 1_649_347_200_000, 2_678_400_000  # ms: 2022-04-08, 31 days
 _MEMORY = "1GB"
 
@@ -33,6 +33,11 @@ class Shape:
     videos: int
     random_rows: int  # of a user
     catalogue: int = CATALOGUE
+
+    @property
+    def stride(self) -> int:
+        """Ranks of popularity from one video of the catalogue to the next."""
+        return min(_STRIDE, self.videos // self.catalogue)
 
     @classmethod
     def of_rows(cls, rows: int) -> Shape:
@@ -109,7 +114,7 @@ def write_large_files(shape: Shape, folder: Path) -> list[Path]:
 
     half, middle = shape.users // 2, _START + _SPAN // 2
     constants = {
-        "total": shape.users * shape.rows, "tastes": TASTES, "stride": _STRIDE,
+        "total": shape.users * shape.rows, "tastes": TASTES, "stride": shape.stride,
         "most": "1.8446744073709552e19", **vars(shape),
     }  # fmt: skip
     # A bijection of ranks: ids say nothing of popularity.
