@@ -20,6 +20,7 @@ COMMANDS = {
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
     "cached": (".speed.cached", "compare loads from the cache with an older build"),
     "backends": (".speed.backends", "compare suites on Ray with those of a local pool"),
+    "vectors": (".speed.vectors", "compare sessions in other processes with those of one"),
     "plot": (".speed.plot", "draw the growth curves as PNG"),
 }
 

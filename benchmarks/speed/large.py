@@ -101,7 +101,7 @@ def _stage(name: str, row: Row, call: Callable[[], T]) -> T:
 
 def _first_session(dataset: Dataset) -> int:
     """Steps of a session of random slates."""
-    env = gym.make(ENV, dataset=dataset, split="train", action_type="slate")
+    env = gym.make(ENV, dataset=dataset, split="train", action_type="slate", engine="numpy")
     env.reset(seed=1)
     env.action_space.seed(1)
     steps, over = 0, False
