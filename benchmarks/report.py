@@ -87,11 +87,15 @@ def main(options: argparse.Namespace) -> None:
 def renewed(page: str, results: list[Result]) -> str:
     """The text of a page with today's tables between its comments."""
     for name, table in PAGE_TABLES.items():
-        before, start, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"\n<!-- /{name} -->")
-        if start and end:
-            page = f"{before}{start}{table(results)}{end}{after}"
+        page = marked(page, name, lambda table=table: table(results))
     return page
+
+
+def marked(page: str, name: str, text: Callable[[], str]) -> str:
+    """The text of a page with a new one between the comments of a name, if it has them."""
+    before, start, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"\n<!-- /{name} -->")
+    return f"{before}{start}{text()}{end}{after}" if start and end else page
 
 
 def report(folder: Path) -> str:

@@ -21,9 +21,11 @@ import numpy as np
 
 from kuaisim_gym.data import load_dataset
 from kuaisim_gym.data.dataset import Dataset
+from kuaisim_gym.disk import remove
 from kuaisim_gym.simulator.build import load_catalogue, load_preferences
 
 from ..commands import count
+from ..processes import Workers
 from .large_files import PUBLISHED, Shape, write_large_files
 from .timing import Row, add_out, forget_peak, in_fresh_processes, process_memory, report
 
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--rows", type=count, nargs="+", default=ROWS, help="rows of each standard log, about")
     add("--folder", type=Path, help="where the files are written for a while; by default the "
         "system's folder of temporary files")  # fmt: skip
+    add("--jobs", type=count, default=1, help="sizes measured side by side, by processor time")
     add_out(parser)
 
 
@@ -49,13 +52,25 @@ def main(options: argparse.Namespace) -> None:
     """Measures, prints tables and writes ``large.json``, after each size."""
     shapes = QUICK if options.quick else [Shape.of_rows(rows) for rows in options.rows]
     sizes: list[Row] = []
-    for shape in shapes:
-        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            written = in_fresh_processes(write, [shape], [Path(folder)])
-            measured = in_fresh_processes(measure, [shape], [Path(folder)])
-        sizes.append(written[0] | measured[0])
-        tables = {"sizes": sizes, "growth": growth(sizes)}
-        report("large", tables, options.out, least_rows=LEAST_ROWS, published=PUBLISHED["27k"])
+    with (
+        tempfile.TemporaryDirectory(dir=options.folder) as top,
+        Workers(options.jobs, tasks=1) as workers,
+    ):
+        folders = [Path(top) / str(number) for number in range(len(shapes))]
+        for row in workers.map(measured, shapes, folders):
+            sizes.append(row)
+            tables = {"sizes": sizes, "growth": growth(sizes)}
+            report("large", tables, options.out, least_rows=LEAST_ROWS, published=PUBLISHED["27k"])
+
+
+def measured(shape: Shape, folder: Path) -> Row:
+    """Writes the files and measures what they cost, each in a process of its own."""
+    folder.mkdir()
+    try:
+        written = in_fresh_processes(write, [shape], [folder])
+        return written[0] | in_fresh_processes(measure, [shape], [folder])[0]
+    finally:
+        remove(folder)
 
 
 def write(shape: Shape, folder: Path) -> Row:

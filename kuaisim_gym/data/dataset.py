@@ -333,7 +333,8 @@ class Dataset:
         for label, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
             if ids.dtype.kind not in "iU":
                 raise DataFormatError(f"{label} must be integers or strings, got {ids.dtype}.")
-            if len(np.unique(ids)) != len(ids):
+            ordered = np.sort(ids)  # np.unique would keep a table of millions of items beside it
+            if (ordered[1:] == ordered[:-1]).any():
                 raise DataFormatError(f"{label} must be distinct.")
         n_all = len(self.item_ids)
         for label, table, n_items in (
