@@ -24,7 +24,6 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.utils import batch_space
 from matplotlib.figure import Figure
-from stable_baselines3.common.vec_env import SubprocVecEnv
 
 from ..plots import save_figure
 from .play import TINY, Case, make
@@ -33,10 +32,10 @@ from .timing import Row, add_out, in_fresh_processes, report
 BATCH = 64  # sessions of an actor
 ONE = "one process"
 WAYS = {
-    ONE: (1, 4, 16, 64, 128, 256, 512, 1024),
-    "Gymnasium AsyncVectorEnv, a process a session": (1, 4, 16),
-    "SB3 SubprocVecEnv, a process a session": (1, 4, 16),
-    "Ray actors of 64 sessions": (64, 128, 256, 512),
+    ONE: (1, 2, 4, 16, 64, 128, 256, 1024),
+    "Gymnasium AsyncVectorEnv, a process a session": (1, 2, 4),
+    "SB3 SubprocVecEnv, a process a session": (1, 2, 4),
+    "Ray actors of 64 sessions": (64, 128, 256),
 }
 STEPS, WARM_UP = 300, 20
 STORE = 256 << 20  # bytes of Ray's shared memory
@@ -130,6 +129,8 @@ def _asynchronous(case: Case) -> Vector:
 
 
 def _subprocesses(case: Case) -> Vector:
+    from stable_baselines3.common.vec_env import SubprocVecEnv  # loads torch, as actors need not
+
     single = partial(make, replace(case, shell="single", sessions=1))
     env = SubprocVecEnv([single] * case.sessions, start_method="spawn")
     env.reset()
