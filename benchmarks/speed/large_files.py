@@ -56,12 +56,13 @@ def videos_of(rows: int) -> int:
 
 
 _ROWS = """
-SELECT *, CASE WHEN chance_taste < .5 THEN greatest(any_rank - any_rank % {tastes} + u % {tastes}, 0)
-    % {videos} ELSE any_rank END AS rank
+SELECT *, CASE WHEN by_taste < .5 THEN (any_rank - any_rank % {tastes} + u % {tastes}) % {videos}
+    ELSE any_rank END AS rank
 FROM (
     SELECT n // {rows} AS u, n % {rows} AS k, hash(n, 1) / {most} AS chance,
-        CASE WHEN n * 7919 % {total} < {videos} THEN 1.0 ELSE hash(n, 2) / {most} END AS chance_taste,
-        CASE WHEN n * 7919 % {total} < {videos} THEN n * 7919 % {total}
+        n * 7919 % {total} AS once,
+        CASE WHEN once < {videos} THEN 1.0 ELSE hash(n, 2) / {most} END AS by_taste,
+        CASE WHEN once < {videos} THEN once
         ELSE floor(pow({videos}, hash(n, 3) / {most})) - 1 END::BIGINT AS any_rank
     FROM range({first} * {rows}, {end} * {rows}) numbers(n)
 )

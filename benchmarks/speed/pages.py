@@ -1,4 +1,4 @@
-"""Tables of measured figures on pages, between the comments ``<!-- name -->`` and ``<!-- /name -->``."""
+"""Tables of measured figures on pages, between ``<!-- name -->`` and ``<!-- /name -->``."""
 
 from __future__ import annotations
 

@@ -89,7 +89,9 @@ def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
             [(item, 1.0) for item in rng.choice(items, SESSION * size, replace=False).tolist()]
             for _ in users
         ]
-        seconds = _processor_seconds(lambda u=users, h=histories: recommender.recommend(u, h), repeats)
+        seconds = _processor_seconds(
+            lambda u=users, h=histories: recommender.recommend(u, h), repeats
+        )
         rows.append(
             {
                 "agent": agent,
@@ -169,7 +171,9 @@ def arithmetic(requests: list[Row], users: list[Row]) -> list[Row]:
             label = f"cores for them, {agent}, {together}"
             rows.append({"of a million users": label, "number": rate / of_core / FILLED})
     online = sum(float(row["MB_a_million_users"]) for row in users[:-1])
-    rows.append({"of a million users": "GB in memory, a copy of each process", "number": online / 1e3})
+    rows.append(
+        {"of a million users": "GB in memory, a copy of each process", "number": online / 1e3}
+    )
     return rows
 
 

@@ -231,9 +231,7 @@ class Fit:
             score = self.score(part, level, users, items)
             curve = part.curvature(score, self.noise)
             popularity = part.swayed * self.popularity[items]
-            design = np.column_stack(
-                [np.ones(len(popularity)), popularity, self.vectors[items]]
-            )
+            design = np.column_stack([np.ones(len(popularity)), popularity, self.vectors[items]])
             squares = _squares(design, self.vector_covariance[items])
             cross = design * self.quality[items, None]
             cross[:, 2:] += self.crossed[items]
