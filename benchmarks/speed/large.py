@@ -91,9 +91,8 @@ def measure(shape: Shape, folder: Path) -> Row:
     """Processor and wall seconds of each stage, and the peak MB of the process in it."""
     os.environ["KUAISIM_CACHE"] = str(folder / "cache")
     row: Row = {}
-    whole = _stage("load", row, lambda: load_dataset("kuairand", folder))
-    dataset = _stage("thin", row, lambda: whole.without_rare(LEAST_ROWS))
-    del whole
+    loaded = [_stage("load", row, lambda: load_dataset("kuairand", folder))]
+    dataset = _stage("thin", row, lambda: loaded.pop().without_rare(LEAST_ROWS))
     row |= {"videos_kept": dataset.n_all_items, "rows_kept": len(dataset.log)}
     model = _stage("fit", row, lambda: load_preferences(dataset))
     row["factors"] = model.dim - 1

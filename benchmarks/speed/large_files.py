@@ -2,9 +2,9 @@
 
 Rows a user, random rows a user, the size of the catalogue and the columns are the published ones.
 Videos grow with rows as from KuaiRand-1K to KuaiRand-27K. Every video is logged once, the other
-rows fall on videos by Zipf's law, half of them on those of the user's own taste, which the user also
-likes better. A hundredth of the more popular videos is the catalogue, and holds as few of the rows
-as there. All rows are synthetic.
+rows fall on videos by Zipf's law, half of them on those of the user's own taste, which the user
+likes better, too. A hundredth of the more popular videos is the catalogue, and holds as few of the
+rows as there. All rows are synthetic.
 """
 
 from __future__ import annotations
