@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,11 +91,7 @@ def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
             for _ in users
         ]
         calls = -(-BATCHES[-1] // n)  # as many requests in each timing
-
-        def ask() -> None:
-            for _ in range(calls):
-                recommender.recommend(users, histories)  # noqa: B023  # called at once
-
+        ask = partial(_asked, recommender, users, histories, calls)
         seconds = _processor_seconds(ask, repeats) / calls
         rows.append(
             {
@@ -105,6 +102,11 @@ def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
             }
         )
     return rows
+
+
+def _asked(recommender: Recommender, users: list[Any], histories: list[Any], calls: int) -> None:
+    for _ in range(calls):
+        recommender.recommend(users, histories)
 
 
 def occupied(dataset: Dataset) -> list[Row]:

@@ -58,7 +58,7 @@ def main(options: argparse.Namespace) -> None:
             continue
         sizes = numbers[:1] if options.quick else numbers
         cases = [replace(case, sessions=n) for n in sizes]
-        rows += in_fresh_processes(partial(of_way, way, steps), [cases])[0]["rows"]  # type: ignore[arg-type]
+        rows += in_fresh_processes(partial(of_way, way, steps), [cases])[0]  # type: ignore
     report("vectors", {"vectors": rows}, options.out, steps=steps)
     print(verdict(rows))
     if options.out is not None:
@@ -82,9 +82,9 @@ class Vector:
     close: Callable[[], Any]
 
 
-def of_way(way: str, steps: int, cases: list[Case]) -> Any:
+def of_way(way: str, steps: int, cases: list[Case]) -> list[Row]:
     """The rows of one way, all measured in this process."""
-    return {"rows": [measured(way, steps, case) for case in cases]}
+    return [measured(way, steps, case) for case in cases]
 
 
 def measured(way: str, steps: int, case: Case) -> Row:
