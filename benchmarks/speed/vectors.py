@@ -58,7 +58,7 @@ def main(options: argparse.Namespace) -> None:
             continue
         sizes = numbers[:1] if options.quick else numbers
         cases = [replace(case, sessions=n) for n in sizes]
-        rows += in_fresh_processes(partial(of_way, way, steps), [cases])[0]  # type: ignore
+        rows += in_fresh_processes(partial(of_way, way, steps), [cases])[0]
     report("vectors", {"vectors": rows}, options.out, steps=steps)
     print(verdict(rows))
     if options.out is not None:
