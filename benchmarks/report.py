@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def main(options: argparse.Namespace) -> None:
 def renewed(page: str, results: list[Result]) -> str:
     """The text of a page with today's tables between its comments."""
     for name, table in PAGE_TABLES.items():
-        page = marked(page, name, lambda table=table: table(results))
+        page = marked(page, name, partial(table, results))
     return page
 
 

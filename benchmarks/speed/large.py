@@ -134,7 +134,9 @@ def growth(sizes: list[Row]) -> list[Row]:
     rows = np.array([float(size["rows"]) for size in sizes])
     seconds = np.array([float(size["load_s"]) + float(size["fit_s"]) for size in sizes])
     peaks = np.array([float(size["MB_peak"]) for size in sizes])
-    table = [(f"{n / 1e6:.0f} M", *rest) for n, *rest in zip(rows, seconds, peaks, strict=True)]
+    table = [
+        (f"{n / 1e6:.0f} M", *figures) for n, *figures in zip(rows, seconds, peaks, strict=True)
+    ]
     if len(sizes) > 1:
         total = PUBLISHED["27k"][2]
         lines = [np.polyval(np.polyfit(rows, ys, 1), total) for ys in (seconds, peaks)]
@@ -144,10 +146,10 @@ def growth(sizes: list[Row]) -> list[Row]:
     return [
         {
             "rows": label,
-            "load_and_fit_s": float(taken),
-            "s_a_million_rows": float(taken / n * 1e6),
-            "of_the_first": float(taken / n / first),
+            "load_and_fit_s": float(spent),
+            "s_a_million_rows": float(spent / n * 1e6),
+            "of_the_first": float(spent / n / first),
             "MB_peak": float(peak),
         }
-        for n, (label, taken, peak) in zip(rows, table, strict=True)
+        for n, (label, spent, peak) in zip(rows, table, strict=True)
     ]

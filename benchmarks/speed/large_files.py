@@ -50,9 +50,9 @@ class Shape:
 
 def videos_of(rows: int) -> int:
     """Videos among so many rows: a power law through the two published sizes."""
-    (_, few, less), (_, many, more) = PUBLISHED.values()
-    power = math.log(many / few) / math.log(more / less)
-    return round(few * (rows / less) ** power)
+    (_, videos_1k, rows_1k), (_, videos_27k, rows_27k) = PUBLISHED.values()
+    power = math.log(videos_27k / videos_1k) / math.log(rows_27k / rows_1k)
+    return round(float(videos_1k * (rows / rows_1k) ** power))
 
 
 _ROWS = """
@@ -123,9 +123,9 @@ def write_large_files(shape: Shape, folder: Path) -> list[Path]:
     log = {"video": video, "start": _START // 2, "span": _SPAN // 2, **constants}
     queries = {}
     for name, times in zip(STANDARD, (f"t < {middle}", f"t >= {middle}"), strict=True):
-        for part, (first, end) in enumerate(((0, half), (half, shape.users)), start=1):
+        for file_number, (first, end) in enumerate(((0, half), (half, shape.users)), start=1):
             rows = _ROWS.format(first=first, end=end, **constants)
-            queries[f"{name}_27k_part{part}"] = _LOG.format(
+            queries[f"{name}_27k_part{file_number}"] = _LOG.format(
                 source=rows, where=times, random=0, of_user=shape.rows, **log
             )
     queries[f"{RANDOM}_27k"] = _LOG.format(
@@ -136,7 +136,11 @@ def write_large_files(shape: Shape, folder: Path) -> list[Path]:
     queries[f"{USER_FEATURES}_27k"] = _USERS.format(onehot=onehot, **constants)
     queries[f"{VIDEO_BASIC}_27k"] = _VIDEOS.format(video=video, **constants)
     files = []
-    settings = {"memory_limit": _MEMORY, "threads": 2, "temp_directory": str(folder / "spill")}
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": _MEMORY,
+        "threads": 2,
+        "temp_directory": str(folder / "spill"),
+    }
     with duckdb.connect(config=settings) as connection:
         for table, query in queries.items():
             files.append(folder / f"{table}.csv")

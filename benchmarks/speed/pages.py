@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ def main(options: argparse.Namespace) -> None:
 def renewed(page: str, folder: Path) -> str:
     """The text of a page with today's tables of a folder of measurements."""
     for name, (study, table) in TABLES.items():
-        page = marked(
-            page,
-            name,
-            lambda study=study, table=table: table(read_result(folder / f"{study}.json")),
-        )
+        page = marked(page, name, partial(_text, table, folder / f"{study}.json"))
     return page
+
+
+def _text(table: Callable[[Any], str], path: Path) -> str:
+    return table(read_result(path))
 
 
 def large(study: Result) -> str:
@@ -50,12 +51,12 @@ def large(study: Result) -> str:
         "session, s": "session_s", "peak, GB": "MB_peak",
     }  # fmt: skip
     sizes = _table(study["sizes"], columns)
-    more = {
+    growth = {
         "rows": "rows", "load and fit, s": "load_and_fit_s",
         "s a million rows": "s_a_million_rows", "of the first": "of_the_first",
         "peak, GB": "MB_peak",
     }  # fmt: skip
-    return f"{sizes}\n\n{_table(study['growth'], more)}"
+    return f"{sizes}\n\n{_table(study['growth'], growth)}"
 
 
 def vectors(study: Result) -> str:

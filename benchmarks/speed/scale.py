@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from dsrm_agents import HierarchicalPPO, Recommender, make_vec_env
 from dsrm_agents.baselines.reference import make_reference
@@ -27,7 +28,11 @@ from .play import TINY, world
 from .timing import Row, add_out, report
 
 ENV, NAME = "KuaiRand-Fair-v0", "kuairand"
-OPTIONS = {"observation_type": "dict", "action_type": "slate", "preference": "belief"}
+OPTIONS: dict[str, Any] = {
+    "observation_type": "dict",
+    "action_type": "slate",
+    "preference": "belief",
+}
 BATCHES = (1, 16, 64, 256)  # requests that are answered together
 SESSION = 5  # slates shown before a request
 ITEMS = (10_000, 100_000, 1_000_000)  # of catalogues whose popularity is renewed
@@ -80,7 +85,7 @@ AGENTS: dict[str, Callable[[Dataset], Recommender]] = {
 
 def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
     """Processor milliseconds of a request, and requests a second of a core, by the batch."""
-    recommender, rows = AGENTS[agent](dataset), []
+    recommender, rows = AGENTS[agent](dataset), list[Row]()
     rng = np.random.default_rng(0)
     items = dataset.item_ids[: dataset.n_items]
     size = recommender.options["slate_size"]
@@ -91,7 +96,7 @@ def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
             for _ in users
         ]
         calls = -(-BATCHES[-1] // n)  # as many requests in each timing
-        ask = partial(_asked, recommender, users, histories, calls)
+        ask = partial(_ask, recommender, users, histories, calls)
         seconds = _processor_seconds(ask, repeats) / calls
         rows.append(
             {
@@ -104,7 +109,7 @@ def answered(agent: str, dataset: Dataset, repeats: int) -> list[Row]:
     return rows
 
 
-def _asked(recommender: Recommender, users: list[Any], histories: list[Any], calls: int) -> None:
+def _ask(recommender: Recommender, users: list[Any], histories: list[Any], calls: int) -> None:
     for _ in range(calls):
         recommender.recommend(users, histories)
 
@@ -114,7 +119,10 @@ def occupied(dataset: Dataset) -> list[Row]:
     model = load_preferences(dataset)
     n = dataset.n_users
     beliefs = (model.mean, model.covariance, model.population_mean)
-    features = [*dataset.user_features.codes.values(), *dataset.user_features.numbers.values()]
+    features: list[NDArray[Any]] = [
+        *dataset.user_features.codes.values(),
+        *dataset.user_features.numbers.values(),
+    ]
     log = sum(column.nbytes for column in dataset.log.columns.values()) / len(dataset.log)
     return [
         _of_user("belief: mean, covariance, prior", sum(array.nbytes for array in beliefs) / n),
@@ -124,8 +132,8 @@ def occupied(dataset: Dataset) -> list[Row]:
     ]
 
 
-def _of_user(what: str, size: float) -> Row:
-    return {"of each user": what, "bytes": size, "MB_a_million_users": size * USERS / 1e6}
+def _of_user(label: str, size: float) -> Row:
+    return {"of each user": label, "bytes": size, "MB_a_million_users": size * USERS / 1e6}
 
 
 def renewal(n_items: int, exposures: int, repeats: int) -> Row:
@@ -133,11 +141,11 @@ def renewal(n_items: int, exposures: int, repeats: int) -> Row:
     rng = np.random.default_rng(0)
     shown = (n_items * rng.random(exposures) ** 3).astype(np.int32)
     embedding = rng.standard_normal((n_items, 9), dtype=np.float32)
-    catalogue, there = Catalogue(embedding, np.ones(n_items, np.int64)), np.ones(n_items, bool)
+    catalogue, is_there = Catalogue(embedding, np.ones(n_items, np.int64)), np.ones(n_items, bool)
 
     def today() -> Any:
         counts = np.bincount(shown, minlength=n_items).astype(np.int64)
-        new = catalogue.on_day(counts, there)
+        new = catalogue.on_day(counts, is_there)
         return new.popular, new.log_popularity
 
     return {
@@ -187,9 +195,9 @@ def _processor_seconds(call: Callable[[], Any], repeats: int, warm_up: bool = Tr
     """Median of some calls."""
     if warm_up:
         call()
-    taken = []
+    seconds = []
     for _ in range(repeats):
         started = time.process_time()
         call()
-        taken.append(time.process_time() - started)
-    return statistics.median(taken)
+        seconds.append(time.process_time() - started)
+    return statistics.median(seconds)

@@ -30,9 +30,9 @@ from .play import TINY, Case, make
 from .timing import Row, add_out, in_fresh_processes, report
 
 BATCH = 64  # sessions of an actor
-ONE = "one process"
+IN_PROCESS = "one process"
 WAYS = {
-    ONE: (1, 2, 4, 16, 64, 128, 256, 1024),
+    IN_PROCESS: (1, 2, 4, 16, 64, 128, 256, 1024),
     "Gymnasium AsyncVectorEnv, a process a session": (1, 2, 4),
     "SB3 SubprocVecEnv, a process a session": (1, 2, 4),
     "Ray actors of 64 sessions": (64, 256),
@@ -96,18 +96,18 @@ def measured(way: str, steps: int, case: Case) -> Row:
     vector = open_vector(case)
     for number in range(WARM_UP):
         vector.step(drawn[number % 16])
-    before, started, asked = vector.worked(), time.perf_counter(), time.process_time()
+    before, started, asking = vector.worked(), time.perf_counter(), time.process_time()
     for number in range(steps):
         vector.step(drawn[number % 16])
-    asked, wall = time.process_time() - asked, time.perf_counter() - started
+    asking, wall = time.process_time() - asking, time.perf_counter() - started
     worked = max(np.subtract(vector.worked(), before), default=0.0)
     vector.close()
-    seconds = asked + float(worked)
+    seconds = asking + float(worked)
     return {
         "way": way,
         "sessions": case.sessions,
         "processes": vector.processes,
-        "asking_us": 1e6 * asked / steps,
+        "asking_us": 1e6 * asking / steps,
         "answering_us": 1e6 * float(worked) / steps,
         "user_steps_a_second": case.sessions * steps / seconds,
         "by_the_wall": case.sessions * steps / wall,
@@ -171,30 +171,36 @@ def _actors(case: Case) -> Vector:
         object_store_memory=STORE,
     )  # fmt: skip
     remote = ray.remote(Batch)
-    batch = replace(case, sessions=min(BATCH, case.sessions))
-    actors = [remote.remote(batch, BATCH * number) for number in range(n)]
+    case_of_actor = replace(case, sessions=min(BATCH, case.sessions))
+    actors = [remote.remote(case_of_actor, BATCH * number) for number in range(n)]
 
     def step(actions: Any) -> list[Any]:
-        parts = np.array_split(actions, n)
-        answers = ray.get([one.step.remote(part) for one, part in zip(actors, parts, strict=True)])
+        batches = np.array_split(actions, n)
+        answers = ray.get(
+            [actor.step.remote(batch) for actor, batch in zip(actors, batches, strict=True)]
+        )
         return [np.concatenate(arrays) for arrays in zip(*answers, strict=True)]
 
     def worked() -> list[float]:
-        return list(ray.get([one.worked.remote() for one in actors]))
+        return list(ray.get([actor.worked.remote() for actor in actors]))
 
     return Vector(step, n, worked, ray.shutdown)
 
 
 def verdict(rows: list[Row]) -> str:
     """The number of sessions from which each way is faster than one process, in words."""
-    one = {row["sessions"]: float(row["user_steps_a_second"]) for row in rows if row["way"] == ONE}
+    rates = {
+        row["sessions"]: float(row["user_steps_a_second"])
+        for row in rows
+        if row["way"] == IN_PROCESS
+    }
     sentences = []
-    for way in dict.fromkeys(str(row["way"]) for row in rows if row["way"] != ONE):
-        line = [row for row in rows if row["way"] == way and row["sessions"] in one]
+    for way in dict.fromkeys(str(row["way"]) for row in rows if row["way"] != IN_PROCESS):
+        line = [row for row in rows if row["way"] == way and row["sessions"] in rates]
         paying = [
             int(row["sessions"])
             for row in line
-            if float(row["user_steps_a_second"]) > one[row["sessions"]]
+            if float(row["user_steps_a_second"]) > rates[row["sessions"]]
         ]
         most = max(int(row["sessions"]) for row in line)
         words = f"from {min(paying)} sessions on" if paying else f"never, up to {most} sessions"
@@ -208,8 +214,8 @@ def draw(rows: list[Row], path: Path) -> Path:
     axes = figure.subplots()
     for number, way in enumerate(dict.fromkeys(str(row["way"]) for row in rows)):
         line = [row for row in rows if row["way"] == way]
-        rates = [float(row["user_steps_a_second"]) for row in line]
-        axes.loglog([float(row["sessions"]) for row in line], rates, f"C{number}o-", label=way)
+        line_rates = [float(row["user_steps_a_second"]) for row in line]
+        axes.loglog([float(row["sessions"]) for row in line], line_rates, f"C{number}o-", label=way)
     axes.set_xlabel("sessions, in all")
     axes.set_ylabel("user-steps a second, processors idle")
     axes.set_title(verdict(rows).replace("; ", ";\n").replace("process. ", "process\n"), fontsize=9)

@@ -408,25 +408,25 @@ class Dataset:
         is_train = np.zeros(self.n_users, dtype=bool)
         is_train[self.train_users] = True
         rows = self.log.items[is_train[self.log.users]]
-        kept = np.bincount(rows, minlength=self.n_all_items) >= least_rows
-        kept[: self.n_items] = True
-        return self._of_items(kept)
+        chosen = np.bincount(rows, minlength=self.n_all_items) >= least_rows
+        chosen[: self.n_items] = True
+        return self._of_items(chosen)
 
-    def _of_items(self, kept: NDArray[np.bool_]) -> Dataset:
+    def _of_items(self, chosen: NDArray[np.bool_]) -> Dataset:
         """The dataset with some of its items, all of the catalogue among them."""
-        position = np.cumsum(kept, dtype=np.int32) - np.int32(1)
+        position = np.cumsum(chosen, dtype=np.int32) - np.int32(1)
 
         def moved(table: Interactions) -> Interactions:
-            rows = table.take(kept[table.items])
+            rows = table.take(chosen[table.items])
             return replace(rows, items=position[rows.items])
 
         return replace(
             self,
-            item_ids=self.item_ids[kept],
+            item_ids=self.item_ids[chosen],
             log=moved(self.log),
             randomised=self.randomised and moved(self.randomised),
-            item_features=self.item_features.take(kept),
-            show_counts=None if self.show_counts is None else self.show_counts[kept],
+            item_features=self.item_features.take(chosen),
+            show_counts=None if self.show_counts is None else self.show_counts[chosen],
         )
 
     def with_unbiased_users(self, n_users: int, seed: int = 0) -> Dataset:

@@ -36,7 +36,7 @@ class Rows:
         return csr_matrix((number, self.items, self._starts), shape=self.size).T.tocsr()
 
     @property
-    def ones(self) -> RowVector:
+    def unit_weights(self) -> RowVector:
         """(n,) weights of rows that count alike."""
         return np.ones(len(self.users), dtype=np.float32)
 

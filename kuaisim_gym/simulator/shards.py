@@ -21,7 +21,7 @@ from kuaisim_gym.data.feedback import Interactions
 from kuaisim_gym.data.tables import ColumnFiles
 from kuaisim_gym.disk import disk_errors
 from kuaisim_gym.simulator.evidence import Rows, Table
-from kuaisim_gym.simulator.spectral import leading_item_vectors, leading_vectors_of_parts
+from kuaisim_gym.simulator.spectral import leading_item_vectors, leading_vectors_of_blocks
 
 MOST_ROWS, MOST_ITEMS = 1 << 24, 1 << 18  # that are one shard
 SHARD_ROWS, SHARD_ITEMS = 1 << 22, 1 << 16  # of each shard where there are more
@@ -124,12 +124,12 @@ class Shards(Generic[T]):
         """(n_users, m) sums of the items' (n_items, m) columns over each user's rows."""
         sums = np.zeros((self._n_users, columns.shape[1]))
         for items, shard in self:
-            sums += shard.by_user(shard.ones, columns[items])
+            sums += shard.by_user(shard.unit_weights, columns[items])
         return sums
 
     def by_item(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n_items, m) sums of the users' (n_users, m) columns over each item's rows."""
-        sums = [shard.by_item(shard.ones, columns) for _, shard in self]
+        sums = [shard.by_item(shard.unit_weights, columns) for _, shard in self]
         return sums[0] if len(sums) == 1 else np.concatenate(sums)
 
     def among(self, n_items: int) -> NDArray[np.float64]:
@@ -150,8 +150,10 @@ def _by_range(
         files = ColumnFiles(folder, uuid.uuid4().hex, dtypes)
         for items in ranges:
             chosen = np.flatnonzero((rows.items >= items.start) & (rows.items < items.stop))
-            part = {name: column[chosen] for name, column in columns.items()}
-            files.append(part | {"items": part["items"] - np.int32(items.start)})
+            columns_of_range = {name: column[chosen] for name, column in columns.items()}
+            files.append(
+                columns_of_range | {"items": columns_of_range["items"] - np.int32(items.start)}
+            )
         return files.finish()
 
 
@@ -162,11 +164,11 @@ def leading_vectors(table: Shards[Any], rank: int) -> NDArray[np.float64]:
         for number, items in enumerate(table.ranges):
             rows = table.rows(number)
             shape = (len(table.per_user), items.stop - items.start)
-            ones = np.ones(len(rows))
-            yield items, csr_matrix((ones, (rows.users, rows.items)), shape=shape)
+            weights = np.ones(len(rows))
+            yield items, csr_matrix((weights, (rows.users, rows.items)), shape=shape)
 
     if len(table) > 1:
-        return leading_vectors_of_parts(cells, table.per_user, table.per_item, rank)
+        return leading_vectors_of_blocks(cells, table.per_user, table.per_item, rank)
     (_, matrix), *_ = cells()
     return leading_item_vectors(matrix, table.per_user, table.per_item, rank)
 

@@ -40,16 +40,16 @@ def leading_item_vectors(
     return _with_signs(right[np.argsort(-values)].T)
 
 
-def leading_vectors_of_parts(
-    parts: Callable[[], Iterable[tuple[slice, csr_matrix]]],
+def leading_vectors_of_blocks(
+    blocks: Callable[[], Iterable[tuple[slice, csr_matrix]]],
     user_degree: NDArray[np.floating] | NDArray[np.integer],
     item_degree: NDArray[np.floating] | NDArray[np.integer],
     rank: int,
 ) -> NDArray[np.float64]:
-    """As :func:`leading_item_vectors`, of a matrix in parts: one of them is there at a time.
+    """As :func:`leading_item_vectors`, of a matrix in blocks: one of them is there at a time.
 
     Args:
-        parts: Gives, each time anew, ranges of items and their (n_users, m) columns.
+        blocks: Gives, each time anew, ranges of items and their (n_users, m) columns.
         user_degree: As there.
         item_degree: As there.
         rank: Number of vectors, less than users and items are.
@@ -59,17 +59,17 @@ def leading_vectors_of_parts(
     item_scale = 1.0 / np.sqrt(item_degree + 1.0)
 
     def normalised() -> Iterator[tuple[slice, csr_matrix]]:
-        for items, part in parts():
-            yield items, user_scale @ part @ diags_array(item_scale[items])
+        for items, block in blocks():
+            yield items, user_scale @ block @ diags_array(item_scale[items])
 
     def times_own_transpose(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(sum(part @ (part.T @ x) for _, part in normalised()))
+        return np.asarray(sum(block @ (block.T @ x) for _, block in normalised()))
 
     square = LinearOperator((n_users, n_users), times_own_transpose, dtype=np.float64)
     values, left = eigsh(square, k=rank, v0=np.ones(n_users))
     order = np.argsort(-values)
     left = left[:, order] / np.sqrt(values[order])
-    return _with_signs(np.concatenate([part.T @ left for _, part in normalised()]))
+    return _with_signs(np.concatenate([block.T @ left for _, block in normalised()]))
 
 
 def _with_signs(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -137,7 +137,7 @@ class Fit:
             return Shards(rows, self.size[0], ranges, make, self._folder)
 
         answers = [
-            shards(rows, lambda part, size, swayed=swayed: self.table(part, swayed, size))
+            shards(rows, lambda shard, size, swayed=swayed: self.table(shard, swayed, size))
             for rows, swayed in tables
             if rows.has_negatives
         ]
@@ -150,7 +150,7 @@ class Fit:
             mine = ~np.isin(rows.users, np.setdiff1d(data.train_users, learners))
             rows = rows.take(mine) if mine.any() else rows
         answers, places = self._shards(data.log.of_users(learners, self.size[0]), rows)
-        means = [sum(part.total for _, part in table) / table.n_rows for table in answers]
+        means = [sum(shard.total for _, shard in table) / table.n_rows for table in answers]
         levels = [table[0].start(mean) for table, mean in zip(answers, means, strict=True)]
         self.evidence = Evidence(answers, levels, places)
 
@@ -186,8 +186,8 @@ class Fit:
         """(n,) scores of a table's rows, of a range of items, at the means of both sides."""
         mean, popularity = users.mean.astype(np.float32), self.popularity[items].astype(np.float32)
         left = np.column_stack([mean[:, 0], table.swayed * mean[:, 1], mean[:, 2:]])
-        ones = np.ones(len(popularity), np.float32)
-        right = np.column_stack([ones, popularity, self.vectors[items]]).astype(np.float32)
+        level_column = np.ones(len(popularity), np.float32)
+        right = np.column_stack([level_column, popularity, self.vectors[items]]).astype(np.float32)
         score = (np.float32(level) + self.quality[items].astype(np.float32))[table.items]
         for start in range(0, len(score), _CHUNK):
             rows = slice(start, start + _CHUNK)
@@ -227,17 +227,17 @@ class Fit:
         n_users, d = self.size[0], self.rank + 2
         n = d * (d + 1) // 2
         sums, pulled = np.zeros((n_users, n + d)), np.zeros((n_users, d))
-        for items, part in table:
-            score = self.score(part, level, users, items)
-            curve = part.curvature(score, self.noise)
-            popularity = part.swayed * self.popularity[items]
+        for items, shard in table:
+            score = self.score(shard, level, users, items)
+            curve = shard.curvature(score, self.noise)
+            popularity = shard.swayed * self.popularity[items]
             design = np.column_stack([np.ones(len(popularity)), popularity, self.vectors[items]])
             squares = _squares(design, self.vector_covariance[items])
             cross = design * self.quality[items, None]
             cross[:, 2:] += self.crossed[items]
-            sums += part.by_user(curve.information, np.hstack([squares, cross]))
+            sums += shard.by_user(curve.information, np.hstack([squares, cross]))
             told = curve.information * (score - np.float32(level)) + curve.residual
-            pulled += part.by_user(told, design)
+            pulled += shard.by_user(told, design)
         return _square(sums[:, :n], d), pulled - sums[:, n:]
 
     def _of_places(self, places: Shards[Any]) -> tuple[Vector, Vector]:
@@ -285,9 +285,9 @@ class Fit:
         design = np.column_stack([np.ones(self.size[0]), mean[:, 2:]])
         columns = [_squares(design, covariance[:, 2:, 2:])]
         for column in (0, 1):  # level and sway, whose parts of a score are not the item's
-            part = design * mean[:, column, None]
-            part[:, 1:] += covariance[:, 2:, column]
-            columns.append(part)
+            product = design * mean[:, column, None]
+            product[:, 1:] += covariance[:, 2:, column]
+            columns.append(product)
         base = self._base
         for number, items in enumerate(self.evidence.ranges):
             self._move_range(number, items, design, np.hstack(columns), base)
@@ -324,7 +324,7 @@ class Fit:
         precision[:, 1:, 1:] += information[:, None, None] * base.user_spread
         tastes = base.weight[:, None] * (users.mean[:, 2:] - base.user_mean)
         places = self.evidence.places[number]
-        pulled[:, 1:] += self.pull * places.by_item(places.ones, tastes)
+        pulled[:, 1:] += self.pull * places.by_item(places.unit_weights, tastes)
         pulled[:, 1:] += information[:, None] * (base.user_spread @ base.item_mean[0])
         precision += np.diag(prior)
         if not self._answered:  # places alone: the quality is given
@@ -345,7 +345,7 @@ class Fit:
         mean = users.mean[mine]
         self.user_slopes = _ridge(self.user_design[mine], mean)
         self.user_slopes[:, 1] = 0.0
-        if len(self.evidence.answers) > 1:  # else the mean sway is a part of quality
+        if len(self.evidence.answers) > 1:  # else the mean sway is a shard of quality
             self.user_slopes[0, 1] = mean[:, 1].mean()
         rest = mean - self.user_design[mine] @ self.user_slopes
         self.user_spread = users.covariance[mine].mean(axis=0) + rest.T @ rest / len(mine)
@@ -368,9 +368,9 @@ class Fit:
         tables, levels = self.evidence.answers, self.evidence.levels
         for number, table in enumerate(tables):
             misfit = np.zeros(3)
-            for items, part in table:
-                score = self.score(part, levels[number], self._users, items)
-                misfit += part.misfit(score, self.noise)
+            for items, shard in table:
+                score = self.score(shard, levels[number], self._users, items)
+                misfit += shard.misfit(score, self.noise)
             rest, slope, square = misfit / table.n_rows
             levels[number] += float(rest) / max(float(slope), 1e-3)
             if number == 0 and not self.logistic:

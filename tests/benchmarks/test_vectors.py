@@ -21,7 +21,7 @@ def row(way: str, sessions: int, rate: float) -> dict:
 
 
 def test_the_verdict_names_where_a_way_pays_and_where_it_never_does(tmp_path: Path) -> None:
-    rows = [row(vectors.ONE, n, rate) for n, rate in ((1, 9.0), (4, 30.0), (64, 50.0))]
+    rows = [row(vectors.IN_PROCESS, n, rate) for n, rate in ((1, 9.0), (4, 30.0), (64, 50.0))]
     rows += [row("pipes", n, rate) for n, rate in ((1, 1.0), (4, 31.0), (64, 70.0))]
     rows += [row("actors", 64, 49.0)]
     words = vectors.verdict(rows)
@@ -32,7 +32,7 @@ def test_the_verdict_names_where_a_way_pays_and_where_it_never_does(tmp_path: Pa
 
 
 def test_one_process_asks_nobody() -> None:
-    found = vectors.measured(vectors.ONE, 3, CASE)
+    found = vectors.measured(vectors.IN_PROCESS, 3, CASE)
     assert found["processes"] == 0 and found["answering_us"] == 0.0
     assert found["user_steps_a_second"] == pytest.approx(4e6 / found["asking_us"])
 
