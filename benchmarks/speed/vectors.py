@@ -30,12 +30,12 @@ from .play import TINY, Case, make
 from .timing import Row, add_out, in_fresh_processes, report
 
 BATCH = 64  # sessions of an actor
-IN_PROCESS = "one process"
+IN_PROCESS, ACTORS = "one process", f"Ray actors of {BATCH} sessions"
 WAYS = {
     IN_PROCESS: (1, 2, 4, 16, 64, 128, 256, 1024),
     "Gymnasium AsyncVectorEnv, a process a session": (1, 2, 4),
     "SB3 SubprocVecEnv, a process a session": (1, 2, 4),
-    "Ray actors of 64 sessions": (64, 256),
+    ACTORS: (64, 256),
 }
 STEPS, WARM_UP = 300, 20
 STORE = 256 << 20  # bytes of Ray's shared memory
@@ -205,7 +205,37 @@ def verdict(rows: list[Row]) -> str:
         most = max(int(row["sessions"]) for row in line)
         words = f"from {min(paying)} sessions on" if paying else f"never, up to {most} sessions"
         sentences.append(f"{way}: {words}")
-    return "Pays beside one process. " + "; ".join(sentences) + "."
+    words = "Pays beside one process. " + "; ".join(sentences) + "."
+    for row in rows:
+        if row["way"] == ACTORS and int(row.get("processes", 1)) > 1:
+            batch, least = of_a_batch(rows), paying_step(of_a_batch(rows), row)
+            words += (
+                f" {row['processes']} actors would pay where a step of {BATCH} sessions took "
+                f"{least:,.0f} microseconds; it takes {batch:,.0f}."
+            )
+    return words
+
+
+def of_a_batch(rows: list[Row]) -> float:
+    """Microseconds of a step of one batch in one process."""
+    return next(
+        float(row["asking_us"])
+        for row in rows
+        if (row["way"], row["sessions"]) == (IN_PROCESS, BATCH)
+    )
+
+
+def paying_step(batch: float, row: Row) -> float:
+    """Microseconds of a batch's step from which on its actors would pay.
+
+    One process takes as many such steps as there are actors; actors take one, and their messages.
+
+    Args:
+        batch: Microseconds of the step as measured in one process.
+        row: The row of several actors.
+    """
+    messages = float(row["asking_us"]) + float(row["answering_us"]) - batch
+    return messages / (int(row["processes"]) - 1)
 
 
 def draw(rows: list[Row], path: Path) -> Path:
@@ -218,7 +248,7 @@ def draw(rows: list[Row], path: Path) -> Path:
         axes.loglog([float(row["sessions"]) for row in line], line_rates, f"C{number}o-", label=way)
     axes.set_xlabel("sessions, in all")
     axes.set_ylabel("user-steps a second, processors idle")
-    axes.set_title(verdict(rows).replace("; ", ";\n").replace("process. ", "process\n"), fontsize=9)
+    axes.set_title(verdict(rows).replace("; ", ";\n").replace(". ", ".\n"), fontsize=8)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return save_figure(figure, path, dpi=120)

@@ -31,6 +31,15 @@ def test_the_verdict_names_where_a_way_pays_and_where_it_never_does(tmp_path: Pa
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_step_from_which_actors_would_pay_by_hand() -> None:
+    # Three steps of 100 in one process; with actors one, and messages of 900 - 100.
+    rows = [row(vectors.IN_PROCESS, 64, 1.0) | {"asking_us": 100.0}]
+    actors = {"processes": 3, "asking_us": 600.0, "answering_us": 300.0}
+    rows += [row(vectors.IN_PROCESS, 192, 1.0), row(vectors.ACTORS, 192, 0.5) | actors]
+    assert vectors.paying_step(vectors.of_a_batch(rows), actors) == 400.0
+    assert "3 actors would pay where a step of 64 sessions took 400" in vectors.verdict(rows)
+
+
 def test_one_process_asks_nobody() -> None:
     found = vectors.measured(vectors.IN_PROCESS, 3, CASE)
     assert found["processes"] == 0 and found["answering_us"] == 0.0
