@@ -1,0 +1,137 @@
+"""A thousand tests of users who are drawn anew from simulated ones: what errors tests make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrm_agents.experiments import SequentialTest, assign, power_of, users_needed
+from dsrm_agents.experiments.comparison import Path
+
+from ..results import Result
+from .sessions import METRICS, Metric, Outcomes, mixed
+
+ALPHA = 0.05
+_BOUND = NormalDist().inv_cdf(1.0 - ALPHA / 2.0)
+POWERS = (0.3, 0.5, 0.7, 0.8, 0.9)
+
+
+def drawn_tests(
+    arms: tuple[Outcomes, Outcomes], tests: int, n_users: int, salt: str, seed: int
+) -> Iterator[tuple[Outcomes, NDArray[np.bool_]]]:
+    """Tests of fresh users: each is one of the simulated users, with all of that user's sessions.
+
+    Sessions arrive in a random order, so that users come back.
+
+    Args:
+        arms: The same S sessions, as control and as treatment have played them.
+        tests: How many.
+        n_users: Users of each test, drawn with repeats; a repeated one counts as another user.
+        salt: Of the first test; each has its own.
+        seed: Of the draws.
+
+    Yields:
+        The sessions of a test, and (S',) bool, which are of treated users.
+    """
+    rng, order = np.random.default_rng(seed), np.argsort(arms[0].users, kind="stable")
+    _, starts, sizes = np.unique(arms[0].users[order], return_index=True, return_counts=True)
+    for number in range(tests):
+        picks = rng.integers(0, len(starts), n_users)
+        counts = sizes[picks]
+        users = np.repeat(np.arange(n_users), counts)
+        within = np.arange(len(users)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows = order[np.repeat(starts[picks], counts) + within]
+        arrival = rng.permutation(len(users))
+        users, rows = users[arrival], rows[arrival]
+        treated = assign(range(n_users), f"{salt}-{number}")[users]
+        control, treatment = (arm.take(rows, users) for arm in arms)
+        yield mixed(control, treatment, treated), treated
+
+
+def false_positives(
+    control: Outcomes, tests: int, salt: str, seed: int, effects: dict[str, float]
+) -> Result:
+    """Shares of tests without a difference that find one, by metric and kind of test.
+
+    Args:
+        control: Sessions of one policy.
+        tests: How many tests, each of as many users as ``control`` has.
+        salt: Of the first test.
+        seed: Of the draws.
+        effects: By metric, the difference that its sequential test is made for.
+
+    Returns:
+        By metric: ``fixed``, looked at once, after all sessions; ``peeked``, the same test looked
+        at after every session; ``sequential``, looked at after every session.
+    """
+    n_users = len(np.unique(control.users))
+    counts = {name: dict.fromkeys(("fixed", "peeked", "sequential"), 0) for name in METRICS}
+    for sessions, treated in drawn_tests((control, control), tests, n_users, salt, seed):
+        for name, metric in METRICS.items():
+            test = SequentialTest.planned(effects[name], alpha=ALPHA)
+            path = sessions.compared(metric, treated)
+            counts[name]["fixed"] += path.last.p_value < ALPHA
+            counts[name]["peeked"] += bool(_fixed_rejections(test, path).any())
+            counts[name]["sequential"] += test.decided(path) is not None
+    return {
+        name: {kind: int(count) / tests for kind, count in kinds.items()}
+        for name, kinds in counts.items()
+    }
+
+
+def _fixed_rejections(test: SequentialTest, path: Path) -> NDArray[np.bool_]:
+    """(S,) bool: looks at which the fixed-horizon test would reject."""
+    rejects: NDArray[np.bool_] = np.abs(path.effect) > _BOUND * np.sqrt(path.variance)
+    return test.looks(path) & rejects
+
+
+def spread_of(arm: Outcomes, metric: Metric, salt: str) -> float:
+    """Variance of one user, as a test of an arm against itself measures it.
+
+    Args:
+        arm: Sessions of one policy.
+        metric: The metric.
+        salt: Of the test.
+    """
+    names, owner = np.unique(arm.users, return_inverse=True)
+    path = arm.compared(metric, assign(names, salt)[owner])
+    control, treated = (int(count) for count in path.users[-1])
+    return path.last.variance / (1.0 / control + 1.0 / treated)
+
+
+def power_table(
+    arms: tuple[Outcomes, Outcomes],
+    metric: Metric,
+    spread: float,
+    tests: int,
+    salt: str,
+    seed: int,
+) -> list[Result]:
+    """Computed and measured power at sample sizes that are computed for some powers.
+
+    Args:
+        arms: The same sessions, as control and as treatment have played them; their difference is
+            the true one of users who are drawn from them.
+        metric: The metric.
+        spread: Variance of one user, of an earlier test without a difference.
+        tests: Tests of each size.
+        salt: Of the first test.
+        seed: Of the draws.
+
+    Returns:
+        By power: ``users``; ``computed`` power at this whole number; ``measured``, the share of
+        tests that reject; empty where the arms do not differ.
+    """
+    effect = arms[1].value(metric) - arms[0].value(metric)
+    rows: list[Result] = []
+    for power in POWERS if effect and spread else ():
+        n_users = users_needed(effect, spread, power, ALPHA)
+        drawn = drawn_tests(arms, tests, n_users, f"{salt}-{power}", seed)
+        paths = (sessions.compared(metric, treated) for sessions, treated in drawn)
+        rejections = sum(path.last.p_value < ALPHA for path in paths)
+        computed = power_of(effect, 4.0 * spread / n_users, ALPHA)
+        rows.append({"users": n_users, "computed": computed, "measured": rejections / tests})
+    return rows
