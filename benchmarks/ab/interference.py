@@ -29,7 +29,7 @@ from .sessions import METRICS, Outcomes, SplitPolicy, find_arm, outcomes_of, tre
 
 @dataclass(frozen=True)
 class InterferenceStudy(WorldStudy):
-    """A test inside one platform, and two whole platforms, all with the same items on the same days.
+    """A test on one platform, and two whole platforms, with the same items on the same days.
 
     Attributes:
         arms: Names of control and treatment.
@@ -72,9 +72,7 @@ class InterferenceStudy(WorldStudy):
         alone = [self._played((arm,)) for arm in self.arms]
         together = self._played(self.arms)
         sessions, treated, _ = together
-        test = {
-            name: sessions.compared(metric, treated).last for name, metric in METRICS.items()
-        }
+        test = {name: sessions.compared(metric, treated).last for name, metric in METRICS.items()}
         return {
             "sessions": len(sessions.users),
             "alone": [
@@ -99,7 +97,7 @@ class InterferenceStudy(WorldStudy):
             self.spec.env, self.per_day, "test", first_test_seed(self.spec),
             dataset=self.spec.load(), catalogue=life, **options,
         )  # fmt: skip
-        users = treated_users(env.batch, self.salt)
+        users = treated_users(env.batch, self.salt, self.spec.seed)
         rules = [agent.rule(env.batch) for agent in agents if agent.rule is not None]
         policy = rules[0] if len(rules) == 1 else SplitPolicy(env.batch, rules, users)
         played = play_days(policy, env, self.days)

@@ -19,7 +19,7 @@ from .sessions import METRICS
 STUDY, INTERFERENCE = "ab", "ab-interference"
 KEYS = frozenset(
     {"study", "arms", "metric", "env", "max_len", "seed", "dataset", "sessions", "planned", "test",
-     "path", "others", "guardrails", "false_positives", "power", "tests", "versions", "commit"}
+     "path", "others", "guardrails", "tests", "versions", "commit"}
 )  # fmt: skip
 INTERFERENCE_KEYS = frozenset(
     {"study", "arms", "env", "max_len", "seed", "dataset", "days", "first", "per_day", "alone",
@@ -88,7 +88,7 @@ def _tests(tests: list[Result]) -> Iterable[str]:
               "decided after", *GUARDRAILS.values()]  # fmt: skip
     yield markdown_table(header, rows, "lr")
     yield "\n\n".join(verdict(row) for row in tests)
-    errors = [row for row in tests if row["false_positives"]]
+    errors = [row for row in tests if row["tests"]]
     if errors:
         yield markdown_table(
             ["arm against itself", "seed", "tests", "metric", "fixed, looked at once",
@@ -102,15 +102,16 @@ def _tests(tests: list[Result]) -> Iterable[str]:
             "lrrlr",
         )  # fmt: skip
         yield "Share of tests without a difference that find one, at a level of 5 %."
-    powers = [(row, point) for row in tests for point in row["power"] or ()]
+    powers = [(row, point) for row in tests for point in row.get("power", ())]
     if powers:
         yield markdown_table(
             ["control -> treatment", "metric", "seed", "users", "computed power", "measured",
-             "difference, points"],
+             "difference, points", "sequential"],
             [
                 [_arms(row), METRICS[row["metric"]].title, str(row["seed"]), f"{point['users']:,}",
                  f"{100 * point['computed']:.1f} %", f"{100 * point['measured']:.1f} %",
-                 f"{100 * (point['measured'] - point['computed']):+.1f}"]
+                 f"{100 * (point['measured'] - point['computed']):+.1f}",
+                 f"{100 * point['sequential']:.1f} %"]
                 for row, point in powers
             ],
             "llr",
@@ -153,8 +154,8 @@ def _platforms(platforms: list[Result]) -> Iterable[str]:
         f"{row['per_day']} sessions a day count. Whole platforms: treatment alone less control "
         "alone, each with a platform to itself. Test on one: the same difference, of users hashed "
         "to arms on one platform. In its interval: seeds in which the test's 95 % interval holds "
-        "the difference of whole platforms. Gains: what an arm has on the shared platform over what "
-        "it has on its own."
+        "the difference of whole platforms. Gains: what an arm has on the shared platform over "
+        "what it has on its own."
     )
     yield markdown_table(
         ["platform of", "seeds", "Gini of popularity, last day"],
@@ -184,9 +185,7 @@ def verdict(row: Result) -> str:
                   if row["guardrails"][name]["verdict"] == verdict]
         for verdict in ("kept", "broken", "open")
     }  # fmt: skip
-    stated = "; ".join(
-        f"{' and '.join(names)} {state}" for state, names in rails.items() if names
-    )
+    stated = "; ".join(f"{' and '.join(names)} {state}" for state, names in rails.items() if names)
     seen = f"always-valid 95 % interval {_range(ends.values())}" if ends["low"] is not None else (
         "too few users for an interval"
     )  # fmt: skip

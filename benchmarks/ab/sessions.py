@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
-from dsrm_agents.experiments import Path, assign, compare
+from dsrm_agents.experiments import Comparison, assign, compare
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, each_session
@@ -69,7 +69,7 @@ class Outcomes(NamedTuple):
         """Both columns of a metric."""
         return self.columns[metric.numerator], self.columns[metric.denominator]
 
-    def compared(self, metric: Metric, treated: NDArray[np.bool_]) -> Path:
+    def compared(self, metric: Metric, treated: NDArray[np.bool_]) -> Comparison:
         """The test of a metric after each session, in this order.
 
         Args:
@@ -98,9 +98,7 @@ def outcomes_of(sessions: Sessions, batch: SessionBatch) -> Outcomes:
     )
 
 
-def mixed(
-    control: Outcomes, treatment: Outcomes, treated: NDArray[np.bool_]
-) -> Outcomes:
+def mixed(control: Outcomes, treatment: Outcomes, treated: NDArray[np.bool_]) -> Outcomes:
     """The sessions of a test: each as its user's arm has played it.
 
     Args:
@@ -132,9 +130,15 @@ def find_arm(name: str) -> Agent:
     return agent
 
 
-def treated_users(batch: SessionBatch, salt: str) -> NDArray[np.bool_]:
-    """(U,) bool: users of the treatment arm, by the ids that the data know them by."""
-    return assign(batch.dataset.user_ids, salt)
+def treated_users(batch: SessionBatch, salt: str, seed: int) -> NDArray[np.bool_]:
+    """(U,) bool: users of the treatment arm, by the ids that the data know them by.
+
+    Args:
+        batch: Sessions of these users.
+        salt: Of the tests.
+        seed: Of the test: others assign the users anew.
+    """
+    return assign(batch.dataset.user_ids, f"{salt}-{seed}")
 
 
 class SplitPolicy:

@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents.experiments import (
-    Path,
+    Comparison,
     SequentialTest,
     imbalance_p_value,
     share_guardrail,
@@ -38,7 +39,7 @@ from ..results import Result, without_nan
 from ..run import SLOTS, Run, play
 from ..study import Study
 from ..world_study import WorldStudy
-from .calibration import ALPHA, false_positives, power_table, spread_of
+from .calibration import ALPHA, BOUND, false_positives, power_table, spread_of
 from .interference import InterferenceStudy
 from .plot import plot_all
 from .report import STUDY, markdown, read_studies, write_pages
@@ -53,8 +54,8 @@ _PILOT = 500  # added to a seed: sessions of the test before the test
 class AbStudy(WorldStudy):
     """One test between two arms, and the errors and the power of such tests.
 
-    An earlier test of the control arm against itself, on sessions of another seed, plans the test:
-    what matters is a share of its metrics, and its variance gives the number of users.
+    Earlier tests of each arm against itself, on sessions of another seed, plan the test: what
+    matters is a share of the control arm's metrics, and variances give the number of users.
 
     Attributes:
         arms: Names of control and treatment, as :func:`~benchmarks.ab.sessions.find_arm` takes
@@ -98,32 +99,32 @@ class AbStudy(WorldStudy):
             **{name: getattr(self, name) for name in names},
         }
 
-    def make(self, path: Any) -> Result:
-        control_name, treatment_name = self.arms
+    def make(self, path: Path) -> Result:
         later = replace(self.spec, seed=self.spec.seed + _PILOT)
-        pilot, _ = self._played(control_name, later)
-        control, users_treated = self._played(control_name, self.spec)
-        treatment, _ = self._played(treatment_name, self.spec)
+        pilots = [self._played(name, later)[0] for name in self.arms]
+        (control, users_treated), (treatment, _) = (
+            self._played(name, self.spec) for name in self.arms
+        )
         metric, treated = METRICS[self.metric], users_treated[control.users]
-        effects = {name: self.relevant * pilot.value(other) for name, other in METRICS.items()}
-        spread = spread_of(pilot, metric, self.salt)
+        effects = {name: self.relevant * pilots[0].value(other) for name, other in METRICS.items()}
+        spreads = [spread_of(pilot, metric, self.salt) for pilot in pilots]
+        spread = float(np.mean(spreads))
         test = SequentialTest.planned(effects[self.metric], alpha=ALPHA)
         sessions = mixed(control, treatment, treated)
-        return {
+        result = {
             "planned": {
                 "effect": effects[self.metric],
-                "spread": spread,
+                "spreads": spreads,
                 "users": users_needed(effects[self.metric], spread),
             },
             **tested(sessions, treated, self.metric, test),
-            "guardrails": self._guardrails(sessions, treated, pilot.value(metric)),
-            "false_positives": self.tests
-            and false_positives(control, self.tests, self.salt, self.spec.seed, effects),
-            "power": self.tests
-            and power_table(
-                (control, treatment), metric, spread, self.tests, self.salt, self.spec.seed
-            ),
+            "guardrails": self._guardrails(sessions, treated, pilots[0].value(metric)),
         }
+        if self.tests:
+            settings = self.tests, self.salt, self.spec.seed
+            result["false_positives"] = false_positives(control, effects, *settings)
+            result["power"] = power_table((control, treatment), metric, spread, test, *settings)
+        return result
 
     def _played(self, name: str, spec: Run) -> tuple[Outcomes, NDArray[np.bool_]]:
         """Sessions of a policy, a session of each slot first, and the users who are treated."""
@@ -132,7 +133,7 @@ class AbStudy(WorldStudy):
         slots = min(spec.sessions, SLOTS)
         arrival = np.arange(spec.sessions).reshape(slots, -1).T.ravel()
         outcomes = outcomes_of(played.sessions, played.batch).take(arrival)
-        return outcomes, treated_users(played.batch, self.salt)
+        return outcomes, treated_users(played.batch, self.salt, self.spec.seed)
 
     def _guardrails(
         self, sessions: Outcomes, treated: NDArray[np.bool_], value: float
@@ -159,24 +160,24 @@ def tested(
         metric: The metric that decides.
         test: The sequential test.
     """
-    path = sessions.compared(METRICS[metric], treated)
-    low, high = test.interval(path)
-    control_users, treated_count = (int(number) for number in path.users[-1])
-    decided = test.decided(path)
+    running = sessions.compared(METRICS[metric], treated)
+    low, high = test.interval(running)
+    control_users, treated_count = (int(number) for number in running.users[-1])
+    decided = test.decided(running)
     return {
         "test": {
             "users": [control_users, treated_count],
             "imbalance_p": imbalance_p_value(treated_count, control_users + treated_count),
-            "control": float(path.control[-1]),
-            "treatment": float(path.treatment[-1]),
-            "fixed": [*path.last.interval(ALPHA)],
-            "fixed_p": path.last.p_value,
+            "control": float(running.control[-1]),
+            "treatment": float(running.treatment[-1]),
+            "fixed": [*running.last.interval(ALPHA)],
+            "fixed_p": running.last.p_value,
             "always_valid": without_nan({"low": _finite(low[-1]), "high": _finite(high[-1])}),
-            "always_valid_p": float(test.p_values(path)[-1]),
+            "always_valid_p": float(test.p_values(running)[-1]),
             "decided": None if decided is None else decided + 1,
-            "decided_users": None if decided is None else int(path.users[decided].sum()),
+            "decided_users": None if decided is None else int(running.users[decided].sum()),
         },
-        "path": _thinned(path, low, high, test.looks(path)),
+        "path": _thinned(running, low, high, test.looks(running)),
         "others": {
             name: {"effect": last.effect, "interval": [*last.interval(ALPHA)]}
             for name, last in (
@@ -194,20 +195,22 @@ def _finite(value: float) -> float:
 
 
 def _thinned(
-    path: Path, low: NDArray[np.float64], high: NDArray[np.float64], looks: NDArray[np.bool_]
+    running: Comparison,
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    looks: NDArray[np.bool_],
 ) -> dict[str, list[float]]:
     """Some of the looks at a test, evenly many sessions apart."""
     rows = np.flatnonzero(looks)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, POINTS).astype(int))] if len(rows) else rows
-    half = (path.last._replace(effect=0.0, variance=1.0)).interval(ALPHA)[1]
-    error = half * np.sqrt(path.variance[rows])
+    error = BOUND * np.sqrt(running.variance[rows])
     return {
         "sessions": (rows + 1).tolist(),
-        "effect": path.effect[rows].tolist(),
+        "effect": running.effect[rows].tolist(),
         "low": low[rows].tolist(),
         "high": high[rows].tolist(),
-        "fixed_low": (path.effect[rows] - error).tolist(),
-        "fixed_high": (path.effect[rows] + error).tolist(),
+        "fixed_low": (running.effect[rows] - error).tolist(),
+        "fixed_high": (running.effect[rows] + error).tolist(),
     }
 
 

@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
         return math.erfc(abs(self.effect) / math.sqrt(2.0 * self.variance))
 
 
-class Path(NamedTuple):
+class Comparison(NamedTuple):
     """A test after each of its S sessions, in the order of their arrival.
 
     Attributes:
@@ -128,7 +128,7 @@ def compare(
     treated: NDArray[np.bool_],
     numerator: ArrayLike,
     denominator: ArrayLike,
-) -> Path:
+) -> Comparison:
     """Both arms after each of S sessions.
 
     Args:
@@ -163,4 +163,4 @@ def compare(
         ratios.append(np.concatenate([[np.nan], ratio])[latest])
         variances.append(np.concatenate([[np.nan], variance])[latest])
         counts.append(np.concatenate([[0], n_users])[latest])
-    return Path(ratios[0], ratios[1], variances[0] + variances[1], np.stack(counts, axis=1))
+    return Comparison(ratios[0], ratios[1], variances[0] + variances[1], np.stack(counts, axis=1))

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.experiments.comparison import FloatArray, Path
+from dsrm_agents.experiments.comparison import FloatArray, Comparison
 from dsrm_agents.experiments.power import variance_needed
 from kuaisim_gym.config import check_whole, check_within
 
@@ -87,28 +87,28 @@ class SequentialTest:
         gain = np.square(effect) / v * (prior / (v + prior))
         return np.nan_to_num(0.5 * (gain - np.log1p(prior / v)), nan=-np.inf)
 
-    def looks(self, path: Path) -> NDArray[np.bool_]:
+    def looks(self, comparison: Comparison) -> NDArray[np.bool_]:
         """(S,) bool: sessions after which the test may be looked at."""
-        enough: NDArray[np.bool_] = (path.users >= self.least_users).all(axis=1)
+        enough: NDArray[np.bool_] = (comparison.users >= self.least_users).all(axis=1)
         return enough
 
-    def interval(self, path: Path) -> tuple[FloatArray, FloatArray]:
+    def interval(self, comparison: Comparison) -> tuple[FloatArray, FloatArray]:
         """Lower and upper ends (S,) of intervals that all hold at once; infinite before the looks.
 
         Each contains the fixed-horizon interval of the same session.
         """
-        radius = np.where(self.looks(path), self.radius(path.variance), np.inf)
-        effect = np.nan_to_num(path.effect)
+        radius = np.where(self.looks(comparison), self.radius(comparison.variance), np.inf)
+        effect = np.nan_to_num(comparison.effect)
         return effect - radius, effect + radius
 
-    def p_values(self, path: Path) -> FloatArray:
+    def p_values(self, comparison: Comparison) -> FloatArray:
         """(S,) always-valid p-values, which never rise: 1 over the largest L so far."""
         log_ratio = np.where(
-            self.looks(path), self.log_ratio(path.effect, path.variance), -np.inf
+            self.looks(comparison), self.log_ratio(comparison.effect, comparison.variance), -np.inf
         )
         return np.exp(np.minimum(-np.maximum.accumulate(log_ratio), 0.0))
 
-    def decided(self, path: Path) -> int | None:
+    def decided(self, comparison: Comparison) -> int | None:
         """Position of the session after which the test rejects; ``None`` if it never does."""
-        rejects = np.flatnonzero(self.p_values(path) <= self.alpha)
+        rejects = np.flatnonzero(self.p_values(comparison) <= self.alpha)
         return int(rejects[0]) if len(rejects) else None
