@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dsrm_agents.baselines.reference import REFERENCES, make_reference
 from dsrm_agents.experiments import Comparison, assign, compare
 from kuaisim_gym.envs.assembly import SessionBatch
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 from kuaisim_gym.metrics import Sessions, each_session
 
 from ..agents import find_agent
@@ -105,7 +105,15 @@ def mixed(control: Outcomes, treatment: Outcomes, treated: NDArray[np.bool_]) ->
         control: S sessions of one policy.
         treatment: The same sessions, that is users, of the other.
         treated: (S,) bool, sessions of users of the treatment arm.
+
+    Raises:
+        DataFormatError: They are of other users.
     """
+    if not np.array_equal(control.users, treatment.users):
+        raise DataFormatError(
+            "Both arms must have played the same users, session by session: give them sessions of "
+            "one seed."
+        )
     columns = {
         name: np.where(treated, treatment.columns[name], column)
         for name, column in control.columns.items()

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.experiments.comparison import FloatArray, Comparison
+from dsrm_agents.experiments.comparison import Comparison, FloatArray
 from dsrm_agents.experiments.power import variance_needed
 from kuaisim_gym.config import check_whole, check_within
 
