@@ -130,14 +130,15 @@ def power_table(
         seed: Of the draws.
 
     Returns:
-        By power: ``users``; ``computed`` power at this whole number; ``measured``, the share of
-        tests that reject; ``sequential``, the share that the sequential test has decided by then.
+        By power: ``users``, no fewer than the sequential test waits for; ``computed`` power at
+        this whole number; ``measured``, the share of tests that reject; ``sequential``, the share
+        that the sequential test has decided by then.
         Empty where the arms do not differ.
     """
     effect = arms[1].value(metric) - arms[0].value(metric)
     rows: list[Result] = []
     for power in POWERS if effect and spread else ():
-        n_users = users_needed(effect, spread, power, ALPHA)
+        n_users = max(users_needed(effect, spread, power, ALPHA), 2 * test.least_users)
         fixed = decided = 0
         drawn = drawn_tests(arms, MORE * tests, n_users, f"{salt}-{power}", seed)
         for sessions, treated in drawn:

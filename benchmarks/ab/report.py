@@ -279,8 +279,8 @@ def slug(row: Result) -> str:
 
 
 def signed(value: float) -> str:
-    """A difference with its sign, to three digits behind the point."""
-    return f"{value:+.3f}"
+    """A difference with its sign, to three digits behind the point; zero has a plus."""
+    return f"{round(value, 3) + 0.0:+.3f}"
 
 
 def _effect(row: Result) -> float:
@@ -293,7 +293,7 @@ def _arms(row: Result) -> str:
 
 def _range(ends: Iterable[float | None]) -> str:
     low, high = ends
-    return "" if low is None or high is None else f"{low:+.3f} to {high:+.3f}"
+    return "" if low is None or high is None else f"{signed(low)} to {signed(high)}"
 
 
 def _p(value: float) -> str:

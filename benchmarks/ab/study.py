@@ -47,7 +47,8 @@ from .sessions import METRICS, Outcomes, find_arm, mixed, outcomes_of, treated_u
 
 ARMS = ("quality+quota", "filter+quota")
 POINTS = 100  # of the path that a result keeps
-_PILOT = 500  # added to a seed: sessions of the test before the test
+PILOTS = 3  # earlier tests of each arm: one measures a variance to a twentieth
+_PILOT_SEEDS = 500  # from a test's seed to those of the earlier ones
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,18 @@ class AbStudy(WorldStudy):
         }
 
     def make(self, path: Path) -> Result:
-        later = replace(self.spec, seed=self.spec.seed + _PILOT)
-        pilots = [self._played(name, later)[0] for name in self.arms]
+        later = [
+            replace(self.spec, seed=self.spec.seed + _PILOT_SEEDS * (number + 1))
+            for number in range(PILOTS)
+        ]
+        pilots = [[self._played(name, spec)[0] for spec in later] for name in self.arms]
         (control, users_treated), (treatment, _) = (
             self._played(name, self.spec) for name in self.arms
         )
         metric, treated = METRICS[self.metric], users_treated[control.users]
-        effects = {name: self.relevant * pilots[0].value(other) for name, other in METRICS.items()}
-        spreads = [spread_of(pilot, metric, self.salt) for pilot in pilots]
+        first = pilots[0][0]
+        effects = {name: self.relevant * first.value(other) for name, other in METRICS.items()}
+        spreads = [[spread_of(pilot, metric, self.salt) for pilot in runs] for runs in pilots]
         spread = float(np.mean(spreads))
         test = SequentialTest.planned(effects[self.metric], alpha=ALPHA)
         sessions = mixed(control, treatment, treated)
@@ -118,7 +123,7 @@ class AbStudy(WorldStudy):
                 "users": users_needed(effects[self.metric], spread),
             },
             **tested(sessions, treated, self.metric, test),
-            "guardrails": self._guardrails(sessions, treated, pilots[0].value(metric)),
+            "guardrails": self._guardrails(sessions, treated, first.value(metric)),
         }
         if self.tests:
             settings = self.tests, self.salt, self.spec.seed

@@ -78,7 +78,8 @@ def share_guardrail(
         points.append(abs(balance))
         bounds.append((max(abs(balance) - radius, 0.0), min(abs(balance) + radius, 1.0)))
     (control_low, control_high), (low, high) = bounds
-    return guard(*points, low - control_high, high - control_low, margin)
+    control, treatment = points
+    return guard(control, treatment, low - control_high, high - control_low, margin)
 
 
 def worst_guardrail(
@@ -114,8 +115,9 @@ def worst_guardrail(
         quantile = np.quantile(values, share, method="inverted_cdf")
         means.append(worst_mean(values, share))
         variance += float(np.minimum(values, quantile).var(ddof=1)) / share**2 / len(names)
-    loss, radius = means[0] - means[1], float(test.radius(variance))
-    return guard(*means, loss - radius, loss + radius, margin)
+    (control, treatment), radius = means, float(test.radius(variance))
+    loss = control - treatment
+    return guard(control, treatment, loss - radius, loss + radius, margin)
 
 
 def _check_arm(users: NDArray[np.integer]) -> None:

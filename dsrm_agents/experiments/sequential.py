@@ -89,8 +89,7 @@ class SequentialTest:
 
     def looks(self, comparison: Comparison) -> NDArray[np.bool_]:
         """(S,) bool: sessions after which the test may be looked at."""
-        enough: NDArray[np.bool_] = (comparison.users >= self.least_users).all(axis=1)
-        return enough
+        return np.asarray((comparison.users >= self.least_users).all(axis=1))
 
     def interval(self, comparison: Comparison) -> tuple[FloatArray, FloatArray]:
         """Lower and upper ends (S,) of intervals that all hold at once; infinite before the looks.
