@@ -1,7 +1,8 @@
-"""What a test cannot see: both arms on one platform, and each arm on a platform of its own.
+"""Interference through popularity, which a test cannot see.
 
-Popularity follows what both arms show. The better arm lifts what the other one shows, and the worse
-one drags it down: the test compares arms on a platform that neither of them would make.
+Popularity follows what both arms show: an arm that ranks by it shows what the other one has found,
+and the test compares arms on a platform that neither of them would make. So each arm has a platform
+to itself, too.
 """
 
 from __future__ import annotations

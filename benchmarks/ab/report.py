@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from kuaisim_gym.disk import write_atomically
-from kuaisim_gym.errors import DataFormatError
 
 from ..formatting import interval, markdown_table, section
-from ..results import Result, World, in_order, read_results, world_of
+from ..results import Result, World, in_order, read_results, studies_in, world_of
 from ..world_study import measurement
+from .calibration import BOUND
 from .sessions import METRICS
 
 STUDY, INTERFERENCE = "ab", "ab-interference"
@@ -35,26 +35,18 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, or a measurement has two files.
     """
+    present = studies_in(folder)
     results: list[Result] = []
-    for study, keys, names in (
-        (STUDY, KEYS, ("metric",)),
-        (INTERFERENCE, INTERFERENCE_KEYS, ()),
-    ):
-        try:
-            found = read_results(
-                folder, study, keys,
-                lambda row, names=names: (  # type: ignore[misc]
-                    measurement(row, *names), tuple(row["arms"])
-                ),
-                "pair of arms",
-            )  # fmt: skip
-        except DataFormatError as error:
-            if "There are no results" not in str(error):
-                raise
-            continue
-        results += found
-    if not results:
-        raise DataFormatError(f"There are no results under {folder}; make some with `{STUDY}`.")
+    if INTERFERENCE in present:
+        results = read_results(
+            folder, INTERFERENCE, INTERFERENCE_KEYS,
+            lambda row: (measurement(row), *row["arms"]), "pair of arms",
+        )  # fmt: skip
+    if STUDY in present or not results:
+        results += read_results(
+            folder, STUDY, KEYS,
+            lambda row: (measurement(row, "metric"), *row["arms"]), "pair of arms",
+        )  # fmt: skip
     return results
 
 
@@ -128,14 +120,14 @@ def _platforms(platforms: list[Result]) -> Iterable[str]:
     rows = []
     for seeds in pairs.values():
         for name, metric in METRICS.items():
-            whole = [row["alone"][1][name] - row["alone"][0][name] for row in seeds]
+            apart = [_apart(row, name) for row in seeds]
             tests = [row["test"][name][0] for row in seeds]
-            if not any(whole) and not any(tests):
+            if not any(apart) and not any(tests):
                 continue  # both arms are at the same quota
-            bias = [test - alone for test, alone in zip(tests, whole, strict=True)]
+            bias = [test - alone for test, alone in zip(tests, apart, strict=True)]
             covered = sum(covers(row, name) for row in seeds)
             rows.append([
-                _arms(seeds[0]), metric.title, str(len(seeds)), interval(whole, sign="+"),
+                _arms(seeds[0]), metric.title, str(len(seeds)), interval(apart, sign="+"),
                 interval(tests, sign="+"), interval(bias, sign="+"), f"{covered} of {len(seeds)}",
                 *(
                     interval([row["together"][arm][name] - row["alone"][arm][name]
@@ -157,22 +149,25 @@ def _platforms(platforms: list[Result]) -> Iterable[str]:
         "the difference of whole platforms. Gains: what an arm has on the shared platform over "
         "what it has on its own."
     )
-    yield markdown_table(
-        ["platform of", "seeds", "Gini of popularity, last day"],
-        [
-            [label, str(len(seeds)), interval([row["concentration"][place] for row in seeds])]
-            for seeds in pairs.values()
-            for place, label in enumerate([*seeds[0]["arms"], f"both: {_arms(seeds[0])}"])
-        ],
-        "lr",
+    platforms_of = (
+        (label, str(len(seeds)), interval([row["concentration"][index] for row in seeds]))
+        for seeds in pairs.values()
+        for index, label in enumerate([*seeds[0]["arms"], f"both: {_arms(seeds[0])}"])
     )
+    header = ["platform of", "seeds", "Gini of popularity, last day"]
+    yield markdown_table(header, dict.fromkeys(platforms_of), "lr")
 
 
 def covers(row: Result, name: str) -> bool:
     """Tells if the test's fixed interval holds the difference of whole platforms."""
     effect, variance = row["test"][name]
-    whole = row["alone"][1][name] - row["alone"][0][name]
-    return bool(abs(effect - whole) <= 1.96 * np.sqrt(variance))
+    return bool(abs(effect - _apart(row, name)) <= BOUND * np.sqrt(variance))
+
+
+def _apart(row: Result, name: str) -> float:
+    """The difference of whole platforms."""
+    control, treatment = row["alone"]
+    return float(treatment[name] - control[name])
 
 
 def verdict(row: Result) -> str:
@@ -186,21 +181,21 @@ def verdict(row: Result) -> str:
         for verdict in ("kept", "broken", "open")
     }  # fmt: skip
     stated = "; ".join(f"{' and '.join(names)} {state}" for state, names in rails.items() if names)
-    seen = f"always-valid 95 % interval {_range(ends.values())}" if ends["low"] is not None else (
-        "too few users for an interval"
-    )  # fmt: skip
+    evidence = "too few users for an interval"
+    if ends["low"] is not None:
+        evidence = f"always-valid 95 % interval {_range(ends.values())}"
     if test["imbalance_p"] < LEAST_IMBALANCE:
         return (
             f"**Discard the test**: {test['users'][1]:,} of {sum(test['users']):,} users are in "
             f"the treatment arm (p = {test['imbalance_p']:.1e}), so users were lost."
         )
     if test["decided"] is None:
-        sentence = f"no difference in {title} was found ({signed(effect)}, {seen})"
+        sentence = f"no difference in {title} was found ({signed(effect)}, {evidence})"
         choice = f"Keep *{control}*" if not rails["open"] else "Go on testing"
     else:
         direction = "higher" if effect > 0 else "lower"
         sentence = (
-            f"{title} is {direction} by {abs(effect):.3f} ({seen}), decided after "
+            f"{title} is {direction} by {abs(effect):.3f} ({evidence}), decided after "
             f"{test['decided']:,} of {row['sessions']:,} sessions"
         )
         ships = effect > 0 and not rails["broken"] and not rails["open"]
@@ -238,14 +233,14 @@ def page(row: Result, picture: str) -> str:
     looks = row["path"]
     chosen = np.unique(np.linspace(0, max(len(looks["sessions"]) - 1, 0), 10).astype(int))
     bounds = [
-        [f"{looks['sessions'][place]:,}", signed(looks["effect"][place]),
-         _range((looks["fixed_low"][place], looks["fixed_high"][place])),
-         _range((looks["low"][place], looks["high"][place]))]
-        for place in chosen if looks["sessions"]
+        [f"{looks['sessions'][look]:,}", signed(looks["effect"][look]),
+         _range((looks["fixed_low"][look], looks["fixed_high"][look])),
+         _range((looks["low"][look], looks["high"][look]))]
+        for look in chosen if looks["sessions"]
     ]  # fmt: skip
-    others = [
-        [METRICS[name].title, signed(other["effect"]), _range(other["interval"])]
-        for name, other in row["others"].items()
+    metrics = [
+        [METRICS[name].title, signed(further["effect"]), _range(further["interval"])]
+        for name, further in row["others"].items()
     ]
     return "\n\n".join([
         f"# {row['arms'][1]} against {row['arms'][0]}, {title}",
@@ -258,7 +253,7 @@ def page(row: Result, picture: str) -> str:
         "## Guardrails",
         markdown_table(["", "control", "treatment", "loss, always valid", "margin", ""], rails),
         "## Further metrics",
-        markdown_table(["", "effect", "fixed 95 %"], others),
+        markdown_table(["", "effect", "fixed 95 %"], metrics),
     ]) + "\n"  # fmt: skip
 
 

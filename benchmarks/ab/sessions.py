@@ -1,4 +1,4 @@
-"""What tests see of sessions, and the policy that shows each user the slates of the user's arm."""
+"""Sessions as tests see them, and the policy that shows each user the slates of the user's arm."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ class AbStudy(WorldStudy):
         )
         metric, treated = METRICS[self.metric], users_treated[control.users]
         first = pilots[0][0]
-        effects = {name: self.relevant * first.value(other) for name, other in METRICS.items()}
+        effects = {key: self.relevant * first.value(ratio) for key, ratio in METRICS.items()}
         spreads = [[spread_of(pilot, metric, self.salt) for pilot in runs] for runs in pilots]
         spread = float(np.mean(spreads))
         test = SequentialTest.planned(effects[self.metric], alpha=ALPHA)
@@ -186,8 +186,8 @@ def tested(
         "others": {
             name: {"effect": last.effect, "interval": [*last.interval(ALPHA)]}
             for name, last in (
-                (name, sessions.compared(other, treated).last)
-                for name, other in METRICS.items()
+                (name, sessions.compared(ratio, treated).last)
+                for name, ratio in METRICS.items()
                 if name != metric
             )
         },

@@ -151,10 +151,10 @@ def compare(
             "A metric needs finite numerators and positive denominators: leave sessions out that "
             "have none."
         )
-    if both := np.intersect1d(users[treated], users[~treated]).tolist():
+    if shared := np.intersect1d(users[treated], users[~treated]).tolist():
         raise DataFormatError(
-            f"A user must be in one arm, but {len(both)} are in both, such as {both[0]}: assign "
-            "users, not sessions."
+            f"A user must be in one arm, but {len(shared)} are in both, such as {shared[0]}: "
+            "assign users, not sessions."
         )
     ratios, variances, counts = [], [], []
     for is_arm in (~treated, treated):

@@ -18,7 +18,6 @@ from dsrm_agents.experiments.sequential import SequentialTest
 from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics import worst_mean
 
-KEPT, BROKEN, OPEN = "kept", "broken", "open"
 WORST = 0.1  # share of the users who are served worst
 
 
@@ -44,7 +43,7 @@ class Guardrail(NamedTuple):
 
 def guard(control: float, treatment: float, low: float, high: float, margin: float) -> Guardrail:
     """A guardrail with the verdict that the interval of its loss allows."""
-    verdict = KEPT if high < margin else BROKEN if low > margin else OPEN
+    verdict = "kept" if high < margin else "broken" if low > margin else "open"
     return Guardrail(control, treatment, low, high, margin, verdict)
 
 

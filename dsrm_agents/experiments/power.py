@@ -61,5 +61,5 @@ def users_needed(
     """
     check_within("spread", spread, "[0, inf)")
     check_within("share", share, "(0, 1)")
-    wanted = variance_needed(effect, power, alpha)
-    return math.ceil(spread * (1.0 / share + 1.0 / (1.0 - share)) / wanted)
+    variance = variance_needed(effect, power, alpha)
+    return math.ceil(spread * (1.0 / share + 1.0 / (1.0 - share)) / variance)
