@@ -253,13 +253,13 @@ def test_power_and_variance_are_inverse() -> None:
 
 
 def test_tests_reject_as_often_as_their_power_says() -> None:
-    rng, tests, n = np.random.default_rng(6), 1000, 200
+    rng, tests, n = np.random.default_rng(6), 600, 200
     effect, rejections = 0.4, 0
     for _ in range(tests):
         treated = rng.random(n) < 0.5
         path = compare(np.arange(n), treated, rng.normal(0, 1, n) + effect * treated, np.ones(n))
         rejections += path.last.p_value < 0.05
-    assert rejections / tests == pytest.approx(power_of(effect, 4 / n), abs=0.035)
+    assert rejections / tests == pytest.approx(power_of(effect, 4 / n), abs=0.04)
 
 
 # Guardrails
