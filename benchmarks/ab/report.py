@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from kuaisim_gym.disk import write_atomically
+from kuaisim_gym.errors import DataFormatError
 
 from ..formatting import interval, markdown_table, section
 from ..results import Result, World, in_order, read_results, studies_in, world_of
@@ -108,15 +109,30 @@ def _tests(tests: list[Result]) -> Iterable[str]:
             ],
             "llr",
         )  # fmt: skip
+        yield (
+            "Of the fixed test, looked at once, after all sessions of so many users. Sequential: "
+            "share of the tests that the sequential one has decided by then."
+        )
 
 
 def _platforms(platforms: list[Result]) -> Iterable[str]:
-    """Tables of arms on one platform and on platforms of their own, over seeds."""
+    """Tables of arms on one platform and on platforms of their own, over seeds.
+
+    Raises:
+        DataFormatError: They differ in days or sessions.
+    """
+    if not platforms:
+        return
     pairs: dict[tuple[str, ...], list[Result]] = defaultdict(list)
     for row in platforms:
-        pairs[*row["arms"], str(row["days"]), str(row["first"]), str(row["per_day"])].append(row)
-    if not pairs:
-        return
+        pairs[*row["arms"]].append(row)
+    sizes = {(row["first"], row["days"], row["per_day"]) for row in platforms}
+    if len(sizes) > 1:
+        raise DataFormatError(
+            f"Platforms differ in (first day, last day, sessions a day): {sorted(sizes)}. Give a "
+            "folder that holds one of them."
+        )
+    ((first_day, last_day, per_day),) = sizes
     rows = []
     for seeds in pairs.values():
         for name, metric in METRICS.items():
@@ -140,10 +156,9 @@ def _platforms(platforms: list[Result]) -> Iterable[str]:
          "in its interval", "control gains", "treatment gains"],
         rows, "llr",
     )  # fmt: skip
-    row = platforms[0]
     yield (
-        f"± is a 95 % interval over seeds. Days {row['first']} to {row['days']} with "
-        f"{row['per_day']} sessions a day count. Whole platforms: treatment alone less control "
+        f"± is a 95 % interval over seeds. Days {first_day} to {last_day} with {per_day} sessions "
+        "a day count. Whole platforms: treatment alone less control "
         "alone, each with a platform to itself. Test on one: the same difference, of users hashed "
         "to arms on one platform. In its interval: seeds in which the test's 95 % interval holds "
         "the difference of whole platforms. Gains: what an arm has on the shared platform over "

@@ -133,8 +133,7 @@ class AbStudy(WorldStudy):
 
     def _played(self, name: str, spec: Run) -> tuple[Outcomes, NDArray[np.bool_]]:
         """Sessions of a policy, a session of each slot first, and the users who are treated."""
-        agent, spec = find_arm(name), replace(spec, agent="random")
-        played = play(agent, spec, spec.load(), None, None)
+        played = play(find_arm(name), spec, spec.load(), None, None)
         slots = min(spec.sessions, SLOTS)
         arrival = np.arange(spec.sessions).reshape(slots, -1).T.ravel()
         outcomes = outcomes_of(played.sessions, played.batch).take(arrival)

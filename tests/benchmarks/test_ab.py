@@ -289,6 +289,8 @@ def test_bias_is_the_test_less_whole_platforms() -> None:
         in text
     )
     assert "| +1.000 ± 0.000 | +0.000 ± 0.000 |" in text
+    with pytest.raises(DataFormatError, match=r"sessions a day\): \[\(2, 9, 8\), \(2, 10, 8\)\]"):
+        report.markdown([*rows, rows[0] | {"days": 10, "arms": ["old", "newer"]}])
 
 
 # What is committed
