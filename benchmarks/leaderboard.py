@@ -22,6 +22,7 @@ from .standings import Board, boards_of, comparisons, leaderboard, leaderboard_o
 from .study import run_studies
 
 COMMITTED = Path("benchmarks/results")
+ABOUT = "ABOUT.md"  # beside the result files of an entry
 SMOKE_SEEDS, SMOKE_EPISODES, SMOKE_SESSIONS = paper.SEEDS[:2], 64, 20
 SLACK = 1000  # training sessions that may end in the step in which the last one does
 
@@ -144,6 +145,21 @@ def _place(board: Board, name: str) -> str:
     behind = f", behind {names[place - 2]}" if place > 1 else ""
     ahead = f", ahead of {names[place]}" if place < len(names) else ""
     return f"{name} would stand in place {place} of {len(names)}{behind}{ahead}."
+
+
+def faults_of(folder: Path) -> list[str]:
+    """What keeps a folder from being an entry: :func:`faults` of its results, and its own.
+
+    Raises:
+        DataFormatError: It holds no results, or files that are none.
+    """
+    entry = read_results(folder)
+    found = faults(entry)
+    if {run["agent"] for run in entry} != {folder.name}:
+        found.append(f"{folder} must have the name of its agent.")
+    if not (folder / ABOUT).is_file():
+        found.append(f"{folder} lacks {ABOUT}, which says what the agent is.")
+    return found
 
 
 def faults(entry: list[Result]) -> list[str]:
