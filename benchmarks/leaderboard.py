@@ -56,10 +56,15 @@ def main(options: argparse.Namespace) -> None:
     """Makes the missing runs of the agent, and prints its row and its place.
 
     Raises:
-        ConfigError: The agent is unknown, or the committed rows are of other worlds.
-        DataFormatError: There are no committed rows, or they are no results.
+        ConfigError: The agent is unknown, or the committed rows are not there or of other worlds.
+        DataFormatError: The folder holds none, or files that are no results.
         DatasetNotFoundError: The folder of real data lacks some.
     """
+    if not options.committed.is_dir():
+        raise ConfigError(
+            f"{options.committed}, the rows to stand among, is not there: call the command in a "
+            "clone, or name the folder with --committed."
+        )
     committed = read_results(options.committed)
     if options.agent is None:
         print(leaderboard(committed))
@@ -122,18 +127,13 @@ def standing(entry: list[Result], committed: list[Result]) -> str:
             f"The committed rows do not hold {name}'s worlds and seeds, with both ends of the "
             "score: name the results of a clone with --committed."
         )
+    rows = [
+        f"{leaderboard_of(board, [name]).markdown()}\n\n{_place(board, name)}" for board in boards
+    ]
     pairs = [(name, other) for other in boards[0].places if other != name]
     missing = "\n".join(f"* {fault}" for fault in faults(entry))
-    return "\n\n".join(
-        [
-            *(
-                f"{leaderboard_of(board, [name]).markdown()}\n\n{_place(board, name)}"
-                for board in boards
-            ),
-            comparisons(boards[0], pairs).markdown(),
-            *(["Not to be entered as it is:", missing] if missing else []),
-        ]
-    )
+    verdict = ["Not to be entered as it is:", missing] if missing else []
+    return "\n\n".join([*rows, comparisons(boards[0], pairs).markdown(), *verdict])
 
 
 def _place(board: Board, name: str) -> str:

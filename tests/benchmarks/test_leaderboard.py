@@ -95,7 +95,7 @@ def test_rows_of_other_worlds_are_refused_before_the_work(
     assert "No committed row is of KuaiRec-Fair-v0_kuairec-synthetic_T5" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(["leaderboard", OWN, "--committed", str(tmp_path / "none")]) == 2
-    assert "There are no results" in capsys.readouterr().err
+    assert "the rows to stand among, is not there" in capsys.readouterr().err
 
 
 def test_without_an_agent_the_board_is_printed(tmp_path: Path, capsys) -> None:
