@@ -57,16 +57,16 @@ def performance_profile(scores: FloatArray, thresholds: FloatArray) -> FloatArra
     return np.asarray(is_above.mean(axis=(-3, -2)))
 
 
-def probability_of_improvement(scores: FloatArray, others: FloatArray) -> FloatArray:
+def probability_of_improvement(scores: FloatArray, controls: FloatArray) -> FloatArray:
     """Chance that a run is above a run of another agent in the same world, mean over worlds.
 
     A tie counts as half: of each world it is the Mann-Whitney statistic over the number of pairs.
 
     Args:
         scores: (..., runs, worlds).
-        others: (..., other runs, worlds).
+        controls: (..., their runs, worlds).
     """
-    ahead = np.sign(scores[..., :, None, :] - others[..., None, :, :])
+    ahead = np.sign(scores[..., :, None, :] - controls[..., None, :, :])
     return np.asarray((ahead.mean(axis=(-3, -2, -1)) + 1.0) / 2.0)
 
 

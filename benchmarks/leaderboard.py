@@ -120,74 +120,76 @@ def standing(entry: list[Result], committed: list[Result]) -> str:
     """
     name, worlds = entry[0]["agent"], {world_of(run) for run in entry}
     seeds = {run["seed"] for run in entry}
-    others = [run for run in committed if run["agent"] != name and run["seed"] in seeds]
-    boards = boards_of([run for run in [*others, *entry] if world_of(run) in worlds])
+    rivals = [run for run in committed if run["agent"] != name and run["seed"] in seeds]
+    boards = boards_of([run for run in [*rivals, *entry] if world_of(run) in worlds])
     if not boards or len(boards[0].worlds) < len(worlds) or name not in boards[0].runs:
         raise ConfigError(
             f"The committed rows do not hold {name}'s worlds and seeds, with both ends of the "
             "score: name the results of a clone with --committed."
         )
     rows = [
-        f"{leaderboard_of(board, [name]).markdown()}\n\n{_place(board, name)}" for board in boards
+        f"{leaderboard_of(board, [name]).markdown()}\n\n{_verdict(board, name)}" for board in boards
     ]
-    pairs = [(name, other) for other in boards[0].places if other != name]
+    pairs = [(name, rival) for rival in boards[0].ranks if rival != name]
     missing = "\n".join(f"* {fault}" for fault in faults(entry))
-    verdict = ["Not to be entered as it is:", missing] if missing else []
-    return "\n\n".join([*rows, comparisons(boards[0], pairs).markdown(), *verdict])
+    faulty = ["Not to be entered as it is:", missing] if missing else []
+    return "\n\n".join([*rows, comparisons(boards[0], pairs).markdown(), *faulty])
 
 
-def _place(board: Board, name: str) -> str:
+def _verdict(board: Board, name: str) -> str:
     """A sentence on the place of an agent."""
-    places = board.places
-    if name not in places:
+    ranks = board.ranks
+    if name not in ranks:
         return f"{name} is told a simulator's answers and has no place."
-    names, place = list(places), places[name]
-    behind = f", behind {names[place - 2]}" if place > 1 else ""
-    ahead = f", ahead of {names[place]}" if place < len(names) else ""
-    return f"{name} would stand in place {place} of {len(names)}{behind}{ahead}."
+    names, rank = list(ranks), ranks[name]
+    behind = f", behind {names[rank - 2]}" if rank > 1 else ""
+    ahead = f", ahead of {names[rank]}" if rank < len(names) else ""
+    return f"{name} would stand in place {rank} of {len(names)}{behind}{ahead}."
 
 
 def faults_of(folder: Path) -> list[str]:
-    """What keeps a folder from being an entry: :func:`faults` of its results, and its own.
+    """Reasons against a folder as an entry: :func:`faults` of its results, and its own.
 
     Raises:
         DataFormatError: It holds no results, or files that are none.
     """
     entry = read_results(folder)
-    found = faults(entry)
+    sentences = faults(entry)
     if {run["agent"] for run in entry} != {folder.name}:
-        found.append(f"{folder} must have the name of its agent.")
+        sentences.append(f"{folder} must have the name of its agent.")
     if not (folder / ABOUT).is_file():
-        found.append(f"{folder} lacks {ABOUT}, which says what the agent is.")
-    return found
+        sentences.append(f"{folder} lacks {ABOUT}, which says what the agent is.")
+    return sentences
 
 
 def faults(entry: list[Result]) -> list[str]:
-    """What keeps results from being entered, a sentence each; empty for an entry.
+    """Reasons against results as an entry, a sentence each; empty for an entry.
 
     An entry is one agent's: a run of each seed in all synthetic worlds, and in each world of real
     data that it has played at all, with the sizes of the committed rows, by committed code.
     """
     names = sorted({run["agent"] for run in entry})
-    found = [] if len(names) == 1 else [f"One agent is entered at a time, found {names}."]
+    sentences = [] if len(names) == 1 else [f"One agent is entered at a time, found {names}."]
     today = [run for run in entry if not world_of(run).is_older and not world_of(run).seed]
-    made = {(*_cell(run), run["seed"]) for run in today}
+    runs = {(*_cell(run), run["seed"]) for run in today}
     cells = {(run.env, run.dataset, run.max_len) for run in quick.worlds(None)}
     for cell, seed in product(sorted(cells.union(map(_cell, entry))), paper.SEEDS):
-        if (*cell, seed) not in made:
+        if (*cell, seed) not in runs:
             env, dataset, max_len = cell
-            found.append(f"There is no run in {env}, {dataset}, T = {max_len}, seed {seed}.")
+            sentences.append(f"There is no run in {env}, {dataset}, T = {max_len}, seed {seed}.")
     for run in entry:
         where = f"{run['env']}, {run['dataset']['name']}, T = {run['max_len']}, seed {run['seed']}"
         if run["eval"]["sessions"] != Run.sessions:
             sessions = run["eval"]["sessions"]
-            found.append(f"{where}: {Run.sessions} test sessions are needed, got {sessions}.")
+            sentences.append(f"{where}: {Run.sessions} test sessions are needed, got {sessions}.")
         if run["train"]["episodes"] > quick.EPISODES + SLACK:
             episodes = run["train"]["episodes"]
-            found.append(f"{where}: at most {quick.EPISODES} training sessions, got {episodes}.")
+            sentences.append(
+                f"{where}: at most {quick.EPISODES} training sessions, got {episodes}."
+            )
         if "-dirty" in run["commit"]:
-            found.append(f"{where}: made by changed code; use a commit as it is.")
-    return found
+            sentences.append(f"{where}: made by changed code; use a commit as it is.")
+    return sentences
 
 
 def _cell(run: Result) -> tuple[str, str, int]:

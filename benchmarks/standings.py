@@ -39,7 +39,7 @@ from .tables import LADDER, by_world
 
 LOWEST, HIGHEST = "random", "expected-oracle+quota"
 # References that are told a simulator's answers, which no agent may know; they have no place.
-TOLD = ("truth", "train-oracle", "expected-", "realised-")
+ORACLES = ("truth", "train-oracle", "expected-", "realised-")
 THRESHOLDS = np.linspace(-0.1, 1.1, 121)
 
 _SCORE = (
@@ -77,15 +77,15 @@ class Board:
         return sorted(self.runs, key=lambda agent: -float(interquartile_mean(self.scores(agent))))
 
     @property
-    def places(self) -> dict[str, int]:
+    def ranks(self) -> dict[str, int]:
         """Places of the agents that are told no answers, from 1."""
-        placed = [agent for agent in self.ranking if not is_told(agent)]
-        return {agent: place for place, agent in enumerate(placed, 1)}
+        placed = [agent for agent in self.ranking if not is_oracle(agent)]
+        return {agent: rank for rank, agent in enumerate(placed, 1)}
 
 
-def is_told(agent: str) -> bool:
+def is_oracle(agent: str) -> bool:
     """Tells a reference that is told a simulator's answers from an agent."""
-    return agent in AGENTS and agent.startswith(TOLD)
+    return agent in AGENTS and agent.startswith(ORACLES)
 
 
 def is_synthetic(world: World) -> bool:
@@ -148,9 +148,9 @@ def leaderboard(results: list[Result]) -> str:
 
 def leaderboard_of(board: Board, agents: Iterable[str] | None = None) -> TitledTable:
     """The leaderboard: a row for each agent, or for those that are named."""
-    places = board.places
+    ranks = board.ranks
     shown = set(board.runs if agents is None else agents)
-    rows = [_row(board, agent, places) for agent in board.ranking if agent in shown]
+    rows = [_row(board, agent, ranks) for agent in board.ranking if agent in shown]
     n_seeds, n_worlds = len(board.seeds), len(board.worlds)
     kind = "synthetic worlds" if all(map(is_synthetic, board.worlds)) else "worlds"
     note = (
@@ -164,7 +164,7 @@ def leaderboard_of(board: Board, agents: Iterable[str] | None = None) -> TitledT
     return TitledTable(f"{n_worlds} {kind}", header, rows, [note], "rlr")
 
 
-def _row(board: Board, agent: str, places: dict[str, int]) -> list[str]:
+def _row(board: Board, agent: str, ranks: dict[str, int]) -> list[str]:
     scores = board.scores(agent)
     low, high = percentiles(interquartile_mean(resampled(scores, np.random.default_rng(0))))
     figures = (
@@ -174,7 +174,7 @@ def _row(board: Board, agent: str, places: dict[str, int]) -> list[str]:
         board.values(agent, "ad").mean(),
     )
     return [
-        str(places.get(agent, "")),
+        str(ranks.get(agent, "")),
         agent,
         f"{interquartile_mean(scores):z.3f} [{low:z.3f}, {high:z.3f}]",
         *(f"{figure:z.3f}" for figure in figures),
@@ -204,18 +204,18 @@ def comparisons(board: Board, pairs: list[tuple[str, str]]) -> TitledTable:
         board: The board.
         pairs: Agents and what they are compared with.
     """
-    gains = [board.scores(agent) - board.scores(other) for agent, other in pairs]
+    gains = [board.scores(agent) - board.scores(control) for agent, control in pairs]
     p_values = [p_value(gain.mean(axis=1)) for gain in gains]
     rows = [
         [
-            f"{agent} less {other}",
+            f"{agent} less {control}",
             interval(gain.mean(axis=1).tolist(), 3, "+"),
             f"{(gain.mean(axis=0) > 0).sum()} of {len(board.worlds)}",
-            _improvement(board.scores(agent), board.scores(other)),
+            _improvement(board.scores(agent), board.scores(control)),
             _probability(alone),
             _probability(adjusted),
         ]
-        for (agent, other), gain, alone, adjusted in zip(
+        for (agent, control), gain, alone, adjusted in zip(
             pairs, gains, p_values, holm(p_values), strict=True
         )
     ]
@@ -233,11 +233,11 @@ def comparisons(board: Board, pairs: list[tuple[str, str]]) -> TitledTable:
     return TitledTable("Comparisons over worlds", header, rows, [note])
 
 
-def _improvement(scores: FloatArray, others: FloatArray) -> str:
+def _improvement(scores: FloatArray, controls: FloatArray) -> str:
     rng = np.random.default_rng(0)
-    draws = probability_of_improvement(resampled(scores, rng), resampled(others, rng))
+    draws = probability_of_improvement(resampled(scores, rng), resampled(controls, rng))
     low, high = percentiles(draws)
-    return f"{probability_of_improvement(scores, others):.2f} [{low:.2f}, {high:.2f}]"
+    return f"{probability_of_improvement(scores, controls):.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _probability(value: float) -> str:
@@ -264,9 +264,9 @@ def seeds_and_sessions(board: Board) -> TitledTable:
 
 
 def _nested(lengths: FloatArray, errors: FloatArray) -> str:
-    found = nested_interval(lengths, errors)
-    spread = f"({found.between:.2f} / {found.within:.2f})"
-    return f"{found.mean:.2f} ± {found.half_width:.2f} {spread}"
+    estimate = nested_interval(lengths, errors)
+    spread = f"({estimate.between:.2f} / {estimate.within:.2f})"
+    return f"{estimate.mean:.2f} ± {estimate.half_width:.2f} {spread}"
 
 
 def draw_profiles(board: Board) -> Figure:

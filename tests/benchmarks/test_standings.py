@@ -64,7 +64,7 @@ def test_places_are_of_those_that_are_told_nothing() -> None:
     assert board is not None
     # IQM: of .5, .9, .8, .9 the middle two, .85; of .8, .8, .5, .5: .65; .4, .6, .75, .75: .675.
     assert board.ranking == [HIGHEST, "dsrm-hrl", "hrl", "filter+quota", LOWEST]
-    assert board.places == {"dsrm-hrl": 1, "hrl": 2, "filter+quota": 3, LOWEST: 4}
+    assert board.ranks == {"dsrm-hrl": 1, "hrl": 2, "filter+quota": 3, LOWEST: 4}
     text = standings.leaderboard(runs())
     assert "| 2 | hrl | 0.675 [" in text
     assert "] | 0.625 | 0.625 | 0.375 | 0.250 |" in text  # mean, median and gap of hrl
