@@ -18,6 +18,7 @@ COMMANDS = {
     "evaluate": Command(".evaluate", "judge a trained agent, or one that needs no training"),
     "play": Command(".play", "show sessions of an agent, as text or as pictures"),
     "suite": resumed(".suite", "train agents x lengths x seeds, or a table of the paper"),
+    "leaderboard": resumed(".leaderboard", "enter an agent: where it stands among all others"),
     "tune": resumed(".tuning", "search an agent's hyper-parameters on the train simulator"),
     "table": Command(".tables", "print the tables of results"),
     "plot": Command(".plots", "draw the figures of results as PNG"),
