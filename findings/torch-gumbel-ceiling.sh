@@ -2,9 +2,9 @@
 # Gumbel noise of PyTorch has a ceiling, and the best of 16 million items tie below it.
 #
 # Behaviour: `torch.distributions.Gumbel` is -log(-log(u)) of a float32 u, which lies on a grid of
-# 2**-24 and ends at 1 - 2**-23. No noise is above 15.95, and the large ones are few: log 2**23, log
-# 2**22, ... The thousand largest of 16 million draws have about 600 different values, and the first
-# place is often shared, where `argmax` and `topk` take one of them by its place in memory.
+# 2**-24 and ends at 1 - 2**-23. No noise is above 15.95, and the large ones are log(2**24 / k) with
+# k = 2, 3, 4, ... The thousand largest of 16 million draws have about 650 different values, and the
+# first place is often shared, where `argmax` and `topk` take one of them by its place in memory.
 #
 # Since: seen in PyTorch 2.13.0.
 #
