@@ -11,8 +11,8 @@
 #
 # Matters: catalogues are sorted by popularity, and so are the probabilities of policies and
 # negative samplers. Exploration of the tail stops at once, while the propensities of the log say
-# that it goes on. Put rare items first, pass float64, or add Gumbel noise to the logarithms and take
-# the largest.
+# that it goes on. Put rare items first, pass float64, or add Gumbel noise to the logarithms and
+# take the largest.
 #
 # Source: the documentation of torch.multinomial, which promises draws by the weights; that of
 # torch.distributions.Categorical, whose sample is `torch.multinomial(probs, n, True)`
