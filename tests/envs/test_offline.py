@@ -514,7 +514,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, minari) ->
     bad = dataclasses.replace(episodes[1], actions=episodes[1].actions + small.n_items)
     with pytest.raises(DataFormatError, match="Episode 1: its actions are not of Discrete"):
         write_minari("one-v0", [episodes[0], bad], **source)
-    with pytest.raises(ValueError, match="No storage implemented for pickle"):
+    with pytest.raises(ConfigError, match="data_format must be one of .*'arrow'.*got 'pickle'"):
         write_minari("one-v0", episodes, data_format="pickle", **source)
     assert os.listdir(root) == []
 
