@@ -34,7 +34,7 @@ types: .venv/test
 package-check: .venv/test
 	.venv/bin/python tests/check_package.py
 
-# Each extra alone in a new environment: half an hour, gigabytes, and the network.
+# Each extra alone in a new environment: an hour, gigabytes, and the network.
 extras-check: .venv/test
 	.venv/bin/python tests/check_extras.py
 
