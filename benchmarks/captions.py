@@ -127,12 +127,14 @@ def errors(dataset: Dataset, fields: tuple[str, ...], seed: int) -> Result:
     cells = test.take(rng.random(len(test)) < CELLS)
     is_new, is_held_out = cold[cells.items], rng.random(len(cells)) < HELD_OUT
     train = cells.take(~is_new & ~is_held_out)
-    known = dataset.item_features
-    some = Features({f: known.codes[f] for f in fields}, {f: known.values[f] for f in fields})
-    model = fit_factor_model(train, train, dataset.user_features, some, size)
+    all_features = dataset.item_features
+    features = Features(
+        {f: all_features.codes[f] for f in fields}, {f: all_features.values[f] for f in fields}
+    )
+    model = fit_factor_model(train, train, dataset.user_features, features, size)
     predicted = [
-        float(model.probability(dataset.test_users, np.int32(item)).mean())
-        for item in np.flatnonzero(cold)
+        float(model.probability(dataset.test_users, item).mean())
+        for item in np.flatnonzero(cold)[:, None]
     ]
     positives, answers = (
         np.bincount(test.items, weights, dataset.n_items)[cold] for weights in (test.response, None)

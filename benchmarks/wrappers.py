@@ -33,44 +33,41 @@ N_ENVS, MAX_LEN, STEPS = 3, 4, 12
 MARK, END = "<!-- wrappers -->", "<!-- /wrappers -->"
 
 
-def made(options: dict[str, Any], **more: Any) -> AnyVector:
-    """The native vector environment, or Gymnasium's of single ones."""
-    return gym.make_vec(ENV_ID, num_envs=N_ENVS, max_len=MAX_LEN, **options, **more)
+def native(options: dict[str, Any], **arguments: Any) -> AnyVector:
+    """The vector environment that an id has of its own, or another one on request."""
+    return gym.make_vec(ENV_ID, num_envs=N_ENVS, max_len=MAX_LEN, **options, **arguments)
 
 
-def made_of_wrapped(options: dict[str, Any]) -> AnyVector:
+def sync_of_wrapped(options: dict[str, Any]) -> AnyVector:
     """Gymnasium's vector environment of single ones, each behind a wrapper."""
     options = dict(options)
     mode = {"autoreset_mode": options.pop("autoreset_mode")}
-    each = [of_one.RecordEpisodeStatistics]
-    return made(options, wrappers=each, vectorization_mode="sync", vector_kwargs=mode)
+    inner = [of_one.RecordEpisodeStatistics]
+    return native(options, wrappers=inner, vectorization_mode="sync", vector_kwargs=mode)
 
 
 def around(wrapper: Callable[[AnyVector], Any], options: dict[str, Any]) -> Any:
     """A wrapper of vector environments around the native one."""
-    return wrapper(made(options))
+    return wrapper(native(options))
 
 
+WRAPPERS: dict[str, Callable[[AnyVector], Any]] = {
+    "RecordEpisodeStatistics": vector.RecordEpisodeStatistics,
+    "DictInfoToList": vector.DictInfoToList,
+    "ClipReward": partial(vector.ClipReward, min_reward=0.0, max_reward=0.5),
+    "TransformReward": partial(vector.TransformReward, func=np.sqrt),
+    "NormalizeReward": vector.NormalizeReward,
+    "ClipAction": vector.ClipAction,
+    "RescaleAction": partial(vector.RescaleAction, min_action=0.0, max_action=1.0),
+    "TransformObservation": partial(vector.TransformObservation, func=lambda arrays: arrays),
+    "FlattenObservation": vector.FlattenObservation,
+    "NormalizeObservation": vector.NormalizeObservation,
+}
 WAYS: dict[str, Callable[[dict[str, Any]], Any]] = {  # rows: make an environment of its options
-    "no wrapper": made,
-    "`make_vec(id, wrappers=[...])`": partial(made, wrappers=[of_one.RecordEpisodeStatistics]),
-    'the same with `vectorization_mode="sync"`': made_of_wrapped,
-} | {
-    f"`{name}`": partial(around, wrapper)
-    for name, wrapper in {
-        "RecordEpisodeStatistics": vector.RecordEpisodeStatistics,
-        "DictInfoToList": vector.DictInfoToList,
-        "ClipReward": partial(vector.ClipReward, min_reward=0.0, max_reward=0.5),
-        "TransformReward": partial(vector.TransformReward, func=np.sqrt),
-        "NormalizeReward": vector.NormalizeReward,
-        "ClipAction": vector.ClipAction,
-        "RescaleAction": partial(
-            vector.RescaleAction, min_action=np.float32(0), max_action=np.float32(1)
-        ),
-        "TransformObservation": partial(vector.TransformObservation, func=lambda arrays: arrays),
-        "FlattenObservation": vector.FlattenObservation,
-        "NormalizeObservation": vector.NormalizeObservation,
-    }.items()
+    "no wrapper": native,
+    "`make_vec(id, wrappers=[...])`": partial(native, wrappers=[of_one.RecordEpisodeStatistics]),
+    'the same with `vectorization_mode="sync"`': sync_of_wrapped,
+    **{f"`{name}`": partial(around, wrapper) for name, wrapper in WRAPPERS.items()},
 }
 CASES: dict[str, dict[str, Any]] = {  # columns: options of make_vec
     **{f"`{mode.name}`": {"autoreset_mode": mode} for mode in AutoresetMode},
@@ -124,8 +121,8 @@ def ends_of(env: Any, mode: AutoresetMode) -> int:
 
 def main(page: Path) -> None:
     """Puts the table between the marks of a page."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(MARK)
-    after = rest.partition(END)[2]
+    text = page.read_text(encoding="utf-8")
+    before, after = text.partition(MARK)[0], text.partition(END)[2]
     write_atomically(page, f"{before}{MARK}\n{table()}\n{END}{after}".encode())
 
 

@@ -79,7 +79,7 @@ assert graph.get_inputs()[0].name
 """,
     "ray": """
 import ray
-ray.init(num_cpus=1, include_dashboard=False)
+ray.init("local", num_cpus=1, include_dashboard=False)  # not a cluster that runs here
 play = ray.remote(lambda: gym.make(env_id, dataset=small, engine="numpy").reset(seed=1)[0])
 observation = gym.make(env_id, dataset=small, engine="numpy").reset(seed=1)[0]
 np.testing.assert_array_equal(ray.get(play.remote()), observation)

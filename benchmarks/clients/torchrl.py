@@ -67,7 +67,7 @@ def check_rollout(mode: str, observation_type: str) -> None:
 
 
 def verdict(mode: str, observation_type: str) -> str:
-    """What a user of TorchRL meets: ``"yes"``, or the error's name."""
+    """Answer for a user of TorchRL: ``"yes"``, or the error's name."""
     try:
         check_rollout(mode, observation_type)
     except Exception as error:  # of any kind: the row is about them
@@ -81,7 +81,7 @@ check_id(observation_type="dict")
 # TorchRL refuses NextStep, and under SameStep takes no dictionary with a part called "state": see
 # findings/torchrl-final-dict-observations.sh.
 for kind, states in (("state", "vectors"), ("history", "histories"), ("dict", "dictionaries")):
-    found = [verdict(mode, kind) for mode in ("NextStep", "SameStep", "Disabled")]
-    works = [said == "yes" for said in found]
-    assert works == [False, kind != "dict", True], found
-    print(f"| TorchRL {version('torchrl')}, {states} | {' | '.join(found)} |")
+    verdicts = [verdict(mode, kind) for mode in ("NextStep", "SameStep", "Disabled")]
+    works = [text == "yes" for text in verdicts]
+    assert works == [False, kind != "dict", True], verdicts
+    print(f"| TorchRL {version('torchrl')}, {states} | {' | '.join(verdicts)} |")

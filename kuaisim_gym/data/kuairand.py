@@ -204,7 +204,7 @@ class KuaiRand(Source):
     def write(self, dataset: Dataset) -> dict[str, Writer]:
         random, log, rng = _random_rows(dataset), dataset.log, np.random.default_rng(0)
         # Even milliseconds, odd ones in the random log: no row seems to be in both.
-        times = 2 * np.floor(spread_times(log.users, _START, _END - _lags(1.0) - 1) / 2)
+        times = 2 * np.floor(spread_times(log.users, _START, _END - float(_lags(1.0)) - 1) / 2)
         written = np.repeat(np.arange(len(log)), 1 + (rng.random(len(log)) < _REPEATED))
         times = times[written]
         clock = times + _lags(rng.random(len(written)))
