@@ -137,7 +137,7 @@ def check_ids_kept(agent: str, env: VecEnv) -> None:
     """Checks that item ids and answers reach an agent as they are.
 
     Stable-Baselines3 2.9.2 standardises all boxes of a dictionary unless it is told which
-    (``common/vec_env/vec_normalize.py:99``), ids among them.
+    (``common/vec_env/vec_normalize.py:105``), ids among them.
 
     Args:
         agent: Name of what reads them, for the error.

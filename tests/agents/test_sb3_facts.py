@@ -25,7 +25,7 @@ def made(small, n: int = 2, **options):
     ("algorithm", "options"), [(SAC, {}), (DQN, {"action_type": "discrete"})], ids=["sac", "dqn"]
 )
 def test_n_step_returns_take_vectors_alone(small, algorithm, options) -> None:
-    """2.9.2, common/off_policy_algorithm.py."""
+    """2.9.2, common/off_policy_algorithm.py:193."""
     settings = {"n_steps": 3, "learning_starts": 8, "buffer_size": 50}
     with pytest.raises(AssertionError, match="N-step returns are not supported for Dict"):
         algorithm("MultiInputPolicy", made(small, observation_type="dict", **options), **settings)
