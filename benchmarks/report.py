@@ -11,6 +11,7 @@ from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from . import cost, exposure, halves, labels, paper, stability, tuning
+from .ab import report as ab
 from .days import report as days
 from .estimates import phase
 from .estimates import report as estimates
@@ -30,6 +31,7 @@ PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summ
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
+    ("A/B tests", ab.STUDY, ab.read_studies, ab.markdown),
     ("The cost of balance", cost.STUDY, cost.read_studies, cost.CostStudy.markdown),
     ("Catalogues that change", days.STUDY, days.read_studies, days.markdown),
     ("State estimates", estimates.STUDY, estimates.read_studies, estimates.markdown),
