@@ -25,6 +25,7 @@ COMMANDS = {
     "report": Command(".report", "write the tables of a folder, or one page on some results"),
     "demo": Command(".demo", "run several kinds of agents in a small setting"),
     "datasets": resumed(".datasets", "describe the data, with Table 1 and Figure 2"),
+    "captions": resumed(".captions", "measure what captions and categories say of answers"),
     "purify": resumed(".purify.study", "measure what purifiers remove and retain"),
     "estimates": resumed(".estimates.study", "measure what state estimates are worth"),
     "phase": resumed(".estimates.phase", "measure in which worlds purification matters"),
