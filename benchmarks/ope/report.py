@@ -1,0 +1,194 @@
+"""Tables of the ope study: estimates beside the truth, and what they are good for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import kendalltau
+
+from dsrm_agents.ope.evaluation import LEAST_ESS, METRICS
+from dsrm_agents.ope.sessions import ESTIMATORS
+
+from ..formatting import markdown_table, section
+from ..results import Result, in_order, read_results, world_of
+from ..world_study import measurement
+
+STUDY = "ope"
+KEYS = frozenset({"study", "part", "env", "max_len", "seed", "dataset", "sessions", "rows"})
+TITLES = dict(zip(METRICS, ("Len", "R_each", "R_cum", "long tail", "AD"), strict=True))
+DIGITS = {"len": 2, "r_cum": 2}
+BY_STEPS = ("stepwise, items", "marginalised", "direct", "marginalised doubly robust")
+SHOWN = ("per-decision", "doubly robust", "marginalised doubly robust")
+
+
+def read_studies(folder: Path) -> list[Result]:
+    """Results of this study in a folder.
+
+    Raises:
+        DataFormatError: There are none, or a measurement has two files.
+    """
+    return read_results(
+        folder, STUDY, KEYS, lambda result: measurement(result, "part", "slate_size"), "part"
+    )
+
+
+def markdown(results: list[Result]) -> str:
+    """Tables of all parts, world by world."""
+    tables = {"pairs": _pairs, "coverage": _coverage, "dial": _dial, "replay": _replay}
+    ordered = sorted(
+        in_order(results),
+        key=lambda result: (list(tables).index(result["part"]), result["slate_size"]),
+    )
+    texts = []
+    for result in ordered:
+        world = world_of(result).title
+        texts.append(
+            section(f"{_TITLES[result['part']]}: {world}", *tables[result["part"]](result))
+        )
+    return "\n\n".join(texts) + "\n"
+
+
+_TITLES = {
+    "pairs": "Near and far policies",
+    "coverage": "Coverage of 95 % intervals",
+    "dial": "A dial set by logs alone",
+    "replay": "The published random log",
+}
+
+
+def worth(log: dict[str, Any], estimator: str) -> float:
+    """Sessions that the weights of an estimator are worth."""
+    return float(log["worth"]["marginal" if estimator in BY_STEPS else "sessions"])
+
+
+def error(row: dict[str, Any], size: str, estimator: str, metric: str) -> float:
+    """An estimate less the truth."""
+    return float(row["logs"][size]["estimates"][estimator][metric][0] - row["truth"][metric])
+
+
+def tau(result: Result, size: str, estimator: str, metric: str) -> float:
+    """Kendall's tau between estimates and truths of the policies that are not near."""
+    rows = [row for row in result["rows"] if not row["near"]]
+    estimates = [row["logs"][size]["estimates"][estimator][metric][0] for row in rows]
+    return float(kendalltau(estimates, [row["truth"][metric] for row in rows]).statistic)
+
+
+def _pairs(result: Result) -> list[str]:
+    *_, largest = sizes = list(result["rows"][0]["logs"])
+    rows = []
+    for row in result["rows"]:
+        log = row["logs"][largest]
+        lines = [[row["policy"], "truth", "", *(_number(row["truth"][m], m) for m in TITLES)]]
+        for name in SHOWN:
+            value, flag = log["estimates"][name], "" if worth(log, name) >= LEAST_ESS else "refused"
+            cells = [_interval(value[m], row["truth"][m], m) for m in TITLES]
+            lines.append(["", name, f"{worth(log, name):,.0f} {flag}".strip(), *cells])
+        rows += lines
+    header = ["policy", "estimator", "worth", *TITLES.values()]
+    note = (
+        f"{int(largest):,} logged sessions of *{result['logging']}*; truths are of "
+        f"{result['sessions']:,} simulated sessions of 400 users. Worth: effective sample size of "
+        f"the weights in sessions; below {LEAST_ESS:.0f} the tool refuses, and the numbers show "
+        "why. An asterisk: the 95 % interval misses the truth."
+    )
+    ranks = []
+    for name in ESTIMATORS:
+        for size in sizes:
+            found = [tau(result, size, name, metric) for metric in TITLES]
+            ranks.append([name, f"{int(size):,}", *(f"{value:.2f}" for value in found)])
+    ranked = markdown_table(["estimator", "log", *TITLES.values()], ranks, "lr")
+    six = (
+        "Kendall's tau between the true order of the six policies that are not near the log and "
+        "the estimated one, whether the tool would refuse or not."
+    )
+    refusals = "\n".join(
+        f"* Log of {one['log']}, policy *{one['policy']}*: {one['says']}"
+        for one in result["refused"]
+    )
+    return [markdown_table(header, rows, "llr"), note, ranked, six, refusals]
+
+
+def _interval(value: list[float], truth: float, metric: str) -> str:
+    estimate, low, high = value
+    missed = "" if low <= truth <= high else "*"
+    half = (high - low) / 2.0
+    return f"{_number(estimate, metric)} ± {_number(half, metric)}{missed}"
+
+
+def _number(value: float, metric: str) -> str:
+    return f"{value:.{DIGITS.get(metric, 3)}f}"
+
+
+def _coverage(result: Result) -> list[str]:
+    rows = []
+    for row in result["rows"]:
+        for name, of_metric in row["coverage"].items():
+            cells = [f"{100 * of_metric[m]:.1f} %" if m in of_metric else "" for m in TITLES]
+            width = f"{row['width'][name]['len']:.3g}"
+            rows.append([row["policy"], f"{row['worth']:,.0f}", name, *cells, width])
+    header = ["policy", "worth", "estimator", *TITLES.values(), "width, Len"]
+    note = (
+        f"Share of {result['repetitions']} logs of {result['log_sessions']:,} sessions each of "
+        f"*{result['logging']}*, none in two logs, whose interval holds the truth of 40,000 "
+        "sessions. Worth: mean effective sample size of whole sessions' weights."
+    )
+    return [markdown_table(header, rows, "lrl" + "r"), note]
+
+
+def _dial(result: Result) -> list[str]:
+    rows = []
+    for row in result["rows"]:
+        cells = [
+            cell
+            for metric in ("len", "r_cum", "longtail_share")
+            for cell in (
+                _interval(row["estimate"][metric], row["truth"][metric], metric)
+                if row["estimate"] else "",
+                _number(row["truth"][metric], metric),
+            )
+        ]  # fmt: skip
+        rows.append(
+            [f"{row['share']:g}", row["estimator"] if row["estimate"] else "refused", *cells]
+        )
+    header = [
+        "share",
+        "estimator",
+        "Len, log",
+        "true",
+        "R_cum, log",
+        "true",
+        "long tail, log",
+        "true",
+    ]
+    answered = [row for row in result["rows"] if row["estimate"]]
+    chosen = max(answered, key=lambda row: row["estimate"]["r_cum"][0])
+    best = max(result["rows"], key=lambda row: row["truth"]["r_cum"])
+    lost = best["truth"]["r_cum"] - chosen["truth"]["r_cum"]
+    note = (
+        f"{result['log_sessions']:,} logged sessions of *{result['logging']}*. By R_cum the log "
+        f"chooses {chosen['share']:g} and the simulator {best['share']:g}: the choice costs "
+        f"{lost:.3f} of {best['truth']['r_cum']:.2f}."
+    )
+    return [markdown_table(header, rows, "ll" + "r"), note]
+
+
+def _replay(result: Result) -> list[str]:
+    rows = []
+    for row in result["rows"]:
+        value, low, high = row["replayed"]
+        mean, half = row["simulated"]
+        rows.append([
+            row["policy"], f"{row['worth']:,.0f}", f"{value:.3f} ± {(high - low) / 2:.3f}",
+            f"{mean:.3f} ± {half:.3f}", f"{mean - value:+.3f}",
+        ])  # fmt: skip
+    gap = float(np.mean([abs(row["simulated"][0] - row["replayed"][0]) for row in result["rows"]]))
+    header = ["policy", "worth", "real clicks, replayed", "simulated", "difference"]
+    note = (
+        f"Click rate of the first item of a session: {result['log_rows']:,} real rows of "
+        f"{result['users']:,} users of KuaiRand's random log, reweighted (self-normalised, "
+        f"intervals over users), and {result['sessions']:,} simulated sessions. Mean distance "
+        f"{gap:.3f}."
+    )
+    return [markdown_table(header, rows, "lr"), note]
