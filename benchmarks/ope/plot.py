@@ -33,11 +33,18 @@ def draw(world: World, results: list[Result]) -> Figure:
     """Four panels; those of parts that are missing stay empty."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     grid = figure.subplots(2, 2)
-    panels = {"pairs": [_errors, _ranks], "coverage": [_coverage], "dial": [_dial]}
-    places = {_errors: grid[0, 0], _coverage: grid[0, 1], _ranks: grid[1, 0], _dial: grid[1, 1]}
-    for result in sorted(results, key=lambda result: result["slate_size"]):
-        for panel in panels[result["part"]]:
-            panel(places[panel], result)
+    ordered = sorted(results, key=lambda result: result["slate_size"])
+    of_part = {
+        part: [one for one in ordered if one["part"] == part]
+        for part in ("pairs", "coverage", "dial")
+    }
+    for result in of_part["pairs"]:
+        _errors(grid[0, 0], result)
+        _ranks(grid[1, 0], result)
+    if of_part["coverage"]:
+        _coverage(grid[0, 1], of_part["coverage"])
+    for result in of_part["dial"]:
+        _dial(grid[1, 1], result)
     for axes in grid.flat:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
@@ -54,23 +61,30 @@ def _errors(axes: Any, result: Result) -> None:
             (log["worth"]["sessions"] / int(size), abs(error(row, size, name, "len")))
             for row in result["rows"]
             for size, log in row["logs"].items()
-            if size == "20000"
+            if size == max(row["logs"], key=int)
         ]
         x, y = zip(*sorted(points), strict=True)
         label = f"{name}, K = {result['slate_size']}"
         axes.plot(x, y, mark, color=_COLOURS[name], label=label, alpha=0.8)
     axes.set(xscale="log", yscale="log", xlabel="effective share of the log, whole sessions")
-    axes.set_ylabel("|error| of Len (steps), 20,000 sessions")
+    axes.set_ylabel("|error| of Len (steps), largest log")
 
 
-def _coverage(axes: Any, result: Result) -> None:
+def _coverage(axes: Any, results: list[Result]) -> None:
     """Coverage of Len's and R_each's intervals over what the log is worth."""
-    order = sorted(result["rows"], key=lambda row: row["worth"])
-    x = [row["worth"] for row in order]
+    order = sorted(results, key=lambda result: result["worth"])
     for name in SHOWN:
         for metric, style in (("len", "-"), ("r_each", "--")):
-            y = [100.0 * row["coverage"][name][metric] for row in order]
-            axes.plot(x, y, style, marker="o", color=_COLOURS[name], label=f"{name}, {metric}")
+            points = [
+                (result["worth"], 100.0 * row["coverage"])
+                for result in order
+                for row in result["rows"]
+                if (row["intervals"], row["metric"]) == (name, metric)
+            ]
+            x, y = zip(*points, strict=True)
+            axes.plot(
+                x, y, style, marker="o", color=_COLOURS[name], label=f"{name}, {TITLES[metric]}"
+            )
     axes.axhspan(93.0, 97.0, color="grey", alpha=0.2)
     axes.set(xscale="log", xlabel="effective sessions of a log of 1,000")
     axes.set_ylabel("intervals that hold the truth (%)")
@@ -95,6 +109,6 @@ def _dial(axes: Any, result: Result) -> None:
     x = [row["share"] for row in rows]
     off = np.abs(ends[:, 1:] - ends[:, :1]).T
     axes.errorbar(x, ends[:, 0], yerr=off, fmt="o", capsize=2, label="from logs alone")
-    everything = [(row["share"], row["truth"]["r_cum"]) for row in result["rows"]]
+    everything = [(row["share"], row["truth"]["r_cum"][0]) for row in result["rows"]]
     axes.plot(*zip(*everything, strict=True), "-", color="black", label="simulated")
     axes.set(xlabel="long-tail share", ylabel="R_cum")

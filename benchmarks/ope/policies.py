@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrm_agents import make_vec_env
+from dsrm_agents.ope.estimators import Columns, Interval, delta_interval
 from dsrm_agents.ope.evaluation import session_metrics
 from dsrm_agents.ope.logged import LoggedSessions, log_sessions
 from dsrm_agents.ope.propensities import SoftmaxPolicy
@@ -97,17 +98,17 @@ class OpeWorld:
         batch = self._crowd if n == TOGETHER else self.batch(n)
         return log_sessions(batch, policy, seed)
 
-    def truth(self, policy: SoftmaxPolicy, n: int, seed: int) -> NDArray[np.float64]:
-        """(5,) metrics of n sessions of the policy itself."""
-        sums, left = np.zeros(3), n
-        while left:
-            logged = self.log(policy, min(left, TOGETHER), seed + n - left)
+    def truth(self, policy: SoftmaxPolicy, n: int, seed: int) -> Interval:
+        """(5,) metrics of n sessions of the policy itself, and their 95 % intervals."""
+        sums = []
+        for first in range(0, n, TOGETHER):
+            logged = self.log(policy, min(n - first, TOGETHER), seed + first)
             shown = logged.slates >= 0
             popular = self.popular[np.where(shown, logged.slates, 0)] & shown
-            sums += (
-                logged.length.sum(),
-                logged.rewards.sum(),
-                popular.sum() / logged.slates.shape[2],
+            sums.append(
+                np.stack(
+                    [logged.length, logged.rewards.sum(axis=1), popular.mean(axis=2).sum(axis=1)],
+                    axis=1,
+                )
             )
-            left -= len(logged)
-        return session_metrics(sums / n)
+        return delta_interval(Columns(np.concatenate(sums), session_metrics))

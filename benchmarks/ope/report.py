@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +31,22 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, or a measurement has two files.
     """
-    return read_results(
-        folder, STUDY, KEYS, lambda result: measurement(result, "part", "slate_size"), "part"
-    )
+    return read_results(folder, STUDY, KEYS, _measurement, "part")
+
+
+def _measurement(result: Result) -> Hashable:
+    return measurement(result, "part", "slate_size"), result.get("policy")
 
 
 def markdown(results: list[Result]) -> str:
     """Tables of all parts, world by world."""
     tables = {"pairs": _pairs, "coverage": _coverage, "dial": _dial, "replay": _replay}
-    ordered = sorted(
-        in_order(results),
-        key=lambda result: (list(tables).index(result["part"]), result["slate_size"]),
-    )
+    rank = {part: number for number, part in enumerate(tables)}
+    ordered = sorted(in_order(results), key=lambda one: (rank[one["part"]], one["slate_size"]))
     texts = []
-    for result in ordered:
-        world = world_of(result).title
-        texts.append(
-            section(f"{_TITLES[result['part']]}: {world}", *tables[result["part"]](result))
-        )
+    for (part, world), group in groupby(ordered, lambda one: (one["part"], world_of(one))):
+        for blocks in tables[part]([*group]):
+            texts.append(section(f"{_TITLES[part]}: {world.title}", *blocks))
     return "\n\n".join(texts) + "\n"
 
 
@@ -65,22 +65,26 @@ def worth(log: dict[str, Any], estimator: str) -> float:
 
 def error(row: dict[str, Any], size: str, estimator: str, metric: str) -> float:
     """An estimate less the truth."""
-    return float(row["logs"][size]["estimates"][estimator][metric][0] - row["truth"][metric])
+    return float(row["logs"][size]["estimates"][estimator][metric][0] - row["truth"][metric][0])
 
 
 def tau(result: Result, size: str, estimator: str, metric: str) -> float:
     """Kendall's tau between estimates and truths of the policies that are not near."""
     rows = [row for row in result["rows"] if not row["near"]]
     estimates = [row["logs"][size]["estimates"][estimator][metric][0] for row in rows]
-    return float(kendalltau(estimates, [row["truth"][metric] for row in rows]).statistic)
+    return float(kendalltau(estimates, [row["truth"][metric][0] for row in rows]).statistic)
 
 
-def _pairs(result: Result) -> list[str]:
+def _pairs(results: list[Result]) -> list[list[str]]:
+    return [_of_pairs(result) for result in results]
+
+
+def _of_pairs(result: Result) -> list[str]:
     *_, largest = sizes = list(result["rows"][0]["logs"])
     rows = []
     for row in result["rows"]:
         log = row["logs"][largest]
-        lines = [[row["policy"], "truth", "", *(_number(row["truth"][m], m) for m in TITLES)]]
+        lines = [[row["policy"], "truth", "", *(_number(row["truth"][m][0], m) for m in TITLES)]]
         for name in SHOWN:
             value, flag = log["estimates"][name], "" if worth(log, name) >= LEAST_ESS else "refused"
             cells = [_interval(value[m], row["truth"][m], m) for m in TITLES]
@@ -97,7 +101,8 @@ def _pairs(result: Result) -> list[str]:
     for name in ESTIMATORS:
         for size in sizes:
             found = [tau(result, size, name, metric) for metric in TITLES]
-            ranks.append([name, f"{int(size):,}", *(f"{value:.2f}" for value in found)])
+            cells = ["" if np.isnan(value) else f"{value:.2f}" for value in found]
+            ranks.append([name, f"{int(size):,}", *cells])
     ranked = markdown_table(["estimator", "log", *TITLES.values()], ranks, "lr")
     six = (
         "Kendall's tau between the true order of the six policies that are not near the log and "
@@ -110,10 +115,11 @@ def _pairs(result: Result) -> list[str]:
     return [markdown_table(header, rows, "llr"), note, ranked, six, refusals]
 
 
-def _interval(value: list[float], truth: float, metric: str) -> str:
+def _interval(value: list[float], truth: list[float], metric: str) -> str:
+    """An estimate and its interval, marked where it misses a truth that has an error, too."""
     estimate, low, high = value
-    missed = "" if low <= truth <= high else "*"
     half = (high - low) / 2.0
+    missed = "*" if abs(estimate - truth[0]) > np.hypot(half, truth[1]) else ""
     return f"{_number(estimate, metric)} ± {_number(half, metric)}{missed}"
 
 
@@ -121,23 +127,33 @@ def _number(value: float, metric: str) -> str:
     return f"{value:.{DIGITS.get(metric, 3)}f}"
 
 
-def _coverage(result: Result) -> list[str]:
+def _coverage(results: list[Result]) -> list[list[str]]:
     rows = []
-    for row in result["rows"]:
-        for name, of_metric in row["coverage"].items():
-            cells = [f"{100 * of_metric[m]:.1f} %" if m in of_metric else "" for m in TITLES]
-            width = f"{row['width'][name]['len']:.3g}"
-            rows.append([row["policy"], f"{row['worth']:,.0f}", name, *cells, width])
-    header = ["policy", "worth", "estimator", *TITLES.values(), "width, Len"]
+    for result in sorted(results, key=lambda one: -one["worth"]):
+        names = dict.fromkeys(row["intervals"] for row in result["rows"])
+        for name in names:
+            of_metric = {row["metric"]: row for row in result["rows"] if row["intervals"] == name}
+            cells = [
+                f"{100 * of_metric[m]['coverage']:.1f} %" if m in of_metric else "" for m in TITLES
+            ]
+            own = of_metric["len"]
+            ends = [f"{own['bias']:+.3f}", f"{own['width']:.3f}"]
+            rows.append([result["policy"], f"{result['worth']:,.0f}", name, *cells, *ends])
+    header = ["policy", "worth", "intervals", *TITLES.values(), "bias, Len", "width, Len"]
+    first = results[0]
     note = (
-        f"Share of {result['repetitions']} logs of {result['log_sessions']:,} sessions each of "
-        f"*{result['logging']}*, none in two logs, whose interval holds the truth of 40,000 "
-        "sessions. Worth: mean effective sample size of whole sessions' weights."
+        f"Share of {first['repetitions']} logs of {first['log_sessions']:,} sessions each of "
+        f"*{first['logging']}*, no session in two logs, whose 95 % interval holds the truth, of "
+        "40,000 sessions. Worth: mean effective sample size of whole sessions' weights."
     )
-    return [markdown_table(header, rows, "lrl" + "r"), note]
+    return [[markdown_table(header, rows, "lrl" + "r"), note]]
 
 
-def _dial(result: Result) -> list[str]:
+def _dial(results: list[Result]) -> list[list[str]]:
+    return [_of_dial(result) for result in results]
+
+
+def _of_dial(result: Result) -> list[str]:
     rows = []
     for row in result["rows"]:
         cells = [
@@ -146,7 +162,7 @@ def _dial(result: Result) -> list[str]:
             for cell in (
                 _interval(row["estimate"][metric], row["truth"][metric], metric)
                 if row["estimate"] else "",
-                _number(row["truth"][metric], metric),
+                _number(row["truth"][metric][0], metric),
             )
         ]  # fmt: skip
         rows.append(
@@ -164,17 +180,21 @@ def _dial(result: Result) -> list[str]:
     ]
     answered = [row for row in result["rows"] if row["estimate"]]
     chosen = max(answered, key=lambda row: row["estimate"]["r_cum"][0])
-    best = max(result["rows"], key=lambda row: row["truth"]["r_cum"])
-    lost = best["truth"]["r_cum"] - chosen["truth"]["r_cum"]
+    best = max(result["rows"], key=lambda row: row["truth"]["r_cum"][0])
+    lost = best["truth"]["r_cum"][0] - chosen["truth"]["r_cum"][0]
     note = (
         f"{result['log_sessions']:,} logged sessions of *{result['logging']}*. By R_cum the log "
         f"chooses {chosen['share']:g} and the simulator {best['share']:g}: the choice costs "
-        f"{lost:.3f} of {best['truth']['r_cum']:.2f}."
+        f"{lost:.3f} of {best['truth']['r_cum'][0]:.2f}."
     )
     return [markdown_table(header, rows, "ll" + "r"), note]
 
 
-def _replay(result: Result) -> list[str]:
+def _replay(results: list[Result]) -> list[list[str]]:
+    return [_of_replay(result) for result in results]
+
+
+def _of_replay(result: Result) -> list[str]:
     rows = []
     for row in result["rows"]:
         value, low, high = row["replayed"]

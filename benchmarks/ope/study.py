@@ -61,7 +61,8 @@ SIX = (
 NEAR = (Ranker("belief", 1.0, 0.55), Ranker("belief", 0.8, 0.5))
 LOG_SIZES = (1000, 5000, 20_000)
 # Of the coverage part: ever further from the log.
-COVERED = (*NEAR, Ranker("belief", 1.0, 0.6), Ranker("belief", 0.7, 0.62))
+COVERED = (*NEAR, Ranker("belief", 1.0, 0.6))
+COUNTED = ("per-decision", "stepwise, items", "doubly robust", "marginalised doubly robust")
 COVERAGE_SESSIONS, REPETITIONS, RESAMPLES, CLIP = 1000, 500, 200, 10.0
 TRUE_SESSIONS = 40_000  # of the coverage part, where the truth must err far less than a log does
 SHARES = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))
@@ -79,12 +80,14 @@ class OpeStudy(WorldStudy):
 
     Attributes:
         part: One of :data:`PARTS`; ``spec.sessions`` are those of each true value.
-        repetitions: Logs of the coverage part.
+        covered: Position in :data:`COVERED` of the policy of the coverage part.
+        repetitions: Logs of that part.
     """
 
     study = STUDY
 
     part: str = "pairs"
+    covered: int = 0
     repetitions: int = REPETITIONS
 
     markdown = staticmethod(markdown)
@@ -96,11 +99,12 @@ class OpeStudy(WorldStudy):
 
     @property
     def subject(self) -> str:
-        return self.part
+        return f"{self.part}{self.covered}" if self.part == "coverage" else self.part
 
     def header(self) -> Result:
         header = super().header() | {"part": self.part, "sessions": self.spec.sessions}
-        return header | ({"repetitions": self.repetitions} if self.part == "coverage" else {})
+        settings = {"policy": COVERED[self.covered].label, "repetitions": self.repetitions}
+        return header | (settings if self.part == "coverage" else {})
 
     def make(self, path: Path) -> Result:
         parts: dict[str, Callable[[OpeWorld], Result]] = {
@@ -151,27 +155,24 @@ class OpeStudy(WorldStudy):
         return [{"log": "popular items alone", "policy": LOGGING.label, "says": found.refusal}]
 
     def _coverage(self, world: OpeWorld) -> Result:
-        logging = world.policy(LOGGING)
+        logging, policy = world.policy(LOGGING), world.policy(COVERED[self.covered])
         log_seed, true_seed = self._seeds
-        policies = [world.policy(ranker) for ranker in COVERED]
-        truths = [world.truth(policy, TRUE_SESSIONS, true_seed) for policy in policies]
-        counts = [_Counts(truth) for truth in truths]
+        counts = _Counts(world.truth(policy, TRUE_SESSIONS, true_seed).value)
         rng = np.random.default_rng(self.spec.seed)
         most = TOGETHER // COVERAGE_SESSIONS
         for first in range(0, self.repetitions, most):
             together = min(most, self.repetitions - first)
             seed = log_seed + first * COVERAGE_SESSIONS
             logged = world.log(logging, together * COVERAGE_SESSIONS, seed)
-            for policy, counter in zip(policies, counts, strict=True):
-                steps = Steps.of(logged, policy, world.popular, world.covariate)
-                for number in range(together):
-                    start = number * COVERAGE_SESSIONS
-                    counter.add(steps.take(np.arange(start, start + COVERAGE_SESSIONS)), rng)
-        rows = [
-            {"policy": ranker.label, **counter.result(self.repetitions)}
-            for ranker, counter in zip(COVERED, counts, strict=True)
-        ]
-        return {"logging": LOGGING.label, "log_sessions": COVERAGE_SESSIONS, "rows": rows}
+            steps = Steps.of(logged, policy, world.popular, world.covariate)
+            for rows in np.split(np.arange(len(steps)), together):
+                counts.add(steps.take(rows), rng)
+        return {
+            "logging": LOGGING.label,
+            "log_sessions": COVERAGE_SESSIONS,
+            "rows": counts.rows(),
+            "worth": float(np.mean(counts.worth)),
+        }
 
     def _dial(self, world: OpeWorld) -> Result:
         log_seed, true_seed = self._seeds
@@ -226,47 +227,49 @@ class _Counts:
 
     def __init__(self, truth: NDArray[np.float64]) -> None:
         self.truth = dict(zip(METRICS, truth.tolist(), strict=True))
-        self.held: dict[str, dict[str, list[bool]]] = {}
-        self.width: dict[str, dict[str, list[float]]] = {}
+        self.found: dict[str, dict[str, list[Interval]]] = {}
         self.worth: list[float] = []
 
     def add(self, steps: Steps, rng: np.random.Generator) -> None:
         """Makes all intervals of a log."""
         self.worth.append(kish(np.exp(np.minimum(steps.log_ratio.sum(axis=(1, 2)), 300.0))))
-        for name, estimator in ESTIMATORS.items():
-            columns = estimator(steps)
-            self._count(name, of_metrics(columns))
+        for name in COUNTED:
+            columns = ESTIMATORS[name](steps)
+            self._add(name, of_metrics(columns))
             if name == BOOTSTRAPPED:
                 drawn = bootstrap_interval(columns.then(session_metrics), rng, RESAMPLES)
-                self._count(f"{name}, bootstrap", metric_intervals(drawn))
-        ends = bernstein_interval(trajectory(steps, normalised=False, clip=CLIP))
-        sums = dict(
-            zip(("len", "r_cum"), map(Interval._make, zip(*ends, strict=True)), strict=False)
-        )
-        self._count("trajectory, clipped, Bernstein", sums)
+                self._add(f"{name}, bootstrap", metric_intervals(drawn))
+        sums = bernstein_interval(trajectory(steps, normalised=False, clip=CLIP))
+        steps_and_rewards = zip(*(ends[:2] for ends in sums), strict=True)
+        ends = dict(zip(("len", "r_cum"), map(Interval._make, steps_and_rewards), strict=True))
+        self._add("trajectory, clipped, Bernstein", ends)
 
-    def _count(self, name: str, intervals: dict[str, Interval]) -> None:
-        held, width = self.held.setdefault(name, {}), self.width.setdefault(name, {})
-        for metric, (_, low, high) in intervals.items():
-            held.setdefault(metric, []).append(bool(low <= self.truth[metric] <= high))
-            width.setdefault(metric, []).append(float(high - low))
+    def _add(self, name: str, intervals: dict[str, Interval]) -> None:
+        of_metric = self.found.setdefault(name, {})
+        for metric, interval in intervals.items():
+            of_metric.setdefault(metric, []).append(interval)
 
-    def result(self, repetitions: int) -> Result:
-        """Shares of intervals that held, their mean width, and what logs were worth."""
-        mean = {
-            name: {metric: float(np.mean(values)) for metric, values in of_metric.items()}
-            for name, of_metric in self.held.items()
-        }
-        width = {
-            name: {metric: float(f"{np.mean(values):.4g}") for metric, values in of_metric.items()}
-            for name, of_metric in self.width.items()
-        }
-        worth = float(np.mean(self.worth))
-        return {"truth": self.truth, "worth": worth, "coverage": mean, "width": width}
+    def rows(self) -> list[dict[str, Any]]:
+        """For each kind of interval and metric: coverage, mean width, and bias of the estimate."""
+        rows = []
+        for name, of_metric in self.found.items():
+            for metric, intervals in of_metric.items():
+                value, low, high = np.array(intervals).T
+                truth = self.truth[metric]
+                rows.append(
+                    {"intervals": name, "metric": metric, "truth": round(truth, 5),
+                     "coverage": float(np.mean((low <= truth) & (truth <= high))),
+                     "width": round(float(np.mean(high - low)), 5),
+                     "bias": round(float(np.mean(value) - truth), 5)}
+                )  # fmt: skip
+        return rows
 
 
-def _named(metrics: NDArray[np.float64]) -> dict[str, float]:
-    return {name: round(float(value), 5) for name, value in zip(METRICS, metrics, strict=True)}
+def _named(truth: Interval) -> dict[str, list[float]]:
+    """A true value and the half-width of its interval, by metric."""
+    halves = (truth.high - truth.low) / 2.0
+    values = zip(METRICS, truth.value.tolist(), halves.tolist(), strict=True)
+    return {name: [round(value, 5), round(half, 5)] for name, value, half in values}
 
 
 def _rounded(intervals: dict[str, Interval]) -> dict[str, list[float]]:
@@ -326,5 +329,8 @@ def planned(options: argparse.Namespace) -> Iterable[Study]:
             source = f"kuairand-click={options.real / 'kuairand_real'}"
             single = replace(base, env="Recommendation-Fair-v0", dataset=source, slate_size=1)
             yield OpeStudy(single, part)
+        elif part == "coverage":
+            for covered in range(len(COVERED)):
+                yield OpeStudy(base, part, covered, options.repetitions)
         else:
-            yield OpeStudy(base, part, options.repetitions)
+            yield OpeStudy(base, part)

@@ -261,8 +261,8 @@ def impossible(log_prob: Tensor, group: Tensor, bounds: SlateBounds) -> Tensor:
         bounds: Of this policy's slates.
 
     Returns:
-        (N, K), minus infinity from where on a slate has an item that this policy could not show: one
-        that may not be shown, or of a group that a bound had closed.
+        (N, K), minus infinity from where on a slate has an item that this policy could not show:
+        one that may not be shown, or of a group that a bound had closed.
     """
     size, n_groups = group.shape[1], bounds.least.shape[1]
     of_draw = nn.functional.one_hot(group, n_groups)

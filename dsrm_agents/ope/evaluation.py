@@ -1,4 +1,4 @@
-"""Metrics of a policy from the logs of another, with intervals; or the reason why there are none."""
+"""Metrics of a policy from the logs of another; or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -173,19 +173,19 @@ def evaluate_off_policy(
 def _refusal(support: Support, estimator: str) -> str:
     if support.share < LEAST_SUPPORT:
         return (
-            f"The log could have shown {support.share:.1%} of the policy's slates: log a policy that "
-            "shows everything now and then, such as epsilon_random."
+            f"The log could have shown {support.share:.1%} of the policy's slates: log a policy "
+            "that shows everything now and then, such as epsilon_random."
         )
     if support.doubtful:
         return (
-            f"The slates' weights have mean {support.mean_weight:.3f} instead of 1: the policy shows "
-            "what the log could not, or the logged probabilities are another policy's."
+            f"The slates' weights have mean {support.mean_weight:.3f} instead of 1: the policy "
+            "shows what the log could not, or the logged probabilities are another policy's."
         )
     by_steps = estimator.startswith(("marginalised", "stepwise", "direct"))
     worth = support.marginal if by_steps else support.sessions
     if worth < LEAST_ESS:
         return (
-            f"The weights are worth {worth:.0f} sessions, and {LEAST_ESS:.0f} are needed: log more, "
-            "or a policy that is closer."
+            f"The weights are worth {worth:.0f} sessions, and {LEAST_ESS:.0f} are needed: log "
+            "more, or a policy that is closer."
         )
     return ""

@@ -266,7 +266,7 @@ class NetworkPolicy:
     def act(
         self, context: Context, slate_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], FloatArray]:
-        """Draws slates by torch's generator; see :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
+        """Draws slates, as :class:`~dsrm_agents.ope.logged.StochasticPolicy` does, by torch."""
         with torch.no_grad():
             obs = self._tensors(context)
             if isinstance(self.policy, DrawsSlates):
