@@ -18,18 +18,18 @@ _MARKS = {2: "s", 5: "o", 10: "^"}  # by slate size
 
 
 def plot_all(results: list[Result], out: Path) -> list[Path]:
-    """Draws a figure for each world with sessions, and returns the PNG files."""
+    """Draws a figure for each data set with sessions, and returns the PNG files."""
     worlds: dict[World, list[Result]] = defaultdict(list)
     for result in results:
         if result["part"] != "replay":
-            worlds[world_of(result)._replace(slate_size=0)].append(result)
+            worlds[world_of(result)._replace(slate_size=0, max_len=0)].append(result)
     return [
-        save_small(draw(world, found), out / f"{STUDY}_{world.slug}.png")
+        save_small(draw(found), out / f"{STUDY}_{world.dataset}-{world.fingerprint[:8]}.png")
         for world, found in worlds.items()
     ]
 
 
-def draw(world: World, results: list[Result]) -> Figure:
+def draw(results: list[Result]) -> Figure:
     """Four panels; those of parts that are missing stay empty."""
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     grid = figure.subplots(2, 2)
@@ -49,7 +49,9 @@ def draw(world: World, results: list[Result]) -> Figure:
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
-    figure.suptitle(f"{world.title}: off-policy estimates and the truth", fontsize="medium")
+    block = results[0]["dataset"]
+    kind = "SYNTHETIC" if block["synthetic"] else "real"
+    figure.suptitle(f"Off-policy estimates and the truth: {block['name']} ({kind})")
     return figure
 
 

@@ -199,16 +199,86 @@ def _of_replay(result: Result) -> list[str]:
     for row in result["rows"]:
         value, low, high = row["replayed"]
         mean, half = row["simulated"]
+        refused = " refused" if row["worth"] < LEAST_ESS else ""
         rows.append([
-            row["policy"], f"{row['worth']:,.0f}", f"{value:.3f} ± {(high - low) / 2:.3f}",
+            row["policy"], f"{row['worth']:,.0f}{refused}", f"{value:.3f} ± {(high - low) / 2:.3f}",
             f"{mean:.3f} ± {half:.3f}", f"{mean - value:+.3f}",
         ])  # fmt: skip
-    gap = float(np.mean([abs(row["simulated"][0] - row["replayed"][0]) for row in result["rows"]]))
+    answered = [row for row in result["rows"] if row["worth"] >= LEAST_ESS]
+    gap = float(np.mean([abs(row["simulated"][0] - row["replayed"][0]) for row in answered]))
     header = ["policy", "worth", "real clicks, replayed", "simulated", "difference"]
     note = (
         f"Click rate of the first item of a session: {result['log_rows']:,} real rows of "
         f"{result['users']:,} users of KuaiRand's random log, reweighted (self-normalised, "
         f"intervals over users), and {result['sessions']:,} simulated sessions. Mean distance "
-        f"{gap:.3f}."
+        f"where the log is worth {LEAST_ESS:.0f} rows: {gap:.3f}."
     )
     return [markdown_table(header, rows, "lr"), note]
+
+
+NEAR_ONE, FAR_ONE, RATIO_ONE = "doubly robust", "marginalised doubly robust", "stepwise, items"
+
+
+def verdict(results: list[Result]) -> str:
+    """A recommendation in sentences, with the figures that it rests on."""
+    covered = sorted(
+        (result for result in results if result["part"] == "coverage"),
+        key=lambda result: -result["worth"],
+    )
+    pairs = [result for result in results if result["part"] == "pairs"]
+    lines = []
+    for result in covered:
+        near, far = (_coverages(result, intervals) for intervals in (NEAR_ONE, FAR_ONE))
+        lines.append(
+            f"* *{result['policy']}*, worth {result['worth']:.0f} of "
+            f"{result['log_sessions']:,} sessions: {_range(near)} of {result['repetitions']} intervals "
+            f"of *{NEAR_ONE}* hold the truth, by metric, and {_range(far)} of *{FAR_ONE}*."
+        )
+    ranked = "\n".join(
+        f"* K = {result['slate_size']}: Kendall's tau of six policies from "
+        f"{int(_largest(result)):,} sessions is {_least_tau(result):.2f} or more in every metric. "
+        f"Errors of Len are at most {_worst(result, FAR_ONE, 'len', True):.2f} "
+        f"steps where the tool answers, {_worst(result, FAR_ONE, 'len', False):.2f} where it would "
+        f"refuse; of R_each by *{RATIO_ONE}* {_worst(result, RATIO_ONE, 'r_each', True):.3f}."
+        for result in sorted(pairs, key=lambda result: result["slate_size"])
+    )
+    return "\n\n".join(
+        [
+            f"**Close to the log: *{NEAR_ONE}*.** Its intervals can be believed:",
+            "\n".join(lines),
+            f"**Far from it: *{FAR_ONE}*, to rank and to choose.** Products of ratios are worth "
+            "nothing there; states are, at the price of a bias that its intervals do not hold:",
+            ranked,
+            f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and has the "
+            "smallest errors; it says nothing of Len.",
+        ]
+    )
+
+
+def _coverages(result: Result, intervals: str) -> list[float]:
+    return [row["coverage"] for row in result["rows"] if row["intervals"] == intervals]
+
+
+def _range(shares: list[float]) -> str:
+    return f"{100 * min(shares):.1f} to {100 * max(shares):.1f} %"
+
+
+def _largest(result: Result) -> str:
+    """The size of the largest log."""
+    sizes: dict[str, Any] = result["rows"][0]["logs"]
+    return max(sizes, key=int)
+
+
+def _least_tau(result: Result) -> float:
+    return min(tau(result, _largest(result), FAR_ONE, metric) for metric in TITLES)
+
+
+def _worst(result: Result, estimator: str, metric: str, answered: bool) -> float:
+    """Largest error over the policies of which the tool says something, or of which it does not."""
+    size = _largest(result)
+    errors = [
+        abs(error(row, size, estimator, metric))
+        for row in result["rows"]
+        if (worth(row["logs"][size], estimator) >= LEAST_ESS) == answered
+    ]
+    return max(errors, default=0.0)
