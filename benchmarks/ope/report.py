@@ -144,7 +144,7 @@ def _coverage(results: list[Result]) -> list[list[str]]:
     note = (
         f"Share of {first['repetitions']} logs of {first['log_sessions']:,} sessions each of "
         f"*{first['logging']}*, no session in two logs, whose 95 % interval holds the truth, of "
-        "40,000 sessions. Worth: mean effective sample size of whole sessions' weights."
+        "200,000 sessions. Worth: mean effective sample size of whole sessions' weights."
     )
     return [[markdown_table(header, rows, "lrl" + "r"), note]]
 
@@ -231,8 +231,8 @@ def verdict(results: list[Result]) -> str:
         near, far = (_coverages(result, intervals) for intervals in (NEAR_ONE, FAR_ONE))
         lines.append(
             f"* *{result['policy']}*, worth {result['worth']:.0f} of "
-            f"{result['log_sessions']:,} sessions: {_range(near)} of {result['repetitions']} intervals "
-            f"of *{NEAR_ONE}* hold the truth, by metric, and {_range(far)} of *{FAR_ONE}*."
+            f"{result['log_sessions']:,} sessions: {_range(near)} of {result['repetitions']} "
+            f"intervals of *{NEAR_ONE}* hold the truth, by metric; {_range(far)} of *{FAR_ONE}*."
         )
     ranked = "\n".join(
         f"* K = {result['slate_size']}: Kendall's tau of six policies from "

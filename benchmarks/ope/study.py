@@ -64,7 +64,7 @@ LOG_SIZES = (1000, 5000, 20_000)
 COVERED = (*NEAR, Ranker("belief", 1.0, 0.6))
 COUNTED = ("per-decision", "stepwise, items", "doubly robust", "marginalised doubly robust")
 COVERAGE_SESSIONS, REPETITIONS, RESAMPLES, CLIP = 1000, 500, 200, 10.0
-TRUE_SESSIONS = 40_000  # of the coverage part, where the truth must err far less than a log does
+TRUE_SESSIONS = 200_000  # of the coverage part: 200 logs, so that the truth errs far less than one
 SHARES = tuple(round(0.3 + 0.05 * step, 2) for step in range(9))
 DIAL_LOGGING = Ranker("belief", 0.7, 0.6)
 REPLAYED = (
@@ -146,7 +146,7 @@ class OpeStudy(WorldStudy):
         return {"logging": LOGGING.label, "rows": rows, "refused": self._refused(world)}
 
     def _refused(self, world: OpeWorld) -> list[dict[str, str]]:
-        """What is said of a policy that shows what the log could not."""
+        """Words of the tool about a policy that shows what the log could not."""
         blind = world.policy(Ranker("popularity", 1.0, 0.0))
         logged = world.log(blind, LOG_SIZES[0], self._seeds[0])
         found = evaluate_off_policy(
@@ -219,7 +219,7 @@ class OpeStudy(WorldStudy):
 
 
 class _Counts:
-    """How often intervals of one policy held the truth.
+    """Counts of the intervals of one policy that held the truth.
 
     Args:
         truth: (5,) metrics.

@@ -48,7 +48,7 @@ def of_metrics(columns: Columns) -> dict[str, Interval]:
 
 
 class Support(NamedTuple):
-    """How far a log reaches.
+    """Reach of a log.
 
     Attributes:
         share: Of the evaluated policy's slates, how many the logging policy could have shown; 1
@@ -116,7 +116,7 @@ def _possible(
 
 @dataclass(frozen=True)
 class OffPolicyEstimate:
-    """What a log says of a policy.
+    """Answer of a log about a policy.
 
     Attributes:
         estimator: The one that was used.

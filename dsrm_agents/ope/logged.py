@@ -18,7 +18,7 @@ FloatArray = NDArray[np.float64]
 
 
 class Context(NamedTuple):
-    """What N decisions may rest on.
+    """Grounds of N decisions.
 
     Attributes:
         users: (N,) int32 positions of the users.

@@ -33,7 +33,7 @@ _MOST = 300.0  # of a logarithm of weights: its exponential, squared and summed,
 
 @dataclass(frozen=True, eq=False)
 class Steps:
-    """What estimators read of n logged sessions and an evaluated policy.
+    """Arrays of n logged sessions and an evaluated policy, as estimators read them.
 
     Attributes:
         log_ratio: (n, T, K) log-probabilities of the items, the evaluated policy's less the logging
@@ -60,7 +60,7 @@ class Steps:
         popular: NDArray[np.bool_],
         covariate: FloatArray | None = None,
     ) -> Steps:
-        """What a log tells of a policy.
+        """Reads off a log what it tells of a policy.
 
         Args:
             logged: The log.

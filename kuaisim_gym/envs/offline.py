@@ -376,12 +376,10 @@ def write_minari(
 ) -> Any:
     """Stores episodes as a local Minari dataset, one at a time.
 
-    Probabilities of the actions are stored as ``infos["log_probs"]`` of each episode that has them.
-
     The dataset appears under its id when it is complete, and not at all if anything fails; what
     killed exports left is removed by the next. Before each episode the disk must have room for it,
     and 67 MB more. The description ends with the source: its size, whether it is synthetic, and its
-    fingerprint.
+    fingerprint. ``infos["log_probs"]`` are the probabilities of the episodes that have them.
 
     Args:
         dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.

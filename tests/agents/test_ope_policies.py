@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +21,7 @@ from dsrm_agents.ope.propensities import (
     epsilon_random,
     uniform_policy,
 )
-from kuaisim_gym import collect_episodes
+from kuaisim_gym import collect_episodes, write_minari
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
@@ -224,6 +225,35 @@ class Silent:
         return self.actor.predict(observation, state, episode_start, deterministic)
 
 
-def test_a_random_log_has_the_propensities_of_chance(small, real_data) -> None:
+def test_a_random_log_has_the_propensities_of_chance(small, small_positive) -> None:
     with pytest.raises(ConfigError, match="no published random log"):
         random_log(small)
+    published = replace(small_positive, synthetic=False, randomised=small_positive.test)
+    logged, rows = random_log(published), published.test
+    assert len(logged) == len(rows) and (logged.length == 1).all()
+    assert (np.exp(logged.log_probs) == pytest.approx(1.0 / small.n_items)).all()
+    assert (logged.rewards[:, 0] == rows.response).all()
+    assert (logged.slates[:, 0, 0] == rows.items).all()
+    uniform = uniform_policy(small.n_items)
+    assert logged.log_probs_of(uniform) == pytest.approx(logged.log_probs)
+
+
+def test_minari_stores_the_probabilities(small, monkeypatch, tmp_path) -> None:
+    pytest.importorskip("minari")
+    pytest.importorskip("h5py")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    options = {"action_type": "slate", "max_len": 5, "slate_size": 2}
+    envs = gym.make_vec("KuaiRec-Fair-v0", num_envs=3, dataset=small, **options)
+    actor = Actor(uniform_policy(small.n_items), envs.unwrapped.batch, seed=1)
+    episodes = [*collect_episodes(envs, actor, 3, seed=2, deterministic=False)]
+    stored = write_minari(
+        "test/logged-v0",
+        episodes,
+        dataset=small,
+        observation_space=envs.single_observation_space,
+        action_space=envs.single_action_space,
+    )
+    for number, episode in enumerate(episodes):
+        kept = stored[number].infos["log_probs"]
+        np.testing.assert_array_equal(kept, episode.log_probs)
+        assert kept[0, 0] == -np.log(small.n_items)

@@ -93,7 +93,7 @@ def test_one_step_weights_forget_who_is_still_there() -> None:
 
 def test_the_state_model_of_all_sessions_is_the_truth() -> None:
     steps, chance, truth = enumerated()
-    many = steps.take(np.repeat(np.arange(len(chance)), np.round(chance * 100_000).astype(int)))
+    many = steps.take(np.repeat(np.arange(len(chance)), np.round(chance * 20_000).astype(int)))
     model = StateModel.fit(many, 2)
     assert model.values[0, 1] == pytest.approx(truth, rel=1e-3)
     assert model.ratios[1, 1] == pytest.approx(E[0] / B[0], rel=1e-3)
@@ -102,7 +102,7 @@ def test_the_state_model_of_all_sessions_is_the_truth() -> None:
     rows = np.random.default_rng(1).permutation(len(many))
     for name in ("marginalised", "direct", "marginalised doubly robust"):
         found = ESTIMATORS[name](many.take(rows)).estimate
-        assert found == pytest.approx(truth, rel=0.02), name
+        assert found == pytest.approx(truth, rel=0.03), name
 
 
 def test_no_weight_is_too_large_for_a_number() -> None:

@@ -40,7 +40,11 @@ def made(small, monkeypatch, tmp_path):
 def test_all_parts_are_made_and_shown(made) -> None:
     results, base = made
     text = report.markdown(results)
-    for title in ("Near and far policies", "Coverage of 95 % intervals", "A dial set by logs"):
+    for title in (
+        "Near and far policies",
+        "Coverage of 95 % intervals",
+        "A dial set by logs alone",
+    ):
         assert f"### {title}: " in text
     pairs, coverage, dial = results
     assert [row["policy"] for row in pairs["rows"]][2] == "uniform"
