@@ -47,8 +47,8 @@ def draw(results: list[Result]) -> Figure:
         _dial(grid[1, 1], result)
     for axes in grid.flat:
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small")
+        if axes.get_legend_handles_labels()[0] and axes is not grid[1, 0]:  # as above it
+            axes.legend(fontsize="x-small", framealpha=0.6)
     block = results[0]["dataset"]
     kind = "SYNTHETIC" if block["synthetic"] else "real"
     figure.suptitle(f"Off-policy estimates and the truth: {block['name']} ({kind})")

@@ -236,7 +236,7 @@ def verdict(results: list[Result]) -> str:
         )
     ranked = "\n".join(
         f"* K = {result['slate_size']}: Kendall's tau of six policies from "
-        f"{int(_largest(result)):,} sessions is {_least_tau(result):.2f} or more in every metric. "
+        f"{int(_largest(result)):,} sessions is {_least_tau(result):.2f} in the worst metric. "
         f"Errors of Len are at most {_worst(result, FAR_ONE, 'len', True):.2f} "
         f"steps where the tool answers, {_worst(result, FAR_ONE, 'len', False):.2f} where it would "
         f"refuse; of R_each by *{RATIO_ONE}* {_worst(result, RATIO_ONE, 'r_each', True):.3f}."
@@ -244,13 +244,13 @@ def verdict(results: list[Result]) -> str:
     )
     return "\n\n".join(
         [
-            f"**Close to the log: *{NEAR_ONE}*.** Its intervals can be believed:",
+            f"**Close to the log: *{NEAR_ONE}*.** Its intervals hold nearly what they promise:",
             "\n".join(lines),
             f"**Far from it: *{FAR_ONE}*, to rank and to choose.** Products of ratios are worth "
             "nothing there; states are, at the price of a bias that its intervals do not hold:",
             ranked,
-            f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and has the "
-            "smallest errors; it says nothing of Len.",
+            f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and the smallest "
+            "weights; it says nothing of Len and R_cum.",
         ]
     )
 
