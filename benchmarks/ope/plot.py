@@ -24,8 +24,8 @@ def plot_all(results: list[Result], out: Path) -> list[Path]:
         if result["part"] != "replay":
             worlds[world_of(result)._replace(slate_size=0, max_len=0)].append(result)
     return [
-        save_small(draw(found), out / f"{STUDY}_{world.dataset}-{world.fingerprint[:8]}.png")
-        for world, found in worlds.items()
+        save_small(draw(of_world), out / f"{STUDY}_{world.dataset}-{world.fingerprint[:8]}.png")
+        for world, of_world in worlds.items()
     ]
 
 
@@ -35,7 +35,7 @@ def draw(results: list[Result]) -> Figure:
     grid = figure.subplots(2, 2)
     ordered = sorted(results, key=lambda result: result["slate_size"])
     of_part = {
-        part: [one for one in ordered if one["part"] == part]
+        part: [result for result in ordered if result["part"] == part]
         for part in ("pairs", "coverage", "dial")
     }
     for result in of_part["pairs"]:
@@ -111,6 +111,6 @@ def _dial(axes: Any, result: Result) -> None:
     x = [row["share"] for row in rows]
     off = np.abs(ends[:, 1:] - ends[:, :1]).T
     axes.errorbar(x, ends[:, 0], yerr=off, fmt="o", capsize=2, label="from logs alone")
-    everything = [(row["share"], row["truth"]["r_cum"][0]) for row in result["rows"]]
-    axes.plot(*zip(*everything, strict=True), "-", color="black", label="simulated")
+    truths = [(row["share"], row["truth"]["r_cum"][0]) for row in result["rows"]]
+    axes.plot(*zip(*truths, strict=True), "-", color="black", label="simulated")
     axes.set(xlabel="long-tail share", ylabel="R_cum")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,10 +69,9 @@ class OpeWorld:
 
     def batch(self, n: int) -> SessionBatch:
         """n sessions of the test users."""
-        env = make_vec_env(
-            self.spec.env, n, "test", dataset=self.dataset, users=self.users,
-            action_type="slate", **self.spec.session_options,
-        )  # fmt: skip
+        options: dict[str, Any] = {"action_type": "slate", **self.spec.session_options}
+        users = self.users
+        env = make_vec_env(self.spec.env, n, "test", dataset=self.dataset, users=users, **options)
         return env.batch
 
     @cached_property

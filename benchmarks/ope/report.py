@@ -42,9 +42,9 @@ def markdown(results: list[Result]) -> str:
     """Tables of all parts, world by world."""
     tables = {"pairs": _pairs, "coverage": _coverage, "dial": _dial, "replay": _replay}
     rank = {part: number for number, part in enumerate(tables)}
-    ordered = sorted(in_order(results), key=lambda one: (rank[one["part"]], one["slate_size"]))
+    ordered = sorted(in_order(results), key=lambda item: (rank[item["part"]], item["slate_size"]))
     texts = []
-    for (part, world), group in groupby(ordered, lambda one: (one["part"], world_of(one))):
+    for (part, world), group in groupby(ordered, lambda item: (item["part"], world_of(item))):
         for blocks in tables[part]([*group]):
             texts.append(section(f"{_TITLES[part]}: {world.title}", *blocks))
     return "\n\n".join(texts) + "\n"
@@ -100,8 +100,8 @@ def _of_pairs(result: Result) -> list[str]:
     ranks = []
     for name in ESTIMATORS:
         for size in sizes:
-            found = [tau(result, size, name, metric) for metric in TITLES]
-            cells = ["" if np.isnan(value) else f"{value:.2f}" for value in found]
+            taus = [tau(result, size, name, metric) for metric in TITLES]
+            cells = ["" if np.isnan(value) else f"{value:.2f}" for value in taus]
             ranks.append([name, f"{int(size):,}", *cells])
     ranked = markdown_table(["estimator", "log", *TITLES.values()], ranks, "lr")
     six = (
@@ -109,8 +109,8 @@ def _of_pairs(result: Result) -> list[str]:
         "the estimated one, whether the tool would refuse or not."
     )
     refusals = "\n".join(
-        f"* Log of {one['log']}, policy *{one['policy']}*: {one['says']}"
-        for one in result["refused"]
+        f"* Log of {case['log']}, policy *{case['policy']}*: {case['says']}"
+        for case in result["refused"]
     )
     return [markdown_table(header, rows, "llr"), note, ranked, six, refusals]
 
@@ -129,15 +129,15 @@ def _number(value: float, metric: str) -> str:
 
 def _coverage(results: list[Result]) -> list[list[str]]:
     rows = []
-    for result in sorted(results, key=lambda one: -one["worth"]):
+    for result in sorted(results, key=lambda item: -item["worth"]):
         names = dict.fromkeys(row["intervals"] for row in result["rows"])
         for name in names:
             of_metric = {row["metric"]: row for row in result["rows"] if row["intervals"] == name}
             cells = [
                 f"{100 * of_metric[m]['coverage']:.1f} %" if m in of_metric else "" for m in TITLES
             ]
-            own = of_metric["len"]
-            ends = [f"{own['bias']:+.3f}", f"{own['width']:.3f}"]
+            of_len = of_metric["len"]
+            ends = [f"{of_len['bias']:+.3f}", f"{of_len['width']:.3f}"]
             rows.append([result["policy"], f"{result['worth']:,.0f}", name, *cells, *ends])
     header = ["policy", "worth", "intervals", *TITLES.values(), "bias, Len", "width, Len"]
     first = results[0]
@@ -249,8 +249,8 @@ def verdict(results: list[Result]) -> str:
             f"**Far from it: *{FAR_ONE}*, to rank and to choose.** Products of ratios are worth "
             "nothing there; states are, at the price of a bias that its intervals do not hold:",
             ranked,
-            f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and the smallest "
-            "weights; it says nothing of Len and R_cum.",
+            f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and the "
+            "smallest weights; it says nothing of Len and R_cum.",
         ]
     )
 

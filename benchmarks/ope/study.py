@@ -107,13 +107,13 @@ class OpeStudy(WorldStudy):
         return header | (settings if self.part == "coverage" else {})
 
     def make(self, path: Path) -> Result:
-        parts: dict[str, Callable[[OpeWorld], Result]] = {
+        makers: dict[str, Callable[[OpeWorld], Result]] = {
             "pairs": self._pairs,
             "coverage": self._coverage,
             "dial": self._dial,
             "replay": self._replay,
         }
-        return parts[self.part](OpeWorld(self.spec))
+        return makers[self.part](OpeWorld(self.spec))
 
     @property
     def _seeds(self) -> tuple[int, int]:
@@ -127,18 +127,18 @@ class OpeStudy(WorldStudy):
         rows = []
         for ranker in (*NEAR, *SIX):
             policy = world.policy(ranker)
-            everything = Steps.of(logged, policy, world.popular, world.covariate)
+            all_steps = Steps.of(logged, policy, world.popular, world.covariate)
             truth = world.truth(policy, self.spec.sessions, true_seed)
             sizes = {}
             for size in LOG_SIZES:
-                steps = everything.take(np.arange(size))
+                steps = all_steps.take(np.arange(size))
                 support = support_of(steps, logged, policy)
-                found = {
+                answer = {
                     name: _rounded(of_metrics(estimator(steps)))
                     for name, estimator in ESTIMATORS.items()
                 }
                 worth = {"sessions": support.sessions, "marginal": support.marginal}
-                sizes[str(size)] = {"worth": worth, "estimates": found}
+                sizes[str(size)] = {"worth": worth, "estimates": answer}
             rows.append(
                 {"policy": ranker.label, "near": ranker in NEAR, "truth": _named(truth),
                  "logs": sizes}
@@ -149,10 +149,10 @@ class OpeStudy(WorldStudy):
         """Words of the tool about a policy that shows what the log could not."""
         blind = world.policy(Ranker("popularity", 1.0, 0.0))
         logged = world.log(blind, LOG_SIZES[0], self._seeds[0])
-        found = evaluate_off_policy(
+        answer = evaluate_off_policy(
             logged, world.policy(LOGGING), world.popular, logging=blind, covariate=world.covariate
         )
-        return [{"log": "popular items alone", "policy": LOGGING.label, "says": found.refusal}]
+        return [{"log": "popular items alone", "policy": LOGGING.label, "says": answer.refusal}]
 
     def _coverage(self, world: OpeWorld) -> Result:
         logging, policy = world.policy(LOGGING), world.policy(COVERED[self.covered])
@@ -181,19 +181,19 @@ class OpeStudy(WorldStudy):
         rows = []
         for share in SHARES:
             policy = world.policy(DIAL_LOGGING._replace(share=share))
-            found = evaluate_off_policy(
+            answer = evaluate_off_policy(
                 logged, policy, world.popular, logging=logging, covariate=world.covariate
             )
             truth = world.truth(policy, self.spec.sessions, true_seed)
             rows.append(
-                {"share": share, "estimator": found.estimator, "refusal": found.refusal,
-                 "estimate": _rounded(found.metrics), "truth": _named(truth)}
+                {"share": share, "estimator": answer.estimator, "refusal": answer.refusal,
+                 "estimate": _rounded(answer.metrics), "truth": _named(truth)}
             )  # fmt: skip
         return {"logging": DIAL_LOGGING.label, "log_sessions": len(logged), "rows": rows}
 
     def _replay(self, world: OpeWorld) -> Result:
-        everything = random_log(world.dataset)
-        logged = everything.take(np.flatnonzero(np.isin(everything.users, world.users)))
+        log = random_log(world.dataset)
+        logged = log.take(np.flatnonzero(np.isin(log.users, world.users)))
         _, owner, rows_of = np.unique(logged.users, return_inverse=True, return_counts=True)
         rows = []
         for ranker in REPLAYED:
@@ -227,7 +227,7 @@ class _Counts:
 
     def __init__(self, truth: NDArray[np.float64]) -> None:
         self.truth = dict(zip(METRICS, truth.tolist(), strict=True))
-        self.found: dict[str, dict[str, list[Interval]]] = {}
+        self.intervals: dict[str, dict[str, list[Interval]]] = {}
         self.worth: list[float] = []
 
     def add(self, steps: Steps, rng: np.random.Generator) -> None:
@@ -245,14 +245,14 @@ class _Counts:
         self._add("trajectory, clipped, Bernstein", ends)
 
     def _add(self, name: str, intervals: dict[str, Interval]) -> None:
-        of_metric = self.found.setdefault(name, {})
+        of_metric = self.intervals.setdefault(name, {})
         for metric, interval in intervals.items():
             of_metric.setdefault(metric, []).append(interval)
 
     def rows(self) -> list[dict[str, Any]]:
         """For each kind of interval and metric: coverage, mean width, and bias of the estimate."""
         rows = []
-        for name, of_metric in self.found.items():
+        for name, of_metric in self.intervals.items():
             for metric, intervals in of_metric.items():
                 value, low, high = np.array(intervals).T
                 truth = self.truth[metric]

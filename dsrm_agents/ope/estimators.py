@@ -167,11 +167,11 @@ def doubly_robust(
         switch: Weight beyond which the model stands alone (Wang et al., ICML 2017).
         normalised: Whether weights are divided by their mean.
     """
-    kept = np.where(weights <= switch, weights, 0.0)
-    residual = kept[:, None] * _columns(rewards - predicted)
+    switched = np.where(weights <= switch, weights, 0.0)
+    residual = switched[:, None] * _columns(rewards - predicted)
     if not normalised:
         return Columns(_columns(expected) + residual)
-    values = np.column_stack([kept, _columns(expected), residual])
+    values = np.column_stack([switched, _columns(expected), residual])
     m = residual.shape[1]
     return Columns(
         values, lambda means: means[..., 1 : m + 1] + means[..., m + 1 :] / means[..., :1]

@@ -34,12 +34,12 @@ def metric_intervals(interval: Interval) -> dict[str, Interval]:
     AD bends where exposures are balanced. Its interval is therefore what the long-tail share's
     interval is mapped to.
     """
-    found = dict(zip(METRICS, map(Interval._make, zip(*interval, strict=True)), strict=True))
-    share = found["longtail_share"]
+    intervals = dict(zip(METRICS, map(Interval._make, zip(*interval, strict=True)), strict=True))
+    share = intervals["longtail_share"]
     ends = np.abs(2.0 * np.array([share.low, share.high]) - 1.0)
     low = 0.0 if share.low <= 0.5 <= share.high else ends.min()
-    found["ad"] = Interval(found["ad"].value, low, ends.max())
-    return found
+    intervals["ad"] = Interval(intervals["ad"].value, np.asarray(low), np.asarray(ends.max()))
+    return intervals
 
 
 def of_metrics(columns: Columns) -> dict[str, Interval]:
@@ -84,11 +84,13 @@ def support_of(
     doubtful = abs(ratio.mean() - 1.0) > _DOUBT * error + 1e-9
     if logging is not None:
         share = _possible(logged, policy, logging, np.random.default_rng(seed))
-    whole = cumulative_weights(steps)[:, -1] * np.where(steps.alive[:, -1], steps.ratio[:, -1], 1.0)
+    products = cumulative_weights(steps)[:, -1] * np.where(
+        steps.alive[:, -1], steps.ratio[:, -1], 1.0
+    )
     marginal = (cross_fitted(steps)[0] * steps.ratio)[steps.alive]
     in_sessions = len(steps) / len(marginal)
     mean = float(ratio.mean())
-    return Support(share, mean, bool(doubtful), kish(whole), kish(marginal) * in_sessions)
+    return Support(share, mean, bool(doubtful), kish(products), kish(marginal) * in_sessions)
 
 
 def kish(weights: FloatArray) -> float:
@@ -104,14 +106,15 @@ def _possible(
     rng: np.random.Generator,
 ) -> float:
     """Share of the evaluated policy's slates, in logged contexts, that the logging one can show."""
-    size, found = logged.slates.shape[2], []
+    size = logged.slates.shape[2]
+    possible: list[NDArray[np.bool_]] = []
     rows = np.sort(rng.permutation(len(logged))[: max(_PROBES // 4, 1)])
     for _, _, context in logged.take(rows).decisions():
         slates, _ = policy.act(context, size, rng)
-        found.append(np.isfinite(logging.log_prob(context, slates)).all(axis=1))
-        if sum(map(len, found)) >= _PROBES:
+        possible.append(np.asarray(np.isfinite(logging.log_prob(context, slates)).all(axis=1)))
+        if sum(flags.size for flags in possible) >= _PROBES:
             break
-    return float(np.concatenate(found).mean())
+    return float(np.concatenate(possible).mean())
 
 
 @dataclass(frozen=True)

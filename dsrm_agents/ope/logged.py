@@ -87,11 +87,11 @@ class LoggedSessions:
 
     def __post_init__(self) -> None:
         shape = self.slates.shape
-        wanted = {
+        shapes = {
             "users": shape[:1], "length": shape[:1], "rewards": shape[:2], "log_probs": shape,
             "responses": shape, "patience": shape[:2],
         }  # fmt: skip
-        for name, expected in wanted.items():
+        for name, expected in shapes.items():
             array = getattr(self, name)
             if array is not None and (len(shape) != 3 or array.shape != expected):
                 raise DataFormatError(
@@ -117,12 +117,12 @@ class LoggedSessions:
     @property
     def alive(self) -> NDArray[np.bool_]:
         """(n, T) bool: steps that were made."""
-        return np.arange(self.slates.shape[1]) < self.length[:, None]
+        return np.asarray(np.arange(self.slates.shape[1]) < self.length[:, None])
 
     @property
     def done(self) -> NDArray[np.bool_]:
         """(n, T) bool: the last step of each session."""
-        return np.arange(self.slates.shape[1]) == self.length[:, None] - 1
+        return np.asarray(np.arange(self.slates.shape[1]) == self.length[:, None] - 1)
 
     @property
     def slate_log_probs(self) -> FloatArray:
@@ -144,12 +144,12 @@ class LoggedSessions:
         for step in range(int(self.length.max())):
             rows = np.flatnonzero(self.length > step)
             shown = self.slates[rows, :step].reshape(len(rows), -1).astype(np.int64)
-            seen = self.observations
-            if isinstance(seen, dict):
-                seen = {name: array[rows, step] for name, array in seen.items()}
-            elif seen is not None:
-                seen = seen[rows, step]
-            yield step, rows, Context(self.users[rows], shown, seen)
+            observed = self.observations
+            if isinstance(observed, dict):
+                observed = {name: array[rows, step] for name, array in observed.items()}
+            elif observed is not None:
+                observed = observed[rows, step]
+            yield step, rows, Context(self.users[rows], shown, observed)
 
     def log_probs_of(self, policy: StochasticPolicy) -> FloatArray:
         """(n, T, K) log-probabilities of the logged items under another policy, zero behind."""
@@ -188,20 +188,22 @@ class LoggedSessions:
         length = np.array([len(episode) for episode in episodes])
         if users is None:
             users = np.full(n, -1, dtype=np.int32)
-        seen = _padded([episode.observations for episode in episodes], longest)
-        return cls(users, length, slates, rewards, log_probs, observations=seen)
+        observed = _padded([episode.observations for episode in episodes], longest)
+        return cls(users, length, slates, rewards, log_probs, observations=observed)
 
 
 def _padded(observations: list[Any], longest: int) -> Any:
     """(n, T, ...) observations before each step, from (steps + 1, ...) ones of each session."""
     if isinstance(observations[0], dict):
         names = observations[0]
-        return {name: _padded([one[name] for one in observations], longest) for name in names}
+        return {
+            name: _padded([session[name] for session in observations], longest) for name in names
+        }
     padded = np.zeros(
         (len(observations), longest, *observations[0].shape[1:]), observations[0].dtype
     )
-    for row, seen in zip(padded, observations, strict=True):
-        row[: len(seen) - 1] = seen[:-1]
+    for row, observed in zip(padded, observations, strict=True):
+        row[: len(observed) - 1] = observed[:-1]
     return padded
 
 
@@ -234,11 +236,11 @@ def log_sessions(
         slots = state.active.copy()
         rows = np.flatnonzero(slots)
         step = int(state.steps[rows[0]])
-        seen = batch.observe() if observe else None
+        observed = batch.observe() if observe else None
         if observe:
-            observations.append(seen)
+            observations.append(observed)
         shown = state.slates[rows, :step].reshape(len(rows), -1).astype(np.int64)
-        context = Context(state.users[rows], shown, _rows(seen, rows))
+        context = Context(state.users[rows], shown, _rows(observed, rows))
         slates[rows], log_probs[rows, step] = policy.act(context, size, rng)
         patience[rows, step] = state.temper[rows]
         batch.step(slates if batch.action_type == "slate" else slates[:, 0], slots)
@@ -261,7 +263,9 @@ def _stacked(observations: list[Any], longest: int) -> Any:
         return None
     if isinstance(observations[0], dict):
         names = observations[0]
-        return {name: _stacked([one[name] for one in observations], longest) for name in names}
+        return {
+            name: _stacked([session[name] for session in observations], longest) for name in names
+        }
     missing = [np.zeros_like(observations[0])] * (longest - len(observations))
     return np.stack([*observations, *missing], axis=1)
 

@@ -66,9 +66,9 @@ class SoftmaxPolicy:
             raise ConfigError("A group with a share of the slate has no items.")
         self._row_of = np.zeros(0, dtype=np.int64)
         if np.ndim(scores) == 2:
-            known = np.arange(len(table)) if users is None else users
-            self._row_of = np.full(int(known.max()) + 1, -1)
-            self._row_of[known] = np.arange(len(table))
+            in_table = np.arange(len(table)) if users is None else users
+            self._row_of = np.full(int(in_table.max()) + 1, -1)
+            self._row_of[in_table] = np.arange(len(table))
         # Of its group: a row sums to G.
         self._chance = np.zeros_like(table)
         self._cumulative: list[FloatArray] = []
@@ -96,7 +96,7 @@ class SoftmaxPolicy:
         hidden[everyone[:, None], context.shown] = True  # -1 is the last column
         slates = np.empty((n, slate_size), dtype=np.int64)
         bounds = np.cumsum(self.shares)[:-1]
-        for place in range(slate_size):
+        for position in range(slate_size):
             group = (rng.random((n, 1)) >= bounds).sum(axis=1)
             waiting = everyone
             for attempt in range(_TRIES + 1):
@@ -106,7 +106,7 @@ class SoftmaxPolicy:
                     else self._drawn_among(rows[waiting], group[waiting], hidden[waiting], rng)
                 )
                 free = ~hidden[waiting, drawn]
-                slates[waiting[free], place] = drawn[free]
+                slates[waiting[free], position] = drawn[free]
                 hidden[waiting[free], drawn[free]] = True
                 waiting = waiting[~free]
                 if not len(waiting):
@@ -123,12 +123,12 @@ class SoftmaxPolicy:
         left = np.ones(slates.shape)
         for number in range(len(self.shares)):
             of_group = np.where(self.labels[before] == number, chance, 0.0)
-            gone = np.cumsum(of_group, axis=1)[:, n_before:] - of_group[:, n_before:]
-            left = np.where(group == number, 1.0 - gone, left)
-        for row, place in np.argwhere(left < _FAINT):
-            rest = self._chance[rows[row, 0]] * (self.labels == group[row, place])
-            rest[before[row, : n_before + place]] = 0.0
-            left[row, place] = rest.sum()
+            shown_weight = np.cumsum(of_group, axis=1)[:, n_before:] - of_group[:, n_before:]
+            left = np.where(group == number, 1.0 - shown_weight, left)
+        for row, position in np.argwhere(left < _FAINT):
+            remaining = self._chance[rows[row, 0]] * (self.labels == group[row, position])
+            remaining[before[row, : n_before + position]] = 0.0
+            left[row, position] = remaining.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
             log_prob = np.log(self.shares[group]) + np.log(chance[:, n_before:]) - np.log(left)
         first = (slates[:, :, None] == before[:, None, :]).argmax(axis=2)
@@ -139,8 +139,8 @@ class SoftmaxPolicy:
         """(N,) rows of the tables of the users."""
         if not len(self._row_of):
             return np.zeros(len(context.users), dtype=np.int64)
-        known = (context.users >= 0) & (context.users < len(self._row_of))
-        rows = np.where(known, self._row_of[np.where(known, context.users, 0)], -1)
+        in_table = (context.users >= 0) & (context.users < len(self._row_of))
+        rows = np.where(in_table, self._row_of[np.where(in_table, context.users, 0)], -1)
         if (rows < 0).any():
             raise ConfigError(
                 f"User {context.users[rows < 0][0]} has no row of scores: give scores of all users "
@@ -160,8 +160,8 @@ class SoftmaxPolicy:
             # Sorted, so that the search walks through the table once.
             inside = inside[np.argsort(rows[inside], kind="stable")]
             keys = rows[inside] + rng.random(len(inside))
-            place = np.searchsorted(cumulative, keys, side="right") - rows[inside] * len(members)
-            items[inside] = members[np.minimum(place, len(members) - 1)]
+            position = np.searchsorted(cumulative, keys, side="right") - rows[inside] * len(members)
+            items[inside] = members[np.minimum(position, len(members) - 1)]
         return items
 
     def _drawn_among(
@@ -208,17 +208,17 @@ class Mixture:
         self, context: Context, slate_size: int, rng: np.random.Generator
     ) -> tuple[NDArray[np.int64], FloatArray]:
         """Draws slates, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
-        who = rng.choice(len(self.policies), size=len(context.users), p=self.weights)
+        actor = rng.choice(len(self.policies), size=len(context.users), p=self.weights)
         drawn = [policy.act(context, slate_size, rng)[0] for policy in self.policies]
-        slates = np.stack(drawn)[who, np.arange(len(who))]
+        slates = np.stack(drawn)[actor, np.arange(len(actor))]
         return slates, self.log_prob(context, slates)
 
     def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
         """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
-        each = np.stack([policy.log_prob(context, slates) for policy in self.policies])
+        log_probs = np.stack([policy.log_prob(context, slates) for policy in self.policies])
         with np.errstate(divide="ignore", invalid="ignore"):
             prior = np.log(self.weights)[:, None]
-            prefix = np.logaddexp.reduce(prior[..., None] + np.cumsum(each, axis=2), axis=0)
+            prefix = np.logaddexp.reduce(prior[..., None] + np.cumsum(log_probs, axis=2), axis=0)
             log_prob = np.diff(prefix, axis=1, prepend=0.0)
         return np.where(np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
 
@@ -297,8 +297,8 @@ class NetworkPolicy:
         """(N, K) log-probabilities of items that are drawn place by place."""
         distribution = self.policy.get_distribution(obs).distribution
         if isinstance(distribution, list):
-            places = zip(distribution, slates.unbind(1), strict=True)
-            return torch.stack([place.log_prob(item) for place, item in places], dim=1)
+            positions = zip(distribution, slates.unbind(1), strict=True)
+            return torch.stack([position.log_prob(item) for position, item in positions], dim=1)
         return torch.as_tensor(distribution.log_prob(slates[:, 0]))[:, None]
 
 

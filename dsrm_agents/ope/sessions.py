@@ -86,8 +86,14 @@ class Steps:
 
     def take(self, rows: NDArray[np.integer]) -> Steps:
         """Some of the sessions."""
-        arrays = (self.log_ratio, self.alive, self.answers, self.popular, self.states)
-        return Steps(*(array[rows] for array in arrays), self.itemised)  # type: ignore[arg-type]
+        return Steps(
+            self.log_ratio[rows],
+            self.alive[rows],
+            self.answers[rows],
+            self.popular[rows],
+            self.states[rows],
+            self.itemised,
+        )
 
     @property
     def ratio(self) -> FloatArray:
@@ -111,8 +117,8 @@ def _states(
     Where patience is not known, the rewards so far stand for it.
     """
     spent = np.cumsum(logged.rewards, axis=1) - logged.rewards
-    known = spent if logged.patience is None else logged.patience
-    bins = np.floor(known / PATIENCE_WIDTH).astype(np.int64)
+    patience = spent if logged.patience is None else logged.patience
+    bins = np.floor(patience / PATIENCE_WIDTH).astype(np.int64)
     stratum = np.zeros(len(logged), dtype=np.int64)
     if covariate is not None:
         value = covariate[logged.users]
@@ -212,9 +218,10 @@ def cross_fitted(steps: Steps) -> tuple[FloatArray, FloatArray]:
     histories, ahead = np.ones(shape), np.zeros((shape[0], shape[1] + 1, N_SUMS))
     halves = np.arange(len(steps)) % 2
     for half in (0, 1):
-        own, other = np.flatnonzero(halves == half), np.flatnonzero(halves != half)
-        model = StateModel.fit(steps.take(other), n_states)
-        histories[own], ahead[own] = model.histories(steps.take(own)), model.ahead(steps.take(own))
+        rows = np.flatnonzero(halves == half)
+        model = StateModel.fit(steps.take(np.flatnonzero(halves != half)), n_states)
+        histories[rows] = model.histories(steps.take(rows))
+        ahead[rows] = model.ahead(steps.take(rows))
     return histories, ahead
 
 
@@ -247,14 +254,14 @@ def per_decision(
     before = np.minimum(_history(steps, history), clip)
     if model != "slate" and not steps.itemised:
         raise ConfigError(f"model={model!r} weighs the items' answers, and the log has none.")
-    own = np.minimum(item_weights(np.minimum(steps.log_ratio, _MOST), model), np.exp(_MOST))
-    here = before * steps.alive
-    earned = here * (own * steps.answers).mean(axis=2)
-    popular = here * (own * steps.popular).mean(axis=2)
+    weights = np.minimum(item_weights(np.minimum(steps.log_ratio, _MOST), model), np.exp(_MOST))
+    reached = before * steps.alive
+    earned = reached * (weights * steps.answers).mean(axis=2)
+    popular = reached * (weights * steps.popular).mean(axis=2)
     if not normalised:
         span = clip * steps.alive.shape[1] if history == "none" else np.inf
-        return Columns(np.stack([here, earned, popular], axis=1).sum(axis=2), span=span)
-    columns = np.stack([before, here, here * own.mean(axis=2), earned, popular], axis=1)
+        return Columns(np.stack([reached, earned, popular], axis=1).sum(axis=2), span=span)
+    columns = np.stack([before, reached, reached * weights.mean(axis=2), earned, popular], axis=1)
     return Columns(columns.reshape(len(steps), -1), _by_step(5, _normalised))
 
 
@@ -267,10 +274,10 @@ def _history(steps: Steps, kind: str) -> FloatArray:
 
 def _normalised(means: FloatArray) -> FloatArray:
     """(..., 3) sums of (..., 5, T) means of the columns of :func:`per_decision`."""
-    everyone, here, shown, earned, popular = np.moveaxis(means, -2, 0)
-    staying = _over(here, everyone)
-    parts = [staying, staying * _over(earned, shown), staying * _over(popular, shown)]
-    return np.stack([part.sum(axis=-1) for part in parts], axis=-1)
+    everyone, reached, shown, earned, popular = np.moveaxis(means, -2, 0)
+    staying = _over(reached, everyone)
+    blocks = [staying, staying * _over(earned, shown), staying * _over(popular, shown)]
+    return np.stack([share.sum(axis=-1) for share in blocks], axis=-1)
 
 
 def _by_step(n_kinds: int, function: Function) -> Function:
@@ -278,9 +285,10 @@ def _by_step(n_kinds: int, function: Function) -> Function:
     return lambda means: function(means.reshape(*means.shape[:-1], n_kinds, -1))
 
 
-def _over(part: FloatArray, whole: FloatArray) -> FloatArray:
+def _over(numerator: FloatArray, denominator: FloatArray) -> FloatArray:
     """A quotient, 0 where both are."""
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+    zeros = np.zeros_like(numerator)
+    return np.divide(numerator, denominator, out=zeros, where=denominator > 0)
 
 
 def direct(steps: Steps) -> Columns:
@@ -310,13 +318,14 @@ def doubly_robust(
     weights = np.minimum(before * steps.ratio, clip)
     weights = np.where(weights <= switch, weights, 0.0)
     surprise = (steps.sums + ahead[:, 1:] - ahead[:, :-1]) * steps.alive[:, :, None]
-    parts = [weights[:, None], np.moveaxis(weights[:, :, None] * surprise, 2, 1)]
-    stepwise = np.concatenate(parts, axis=1).reshape(len(steps), -1)
+    blocks = [weights[:, None], np.moveaxis(weights[:, :, None] * surprise, 2, 1)]
+    stepwise = np.concatenate(blocks, axis=1).reshape(len(steps), -1)
 
     def total(means: FloatArray) -> FloatArray:
-        start, rest = means[..., :N_SUMS], means[..., N_SUMS:]
-        rest = rest.reshape(*rest.shape[:-1], 1 + N_SUMS, -1)
-        return np.asarray(start + _over(rest[..., 1:, :], rest[..., :1, :]).sum(axis=-1))
+        start, by_step = means[..., :N_SUMS], means[..., N_SUMS:]
+        by_step = by_step.reshape(*by_step.shape[:-1], 1 + N_SUMS, -1)
+        surprises = _over(by_step[..., 1:, :], by_step[..., :1, :])
+        return np.asarray(start + surprises.sum(axis=-1))
 
     return Columns(np.concatenate([ahead[:, 0], stepwise], axis=1), total)
 
