@@ -34,6 +34,7 @@ COMMANDS = {
     "labels": resumed(".labels", "judge rankings by labels of random exposures"),
     "exposure": resumed(".exposure", "audit the exposure of simple policies by ten metrics"),
     "ope": resumed(".ope.study", "score off-policy estimates by the simulator's truth"),
+    "ab": resumed(".ab.study", "test policies against each other on simulated users"),
     "days": resumed(".days.study", "play agents on a platform whose items come and go"),
     "stability": Command(".stability", "measure how steadily agents learn, from results"),
 }

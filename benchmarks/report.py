@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
 from . import cost, exposure, halves, labels, paper, stability, tuning
+from .ab import report as ab
 from .days import report as days
 from .estimates import phase
 from .estimates import report as estimates
@@ -31,6 +33,7 @@ PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summ
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
+    ("A/B tests", ab.STUDY, ab.read_studies, ab.markdown),
     ("The cost of balance", cost.STUDY, cost.read_studies, cost.CostStudy.markdown),
     ("Catalogues that change", days.STUDY, days.read_studies, days.markdown),
     ("State estimates", estimates.STUDY, estimates.read_studies, estimates.markdown),
@@ -89,11 +92,15 @@ def main(options: argparse.Namespace) -> None:
 def renewed(page: str, results: list[Result]) -> str:
     """The text of a page with today's tables between its comments."""
     for name, table in PAGE_TABLES.items():
-        before, start, rest = page.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"\n<!-- /{name} -->")
-        if start and end:
-            page = f"{before}{start}{table(results)}{end}{after}"
+        page = marked(page, name, partial(table, results))
     return page
+
+
+def marked(page: str, name: str, text: Callable[[], str]) -> str:
+    """The text of a page with a new one between the comments of a name, if it has them."""
+    before, start, rest = page.partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"\n<!-- /{name} -->")
+    return f"{before}{start}{text()}{end}{after}" if start and end else page
 
 
 def report(folder: Path) -> str:

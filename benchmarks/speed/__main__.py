@@ -13,12 +13,16 @@ COMMANDS = {
     "purifiers": (".speed.purifiers", "time purifiers, alone and in training"),
     "training": (".speed.training", "time the stages of training, for several agents"),
     "serving": (".speed.serving", "time recommendations, request by request"),
+    "scale": (".speed.scale", "measure what a service of a million users needs"),
     "heads": (".speed.heads", "time action heads on catalogues of several sizes"),
     "catalogues": (".speed.catalogues", "time agents on catalogues of up to a million items"),
+    "large": (".speed.large", "measure a log of KuaiRand-27K's shape, up to a tenth of its size"),
     "ratios": (".speed.ratios", "compare times with an older build's, in turns"),
     "loads": (".speed.loads", "compare first loads with pandas and an older build"),
     "cached": (".speed.cached", "compare loads from the cache with an older build"),
     "backends": (".speed.backends", "compare suites on Ray with those of a local pool"),
+    "vectors": (".speed.vectors", "compare sessions in other processes with those of one"),
+    "pages": (".speed.pages", "renew tables of pages that show measured figures"),
     "plot": (".speed.plot", "draw the growth curves as PNG"),
 }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..commands import out_folder
 from ..formatting import markdown_table, section
@@ -22,6 +22,7 @@ from ..results import PACKAGES, Result
 from ..study import Study, run_study
 
 Row = dict[str, str | int | float]
+T = TypeVar("T")
 
 
 def add_out(
@@ -109,8 +110,8 @@ def process_memory() -> dict[str, float]:
     return {name: int(fields[name].split()[0]) * 1.024e-3 for name in names}
 
 
-def in_fresh_processes(measure: Callable[..., Row], *arguments: Sequence[Any]) -> list[Row]:
-    """Rows, each measured in a new process: freed memory would distort later measurements."""
+def in_fresh_processes(measure: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:
+    """Results, each measured in a new process: freed memory would distort later measurements."""
     with Workers(1, tasks=1) as workers:
         return list(workers.map(measure, *arguments))
 

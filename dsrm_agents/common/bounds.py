@@ -195,8 +195,9 @@ def choice_log_prob(
         bounds: Within which they were drawn.
 
     Returns:
-        (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice, then of the K
-        items given their groups. A slate's is the sum.
+        (N, 2K) float32, in nats: of the K groups, 0 where a bound left no choice and about
+        ``MASKED`` of a group that it closes, then of the K items given their groups. A slate's is
+        the sum.
     """
     log_prob: Tensor = _ChoiceLogProb.apply(  # type: ignore[no-untyped-call]
         chosen, never_drawn, group, bounds
@@ -231,11 +232,14 @@ class _ChoiceLogProb(torch.autograd.Function):
         closed = (drawn >= most) | ((drawn >= least) & (unreserved <= 0))
         of_open = log_mass.masked_fill(closed, MASKED)
         allowed = of_open.logsumexp(dim=2)
-        of_group = log_mass.gather(2, group[..., None]).squeeze(2)
+        # A group that its bounds have closed is as unlikely as can be, its items are not.
+        of_group, open_group = (
+            mass.gather(2, group[..., None]).squeeze(2) for mass in (log_mass, of_open)
+        )
         ctx.save_for_backward(
             chosen, never_drawn, group, log_mass, (of_open - allowed[..., None]).exp_()
         )
-        return torch.cat([of_group - allowed, chosen - of_group], dim=1)
+        return torch.cat([open_group - allowed, chosen - of_group], dim=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

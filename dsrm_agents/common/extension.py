@@ -212,12 +212,15 @@ def _mapped(earlier: Catalogue, larger: Catalogue) -> FloatArray:
 
 
 def _checked_rows(embedding: ArrayLike, earlier: Catalogue, larger: Catalogue) -> FloatArray:
-    rows = np.asarray(embedding, dtype=np.float32)
     expected = (larger.n_items - earlier.n_items, earlier.embedding.shape[1])
+    try:
+        rows, got = np.asarray(embedding, dtype=np.float32), f"shape {np.shape(embedding)}"
+    except (TypeError, ValueError):  # words, or rows of different lengths
+        rows, got = np.empty(0, dtype=np.float32), repr(embedding)
     if rows.shape != expected or not np.isfinite(rows).all():
         raise ConfigError(
             f"embedding must be finite numbers of shape {expected}, a row for each new item in "
-            f"the columns of the agent's embedding; got shape {rows.shape}."
+            f"the columns of the agent's embedding; got {got}."
         )
     return rows
 

@@ -54,6 +54,12 @@ class Features:
         numbers = {name: array[:n] for name, array in self.numbers.items()}
         return Features(codes, self.values, numbers)
 
+    def take(self, chosen: NDArray[np.bool_]) -> Features:
+        """The features of the users or items that an (n,) bool array says."""
+        codes = {name: array[chosen] for name, array in self.codes.items()}
+        numbers = {name: array[chosen] for name, array in self.numbers.items()}
+        return Features(codes, self.values, numbers)
+
     def check(self, label: str, n: int) -> None:
         """Checks shapes and ranges for ``n`` users or items.
 
@@ -327,7 +333,8 @@ class Dataset:
         for label, ids in (("user_ids", self.user_ids), ("item_ids", self.item_ids)):
             if ids.dtype.kind not in "iU":
                 raise DataFormatError(f"{label} must be integers or strings, got {ids.dtype}.")
-            if len(np.unique(ids)) != len(ids):
+            ordered = np.sort(ids)  # np.unique would keep a table of millions of items beside it
+            if (ordered[1:] == ordered[:-1]).any():
                 raise DataFormatError(f"{label} must be distinct.")
         n_all = len(self.item_ids)
         for label, table, n_items in (
@@ -382,14 +389,44 @@ class Dataset:
         Raises:
             DataFormatError: No logged row is left.
         """
-        n = self.n_items
+        return self._of_items(np.arange(self.n_all_items) < self.n_items)
+
+    def without_rare(self, least_rows: int = 10) -> Dataset:
+        """The dataset without the log-only items of which there is little to learn.
+
+        Between :meth:`catalogue_only` and all items: the items that stay tell most of what users
+        like, and in a long tail they are few.
+
+        Args:
+            least_rows: Rows of train users that a log-only item must have to stay, at least 1.
+
+        Raises:
+            ConfigError: ``least_rows`` is out of range.
+            DataFormatError: No logged row is left.
+        """
+        check_whole("least_rows", least_rows, 1)
+        is_train = np.zeros(self.n_users, dtype=bool)
+        is_train[self.train_users] = True
+        rows = self.log.items[is_train[self.log.users]]
+        chosen = np.bincount(rows, minlength=self.n_all_items) >= least_rows
+        chosen[: self.n_items] = True
+        return self._of_items(chosen)
+
+    def _of_items(self, chosen: NDArray[np.bool_]) -> Dataset:
+        """The dataset with some of its items, all of the catalogue among them."""
+        position = np.cumsum(chosen, dtype=np.int32) - np.int32(1)
+
+        def moved(table: Interactions) -> Interactions:
+            rows = table.take(chosen[table.items])
+            return replace(rows, items=position[rows.items])
+
         return replace(
             self,
-            item_ids=self.item_ids[:n],
-            log=self.log.take(self.log.items < n),
-            randomised=self.randomised and self.randomised.take(self.randomised.items < n),
-            item_features=self.item_features.head(n),
-            show_counts=None if self.show_counts is None else self.show_counts[:n],
+            item_ids=self.item_ids[chosen],
+            log=moved(self.log),
+            randomised=self.randomised and moved(self.randomised),
+            item_features=self.item_features.take(chosen),
+            show_counts=None if self.show_counts is None else self.show_counts[chosen],
         )
 
     def with_unbiased_users(self, n_users: int, seed: int = 0) -> Dataset:

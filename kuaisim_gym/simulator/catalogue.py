@@ -12,6 +12,7 @@ from kuaisim_gym.data.dataset import TrainingData, popular_items
 from kuaisim_gym.simulator.factors import PreferenceModel
 from kuaisim_gym.tensors import digest_of
 
+_ITEMS = 1 << 16  # that are embedded together
 _LEAST_SPREAD = 1e-6  # of a column; below it is rounding
 
 FloatArray = NDArray[np.float32]
@@ -177,8 +178,15 @@ def build_catalogue(data: TrainingData, preferences: PreferenceModel) -> Catalog
     Returns:
         The catalogue.
     """
-    embedding = np.column_stack([preferences.quality, preferences.vectors])
-    shown = embedding[: data.n_items]
+
+    def embedded(items: slice) -> NDArray[np.float64]:
+        return np.column_stack([preferences.quality[items], preferences.vectors[items]])
+
+    shown = embedded(slice(0, data.n_items))
     spread = shown[:, 0].std()
-    embedding = (embedding - shown.mean(axis=0)) / (spread if spread > _LEAST_SPREAD else 1.0)
-    return Catalogue(embedding.astype(np.float32), data.popularity_counts[: data.n_items])
+    scale = spread if spread > _LEAST_SPREAD else 1.0
+    embedding = np.empty((data.n_all_items, preferences.dim), np.float32)
+    for start in range(0, data.n_all_items, _ITEMS):  # those of a log can be millions
+        items = slice(start, start + _ITEMS)
+        embedding[items] = (embedded(items) - shown.mean(axis=0)) / scale
+    return Catalogue(embedding, data.popularity_counts[: data.n_items])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +26,19 @@ class Rows:
 
     def __init__(self, rows: Interactions, size: tuple[int, int]) -> None:
         self.users, self.items, self.size = rows.users, rows.items, size
-        self.per_user = np.bincount(rows.users, minlength=size[0]).astype(np.float64)
         self._starts = rows.starts(size[0])
-        number = np.arange(len(rows), dtype=np.int32 if len(rows) < 2**31 else np.int64)
+
+    @cached_property
+    def _by_item(self) -> csr_matrix:
+        n = len(self.users)
+        number = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
         # Built from its arrays: the usual constructors would add up rows of the same cell.
-        self._by_item = csr_matrix((number, rows.items, self._starts), shape=size).T.tocsr()
+        return csr_matrix((number, self.items, self._starts), shape=self.size).T.tocsr()
+
+    @property
+    def unit_weights(self) -> RowVector:
+        """(n,) weights of rows that count alike."""
+        return np.ones(len(self.users), dtype=np.float32)
 
     def among(self, n_items: int) -> Vector:
         """(n_users,) numbers of rows of the first so many items."""
@@ -62,9 +71,14 @@ class Labels(Rows):
         self.swayed = swayed
         self.answers = rows.response
 
-    def start(self) -> float:
-        """Mean answer, as a score."""
-        mean = float(self.answers.mean(dtype=np.float64))
+    @property
+    def total(self) -> float:
+        """Sum of the answers."""
+        return float(self.answers.sum(dtype=np.float64))
+
+    @staticmethod
+    def start(mean: float) -> float:
+        """Score of a mean answer."""
         return float(np.log((mean + 1e-6) / (1.0 - mean + 1e-6)))
 
     def curvature(self, score: RowVector, noise: float) -> Curvature:
@@ -76,11 +90,11 @@ class Labels(Rows):
         information = np.tanh(size / 2) / (2 * size)
         return Curvature(information, self.answers - np.float32(0.5) - information * score)
 
-    def misfit(self, score: RowVector, noise: float) -> tuple[float, float]:
-        """Shift of all scores that fits better, and no noise."""
+    def misfit(self, score: RowVector, noise: float) -> Vector:
+        """(3,) sums over rows: of what is left, of its fall by a shift of scores, and no noise."""
         expected = expit(score)
-        slope = float((expected * (1.0 - expected)).mean(dtype=np.float64))
-        return float((self.answers - expected).mean(dtype=np.float64)) / max(slope, 1e-3), 0.0
+        slope = (expected * (1.0 - expected)).sum(dtype=np.float64)
+        return np.array([(self.answers - expected).sum(dtype=np.float64), slope, 0.0])
 
     def loss(self, score: RowVector, noise: float) -> RowVector:
         """(n,) -log likelihood of the answers."""
@@ -113,9 +127,15 @@ class Shares(Rows):
         first = np.searchsorted(scale, scale[-1], "left")
         self.ceiling = np.float32(_normal_score(np.float64(first), len(scale)))
 
-    def start(self) -> float:
-        """Mean answer, as a score."""
-        return float(self.scores.mean(dtype=np.float64))
+    @property
+    def total(self) -> float:
+        """Sum of the scores."""
+        return float(self.scores.sum(dtype=np.float64))
+
+    @staticmethod
+    def start(mean: float) -> float:
+        """Score of a mean answer, which is one."""
+        return mean
 
     def _above(self, score: RowVector, noise: float) -> tuple[Vector, Vector]:
         """Distance of censored rows' scores to the ceiling, and the hazard there, in noise."""
@@ -132,14 +152,14 @@ class Shares(Rows):
         information[self.censored] = np.maximum(hazard * (hazard - away), 1e-3) / noise
         return Curvature(information, residual)
 
-    def misfit(self, score: RowVector, noise: float) -> tuple[float, float]:
-        """Shift of all scores that fits better, and the mean square of what is left."""
+    def misfit(self, score: RowVector, noise: float) -> Vector:
+        """(3,) sums over rows: of what is left, of its fall by a shift, and of its square."""
         rest = (self.scores - score).astype(np.float64)
         away, hazard = self._above(score, noise)
         square = rest**2
         rest[self.censored] = hazard * noise**0.5
         square[self.censored] = noise * (1.0 + away * hazard)
-        return float(rest.mean()), float(square.mean())
+        return np.array([rest.sum(), len(rest), square.sum()])
 
     def loss(self, score: RowVector, noise: float) -> RowVector:
         """(n,) -log likelihood of the answers, up to a constant."""
@@ -167,18 +187,3 @@ def _normal_score(rank: Vector | np.float64, n: int) -> Vector:
 
 
 Table = Labels | Shares
-
-
-@dataclass(frozen=True, eq=False)
-class Evidence:
-    """Evidence about users: tables of answers, and the rows whose places tell.
-
-    Attributes:
-        answers: The tables, with the level of each.
-        levels: (tables,) list, the constant of each table's scores.
-        places: The log.
-    """
-
-    answers: list[Table]
-    levels: list[float]
-    places: Rows

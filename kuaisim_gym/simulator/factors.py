@@ -27,17 +27,21 @@ factors is chosen on hidden rows of held-out train users. Every user is then pla
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
+from kuaisim_gym.data.cache import scratch_folder
 from kuaisim_gym.data.dataset import TrainingData
 from kuaisim_gym.data.feedback import IntArray
 from kuaisim_gym.simulator.relation import Relation
 from kuaisim_gym.simulator.response import FactorModel
+from kuaisim_gym.simulator.shards import needs_shards
 from kuaisim_gym.simulator.sweeps import Beliefs, Fit
 
 # Numbers of factors to compare. None is not among them: states pool the items' vectors, and need a
@@ -156,10 +160,18 @@ def fit_preference_model(
     Returns:
         The model, which is the same for the same rows.
     """
+    with scratch_folder() if needs_shards(data) else nullcontext() as folder:
+        return _fitted(data, rehearsal, folder)
+
+
+def _fitted(
+    data: TrainingData, rehearsal: FactorModel | None, folder: Path | None
+) -> PreferenceModel:
+    """The model; shards of large tables lie in a folder."""
     train = data.train_users
     logged = data.train_log.distinct_users
     held_out = logged[HELD_OUT // 2 :: HELD_OUT] if len(logged) >= 2 * HELD_OUT else logged[:0]
-    fit = Fit(data, np.setdiff1d(train, held_out), RANKS[0])
+    fit = Fit(data, np.setdiff1d(train, held_out), RANKS[0], folder)
     for _ in range(SWEEPS):
         fit.sweep()
     if len(held_out):

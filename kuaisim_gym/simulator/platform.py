@@ -189,6 +189,9 @@ class Platform:
     def reschedule(self, timetable: Timetable) -> None:
         """Opens anew, with other days on which the same items are there.
 
+        Whether sessions end when items run short stays as it was: with fewer items than before,
+        play no more steps than there are slates.
+
         Args:
             timetable: The days.
 

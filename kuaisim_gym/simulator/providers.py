@@ -358,9 +358,12 @@ def _shares(
 def _pairs(target: object) -> tuple[tuple[str, float], ...]:
     """Names and shares of a target by name, which are checked, as pairs."""
     try:
-        shares = dict(target)  # type: ignore[call-overload]
+        pairs = list(target.items() if isinstance(target, Mapping) else target)  # type: ignore[call-overload]
+        shares = dict(pairs)
     except (TypeError, ValueError):
-        shares = {}
+        pairs, shares = [], {}
+    if len(shares) < len(pairs):
+        raise ConfigError(f"providers.target must give each name one share, got {target!r}.")
     numbers = bool(shares) and all(is_number(share) and share >= 0 for share in shares.values())
     if not numbers or not 0.0 < sum(shares.values()) <= 1.0 + SLACK:
         raise ConfigError(

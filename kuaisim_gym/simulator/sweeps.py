@@ -6,7 +6,10 @@ priors given features, the levels of the tables, and the pull of tastes on where
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +17,10 @@ from scipy.sparse import csr_matrix, hstack
 
 from kuaisim_gym.data.dataset import TrainingData, pair_products
 from kuaisim_gym.data.feedback import IntArray, Interactions
-from kuaisim_gym.simulator.evidence import Evidence, Labels, Rows, RowVector, Shares, Table
+from kuaisim_gym.simulator.evidence import Labels, Rows, RowVector, Shares, Table
 from kuaisim_gym.simulator.fit import feature_matrix
 from kuaisim_gym.simulator.positives import EXPOSURE_POWER, place_losses
-from kuaisim_gym.simulator.spectral import leading_item_vectors
+from kuaisim_gym.simulator.shards import Evidence, Shards, item_ranges, leading_vectors
 
 PLACING_STEPS = 3  # that place users given the items
 FEATURE_RIDGE = 10.0  # users or items that share a value before it has half its say
@@ -47,13 +50,14 @@ class Fit:
         data: Source of rows and features.
         learners: The users whose rows are learned from.
         rank: Number of factors.
+        folder: Where the rows of large tables go, in shards.
 
     Attributes:
         size: Number of users and of items.
         n_shown: Items of the catalogue, the first ones.
         learners: (n,) int, the users.
         logistic: Whether answers are yes or no.
-        scale: (n,) float32, ascending, the responses of the train log.
+        scale: (n,) float32, ascending, the responses of the train log; none of yes or no.
         evidence: The rows of the learners.
         quality, vectors: Posterior means of items.
         quality_variance, vector_covariance, crossed: Their posterior covariances.
@@ -64,11 +68,15 @@ class Fit:
         excess: Spread of that between users, beyond chance.
     """
 
-    def __init__(self, data: TrainingData, learners: IntArray, rank: int) -> None:
+    def __init__(
+        self, data: TrainingData, learners: IntArray, rank: int, folder: Path | None = None
+    ) -> None:
         self.size = n_users, n_items = data.n_users, data.n_all_items
+        self._folder = folder
         self.n_shown = data.n_items
         self.logistic = data.log.link == "logistic"
-        self.scale = np.sort(data.train_log.response)
+        empty = np.empty(0, np.float32)  # where scores are log-odds
+        self.scale = empty if self.logistic else np.sort(data.train_log.response)
         count = np.bincount(data.train_log.items, minlength=n_items)
         level = np.log(count + 0.5)
         shown = level[: data.n_items]
@@ -84,7 +92,7 @@ class Fit:
         self._positive = not data.log.has_negatives
         unit = 1.0 if self.logistic else 0.1
         self.rank = rank
-        self.vectors: Vector = self._start(data.log.of_users(learners, n_users), data.n_items)
+        self.vectors: Vector = self._start()
         self.quality: Vector = np.zeros(n_items)
         self.quality_variance: Vector = np.zeros(n_items)
         self.vector_covariance: Vector = np.zeros((n_items, rank, rank))
@@ -106,30 +114,45 @@ class Fit:
             np.broadcast_to(self.user_spread, (n_users, rank + 2, rank + 2)),
         )
 
-    def table(self, rows: Interactions, swayed: float) -> Table:
+    def table(self, rows: Interactions, swayed: float, size: tuple[int, int]) -> Table:
         """A table of answers."""
         if rows.link == "logistic":
-            return Labels(rows, self.size, swayed)
-        return Shares(rows, self.size, swayed, self.scale)
+            return Labels(rows, size, swayed)
+        return Shares(rows, size, swayed, self.scale)
 
     def evidence_of(self, log: Interactions) -> Evidence:
         """Evidence of a log, at the level of the learners' own."""
-        answers = [self.table(log, 1.0)] if log.has_negatives else []
-        places = answers[0] if answers else Rows(log, self.size)
+        answers, places = self._shards(log)
         return Evidence(answers, self.evidence.levels[: len(answers)], places)
+
+    def _shards(
+        self, log: Interactions, randomised: Interactions | None = None
+    ) -> tuple[list[Shards[Table]], Shards[Any]]:
+        """Tables of answers, and the rows whose places tell, all by the same ranges of items."""
+        tables = [(log, 1.0)] + ([] if randomised is None else [(randomised, 0.0)])
+        counts = [np.bincount(rows.items, minlength=self.size[1]) for rows, _ in tables]
+        ranges = item_ranges(np.sum(counts, axis=0))
+
+        def shards(rows: Interactions, make: Callable[..., Any]) -> Shards[Any]:
+            return Shards(rows, self.size[0], ranges, make, self._folder)
+
+        answers = [
+            shards(rows, lambda shard, size, swayed=swayed: self.table(shard, swayed, size))
+            for rows, swayed in tables
+            if rows.has_negatives
+        ]
+        return answers, answers[0] if log.has_negatives else shards(log, Rows)
 
     def _learn_from(self, data: TrainingData, learners: IntArray) -> None:
         self.learners = learners
-        n_users = self.size[0]
-        log = data.log.of_users(learners, n_users)
-        answers = [self.table(log, 1.0)] if log.has_negatives else []
-        places = answers[0] if answers else Rows(log, self.size)
-        if data.randomised is not None:
-            others = np.setdiff1d(data.train_users, learners)
-            mine = ~np.isin(data.randomised.users, others)
-            rows = data.randomised.take(mine) if mine.any() else data.randomised
-            answers.append(self.table(rows, 0.0))
-        self.evidence = Evidence(answers, [table.start() for table in answers], places)
+        rows = data.randomised
+        if rows is not None:
+            mine = ~np.isin(rows.users, np.setdiff1d(data.train_users, learners))
+            rows = rows.take(mine) if mine.any() else rows
+        answers, places = self._shards(data.log.of_users(learners, self.size[0]), rows)
+        means = [sum(shard.total for _, shard in table) / table.n_rows for table in answers]
+        levels = [table[0].start(mean) for table, mean in zip(answers, means, strict=True)]
+        self.evidence = Evidence(answers, levels, places)
 
     def over(self, data: TrainingData, learners: IntArray) -> Fit:
         """The fit, to go on with the rows of other users."""
@@ -138,19 +161,16 @@ class Fit:
         self.evidence.levels[:] = levels
         return self
 
-    def _start(self, log: Interactions, n_shown: int) -> Vector:
+    def _start(self) -> Vector:
         """(n_items, rank) leading directions of where the log's rows lie, of unit length."""
-        cells = (np.ones(len(log)), (log.users, log.items))
-        matrix = csr_matrix(cells, shape=self.size)
-        per_user = np.bincount(log.users, minlength=self.size[0])
-        count = np.bincount(log.items, minlength=self.size[1])
+        places = self.evidence.places
         # The first direction is that of the counts themselves.
-        leading = leading_item_vectors(matrix, per_user, count, self.rank + 1)[:, 1:]
+        leading = leading_vectors(places, self.rank + 1)[:, 1:]
         vectors = np.zeros((self.size[1], self.rank))
         vectors[:, : leading.shape[1]] = leading
-        if not log.has_negatives:
-            vectors /= np.sqrt((count + 1.0) / len(log))[:, None]
-        length = np.sqrt((vectors[:n_shown] ** 2).sum(axis=1).mean())
+        if self._positive:
+            vectors /= np.sqrt((places.per_item + 1.0) / places.n_rows)[:, None]
+        length = np.sqrt((vectors[: self.n_shown] ** 2).sum(axis=1).mean())
         return np.asarray(vectors / (length or 1.0))
 
     def sweep(self) -> None:
@@ -162,13 +182,13 @@ class Fit:
         self._move_levels()
         self._move_places()
 
-    def score(self, table: Table, level: float, users: Beliefs) -> RowVector:
-        """(n,) scores of a table's rows at the means of users and items."""
-        mean, popularity = users.mean.astype(np.float32), self.popularity.astype(np.float32)
+    def score(self, table: Table, level: float, users: Beliefs, items: slice) -> RowVector:
+        """(n,) scores of a table's rows, of a range of items, at the means of both sides."""
+        mean, popularity = users.mean.astype(np.float32), self.popularity[items].astype(np.float32)
         left = np.column_stack([mean[:, 0], table.swayed * mean[:, 1], mean[:, 2:]])
-        right = np.column_stack([np.ones(len(popularity), np.float32), popularity, self.vectors])
-        right = right.astype(np.float32)
-        score = (np.float32(level) + self.quality.astype(np.float32))[table.items]
+        level_column = np.ones(len(popularity), np.float32)
+        right = np.column_stack([level_column, popularity, self.vectors[items]]).astype(np.float32)
+        score = (np.float32(level) + self.quality[items].astype(np.float32))[table.items]
         for start in range(0, len(score), _CHUNK):
             rows = slice(start, start + _CHUNK)
             score[rows] += pair_products(left, right, table.users[rows], table.items[rows])
@@ -200,22 +220,27 @@ class Fit:
             self._spread = float(np.einsum("nij,nji->", covariance, told))
         return users
 
-    def _of_answers(self, table: Table, level: float, users: Beliefs) -> tuple[Vector, Vector]:
+    def _of_answers(
+        self, table: Shards[Table], level: float, users: Beliefs
+    ) -> tuple[Vector, Vector]:
         """Information about users in a table, and its pull on them."""
-        score = self.score(table, level, users)
-        curve = table.curvature(score, self.noise)
-        design = np.column_stack(
-            [np.ones(self.size[1]), table.swayed * self.popularity, self.vectors]
-        )
-        squares = _squares(design, self.vector_covariance)
-        cross = design * self.quality[:, None]
-        cross[:, 2:] += self.crossed
-        sums = table.by_user(curve.information, np.hstack([squares, cross]))
-        n = squares.shape[1]
-        told = curve.information * (score - np.float32(level)) + curve.residual
-        return _square(sums[:, :n], self.rank + 2), table.by_user(told, design) - sums[:, n:]
+        n_users, d = self.size[0], self.rank + 2
+        n = d * (d + 1) // 2
+        sums, pulled = np.zeros((n_users, n + d)), np.zeros((n_users, d))
+        for items, shard in table:
+            score = self.score(shard, level, users, items)
+            curve = shard.curvature(score, self.noise)
+            popularity = shard.swayed * self.popularity[items]
+            design = np.column_stack([np.ones(len(popularity)), popularity, self.vectors[items]])
+            squares = _squares(design, self.vector_covariance[items])
+            cross = design * self.quality[items, None]
+            cross[:, 2:] += self.crossed[items]
+            sums += shard.by_user(curve.information, np.hstack([squares, cross]))
+            told = curve.information * (score - np.float32(level)) + curve.residual
+            pulled += shard.by_user(told, design)
+        return _square(sums[:, :n], d), pulled - sums[:, n:]
 
-    def _of_places(self, places: Rows) -> tuple[Vector, Vector]:
+    def _of_places(self, places: Shards[Any]) -> tuple[Vector, Vector]:
         """Information about users in where their rows lie, and its pull on them."""
         n_users, d = self.size[0], self.rank + 2
         precision, pulled = np.zeros((n_users, d, d)), np.zeros((n_users, d))
@@ -223,13 +248,13 @@ class Fit:
         region = self._region(places)
         information = self.pull**2 * places.per_user * weight
         precision[:, 2:, 2:] = information[:, None, None] * base.item_spread[region]
-        rest = places.by_user(np.ones(len(places.users), np.float32), self.vectors)
+        rest = places.by_user(self.vectors)
         rest -= places.per_user[:, None] * base.item_mean[region]
         pulled[:, 2:] = (self.pull * weight)[:, None] * rest
         pulled[:, 2:] += information[:, None] * (base.item_spread @ base.user_mean)[region]
         return precision, pulled
 
-    def _region(self, places: Rows) -> IntArray:
+    def _region(self, places: Shards[Any]) -> IntArray:
         """(n_users,) int: 1 for users whose rows all lie outside the catalogue, 0 for others.
 
         Where a dataset keeps all pairs of some users and the catalogue for its sessions, as KuaiRec
@@ -243,8 +268,7 @@ class Fit:
         """Means and spreads of vectors and tastes, as the learners' rows weigh them."""
         places, users, k = self.evidence.places, self._users, self.rank
         weight = 1.0 / (1.0 + self.excess * places.per_user)
-        one = np.ones(len(places.users), np.float32)
-        per_item = places.by_item(one, weight[:, None])[:, 0]
+        per_item = places.by_item(weight[:, None])[:, 0]
         share, of_user = per_item / per_item.sum(), places.per_user * weight
         of_user = of_user / of_user.sum()
         outside = np.where(np.arange(len(share)) < self.n_shown, 0.0, share)
@@ -257,45 +281,62 @@ class Fit:
 
     def _move_items(self) -> None:
         """Posterior of items, given users."""
-        k, users = self.rank, self._users
-        mean, covariance = users.mean, users.covariance
+        mean, covariance = self._users.mean, self._users.covariance
         design = np.column_stack([np.ones(self.size[0]), mean[:, 2:]])
-        squares = _squares(design, covariance[:, 2:, 2:])
-        cross = []
+        columns = [_squares(design, covariance[:, 2:, 2:])]
         for column in (0, 1):  # level and sway, whose parts of a score are not the item's
-            part = design * mean[:, column, None]
-            part[:, 1:] += covariance[:, 2:, column]
-            cross.append(part)
+            product = design * mean[:, column, None]
+            product[:, 1:] += covariance[:, 2:, column]
+            columns.append(product)
+        base = self._base
+        for number, items in enumerate(self.evidence.ranges):
+            self._move_range(number, items, design, np.hstack(columns), base)
+
+    def _move_range(
+        self, number: int, items: slice, design: Vector, columns: Vector, base: _Base
+    ) -> None:
+        """Posterior of one range of items, those of a shard.
+
+        Args:
+            number: The shard.
+            items: Its items.
+            design: (n_users, 1 + k) means of what scores are linear in.
+            columns: (n_users, m) expected products of it, then with level and sway.
+            base: Moments of the rows.
+        """
+        k, users = self.rank, self._users
         prior = 1.0 / np.maximum(self.item_spread, 1e-8)
-        precision = np.zeros((self.size[1], k + 1, k + 1))
-        pulled = (self._item_design @ self.item_slopes) * prior
-        n = squares.shape[1]
-        for table, level in zip(self.evidence.answers, self.evidence.levels, strict=True):
-            score = self.score(table, level, users)
+        pulled = (self._item_design[items] @ self.item_slopes) * prior
+        precision = np.zeros((len(pulled), k + 1, k + 1))
+        n = columns.shape[1] - 2 * (k + 1)
+        for shards, level in zip(self.evidence.answers, self.evidence.levels, strict=True):
+            table = shards[number]
+            score = self.score(table, level, users, items)
             curve = table.curvature(score, self.noise)
-            sums = table.by_item(curve.information, np.hstack([squares, *cross]))
+            sums = table.by_item(curve.information, columns)
             told = curve.information * (score - np.float32(level)) + curve.residual
             precision += _square(sums[:, :n], k + 1)
             pulled += table.by_item(told, design) - sums[:, n : n + k + 1]
-            pulled -= (table.swayed * self.popularity)[:, None] * sums[:, n + k + 1 :]
+            popularity = table.swayed * self.popularity[items]
+            pulled -= popularity[:, None] * sums[:, n + k + 1 :]
         told_of_items = precision.copy()
-        base, places = self._base, self.evidence.places
-        information = self.pull**2 * base.per_item
+        information = self.pull**2 * base.per_item[items]
         precision[:, 1:, 1:] += information[:, None, None] * base.user_spread
-        tastes = base.weight[:, None] * (mean[:, 2:] - base.user_mean)
-        one = np.ones(len(places.users), np.float32)
-        pulled[:, 1:] += self.pull * places.by_item(one, tastes)
+        tastes = base.weight[:, None] * (users.mean[:, 2:] - base.user_mean)
+        places = self.evidence.places[number]
+        pulled[:, 1:] += self.pull * places.by_item(places.unit_weights, tastes)
         pulled[:, 1:] += information[:, None] * (base.user_spread @ base.item_mean[0])
         precision += np.diag(prior)
         if not self._answered:  # places alone: the quality is given
-            self.vector_covariance = _inverse(precision[:, 1:, 1:])
-            self.vectors = np.einsum("nij,nj->ni", self.vector_covariance, pulled[:, 1:])
+            inverse = _inverse(precision[:, 1:, 1:])
+            self.vector_covariance[items] = inverse
+            self.vectors[items] = np.einsum("nij,nj->ni", inverse, pulled[:, 1:])
             return
         inverse = _inverse(precision)
         moved = np.einsum("nij,nj->ni", inverse, pulled)
-        self.quality, self.vectors = moved[:, 0], moved[:, 1:]
-        self.quality_variance, self.crossed = inverse[:, 0, 0], inverse[:, 1:, 0]
-        self.vector_covariance = inverse[:, 1:, 1:]
+        self.quality[items], self.vectors[items] = moved[:, 0], moved[:, 1:]
+        self.quality_variance[items], self.crossed[items] = inverse[:, 0, 0], inverse[:, 1:, 0]
+        self.vector_covariance[items] = inverse[:, 1:, 1:]
         self._spread += float(np.einsum("nij,nji->", inverse, told_of_items))
 
     def _move_user_prior(self) -> None:
@@ -304,7 +345,7 @@ class Fit:
         mean = users.mean[mine]
         self.user_slopes = _ridge(self.user_design[mine], mean)
         self.user_slopes[:, 1] = 0.0
-        if len(self.evidence.answers) > 1:  # else the mean sway is a part of quality
+        if len(self.evidence.answers) > 1:  # else the mean sway is a shard of quality
             self.user_slopes[0, 1] = mean[:, 1].mean()
         rest = mean - self.user_design[mine] @ self.user_slopes
         self.user_spread = users.covariance[mine].mean(axis=0) + rest.T @ rest / len(mine)
@@ -326,22 +367,24 @@ class Fit:
         """Levels of the tables, and the noise of shares."""
         tables, levels = self.evidence.answers, self.evidence.levels
         for number, table in enumerate(tables):
-            score = self.score(table, levels[number], self._users)
-            shift, square = table.misfit(score, self.noise)
-            levels[number] += shift
+            misfit = np.zeros(3)
+            for items, shard in table:
+                score = self.score(shard, levels[number], self._users, items)
+                misfit += shard.misfit(score, self.noise)
+            rest, slope, square = misfit / table.n_rows
+            levels[number] += float(rest) / max(float(slope), 1e-3)
             if number == 0 and not self.logistic:
-                rows = sum(len(one.users) for one in tables)
-                self.noise = max(square + self.noise * self._spread / rows, 1e-3)
+                rows = sum(one.n_rows for one in tables)
+                self.noise = max(float(square) + self.noise * self._spread / rows, 1e-3)
 
     def _move_places(self) -> None:
         """Pull of tastes on rows, if answers tell it, and the spread of logs of one taste."""
         base, places, users = self._base, self.evidence.places, self._users
         mine = self.learners[places.per_user[self.learners] > 0]
         n, weight = places.per_user[mine], base.weight[mine]
-        one = np.ones(len(places.users), np.float32)
         region = self._region(places)[mine]
         mean, spread = base.item_mean[region], base.item_spread[region]
-        rest = places.by_user(one, self.vectors)[mine] - n[:, None] * mean
+        rest = places.by_user(self.vectors)[mine] - n[:, None] * mean
         taste, covariance = users.mean[mine, 2:] - base.user_mean, users.covariance[mine, 2:, 2:]
         size = np.einsum("ni,nij,nj->n", taste, spread, taste)
         size += np.einsum("nij,nij->n", covariance, spread)
@@ -359,10 +402,11 @@ class Fit:
     def loss(self, rows: Interactions, users: Beliefs, levels: list[float]) -> Vector:
         """(n,) -log likelihood of the answers of some rows; of positive rows, of their places."""
         if levels:
-            table = self.table(rows, 1.0)
-            return np.asarray(table.loss(self.score(table, levels[0], users), self.noise))
+            table = self.table(rows, 1.0, self.size)
+            score = self.score(table, levels[0], users, slice(None))
+            return np.asarray(table.loss(score, self.noise))
         taste = self.pull * users.mean[:, 2:]
-        count = np.bincount(self.evidence.places.items, minlength=self.size[1])
+        count = self.evidence.places.per_item
         return np.asarray(place_losses(taste, self.vectors, count, rows)[0])
 
     def rotate(self) -> None:

@@ -75,6 +75,9 @@ def test_probabilities_of_the_feasible_slates_sum_to_one(least: int, most: int) 
     slates = all_slates(least, most)
     log_prob = of_scores(some_scores(n=len(slates)), least, most).log_prob(slates).sum(dim=1)
     assert float(log_prob.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+    everything = all_slates()
+    log_prob = of_scores(some_scores(n=len(everything)), least, most).log_prob(everything)
+    assert float(log_prob.sum(dim=1).exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
 
 @pytest.mark.parametrize(("least", "most"), ALL_BOUNDS)

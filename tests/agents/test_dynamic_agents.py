@@ -17,6 +17,7 @@ from dsrm_agents import (
     Codebook,
     DiscreteBCQ,
     DNaIR,
+    EncodedVecEnv,
     HierarchicalPPO,
     PenalisedVecEnv,
     PreferenceVecEnv,
@@ -28,6 +29,7 @@ from dsrm_agents import (
     evaluate,
     export_onnx,
     extend,
+    fit_encoder,
     item_features,
     make_vec_env,
     resume,
@@ -562,6 +564,20 @@ def test_purified_observations_keep_the_day(small, quick_fit, observation: str) 
         np.testing.assert_array_equal(observed[name], env.observe()[name])
     assert purified.observation_space.contains({key: part[0] for key, part in observed.items()})
     hierarchical(purified).learn(64)
+
+
+def test_an_encoder_reads_items_that_came_after_its_fit(small) -> None:
+    known, timetable = before_first_day(small, Lifecycle(**LIFE, days=(1, 3)))
+    encoder = fit_encoder(known, "ce", updates=5, batch_size=8)
+    env = environment(small, **SLATES)
+    encoded = EncodedVecEnv(env, encoder)
+    first = encoded.reset()["state"]
+    newcomers = np.flatnonzero((timetable.born == 1) & (timetable.gone > 1))
+    slates = np.tile(newcomers[:K], (env.num_envs, 1))
+    state = encoded.step(slates)[0]["state"]
+    preference = env.batch.encoder.preference_slice
+    assert (state[:, preference] != first[:, preference]).any(axis=1).all()
+    hierarchical(encoded).learn(64)
 
 
 # Refusals

@@ -359,6 +359,9 @@ def test_other_agents_rows_and_codebooks_are_refused(trained, earlier, later) ->
     for wrong in (np.zeros((m, d - 1)), np.zeros((m + 1, d)), np.full((m, d), np.nan)):
         with pytest.raises(ConfigError, match=rf"finite numbers of shape \({m}, {d}\)"):
             extend(model, env, embedding=wrong)
+    for words in ("x", [[0.0], [1.0, 2.0]]):
+        with pytest.raises(ConfigError, match="finite numbers of shape"):
+            extend(model, env, embedding=words)
     own = Codebook.fit(load_catalogue(later).known)
     with pytest.raises(ConfigError, match="the policy's own codes and ids"):
         extend(model, env, policy_kwargs={"codebook": own})

@@ -13,10 +13,12 @@ from benchmarks.agents import AGENTS, hrl
 from dsrm_agents import fit_encoder, make_vec_env
 from dsrm_agents.baselines.novelty import item_quality
 from dsrm_agents.baselines.world_model import fit_world_model
+from dsrm_agents.common.evaluation import next_actions
 from dsrm_agents.dsrm.pairs import Examples, TargetConfig, log_parts
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.options import preference_encoder
+from kuaisim_gym.envs.shared import wants_masks
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import auc
 
@@ -46,7 +48,8 @@ def trained(name: str, dataset: Dataset, quick_fit) -> tuple[Any, Any]:
     elif agent.fit is not None:
         fitted = agent.fit(dataset, 0, False)
     shown = agent.options_for(fitted)
-    options = {"dataset": dataset, "max_len": 5, "slate_size": 4, **shown}
+    slate_size = 1 if shown.get("action_type") == "discrete" else 4
+    options = {"dataset": dataset, "max_len": 5, "slate_size": slate_size, **shown}
     wrapper = {option: hyperparams.pop(option) for option in agent.wrapper_options}
 
     def wrapped(split: str, n: int) -> Any:
@@ -68,10 +71,10 @@ def test_an_agent_that_suits_learns_and_plays_pools(
         return
     model, wrapped = trained(name, pooled, quick_fit)
     env = wrapped("test", 20)
-    observations = env.reset()
-    batch = env.get_attr("batch")[0]
+    observations, dones = env.reset(), np.ones(20, dtype=bool)
+    batch, masked = env.get_attr("batch")[0], wants_masks(model)
     for _ in range(2):
-        actions, _ = model.predict(observations, deterministic=True)
+        actions, _ = next_actions(model, env, observations, None, dones, masked=masked)
         observations, _, dones, _ = env.step(actions)
         running = np.flatnonzero(~dones & (batch.core.state.steps > 0))
         for slot in running:

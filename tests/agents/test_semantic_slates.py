@@ -145,6 +145,9 @@ def test_probabilities_of_the_slates_within_bounds_sum_to_one(least: int, most: 
     world, slates = World(), all_slates(least, most)
     found = probability(world, slates, least=least, most=most)
     assert float(found.sum()) == pytest.approx(1.0, abs=1e-4)
+    allowed = {tuple(slate) for slate in slates.tolist()}
+    others = torch.tensor([s for s in all_slates().tolist() if tuple(s) not in allowed])
+    assert (probability(world, others, least=least, most=most) == 0.0).all()
 
 
 @pytest.mark.parametrize("bias", [-20.0, 20.0])

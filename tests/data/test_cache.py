@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -273,18 +273,19 @@ def test_an_unwritable_cache_is_no_obstacle(tmp_path: Path, monkeypatch, caplog)
 
 
 @pytest.fixture
-def short_files() -> Iterator[Callable[[int], None]]:
-    """A function that makes disks refuse files of more than some bytes until the test ends."""
-    resource = pytest.importorskip("resource")  # Windows has none
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+def short_files() -> Callable[[int], AbstractContextManager[None]]:
+    """Blocks in which disks refuse files of more than some bytes."""
+    pytest.importorskip("resource")  # Windows has none
+    from tests.attack.forks import files_of_at_most
+
+    return files_of_at_most
 
 
 def test_a_full_disk_is_no_obstacle_to_who_builds(folder: Path, short_files, caplog) -> None:
-    short_files(10_000)
     for name in ("one", "two"):
-        assert cached(name, lambda: {"a": np.ones(9), "b": np.ones(10_000)})["b"].sum() == 10_000
+        with short_files(10_000):
+            built = cached(name, lambda: {"a": np.ones(9), "b": np.ones(10_000)})
+        assert built["b"].sum() == 10_000
     (warning,) = caplog.messages
     assert "without the cache" in warning
     assert os.strerror(errno.EFBIG) in warning
@@ -296,15 +297,13 @@ def test_a_full_disk_is_told_when_files_are_read(folder, tmp_path, short_files, 
     rows = "".join(f"{user},{item},0.5\n" for user in range(60) for item in range(60))
     for table in ("big_matrix", "small_matrix"):
         (tmp_path / f"{table}.csv").write_text(f"user_id,video_id,watch_ratio\n{rows}")
-    short_files(size)
-    with pytest.raises(DiskSpaceError, match="KUAISIM_CACHE"):
+    with short_files(size), pytest.raises(DiskSpaceError, match="KUAISIM_CACHE"):
         load_dataset("kuairec", tmp_path)
     assert [path.name for path in folder.glob("[!d]*")] == []
 
 
 def test_a_large_array_needs_room(tmp_path: Path, short_files) -> None:
-    short_files(1 << 20)
-    with pytest.raises(DiskSpaceError, match=r"of about 24.0 MB"):
+    with short_files(1 << 20), pytest.raises(DiskSpaceError, match=r"of about 24.0 MB"):
         allocate(tmp_path / "a.npy", (3_000_000,), np.float64, np.nan)
 
 

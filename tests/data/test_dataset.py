@@ -325,3 +325,22 @@ def test_products_of_all_pairs_are_one_matrix_product_and_others_go_pair_by_pair
     np.testing.assert_array_equal(pair_products(left, right, rows, whole), pairs)
     same = pair_products(left, right, rows[:, 0], rows[:, 0])
     np.testing.assert_array_equal(same, np.einsum("nd,nd->n", left[:9], right[:9]))
+
+
+def test_without_rare_log_only_items() -> None:
+    # User 0 is a test user; items 10 and 11 are the catalogue, item 2 is logged but once in train.
+    whole = dataset(
+        user_ids=np.array([3, 7]),
+        item_ids=np.array([10, 11, 12, 13]),
+        n_items=2,
+        log=table([0, 0, 1, 1, 1, 1], [2, 2, 3, 2, 3, 0], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
+        test=table([0], [1], [0.25]),
+    )
+    few = whole.without_rare(2)
+    assert few.item_ids.tolist() == [10, 11, 13] and few.n_items == 2
+    assert few.log.users.tolist() == [1, 1, 1]
+    assert few.log.items.tolist() == [2, 2, 0]
+    assert few.log.response.tolist() == pytest.approx([0.3, 0.5, 0.6])
+    assert whole.without_rare(1).fingerprint == whole.fingerprint
+    with pytest.raises(ConfigError, match="least_rows"):
+        whole.without_rare(0)

@@ -263,7 +263,7 @@ def test_tastes_of_positives_foretell_hidden_ones(name: str, request) -> None:
     log = data.log.of_users(held_out, data.n_users)
     hidden = np.random.default_rng(0).random(len(log)) < 0.5
     users = fit.place(fit.evidence_of(log.take(~hidden)))
-    count = np.bincount(fit.evidence.places.items, minlength=data.n_all_items)
+    count = fit.evidence.places.per_item
     taste, slopes = fit.pull * users.mean[:, 2:], (0.0, 0.25, 1.0, 2.0)
     losses = place_losses(taste, fit.vectors, count, log.take(hidden), slopes).mean(axis=1)
     assert losses[2] < losses[0] - 0.1

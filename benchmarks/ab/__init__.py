@@ -1,0 +1,1 @@
+"""A/B tests in simulation: one test, a thousand without a difference, and arms that interfere."""
