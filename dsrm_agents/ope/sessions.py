@@ -68,6 +68,9 @@ class Steps:
             popular: (n_items,) bool.
             covariate: (n_users,) anything that was known of users before, such as their mean answer
                 in older logs: its quarters are a part of the state.
+
+        Raises:
+            ConfigError: The log does not name its users, or the covariate lacks one.
         """
         alive, shown = logged.alive, logged.slates >= 0
         log_ratio = np.where(shown, logged.log_probs_of(policy) - logged.log_probs, 0.0)
@@ -121,6 +124,12 @@ def _states(
     bins = np.floor(patience / PATIENCE_WIDTH).astype(np.int64)
     stratum = np.zeros(len(logged), dtype=np.int64)
     if covariate is not None:
+        if logged.users.min() < 0 or logged.users.max() >= len(covariate):
+            raise ConfigError(
+                f"covariate must have a number for each user, got {len(covariate)} beside users "
+                f"{logged.users.min()} to {logged.users.max()}: -1 is a user whom the log does not "
+                "name."
+            )
         value = covariate[logged.users]
         cuts = np.quantile(value, np.arange(1, STRATA) / STRATA)
         stratum = np.searchsorted(cuts, value, side="right")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -204,3 +206,6 @@ def test_items_need_answers_of_their_own(played) -> None:
     assert steps.sums[:, :, 1] == pytest.approx(logged.rewards)
     with pytest.raises(ConfigError, match="items' answers"):
         per_decision(steps, model="position")
+    strangers = replace(alone, users=np.full(len(alone), -1, np.int32))
+    with pytest.raises(ConfigError, match="-1 is a user whom the log does not name"):
+        Steps.of(strangers, logging, batch.catalogue.popular, np.zeros(9))
