@@ -178,16 +178,20 @@ def _of_dial(result: Result) -> list[str]:
         "long tail, log",
         "true",
     ]
+    note = f"{result['log_sessions']:,} logged sessions of *{result['logging']}*. {_choice(result)}"
+    return [markdown_table(header, rows, "ll" + "r"), note]
+
+
+def _choice(result: Result) -> str:
+    """A sentence on the share that logs alone choose."""
     answered = [row for row in result["rows"] if row["estimate"]]
     chosen = max(answered, key=lambda row: row["estimate"]["r_cum"][0])
     best = max(result["rows"], key=lambda row: row["truth"]["r_cum"][0])
     lost = best["truth"]["r_cum"][0] - chosen["truth"]["r_cum"][0]
-    note = (
-        f"{result['log_sessions']:,} logged sessions of *{result['logging']}*. By R_cum the log "
-        f"chooses {chosen['share']:g} and the simulator {best['share']:g}: the choice costs "
-        f"{lost:.3f} of {best['truth']['r_cum'][0]:.2f}."
+    return (
+        f"By R_cum the log chooses a long-tail share of {chosen['share']:g} and the simulator "
+        f"{best['share']:g}: the choice costs {lost:.3f} of {best['truth']['r_cum'][0]:.2f}."
     )
-    return [markdown_table(header, rows, "ll" + "r"), note]
 
 
 def _replay(results: list[Result]) -> list[list[str]]:
@@ -204,16 +208,23 @@ def _of_replay(result: Result) -> list[str]:
             row["policy"], f"{row['worth']:,.0f}{refused}", f"{value:.3f} ± {(high - low) / 2:.3f}",
             f"{mean:.3f} ± {half:.3f}", f"{mean - value:+.3f}",
         ])  # fmt: skip
-    answered = [row for row in result["rows"] if row["worth"] >= LEAST_ESS]
-    gap = float(np.mean([abs(row["simulated"][0] - row["replayed"][0]) for row in answered]))
     header = ["policy", "worth", "real clicks, replayed", "simulated", "difference"]
     note = (
         f"Click rate of the first item of a session: {result['log_rows']:,} real rows of "
         f"{result['users']:,} users of KuaiRand's random log, reweighted (self-normalised, "
-        f"intervals over users), and {result['sessions']:,} simulated sessions. Mean distance "
-        f"where the log is worth {LEAST_ESS:.0f} rows: {gap:.3f}."
+        f"intervals over users), and {result['sessions']:,} simulated sessions. {_distance(result)}"
     )
     return [markdown_table(header, rows, "lr"), note]
+
+
+def _distance(result: Result) -> str:
+    """A sentence on what the simulator adds to real clicks."""
+    answered = [row for row in result["rows"] if row["worth"] >= LEAST_ESS]
+    gaps = [row["simulated"][0] - row["replayed"][0] for row in answered]
+    return (
+        f"Where the log is worth {LEAST_ESS:.0f} rows, the simulator's rates are {min(gaps):+.3f} "
+        f"to {max(gaps):+.3f} from the replayed ones."
+    )
 
 
 NEAR_ONE, FAR_ONE, RATIO_ONE = "doubly robust", "marginalised doubly robust", "stepwise, items"
@@ -251,6 +262,16 @@ def verdict(results: list[Result]) -> str:
             ranked,
             f"**R_each and long-tail share alone: *{RATIO_ONE}*** needs no history and the "
             "smallest weights; it says nothing of Len and R_cum.",
+            *(
+                f"**A dial by logs alone.** {_choice(result)}"
+                for result in results
+                if result["part"] == "dial"
+            ),
+            *(
+                f"**The real random log.** {_distance(result)}"
+                for result in results
+                if result["part"] == "replay"
+            ),
         ]
     )
 
