@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test docs site lint format types package-check clean
+.PHONY: demo test docs site lint format types package-check extras-check clean
 
 demo: .venv/bench
 	.venv/bin/python -m benchmarks demo $(if $(SMOKE),--smoke)
@@ -33,6 +33,10 @@ types: .venv/test
 # Minutes, and the network: the wheel is built, installed elsewhere and tried there.
 package-check: .venv/test
 	.venv/bin/python tests/check_package.py
+
+# Each extra alone in a new environment: an hour, gigabytes, and the network.
+extras-check: .venv/test
+	.venv/bin/python tests/check_extras.py
 
 .venv/bench: setup.cfg setup.py pyproject.toml constraints.txt | .venv/bin/python
 	$(PIP) -e ".[bench]"

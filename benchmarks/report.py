@@ -19,8 +19,10 @@ from .estimates import report as estimates
 from .ope import report as ope
 from .page import page_of, runs_of
 from .pareto import report as pareto
+from .plots import save_small
 from .purify import report as purify
 from .results import RUN, Result, read_results, studies_in, world_of
+from .standings import board_of, draw_profiles, leaderboard, statistics
 from .tables import ladder, markdown, summary
 
 INTRODUCTION = """# Results
@@ -29,7 +31,10 @@ Made by the commands of `python -m benchmarks`; each JSON file here names its co
 """
 
 # Tables of run results that a page may hold between the comments <!-- name --> and <!-- /name -->.
-PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {"ladder": ladder, "summary": summary}
+PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {
+    "ladder": ladder, "summary": summary, "leaderboard": leaderboard, "statistics": statistics,
+}  # fmt: skip
+PROFILES = "profiles.png"  # the figure beside the tables
 
 # Title, name, reader and tables of each study beside the runs.
 STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], str]], ...] = (
@@ -83,7 +88,9 @@ def main(options: argparse.Namespace) -> None:
     path = folder / "README.md"
     write_atomically(path, report(folder).encode())
     print(path)
-    results = read_results(folder) if options.pages else []
+    results = read_results(folder) if RUN in studies_in(folder) else []
+    if board := board_of(results):
+        print(save_small(draw_profiles(board), folder / PROFILES))
     for page in options.pages:
         write_atomically(page, renewed(page.read_text(encoding="utf-8"), results).encode())
         print(page)
@@ -116,6 +123,8 @@ def report(folder: Path) -> str:
     )
     sections = {
         "Whole sessions at a glance": summary(runs),
+        "Leaderboard": leaderboard(runs),
+        "Statistics": statistics(runs),
         "The paper's tables": paper.markdown(today),
         "Agents": markdown(runs),
         "Stability": stability.markdown(stability.worlds_of(runs)),

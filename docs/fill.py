@@ -7,6 +7,7 @@ A page holds a comment where that belongs, and :func:`filled` puts it there:
 * ``<!-- settings hrl dsrm-hrl -->``: the benchmark's settings of agents;
 * ``<!-- results random hrl -->``: Len of agents in today's worlds, and with ``older`` in front of
   the names in those of an earlier version;
+* ``<!-- findings ../findings -->``: a table of what the heads of scripts in a folder say;
 * ``<!-- file ../CHANGELOG.md -->``: a file outside of ``docs``; the page is nothing else.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 
 from benchmarks.agents import AGENTS
@@ -32,7 +34,7 @@ PAGES = {
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
 }
-_COMMENT = re.compile(r"<!-- (docstring|settings|results|file) (.+?) -->")
+_COMMENT = re.compile(r"<!-- (docstring|settings|results|findings|file) (.+?) -->")
 _ROLE = re.compile(r":\w+:`([^`]+)`")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
@@ -44,7 +46,10 @@ def filled(text: str, page: str) -> str:
         text: Markdown.
         page: Name of the page, such as ``"howto/sb3"``.
     """
-    makers = {"docstring": docstring, "settings": settings, "results": results, "file": file}
+    makers = {
+        "docstring": docstring, "settings": settings, "results": results, "findings": findings,
+        "file": file,
+    }  # fmt: skip
     text = _COMMENT.sub(lambda match: makers[match[1]](match[2]), text)
     up = "../" * page.count("/")
     for path, name in PAGES.items():
@@ -94,6 +99,19 @@ def results(argument: str) -> str:
         if world.task is SessionBatch and world.is_older == is_older
     ]
     return markdown_table(["Len", *agents], (row for row in rows if any(row[1:])))
+
+
+def findings(argument: str) -> str:
+    """A row for each script of a folder: its title, and paragraphs of its head by their names."""
+    rows = []
+    for script in sorted((DOCS / argument).glob("*.sh")):
+        lines = script.read_text(encoding="utf-8").splitlines()[1:]
+        head = list(takewhile(lambda line: line.startswith("#"), lines))
+        title, *parts = " ".join(line[1:].strip() or "\n" for line in head).split("\n")
+        says = dict(part.strip().split(": ", 1) for part in parts if part.strip())
+        cells = (says[name].replace("|", "\\|") for name in ("Since", "Source", "Matters"))
+        rows.append([f"{title.strip()} (`{script.name}`)", *cells])
+    return markdown_table(["what happens", "since", "source", "what it does to you"], rows, "llll")
 
 
 def file(argument: str) -> str:

@@ -54,6 +54,8 @@ def save_tensors(path: str | Path, format_name: str, arrays: Arrays, **header: s
         CheckpointError: A tensor holds what :func:`open_tensors` refuses.
     """
     _check_numbers(f"This cannot be written to {path}", arrays)
+    # Of arrays that are not contiguous safetensors 0.8.0 writes the memory as it lies, without a
+    # word: other numbers (numpy.py:36 says that they "need to be contiguous and dense").
     rows = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     content = save(rows, header | {"format": format_name})
     end = 8 + int.from_bytes(content[:8], "little")  # the header's length comes first
@@ -106,7 +108,8 @@ def _check_numbers(problem: str, arrays: Arrays) -> None:
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             continue
-        wrong = array[~(np.abs(array) <= MOST)]  # NaN, too
+        wide = array.astype(np.float32) if array.itemsize < 4 else array  # MOST is inf in float16
+        wrong = array[~(np.abs(wide) <= MOST)]  # NaN, too
         if wrong.size:
             raise CheckpointError(
                 f"{problem}: {name} must hold finite numbers of at most {MOST:g}, got "

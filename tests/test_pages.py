@@ -179,9 +179,10 @@ def test_tables_of_the_pages_are_of_the_results() -> None:
 
     folder = ROOT / "benchmarks" / "results"
     results = read_results(folder)
-    for page, name in ((ROOT / "README.md", "ladder"), (ROOT / "docs" / "results.md", "summary")):
-        text = page.read_text(encoding="utf-8")
-        assert f"<!-- {name} -->\n|" in text
+    tables = {"README.md": ("ladder",), "docs/results.md": ("summary", "leaderboard", "statistics")}
+    for page, name in ((page, name) for page, names in tables.items() for name in names):
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert f"<!-- {name} -->\n" in text
         assert renewed(text, results) == text
         stale = re.sub(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /)", "?", text, flags=re.DOTALL)
         assert stale != text

@@ -104,6 +104,11 @@ def test_comments_of_pages_become_what_they_name() -> None:
     assert re.search(r"^\| kuairec \(SYNTHETIC world\), T = 30 \| 13.82 ± 0.07 \|$", table, re.M)
     assert "OLDER" not in table
     assert "OLDER" in fill.filled("<!-- results older td3 -->", "page")
+    rows = fill.filled("<!-- findings ../findings -->", "surprises").splitlines()[2:]
+    assert len(rows) == len(list((DOCS.parent / "findings").glob("*.sh")))
+    assert all(cell.strip() for row in rows for cell in row.split(" | "))
+    (seeds,) = (row for row in rows if "(`sb3-neighbouring-seeds.sh`)" in row)
+    assert seeds.startswith("| Runs of Stable-Baselines3 with seeds 1, 2, 3") and "common/" in seeds
     linked = fill.filled("<!-- file ../CONTRIBUTING.md -->", "contributing")
     assert linked.startswith("# Contributing")
     assert fill.filled("[a](../../CHANGELOG.md#x)", "howto/sb3") == "[a](../changelog.md#x)"

@@ -88,7 +88,10 @@ def check(name: str, wheel: Path, folder: Path) -> str | None:
         command = [str(python), "-I", str(SCRIPTS[name])]
         try:
             install(python, wheel, metadata(SCRIPTS[name]))
-            subprocess.run(command, check=True, capture_output=True, text=True, cwd=work)
+            process = subprocess.run(command, check=True, capture_output=True, text=True, cwd=work)
+            for line in process.stdout.splitlines():
+                if line.startswith("|"):  # rows of the table in docs/wrappers.md
+                    print(line, flush=True)
         except subprocess.CalledProcessError as error:
             return "\n".join((error.stdout + error.stderr).splitlines()[-20:])
     return None

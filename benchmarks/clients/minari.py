@@ -32,14 +32,22 @@ class RandomAgent:
         return np.stack([self.space.sample() for _ in observation]), state
 
 
-collector = minari.DataCollector(gym.make(ENV_ID, max_len=5), record_infos=True)
-for _ in range(20):  # the collector draws seeds of 64 bits
-    collector.reset()
-    over = False
-    while not over:
-        *_, terminated, truncated, info = collector.step(collector.action_space.sample())
-        over = terminated or truncated
-collected = collector.create_dataset("collected-v0")
+def collected_by(name: str, episodes: int, **options) -> tuple[minari.MinariDataset, dict]:
+    """Episodes of random actions, and the last info; the collector draws seeds of 64 bits."""
+    env = gym.make(ENV_ID, max_len=5, **options)
+    collector = minari.DataCollector(env, record_infos=True)
+    for _ in range(episodes):
+        collector.reset()
+        over = False
+        while not over:
+            *_, terminated, truncated, info = collector.step(collector.action_space.sample())
+            over = terminated or truncated
+    return collector.create_dataset(name), info
+
+
+collected_by("slates-v0", 3, observation_type="dict", action_type="slate")
+collected_by("items-v0", 3, observation_type="history", action_type="discrete")
+collected, info = collected_by("collected-v0", 20)
 for episode in collected:
     assert episode.infos["slate"].shape == (len(episode) + 1, 10)
     assert episode.infos["session"]["len"].tolist() == list(range(len(episode) + 1))

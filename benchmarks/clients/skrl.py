@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from typing import Any
 
 import gymnasium as gym
@@ -66,3 +67,15 @@ for mode in ("SameStep", "NextStep"):
     )
     trainer.train()
     assert env.render(None) is None or env.render(None) == (None,) * 4
+try:
+    finished = wrap_env(
+        gym.make_vec("KuaiRec-Fair-v0", num_envs=4, autoreset_mode="Disabled", max_len=4),
+        wrapper="gymnasium",
+    )
+    finished.reset()
+    for _ in range(10):
+        finished.step(torch.zeros(4, finished.action_space.shape[0]))
+    disabled = "yes"
+except Exception as error:  # it never resets what is over
+    disabled = f"fails (`{type(error).__name__}`)"
+print(f"| skrl {version('skrl')} | yes | yes | {disabled} |")

@@ -57,7 +57,7 @@ WHERE {where} ORDER BY user_id, stamp NULLS LAST
 """
 _LOG = """
 SELECT user_id, video_id, strftime(make_timestamp(time_ms::BIGINT * 1000), '%Y%m%d') AS "date",
-    strftime(make_timestamp(time_ms::BIGINT * 1000), '%H%M')::INT AS hourmin,
+    100 * hour(make_timestamp(time_ms::BIGINT * 1000)) AS hourmin,
     time_ms::BIGINT AS time_ms, (chance < .4)::INT AS is_click, (chance < .02)::INT AS is_like,
     (chance < .01)::INT AS is_follow, (chance > .98)::INT AS is_comment,
     (chance > .99)::INT AS is_forward, 0 AS is_hate, (chance < .3)::INT AS long_view,

@@ -100,7 +100,6 @@ def million(study: Result) -> str:
 
 TABLES: dict[str, tuple[str, Callable[[Any], str]]] = {
     "large": ("large", large),
-    "large-small": ("large-small", large),
     "vectors": ("vectors", vectors),
     "scale": ("scale", scale),
     "scale-users": ("scale", users),

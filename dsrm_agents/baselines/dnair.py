@@ -22,7 +22,7 @@ from dsrm_agents.baselines.cooccurrence import neighbours
 from dsrm_agents.baselines.items import ItemNetwork, SlatePolicy, unexposed
 from dsrm_agents.baselines.novelty import BETA, GOOD, item_novelty, item_quality
 from dsrm_agents.baselines.slate_learning import SlateOffPolicyAlgorithm, SlateSamples
-from dsrm_agents.common.catalogue import state_and_unavailable
+from dsrm_agents.common.catalogue import ids_of, state_and_unavailable
 from dsrm_agents.common.networks import descend, follow
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data.dataset import TrainingData
@@ -123,7 +123,7 @@ class DNaIRPolicy(SlatePolicy):
     def _predict(self, observation: PyTorchObs, deterministic: bool = False) -> Tensor:
         assert isinstance(observation, dict)
         state, exposed = state_and_unavailable(observation, self.catalogue.n_items)
-        liked = last_liked(observation["exposed"].long(), observation["responses"])
+        liked = last_liked(ids_of(observation, "exposed"), observation["responses"])
         return self.generate(self.scores(state, exposed, deterministic), exposed, liked)
 
     def generate(self, values: Tensor, exposed: Tensor, liked: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from stable_baselines3.common.type_aliases import GymEnv, PyTorchObs
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor, nn
 
 from dsrm_agents.common.networks import SinglePrecision
@@ -20,6 +20,10 @@ from kuaisim_gym.errors import CheckpointError, ConfigError
 from kuaisim_gym.simulator.catalogue import Catalogue
 from kuaisim_gym.simulator.groups import Groups, popularity_groups
 
+CURE = (  # for agents that read ids, or credit items with a reward that is their mean answer
+    "Where the environment is normalised, use VecNormalize(env, norm_obs_keys=['state'], "
+    "norm_reward=False)."
+)
 EXTEND = "or move it to a larger catalogue with dsrm_agents.extend(model, env)"
 
 
@@ -108,9 +112,11 @@ class CatalogueAlgorithm(SinglePrecision):
 
         Raises:
             CheckpointError: It shows other items than the agent was built for.
+            ConfigError: A VecNormalize changes the ids that it shows.
         """
         wrapped = self._wrap_env(env, self.verbose)
         expected, name = self.policy_kwargs["catalogue"], type(self).__name__
+        check_ids_kept(name, wrapped)
         same_catalogue(wrapped, expected, name, self.extends)
         super().set_env(wrapped, force_reset)
 
@@ -118,12 +124,53 @@ class CatalogueAlgorithm(SinglePrecision):
         """Takes the environment's catalogue, or checks it, before the policy is built."""
         name = type(self).__name__
         if self.env is not None:
+            check_ids_kept(name, self.env)
             expected = self.policy_kwargs.get("catalogue")
             catalogue = same_catalogue(self.env, expected, name, self.extends)
             self.policy_kwargs["catalogue"] = catalogue
             if not self.follows_days:
                 check_fixed(self.policy_kwargs["catalogue"].changes, name)
         check_item_spaces(name, self.observation_space, self.action_space)
+
+
+def check_ids_kept(agent: str, env: VecEnv) -> None:
+    """Checks that item ids and answers reach an agent as they are.
+
+    Stable-Baselines3 2.9.2 standardises all boxes of a dictionary unless it is told which
+    (``common/vec_env/vec_normalize.py:105``), ids among them.
+
+    Args:
+        agent: Name of what reads them, for the error.
+        env: The environment; wrappers around it are looked through.
+
+    Raises:
+        ConfigError: A VecNormalize changes more than the state.
+    """
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize) and isinstance(env.observation_space, spaces.Dict):
+            changed = set(env.norm_obs_keys or ()) - {"state"} if env.norm_obs else set()
+            if changed:
+                raise ConfigError(
+                    f"{agent} reads item ids and answers, but VecNormalize changes "
+                    f"{', '.join(sorted(changed))}. {CURE}"
+                )
+        env = env.venv
+
+
+def ids_of(observation: PyTorchObs, name: str) -> Tensor:
+    """Item positions of an observation, int64.
+
+    Raises:
+        ConfigError: They are floats, such as VecNormalize makes of them.
+    """
+    assert isinstance(observation, dict)
+    ids = observation[name]
+    if ids.is_floating_point():
+        raise ConfigError(
+            f"The observation's {name!r} must be whole numbers, item positions, but are floats, "
+            f"as if an environment was normalised. {CURE}"
+        )
+    return ids.long()
 
 
 def check_item_numbers(name: str, values: ArrayLike, catalogue: Catalogue) -> NDArray[np.floating]:
@@ -185,7 +232,7 @@ def state_and_exposed(observation: PyTorchObs) -> tuple[Tensor, Tensor]:
         ConfigError: The session has another room than the policy was built for.
     """
     assert isinstance(observation, dict)
-    state, exposed = observation["state"].float(), observation["exposed"].long()
+    state, exposed = observation["state"].float(), ids_of(observation, "exposed")
     if state.shape[0] != exposed.shape[0]:  # len() would fix the number in an exported graph
         # SB3 reshapes arrays to the policy's space without asking whether they fit.
         raise ConfigError(
@@ -208,14 +255,14 @@ def outside_pool(observation: PyTorchObs, n_items: int) -> Tensor:
         (N, n_items) bool; (N, 0) where every item can be shown.
     """
     assert isinstance(observation, dict)
-    exposed = observation["exposed"].long()
+    exposed = ids_of(observation, "exposed")
     if "available" in observation:
         absent = nn.functional.pad(~flags_of(observation, "available", n_items), (0, 1))
         # An item that has left since it was shown is no other one.
         return absent.scatter_(1, torch.where(exposed < 0, n_items, exposed), False)[:, :-1]
     if "pool" not in observation or bool((observation["pool"] < 0).all()):
         return torch.empty(exposed.shape[0], 0, dtype=torch.bool, device=exposed.device)
-    pool = observation["pool"].long()
+    pool = ids_of(observation, "pool")
     outside = torch.ones(len(pool), n_items + 1, dtype=torch.bool, device=pool.device)
     outside.scatter_(1, torch.where(pool < 0, n_items, pool), False)
     outside &= (pool >= 0).any(dim=1, keepdim=True)

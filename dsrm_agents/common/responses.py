@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.common.catalogue import CURE
 from kuaisim_gym.errors import ConfigError
 
 
@@ -55,5 +56,5 @@ def check_mean_response(rewards: NDArray[np.float32], responses: NDArray[np.floa
     if not np.allclose(responses.mean(axis=1), rewards, atol=1e-4):
         raise ConfigError(
             "Items are credited with their own responses, which needs a reward that is their mean; "
-            "the rewards of this environment differ, or were changed on the way."
+            f"the rewards of this environment differ, or were changed on the way. {CURE}"
         )

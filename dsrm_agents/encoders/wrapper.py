@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvObs, VecEnvStepReturn
 
+from dsrm_agents.common.catalogue import check_ids_kept
 from dsrm_agents.common.origin import identity, marked
 from dsrm_agents.common.stateless import StatelessVecEnv, batch_of
 from dsrm_agents.encoders.events import History, LoggedEvents
@@ -42,6 +43,7 @@ class EncodedVecEnv(StatelessVecEnv):
                 'A state encoder needs the session\'s events: expected observation_type="dict", '
                 f"got {batch.encoder.observation_type!r}."
             )
+        check_ids_kept("A state encoder", venv)
         shown = batch.encoder.preference
         if shown != "pooled" or venv.observation_space != batch.observation_space:
             raise ConfigError(

@@ -19,6 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.data.captions import CaptionedSource, joined, read_captions
 from kuaisim_gym.data.coding import (
     USER_FIELDS,
     USER_NUMBERS,
@@ -31,7 +32,7 @@ from kuaisim_gym.data.coding import (
 from kuaisim_gym.data.dataset import Dataset, Features
 from kuaisim_gym.data.feedback import IntArray, Interactions, WatchLog, are_distinct
 from kuaisim_gym.data.files import DataFiles, Layout, find_files
-from kuaisim_gym.data.source import PublishedArchive, Source, Writer
+from kuaisim_gym.data.source import PublishedArchive, Writer
 from kuaisim_gym.data.tables import (
     Chunk,
     Column,
@@ -67,7 +68,7 @@ _SPAN = (1593878400.0, 1599321600.0)  # seconds: 2020-07-05 to 2020-09-05
 logger = logging.getLogger(__name__)
 
 
-class KuaiRec(Source):
+class KuaiRec(CaptionedSource):
     """KuaiRec as published.
 
     Rules of reading, each counted in ``Dataset.notes``:
@@ -98,7 +99,7 @@ class KuaiRec(Source):
     }
 
     def find(self, path: str | Path) -> DataFiles:
-        return find_files(path, [LAYOUT])
+        return find_files(path, [self.layout(LAYOUT)])
 
     def read(self, files: DataFiles) -> Dataset:
         with open_tables() as tables:
@@ -126,7 +127,10 @@ class KuaiRec(Source):
                 log=log,
                 test=test,
                 user_features=read_user_features(tables, files, reader.users, reader.notes),
-                item_features=read_categories(tables, files, reader.items, reader.notes),
+                item_features=joined(
+                    read_categories(tables, files, reader.items, reader.notes),
+                    read_captions(tables, files, reader.items, reader.notes),
+                ),
                 show_counts=reader.show_counts(len(catalogue)),
                 friends=reader.friends(),
                 notes=reader.notes,

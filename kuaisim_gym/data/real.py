@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kuaisim_gym.data.captions import CaptionedSource, joined, read_captions
 from kuaisim_gym.data.coding import Positions, note_counts
 from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.data.feedback import Interactions, LabelLog, PositiveLog, WatchSample
@@ -158,7 +159,7 @@ def _read_answers(tables: Tables, files: DataFiles, notes: dict[str, int]) -> _A
     return _Answers(users.ids, items.ids, likes, sample, rows.value[inside])
 
 
-class _KuaiRecLikes(Source):
+class _KuaiRecLikes(CaptionedSource):
     """Log of likes of KuaiRec's big matrix, judged by users of the fully observed small one.
 
     Rules of reading, each counted in ``Dataset.notes``:
@@ -177,7 +178,7 @@ class _KuaiRecLikes(Source):
     positive_rate: float
 
     def find(self, path: str | Path) -> DataFiles:
-        return find_files(path, [KUAIREC])
+        return find_files(path, [self.layout(KUAIREC)])
 
     @abstractmethod
     def _test(self, answers: _Answers, users: NDArray[np.int32]) -> Interactions:
@@ -205,7 +206,10 @@ class _KuaiRecLikes(Source):
                 log=log.take(~leaks),
                 test=self._test(answers, users(answers.users)),
                 user_features=read_user_features(tables, files, users, notes),
-                item_features=read_categories(tables, files, items, notes),
+                item_features=joined(
+                    read_categories(tables, files, items, notes),
+                    read_captions(tables, files, items, notes),
+                ),
                 popularity="positives",
                 positive_rate=self.positive_rate,
                 notes=notes,

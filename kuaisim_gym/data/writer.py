@@ -6,7 +6,11 @@ the synthetic worlds meet: catalogue and log-only ids ascend, features are numbe
 and no cell of the test table, and KuaiRand's log-only videos have no features. A dataset keeps the
 order of a user's rows but not their times: times that ascend in that order are made up, and so are
 the other published columns of the logs that a dataset does not hold. In feature files such columns
-are empty. KuaiRand's ``show_counts`` are not written, because its source takes none.
+are empty. KuaiRand's ``show_counts`` are not written, because its source takes none, and KuaiRec's
+captions, because they are not kept as texts.
+
+What is odd in the published files is odd here, too: KuaiRand's ``hourmin`` holds whole hours, often
+the next one, and three in a thousand standard rows stand there twice.
 """
 
 from __future__ import annotations

@@ -41,6 +41,7 @@ _ASIDE = ".kuaisim-"  # hidden folders are not listed
 # Bytes that stay free. HDF5 ends the process where a disk is full, and keeps up to half of them in
 # memory until it closes its file; an episode's groups and tables take some thousands, too.
 _MARGIN = 1 << 26
+_LIBRARIES = {"hdf5": "h5py", "arrow": "pyarrow", "parquet": "pyarrow"}  # by Minari's formats
 
 AnyEnv = gym.Env[Any, Any] | VectorEnv[Any, Any, Any]
 
@@ -400,13 +401,14 @@ def write_minari(
         The ``minari.MinariDataset``.
 
     Raises:
-        ConfigError: Minari is missing; the id is malformed or taken; ``env`` cannot be written
-            down or has another dataset; spaces or the dataset are missing; there is no episode.
+        ConfigError: Minari, or what it needs for the format, is missing; the format is unknown;
+            the id is malformed or taken; ``env`` cannot be written down or has another dataset;
+            spaces or the dataset are missing; there is no episode.
         DataFormatError: An episode is not of the spaces.
         DiskSpaceError: The disk is full, or nearly so.
         StorageError: Minari's folder cannot be written for another reason.
     """
-    minari, storage = _minari()
+    minari, storage = _minari(data_format)
     if env is not None:
         if observation_space is not None or action_space is not None:
             raise ConfigError("env already has spaces: pass env or the spaces, not both.")
@@ -490,10 +492,13 @@ def _new_folder(minari: Any, dataset_id: str) -> Iterator[Path]:
         raise
 
 
-def _minari() -> tuple[Any, Any]:
+def _minari(data_format: str) -> tuple[Any, Any]:
     """Minari and its storage class, imported only where they are used."""
+    library = _LIBRARIES[check_choice("data_format", data_format, _LIBRARIES)]
     try:
-        for needed in ("h5py", "PIL"):  # Minari's storage imports both
+        # Minari 0.5.4, dataset/_storages/hdf5_storage.py:11 and arrow_storage.py:11, imports Pillow
+        # in every format, and declares it for none.
+        for needed in (library, "PIL"):
             importlib.import_module(needed)
         minari = importlib.import_module("minari")
     except ImportError as error:

@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, write_csv
-from kuaisim_gym.data.kuairand import ITEM_FIELDS, USER_FIELDS, KuaiRand
+from kuaisim_gym.data.kuairand import ITEM_FIELDS, RANDOM, STANDARD, USER_FIELDS, KuaiRand
 from kuaisim_gym.data.split import is_test_user
 from kuaisim_gym.errors import DataFormatError, DatasetNotFoundError
 
@@ -357,3 +358,25 @@ def test_the_real_features_hold_what_is_known_of_them(featured: Dataset) -> None
     video_type = items.values["video_type"]
     types = Counter(video_type[code] for code in items.codes["video_type"][:, 0])
     assert (types["AD"], types["UNKNOWN"]) == (76, 1)
+
+
+def test_real_rows_are_read_once_and_by_their_time(real_data, tmp_path: Path) -> None:
+    """In the order of ``time_ms``, not of ``hourmin``; 124 rows stand there twice."""
+    folder = real_data("kuairand_real")
+    rows = pd.read_csv(folder / "log_standard_27k_liked_or_hated.tsv", sep="\t")
+    rows = rows.assign(is_like=rows["label"], is_hate=1 - rows["label"], is_rand=0, tab=1)
+    shown = pd.read_csv(folder / "log_random_1k_first_161_rows.csv")
+    for name, log in zip((*STANDARD, RANDOM), (rows[::2], rows[1::2], shown), strict=True):
+        log.to_csv(tmp_path / f"{name}_1k.csv", index=False)
+    dataset = load_uncached(tmp_path)
+    assert len(dataset.log) == 41_828 - 124
+    assert dataset.notes["standard_rows_repeated"] == 124
+    pairs = pd.DataFrame({"user": dataset.log.users, "item": dataset.log.items})
+    assert pairs.duplicated().sum() == 433 - 124  # shown again at another time
+    read = pd.concat([rows[::2], rows[1::2]])  # rows of one moment stay as they are in the files
+    first = read.drop_duplicates(["user_id", "video_id", "time_ms"])
+    first = first.sort_values(["user_id", "time_ms"], kind="stable")
+    np.testing.assert_array_equal(dataset.item_ids[dataset.log.items], first["video_id"])
+    by_hour = first.sort_values(["user_id", "date", "hourmin", "time_ms"], kind="stable")
+    assert (by_hour["video_id"].to_numpy() != first["video_id"].to_numpy()).any()
+    assert len(dataset.test) + len(dataset.randomised or ()) == 161

@@ -7,12 +7,15 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kuaisim_gym import load_dataset
 from kuaisim_gym.data import BehaviourLog, Dataset, Features, WatchLog, write_csv
+from kuaisim_gym.data.kuairand import RANDOM, STANDARD
 from kuaisim_gym.data.source import Writer, find_source
 from kuaisim_gym.data.split import is_test_user
+from kuaisim_gym.data.synthetic import KuaiRandConfig, synthetic_kuairand
 from kuaisim_gym.errors import ConfigError, StorageError
 
 
@@ -198,6 +201,53 @@ def test_all_published_columns_are_there_and_agree(tmp_path: Path) -> None:
         assert row["is_rand"] == "0" and row["date"].startswith(date)
     assert len(first(rand / "user_features_pure.csv")) == 31
     assert len(first(rand / "video_features_basic_pure.csv")) == 12
+
+
+def clock_of(file: Path, separator: str = ",") -> dict[str, float]:
+    """Shares of rows by what ``date`` and ``hourmin`` say, next to ``time_ms`` in UTC+8."""
+    log = pd.read_csv(file, sep=separator)
+    local = pd.to_datetime(log["time_ms"] + 8 * 3_600_000, unit="ms")
+    ahead = pd.to_datetime(log["date"].astype(str)) + pd.to_timedelta(log["hourmin"] // 100, "h")
+    ahead = (ahead - local.dt.floor("h")) / pd.Timedelta("1h")
+    minute = local.dt.minute + local.dt.second / 60
+    keys = ["user_id", "video_id", "time_ms"]
+    return {
+        "whole hours": (log["hourmin"] % 100 == 0).mean(),
+        "next hour": (ahead == 1).mean(),
+        "next hour from minute 53": (ahead[minute >= 53] >= 1).mean(),
+        "next hour before minute 40": (ahead[minute < 40] == 1).mean(),
+        "this hour or the next": ahead.isin([0, 1]).mean(),
+        "rows at 23 h of the next day": ((ahead == 1) & (local.dt.hour == 23)).sum(),
+        "repeated": log.duplicated(keys).mean(),
+    }
+
+
+def test_written_clocks_are_as_odd_as_real_ones(real_data, tmp_path: Path) -> None:
+    """KuaiRand's standard log names the next hour in 17.8 % of rows, the random one in none."""
+    real = clock_of(real_data("kuairand_real") / "log_standard_27k_liked_or_hated.tsv", "\t")
+    assert real["whole hours"] == 1 and real["rows at 23 h of the next day"] == 311
+    assert real["next hour"] == pytest.approx(0.178, abs=5e-4)
+    assert real["next hour from minute 53"] == 1
+    assert real["repeated"] == 124 / 41_828
+    shown = clock_of(real_data("kuairand_real") / "log_random_1k_first_161_rows.csv")
+    assert (shown["whole hours"], shown["next hour"], shown["repeated"]) == (1, 0, 0)
+
+    config = KuaiRandConfig(
+        n_users=400, n_items=400, n_categories=4, logged_per_user=40, random_per_user=5
+    )
+    write_csv(synthetic_kuairand(1, config), tmp_path / "files")
+    for name in STANDARD:
+        written = clock_of(tmp_path / "files" / f"{name}_pure.csv")
+        assert written["whole hours"] == written["this hour or the next"] == 1
+        assert written["next hour from minute 53"] == 1
+        assert written["rows at 23 h of the next day"] > 20
+        # Made-up times of users with as many rows are the same: fewer moments than rows.
+        assert written["next hour"] == pytest.approx(real["next hour"], abs=0.03)
+        assert written["next hour before minute 40"] == pytest.approx(0.006, abs=0.006)
+        assert written["repeated"] == pytest.approx(real["repeated"], abs=0.002)
+        assert written["repeated"] > 0
+    written = clock_of(tmp_path / "files" / f"{RANDOM}_pure.csv")
+    assert (written["whole hours"], written["next hour"], written["repeated"]) == (1, 0, 0)
 
 
 def test_folders_that_hold_anything_are_left_alone(tmp_path: Path, monkeypatch) -> None:

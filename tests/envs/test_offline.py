@@ -499,6 +499,37 @@ def test_recorded_sessions_survive_minari_with_their_environment(folder, minari,
         assert_same(one, other)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"observation_type": "dict", "action_type": "slate"},
+        {"observation_type": "history", "action_type": "discrete"},
+        {"max_steps": 2},
+    ],
+)
+def test_minari_s_collector_takes_all_infos(small, minari, options) -> None:
+    """It refuses an episode whose infos change their keys (0.5.4, episode_buffer.py)."""
+    pytest.importorskip("jax")  # which it needs, and the extra leaves out
+    env = gym.make(ENV, dataset=small, max_len=5, **options)
+    collector = minari.DataCollector(env, record_infos=True)
+    collector.action_space.seed(1)
+    lengths = []
+    for _ in range(3):
+        collector.reset(seed=7)
+        over = False
+        while not over:
+            *_, terminated, truncated, info = collector.step(collector.action_space.sample())
+            over = terminated or truncated
+        lengths.append(info["session"]["len"])
+    stored = collector.create_dataset("collected-v0")
+    for episode, length in zip(stored, lengths, strict=True):
+        assert episode.infos["session"]["len"].tolist() == list(range(length + 1))
+        assert (episode.infos["slate"][0] == -1).all() and (episode.infos["slate"][1:] >= 0).all()
+        assert len(episode.infos["slate_responses"]) == len(episode.rewards) + 1
+    assert not set(info) & {"responses", "exposed", "state", "items", "context"}  # of observations
+
+
 def test_nothing_is_overwritten_and_nothing_half_written_stays(small, minari) -> None:
     source = logged_spaces(small)
     users = small.train_users[:3]
@@ -517,7 +548,7 @@ def test_nothing_is_overwritten_and_nothing_half_written_stays(small, minari) ->
     bad = dataclasses.replace(episodes[1], actions=episodes[1].actions + small.n_items)
     with pytest.raises(DataFormatError, match="Episode 1: its actions are not of Discrete"):
         write_minari("one-v0", [episodes[0], bad], **source)
-    with pytest.raises(ValueError, match="No storage implemented for pickle"):
+    with pytest.raises(ConfigError, match="data_format must be one of .*'arrow'.*got 'pickle'"):
         write_minari("one-v0", episodes, data_format="pickle", **source)
     assert os.listdir(root) == []
 
