@@ -35,6 +35,7 @@ COMMANDS = {
     "cost": resumed(".cost", "measure what balance costs, by what policies know"),
     "labels": resumed(".labels", "judge rankings by labels of random exposures"),
     "exposure": resumed(".exposure", "audit the exposure of simple policies by ten metrics"),
+    "ope": resumed(".ope.study", "score off-policy estimates by the simulator's truth"),
     "ab": resumed(".ab.study", "test policies against each other on simulated users"),
     "days": resumed(".days.study", "play agents on a platform whose items come and go"),
     "stability": Command(".stability", "measure how steadily agents learn, from results"),

@@ -16,6 +16,7 @@ from .ab import report as ab
 from .days import report as days
 from .estimates import phase
 from .estimates import report as estimates
+from .ope import report as ope
 from .page import page_of, runs_of
 from .pareto import report as pareto
 from .plots import save_small
@@ -44,6 +45,7 @@ STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], s
     ("Worlds in which a state matters", phase.STUDY, phase.read_studies, phase.markdown),
     ("Halves of real users", halves.STUDY, halves.read_studies, halves.HalfStudy.markdown),
     ("Rankings by labels", labels.STUDY, labels.read_studies, labels.LabelStudy.markdown),
+    ("Off-policy evaluation", ope.STUDY, ope.read_studies, ope.markdown),
     ("The fairness dial", pareto.STUDY, pareto.read_studies, pareto.markdown),
     (
         "Ten metrics of exposure", exposure.STUDY, exposure.read_studies,

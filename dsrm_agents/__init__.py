@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from dsrm_agents.hsrl.hsrl import HSRL
     from dsrm_agents.hsrl.policies import HSRLPolicy
     from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
+    from dsrm_agents.ope.evaluation import evaluate_off_policy
+    from dsrm_agents.ope.logged import LoggedSessions, log_sessions
+    from dsrm_agents.ope.propensities import NetworkPolicy, SoftmaxPolicy
     from dsrm_agents.serving import Recommender
 
 # Imported when they are used: these modules load torch and Stable-Baselines3.
@@ -73,6 +76,9 @@ _MODULES, __getattr__ = lazy_names(
         "hsrl.hsrl": ("HSRL",),
         "hsrl.policies": ("HSRLPolicy",),
         "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
+        "ope.evaluation": ("evaluate_off_policy",),
+        "ope.logged": ("LoggedSessions", "log_sessions"),
+        "ope.propensities": ("NetworkPolicy", "SoftmaxPolicy"),
         "serving": ("Recommender",),
     },
 )
@@ -93,6 +99,8 @@ __all__ = [
     "HistoryEncoder",
     "HistoryExtractor",
     "KuaiVecEnv",
+    "LoggedSessions",
+    "NetworkPolicy",
     "PenalisedVecEnv",
     "PreferenceVecEnv",
     "Purifier",
@@ -103,11 +111,13 @@ __all__ = [
     "ScorerVecEnv",
     "SemanticActionWrapper",
     "SemanticVecEnv",
+    "SoftmaxPolicy",
     "StateEncoder",
     "Student",
     "TrainingCheckpoint",
     "distil",
     "evaluate",
+    "evaluate_off_policy",
     "export_onnx",
     "extend",
     "fit_dorl",
@@ -117,6 +127,7 @@ __all__ = [
     "item_features",
     "load_purifier",
     "load_weights",
+    "log_sessions",
     "make_vec_env",
     "resume",
 ]  # fmt: skip

@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = (
     "README.md",
-    *(f"docs/{name}.md" for name in ("quickstart", "agents", "data", "environments", "serving")),
+    *(
+        f"docs/{name}.md"
+        for name in (
+            "quickstart",
+            "agents",
+            "data",
+            "environments",
+            "serving",
+            "off_policy_evaluation",
+        )
+    ),
 )
 # A README that is longer is not read.
 MOST_BYTES = 9_000

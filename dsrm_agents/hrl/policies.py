@@ -12,7 +12,7 @@ from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from dsrm_agents.common.bounds import Band, SlateBounds
+from dsrm_agents.common.bounds import Band, SlateBounds, impossible
 from dsrm_agents.common.catalogue import flags_of, groups_of, outside_pool, state_and_exposed
 from dsrm_agents.common.networks import mlp, start_near_zero
 from dsrm_agents.common.policies import SlateActorCritic
@@ -380,6 +380,32 @@ class HierarchicalPolicy(SlateActorCritic):
         slates = self.worker.distribution(self._context(obs, control), dialled=dialled)
         scores = slates.query @ slates.key[:-1].T  # the last column is no item
         return items.item_of_column[slates.best()], scores[:, items.column_of_item]
+
+    def draw_slates(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Draws the worker's slates under the manager's mean, whose probabilities are known.
+
+        Returns:
+            (N, K) int64 item positions, and their :meth:`slate_log_prob`.
+        """
+        context = self._manager_context(obs)
+        drawn = self.worker.act(context, deterministic=False)
+        return drawn.slates, drawn.log_prob[:, : self.slate_size] + drawn.log_prob[
+            :, self.slate_size :
+        ]
+
+    def slate_log_prob(self, obs: PyTorchObs, slates: Tensor) -> Tensor:
+        """(N, K) float32 log-probabilities of (N, K) items, each given the slate's earlier ones.
+
+        They are those of :meth:`draw_slates`, minus infinity for what it never draws.
+        """
+        context = self._manager_context(obs)
+        bounds, shortlist = self.worker.bounds(context), self.worker.shortlist(context)
+        of_group, of_item = self.worker.log_prob(context, slates, bounds, shortlist).chunk(2, dim=1)
+        columns = self.worker.items.columns(context, slates)
+        later = torch.tensor(self.worker.items.starts[1:], device=slates.device)
+        return impossible(
+            of_group + of_item, torch.searchsorted(later, columns, right=True), bounds
+        )
 
     # The interface of Stable-Baselines3.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from torch import Tensor
 
-from dsrm_agents.common.bounds import FeasibleCounts, SlateBounds
+from dsrm_agents.common.bounds import FeasibleCounts, SlateBounds, impossible
 from dsrm_agents.common.catalogue import (
     check_item_numbers,
     flags_of,
@@ -222,6 +222,21 @@ class HSRLPolicy(SlateActorCritic):
         distribution = self._slates(obs, popular)
         paths = distribution.paths(self._today(popular, slates.long()))
         return Evaluation(paths, self._values(distribution.context), self.critic.at(paths.contexts))
+
+    def draw_slates(self, obs: PyTorchObs) -> tuple[Tensor, Tensor]:
+        """Draws slates: (N, K) int64 items, and their :meth:`slate_log_prob`."""
+        slates, _ = self._draw(self.slates(obs), False)
+        return slates, self.slate_log_prob(obs, slates)
+
+    def slate_log_prob(self, obs: PyTorchObs, slates: Tensor) -> Tensor:
+        """(N, K) float32 log-probabilities of (N, K) items, each given the slate's earlier ones."""
+        popular = self._popular(obs)
+        distribution = self._slates(obs, popular)
+        items = self._today(popular, slates.long())
+        grouped = distribution.grouped
+        group = self.trie.token(0, items) if grouped else torch.zeros_like(items)
+        log_prob = distribution.paths(items).log_prob.sum(dim=2)
+        return impossible(log_prob, group, distribution.bounds)
 
     def item_scores(self, obs: PyTorchObs) -> Tensor:
         """(N, n_items) float32 log-probabilities of the items' token paths, as a slate's first."""

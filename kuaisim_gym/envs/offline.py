@@ -29,7 +29,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.disk import check_free_space, new_folder, storage_error, sweep
 from kuaisim_gym.envs.options import preference_encoder
 from kuaisim_gym.envs.rows import row_of
-from kuaisim_gym.envs.shared import Agent, wants_masks
+from kuaisim_gym.envs.shared import Agent, DrawingAgent, wants_masks
 from kuaisim_gym.errors import ConfigError, DataFormatError, StorageError
 from kuaisim_gym.observation import PREFERENCES, PreferenceEncoder
 from kuaisim_gym.registration import ENVIRONMENTS
@@ -58,6 +58,9 @@ class Episode:
         terminations: (T,) bool, true where the user left: at the last step or nowhere.
         truncations: (T,) bool, true where the episode was cut although the user stayed.
         seed: Of the reset that began it; ``None`` where that had none.
+        log_probs: (T, K) float64, in nats, of the K items of each action, each given the slate's
+            earlier ones: exactly what the agent that acted drew them with. ``None`` where it does
+            not say.
 
     Raises:
         DataFormatError: The arrays do not belong to one number of steps, or there is none.
@@ -69,10 +72,12 @@ class Episode:
     terminations: NDArray[np.bool_]
     truncations: NDArray[np.bool_]
     seed: int | None = None
+    log_probs: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         steps = len(self.rewards)
         lengths = _lengths(self.actions) | {len(self.terminations), len(self.truncations)}
+        lengths |= set() if self.log_probs is None else {len(self.log_probs)}
         observed = _lengths(self.observations)
         if not steps or lengths != {steps} or observed != {steps + 1}:
             raise DataFormatError(
@@ -93,6 +98,7 @@ class Episode:
             self.rewards,
             self.terminations,
             self.truncations,
+            *([] if self.log_probs is None else [self.log_probs]),
         )
         return sum(array.nbytes for column in columns for array in _arrays(column))
 
@@ -268,7 +274,9 @@ def collect_episodes(
 
     Args:
         env: A Gymnasium environment or vector environment, of any spaces; it is reset.
-        agent: Acts on batches, one row per slot, like a Stable-Baselines3 model.
+        agent: Acts on batches, one row per slot, like a Stable-Baselines3 model. One that draws and
+            tells the probabilities of its items (:class:`~kuaisim_gym.envs.shared.DrawingAgent`)
+            has them recorded where it is not ``deterministic``.
         sessions: How many to record, at least 1.
         seed: Of the first reset; slot i is seeded ``seed + i``, and the first episode of each slot
             says so. ``None`` for no seed.
@@ -307,25 +315,30 @@ def _record(
     quota = sessions // env.num_envs + (slots < sessions % env.num_envs)
     seeds = [None if seed is None else seed + slot for slot in range(env.num_envs)]
     begin = np.zeros(env.num_envs, dtype=np.int64)  # the step at which each slot's session began
-    history: dict[int, tuple[Arrays, Arrays, NDArray[Any], NDArray[Any], NDArray[Any]]] = {}
+    history: dict[int, tuple[Any, ...]] = {}
     observation, _ = env.reset(seed=seed)
     state, step = None, 0
     same_step = env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     masked, inner = wants_masks(agent), cast(Any, env.unwrapped)
+    drawing = agent if not deterministic and isinstance(agent, DrawingAgent) else None
     while quota.any():
         masks = {"action_masks": np.stack(inner.call("action_masks"))} if masked else {}
-        actions, state = agent.predict(
-            observation, state, begin == step, deterministic=deterministic, **masks
-        )
+        log_probs: list[Any] = []
+        if drawing is not None:
+            actions, *log_probs = drawing.draw(observation)
+        else:
+            actions, state = agent.predict(
+                observation, state, begin == step, deterministic=deterministic, **masks
+            )
         # Copies: an environment or an agent may use its arrays again.
-        observation, actions = deepcopy((observation, actions))
+        observation, actions, log_probs = deepcopy((observation, actions, log_probs))
         following, reward, terminated, truncated, infos = env.step(actions)
-        history[step] = (observation, actions, reward, terminated, truncated)
+        history[step] = (observation, actions, reward, terminated, truncated, *log_probs)
         done = np.asarray(terminated | truncated)
         for slot in np.flatnonzero(done & (quota > 0)).tolist():
             last = row_of(infos["final_obs"] if same_step else following, slot)
             steps = (history[past] for past in range(begin[slot], step + 1))
-            observations, acts, rewards, terminations, truncations = (
+            observations, acts, rewards, terminations, truncations, *drawn = (
                 [row_of(batch, slot) for batch in batches] for batches in zip(*steps, strict=True)
             )
             yield Episode(
@@ -335,6 +348,7 @@ def _record(
                 np.array(terminations, dtype=bool),
                 np.array(truncations, dtype=bool),
                 seeds[slot],
+                np.array(drawn[0], dtype=np.float64) if drawn else None,
             )
             seeds[slot] = None
             quota[slot] -= 1
@@ -366,7 +380,7 @@ def write_minari(
     The dataset appears under its id when it is complete, and not at all if anything fails; what
     killed exports left is removed by the next. Before each episode the disk must have room for it,
     and 67 MB more. The description ends with the source: its size, whether it is synthetic, and its
-    fingerprint.
+    fingerprint. ``infos["log_probs"]`` are the probabilities of the episodes that have them.
 
     Args:
         dataset_id: ``"name-v0"`` or ``"namespace/name-v0"``.
@@ -554,6 +568,7 @@ def _buffers(
             rewards=episode.rewards,
             terminations=episode.terminations,
             truncations=episode.truncations,
+            infos=None if episode.log_probs is None else {"log_probs": episode.log_probs},
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium import spaces
@@ -29,6 +29,17 @@ class Agent(Protocol):
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """Actions for a batch of observations, and the next hidden state."""
+
+
+@runtime_checkable
+class DrawingAgent(Agent, Protocol):
+    """An agent that draws slates and tells their probabilities."""
+
+    def draw(self, observation: Any) -> tuple[Any, NDArray[np.float64]]:
+        """Actions for a batch of N observations, and the log-probabilities of their items.
+
+        These are (N, K), in nats, each item's given the slate's earlier ones: a slate's is the sum.
+        """
 
 
 class BatchView:

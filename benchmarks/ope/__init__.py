@@ -1,0 +1,1 @@
+"""Off-policy evaluation, scored by the truth."""

@@ -1,0 +1,298 @@
+"""Logged sessions with propensities: what was shown, what it earned, and how likely it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kuaisim_gym.data import Dataset
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.offline import Episode
+from kuaisim_gym.errors import ConfigError, DataFormatError
+
+FloatArray = NDArray[np.float64]
+
+
+class Context(NamedTuple):
+    """Grounds of N decisions.
+
+    Attributes:
+        users: (N,) int32 positions of the users.
+        shown: (N, h) int64 items that the sessions have shown before, -1 for none.
+        observation: As the environment gives it, one row a decision; ``None`` where a policy is
+            known not to read it.
+    """
+
+    users: NDArray[np.int32]
+    shown: NDArray[np.int64]
+    observation: Any = None
+
+
+class StochasticPolicy(Protocol):
+    """A policy that draws slates, and knows how likely each is."""
+
+    def act(
+        self, context: Context, slate_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Draws slates.
+
+        Returns:
+            (N, K) item positions, and their (N, K) float64 log-probabilities, in nats, each item's
+            given the slate's earlier ones: a slate's is the sum.
+        """
+
+    def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
+        """(N, K) float64 log-probabilities of (N, K) items; minus infinity for what it never shows.
+
+        Each is given the slate's earlier items, as of :meth:`act`.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedSessions:
+    """n finished sessions of at most T steps, and the probabilities by which they were drawn.
+
+    Attributes:
+        users: (n,) int32 positions of the users; -1 where the log does not say.
+        length: (n,) int64 steps, at least 1. A session's last step is the one at which its user
+            left, or at which it was cut.
+        slates: (n, T, K) int32 item positions in the order of choice, -1 from ``length`` on.
+        rewards: (n, T) float64, zero from ``length`` on.
+        log_probs: (n, T, K) float64, in nats, of each item given context and the slate's earlier
+            items, under the policy that acted; zero from ``length`` on.
+        responses: (n, T, K) float32 in [0, 1], the items' answers, zero from ``length`` on;
+            ``None`` where rewards are all that is known.
+        patience: (n, T) float64, of the user before each step, as far as the platform knows its
+            rule; zero from ``length`` on; ``None`` where it does not.
+        observations: (n, T, ...) before each step, or a dictionary of such arrays; ``None`` where
+            they were not kept.
+
+    Raises:
+        DataFormatError: The arrays do not belong together, a session has no step, or an item that
+            was shown has probability 0 or more than 1.
+    """
+
+    users: NDArray[np.int32]
+    length: NDArray[np.int64]
+    slates: NDArray[np.int32]
+    rewards: FloatArray
+    log_probs: FloatArray
+    responses: NDArray[np.float32] | None = None
+    patience: FloatArray | None = None
+    observations: Any = None
+
+    def __post_init__(self) -> None:
+        shape = self.slates.shape
+        shapes = {
+            "users": shape[:1], "length": shape[:1], "rewards": shape[:2], "log_probs": shape,
+            "responses": shape, "patience": shape[:2],
+        }  # fmt: skip
+        for name, expected in shapes.items():
+            array = getattr(self, name)
+            if array is not None and (len(shape) != 3 or array.shape != expected):
+                raise DataFormatError(
+                    f"{name} must have shape {expected} beside slates of shape {shape} (sessions, "
+                    f"steps, items), got {array.shape}."
+                )
+        if not len(self) or self.length.min() < 1 or self.length.max() > shape[1]:
+            raise DataFormatError(f"Logged sessions must have 1 to {shape[1]} steps each.")
+        shown = self.slates >= 0
+        if not (shown == self.alive[:, :, None]).all():
+            raise DataFormatError(
+                "Slates must hold items up to the session's length, and -1 behind."
+            )
+        if not (np.isfinite(self.log_probs) & (self.log_probs <= 1e-9))[shown].all():
+            raise DataFormatError(
+                "The log-probability of an item that was shown must be finite and at most 0: the "
+                "policy that acted is another one than the log says."
+            )
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    @property
+    def alive(self) -> NDArray[np.bool_]:
+        """(n, T) bool: steps that were made."""
+        return np.asarray(np.arange(self.slates.shape[1]) < self.length[:, None])
+
+    @property
+    def done(self) -> NDArray[np.bool_]:
+        """(n, T) bool: the last step of each session."""
+        return np.asarray(np.arange(self.slates.shape[1]) == self.length[:, None] - 1)
+
+    @property
+    def slate_log_probs(self) -> FloatArray:
+        """(n, T) float64, in nats, of whole slates."""
+        return np.asarray(self.log_probs.sum(axis=2))
+
+    def take(self, rows: NDArray[np.int64]) -> LoggedSessions:
+        """Some of the sessions, repeats allowed."""
+
+        def chosen(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: array[rows] for name, array in value.items()}
+            return None if value is None else value[rows]
+
+        return LoggedSessions(*(chosen(getattr(self, field.name)) for field in fields(self)))
+
+    def decisions(self) -> Iterator[tuple[int, NDArray[np.int64], Context]]:
+        """The contexts of all decisions, step by step: the step, the sessions, their context."""
+        for step in range(int(self.length.max())):
+            rows = np.flatnonzero(self.length > step)
+            shown = self.slates[rows, :step].reshape(len(rows), -1).astype(np.int64)
+            observed = self.observations
+            if isinstance(observed, dict):
+                observed = {name: array[rows, step] for name, array in observed.items()}
+            elif observed is not None:
+                observed = observed[rows, step]
+            yield step, rows, Context(self.users[rows], shown, observed)
+
+    def log_probs_of(self, policy: StochasticPolicy) -> FloatArray:
+        """(n, T, K) log-probabilities of the logged items under another policy, zero behind."""
+        log_probs = np.zeros(self.slates.shape)
+        for step, rows, context in self.decisions():
+            slates = self.slates[rows, step].astype(np.int64)
+            log_probs[rows, step] = policy.log_prob(context, slates)
+        return log_probs
+
+    @classmethod
+    def of_episodes(
+        cls, episodes: Sequence[Episode], users: NDArray[np.int32] | None = None
+    ) -> LoggedSessions:
+        """The sessions that :func:`kuaisim_gym.collect_episodes` recorded of a stochastic agent.
+
+        Args:
+            episodes: Of slates or single items.
+            users: (n,) positions of the users; by default those that the episodes name.
+
+        Raises:
+            DataFormatError: An episode has no probabilities, or there is none.
+        """
+        if not episodes or any(episode.log_probs is None for episode in episodes):
+            raise DataFormatError(
+                "Off-policy evaluation needs episodes with log_probs: collect them with "
+                "deterministic=False from an agent that tells them, such as an Actor."
+            )
+        n, longest = len(episodes), max(map(len, episodes))
+        width = np.asarray(episodes[0].log_probs).shape[1]
+        slates = np.full((n, longest, width), -1, dtype=np.int32)
+        rewards, log_probs = np.zeros((n, longest)), np.zeros(slates.shape)
+        for row, episode in enumerate(episodes):
+            steps = len(episode)
+            slates[row, :steps] = np.asarray(episode.actions).reshape(steps, width)
+            rewards[row, :steps], log_probs[row, :steps] = episode.rewards, episode.log_probs
+        length = np.array([len(episode) for episode in episodes])
+        if users is None:
+            users = np.full(n, -1, dtype=np.int32)
+        observed = _padded([episode.observations for episode in episodes], longest)
+        return cls(users, length, slates, rewards, log_probs, observations=observed)
+
+
+def _padded(observations: list[Any], longest: int) -> Any:
+    """(n, T, ...) observations before each step, from (steps + 1, ...) ones of each session."""
+    if isinstance(observations[0], dict):
+        names = observations[0]
+        return {
+            name: _padded([session[name] for session in observations], longest) for name in names
+        }
+    padded = np.zeros(
+        (len(observations), longest, *observations[0].shape[1:]), observations[0].dtype
+    )
+    for row, observed in zip(padded, observations, strict=True):
+        row[: len(observed) - 1] = observed[:-1]
+    return padded
+
+
+def log_sessions(
+    batch: SessionBatch, policy: StochasticPolicy, seed: int, observe: bool = False
+) -> LoggedSessions:
+    """Plays one session in each slot of a batch and logs it.
+
+    Args:
+        batch: n sessions of ``action_type="slate"`` or ``"discrete"``; they are seeded and reset.
+        policy: Acts in them.
+        seed: Of the sessions, slot i having ``seed + i``, and of the policy's draws.
+        observe: Whether the policy reads observations, which are then kept, too.
+
+    Raises:
+        ConfigError: The actions are of another type.
+    """
+    if batch.action_type not in ("slate", "discrete"):
+        raise ConfigError(
+            f'log_sessions needs action_type="slate" or "discrete", got {batch.action_type!r}.'
+        )
+    n, longest, size = batch.n_sessions, batch.longest, batch.config.slate_size
+    state, rng = batch.core.state, np.random.default_rng(seed)
+    batch.seed([seed + slot for slot in range(n)])
+    batch.reset()
+    log_probs, patience = np.zeros((n, longest, size)), np.zeros((n, longest))
+    observations: list[Any] = []
+    slates: NDArray[np.int64] = np.zeros((n, size), dtype=np.int64)
+    while state.active.any():
+        slots = state.active.copy()
+        rows = np.flatnonzero(slots)
+        step = int(state.steps[rows[0]])
+        observed = batch.observe() if observe else None
+        if observe:
+            observations.append(observed)
+        shown = state.slates[rows, :step].reshape(len(rows), -1).astype(np.int64)
+        context = Context(state.users[rows], shown, _rows(observed, rows))
+        slates[rows], log_probs[rows, step] = policy.act(context, size, rng)
+        patience[rows, step] = state.temper[rows]
+        batch.step(slates if batch.action_type == "slate" else slates[:, 0], slots)
+    sessions = batch.records(np.arange(n))
+    return LoggedSessions(
+        sessions.users, sessions.length, sessions.slates, sessions.rewards, log_probs,
+        sessions.responses, patience, _stacked(observations, longest),
+    )  # fmt: skip
+
+
+def _rows(observation: Any, rows: NDArray[np.int64]) -> Any:
+    if isinstance(observation, dict):
+        return {name: array[rows] for name, array in observation.items()}
+    return None if observation is None else observation[rows]
+
+
+def _stacked(observations: list[Any], longest: int) -> Any:
+    """(n, T, ...) of the steps' (n, ...) observations; ``None`` of none."""
+    if not observations:
+        return None
+    if isinstance(observations[0], dict):
+        names = observations[0]
+        return {
+            name: _stacked([session[name] for session in observations], longest) for name in names
+        }
+    missing = [np.zeros_like(observations[0])] * (longest - len(observations))
+    return np.stack([*observations, *missing], axis=1)
+
+
+def random_log(dataset: Dataset) -> LoggedSessions:
+    """The test rows of random exposures as sessions of one step and one item.
+
+    KuaiRand's randomised log showed items drawn uniformly from its pool, the catalogue here, so
+    that the propensity of every row is one over the number of items.
+
+    Args:
+        dataset: Whose test rows are draws of a random log, such as ``"kuairand-click"``.
+
+    Raises:
+        ConfigError: The data say of no random log, so that propensities are not known.
+    """
+    if dataset.randomised is None or dataset.test.is_draw or dataset.synthetic:
+        raise ConfigError(
+            f"{dataset.name} has no published random log: give kuairand-click with its files."
+        )
+    rows = dataset.test
+    answers = rows.response.astype(np.float32)[:, None, None]
+    return LoggedSessions(
+        rows.users,
+        np.ones(len(rows), dtype=np.int64),
+        rows.items.astype(np.int32)[:, None, None],
+        answers[:, 0].astype(np.float64),
+        np.full(answers.shape, -np.log(dataset.n_items)),
+        answers,
+    )

@@ -1,0 +1,340 @@
+"""Policies that know their probabilities: softmax over scores, uniform, mixtures, and networks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import (
+    CategoricalDistribution,
+    MultiCategoricalDistribution,
+)
+from torch import Tensor
+
+from dsrm_agents.ope.logged import Context, FloatArray, StochasticPolicy
+from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError
+
+_TRIES = 64  # draws of an item before the weights of all items are looked at
+_FAINT = 1e-6  # share of a group that is left, below which a difference of sums is no sum
+
+
+class SoftmaxPolicy:
+    """Plackett-Luce slates: an item in proportion to ``exp(score / temperature)`` of those left.
+
+    With ``shares`` each place of the slate first draws a group, whatever the scores, and then an
+    item of it: the dial of a long-tail share, with exact probabilities. Items that the session has
+    shown are not left.
+
+    Args:
+        scores: (n_users, n_items) floats, or (n_items,) for all users alike.
+        temperature: Above 0; the larger, the closer to uniform.
+        shares: (G,) probabilities of the groups at each place; ``None`` for no groups.
+        labels: (n_items,) int group of each item, with ``shares``.
+        users: (n_users,) positions of the users whose rows they are; ``None`` for all, in order.
+
+    Raises:
+        ConfigError: The arguments do not belong together, or a group with a share has no item.
+    """
+
+    def __init__(
+        self,
+        scores: NDArray[np.floating],
+        temperature: float = 1.0,
+        shares: Sequence[float] | None = None,
+        labels: NDArray[np.integer] | None = None,
+        users: NDArray[np.integer] | None = None,
+    ) -> None:
+        if not temperature > 0.0:
+            raise ConfigError(f"temperature must be above 0, got {temperature}.")
+        if (shares is None) != (labels is None):
+            raise ConfigError("shares and labels go together: give both, or neither.")
+        table = np.atleast_2d(np.asarray(scores, dtype=np.float64)) / temperature
+        self.shares = np.ones(1) if shares is None else np.asarray(shares, dtype=np.float64)
+        if (self.shares < 0).any() or abs(self.shares.sum() - 1.0) > 1e-9:
+            raise ConfigError(f"shares must be probabilities that sum to 1, got {shares}.")
+        n_items = table.shape[1]
+        self.labels = np.zeros(n_items, np.int64) if labels is None else labels.astype(np.int64)
+        self._members = [np.flatnonzero(self.labels == g) for g in range(len(self.shares))]
+        if any(
+            share > 0 and not len(m) for share, m in zip(self.shares, self._members, strict=True)
+        ):
+            raise ConfigError("A group with a share of the slate has no items.")
+        self._row_of = np.zeros(0, dtype=np.int64)
+        if np.ndim(scores) == 2:
+            in_table = np.arange(len(table)) if users is None else users
+            self._row_of = np.full(int(in_table.max()) + 1, -1)
+            self._row_of[in_table] = np.arange(len(table))
+        # Of its group: a row sums to G.
+        self._chance = np.zeros_like(table)
+        self._cumulative: list[FloatArray] = []
+        for members in self._members:
+            weight = np.exp(
+                table[:, members] - table[:, members].max(1, keepdims=True, initial=-np.inf)
+            )
+            self._chance[:, members] = weight / weight.sum(1, keepdims=True)
+            cumulative = np.cumsum(self._chance[:, members], axis=1)
+            cumulative[:, -1:] = 1.0
+            # One ascending list of all rows: row r lies in (r, r + 1].
+            self._cumulative.append((cumulative + np.arange(len(table))[:, None]).ravel())
+
+    def act(
+        self, context: Context, slate_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Draws slates, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`.
+
+        Raises:
+            ConfigError: A group is drawn that has no item left.
+        """
+        rows, n = self._rows(context), len(context.users)
+        everyone = np.arange(n)
+        hidden = np.zeros((n, len(self.labels) + 1), dtype=bool)
+        hidden[everyone[:, None], context.shown] = True  # -1 is the last column
+        slates = np.empty((n, slate_size), dtype=np.int64)
+        bounds = np.cumsum(self.shares)[:-1]
+        for position in range(slate_size):
+            group = (rng.random((n, 1)) >= bounds).sum(axis=1)
+            waiting = everyone
+            for attempt in range(_TRIES + 1):
+                drawn = (
+                    self._drawn(rows[waiting], group[waiting], rng)
+                    if attempt < _TRIES
+                    else self._drawn_among(rows[waiting], group[waiting], hidden[waiting], rng)
+                )
+                free = ~hidden[waiting, drawn]
+                slates[waiting[free], position] = drawn[free]
+                hidden[waiting[free], drawn[free]] = True
+                waiting = waiting[~free]
+                if not len(waiting):
+                    break
+        return slates, self.log_prob(context, slates)
+
+    def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
+        """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
+        rows = self._rows(context)[:, None]
+        before = np.concatenate([context.shown, slates], axis=1)
+        n_before = context.shown.shape[1]
+        chance = np.where(before >= 0, self._chance[rows, before], 0.0)
+        group = self.labels[slates]
+        left = np.ones(slates.shape)
+        for number in range(len(self.shares)):
+            of_group = np.where(self.labels[before] == number, chance, 0.0)
+            shown_weight = np.cumsum(of_group, axis=1)[:, n_before:] - of_group[:, n_before:]
+            left = np.where(group == number, 1.0 - shown_weight, left)
+        for row, position in np.argwhere(left < _FAINT):
+            remaining = self._chance[rows[row, 0]] * (self.labels == group[row, position])
+            remaining[before[row, : n_before + position]] = 0.0
+            left[row, position] = remaining.sum()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_prob = np.log(self.shares[group]) + np.log(chance[:, n_before:]) - np.log(left)
+        first = (slates[:, :, None] == before[:, None, :]).argmax(axis=2)
+        again = first < n_before + np.arange(slates.shape[1])
+        return np.where(again | np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
+
+    def _rows(self, context: Context) -> NDArray[np.int64]:
+        """(N,) rows of the tables of the users."""
+        if not len(self._row_of):
+            return np.zeros(len(context.users), dtype=np.int64)
+        in_table = (context.users >= 0) & (context.users < len(self._row_of))
+        rows = np.where(in_table, self._row_of[np.where(in_table, context.users, 0)], -1)
+        if (rows < 0).any():
+            raise ConfigError(
+                f"User {context.users[rows < 0][0]} has no row of scores: give scores of all users "
+                "who may arrive."
+            )
+        return np.asarray(rows)
+
+    def _drawn(
+        self, rows: NDArray[np.int64], group: NDArray[np.int64], rng: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Items of groups, whether they are left or not."""
+        items = np.empty(len(rows), dtype=np.int64)
+        for number, (members, cumulative) in enumerate(
+            zip(self._members, self._cumulative, strict=True)
+        ):
+            inside = np.flatnonzero(group == number)
+            # Sorted, so that the search walks through the table once.
+            inside = inside[np.argsort(rows[inside], kind="stable")]
+            keys = rows[inside] + rng.random(len(inside))
+            position = np.searchsorted(cumulative, keys, side="right") - rows[inside] * len(members)
+            items[inside] = members[np.minimum(position, len(members) - 1)]
+        return items
+
+    def _drawn_among(
+        self,
+        rows: NDArray[np.int64],
+        group: NDArray[np.int64],
+        hidden: NDArray[np.bool_],
+        rng: np.random.Generator,
+    ) -> NDArray[np.int64]:
+        """Items of groups that are left."""
+        weight = self._chance[rows] * (self.labels == group[:, None]) * ~hidden[:, :-1]
+        total = weight.sum(axis=1)
+        if not total.all():
+            raise ConfigError(
+                "A session is left with no item of a group that was drawn: give the group a "
+                "smaller share, or end sessions earlier."
+            )
+        ahead = np.cumsum(weight, axis=1) > rng.random((len(rows), 1)) * total[:, None]
+        return np.asarray(ahead.argmax(axis=1))
+
+
+def uniform_policy(n_items: int) -> SoftmaxPolicy:
+    """Every item that the session has not shown is as likely as any other."""
+    return SoftmaxPolicy(np.zeros(n_items))
+
+
+class Mixture:
+    """Acts by one of some policies, drawn anew for each slate.
+
+    A slate's probability is the mixture's; an item's, given the earlier ones, the ratio of two such
+    sums: what the earlier items tell of who is acting is taken into account.
+
+    Args:
+        policies: The policies.
+        weights: Their probabilities.
+    """
+
+    def __init__(self, policies: Sequence[StochasticPolicy], weights: Sequence[float]) -> None:
+        if len(policies) != len(weights) or abs(sum(weights) - 1.0) > 1e-9 or min(weights) < 0.0:
+            raise ConfigError(f"weights must be one probability a policy, got {list(weights)}.")
+        self.policies, self.weights = tuple(policies), np.asarray(weights, dtype=np.float64)
+
+    def act(
+        self, context: Context, slate_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Draws slates, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
+        actor = rng.choice(len(self.policies), size=len(context.users), p=self.weights)
+        drawn = [policy.act(context, slate_size, rng)[0] for policy in self.policies]
+        slates = np.stack(drawn)[actor, np.arange(len(actor))]
+        return slates, self.log_prob(context, slates)
+
+    def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
+        """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
+        log_probs = np.stack([policy.log_prob(context, slates) for policy in self.policies])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            prior = np.log(self.weights)[:, None]
+            prefix = np.logaddexp.reduce(prior[..., None] + np.cumsum(log_probs, axis=2), axis=0)
+            log_prob = np.diff(prefix, axis=1, prepend=0.0)
+        return np.where(np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
+
+
+def epsilon_random(policy: StochasticPolicy, epsilon: float, n_items: int) -> Mixture:
+    """A policy that shows a uniformly random slate with probability epsilon."""
+    return Mixture([policy, uniform_policy(n_items)], [1.0 - epsilon, epsilon])
+
+
+@runtime_checkable
+class DrawsSlates(Protocol):
+    """A Stable-Baselines3 policy that draws slates by itself, such as HRL's and HSRL's."""
+
+    def draw_slates(self, obs: Any) -> tuple[Tensor, Tensor]:
+        """(N, K) item positions, and (N, K) log-probabilities given the slate's earlier items."""
+
+    def slate_log_prob(self, obs: Any, slates: Tensor) -> Tensor:
+        """(N, K) log-probabilities of (N, K) slates, likewise."""
+
+
+class NetworkPolicy:
+    """A trained agent that draws items: HierarchicalPPO, HSRL, or one with categorical actions.
+
+    Args:
+        model: The agent. Its policy has ``draw_slates`` and ``slate_log_prob``, or draws every
+            place of the slate from a categorical distribution, as PPO and A2C do with
+            ``action_type="slate"`` or ``"discrete"``; of such a slate an item may come twice.
+
+    Raises:
+        ConfigError: Its actions are no items, so that a slate's probability is not known: the
+            scorers and shares of continuous agents rank items, which is not to draw them.
+    """
+
+    def __init__(self, model: BaseAlgorithm) -> None:
+        self.policy: Any = model.policy
+        distribution = getattr(self.policy, "action_dist", None)
+        drawn = isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution)
+        if not (isinstance(self.policy, DrawsSlates) or drawn):
+            raise ConfigError(
+                f"{type(model).__name__} with {type(self.policy).__name__} draws no items, and the "
+                "probability of its slates is not known: log a HierarchicalPPO, HSRL, an agent "
+                "with categorical actions, or a SoftmaxPolicy of its item scores."
+            )
+
+    def act(
+        self, context: Context, slate_size: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], FloatArray]:
+        """Draws slates, as :class:`~dsrm_agents.ope.logged.StochasticPolicy` does, by torch."""
+        with torch.no_grad():
+            obs = self._tensors(context)
+            if isinstance(self.policy, DrawsSlates):
+                slates, log_prob = self.policy.draw_slates(obs)
+            else:
+                slates = self.policy.get_distribution(obs).sample().reshape(-1, slate_size)
+                log_prob = self._of_places(obs, slates)
+        return slates.cpu().numpy().astype(np.int64), log_prob.double().cpu().numpy()
+
+    def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
+        """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
+        with torch.no_grad():
+            obs = self._tensors(context)
+            shown = torch.as_tensor(slates, device=self.policy.device)
+            drawn = isinstance(self.policy, DrawsSlates)
+            log_prob = (
+                self.policy.slate_log_prob(obs, shown) if drawn else self._of_places(obs, shown)
+            )
+        return np.asarray(log_prob.double().cpu().numpy())
+
+    def _tensors(self, context: Context) -> Any:
+        if context.observation is None:
+            raise ConfigError("A network reads observations: log sessions with observe=True.")
+        self.policy.set_training_mode(False)
+        return self.policy.obs_to_tensor(context.observation)[0]
+
+    def _of_places(self, obs: Any, slates: Tensor) -> Tensor:
+        """(N, K) log-probabilities of items that are drawn place by place."""
+        distribution = self.policy.get_distribution(obs).distribution
+        if isinstance(distribution, list):
+            positions = zip(distribution, slates.unbind(1), strict=True)
+            return torch.stack([position.log_prob(item) for position, item in positions], dim=1)
+        return torch.as_tensor(distribution.log_prob(slates[:, 0]))[:, None]
+
+
+class Actor:
+    """A stochastic policy as an agent, for :func:`kuaisim_gym.collect_episodes`.
+
+    Args:
+        policy: The policy.
+        batch: The sessions that it acts in, such as ``envs.unwrapped.batch``.
+        seed: Of its draws.
+    """
+
+    def __init__(self, policy: StochasticPolicy, batch: SessionBatch, seed: int) -> None:
+        self.policy, self.batch = policy, batch
+        self._rng = np.random.default_rng(seed)
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[NDArray[np.int64], None]:
+        """Draws actions for the sessions as they stand.
+
+        Raises:
+            ConfigError: ``deterministic``: the best action of a policy that draws is another one.
+        """
+        if deterministic:
+            raise ConfigError("An Actor draws its actions: give deterministic=False.")
+        return self.draw(observation)[0], None
+
+    def draw(self, observation: Any) -> tuple[NDArray[np.int64], FloatArray]:
+        """Actions, and the (N, K) log-probabilities of their items."""
+        state = self.batch.core.state
+        shown = np.where(state.active[:, None, None], state.slates, -1)
+        context = Context(state.users, shown.reshape(len(shown), -1).astype(np.int64), observation)
+        slates, log_probs = self.policy.act(context, self.batch.config.slate_size, self._rng)
+        return (slates if self.batch.action_type == "slate" else slates[:, 0]), log_probs
