@@ -40,7 +40,10 @@ def _measurement(result: Result) -> Hashable:
 
 def markdown(results: list[Result]) -> str:
     """Tables of all parts, world by world."""
-    tables = {"pairs": _pairs, "coverage": _coverage, "dial": _dial, "replay": _replay}
+    tables = {
+        "pairs": _pairs, "pairs-no-patience": _pairs, "coverage": _coverage, "dial": _dial,
+        "replay": _replay,
+    }  # fmt: skip
     rank = {part: number for number, part in enumerate(tables)}
     ordered = sorted(in_order(results), key=lambda item: (rank[item["part"]], item["slate_size"]))
     texts = []
@@ -52,6 +55,7 @@ def markdown(results: list[Result]) -> str:
 
 _TITLES = {
     "pairs": "Near and far policies",
+    "pairs-no-patience": "Near and far policies, and the rule by which users leave is not known",
     "coverage": "Coverage of 95 % intervals",
     "dial": "A dial set by logs alone",
     "replay": "The published random log",
@@ -236,7 +240,7 @@ def verdict(results: list[Result]) -> str:
         (result for result in results if result["part"] == "coverage"),
         key=lambda result: -result["worth"],
     )
-    pairs = [result for result in results if result["part"] == "pairs"]
+    pairs = [result for result in results if result["part"].startswith("pairs")]
     lines = []
     for result in covered:
         near, far = (_coverages(result, intervals) for intervals in (NEAR_ONE, FAR_ONE))
@@ -245,13 +249,14 @@ def verdict(results: list[Result]) -> str:
             f"{result['log_sessions']:,} sessions: {_range(near)} of {result['repetitions']} "
             f"intervals of *{NEAR_ONE}* hold the truth, by metric; {_range(far)} of *{FAR_ONE}*."
         )
+    patience = {"pairs": "", "pairs-no-patience": ", patience unknown"}
     ranked = "\n".join(
-        f"* K = {result['slate_size']}: Kendall's tau of six policies from "
-        f"{int(_largest(result)):,} sessions is {_least_tau(result):.2f} in the worst metric. "
+        f"* K = {result['slate_size']}{patience[result['part']]}: Kendall's tau of six policies "
+        f"from {int(_largest(result)):,} sessions is {_least_tau(result):.2f} in the worst metric. "
         f"Errors of Len are at most {_worst(result, FAR_ONE, 'len', True):.2f} "
         f"steps where the tool answers, {_worst(result, FAR_ONE, 'len', False):.2f} where it would "
         f"refuse; of R_each by *{RATIO_ONE}* {_worst(result, RATIO_ONE, 'r_each', True):.3f}."
-        for result in sorted(pairs, key=lambda result: result["slate_size"])
+        for result in sorted(pairs, key=lambda result: (result["part"], result["slate_size"]))
     )
     return "\n\n".join(
         [

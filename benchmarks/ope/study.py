@@ -47,7 +47,7 @@ from .plot import plot_all
 from .policies import TOGETHER, OpeWorld, Ranker
 from .report import STUDY, markdown, read_studies
 
-PARTS = ("pairs", "coverage", "dial", "replay")
+PARTS = ("pairs", "pairs-no-patience", "coverage", "dial", "replay")
 LOGGING = Ranker("belief", 1.0, 0.5)
 # Six agents that differ in every metric, and two close to the policy that logs.
 SIX = (
@@ -109,6 +109,7 @@ class OpeStudy(WorldStudy):
     def make(self, path: Path) -> Result:
         makers: dict[str, Callable[[OpeWorld], Result]] = {
             "pairs": self._pairs,
+            "pairs-no-patience": self._pairs,
             "coverage": self._coverage,
             "dial": self._dial,
             "replay": self._replay,
@@ -124,6 +125,8 @@ class OpeStudy(WorldStudy):
         logging = world.policy(LOGGING)
         log_seed, true_seed = self._seeds
         logged = world.log(logging, LOG_SIZES[-1], log_seed)
+        if self.part == "pairs-no-patience":
+            logged = replace(logged, patience=None)
         rows = []
         for ranker in (*NEAR, *SIX):
             policy = world.policy(ranker)
@@ -281,7 +284,7 @@ def _rounded(intervals: dict[str, Interval]) -> dict[str, list[float]]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("--parts", nargs="+", choices=PARTS, default=list(PARTS[:3]), help="parts of the study")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]), help="parts of the study")
     add("--max-len", type=count, default=20, help="longest session")
     add("--slate-sizes", type=count, nargs="+", default=[2, 5, 10], metavar="K",
         help="items in a slate of the pairs; the other parts have 5")  # fmt: skip
