@@ -334,6 +334,7 @@ def train_agent(
     checkpoint: Path | None = None,
     log: Path | None = None,
     prepare: Callable[[BaseAlgorithm], object] | None = None,
+    watch: BaseCallback | None = None,
 ) -> tuple[BaseAlgorithm, dict[str, Any]]:
     """Trains the model of an agent.
 
@@ -348,6 +349,7 @@ def train_agent(
         checkpoint: File from which training continues if it exists; only for on-policy agents.
         log: Folder for TensorBoard files; ``None`` for no log.
         prepare: Called with the model before it learns.
+        watch: Another callback, which may end the training.
 
     Returns:
         The trained model and the ``train`` block of the result, with ``"commits"``, the code of
@@ -365,7 +367,7 @@ def train_agent(
     env.seed(spec.seed * SEED_RANGE)  # replaces the seed that SB3 has just set
     rounds = -(-spec.episodes // env.num_envs)  # in a round every slot ends a session
     total = rounds * env.num_envs * env.get_attr("batch")[0].longest
-    callbacks: list[BaseCallback] = [record]
+    callbacks: list[BaseCallback] = [record] if watch is None else [record, watch]
     commits: list[str] = []
     if checkpoint is not None and isinstance(model, OnPolicyAlgorithm):
         settings = {"episodes": spec.episodes, "versions": versions()}

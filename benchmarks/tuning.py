@@ -9,6 +9,9 @@ Trials are saved in Optuna's journal next to the result file, which one process 
 makes the trials. Draws depend only on the seed and on the trials before: a killed search of one
 trial at a time continues as if it had not been interrupted. With several at a time they depend on
 the order in which trials end, too.
+
+With ``--prune`` a trial plays the held-out users half-way, too, and ends there if that is worse
+than the median of earlier trials at that point, as Optuna's median pruner has it.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, TrialState
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.callbacks import BaseCallback
 from tqdm.auto import tqdm
 
 from kuaisim_gym.config import check_whole
@@ -67,6 +72,8 @@ KEYS = frozenset(
 )
 HELD_OUT_SHARE = 0.2  # of the train users
 SHOWN = 10  # trials in the table
+HALF_WAY = 1  # step of the intermediate values in Optuna's journal
+LEAST_TRIALS = 5  # that have come half-way, before one is ended there
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,7 @@ class TuneStudy(Study):
         trials: Number of finished trials, those of earlier processes included.
         progress: Whether to show a progress bar.
         backend: Starts the workers of the trials.
+        prune: Whether trials that are poor half-way end there.
     """
 
     packages = (*PACKAGES, "optuna")
@@ -87,6 +95,7 @@ class TuneStudy(Study):
     trials: int
     progress: bool = True
     backend: Callable[[], Backend] = InProcess
+    prune: bool = False
 
     def __post_init__(self) -> None:
         if not find_agent(self.spec.agent).space:
@@ -110,7 +119,8 @@ class TuneStudy(Study):
             "env": spec.env,
             "max_len": spec.max_len,
             "dataset": spec.origin.block(),
-            "settings": {name: getattr(spec, name) for name in ("episodes", "sessions", "seed")},
+            "settings": {name: getattr(spec, name) for name in ("episodes", "sessions", "seed")}
+            | ({"prune": True} if self.prune else {}),
             "space": {name: setting.text for name, setting in space.items()},
             "fixed": {name: value for name, value in settings.items() if name not in space},
         }
@@ -133,7 +143,7 @@ class TuneStudy(Study):
             self.backend() as workers,
             tqdm(total=self.trials, desc="Trials", unit="trial", disable=not self.progress) as bar,
         ):
-            running: dict[Future[float], optuna.Trial] = {}
+            running: dict[Future[Result], optuna.Trial] = {}
             while True:
                 finished = _finished(study)
                 if finished:
@@ -143,17 +153,18 @@ class TuneStudy(Study):
                 while len(running) < min(missing, workers.slots):
                     with disk_errors(journal):
                         trial = _ask(study, spec, len(finished) + len(running))
+                    least = _least(finished) if self.prune else None
                     single = TrialStudy(
-                        self.name, spec, _params(trial), trial.number, self.progress
+                        self.name, spec, _params(trial), trial.number, self.progress, least
                     )
-                    running[workers.submit(_length, single)] = trial
+                    running[workers.submit(_made, single)] = trial
                 if not running:
                     break
                 completed, _ = futures.wait(running, return_when=futures.FIRST_COMPLETED)
                 for future in completed:
-                    length = future.result()
+                    result = future.result()
                     with disk_errors(journal):
-                        study.tell(running.pop(future), length)
+                        _tell(study, running.pop(future), result)
         return _trials(finished)
 
     @staticmethod
@@ -172,6 +183,7 @@ class TrialStudy(Study):
         params: Hyper-parameters.
         number: Optuna's number of the trial.
         progress: Whether to show progress bars.
+        least: Held-out length half-way below which the trial ends; ``None`` to train in one go.
     """
 
     search: str
@@ -179,6 +191,7 @@ class TrialStudy(Study):
     params: Mapping[str, Any]
     number: int
     progress: bool = True
+    least: float | None = None
 
     @property
     def name(self) -> str:
@@ -191,13 +204,51 @@ class TrialStudy(Study):
         spec, dataset = self.spec, self.spec.load()
         fitted = _fitted(spec.agent, dataset, spec.seed, self.progress)
         users = split_users(dataset, spec.seed)
-        return {"length": session_length(spec, dataset, fitted, users, self.params)}
+        if self.least is None:
+            return {"length": session_length(spec, dataset, fitted, users, self.params)}
+        half_way = HalfWay(
+            spec.episodes,
+            lambda model: held_out_length(spec, dataset, fitted, users[1], self.params, model),
+            self.least,
+        )
+        length = session_length(spec, dataset, fitted, users, self.params, half_way)
+        return {"half": half_way.value, "length": None if half_way.is_poor else length}
 
 
-def _length(trial: Study) -> float:
-    """The value of a trial, which saves nothing."""
-    length: float = trial.make(Path(f"{trial.name}.json"))["length"]
-    return length
+class HalfWay(BaseCallback):
+    """Judges a model once half of its training sessions are over, and ends those that are poor.
+
+    Args:
+        episodes: All training sessions.
+        judge: The value of a model as it is.
+        least: Value below which training ends.
+
+    Attributes:
+        value: The model's value half-way; ``None`` until then, and of an agent that plays no
+            sessions.
+        is_poor: Whether training was ended.
+    """
+
+    def __init__(
+        self, episodes: int, judge: Callable[[BaseAlgorithm], float], least: float
+    ) -> None:
+        super().__init__()
+        self._remaining, self._judge, self._least = episodes // 2, judge, least
+        self.value: float | None = None
+        self.is_poor = False
+
+    def _on_step(self) -> bool:
+        if self.value is None:
+            self._remaining -= sum("session" in info for info in self.locals["infos"])
+            if self._remaining <= 0:
+                self.value = self._judge(self.model)
+                self.is_poor = self.value < self._least
+        return not self.is_poor
+
+
+def _made(trial: Study) -> Result:
+    """The values of a trial, which saves nothing."""
+    return trial.make(Path(f"{trial.name}.json"))
 
 
 @lru_cache(maxsize=1)
@@ -221,6 +272,7 @@ def tune(
     out: Path,
     progress: bool = True,
     backend: Callable[[], Backend] = InProcess,
+    prune: bool = False,
 ) -> Path:
     """Searches until the study has the given number of trials, and returns the result file.
 
@@ -228,7 +280,7 @@ def tune(
         ConfigError: The agent has no search space, sessions of the environment have a fixed length,
             ``out`` is a file, or it holds a study of other data or settings.
     """
-    return run_study(TuneStudy(spec, trials, progress, backend), out)
+    return run_study(TuneStudy(spec, trials, progress, backend, prune), out)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -236,6 +288,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_agent_arguments(parser)
     add_session_arguments(parser)
     parser.add_argument("--trials", type=count, default=20, help="trials, earlier ones included")
+    parser.add_argument(
+        "--prune", action="store_true", help="end trials half-way that are worse than most there"
+    )
     add_jobs(parser, 1)
     add_run_arguments(parser)
     parser.set_defaults(seed=0)
@@ -243,7 +298,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> None:
     """Searches, and prints the trials and the name of the result file."""
-    path = tune(spec_of(options), options.trials, options.out, backend=backend_of(options))
+    path = tune(
+        spec_of(options), options.trials, options.out, backend=backend_of(options),
+        prune=options.prune,
+    )  # fmt: skip
     print(TuneStudy.markdown([read_result(path)]), path, sep="\n\n")
 
 
@@ -260,23 +318,39 @@ def session_length(
     fitted: Any,
     users: tuple[NDArray[np.int32], NDArray[np.int32]],
     params: Mapping[str, Any],
+    watch: BaseCallback | None = None,
 ) -> float:
     """Mean session length in steps, of held-out users after training with hyper-parameters.
 
     The arguments are those of ``train_agent``, with the positions of both groups of users.
     """
     training, held_out = users
-    agent = find_agent(spec.agent)
-    model, _ = train_agent(spec, dataset, fitted, False, users=training, overrides=params)
-    played = play(
-        agent, spec, dataset, model, fitted, overrides=params, split="train", users=held_out
+    model, _ = train_agent(
+        spec, dataset, fitted, False, users=training, overrides=params, watch=watch
     )
+    return held_out_length(spec, dataset, fitted, held_out, params, model)
+
+
+def held_out_length(
+    spec: Run,
+    dataset: Dataset,
+    fitted: Any,
+    users: NDArray[np.int32],
+    params: Mapping[str, Any],
+    model: BaseAlgorithm,
+) -> float:
+    """Mean session length in steps, of held-out users with a model as it is."""
+    played = play(
+        find_agent(spec.agent), spec, dataset, model, fitted, overrides=params, split="train",
+        users=users,
+    )  # fmt: skip
     return float(played.sessions.length.mean())
 
 
 def _table(result: Result) -> str:
     names = tuple(result["space"])
-    best = sorted(result["trials"], key=lambda trial: -trial["value"])[:SHOWN]
+    best = sorted(_whole(result["trials"]), key=lambda trial: -trial["value"])[:SHOWN]
+    n_pruned = len(result["trials"]) - len(_whole(result["trials"]))
     rows = []
     for trial in best:
         params = (f"{trial['params'][name]:.4g}" for name in names)
@@ -287,6 +361,8 @@ def _table(result: Result) -> str:
         f"{len(best)} of {len(result['trials'])} trials; trial 0 has the settings that "
         "the agent had. Len: of held-out train users, on the train simulator."
     )
+    if n_pruned:
+        note += f" {n_pruned} trials ended half-way."
     table = markdown_table(["trial", *names, "Len", "s"], rows, "r")
     title = f"{result['agent']}: {world_of(result).title}"
     return section(title, table, note, f"```json\n{json.dumps(settings, indent=2)}\n```")
@@ -336,7 +412,25 @@ def _taken_up(journal: Path, header: Result) -> optuna.Study:
 
 
 def _finished(study: optuna.Study) -> list[FrozenTrial]:
-    return study.get_trials(states=(TrialState.COMPLETE,))
+    """Trials that need not be made again: whole ones, and those that ended half-way."""
+    return study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def _least(finished: list[FrozenTrial]) -> float:
+    """The median of values half-way; minus infinity while there are too few."""
+    values = [trial.intermediate_values.get(HALF_WAY) for trial in finished]
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if len(known) >= LEAST_TRIALS else -np.inf
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, result: Result) -> None:
+    """Saves what came of a trial."""
+    if result.get("half") is not None:
+        trial.report(result["half"], HALF_WAY)
+    if result["length"] is None:
+        study.tell(trial, state=TrialState.PRUNED)
+    else:
+        study.tell(trial, result["length"])
 
 
 def _ask(study: optuna.Study, spec: Run, number: int) -> optuna.Trial:
@@ -364,6 +458,12 @@ def _trials(finished: list[FrozenTrial]) -> Result:
     for number, trial in enumerate(finished):  # Optuna's number counts killed trials as well
         assert trial.duration is not None
         row = {"number": number, "params": _params(trial), "value": trial.value}
-        trials.append(row | {"seconds": trial.duration.total_seconds()})
-    best = max(trials, key=lambda trial: trial["value"])  # the first of equals
+        pruned = {"pruned": True} if trial.state is TrialState.PRUNED else {}
+        trials.append(row | {"seconds": trial.duration.total_seconds()} | pruned)
+    best = max(_whole(trials), key=lambda trial: trial["value"])  # the first of equals
     return {"trials": trials, "best": {name: best[name] for name in ("params", "value")}}
+
+
+def _whole(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Trials that did not end half-way; the value of another is that of half of the sessions."""
+    return [trial for trial in trials if "pruned" not in trial]

@@ -171,6 +171,57 @@ def test_a_killed_study_goes_on_where_it_was(guess, killed_at, tmp_path: Path, m
     assert len(guess) == 15 - killed_at
 
 
+@pytest.mark.parametrize("killed_at", [None, 8])
+def test_trials_below_the_median_of_earlier_ones_end_half_way(
+    killed_at, tmp_path: Path, monkeypatch
+) -> None:
+    halves = [5.0, 1.0, 4.0, 2.0, 3.0, 2.9, 3.0, 9.0, 3.1, 2.0]  # medians: 3, then 2.95, 3, ...
+    played: list[tuple[float, float | None]] = []
+
+    def values(spec, dataset, purifier, users, params, half_way) -> float:
+        if len(played) == killed_at:
+            monkeypatch.setattr(tuning, "session_length", values_again)
+            raise KeyboardInterrupt
+        return values_again(spec, dataset, purifier, users, params, half_way)
+
+    def values_again(spec, dataset, purifier, users, params, half_way) -> float:
+        half_way.value = halves[len(played)]
+        half_way.is_poor = half_way.value < half_way._least
+        played.append((half_way.value, half_way._least))
+        return 10.0 + half_way.value
+
+    monkeypatch.setattr(tuning, "session_length", values)
+    if killed_at is not None:
+        with pytest.raises(KeyboardInterrupt):
+            tune(SPEC, 10, tmp_path, progress=False, prune=True)
+    result = read(tune(SPEC, 10, tmp_path, progress=False, prune=True))
+    assert [least for _, least in played] == [-np.inf] * 5 + [3.0, 2.95, 3.0, 3.0, 3.0]
+    found = [(trial["value"], trial.get("pruned", False)) for trial in result["trials"]]
+    expected = [(10.0 + half, False) for half in halves]
+    expected[5], expected[9] = (2.9, True), (2.0, True)
+    assert found == expected
+    assert result["best"]["value"] == 19.0
+    assert "2 trials ended half-way" in tuning.TuneStudy.markdown([result])
+    with pytest.raises(ConfigError, match="prune"):
+        tune(SPEC, 12, tmp_path, progress=False)
+
+
+@pytest.mark.parametrize("least", [-np.inf, np.inf])
+def test_half_way_is_half_of_the_sessions(small, least: float) -> None:
+    users, seen = split_users(small, 0), []
+
+    def judge(model: Any) -> float:
+        seen.append(model.num_timesteps)
+        return 4.0
+
+    half_way = tuning.HalfWay(SPEC.episodes, judge, least)
+    model, block = running.train_agent(SPEC, small, None, False, users=users[0], watch=half_way)
+    assert seen == [model.num_timesteps] if half_way.is_poor else len(seen) == 1
+    sessions = SPEC.episodes // 2 if half_way.is_poor else SPEC.episodes
+    assert sessions <= block["episodes"] < sessions + model.n_envs
+    assert (half_way.value, half_way.is_poor) == (4.0, least > 4.0)
+
+
 def test_a_finished_study_is_not_repeated_but_can_be_prolonged(guess, tmp_path: Path) -> None:
     path = tune(SPEC, 2, tmp_path, progress=False)
     before = path.read_bytes()
