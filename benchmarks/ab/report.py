@@ -230,7 +230,7 @@ def page(row: Result, picture: str) -> str:
     test, planned, title = row["test"], row["planned"], METRICS[row["metric"]].title
     users = f"{test['users'][0]:,} + {test['users'][1]:,} users"
     facts = [
-        ["users", f"{users}, p of so uneven arms {test['imbalance_p']:.2f}"],
+        ["users", f"{users}, p-value of the split {test['imbalance_p']:.2f}"],
         ["sessions", f"{row['sessions']:,}"],
         [title, f"{test['control']:.3f} -> {test['treatment']:.3f}"],
         ["effect", signed(_effect(row))],
@@ -238,7 +238,8 @@ def page(row: Result, picture: str) -> str:
         ["always-valid 95 % interval",
          f"{_range(test['always_valid'].values())}, p {_p(test['always_valid_p'])}"],
         ["decided after", _decided(row)],
-        ["planned for", f"{signed(planned['effect'])}, 80 % power: {planned['users']:,} users"],
+        ["planned for a difference of",
+         f"{signed(planned['effect'])}, with 80 % power: {planned['users']:,} users"],
     ]  # fmt: skip
     rails = [
         [GUARDRAILS[name], f"{rail['control']:.3f}", f"{rail['treatment']:.3f}",
@@ -265,8 +266,11 @@ def page(row: Result, picture: str) -> str:
         f"![Path]({picture})",
         "## Bounds over time",
         markdown_table(["sessions", "effect", "fixed 95 %", "always valid"], bounds, "r"),
+        "The test is decided at the first look whose always-valid interval leaves out 0; a later "
+        "one may hold it again.",
         "## Guardrails",
         markdown_table(["", "control", "treatment", "loss, always valid", "margin", ""], rails),
+        "A loss below 0 is a gain.",
         "## Further metrics",
         markdown_table(["", "effect", "fixed 95 %"], metrics),
     ]) + "\n"  # fmt: skip

@@ -185,9 +185,7 @@ def arithmetic(requests: list[Row], users: list[Row]) -> list[Row]:
             label = f"cores for them, {agent}, {together}"
             rows.append({"of a million users": label, "number": rate / of_core / FILLED})
     online = sum(float(row["MB_a_million_users"]) for row in users[:-1])
-    rows.append(
-        {"of a million users": "GB in memory, a copy of each process", "number": online / 1e3}
-    )
+    rows.append({"of a million users": "GB in memory, in each process", "number": online / 1e3})
     return rows
 
 
