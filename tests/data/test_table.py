@@ -715,8 +715,8 @@ def test_options_that_cannot_be_are_refused(options, message) -> None:
 
 
 def test_other_sources_take_no_options_of_tables() -> None:
-    with pytest.raises(ConfigError, match="kuairec takes no options beside path and seed"):
-        load_dataset("kuairec", log=LOG)
+    with pytest.raises(ConfigError, match="kuairand takes no options beside path and seed"):
+        load_dataset("kuairand", log=LOG)
     assert load_dataset(name="kuairand").name == "kuairand"
 
 

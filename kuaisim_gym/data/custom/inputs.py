@@ -266,6 +266,8 @@ def _texts(series: pd.Series, label: str) -> pd.Series:
     Raises:
         DataFormatError: A cell holds several values.
     """
+    import pandas as pd
+
     lists = series.map(lambda cell: isinstance(cell, (list, tuple, set, dict)))
     if lists.any():
         row = int(lists.argmax())
@@ -273,7 +275,12 @@ def _texts(series: pd.Series, label: str) -> pd.Series:
             f"{label}, data row {row + 1}, column {series.name!r}: expected one value in a cell, "
             f"got {series[row]!r}. Join several by a separator, such as '|'."
         )
-    return series.map(str, na_action="ignore").astype(object)
+    # Objects from the start: with PyArrow, pandas would make its own texts of them in between,
+    # which fails where one is no UTF-8, before the row can be named.
+    cells = [
+        cell if missing else str(cell) for cell, missing in zip(series, series.isna(), strict=True)
+    ]
+    return pd.Series(cells, series.index, object, series.name)
 
 
 _FORMS: dict[str, type[TextInput | ParquetInput]] = {
