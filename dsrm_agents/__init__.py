@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
     from dsrm_agents.ope.evaluation import evaluate_off_policy
     from dsrm_agents.ope.logged import LoggedSessions, log_sessions
-    from dsrm_agents.ope.propensities import NetworkPolicy, SoftmaxPolicy
+    from dsrm_agents.ope.networks import NetworkPolicy
+    from dsrm_agents.ope.propensities import SoftmaxPolicy
     from dsrm_agents.serving import Recommender
 
 # Imported when they are used: these modules load torch and Stable-Baselines3.
@@ -78,7 +79,8 @@ _MODULES, __getattr__ = lazy_names(
         "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
         "ope.evaluation": ("evaluate_off_policy",),
         "ope.logged": ("LoggedSessions", "log_sessions"),
-        "ope.propensities": ("NetworkPolicy", "SoftmaxPolicy"),
+        "ope.networks": ("NetworkPolicy",),
+        "ope.propensities": ("SoftmaxPolicy",),
         "serving": ("Recommender",),
     },
 )

@@ -31,6 +31,12 @@ class Context(NamedTuple):
     shown: NDArray[np.int64]
     observation: Any = None
 
+    def repeats(self, slates: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(N, K) bool: items that the session, or an earlier place of their slate, has shown."""
+        before = np.concatenate([self.shown, slates], axis=1)
+        first = (slates[:, :, None] == before[:, None, :]).argmax(axis=2)
+        return np.asarray(first < self.shown.shape[1] + np.arange(slates.shape[1]))
+
 
 class StochasticPolicy(Protocol):
     """A policy that draws slates, and knows how likely each is."""

@@ -1,19 +1,12 @@
-"""Policies that know their probabilities: softmax over scores, uniform, mixtures, and networks."""
+"""Policies that know their probabilities: softmax over scores, uniform, and mixtures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.distributions import (
-    CategoricalDistribution,
-    MultiCategoricalDistribution,
-)
-from torch import Tensor
 
 from dsrm_agents.ope.logged import Context, FloatArray, StochasticPolicy
 from kuaisim_gym.envs.assembly import SessionBatch
@@ -131,9 +124,7 @@ class SoftmaxPolicy:
             left[row, position] = remaining.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
             log_prob = np.log(self.shares[group]) + np.log(chance[:, n_before:]) - np.log(left)
-        first = (slates[:, :, None] == before[:, None, :]).argmax(axis=2)
-        again = first < n_before + np.arange(slates.shape[1])
-        return np.where(again | np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
+        return np.where(context.repeats(slates) | np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
 
     def _rows(self, context: Context) -> NDArray[np.int64]:
         """(N,) rows of the tables of the users."""
@@ -226,80 +217,6 @@ class Mixture:
 def epsilon_random(policy: StochasticPolicy, epsilon: float, n_items: int) -> Mixture:
     """A policy that shows a uniformly random slate with probability epsilon."""
     return Mixture([policy, uniform_policy(n_items)], [1.0 - epsilon, epsilon])
-
-
-@runtime_checkable
-class DrawsSlates(Protocol):
-    """A Stable-Baselines3 policy that draws slates by itself, such as HRL's and HSRL's."""
-
-    def draw_slates(self, obs: Any) -> tuple[Tensor, Tensor]:
-        """(N, K) item positions, and (N, K) log-probabilities given the slate's earlier items."""
-
-    def slate_log_prob(self, obs: Any, slates: Tensor) -> Tensor:
-        """(N, K) log-probabilities of (N, K) slates, likewise."""
-
-
-class NetworkPolicy:
-    """A trained agent that draws items: HierarchicalPPO, HSRL, or one with categorical actions.
-
-    Args:
-        model: The agent. Its policy has ``draw_slates`` and ``slate_log_prob``, or draws every
-            place of the slate from a categorical distribution, as PPO and A2C do with
-            ``action_type="slate"`` or ``"discrete"``; of such a slate an item may come twice.
-
-    Raises:
-        ConfigError: Its actions are no items, so that a slate's probability is not known: the
-            scorers and shares of continuous agents rank items, which is not to draw them.
-    """
-
-    def __init__(self, model: BaseAlgorithm) -> None:
-        self.policy: Any = model.policy
-        distribution = getattr(self.policy, "action_dist", None)
-        drawn = isinstance(distribution, CategoricalDistribution | MultiCategoricalDistribution)
-        if not (isinstance(self.policy, DrawsSlates) or drawn):
-            raise ConfigError(
-                f"{type(model).__name__} with {type(self.policy).__name__} draws no items, and the "
-                "probability of its slates is not known: log a HierarchicalPPO, HSRL, an agent "
-                "with categorical actions, or a SoftmaxPolicy of its item scores."
-            )
-
-    def act(
-        self, context: Context, slate_size: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], FloatArray]:
-        """Draws slates, as :class:`~dsrm_agents.ope.logged.StochasticPolicy` does, by torch."""
-        with torch.no_grad():
-            obs = self._tensors(context)
-            if isinstance(self.policy, DrawsSlates):
-                slates, log_prob = self.policy.draw_slates(obs)
-            else:
-                slates = self.policy.get_distribution(obs).sample().reshape(-1, slate_size)
-                log_prob = self._of_places(obs, slates)
-        return slates.cpu().numpy().astype(np.int64), log_prob.double().cpu().numpy()
-
-    def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
-        """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`."""
-        with torch.no_grad():
-            obs = self._tensors(context)
-            shown = torch.as_tensor(slates, device=self.policy.device)
-            drawn = isinstance(self.policy, DrawsSlates)
-            log_prob = (
-                self.policy.slate_log_prob(obs, shown) if drawn else self._of_places(obs, shown)
-            )
-        return np.asarray(log_prob.double().cpu().numpy())
-
-    def _tensors(self, context: Context) -> Any:
-        if context.observation is None:
-            raise ConfigError("A network reads observations: log sessions with observe=True.")
-        self.policy.set_training_mode(False)
-        return self.policy.obs_to_tensor(context.observation)[0]
-
-    def _of_places(self, obs: Any, slates: Tensor) -> Tensor:
-        """(N, K) log-probabilities of items that are drawn place by place."""
-        distribution = self.policy.get_distribution(obs).distribution
-        if isinstance(distribution, list):
-            positions = zip(distribution, slates.unbind(1), strict=True)
-            return torch.stack([position.log_prob(item) for position, item in positions], dim=1)
-        return torch.as_tensor(distribution.log_prob(slates[:, 0]))[:, None]
 
 
 class Actor:

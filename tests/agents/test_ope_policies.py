@@ -8,15 +8,11 @@ from dataclasses import replace
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
-from stable_baselines3 import PPO
 
-from dsrm_agents import HSRL, HierarchicalPPO, make_vec_env
 from dsrm_agents.ope.logged import Context, LoggedSessions, log_sessions, random_log
 from dsrm_agents.ope.propensities import (
     Actor,
     Mixture,
-    NetworkPolicy,
     SoftmaxPolicy,
     epsilon_random,
     uniform_policy,
@@ -95,76 +91,6 @@ def test_policies_refuse_what_they_cannot_know() -> None:
         POLICIES["shares"].act(context(0, [0, 2, 4], 9), 3, np.random.default_rng(0))
     with pytest.raises(ConfigError, match="weights"):
         Mixture([uniform_policy(3)], [0.5])
-
-
-# Networks
-
-OPTIONS = {"observation_type": "dict", "action_type": "slate", "max_len": 5, "slate_size": 2}
-KIND = {"n_steps": 8, "batch_size": 64, "seed": 3}
-
-
-@pytest.fixture(scope="module")
-def networks(small):
-    env = make_vec_env("KuaiRec-Fair-v0", 8, "train", 1, dataset=small, **OPTIONS)
-    plain = make_vec_env(
-        "KuaiRec-Fair-v0", 8, "train", 1, dataset=small, **OPTIONS | {"observation_type": "state"}
-    )
-    return {
-        "hrl": HierarchicalPPO("HierarchicalPolicy", env, **KIND),
-        "band": HierarchicalPPO(
-            "HierarchicalPolicy", env, policy_kwargs={"worker": "band"}, **KIND
-        ),
-        "hsrl": HSRL("HSRLPolicy", env, **KIND),
-        "ppo": PPO("MlpPolicy", plain, **KIND),
-    }
-
-
-@pytest.mark.parametrize("name", ["hrl", "band", "hsrl", "ppo"])
-def test_networks_tell_the_probabilities_of_their_slates(networks, small, name) -> None:
-    model = networks[name]
-    policy, env = NetworkPolicy(model), model.get_env()
-    torch.manual_seed(0)
-    env.reset()
-    seen = env.observe() if hasattr(env, "observe") else env.reset()
-    one = {key: rows[:1] for key, rows in seen.items()} if isinstance(seen, dict) else seen[:1]
-    n = small.n_items
-    drawn, log_prob = policy.act(asked(seen, 8), 2, np.random.default_rng(0))
-    again = policy.log_prob(asked(seen, 8), drawn)
-    assert log_prob == pytest.approx(again, abs=1e-4)
-    many = (
-        {key: np.repeat(rows, n, axis=0) for key, rows in one.items()}
-        if isinstance(one, dict)
-        else np.repeat(one, n, axis=0)
-    )
-    # The chances of all first items, and of all second ones behind the first that was drawn.
-    first = np.stack([np.arange(n), (np.arange(n) + 1) % n], axis=1)
-    second = np.stack([np.full(n, drawn[0, 0]), np.arange(n)], axis=1)
-    of_first = np.exp(policy.log_prob(asked(many, n), first)[:, 0])
-    of_second = np.exp(policy.log_prob(asked(many, n), second)[:, 1])
-    if name != "ppo":  # which may show an item twice; others cannot be asked about such slates
-        of_second[drawn[0, 0]] = 0.0
-    assert of_first.sum() == pytest.approx(1.0, abs=1e-3)
-    assert of_second.sum() == pytest.approx(1.0, abs=1e-3)
-    assert np.exp(log_prob[0]) == pytest.approx(
-        [of_first[drawn[0, 0]], of_second[drawn[0, 1]]], rel=1e-3
-    )
-
-
-def asked(seen, n: int) -> Context:
-    return Context(np.zeros(n, np.int32), np.zeros((n, 0), np.int64), seen)
-
-
-def test_networks_log_themselves_and_others_are_refused(networks, small) -> None:
-    policy = NetworkPolicy(networks["hrl"])
-    batch = make_batch(6, "kuairec", dataset=small, split="test", **OPTIONS)
-    torch.manual_seed(0)
-    logged = log_sessions(batch, policy, 1, observe=True)
-    assert logged.log_probs_of(policy) == pytest.approx(logged.log_probs, abs=1e-4)
-    with pytest.raises(ConfigError, match="observe=True"):
-        log_sessions(batch, policy, 1)
-    shares = PPO("MlpPolicy", make_vec_env("KuaiRec-Fair-v0", 2, dataset=small), n_steps=4)
-    with pytest.raises(ConfigError, match="draws no items"):
-        NetworkPolicy(shares)
 
 
 # Logs
