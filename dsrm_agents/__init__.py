@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from dsrm_agents.hsrl.policies import HSRLPolicy
     from dsrm_agents.hsrl.wrappers import SemanticActionWrapper, SemanticVecEnv
     from dsrm_agents.ope.evaluation import evaluate_off_policy
-    from dsrm_agents.ope.logged import LoggedSessions, log_sessions
+    from dsrm_agents.ope.logged import LoggedSessions
     from dsrm_agents.ope.networks import NetworkPolicy
     from dsrm_agents.ope.propensities import SoftmaxPolicy
+    from dsrm_agents.ope.recording import log_sessions
     from dsrm_agents.serving import Recommender
 
 # Imported when they are used: these modules load torch and Stable-Baselines3.
@@ -78,9 +79,10 @@ _MODULES, __getattr__ = lazy_names(
         "hsrl.policies": ("HSRLPolicy",),
         "hsrl.wrappers": ("SemanticActionWrapper", "SemanticVecEnv"),
         "ope.evaluation": ("evaluate_off_policy",),
-        "ope.logged": ("LoggedSessions", "log_sessions"),
+        "ope.logged": ("LoggedSessions",),
         "ope.networks": ("NetworkPolicy",),
         "ope.propensities": ("SoftmaxPolicy",),
+        "ope.recording": ("log_sessions",),
         "serving": ("Recommender",),
     },
 )

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from dsrm_agents import make_vec_env
 from dsrm_agents.ope.estimators import Columns, Interval, delta_interval
 from dsrm_agents.ope.evaluation import session_metrics
-from dsrm_agents.ope.logged import LoggedSessions, log_sessions
+from dsrm_agents.ope.logged import LoggedSessions
 from dsrm_agents.ope.propensities import SoftmaxPolicy
+from dsrm_agents.ope.recording import log_sessions
 from kuaisim_gym.envs.assembly import SessionBatch
 
 from ..run import Run

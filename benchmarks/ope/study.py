@@ -32,7 +32,7 @@ from dsrm_agents.ope.evaluation import (
     session_metrics,
     support_of,
 )
-from dsrm_agents.ope.logged import random_log
+from dsrm_agents.ope.recording import random_log
 from dsrm_agents.ope.sessions import ESTIMATORS, Steps, trajectory
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError

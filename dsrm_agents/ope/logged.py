@@ -9,10 +9,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.envs.assembly import SessionBatch
+from dsrm_agents.ope.checks import (
+    check_items,
+    check_reach,
+    check_silent,
+    real_numbers,
+    whole_numbers,
+)
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.envs.offline import Episode
-from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.errors import DataFormatError
 
 FloatArray = NDArray[np.float64]
 
@@ -62,6 +68,8 @@ class StochasticPolicy(Protocol):
 class LoggedSessions:
     """n finished sessions of at most T steps, and the probabilities by which they were drawn.
 
+    Nested lists become arrays.
+
     Attributes:
         users: (n,) int32 positions of the users; -1 where the log does not say.
         length: (n,) int64 steps, at least 1. A session's last step is the one at which its user
@@ -72,14 +80,16 @@ class LoggedSessions:
             items, under the policy that acted; zero from ``length`` on.
         responses: (n, T, K) float32 in [0, 1], the items' answers, zero from ``length`` on;
             ``None`` where rewards are all that is known.
-        patience: (n, T) float64, of the user before each step, as far as the platform knows its
+        patience: (n, T) float64 of at least 0, of the user before each step, as far as the platform knows its
             rule; zero from ``length`` on; ``None`` where it does not.
         observations: (n, T, ...) before each step, or a dictionary of such arrays; ``None`` where
             they were not kept.
+        n_items: Size of the catalogue; ``None`` where the log does not say.
 
     Raises:
-        DataFormatError: The arrays do not belong together, a session has no step, or an item that
-            was shown has probability 0 or more than 1.
+        DataFormatError: The arrays do not belong together, a number is not finite or out of its
+            range, there is no session, one has no step, or an item that was shown has probability
+            0 or more than 1.
     """
 
     users: NDArray[np.int32]
@@ -90,32 +100,71 @@ class LoggedSessions:
     responses: NDArray[np.float32] | None = None
     patience: FloatArray | None = None
     observations: Any = None
+    n_items: int | None = None
 
     def __post_init__(self) -> None:
+        self._convert()
         shape = self.slates.shape
+        if len(shape) != 3 or not all(shape):
+            raise DataFormatError(
+                "slates must have the shape (sessions, steps, items), at least one of each, got "
+                f"{shape}."
+            )
         shapes = {
             "users": shape[:1], "length": shape[:1], "rewards": shape[:2], "log_probs": shape,
             "responses": shape, "patience": shape[:2],
         }  # fmt: skip
         for name, expected in shapes.items():
             array = getattr(self, name)
-            if array is not None and (len(shape) != 3 or array.shape != expected):
+            if array is not None and array.shape != expected:
                 raise DataFormatError(
                     f"{name} must have shape {expected} beside slates of shape {shape} (sessions, "
                     f"steps, items), got {array.shape}."
                 )
-        if not len(self) or self.length.min() < 1 or self.length.max() > shape[1]:
-            raise DataFormatError(f"Logged sessions must have 1 to {shape[1]} steps each.")
-        shown = self.slates >= 0
-        if not (shown == self.alive[:, :, None]).all():
+        self._check_values()
+
+    def _convert(self) -> None:
+        """Makes arrays of their types of what was given."""
+        arrays: dict[str, Any] = {"users": whole_numbers("users", self.users, np.int32)}
+        arrays["length"] = whole_numbers("length", self.length, np.int64)
+        arrays["slates"] = whole_numbers("slates", self.slates, np.int32)
+        for name in ("rewards", "log_probs", "responses", "patience"):
+            value, dtype = getattr(self, name), np.float32 if name == "responses" else np.float64
+            arrays[name] = None if value is None else real_numbers(name, value, dtype)
+        for name, array in arrays.items():
+            object.__setattr__(self, name, array)
+
+    def _check_values(self) -> None:
+        steps, shown, alive = self.slates.shape[1], self.slates >= 0, self.alive
+        if self.length.min() < 1 or self.length.max() > steps:
+            raise DataFormatError(f"Logged sessions must have 1 to {steps} steps each.")
+        if self.users.min() < -1:
+            raise DataFormatError(f"users must be positions, or -1, got {self.users.min()}.")
+        if not (shown == alive[:, :, None]).all() or self.slates.min() < -1:
             raise DataFormatError(
                 "Slates must hold items up to the session's length, and -1 behind."
             )
-        if not (np.isfinite(self.log_probs) & (self.log_probs <= 1e-9))[shown].all():
+        if not (self.log_probs <= 1e-9).all():
             raise DataFormatError(
                 "The log-probability of an item that was shown must be finite and at most 0: the "
                 "policy that acted is another one than the log says."
             )
+        for name in ("rewards", "log_probs", "responses", "patience"):
+            if getattr(self, name) is not None:
+                check_silent(name, getattr(self, name), alive)
+        if self.patience is not None and self.patience.min() < 0.0:
+            raise DataFormatError(
+                f"patience must be at least 0, got {self.patience.min()}: give patience=None where "
+                "it is not known."
+            )
+        answers = self.responses
+        if answers is not None and not (answers.min() >= 0.0 and answers.max() <= 1.0 + 1e-6):
+            raise DataFormatError(
+                f"responses must lie in [0, 1], got {answers.min()} to {answers.max()}: scale them, "
+                "or give responses=None and rewards alone."
+            )
+        if self.n_items is not None:
+            check_reach("log", check_whole("n_items", self.n_items, 1), int(self.slates.max()))
 
     def __len__(self) -> int:
         return len(self.length)
@@ -141,7 +190,7 @@ class LoggedSessions:
         def chosen(value: Any) -> Any:
             if isinstance(value, dict):
                 return {name: array[rows] for name, array in value.items()}
-            return None if value is None else value[rows]
+            return value if value is None or isinstance(value, int) else value[rows]
 
         return LoggedSessions(*(chosen(getattr(self, field.name)) for field in fields(self)))
 
@@ -158,7 +207,15 @@ class LoggedSessions:
             yield step, rows, Context(self.users[rows], shown, observed)
 
     def log_probs_of(self, policy: StochasticPolicy) -> FloatArray:
-        """(n, T, K) log-probabilities of the logged items under another policy, zero behind."""
+        """(n, T, K) log-probabilities of the logged items under another policy, zero behind.
+
+        Raises:
+            ConfigError: The policy is one of another number of items.
+        """
+        known = getattr(policy, "n_items", None)
+        check_items(log=self.n_items, policy=known)
+        if known is not None:
+            check_reach("policy", known, int(self.slates.max()))
         log_probs = np.zeros(self.slates.shape)
         for step, rows, context in self.decisions():
             slates = self.slates[rows, step].astype(np.int64)
@@ -173,7 +230,7 @@ class LoggedSessions:
 
         Args:
             episodes: Of slates or single items.
-            users: (n,) positions of the users; by default those that the episodes name.
+            users: (n,) positions of the users, which episodes do not name; -1 by default.
 
         Raises:
             DataFormatError: An episode has no probabilities, or there is none.
@@ -211,94 +268,3 @@ def _padded(observations: list[Any], longest: int) -> Any:
     for row, observed in zip(padded, observations, strict=True):
         row[: len(observed) - 1] = observed[:-1]
     return padded
-
-
-def log_sessions(
-    batch: SessionBatch, policy: StochasticPolicy, seed: int, observe: bool = False
-) -> LoggedSessions:
-    """Plays one session in each slot of a batch and logs it.
-
-    Args:
-        batch: n sessions of ``action_type="slate"`` or ``"discrete"``; they are seeded and reset.
-        policy: Acts in them.
-        seed: Of the sessions, slot i having ``seed + i``, and of the policy's draws.
-        observe: Whether the policy reads observations, which are then kept, too.
-
-    Raises:
-        ConfigError: The actions are of another type.
-    """
-    if batch.action_type not in ("slate", "discrete"):
-        raise ConfigError(
-            f'log_sessions needs action_type="slate" or "discrete", got {batch.action_type!r}.'
-        )
-    n, longest, size = batch.n_sessions, batch.longest, batch.config.slate_size
-    state, rng = batch.core.state, np.random.default_rng(seed)
-    batch.seed([seed + slot for slot in range(n)])
-    batch.reset()
-    log_probs, patience = np.zeros((n, longest, size)), np.zeros((n, longest))
-    observations: list[Any] = []
-    slates: NDArray[np.int64] = np.zeros((n, size), dtype=np.int64)
-    while state.active.any():
-        slots = state.active.copy()
-        rows = np.flatnonzero(slots)
-        step = int(state.steps[rows[0]])
-        observed = batch.observe() if observe else None
-        if observe:
-            observations.append(observed)
-        shown = state.slates[rows, :step].reshape(len(rows), -1).astype(np.int64)
-        context = Context(state.users[rows], shown, _rows(observed, rows))
-        slates[rows], log_probs[rows, step] = policy.act(context, size, rng)
-        patience[rows, step] = state.temper[rows]
-        batch.step(slates if batch.action_type == "slate" else slates[:, 0], slots)
-    sessions = batch.records(np.arange(n))
-    return LoggedSessions(
-        sessions.users, sessions.length, sessions.slates, sessions.rewards, log_probs,
-        sessions.responses, patience, _stacked(observations, longest),
-    )  # fmt: skip
-
-
-def _rows(observation: Any, rows: NDArray[np.int64]) -> Any:
-    if isinstance(observation, dict):
-        return {name: array[rows] for name, array in observation.items()}
-    return None if observation is None else observation[rows]
-
-
-def _stacked(observations: list[Any], longest: int) -> Any:
-    """(n, T, ...) of the steps' (n, ...) observations; ``None`` of none."""
-    if not observations:
-        return None
-    if isinstance(observations[0], dict):
-        names = observations[0]
-        return {
-            name: _stacked([session[name] for session in observations], longest) for name in names
-        }
-    missing = [np.zeros_like(observations[0])] * (longest - len(observations))
-    return np.stack([*observations, *missing], axis=1)
-
-
-def random_log(dataset: Dataset) -> LoggedSessions:
-    """The test rows of random exposures as sessions of one step and one item.
-
-    KuaiRand's randomised log showed items drawn uniformly from its pool, the catalogue here, so
-    that the propensity of every row is one over the number of items.
-
-    Args:
-        dataset: Whose test rows are draws of a random log, such as ``"kuairand-click"``.
-
-    Raises:
-        ConfigError: The data say of no random log, so that propensities are not known.
-    """
-    if dataset.randomised is None or dataset.test.is_draw or dataset.synthetic:
-        raise ConfigError(
-            f"{dataset.name} has no published random log: give kuairand-click with its files."
-        )
-    rows = dataset.test
-    answers = rows.response.astype(np.float32)[:, None, None]
-    return LoggedSessions(
-        rows.users,
-        np.ones(len(rows), dtype=np.int64),
-        rows.items.astype(np.int32)[:, None, None],
-        answers[:, 0].astype(np.float64),
-        np.full(answers.shape, -np.log(dataset.n_items)),
-        answers,
-    )

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from dsrm_agents.ope.checks import check_items, positions, probabilities, real_numbers
 from dsrm_agents.ope.logged import Context, FloatArray, StochasticPolicy
+from kuaisim_gym.config import check_whole, check_within
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError
 
@@ -42,16 +44,12 @@ class SoftmaxPolicy:
         labels: NDArray[np.integer] | None = None,
         users: NDArray[np.integer] | None = None,
     ) -> None:
-        if not temperature > 0.0:
-            raise ConfigError(f"temperature must be above 0, got {temperature}.")
         if (shares is None) != (labels is None):
             raise ConfigError("shares and labels go together: give both, or neither.")
-        table = np.atleast_2d(np.asarray(scores, dtype=np.float64)) / temperature
-        self.shares = np.ones(1) if shares is None else np.asarray(shares, dtype=np.float64)
-        if (self.shares < 0).any() or abs(self.shares.sum() - 1.0) > 1e-9:
-            raise ConfigError(f"shares must be probabilities that sum to 1, got {shares}.")
-        n_items = table.shape[1]
-        self.labels = np.zeros(n_items, np.int64) if labels is None else labels.astype(np.int64)
+        table = _scaled(scores, temperature)
+        self.shares = np.ones(1) if shares is None else probabilities("shares", shares)
+        labels = np.zeros(table.shape[1], np.int64) if labels is None else labels
+        self.labels = positions("labels", labels, table.shape[1], len(self.shares))
         self._members = [np.flatnonzero(self.labels == g) for g in range(len(self.shares))]
         if any(
             share > 0 and not len(m) for share, m in zip(self.shares, self._members, strict=True)
@@ -59,18 +57,24 @@ class SoftmaxPolicy:
             raise ConfigError("A group with a share of the slate has no items.")
         self._row_of = np.zeros(0, dtype=np.int64)
         if np.ndim(scores) == 2:
-            in_table = np.arange(len(table)) if users is None else users
+            in_table = positions(
+                "users", np.arange(len(table)) if users is None else users, len(table)
+            )
+            if len(np.unique(in_table)) < len(in_table):
+                raise ConfigError("users must name each user once: a user has one row of scores.")
             self._row_of = np.full(int(in_table.max()) + 1, -1)
             self._row_of[in_table] = np.arange(len(table))
-        # Of its group: a row sums to G.
-        self._chance = np.zeros_like(table)
+        elif users is not None:
+            raise ConfigError("users name the rows of (n_users, n_items) scores, got one row.")
+        # Of its group: the chances of a row sum to G.
+        self._log_chance = np.zeros_like(table)
         self._cumulative: list[FloatArray] = []
         for members in self._members:
-            weight = np.exp(
-                table[:, members] - table[:, members].max(1, keepdims=True, initial=-np.inf)
-            )
-            self._chance[:, members] = weight / weight.sum(1, keepdims=True)
-            cumulative = np.cumsum(self._chance[:, members], axis=1)
+            below = table[:, members] - table[:, members].max(1, keepdims=True, initial=-np.inf)
+            weight = np.exp(below)
+            total = weight.sum(1, keepdims=True)
+            self._log_chance[:, members] = below - np.log(total)
+            cumulative = np.cumsum(weight / total, axis=1)
             cumulative[:, -1:] = 1.0
             # One ascending list of all rows: row r lies in (r, r + 1].
             self._cumulative.append((cumulative + np.arange(len(table))[:, None]).ravel())
@@ -84,6 +88,7 @@ class SoftmaxPolicy:
             ConfigError: A group is drawn that has no item left.
         """
         rows, n = self._rows(context), len(context.users)
+        check_whole("slate_size", slate_size, 1)
         everyone = np.arange(n)
         hidden = np.zeros((n, len(self.labels) + 1), dtype=bool)
         hidden[everyone[:, None], context.shown] = True  # -1 is the last column
@@ -111,20 +116,32 @@ class SoftmaxPolicy:
         rows = self._rows(context)[:, None]
         before = np.concatenate([context.shown, slates], axis=1)
         n_before = context.shown.shape[1]
-        chance = np.where(before >= 0, self._chance[rows, before], 0.0)
+        log_chance = np.where(before >= 0, self._log_chance[rows, before], -np.inf)
+        chance = np.exp(log_chance)
         group = self.labels[slates]
         left = np.ones(slates.shape)
         for number in range(len(self.shares)):
             of_group = np.where(self.labels[before] == number, chance, 0.0)
             shown_weight = np.cumsum(of_group, axis=1)[:, n_before:] - of_group[:, n_before:]
             left = np.where(group == number, 1.0 - shown_weight, left)
-        for row, position in np.argwhere(left < _FAINT):
-            remaining = self._chance[rows[row, 0]] * (self.labels == group[row, position])
-            remaining[before[row, : n_before + position]] = 0.0
-            left[row, position] = remaining.sum()
         with np.errstate(divide="ignore", invalid="ignore"):
-            log_prob = np.log(self.shares[group]) + np.log(chance[:, n_before:]) - np.log(left)
-        return np.where(context.repeats(slates) | np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0))
+            log_left = np.log(left)
+            for row, position in np.argwhere(~(left >= _FAINT)):
+                remaining = self._log_chance[rows[row, 0]].copy()
+                remaining[self.labels != group[row, position]] = -np.inf
+                past = before[row, : n_before + position]
+                remaining[past[past >= 0]] = -np.inf
+                best = remaining.max()
+                log_left[row, position] = best + np.log(np.exp(remaining - best).sum())
+            log_prob = np.log(self.shares[group]) + log_chance[:, n_before:] - log_left
+        return np.where(
+            context.repeats(slates) | np.isnan(log_prob), -np.inf, np.minimum(log_prob, 0.0)
+        )
+
+    @property
+    def n_items(self) -> int:
+        """Items that it chooses from."""
+        return len(self.labels)
 
     def _rows(self, context: Context) -> NDArray[np.int64]:
         """(N,) rows of the tables of the users."""
@@ -163,20 +180,22 @@ class SoftmaxPolicy:
         rng: np.random.Generator,
     ) -> NDArray[np.int64]:
         """Items of groups that are left."""
-        weight = self._chance[rows] * (self.labels == group[:, None]) * ~hidden[:, :-1]
-        total = weight.sum(axis=1)
-        if not total.all():
+        left = (self.labels == group[:, None]) & ~hidden[:, :-1]
+        if not left.any(axis=1).all():
             raise ConfigError(
                 "A session is left with no item of a group that was drawn: give the group a "
                 "smaller share, or end sessions earlier."
             )
-        ahead = np.cumsum(weight, axis=1) > rng.random((len(rows), 1)) * total[:, None]
+        log_chance = np.where(left, self._log_chance[rows], -np.inf)
+        weight = np.exp(log_chance - log_chance.max(axis=1, keepdims=True))  # the best one's is 1
+        level = rng.random((len(rows), 1)) * weight.sum(axis=1, keepdims=True)
+        ahead = np.cumsum(weight, axis=1) > level
         return np.asarray(ahead.argmax(axis=1))
 
 
 def uniform_policy(n_items: int) -> SoftmaxPolicy:
     """Every item that the session has not shown is as likely as any other."""
-    return SoftmaxPolicy(np.zeros(n_items))
+    return SoftmaxPolicy(np.zeros(check_whole("n_items", n_items, 1)))
 
 
 class Mixture:
@@ -188,12 +207,23 @@ class Mixture:
     Args:
         policies: The policies.
         weights: Their probabilities.
+
+    Raises:
+        ConfigError: Weights are no probabilities, one a policy, or policies show other items.
     """
 
     def __init__(self, policies: Sequence[StochasticPolicy], weights: Sequence[float]) -> None:
-        if len(policies) != len(weights) or abs(sum(weights) - 1.0) > 1e-9 or min(weights) < 0.0:
-            raise ConfigError(f"weights must be one probability a policy, got {list(weights)}.")
-        self.policies, self.weights = tuple(policies), np.asarray(weights, dtype=np.float64)
+        self.policies, self.weights = tuple(policies), probabilities("weights", weights)
+        if len(self.policies) != len(self.weights):
+            raise ConfigError(
+                f"weights must be one probability a policy, got {len(self.weights)} of "
+                f"{len(self.policies)} policies."
+            )
+        counts = [getattr(policy, "n_items", None) for policy in self.policies]
+        check_items(**{f"policy {number}": count for number, count in enumerate(counts)})
+        self.n_items: int | None = next((count for count in counts if count is not None), None)
+        catalogues = [getattr(policy, "catalogue", None) for policy in self.policies]
+        self.catalogue: Any = next((known for known in catalogues if known is not None), None)
 
     def act(
         self, context: Context, slate_size: int, rng: np.random.Generator
@@ -216,7 +246,27 @@ class Mixture:
 
 def epsilon_random(policy: StochasticPolicy, epsilon: float, n_items: int) -> Mixture:
     """A policy that shows a uniformly random slate with probability epsilon."""
+    check_within("epsilon", epsilon, "[0, 1]")
     return Mixture([policy, uniform_policy(n_items)], [1.0 - epsilon, epsilon])
+
+
+def _scaled(scores: ArrayLike, temperature: float) -> FloatArray:
+    """(n_rows, n_items) scores over a temperature."""
+    check_within("temperature", temperature, "(0, inf]")
+    table = real_numbers("scores", scores, np.float64, ConfigError)
+    if table.ndim not in (1, 2) or not table.size:
+        raise ConfigError(
+            f"scores must have shape (n_items,) or (n_users, n_items), got {table.shape}."
+        )
+    with np.errstate(over="ignore"):
+        table = np.atleast_2d(table) / temperature
+        spread = np.ptp(table, axis=1) if np.isfinite(table).all() else np.inf
+    if not np.isfinite(spread).all():
+        raise ConfigError(
+            f"scores over a temperature of {temperature} are no numbers any more: take a larger "
+            "one."
+        )
+    return table
 
 
 class Actor:

@@ -8,9 +8,10 @@ import torch
 from stable_baselines3 import PPO
 
 from dsrm_agents import HSRL, HierarchicalPPO, make_vec_env
-from dsrm_agents.ope.logged import Context, log_sessions
+from dsrm_agents.ope.logged import Context
 from dsrm_agents.ope.networks import NetworkPolicy
 from dsrm_agents.ope.propensities import epsilon_random, uniform_policy
+from dsrm_agents.ope.recording import log_sessions
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError
 
@@ -111,13 +112,16 @@ def test_a_seed_repeats_a_networks_log_and_leaves_torch_alone(networks, small, n
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_networks_refuse_other_worlds_slates_and_observations(networks, small) -> None:
+def test_networks_refuse_other_worlds_slates_and_observations(
+    networks, small, small_positive
+) -> None:
     policy = NetworkPolicy(networks["hrl"])
     assert (policy.n_items, policy.slate_size) == (small.n_items, 2)
     for options, words in (
         ({"slate_size": 3}, "slates of 2 items, and 3|observations of shapes"),
         ({"observation_type": "state"}, "observations of shapes"),
-        ({"dataset": None}, "other items"),
+        ({"dataset": None}, "Items must be as many"),
+        ({"dataset": small_positive}, "other items"),
     ):
         batch = make_batch(4, "kuairec", split="test", **OPTIONS | {"dataset": small} | options)
         with pytest.raises(ConfigError, match=words):

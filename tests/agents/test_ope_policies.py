@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from dsrm_agents.ope.logged import Context, LoggedSessions, log_sessions, random_log
+from dsrm_agents.ope.logged import Context, LoggedSessions
 from dsrm_agents.ope.propensities import (
     Actor,
     Mixture,
@@ -17,6 +17,7 @@ from dsrm_agents.ope.propensities import (
     epsilon_random,
     uniform_policy,
 )
+from dsrm_agents.ope.recording import random_log
 from kuaisim_gym import collect_episodes, write_minari
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, DataFormatError

@@ -15,8 +15,9 @@ from dsrm_agents.ope.evaluation import (
     metric_intervals,
     session_metrics,
 )
-from dsrm_agents.ope.logged import LoggedSessions, log_sessions
+from dsrm_agents.ope.logged import LoggedSessions
 from dsrm_agents.ope.propensities import SoftmaxPolicy, epsilon_random
+from dsrm_agents.ope.recording import log_sessions
 from dsrm_agents.ope.sessions import (
     ESTIMATORS,
     StateModel,
