@@ -1,4 +1,4 @@
-"""Checks of logged arrays, of the policies that read them, and of what is said of items and users."""
+"""Checks of logged arrays, and of the policies and groups of items that meet them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,9 @@ def check_items(**counts: int | None) -> None:
     """
     known = {name: count for name, count in counts.items() if count is not None}
     if len(set(known.values())) > 1:
-        told = ", ".join(f"{count} of the {name}" for name, count in known.items())
+        told = ", ".join(
+            f"{count} of the {name.replace('_', ' ')}" for name, count in known.items()
+        )
         raise ConfigError(
             f"Items must be as many everywhere, got {told}: take policy, log and popular group "
             "from one dataset."

@@ -12,11 +12,14 @@ from dsrm_agents.ope.estimators import Columns, FloatArray, Interval, delta_inte
 from dsrm_agents.ope.logged import LoggedSessions, StochasticPolicy
 from dsrm_agents.ope.sessions import ESTIMATORS, Steps, cross_fitted, cumulative_weights
 from kuaisim_gym.config import check_choice
+from kuaisim_gym.errors import ConfigError
 
 METRICS = ("len", "r_each", "r_cum", "longtail_share", "ad")
 AUTO = "auto"
 LEAST_ESS = 200.0  # sessions that weights must be worth
 LEAST_SUPPORT = 0.999  # of the evaluated policy's slates that the log could have shown
+_WITHOUT_INTERVAL = "direct"
+_ROUNDING = 1e-3  # by which log-probabilities of a float32 network may differ when asked again
 _DOUBT = 4.0  # standard errors by which mean weights may miss 1
 _PROBES = 1000  # decisions at which the evaluated policy's slates are tried
 
@@ -54,7 +57,8 @@ class Support(NamedTuple):
         share: Of the evaluated policy's slates, how many the logging policy could have shown; 1
             where it cannot be asked.
         mean_weight: Of slates; 1 in expectation where the log could have shown all.
-        doubtful: Whether that misses 1 by more than chance would have it.
+        doubtful: Whether that misses 1 by more than chance would have it, and by more than what
+            support may lack; never where the log could have shown all slates that were tried.
         sessions: Sessions that the products of all ratios are worth, Kish's effective sample size.
         marginal: The same of the marginalised weights of steps, in sessions.
     """
@@ -81,9 +85,11 @@ def support_of(
     """
     ratio, share = steps.ratio[steps.alive], 1.0
     error = ratio.std() / np.sqrt(len(steps))  # a session's steps are no independent draws
-    doubtful = abs(ratio.mean() - 1.0) > _DOUBT * error + 1e-9
     if logging is not None:
         share = _possible(logged, policy, logging, np.random.default_rng(seed))
+    # A log that could have shown all has mean weights of 1, whatever the rare large ones do here.
+    asked = logging is not None and share == 1.0
+    doubtful = not asked and abs(ratio.mean() - 1.0) > max(_DOUBT * error, 1.0 - LEAST_SUPPORT)
     products = cumulative_weights(steps)[:, -1] * np.where(
         steps.alive[:, -1], steps.ratio[:, -1], 1.0
     )
@@ -123,7 +129,8 @@ class OffPolicyEstimate:
 
     Attributes:
         estimator: The one that was used.
-        metrics: 95 % intervals by metric; empty where the log says nothing.
+        metrics: 95 % intervals by metric, whose ends are NaN for ``"direct"``; empty where the log
+            says nothing.
         support: How far the log reaches.
         refusal: Why there is no answer; empty where there is one.
     """
@@ -144,8 +151,11 @@ def evaluate_off_policy(
 ) -> OffPolicyEstimate:
     """Estimates what sessions of a policy would be, from logged sessions of another one.
 
+    The direct method has no interval: what its model errs by, the sessions do not tell. Its ends
+    are NaN.
+
     Args:
-        logged: The log.
+        logged: The log, of at least two sessions.
         policy: The evaluated policy.
         popular: (n_items,) bool, the popular group.
         estimator: A key of :data:`~dsrm_agents.ope.sessions.ESTIMATORS`; or ``"auto"``: doubly
@@ -158,9 +168,12 @@ def evaluate_off_policy(
         The metrics, or a refusal.
 
     Raises:
-        ConfigError: Unknown estimator.
+        ConfigError: Unknown estimator; log, policies and popular group are of other items; or
+            ``logging`` is not the policy that acted.
     """
     check_choice("estimator", estimator, (AUTO, *ESTIMATORS))
+    if logging is not None:
+        _check_logging(logged, logging)
     steps = Steps.of(logged, policy, popular, covariate)
     support = support_of(steps, logged, policy, logging)
     chosen = estimator
@@ -170,7 +183,26 @@ def evaluate_off_policy(
     refusal = _refusal(support, chosen)
     if refusal:
         return OffPolicyEstimate(chosen, {}, support, refusal)
-    return OffPolicyEstimate(chosen, of_metrics(ESTIMATORS[chosen](steps)), support)
+    metrics = of_metrics(ESTIMATORS[chosen](steps))
+    if chosen == _WITHOUT_INTERVAL:
+        unknown = np.asarray(np.nan)
+        metrics = {name: Interval(found.value, unknown, unknown) for name, found in metrics.items()}
+    return OffPolicyEstimate(chosen, metrics, support)
+
+
+def _check_logging(logged: LoggedSessions, logging: StochasticPolicy) -> None:
+    """Checks that a policy gives a log's items the probabilities that the log has."""
+    found = logged.log_probs_of(logging)
+    differing = ~np.isclose(found, logged.log_probs, rtol=1e-4, atol=_ROUNDING)
+    if differing.any():
+        session, step, place = np.argwhere(differing)[0].tolist()
+        raise ConfigError(
+            f"logging must be the policy that acted: it gives an item log-probability "
+            f"{found[session, step, place]:.5f} where the log has "
+            f"{logged.log_probs[session, step, place]:.5f} (session {session}, step {step}, place "
+            f"{place}), and {differing.sum()} of {(logged.slates >= 0).sum()} differ. "
+            "Give the policy that was logged, or logging=None."
+        )
 
 
 def _refusal(support: Support, estimator: str) -> str:
@@ -181,7 +213,7 @@ def _refusal(support: Support, estimator: str) -> str:
         )
     if support.doubtful:
         return (
-            f"The slates' weights have mean {support.mean_weight:.3f} instead of 1: the policy "
+            f"The slates' weights have mean {support.mean_weight:.5f} instead of 1: the policy "
             "shows what the log could not, or the logged probabilities are another policy's."
         )
     by_steps = estimator.startswith(("marginalised", "stepwise", "direct"))

@@ -80,8 +80,8 @@ class LoggedSessions:
             items, under the policy that acted; zero from ``length`` on.
         responses: (n, T, K) float32 in [0, 1], the items' answers, zero from ``length`` on;
             ``None`` where rewards are all that is known.
-        patience: (n, T) float64 of at least 0, of the user before each step, as far as the platform knows its
-            rule; zero from ``length`` on; ``None`` where it does not.
+        patience: (n, T) float64 of at least 0, of the user before each step, as far as the
+            platform knows its rule; zero from ``length`` on; ``None`` where it does not.
         observations: (n, T, ...) before each step, or a dictionary of such arrays; ``None`` where
             they were not kept.
         n_items: Size of the catalogue; ``None`` where the log does not say.
@@ -160,8 +160,8 @@ class LoggedSessions:
         answers = self.responses
         if answers is not None and not (answers.min() >= 0.0 and answers.max() <= 1.0 + 1e-6):
             raise DataFormatError(
-                f"responses must lie in [0, 1], got {answers.min()} to {answers.max()}: scale them, "
-                "or give responses=None and rewards alone."
+                f"responses must lie in [0, 1], got {answers.min()} to {answers.max()}: scale "
+                "them, or give responses=None and rewards alone."
             )
         if self.n_items is not None:
             check_reach("log", check_whole("n_items", self.n_items, 1), int(self.slates.max()))

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrm_agents.ope.checks import check_items, check_reach, real_numbers
 from dsrm_agents.ope.estimators import Columns, Function
 from dsrm_agents.ope.logged import FloatArray, LoggedSessions, StochasticPolicy
 from dsrm_agents.ope.slates import item_weights
@@ -70,8 +71,10 @@ class Steps:
                 in older logs: its quarters are a part of the state.
 
         Raises:
-            ConfigError: The log does not name its users, or the covariate lacks one.
+            ConfigError: Log, policy and popular group are of other items; the log does not name its
+                users, or the covariate lacks one.
         """
+        popular = _flags(logged, policy, popular)
         alive, shown = logged.alive, logged.slates >= 0
         log_ratio = np.where(shown, logged.log_probs_of(policy) - logged.log_probs, 0.0)
         flags = popular[np.where(shown, logged.slates, 0)] & shown
@@ -112,6 +115,22 @@ class Steps:
         )
 
 
+def _flags(
+    logged: LoggedSessions, policy: StochasticPolicy, popular: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """The popular group as (n_items,) bool, if it is one of the log's and the policy's items."""
+    flags = np.asarray(popular)
+    if flags.ndim != 1 or not np.isin(flags, (0, 1)).all():
+        raise ConfigError(
+            f"popular must hold True or False for each item, got {flags.dtype} of shape "
+            f"{flags.shape}."
+        )
+    known = getattr(policy, "n_items", None)
+    check_items(log=logged.n_items, policy=known, popular_group=len(flags))
+    check_reach("popular group", len(flags), int(logged.slates.max()))
+    return flags.astype(bool)
+
+
 def _states(
     logged: LoggedSessions, alive: NDArray[np.bool_], covariate: FloatArray | None
 ) -> NDArray[np.int64]:
@@ -121,9 +140,14 @@ def _states(
     """
     spent = np.cumsum(logged.rewards, axis=1) - logged.rewards
     patience = spent if logged.patience is None else logged.patience
-    bins = np.floor(patience / PATIENCE_WIDTH).astype(np.int64)
+    # Numbered as they come, however far apart and on whichever side of zero they are.
+    _, bins = np.unique(np.floor(patience / PATIENCE_WIDTH), return_inverse=True)
+    bins = bins.reshape(alive.shape)
     stratum = np.zeros(len(logged), dtype=np.int64)
     if covariate is not None:
+        covariate = real_numbers("covariate", covariate, np.float64, ConfigError)
+        if covariate.ndim != 1:
+            raise ConfigError(f"covariate must have shape (n_users,), got {covariate.shape}.")
         if logged.users.min() < 0 or logged.users.max() >= len(covariate):
             raise ConfigError(
                 f"covariate must have a number for each user, got {len(covariate)} beside users "
@@ -221,7 +245,12 @@ def cross_fitted(steps: Steps) -> tuple[FloatArray, FloatArray]:
 
     Returns:
         (n, T) and (n, T + 1, 3), as of :class:`StateModel`.
+
+    Raises:
+        ConfigError: There is but one session.
     """
+    if len(steps) < 2:
+        raise ConfigError(f"A log must have at least 2 sessions, got {len(steps)}: log more.")
     n_states = int(steps.states.max()) + 1
     shape = steps.alive.shape
     histories, ahead = np.ones(shape), np.zeros((shape[0], shape[1] + 1, N_SUMS))

@@ -1,4 +1,4 @@
-"""Networks as policies: probabilities that sum to one at any step, and draws that a seed repeats."""
+"""Networks as policies: chances that sum to one at any step, and draws that a seed repeats."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stable_baselines3 import PPO
 from dsrm_agents import HSRL, HierarchicalPPO, make_vec_env
 from dsrm_agents.ope.logged import Context
 from dsrm_agents.ope.networks import NetworkPolicy
-from dsrm_agents.ope.propensities import epsilon_random, uniform_policy
+from dsrm_agents.ope.propensities import epsilon_random
 from dsrm_agents.ope.recording import log_sessions
 from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError

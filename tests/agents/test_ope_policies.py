@@ -19,7 +19,6 @@ from dsrm_agents.ope.propensities import (
 )
 from dsrm_agents.ope.recording import random_log
 from kuaisim_gym import collect_episodes, write_minari
-from kuaisim_gym.envs.tasks import make_batch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 N_ITEMS, SIZE = 6, 3
