@@ -141,4 +141,4 @@ def _shapes(observation: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of an observation, or of its space, by key; of an array, by none."""
     parts = observation.spaces if isinstance(observation, spaces.Dict) else observation
     parts = parts if isinstance(parts, dict) else {"": parts}
-    return {name: tuple(part.shape) for name, part in parts.items()}
+    return {name: tuple(part.shape or ()) for name, part in parts.items()}

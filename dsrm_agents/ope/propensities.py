@@ -74,7 +74,7 @@ class SoftmaxPolicy:
             weight = np.exp(below)
             total = weight.sum(1, keepdims=True)
             self._log_chance[:, members] = below - np.log(total)
-            cumulative = np.cumsum(weight / total, axis=1)
+            cumulative: FloatArray = np.cumsum(weight / total, axis=1)
             cumulative[:, -1:] = 1.0
             # One ascending list of all rows: row r lies in (r, r + 1].
             self._cumulative.append((cumulative + np.arange(len(table))[:, None]).ravel())
