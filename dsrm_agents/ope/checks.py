@@ -133,13 +133,13 @@ def check_items(**counts: int | None) -> None:
     Raises:
         ConfigError: Two of them differ.
     """
-    known = {name: count for name, count in counts.items() if count is not None}
-    if len(set(known.values())) > 1:
-        told = ", ".join(
-            f"{count} of the {name.replace('_', ' ')}" for name, count in known.items()
+    n_items = {name: count for name, count in counts.items() if count is not None}
+    if len(set(n_items.values())) > 1:
+        sizes = ", ".join(
+            f"{count} of the {name.replace('_', ' ')}" for name, count in n_items.items()
         )
         raise ConfigError(
-            f"Items must be as many everywhere, got {told}: take policy, log and popular group "
+            f"Items must be as many everywhere, got {sizes}: take policy, log and popular group "
             "from one dataset."
         )
 

@@ -88,8 +88,9 @@ def support_of(
     if logging is not None:
         share = _possible(logged, policy, logging, np.random.default_rng(seed))
     # A log that could have shown all has mean weights of 1, whatever the rare large ones do here.
-    asked = logging is not None and share == 1.0
-    doubtful = not asked and abs(ratio.mean() - 1.0) > max(_DOUBT * error, 1.0 - LEAST_SUPPORT)
+    supported = logging is not None and share == 1.0
+    tolerance = max(_DOUBT * error, 1.0 - LEAST_SUPPORT)
+    doubtful = not supported and abs(ratio.mean() - 1.0) > tolerance
     products = cumulative_weights(steps)[:, -1] * np.where(
         steps.alive[:, -1], steps.ratio[:, -1], 1.0
     )
@@ -186,19 +187,21 @@ def evaluate_off_policy(
     metrics = of_metrics(ESTIMATORS[chosen](steps))
     if chosen == _WITHOUT_INTERVAL:
         unknown = np.asarray(np.nan)
-        metrics = {name: Interval(found.value, unknown, unknown) for name, found in metrics.items()}
+        metrics = {
+            name: Interval(interval.value, unknown, unknown) for name, interval in metrics.items()
+        }
     return OffPolicyEstimate(chosen, metrics, support)
 
 
 def _check_logging(logged: LoggedSessions, logging: StochasticPolicy) -> None:
     """Checks that a policy gives a log's items the probabilities that the log has."""
-    found = logged.log_probs_of(logging)
-    differing = ~np.isclose(found, logged.log_probs, rtol=1e-4, atol=_ROUNDING)
+    log_probs = logged.log_probs_of(logging)
+    differing = ~np.isclose(log_probs, logged.log_probs, rtol=1e-4, atol=_ROUNDING)
     if differing.any():
         session, step, place = np.argwhere(differing)[0].tolist()
         raise ConfigError(
             f"logging must be the policy that acted: it gives an item log-probability "
-            f"{found[session, step, place]:.5f} where the log has "
+            f"{log_probs[session, step, place]:.5f} where the log has "
             f"{logged.log_probs[session, step, place]:.5f} (session {session}, step {step}, place "
             f"{place}), and {differing.sum()} of {(logged.slates >= 0).sum()} differ. "
             "Give the policy that was logged, or logging=None."

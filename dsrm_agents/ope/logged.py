@@ -212,10 +212,10 @@ class LoggedSessions:
         Raises:
             ConfigError: The policy is one of another number of items.
         """
-        known = getattr(policy, "n_items", None)
-        check_items(log=self.n_items, policy=known)
-        if known is not None:
-            check_reach("policy", known, int(self.slates.max()))
+        n_items = getattr(policy, "n_items", None)
+        check_items(log=self.n_items, policy=n_items)
+        if n_items is not None:
+            check_reach("policy", n_items, int(self.slates.max()))
         log_probs = np.zeros(self.slates.shape)
         for step, rows, context in self.decisions():
             slates = self.slates[rows, step].astype(np.int64)

@@ -86,8 +86,7 @@ class NetworkPolicy:
     def log_prob(self, context: Context, slates: NDArray[np.int64]) -> FloatArray:
         """Log-probabilities, as of :class:`~dsrm_agents.ope.logged.StochasticPolicy`.
 
-        An agent that draws slates shows no item twice. What its network says of such an item is
-        what it would say of any other, and is not asked.
+        An agent that draws slates shows no item twice, whatever score its network has for one.
         """
         with torch.no_grad():
             obs = self._tensors(context)
@@ -96,11 +95,11 @@ class NetworkPolicy:
             log_prob = (
                 self.policy.slate_log_prob(obs, shown) if drawn else self._of_places(obs, shown)
             )
-        known = log_prob.double().cpu().numpy()
-        return np.where(context.repeats(slates), -np.inf, known) if drawn else np.asarray(known)
+        never = context.repeats(slates) if drawn else False
+        return np.where(never, -np.inf, log_prob.double().cpu().numpy())
 
     @property
-    def _places(self) -> NDArray[np.int64]:
+    def _choices(self) -> NDArray[np.int64]:
         """(K,) items to choose from at each place of a slate."""
         space = self.policy.action_space
         return np.atleast_1d(space.nvec if isinstance(space, spaces.MultiDiscrete) else space.n)
@@ -108,20 +107,21 @@ class NetworkPolicy:
     @property
     def n_items(self) -> int:
         """Items that it chooses from."""
-        return int(self._places[0])
+        return int(self._choices[0])
 
     @property
     def slate_size(self) -> int:
         """K."""
-        return len(self._places)
+        return len(self._choices)
 
     def _tensors(self, context: Context) -> Any:
         if context.observation is None:
             raise ConfigError("A network reads observations: log sessions with observe=True.")
-        expected, found = _shapes(self.policy.observation_space), _shapes(context.observation)
-        if found != {name: (len(context.users), *shape) for name, shape in expected.items()}:
+        expected = _shapes(self.policy.observation_space)
+        shapes = _shapes(context.observation)
+        if shapes != {name: (len(context.users), *shape) for name, shape in expected.items()}:
             raise ConfigError(
-                f"The network reads observations of shapes {expected}, got {found} of "
+                f"The network reads observations of shapes {expected}, got {shapes} of "
                 f"{len(context.users)} sessions: use the environment and the options that it was "
                 "trained with."
             )
@@ -139,6 +139,6 @@ class NetworkPolicy:
 
 def _shapes(observation: Any) -> dict[str, tuple[int, ...]]:
     """Shapes of an observation, or of its space, by key; of an array, by none."""
-    parts = observation.spaces if isinstance(observation, spaces.Dict) else observation
-    parts = parts if isinstance(parts, dict) else {"": parts}
-    return {name: tuple(part.shape or ()) for name, part in parts.items()}
+    arrays = observation.spaces if isinstance(observation, spaces.Dict) else observation
+    arrays = arrays if isinstance(arrays, dict) else {"": arrays}
+    return {name: tuple(array.shape or ()) for name, array in arrays.items()}

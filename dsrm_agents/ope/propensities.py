@@ -223,7 +223,7 @@ class Mixture:
         check_items(**{f"policy {number}": count for number, count in enumerate(counts)})
         self.n_items: int | None = next((count for count in counts if count is not None), None)
         catalogues = [getattr(policy, "catalogue", None) for policy in self.policies]
-        self.catalogue: Any = next((known for known in catalogues if known is not None), None)
+        self.catalogue: Any = next((items for items in catalogues if items is not None), None)
 
     def act(
         self, context: Context, slate_size: int, rng: np.random.Generator

@@ -125,8 +125,8 @@ def _flags(
             f"popular must hold True or False for each item, got {flags.dtype} of shape "
             f"{flags.shape}."
         )
-    known = getattr(policy, "n_items", None)
-    check_items(log=logged.n_items, policy=known, popular_group=len(flags))
+    n_items = getattr(policy, "n_items", None)
+    check_items(log=logged.n_items, policy=n_items, popular_group=len(flags))
     check_reach("popular group", len(flags), int(logged.slates.max()))
     return flags.astype(bool)
 
