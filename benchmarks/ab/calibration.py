@@ -131,8 +131,8 @@ def spread_of(arm: Outcomes, metric: Metric, salt: str) -> float:
     treated = assign(names, salt)[owner]
     check_arms(arm.users, treated)
     running = arm.compared(metric, treated)
-    control, treated = (int(count) for count in running.users[-1])
-    return running.last.variance / (1.0 / control + 1.0 / treated)
+    in_control, in_treatment = (int(count) for count in running.users[-1])
+    return running.last.variance / (1.0 / in_control + 1.0 / in_treatment)
 
 
 def power_table(

@@ -170,4 +170,5 @@ def compare(
         ratios.append(np.concatenate([[np.nan], ratio])[latest])
         variances.append(np.concatenate([[np.nan], variance])[latest])
         counts.append(np.concatenate([[0], n_users])[latest])
-    return Comparison(*ratios, np.stack(variances, axis=1), np.stack(counts, axis=1))
+    stacked = np.stack(variances, axis=1), np.stack(counts, axis=1)
+    return Comparison(ratios[0], ratios[1], *stacked)

@@ -27,9 +27,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.experiments.comparison import Comparison, FloatArray
+from dsrm_agents.experiments.comparison import Comparison
 from dsrm_agents.experiments.power import variance_needed
+from dsrm_agents.experiments.sessions import FloatArray
 from kuaisim_gym.config import check_whole, check_within
+
 
 @dataclass(frozen=True)
 class SequentialTest:
