@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
+from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset, Interactions, load_dataset
 from kuaisim_gym.data.captions import LEVELS, TEXT
 from kuaisim_gym.data.dataset import Features
@@ -61,6 +62,9 @@ class CaptionStudy(Study):
 
     path: str
     seed: int
+
+    def __post_init__(self) -> None:
+        check_whole("seed", self.seed, 0)
 
     @property
     def name(self) -> str:

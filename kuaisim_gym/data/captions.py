@@ -20,7 +20,7 @@ from kuaisim_gym.data.files import DataFiles, Layout
 from kuaisim_gym.data.source import Source
 from kuaisim_gym.data.tables import Column, Tables, opened
 from kuaisim_gym.disk import disk_errors
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 CAPTIONS = "kuairec_caption_category"
 LEVELS = ("first_level_category", "second_level_category", "third_level_category")
@@ -84,7 +84,13 @@ def read_captions(
     keep |= {level: f"nullif({level}_id, '{_NO_CATEGORY}')" for level in LEVELS}
     words = ", ".join(f"nullif({name}, '{_NO_TEXT}')" for name in TEXTS)
     keep[TEXT] = f"nullif(concat_ws(' ', {words}), '')"
-    table = tables.read(parts, columns, keep, rows="videos")
+    try:
+        table = tables.read(parts, columns, keep, rows="videos")
+    except DataFormatError as error:
+        text = str(error)
+        for part, file in zip(parts, files.tables[CAPTIONS], strict=True):
+            text = text.replace(str(part), str(file))  # not the name of the copy
+        raise DataFormatError(text) from error
     counts = Counter(
         pair
         for text in tables.texts(f"SELECT {TEXT} FROM {table.sql} WHERE {TEXT} IS NOT NULL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -83,7 +84,7 @@ def test_a_small_file(tmp_path: Path) -> None:
         file.unlink()
     file = tmp_path / f"{CAPTIONS}.csv"
     file.write_text(HEADER + rows[1].replace(",[],", ","))
-    with pytest.raises(DataFormatError, match=f"{CAPTIONS}.csv"):
+    with pytest.raises(DataFormatError, match=f"^{re.escape(str(file))}"):  # not a copy's name
         read(file, np.array([8]))
 
 
