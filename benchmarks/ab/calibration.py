@@ -15,6 +15,7 @@ from dsrm_agents.experiments import (
     power_of,
     users_needed,
 )
+from kuaisim_gym.errors import ConfigError
 
 from ..results import Result
 from .sessions import METRICS, Metric, Outcomes, mixed
@@ -94,6 +95,27 @@ def _fixed_rejections(test: SequentialTest, running: Comparison) -> NDArray[np.b
     return test.looks(running) & rejects
 
 
+def check_arms(
+    users: NDArray[np.int64], treated: NDArray[np.bool_], options: str = "--sessions"
+) -> None:
+    """Checks that both arms have the two users that a variance needs.
+
+    Args:
+        users: (S,) whose sessions they are.
+        treated: (S,) bool, sessions of treated users.
+        options: What to raise, for the error.
+
+    Raises:
+        ConfigError: An arm has fewer.
+    """
+    sizes = [len(np.unique(users[rows])) for rows in (~treated, treated)]
+    if min(sizes) < 2:
+        raise ConfigError(
+            f"A test needs two users in each arm, got {sizes[0]} in control and {sizes[1]} in "
+            f"treatment in {len(users)} sessions: raise {options}, or give data of more users."
+        )
+
+
 def spread_of(arm: Outcomes, metric: Metric, salt: str) -> float:
     """Variance of one user, as a test of an arm against itself measures it.
 
@@ -101,11 +123,16 @@ def spread_of(arm: Outcomes, metric: Metric, salt: str) -> float:
         arm: Sessions of one policy.
         metric: The metric.
         salt: Of the test.
+
+    Raises:
+        ConfigError: An arm has fewer than two users.
     """
     names, owner = np.unique(arm.users, return_inverse=True)
-    running = arm.compared(metric, assign(names, salt)[owner])
-    control, treated = (int(count) for count in running.users[-1])
-    return running.last.variance / (1.0 / control + 1.0 / treated)
+    treated = assign(names, salt)[owner]
+    check_arms(arm.users, treated)
+    running = arm.compared(metric, treated)
+    in_control, in_treatment = (int(count) for count in running.users[-1])
+    return running.last.variance / (1.0 / in_control + 1.0 / in_treatment)
 
 
 def power_table(

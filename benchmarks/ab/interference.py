@@ -24,6 +24,7 @@ from ..days.platforms import SPARE_DAYS, platform_of, play_days
 from ..results import Result
 from ..run import first_test_seed
 from ..world_study import WorldStudy
+from .calibration import check_arms
 from .report import INTERFERENCE
 from .sessions import METRICS, Outcomes, SplitPolicy, find_arm, outcomes_of, treated_users
 
@@ -70,9 +71,10 @@ class InterferenceStudy(WorldStudy):
         return super().header() | {"arms": list(self.arms), **settings}
 
     def make(self, path: Path) -> Result:
-        alone = [self._played((arm,)) for arm in self.arms]
         together = self._played(self.arms)
         sessions, treated, _ = together
+        check_arms(sessions.users, treated, "--per-day or --days")
+        alone = [self._played((arm,)) for arm in self.arms]
         test = {name: sessions.compared(metric, treated).last for name, metric in METRICS.items()}
         return {
             "sessions": len(sessions.users),

@@ -322,4 +322,6 @@ def _decided(row: Result) -> str:
 
 
 def _guardrail(rail: Result) -> str:
+    if rail["low"] is None:
+        return f"{rail['verdict']} (too few users)"
     return f"{rail['verdict']} ({_range((rail['low'], rail['high']))})"

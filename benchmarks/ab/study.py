@@ -12,6 +12,7 @@ alone.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,11 +36,11 @@ from ..backends import results_of
 from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
 from ..origin import env_for
 from ..paper import SEEDS
-from ..results import Result, without_nan
+from ..results import Result
 from ..run import SLOTS, Run, play
 from ..study import Study
 from ..world_study import WorldStudy
-from .calibration import ALPHA, BOUND, false_positives, power_table, spread_of
+from .calibration import ALPHA, BOUND, check_arms, false_positives, power_table, spread_of
 from .interference import InterferenceStudy
 from .plot import plot_all
 from .report import STUDY, markdown, read_studies, write_pages
@@ -48,6 +49,7 @@ from .sessions import METRICS, Outcomes, find_arm, mixed, outcomes_of, treated_u
 ARMS = ("quality+quota", "filter+quota")
 POINTS = 100  # of the path that a result keeps
 PILOTS = 3  # earlier tests of each arm: one measures a variance to a twentieth
+LEAST_SESSIONS = 20  # of which an arm has fewer than two in one of 25,000 tests
 _PILOT_SEEDS = 500  # from a test's seed to those of the earlier ones
 
 
@@ -87,6 +89,7 @@ class AbStudy(WorldStudy):
         for name in ("relevant", "ad_margin", "worst_margin"):
             check_within(name, getattr(self, name), "(0, 1]")
         check_whole("tests", self.tests, 0)
+        check_whole("--sessions", self.spec.sessions, LEAST_SESSIONS)
 
     @property
     def subject(self) -> str:
@@ -105,11 +108,12 @@ class AbStudy(WorldStudy):
             replace(self.spec, seed=self.spec.seed + _PILOT_SEEDS * (number + 1))
             for number in range(PILOTS)
         ]
-        pilots = [[self._played(name, spec)[0] for spec in later] for name in self.arms]
         (control, users_treated), (treatment, _) = (
             self._played(name, self.spec) for name in self.arms
         )
         metric, treated = METRICS[self.metric], users_treated[control.users]
+        check_arms(control.users, treated)
+        pilots = [[self._played(name, spec)[0] for spec in later] for name in self.arms]
         first = pilots[0][0]
         effects = {key: self.relevant * first.value(ratio) for key, ratio in METRICS.items()}
         spreads = [[spread_of(pilot, metric, self.salt) for pilot in runs] for runs in pilots]
@@ -150,7 +154,10 @@ class AbStudy(WorldStudy):
         worst = worst_guardrail(
             users, treated, *sessions.of(METRICS[self.metric]), margin, alpha=ALPHA
         )
-        return {"ad": balance._asdict(), "worst": worst._asdict()}
+        return {
+            name: rail._asdict() | _ends(rail.low, rail.high)
+            for name, rail in (("ad", balance), ("worst", worst))
+        }
 
 
 def tested(
@@ -176,7 +183,7 @@ def tested(
             "treatment": float(running.treatment[-1]),
             "fixed": [*running.last.interval(ALPHA)],
             "fixed_p": running.last.p_value,
-            "always_valid": without_nan({"low": _finite(low[-1]), "high": _finite(high[-1])}),
+            "always_valid": _ends(low[-1], high[-1]),
             "always_valid_p": float(test.p_values(running)[-1]),
             "decided": None if decided is None else decided + 1,
             "decided_users": None if decided is None else int(running.users[decided].sum()),
@@ -193,9 +200,10 @@ def tested(
     }
 
 
-def _finite(value: float) -> float:
-    """The end of an interval; NaN where there is none."""
-    return float(value) if np.isfinite(value) else float("nan")
+def _ends(low: float, high: float) -> dict[str, float | None]:
+    """Ends of an interval as JSON holds them; ``None`` for infinite ones."""
+    ends = {"low": float(low), "high": float(high)}
+    return {name: end if math.isfinite(end) else None for name, end in ends.items()}
 
 
 def _thinned(

@@ -11,15 +11,15 @@ one pass gives it after every session.
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kuaisim_gym.errors import DataFormatError
+from dsrm_agents.experiments.power import two_sided_bound
+from dsrm_agents.experiments.sessions import FloatArray, check_ratio, check_sessions
 
-FloatArray = NDArray[np.float64]
+_EQUAL = 1e-9  # relative difference at which metrics of users who are all alike are equal
 
 
 class Estimate(NamedTuple):
@@ -34,8 +34,12 @@ class Estimate(NamedTuple):
     variance: float
 
     def interval(self, alpha: float = 0.05) -> tuple[float, float]:
-        """Ends of the fixed-horizon interval, for a number of sessions that was chosen before."""
-        radius = NormalDist().inv_cdf(1.0 - alpha / 2.0) * math.sqrt(self.variance)
+        """Ends of the fixed-horizon interval, for a number of sessions that was chosen before.
+
+        Raises:
+            ConfigError: alpha is outside (0, 1).
+        """
+        radius = two_sided_bound(alpha) * math.sqrt(self.variance)
         return self.effect - radius, self.effect + radius
 
     @property
@@ -52,19 +56,26 @@ class Comparison(NamedTuple):
     Attributes:
         control: (S,) float64 metric of the control arm, NaN before its first session.
         treatment: (S,) float64, likewise.
-        variance: (S,) float64 variance of their difference, NaN before each arm has two users.
+        variances: (S, 2) float64 variances of control and treatment, NaN before an arm has two
+            users, and 0 where its users are all alike.
         users: (S, 2) int64 users so far of control and treatment.
     """
 
     control: FloatArray
     treatment: FloatArray
-    variance: FloatArray
+    variances: FloatArray
     users: NDArray[np.int64]
 
     @property
     def effect(self) -> FloatArray:
-        """(S,) float64: treatment less control."""
-        return self.treatment - self.control
+        """(S,) float64: treatment less control; 0 for what rounding makes of none."""
+        same = np.isclose(self.treatment, self.control, rtol=_EQUAL, atol=0.0)
+        return np.where(same & (self.variance == 0.0), 0.0, self.treatment - self.control)
+
+    @property
+    def variance(self) -> FloatArray:
+        """(S,) float64 variance of the difference, NaN before each arm has two users."""
+        return self.variances[:, 0] + self.variances[:, 1]
 
     @property
     def last(self) -> Estimate:
@@ -73,9 +84,11 @@ class Comparison(NamedTuple):
 
 
 def running_ratio(
-    users: NDArray[np.integer], numerator: ArrayLike, denominator: ArrayLike
+    users: ArrayLike, numerator: ArrayLike, denominator: ArrayLike
 ) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
     """A ratio of sums after each of n sessions, its variance, and the number of users.
+
+    A variance that is no more than what rounding makes of none is 0.
 
     Args:
         users: (n,) whose sessions they are, in the order of arrival.
@@ -84,12 +97,21 @@ def running_ratio(
 
     Returns:
         (n,) float64 ratios; (n,) float64 variances, NaN for a single user; (n,) int64 users.
+
+    Raises:
+        DataFormatError: Shapes differ, or values are none of these.
     """
-    a, b = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
+    return ratio_after(*check_ratio(users, numerator, denominator))
+
+
+def ratio_after(
+    users: NDArray[np.int64], numerator: FloatArray, b: FloatArray
+) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """:func:`running_ratio` of arrays that have been checked."""
     if not len(b):
         return np.zeros(0), np.zeros(0), np.zeros(0, dtype=np.int64)
-    centre = a.sum() / b.sum()
-    a = a - centre * b  # squares of large sums would cancel out
+    centre = numerator.sum() / b.sum()
+    a = numerator - centre * b  # squares of large sums would cancel out
     order = np.argsort(users, kind="stable")
     is_first = np.empty(len(users), dtype=bool)
     is_first[order] = np.diff(users[order], prepend=users[order[0]] - 1) != 0
@@ -105,10 +127,13 @@ def running_ratio(
     )
     total = np.cumsum(b)
     ratio = np.cumsum(a) / total
-    deviation = np.maximum(squares - 2.0 * ratio * products + ratio**2 * weights, 0.0)
+    deviation = squares - 2.0 * ratio * products + ratio**2 * weights
+    error = 4.0 * len(b) * np.finfo(np.float64).eps  # of a sum, relative to its terms
+    rounding = error * (squares + ratio**2 * weights) + (error * centre) ** 2 * weights
+    deviation = np.where(deviation > rounding, deviation, 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         variance = np.where(n_users > 1, n_users / (n_users - 1) * deviation / total**2, np.nan)
-    return ratio + centre, variance, n_users
+    return np.cumsum(numerator) / total, variance, n_users
 
 
 def _by_user(
@@ -124,43 +149,26 @@ def _by_user(
 
 
 def compare(
-    users: NDArray[np.integer],
-    treated: NDArray[np.bool_],
-    numerator: ArrayLike,
-    denominator: ArrayLike,
+    users: ArrayLike, treated: ArrayLike, numerator: ArrayLike, denominator: ArrayLike
 ) -> Comparison:
     """Both arms after each of S sessions.
 
     Args:
-        users: (S,) whose sessions they are, in the order of arrival.
-        treated: (S,) bool, sessions of users of the treatment arm.
+        users: (S,) ids, numbers or text, whose sessions they are, in the order of arrival.
+        treated: (S,) bool, or 0 and 1: sessions of users of the treatment arm.
         numerator: (S,) numbers, such as steps.
         denominator: (S,) positive numbers, such as ones for a mean of sessions.
 
     Raises:
         DataFormatError: Shapes differ, denominators are not positive, or a user is in both arms.
     """
-    a, b = np.asarray(numerator, dtype=np.float64), np.asarray(denominator, dtype=np.float64)
-    if not len(users) or any(np.shape(array) != (len(users),) for array in (users, treated, a, b)):
-        shapes = [np.shape(array) for array in (users, treated, a, b)]
-        raise DataFormatError(
-            f"Sessions must be (S,) arrays of at least one session, got shapes {shapes}."
-        )
-    if not (np.isfinite(a).all() and np.isfinite(b).all() and (b > 0).all()):
-        raise DataFormatError(
-            "A metric needs finite numerators and positive denominators: leave sessions out that "
-            "have none."
-        )
-    if shared := np.intersect1d(users[treated], users[~treated]).tolist():
-        raise DataFormatError(
-            f"A user must be in one arm, but {len(shared)} are in both, such as {shared[0]}: "
-            "assign users, not sessions."
-        )
+    owner, treated, a, b = check_sessions(users, treated, numerator, denominator)
     ratios, variances, counts = [], [], []
     for is_arm in (~treated, treated):
-        ratio, variance, n_users = running_ratio(users[is_arm], a[is_arm], b[is_arm])
+        ratio, variance, n_users = ratio_after(owner[is_arm], a[is_arm], b[is_arm])
         latest = np.cumsum(is_arm)  # of the arm's sessions; 0 before the first
         ratios.append(np.concatenate([[np.nan], ratio])[latest])
         variances.append(np.concatenate([[np.nan], variance])[latest])
         counts.append(np.concatenate([[0], n_users])[latest])
-    return Comparison(ratios[0], ratios[1], variances[0] + variances[1], np.stack(counts, axis=1))
+    stacked = np.stack(variances, axis=1), np.stack(counts, axis=1)
+    return Comparison(ratios[0], ratios[1], *stacked)

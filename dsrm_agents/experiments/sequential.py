@@ -15,7 +15,8 @@ Logarithm", 1970; Johari, Koomen, Pekelis and Walsh, "Always Valid Inference", O
 V is estimated here, and sums are normal only after a while: the guarantee is asymptotic, in the
 number of users before the first look (Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-
 uniform Central Limit Theory and Asymptotic Confidence Sequences", Annals of Statistics 2024). A
-test therefore says nothing before each arm has :attr:`SequentialTest.least_users` users.
+test therefore says nothing before each arm has :attr:`SequentialTest.least_users` users, nor while
+the users of an arm are all alike, such as before its first conversion: there V is not known.
 """
 
 from __future__ import annotations
@@ -26,11 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrm_agents.experiments.comparison import Comparison, FloatArray
+from dsrm_agents.experiments.comparison import Comparison
 from dsrm_agents.experiments.power import variance_needed
+from dsrm_agents.experiments.sessions import FloatArray
 from kuaisim_gym.config import check_whole, check_within
-
-_LEAST_VARIANCE = 1e-300  # in place of none
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,21 @@ class SequentialTest:
         return cls(math.sqrt(ratio * variance), alpha, least_users)
 
     def radius(self, variance: FloatArray | float) -> FloatArray:
-        """Half-widths of the intervals of some variances; infinite where that is NaN."""
-        v = np.maximum(np.asarray(variance, dtype=np.float64), _LEAST_VARIANCE)
-        prior = self.scale**2
+        """Half-widths of the intervals of some variances; infinite where that is 0 or NaN."""
+        v, prior = _known(variance), self.scale**2
         shrunk = np.log1p(prior / v) - 2.0 * math.log(self.alpha)
         return np.nan_to_num(np.sqrt(v * (v / prior + 1.0) * shrunk), nan=np.inf)
 
     def log_ratio(self, effect: FloatArray | float, variance: FloatArray | float) -> FloatArray:
-        """log L of some differences; that of NaN is minus infinity."""
-        v = np.maximum(np.asarray(variance, dtype=np.float64), _LEAST_VARIANCE)
-        prior = self.scale**2
+        """log L of some differences; 0, which is no evidence, where the variance is 0 or NaN."""
+        v, prior = _known(variance), self.scale**2
         gain = np.square(effect) / v * (prior / (v + prior))
-        return np.nan_to_num(0.5 * (gain - np.log1p(prior / v)), nan=-np.inf)
+        return np.nan_to_num(0.5 * (gain - np.log1p(prior / v)), nan=0.0)
 
     def looks(self, comparison: Comparison) -> NDArray[np.bool_]:
         """(S,) bool: sessions after which the test may be looked at."""
-        return np.asarray((comparison.users >= self.least_users).all(axis=1))
+        enough = (comparison.users >= self.least_users).all(axis=1)
+        return np.asarray(enough & (comparison.variances > 0.0).all(axis=1))
 
     def interval(self, comparison: Comparison) -> tuple[FloatArray, FloatArray]:
         """Lower and upper ends (S,) of intervals that all hold at once; infinite before the looks.
@@ -111,3 +110,9 @@ class SequentialTest:
         """Position of the session after which the test rejects; ``None`` if it never does."""
         rejects = np.flatnonzero(self.p_values(comparison) <= self.alpha)
         return int(rejects[0]) if len(rejects) else None
+
+
+def _known(variance: FloatArray | float) -> FloatArray:
+    """Variances; NaN for 0, which users give who are all alike, and which is not known to be 0."""
+    v = np.asarray(variance, dtype=np.float64)
+    return np.where(v > 0.0, v, np.nan)

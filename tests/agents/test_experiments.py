@@ -138,8 +138,92 @@ def test_bad_sessions_are_refused() -> None:
         compare(np.array([3, 3]), arms, ones, ones)
     with pytest.raises(DataFormatError, match="positive denominators"):
         compare(np.array([3, 4]), arms, ones, np.array([1.0, 0.0]))
-    with pytest.raises(DataFormatError, match=r"got shapes \[\(2,\), \(2,\), \(3,\), \(2,\)\]"):
+    with pytest.raises(DataFormatError, match=r"got shapes \[\(2,\), \(3,\), \(2,\)\]"):
         compare(np.array([3, 4]), arms, np.ones(3), ones)
+
+
+def test_sessions_may_be_lists_and_users_text() -> None:
+    users, treated, values = stream(1)
+    ones = np.ones(len(users))
+    known = compare(users, treated, values, ones)
+    lists = compare(users.tolist(), treated.tolist(), values.tolist(), ones.tolist())
+    # Names are in another order than numbers, which changes nothing but the order of sums.
+    text = compare([f"user {user}" for user in users], treated.astype(int), values, ones)
+    objects = compare(users.astype(object), treated.astype(float), values, ones)
+    for other in (lists, text, objects):
+        for one, same in zip(known, other, strict=True):
+            assert np.allclose(one, same, rtol=1e-9, equal_nan=True)
+    for rail, columns in ((worst_guardrail, (values,)), (share_guardrail, (values > 0,))):
+        expected = rail(users, treated, *columns, ones, 0.05)
+        assert rail(users.tolist(), treated.tolist(), *columns, ones, 0.05) == expected
+        assert rail(users, treated.astype(int), *columns, ones, 0.05) == expected
+        text = rail(users.astype(str), treated, *columns, ones, 0.05)
+        assert text[:5] == pytest.approx(expected[:5]) and text.verdict == expected.verdict
+
+
+ALL_CHECKS = (
+    compare,
+    lambda users, treated, a, b: share_guardrail(users, treated, a, b, 0.05),
+    lambda users, treated, a, b: worst_guardrail(users, treated, a, b, 0.05),
+)
+
+
+@pytest.mark.parametrize("check", ALL_CHECKS, ids=["compare", "share", "worst"])
+def test_all_that_takes_sessions_refuses_the_same(check) -> None:
+    users, treated, a, b = [1, 2, 3, 4], [0, 0, 1, 1], [1.0, 2.0, 1.0, 2.0], [2.0, 2.0, 2.0, 2.0]
+    check(users, treated, a, b)
+    for changed, text in (
+        ({"users": [1, 2, 3, 1]}, "1 are in both, such as 1"),
+        ({"users": ["ann", "bob", "eve", "ann"]}, "1 are in both, such as ann"),
+        ({"users": [1.0, 2.0, 3.0, np.nan]}, "users must be ids, got NaN"),
+        ({"users": [[1, 2, 3, 4]]}, "arrays of users"),
+        ({"treated": [0, 0, 1, 2]}, "treated must be bools, or 0 and 1"),
+        ({"treated": ["no", "no", "yes", "yes"]}, "treated must be bools, or 0 and 1"),
+        ({"treated": [0, 0, 1]}, "at least one session"),
+        ({"a": [1.0, 2.0, np.nan, 2.0]}, "finite numerators"),
+        ({"a": [1.0, 2.0, "b", 2.0]}, "arrays of numbers"),
+        ({"a": [1.0]}, "got shapes"),
+        ({"b": [0.0, 0.0, 0.0, 0.0]}, "positive denominators"),
+    ):
+        good = {"users": users, "treated": treated, "a": a, "b": b}
+        with pytest.raises(DataFormatError, match=text):
+            check(*(good | changed).values())
+    with pytest.raises(DataFormatError, match="positive denominators"):
+        running_ratio([1, 2], [1, 2], [0, 0])
+
+
+def test_users_who_are_all_alike_have_no_variance() -> None:
+    rng, users = np.random.default_rng(2), np.arange(3000) % 500
+    for share in (0.1, 1 / 3, 0.7, 1e6 + 0.1, 1e-6):
+        lengths = rng.integers(1, 30, 3000).astype(float)
+        _, variance, _ = running_ratio(users, share * lengths, lengths)
+        assert (variance[1:] == 0.0).all()
+        path = compare(users, users % 2, share * lengths, lengths)
+        assert path.last.p_value == 1.0 and SequentialTest(0.01).decided(path) is None
+    # One user who differs by a millionth is seen.
+    _, variance, _ = running_ratio(users, 1.0 + 1e-6 * (users == 7), np.ones(3000))
+    assert variance[-1] == pytest.approx(1e-12 * 0.002 * 0.998 / 499, rel=1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.005, 0.01])
+def test_rare_conversions_are_not_decided_by_rounding(rate: float) -> None:
+    rng, decided, ones = np.random.default_rng(3), 0, np.ones(400)
+    for _ in range(300):
+        treated, converted = rng.random(400) < 0.5, rng.random(400) < rate
+        path = compare(np.arange(400), treated, converted, ones)
+        decided += SequentialTest.planned(0.02).decided(path) is not None
+    assert decided <= 15
+
+
+def test_an_arm_without_events_is_no_evidence() -> None:
+    users, treated = arms_of(400)
+    path = compare(users, treated, treated & (users % 3 == 0), np.ones(400))
+    assert path.control[-1] == 0.0 and path.variances[-1, 0] == 0.0 < path.variances[-1, 1]
+    test = SequentialTest.planned(0.05)
+    assert test.decided(path) is None and np.isinf(test.interval(path)).all()
+    # With an event in the control arm the same difference is found.
+    both = compare(users, treated, (treated & (users % 3 == 0)) | (users == 0), np.ones(400))
+    assert test.decided(both) is not None
 
 
 # The sequential test
@@ -151,7 +235,10 @@ def test_likelihood_ratio_and_bound_by_hand() -> None:
     assert test.log_ratio(2.0, 1.0) == pytest.approx(1 - 0.5 * math.log(2))
     assert test.radius(1.0) == pytest.approx(math.sqrt(2 * (math.log(2) - 2 * math.log(0.05))))
     assert np.isinf(test.radius(np.nan))
-    assert test.log_ratio(np.nan, np.nan) == -np.inf
+    assert test.log_ratio(np.nan, np.nan) == 0.0
+    # A variance of none is not known, however small the difference.
+    assert np.isinf(test.radius(0.0))
+    assert test.log_ratio(1e-17, 0.0) == test.log_ratio(1.0, 0.0) == 0.0
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.05, 0.3])
@@ -252,6 +339,33 @@ def test_power_and_variance_are_inverse() -> None:
         variance_needed(0.1, power=0.02)
 
 
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: imbalance_p_value(0, 0), "users must be an integer of at least 1, got 0"),
+        (lambda: imbalance_p_value(3, 5, 1.0), r"share must be a number in \(0, 1\), got 1.0"),
+        (lambda: imbalance_p_value(3, 5, 2.0), r"share must be a number in \(0, 1\), got 2.0"),
+        (lambda: imbalance_p_value(9, 5), "treated must be at most the 5 users"),
+        (lambda: imbalance_p_value(-1, 5), "treated must be an integer of at least 0"),
+        (lambda: power_of(0.5, 0.0), r"variance must be a number in \(0, inf\), got 0.0"),
+        (lambda: power_of(0.5, -1.0), r"variance must be .* got -1.0"),
+        (lambda: power_of(math.nan, 1.0), "effect must be a finite number, got nan"),
+        (lambda: power_of(0.5, 1.0, 0.0), r"alpha must be a number in \(0, 1\), got 0.0"),
+        (lambda: power_of(0.5, 1.0, 1e-17), "alpha must be at least 1e-15, got 1e-17"),
+        (lambda: Estimate(1.0, 1.0).interval(0), r"alpha must be a number in \(0, 1\), got 0"),
+        (lambda: Estimate(1.0, 1.0).interval(2), r"alpha must be a number in \(0, 1\), got 2"),
+        (lambda: users_needed(1e-300, 1), "a variance that a float holds, got 1e-300"),
+        (lambda: users_needed(1e-140, 1e200), "large enough for a number of users, got 1e-140"),
+        (lambda: users_needed("a", 1), "effect must be a finite number other than 0, got 'a'"),
+        (lambda: assign("abc", "x"), "users must be ids, such as a list of them, got 'abc'"),
+        (lambda: assign(5, "x"), "users must be ids, such as a list of them, got 5"),
+    ],
+)
+def test_bad_numbers_are_refused(call, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        call()
+
+
 def test_tests_reject_as_often_as_their_power_says() -> None:
     rng, tests, n = np.random.default_rng(6), 600, 200
     effect, rejections = 0.4, 0
@@ -296,14 +410,14 @@ def test_the_interval_of_balance_holds_at_the_kink() -> None:
 
 
 def test_the_worst_tenth_by_hand() -> None:
-    users, treated = np.arange(40), np.arange(40) % 2 == 1
-    values = np.repeat(np.arange(20.0), 2) - 3.0 * treated
-    rail = worst_guardrail(users, treated, values, np.ones(40), margin=1.0)
-    # The lowest two of 0 to 19, and of -3 to 16.
+    users, treated = arms_of(200)
+    values = np.repeat(np.arange(20.0), 10) - 3.0 * treated
+    rail = worst_guardrail(users, treated, values, np.ones(200), margin=1.0)
+    # The lowest ten of five each of 0 to 19, and of -3 to 16.
     assert (rail.control, rail.treatment) == (0.5, -2.5)
     assert (rail.low + rail.high) / 2 == pytest.approx(3.0)
-    # min(x, 1) is one 0 and nineteen 1: variance .05 each, over .1^2 and 20 users.
-    radius = SequentialTest.planned(1.0).radius(2 * 0.05 / 0.01 / 20)
+    # min(x, 1) is five 0 and 95 1: variance 100 / 99 .05 .95 each, over .1^2 and 100 users.
+    radius = SequentialTest.planned(1.0).radius(2 * 100 / 99 * 0.05 * 0.95 / 0.01 / 100)
     assert (rail.high - rail.low) / 2 == pytest.approx(radius)
 
 
@@ -317,3 +431,39 @@ def test_a_loss_of_the_worst_alone_is_seen_by_the_guardrail_alone() -> None:
     assert worst_guardrail(users, treated, values, np.ones(6000), 1.0).verdict == "broken"
     with pytest.raises(DataFormatError, match="two users in each arm, got 1"):
         worst_guardrail(users[:3], treated[:3], values[:3], np.ones(3), 1.0)
+
+
+def test_guardrails_say_nothing_of_few_users() -> None:
+    rng = np.random.default_rng(10)
+    for n in (2, 10, 20, 49, 50):
+        users, treated = arms_of(2 * n)
+        harm = np.where(treated, 1.0, 9.0) + rng.normal(0, 0.01, 2 * n)
+        worst = worst_guardrail(users, treated, harm, np.ones(2 * n), 0.5)
+        share = share_guardrail(users, treated, np.where(treated, 9, 5), np.full(2 * n, 10), 0.05)
+        verdict = "broken" if n == 50 else "open"
+        assert (worst.verdict, share.verdict) == (verdict, verdict)
+        if n < 50:
+            assert (worst.low, worst.high) == (-math.inf, math.inf)
+            assert (share.low, share.high) == (-1.0, 1.0)  # AD is in [0, 1]
+    # A hundredth of 200 users is two: their quantile is no estimate.
+    users, treated = arms_of(400)
+    values = rng.normal(0, 0.01, 400)
+    assert worst_guardrail(users, treated, values, np.ones(400), 0.5, 0.01).verdict == "open"
+    assert worst_guardrail(users, treated, values, np.ones(400), 0.5, 0.1).verdict == "kept"
+
+
+def test_bad_guardrails_are_refused() -> None:
+    users, treated = arms_of()
+    fives, tens = np.full(400, 5.0), np.full(400, 10.0)
+    for share in (0, 2):
+        with pytest.raises(ConfigError, match=r"share must be a number in \(0, 1\], got"):
+            worst_guardrail(users, treated, fives, tens, 1.0, share=share)
+    for margin in (-1, 0):
+        with pytest.raises(ConfigError, match=r"margin must be a number in \(0, inf\), got"):
+            worst_guardrail(users, treated, fives, tens, margin)
+    with pytest.raises(ConfigError, match=r"margin must be a number in \(0, 1\], got 2"):
+        share_guardrail(users, treated, fives, tens, 2)
+    for popular in (11.0, -1.0):
+        bad = np.where(users == 3, popular, fives)
+        with pytest.raises(DataFormatError, match=f"got {popular} of 10.0 in session 3"):
+            share_guardrail(users, treated, bad, tens, 0.05)

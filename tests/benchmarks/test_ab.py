@@ -208,7 +208,26 @@ def test_too_few_users_give_no_interval_and_no_verdict(wide, tmp_path: Path) -> 
     assert result["test"]["always_valid"] == {"low": None, "high": None}
     assert result["path"]["sessions"] == [] and "power" not in result
     assert "too few users for an interval" in report.verdict(result)
+    ends = {"low": None, "high": None, "verdict": "open"}
+    assert result["guardrails"]["worst"].items() >= ends.items()
+    assert result["guardrails"]["ad"]["verdict"] == "open"
+    assert "| open (-1.000 to +1.000) | open (too few users) |" in report.markdown([result])
     assert report.write_pages([result], tmp_path)[0].exists()
+
+
+def test_tests_of_hardly_a_session_are_refused(wide, tmp_path: Path) -> None:
+    """Early by their number; by their users where these are too few, whatever the number."""
+    for sessions in (1, 3):
+        with pytest.raises(ConfigError, match=f"--sessions must be .* 20, got {sessions}"):
+            AbStudy(Run("random", max_len=3, sessions=sessions), ARMS, tests=2)
+    alone = noise(1, n_users=1)
+    with pytest.raises(ConfigError, match="two users in each arm, got .* raise --sessions"):
+        spread_of(alone, METRICS["len"], "x")
+    platform = InterferenceStudy(
+        Run("random", "KuaiRec-Dynamic-v0", max_len=3), days=1, first=1, per_day=1
+    )
+    with pytest.raises(ConfigError, match="in 1 sessions: raise --per-day or --days"):
+        run_study(platform, tmp_path)
 
 
 def test_platforms_share_items_and_differ_in_popularity(wide, tmp_path: Path, capsys) -> None:
