@@ -170,7 +170,9 @@ def test_findings_of_readme_are_of_the_results() -> None:
     row = re.search(r"^\| kuairec-like \(REAL answers\), T = 30, by positives .*$", table, re.M)
     assert row is not None
     costs = [float(cell) for cell in re.findall(r"-([\d.]+) ± ", row[0])]
-    assert f"likes {costs[0]:.0f} % of its reward, by expected answers {costs[-1]:.0f} %" in text
+    assert (
+        f"likes {costs[0]:.0f} % of its reward, one by expected answers {costs[-1]:.0f} %" in text
+    )
 
 
 def test_tables_of_the_pages_are_of_the_results() -> None:
