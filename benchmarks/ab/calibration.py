@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,13 +14,14 @@ from dsrm_agents.experiments import (
     power_of,
     users_needed,
 )
+from dsrm_agents.experiments.power import two_sided_bound
 from kuaisim_gym.errors import ConfigError
 
 from ..results import Result
 from .sessions import METRICS, Metric, Outcomes, mixed
 
 ALPHA = 0.05
-BOUND = NormalDist().inv_cdf(1.0 - ALPHA / 2.0)
+BOUND = two_sided_bound(ALPHA)
 POWERS = (0.5, 0.8, 0.9)
 TESTS_A_SIZE = 4  # for each test without a difference: of a thousand, .8 points standard error
 

@@ -256,25 +256,17 @@ class _ChoiceLogProb(torch.autograd.Function):
         return of_item + (of_own.transpose(1, 2) * terms).sum(dim=2), of_never, None, None
 
 
-def impossible(log_prob: Tensor, group: Tensor, bounds: SlateBounds) -> Tensor:
+def impossible(log_prob: Tensor) -> Tensor:
     """Log-probabilities of items in slates that may be of another policy.
 
     Args:
         log_prob: (N, K) sums of :func:`choice_log_prob`'s two parts.
-        group: (N, K) int64, of the items.
-        bounds: Of this policy's slates.
 
     Returns:
         (N, K), minus infinity from where on a slate has an item that this policy could not show:
         one that may not be shown, or of a group that a bound had closed.
     """
-    size, n_groups = group.shape[1], bounds.least.shape[1]
-    of_draw = nn.functional.one_hot(group, n_groups)
-    drawn = of_draw.cumsum(dim=1) - of_draw
-    least, most = bounds.least[:, None], bounds.most[:, None]
-    unreserved = size - torch.maximum(drawn, least).sum(dim=2, keepdim=True)
-    closed = (drawn >= most) | ((drawn >= least) & (unreserved <= 0))
-    never = closed.gather(2, group[..., None]).squeeze(2) | (log_prob < MASKED / 2)
+    never = log_prob < MASKED / 2
     return log_prob.masked_fill(never.cummax(dim=1).values, -torch.inf)
 
 

@@ -401,11 +401,7 @@ class HierarchicalPolicy(SlateActorCritic):
         context = self._manager_context(obs)
         bounds, shortlist = self.worker.bounds(context), self.worker.shortlist(context)
         of_group, of_item = self.worker.log_prob(context, slates, bounds, shortlist).chunk(2, dim=1)
-        columns = self.worker.items.columns(context, slates)
-        later = torch.tensor(self.worker.items.starts[1:], device=slates.device)
-        return impossible(
-            of_group + of_item, torch.searchsorted(later, columns, right=True), bounds
-        )
+        return impossible(of_group + of_item)
 
     # The interface of Stable-Baselines3.
 

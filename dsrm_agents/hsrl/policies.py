@@ -232,11 +232,8 @@ class HSRLPolicy(SlateActorCritic):
         """(N, K) float32 log-probabilities of (N, K) items, each given the slate's earlier ones."""
         popular = self._popular(obs)
         distribution = self._slates(obs, popular)
-        items = self._today(popular, slates.long())
-        grouped = distribution.grouped
-        group = self.trie.token(0, items) if grouped else torch.zeros_like(items)
-        log_prob = distribution.paths(items).log_prob.sum(dim=2)
-        return impossible(log_prob, group, distribution.bounds)
+        paths = distribution.paths(self._today(popular, slates.long()))
+        return impossible(paths.log_prob.sum(dim=2))
 
     def item_scores(self, obs: PyTorchObs) -> Tensor:
         """(N, n_items) float32 log-probabilities of the items' token paths, as a slate's first."""
