@@ -161,34 +161,33 @@ def draw_all(evidence: Evidence, out: Path) -> list[Path]:
 
 
 def draw(world: World, points: list[Point]) -> Figure:
-    """Len and R_each over AD: the front is named, the others are grey, ceilings are stars."""
+    """Len and R_each over AD: the front is filled, other agents are hollow, ceilings are stars."""
     members = {point.name for point in front(points)}
+    ordered = sorted(points, key=lambda point: -point.mean("len"))
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, measure in zip(panels, ("len", "r_each"), strict=True):
-        for number, point in enumerate(sorted(points, key=lambda point: -point.mean("len"))):
-            place = point.mean("ad"), point.mean(measure)
-            is_member = point.name in members
-            marker = "*" if point.is_ceiling else "s" if point.is_dial else "o"
-            style: dict[str, Any] = {"marker": marker, "linestyle": "none", "label": point.name}
-            if point.is_ceiling:
-                style |= {"color": f"C{number % 10}", "markersize": 9}
-            elif is_member:
-                style |= {"color": f"C{number % 10}", "markersize": 8, "markeredgecolor": "black"}
-            else:
-                style |= {"color": f"C{number % 10}", "markerfacecolor": "none", "alpha": 0.7}
-            axes.plot(*place, **style)
-        dial = sorted((point.mean("ad"), point.mean(measure)) for point in points if point.is_dial)
+        for number, point in enumerate(ordered):
+            style = _style(point, number, point.name in members)
+            axes.plot(point.mean("ad"), point.mean(measure), label=point.name, **style)
+        dial = [(point.mean("ad"), point.mean(measure)) for point in points if point.is_dial]
         if dial:
             axes.plot(*zip(*dial, strict=True), color="grey", linewidth=0.8, zorder=0)
+        axes.set_xscale("symlog", linthresh=0.01)
         axes.set_xlabel("AD (0 is balanced)")
         axes.set_ylabel(_TITLES[measure])
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside right center", fontsize="x-small")
-    figure.suptitle(
-        f"{world.title}; filled: not dominated, stars: ceilings, squares: the dial",
-        fontsize="medium",
-    )
+    figure.suptitle(world.title, fontsize="medium")
     return figure
+
+
+def _style(point: Point, number: int, is_member: bool) -> dict[str, Any]:
+    """Colour and marker of a point: no two of forty look alike."""
+    style: dict[str, Any] = {"linestyle": "none", "color": f"C{number % 10}", "markersize": 7}
+    if point.is_ceiling:
+        return style | {"marker": "*X"[number // 10 % 2], "markersize": 9}
+    style["marker"] = "s" if point.is_dial else "o^vD"[number // 10 % 4]
+    return style | ({"markeredgecolor": "black"} if is_member else {"markerfacecolor": "none"})

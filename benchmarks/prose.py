@@ -3,9 +3,9 @@
 A page holds ``<!-- = EXPRESSION -->value<!-- / -->``, and :func:`filled` writes the value anew. An
 expression is the name of a value and its arguments, parted by blanks::
 
-    len dsrm-hrl kuairec 30                   # mean ± 95 % interval over seeds
-    gain len dsrm-hrl hrl kuairec 30          # the same of a difference, seed by seed
-    study cost rows.d_r dataset.name=kuairec  # a study beside the runs
+    len dsrm-hrl kuairec 30          # mean ± 95 % interval over seeds
+    gain len dsrm-hrl hrl kuairec 30 # the same of a difference, seed by seed
+    study labels rows.filter.gauc dataset.name=kuairand-pool    # a study beside the runs
 
 :data:`VALUES` holds all values. Only today's worlds count; a value without its runs is
 :data:`NOT_MADE`.
@@ -385,7 +385,8 @@ def _beaten(evidence: Evidence, measure: str, agent: str, worlds: str) -> str:
 def is_better(agents: dict[str, list[Result]], measure: str, agent: str) -> dict[str, bool]:
     """Whether an agent is better than each published method beyond the interval, in one world."""
     better = -1 if measure in LESS_IS_BETTER else 1
-    gains = {rival: differences(agents, measure, agent, rival) for rival in RIVALS}
+    rivals = (rival for rival in RIVALS if rival != agent)
+    gains = {rival: differences(agents, measure, agent, rival) for rival in rivals}
     return {AGENTS[rival].label: sign_of(each) == better for rival, each in gains.items() if each}
 
 
@@ -422,13 +423,16 @@ def _seconds(evidence: Evidence, agent: str, dataset: str, max_len: int) -> str:
 
 @value("times", "AGENT CONTROL DATASET T")
 def _times(evidence: Evidence, agent: str, control: str, dataset: str, max_len: int) -> str:
-    """The ratio of two mean training seconds, of the same clock."""
+    """The ratio of mean training seconds, of the same clock and as many training sessions."""
     agents = evidence.agents(dataset, max_len)
-    over, under = (paper.mean_seconds(agents.get(name, [])) for name in (agent, control))
+    first, second = (agents.get(name, []) for name in (agent, control))
+    over, under = paper.mean_seconds(first), paper.mean_seconds(second)
     if not over or not under or over.endswith("*") != under.endswith("*"):
         return NOT_MADE
-    first, second = (float(text.strip("*").replace(",", "")) for text in (over, under))
-    return f"{first / second:.1f}" if second else NOT_MADE
+    if training_sizes(first) != training_sizes(second):
+        return NOT_MADE
+    numerator, denominator = (float(text.strip("*").replace(",", "")) for text in (over, under))
+    return f"{numerator / denominator:.1f}" if denominator else NOT_MADE
 
 
 # Of the paper.
@@ -464,11 +468,10 @@ def _published_times(evidence: Evidence, method: str, control: str) -> str:
 @value("count", "THING WORLDS")
 def _count(evidence: Evidence, thing: str, worlds: str) -> str:
     """How many things there are."""
-    chosen = _chosen(evidence, worlds)
-    runs = [run for agents in chosen.values() for each in agents.values() for run in each]
+    runs = _runs(evidence, worlds)
     counts = {
         "runs": len(runs),
-        "worlds": len(chosen),
+        "worlds": len(_chosen(evidence, worlds)),
         "agents": len({run["agent"] for run in runs}),
         "trainings": sum(bool(run["train"]["steps"]) for run in runs),
     }
@@ -479,12 +482,39 @@ def _chosen(evidence: Evidence, worlds: str) -> dict[World, dict[str, list[Resul
     return {world: each for world, each in evidence.worlds.items() if WORLDS[worlds](world)}
 
 
+def _runs(evidence: Evidence, worlds: str) -> list[Result]:
+    chosen = _chosen(evidence, worlds).values()
+    return [run for agents in chosen for each in agents.values() for run in each]
+
+
 @value("training-sessions", "WORLDS")
 def _training_sessions(evidence: Evidence, worlds: str) -> str:
     """For how many sessions the learned agents were trained, in hundreds."""
-    chosen = _chosen(evidence, worlds).values()
-    runs = [run for agents in chosen for each in agents.values() for run in each]
-    return " or ".join(f"{size:,}" for size in training_sizes(runs)) or NOT_MADE
+    return _listed(training_sizes(_runs(evidence, worlds)), "or")
+
+
+@value("trained", "AGENT DATASET T")
+def _trained(evidence: Evidence, agent: str, dataset: str, max_len: int) -> str:
+    """For how many sessions one agent was trained, in hundreds."""
+    return _listed(training_sizes(evidence.agents(dataset, max_len).get(agent, [])), "or")
+
+
+@value("test-sessions", "WORLDS")
+def _test_sessions(evidence: Evidence, worlds: str) -> str:
+    """How many test sessions a seed has."""
+    return _listed({run["eval"]["sessions"] for run in _runs(evidence, worlds)}, "or")
+
+
+@value("seeds", "WORLDS")
+def _seeds(evidence: Evidence, worlds: str) -> str:
+    """The seeds of runs."""
+    return _listed({run["seed"] for run in _runs(evidence, worlds)}, "and")
+
+
+def _listed(numbers: Iterable[int], word: str) -> str:
+    """Numbers in words, ascending."""
+    *most, last = [f"{number:,}" for number in sorted(numbers)] or [NOT_MADE]
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 # Of studies beside the runs.

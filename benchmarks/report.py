@@ -101,7 +101,8 @@ def main(options: argparse.Namespace) -> None:
     evidence = evidence_in(folder)
     if board := board_of(evidence.runs):
         print(save_small(draw_profiles(board), folder / PROFILES))
-    print(*front.draw_all(evidence, folder), sep="\n")
+    for path in front.draw_all(evidence, folder):
+        print(path)
     for page in options.pages:
         text = renewed(page.read_text(encoding="utf-8"), evidence, str(page))
         write_atomically(page, text.encode())
