@@ -13,7 +13,7 @@ from .formatting import interval, markdown_table
 from .prose import (
     BEST,
     NOT_MADE,
-    OWN,
+    OURS,
     VERDICTS,
     Evidence,
     best_published,
@@ -29,7 +29,7 @@ from .tables import metric, training_sizes
 
 EPISODES = 20_000  # training sessions of the paper's tables
 # The paper's variants, by their agents.
-VARIANTS = tuple(agent for agent in paper.agents_of(3) if agent != OWN)
+VARIANTS = tuple(agent for agent in paper.agents_of(3) if agent != OURS)
 
 Agents = dict[str, list[Result]]  # runs of one world
 
@@ -38,18 +38,18 @@ def overall(evidence: Evidence) -> str:
     """Markdown: the paper's method beside the best other published one, in each world."""
     rows = []
     for world, agents in evidence.worlds.items():
-        if OWN not in agents:
+        if OURS not in agents:
             continue
         best = best_published(agents, "len")
         figures = paper.published(world.dataset, world.max_len)
         rows.append([
             world.short_title,
-            _mean(agents, OWN, "len"),
+            _mean(agents, OURS, "len"),
             f"{AGENTS[best].label} {_mean(agents, best, 'len')}" if best else NOT_MADE,
             _gain(agents, "len", BEST),
-            _outlasted(is_better(agents, "len", OWN)),
-            share(agents, "len", OWN, HIGHEST),
-            _mean(agents, OWN, "ad"),
+            _outlasted(is_better(agents, "len", OURS)),
+            share(agents, "len", OURS, HIGHEST),
+            _mean(agents, OURS, "ad"),
             *_published(figures),
         ])  # fmt: skip
     header = [
@@ -60,9 +60,9 @@ def overall(evidence: Evidence) -> str:
 
 
 def _outlasted(methods: dict[str, bool]) -> str:
-    """How many published methods are outlasted beyond the interval, and which are not."""
-    others = "".join(f", not {method}" for method, better in methods.items() if not better)
-    return f"{sum(methods.values())} of {len(methods)}{others}"
+    """The number of published methods that are outlasted beyond the interval; names of others."""
+    unbeaten = "".join(f", not {method}" for method, better in methods.items() if not better)
+    return f"{sum(methods.values())} of {len(methods)}{unbeaten}"
 
 
 def _published(figures: dict[str, dict[str, str]]) -> tuple[str, str]:
@@ -70,9 +70,9 @@ def _published(figures: dict[str, dict[str, str]]) -> tuple[str, str]:
     if not figures:
         return "", ""
     lengths = {method: figures[method]["len"] for method in paper.TABLES[2]}
-    own = lengths.pop(AGENTS[OWN].label)
+    own_length = lengths.pop(AGENTS[OURS].label)
     best = max(lengths, key=lambda method: float(lengths[method].split()[0]))
-    return own, f"{best} {lengths[best]}"
+    return own_length, f"{best} {lengths[best]}"
 
 
 def ablation(evidence: Evidence) -> str:
@@ -81,12 +81,12 @@ def ablation(evidence: Evidence) -> str:
     for world, agents in evidence.worlds.items():
         figures = paper.published(world.dataset, world.max_len)
         for variant in VARIANTS:
-            gains = differences(agents, "len", OWN, variant)
+            gains = differences(agents, "len", OURS, variant)
             if not gains and not figures:
                 continue
             label = AGENTS[variant].label
-            lengths = [float(figures[name]["len"].split()[0]) for name in (AGENTS[OWN].label, label)
-                       if figures]  # fmt: skip
+            methods = (AGENTS[OURS].label, label) if figures else ()
+            lengths = [float(figures[method]["len"].split()[0]) for method in methods]
             rows.append([
                 world.short_title,
                 label,
@@ -130,7 +130,7 @@ def _mean(agents: Agents, agent: str, name: str) -> str:
 
 
 def _gain(agents: Agents, name: str, control: str) -> str:
-    gains = differences(agents, name, OWN, control)
+    gains = differences(agents, name, OURS, control)
     return interval(gains, 2 if name == "len" else 3, "+") or NOT_MADE
 
 
@@ -147,11 +147,11 @@ def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
 
 
 def _lack(runs: list[Result]) -> str:
-    """What runs of an agent in a world lack; empty for nothing."""
-    made = {run["seed"] for run in runs} & {*paper.SEEDS}
-    if not made:
+    """Seeds and sessions that runs of an agent in a world lack; empty for none."""
+    seeds = {run["seed"] for run in runs} & {*paper.SEEDS}
+    if not seeds:
         return NOT_MADE
-    lacks = [f"{len(made)} of {len(paper.SEEDS)} seeds"] if len(made) < len(paper.SEEDS) else []
+    lacks = [f"{len(seeds)} of {len(paper.SEEDS)} seeds"] if len(seeds) < len(paper.SEEDS) else []
     lacks += [f"{size:,} sessions" for size in training_sizes(runs) if size < EPISODES]
     return ", ".join(lacks)
 
@@ -174,8 +174,8 @@ def missing(evidence: Evidence) -> str:
 
 
 @value("made", "WORLDS")
-def _made(evidence: Evidence, worlds: str) -> str:
-    """How many cells are complete: all seeds and training sessions."""
+def _complete_cells(evidence: Evidence, worlds: str) -> str:
+    """The number of complete cells: all seeds and training sessions."""
     synthetic = tuple(paper.ENVS)
     lacks = [
         lack

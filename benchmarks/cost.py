@@ -186,7 +186,7 @@ def summary(results: Iterable[Result]) -> str:
 
 
 def quota_changes(result: Result) -> dict[str, tuple[float, float]]:
-    """What half of every slate from each group changes of R_each, by policy.
+    """Changes of R_each that half of every slate from each group makes, by policy.
 
     Returns:
         Change and half-width of its 95 % interval, both in per cent of the free slates' R_each.

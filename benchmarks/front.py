@@ -54,11 +54,11 @@ class Point(NamedTuple):
         """Mean of a measure over seeds."""
         return float(np.mean(self.values[name]))
 
-    def dominates(self, other: Point) -> bool:
+    def dominates(self, point: Point) -> bool:
         """Tells whether it is nowhere worse than another one and somewhere better."""
         gains = [
-            (1.0 if more else -1.0) * (self.mean(name) - other.mean(name))
-            for name, more in MEASURES.items()
+            (1.0 if is_more_better else -1.0) * (self.mean(name) - point.mean(name))
+            for name, is_more_better in MEASURES.items()
         ]
         return min(gains) >= 0.0 and max(gains) > 0.0
 
@@ -78,7 +78,7 @@ def points_of(
     ]
     for setting, seeds in (dial or {}).items():
         if setting is not None:
-            values = {name: [each[name] for each in seeds.values()] for name in MEASURES}
+            values = {name: [metrics[name] for metrics in seeds.values()] for name in MEASURES}
             points.append(Point(f"dsrm-hrl, dial at {setting:g}", values))
     return points
 
@@ -87,22 +87,22 @@ def dominators(points: list[Point]) -> dict[str, list[str]]:
     """Names of those that dominate each point; ceilings take no part."""
     placed = [point for point in points if not point.is_ceiling]
     return {
-        point.name: [other.name for other in placed if other.dominates(point)] for point in placed
+        point.name: [rival.name for rival in placed if rival.dominates(point)] for point in placed
     }
 
 
 def front(points: list[Point]) -> list[Point]:
     """Points that nobody dominates, the longest sessions first."""
     beaten = dominators(points)
-    found = [point for point in points if not beaten.get(point.name, [""])]
-    return sorted(found, key=lambda point: -point.mean("len"))
+    members = [point for point in points if not beaten.get(point.name, [""])]
+    return sorted(members, key=lambda point: -point.mean("len"))
 
 
 def worlds(evidence: Evidence) -> Iterator[tuple[World, list[Point]]]:
     """Today's worlds and their points."""
     dials = {
-        each.world: each.points[pareto.DIAL]
-        for each in pareto.fronts(evidence.studies(pareto.STUDY))
+        study.world: study.points[pareto.DIAL]
+        for study in pareto.fronts(evidence.studies(pareto.STUDY))
     }
     for world, agents in evidence.worlds.items():
         yield world, points_of(agents, dials.get(world))
@@ -147,8 +147,8 @@ def _verdict(beaten: dict[str, list[str]], point: Point) -> str:
     if point.is_ceiling:
         return "ceiling"
     names = beaten[point.name]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}" if names else "**nobody**"
+    suffix = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{suffix}" if names else "**nobody**"
 
 
 def draw_all(evidence: Evidence, out: Path) -> list[Path]:

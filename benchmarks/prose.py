@@ -37,8 +37,8 @@ from .tables import DIGITS, by_world, metric, training_sizes
 NOT_MADE = "not made"
 # Stands for the published method, apart from the paper's own, with the best mean in a world.
 BEST = "best-published"
-OWN = "dsrm-hrl"
-RIVALS = tuple(agent for agent in paper.agents_of(2) if agent != OWN)
+OURS = "dsrm-hrl"
+RIVALS = tuple(agent for agent in paper.agents_of(2) if agent != OURS)
 LESS_IS_BETTER = frozenset({"ad", "slate_ad", "q", "gini"})
 # Worlds that are counted: their names and which they are.
 WORLDS: dict[str, Callable[[World], bool]] = {
@@ -82,12 +82,12 @@ class Evidence:
         Raises:
             ValueError: Several worlds have this name and length.
         """
-        found = [
+        worlds = [
             world for world in self.worlds if (world.dataset, world.max_len) == (dataset, max_len)
         ]
-        if len(found) > 1:
-            raise ValueError(f"one world, but there are {[world.title for world in found]}")
-        return self.worlds[found[0]] if found else {}
+        if len(worlds) > 1:
+            raise ValueError(f"one world, but there are {[world.title for world in worlds]}")
+        return self.worlds[worlds[0]] if worlds else {}
 
     def studies(self, study: str) -> list[Result]:
         """Results of a study, without those of older worlds."""
@@ -120,8 +120,8 @@ def filled(text: str, evidence: Evidence, page: str) -> str:
     def renewed(match: re.Match[str]) -> str:
         return f"<!-- = {match[1]} -->{value_of(match[1], evidence, page)}<!-- / -->"
 
-    rest = _VALUE.sub("", text)
-    if stray := re.search(r"<!-- (?:=|/ -->).{0,60}", rest):
+    unpaired = _VALUE.sub("", text)
+    if stray := re.search(r"<!-- (?:=|/ -->).{0,60}", unpaired):
         raise ConfigError(
             f"{page}: {stray[0]!r} is no pair: expected <!-- = EXPRESSION -->value<!-- / -->."
         )
@@ -150,20 +150,20 @@ def value_of(expression: str, evidence: Evidence, page: str = "a page") -> str:
 
 def _choice(options: Iterable[str]) -> Callable[[str, Evidence], str]:
     """A reader of one of some words."""
-    known = tuple(options)
+    choices = tuple(options)
 
     def read(word: str, evidence: Evidence) -> str:
-        if word not in known:
-            raise ValueError(f"one of {', '.join(known)} instead of {word!r}")
+        if word not in choices:
+            raise ValueError(f"one of {', '.join(choices)} instead of {word!r}")
         return word
 
     return read
 
 
 def _agent(word: str, evidence: Evidence) -> str:
-    known = {*AGENTS, *(run["agent"] for run in evidence.runs)}
-    if word not in known:
-        raise ValueError(f"an agent instead of {word!r}: one of {', '.join(sorted(known))}")
+    names = {*AGENTS, *(run["agent"] for run in evidence.runs)}
+    if word not in names:
+        raise ValueError(f"an agent instead of {word!r}: one of {', '.join(sorted(names))}")
     return word
 
 
@@ -171,7 +171,7 @@ def _control(word: str, evidence: Evidence) -> str:
     return word if word == BEST else _agent(word, evidence)
 
 
-def _whole(word: str, evidence: Evidence) -> int:
+def _steps(word: str, evidence: Evidence) -> int:
     if not re.fullmatch(r"[1-9]\d*", word):
         raise ValueError(f"a whole number of steps instead of {word!r}")
     return int(word)
@@ -188,7 +188,7 @@ ARGUMENTS: dict[str, Callable[[str, Evidence], Any]] = {
     "CONTROL": _control,
     "METHOD": _choice(paper.METHODS),
     "DATASET": _choice(SOURCES),
-    "T": _whole,
+    "T": _steps,
     "WORLDS": _choice(WORLDS),
     "SPREAD": _choice(stability.SPREADS),
     "THING": _choice(("runs", "worlds", "agents", "trainings")),
@@ -309,7 +309,7 @@ def _gain(
 def _verdict(
     evidence: Evidence, measure: str, agent: str, control: str, dataset: str, max_len: int
 ) -> str:
-    """What the interval of the difference says, in a word."""
+    """A word for what the interval of the difference says."""
     gains = differences(evidence.agents(dataset, max_len), measure, agent, control)
     return VERDICTS[sign_of(gains)] if gains else NOT_MADE
 
@@ -340,7 +340,7 @@ def _worlds_with(
         for world, agents in evidence.worlds.items()
         if WORLDS[worlds](world)
     ]
-    signs = [sign_of(each) for each in gains if each]
+    signs = [sign_of(gain) for gain in gains if gain]
     return f"{signs.count(sign)} of {len(signs)}" if signs else NOT_MADE
 
 
@@ -359,21 +359,21 @@ def _best(evidence: Evidence, measure: str, dataset: str, max_len: int) -> str:
 @value("unbeaten", "METRIC AGENT WORLDS")
 def _unbeaten(evidence: Evidence, measure: str, agent: str, worlds: str) -> str:
     """Published methods that an agent is not above beyond the interval, and where."""
-    found = {
+    verdicts = {
         world: is_better(agents, measure, agent)
         for world, agents in _chosen(evidence, worlds).items()
     }
     texts = [
         f"{', '.join(names)} ({world.dataset}, T = {world.max_len})"
-        for world, methods in found.items()
+        for world, methods in verdicts.items()
         if (names := [method for method, better in methods.items() if not better])
     ]
-    return ("; ".join(texts) or "none") if any(found.values()) else NOT_MADE
+    return ("; ".join(texts) or "none") if any(verdicts.values()) else NOT_MADE
 
 
 @value("beaten", "METRIC AGENT WORLDS")
 def _beaten(evidence: Evidence, measure: str, agent: str, worlds: str) -> str:
-    """How many cells of published methods an agent beats beyond the interval, of those made."""
+    """The number of published cells that an agent beats beyond the interval, of those made."""
     beaten = [
         better
         for agents in _chosen(evidence, worlds).values()
@@ -383,11 +383,11 @@ def _beaten(evidence: Evidence, measure: str, agent: str, worlds: str) -> str:
 
 
 def is_better(agents: dict[str, list[Result]], measure: str, agent: str) -> dict[str, bool]:
-    """Whether an agent is better than each published method beyond the interval, in one world."""
+    """Published methods, and if an agent is better than each beyond the interval, in one world."""
     better = -1 if measure in LESS_IS_BETTER else 1
     rivals = (rival for rival in RIVALS if rival != agent)
     gains = {rival: differences(agents, measure, agent, rival) for rival in rivals}
-    return {AGENTS[rival].label: sign_of(each) == better for rival, each in gains.items() if each}
+    return {AGENTS[rival].label: sign_of(gain) == better for rival, gain in gains.items() if gain}
 
 
 @value("deviation", "SPREAD AGENT DATASET T")
@@ -467,7 +467,7 @@ def _published_times(evidence: Evidence, method: str, control: str) -> str:
 
 @value("count", "THING WORLDS")
 def _count(evidence: Evidence, thing: str, worlds: str) -> str:
-    """How many things there are."""
+    """The number of things of a kind."""
     runs = _runs(evidence, worlds)
     counts = {
         "runs": len(runs),
@@ -479,12 +479,12 @@ def _count(evidence: Evidence, thing: str, worlds: str) -> str:
 
 
 def _chosen(evidence: Evidence, worlds: str) -> dict[World, dict[str, list[Result]]]:
-    return {world: each for world, each in evidence.worlds.items() if WORLDS[worlds](world)}
+    return {world: agents for world, agents in evidence.worlds.items() if WORLDS[worlds](world)}
 
 
 def _runs(evidence: Evidence, worlds: str) -> list[Result]:
     chosen = _chosen(evidence, worlds).values()
-    return [run for agents in chosen for each in agents.values() for run in each]
+    return [run for agents in chosen for runs in agents.values() for run in runs]
 
 
 @value("training-sessions", "WORLDS")
@@ -501,7 +501,7 @@ def _trained(evidence: Evidence, agent: str, dataset: str, max_len: int) -> str:
 
 @value("test-sessions", "WORLDS")
 def _test_sessions(evidence: Evidence, worlds: str) -> str:
-    """How many test sessions a seed has."""
+    """The number of test sessions of a seed."""
     return _listed({run["eval"]["sessions"] for run in _runs(evidence, worlds)}, "or")
 
 
@@ -522,7 +522,7 @@ def _listed(numbers: Iterable[int], word: str) -> str:
 
 @value("cost", "POLICY DATASET T COUNT")
 def _cost(evidence: Evidence, policy: str, dataset: str, max_len: int, count: str) -> str:
-    """What a quota takes of the mean reward of a policy, in per cent."""
+    """The loss of mean reward that a quota makes, in per cent."""
     for result in evidence.studies(cost.STUDY):
         world = world_of(result)
         if (world.dataset, world.max_len, world.seed) != (dataset, max_len, 0):
@@ -559,7 +559,7 @@ def _contrast(evidence: Evidence, *words: str) -> str:
 
 @value("contrast-verdict", "STUDY PATH KEY FIRST SECOND KEY=VALUE...")
 def _contrast_verdict(evidence: Evidence, *words: str) -> str:
-    """What the interval of such a contrast says, in a word."""
+    """A word for what the interval of such a contrast says."""
     gains = _contrasts(evidence, *words)
     return VERDICTS[sign_of(gains)] if gains else NOT_MADE
 
@@ -601,26 +601,26 @@ class Leaf(NamedTuple):
 
 def _fitting(evidence: Evidence, study: str, path: str, conditions: Sequence[str]) -> list[Leaf]:
     """Numbers at the end of a path that fit conditions; empty where the study is not made."""
-    wanted = dict(map(_condition, conditions))
+    contents = dict(map(_condition, conditions))
     results = evidence.studies(study)
     leaves = [leaf for result in results for leaf in _leaves(result, path.split("."), {})]
     if results and not leaves:
         raise ValueError(f"a path to numbers of the study {study} instead of {path!r}")
-    known = {key for leaf in leaves for key in leaf.passed}
-    if leaves and (unknown := wanted.keys() - known):
-        raise ValueError(f"conditions on {', '.join(sorted(known))} instead of {sorted(unknown)}")
+    keys = {key for leaf in leaves for key in leaf.passed}
+    if leaves and (unknown := contents.keys() - keys):
+        raise ValueError(f"conditions on {', '.join(sorted(keys))} instead of {sorted(unknown)}")
     return [
         leaf
         for leaf in leaves
-        if all(str(leaf.passed.get(key)) == text for key, text in wanted.items())
+        if all(str(leaf.passed.get(key)) == text for key, text in contents.items())
     ]
 
 
 def _condition(text: str) -> tuple[str, str]:
-    key, sign, wanted = text.partition("=")
+    key, sign, content = text.partition("=")
     if not sign:
         raise ValueError(f"KEY=VALUE instead of {text!r}")
-    return key, wanted
+    return key, content
 
 
 def _leaves(node: Any, path: list[str], passed: dict[str, Any]) -> Iterator[Leaf]:
@@ -630,10 +630,10 @@ def _leaves(node: Any, path: list[str], passed: dict[str, Any]) -> Iterator[Leaf
             yield from _leaves(element, path, passed)
     elif isinstance(node, dict) and path and path[0] in node:
         passed = passed | dict(_scalars(node, ""))
-        key, *rest = path
+        key, *following = path
         child = node[key]
-        if rest:
-            yield from _leaves(child, rest, passed)
+        if following:
+            yield from _leaves(child, following, passed)
         elif isinstance(child, int | float):
             yield Leaf(float(child), node.get(f"{key}_ci95"), passed)
 

@@ -110,7 +110,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def evidence_in(folder: Path) -> Evidence:
-    """What pages may say of the results in a folder; each study is read once.
+    """Results of a folder that pages speak of; each study is read once.
 
     Raises:
         DataFormatError: A file is not a result, or a measurement has two files.
