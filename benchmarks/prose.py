@@ -552,7 +552,7 @@ def _study(evidence: Evidence, study: str, path: str, *conditions: str) -> str:
 
 @value("contrast", "STUDY PATH KEY FIRST SECOND KEY=VALUE...")
 def _contrast(evidence: Evidence, *words: str) -> str:
-    """Numbers of a study at one value of a key less those at another, seed by seed."""
+    """Numbers of a study at one value of a key less those at another, by seed and world's seed."""
     gains = _contrasts(evidence, *words)
     return interval(gains, _digits(words[1], gains), "+") if gains else NOT_MADE
 
@@ -571,12 +571,12 @@ def _contrasts(
     sides = []
     for content in (first, second):
         leaves = _fitting(evidence, study, path, (*conditions, f"{key}={content}"))
-        numbers = {leaf.passed.get("seed"): leaf.number for leaf in leaves}
+        numbers = {leaf.unit: leaf.number for leaf in leaves}
         if len(numbers) < len(leaves):
             raise ValueError(f"one number a seed, which takes more conditions than {conditions}")
         sides.append(numbers)
-    seeds = [seed for seed in sides[0] if seed in sides[1]]
-    return [sides[0][seed] - sides[1][seed] for seed in seeds] if len(seeds) > 1 else []
+    units = [unit for unit in sides[0] if unit in sides[1]]
+    return [sides[0][unit] - sides[1][unit] for unit in units] if len(units) > 1 else []
 
 
 def _digits(path: str, numbers: list[float]) -> int:
@@ -597,6 +597,11 @@ class Leaf(NamedTuple):
     number: float
     half: float | None
     passed: dict[str, Any]
+
+    @property
+    def unit(self) -> tuple[object, object]:
+        """Seeds of the result and of its world, by which differences are paired."""
+        return self.passed.get("seed"), self.passed.get("dataset.seed")
 
 
 def _fitting(evidence: Evidence, study: str, path: str, conditions: Sequence[str]) -> list[Leaf]:

@@ -17,6 +17,10 @@ STUDY = [
      "rows": [{"policy": "a", "r": 0.5 + seed / 100, "r_ci95": 0.25}, {"policy": "b", "r": 9.0}]}
     for seed, steps, seconds in ((11, 5, 1.0), (15, 5, 3.0), (11, 500, 4.0), (15, 500, 6.0))
 ]  # fmt: skip
+BIG = [
+    {"study": "big", "seed": 11, "dataset": TODAY | {"seed": seed}, "kind": kind, "n": n, "s": n}
+    for seed, kind, n in ((1, "a", 1200.4), (2, "a", 1204.4), (1, "b", 40.26), (2, "b", 40.26))
+]
 COST = {
     "study": "cost", "env": "KuaiRec-Fair-v0", "max_len": 30, "dataset": TODAY,
     "popularity": "positives", "rows": [
@@ -24,10 +28,11 @@ COST = {
         {"policy": "quality", "slates": "quota", "r_each": 0.4, "d_r": -0.1, "d_r_ci95": 0.01},
     ],
 }  # fmt: skip
-EVIDENCE = Evidence(
-    RUNS, lambda study: {"sensitivity": STUDY, "cost": [COST, COST | {"dataset": OLDER}],
-                         "old": [{"dataset": OLDER, "n": 1}]}.get(study, [])
-)  # fmt: skip
+STUDIES = {
+    "sensitivity": STUDY, "big": BIG, "cost": [COST, COST | {"dataset": OLDER}],
+    "old": [{"dataset": OLDER, "n": 1}],
+}  # fmt: skip
+EVIDENCE = Evidence(RUNS, lambda study: STUDIES.get(study, []))
 
 
 @pytest.mark.parametrize(
@@ -84,6 +89,9 @@ EVIDENCE = Evidence(
         ("study sensitivity rows.r policy=a seed=11 steps=5", "0.610 ± 0.250"),
         ("study sensitivity rows.r policy=b seed=11 steps=5", "9.000"),
         ("study sensitivity fit.s steps=7", NOT_MADE),
+        ("study big n kind=a dataset.seed=1", "1200"),
+        ("study big n kind=b dataset.seed=1", "40.3"),
+        ("contrast big n kind a b", f"+1162 ± {2 * T_975:.0f}"),  # by the world's seed
         ("study old n", NOT_MADE),
         ("study labels rows.r", NOT_MADE),
         ("contrast sensitivity fit.s steps 500 5", "+3.000 ± 0.000"),
@@ -190,6 +198,16 @@ def test_a_malformed_expression_names_page_expression_and_what_is_expected(
 def test_comments_that_are_no_pair_or_begin_a_line_are_refused(text: str, expected: str) -> None:
     with pytest.raises(ConfigError, match=f"^docs/page.md: .*{expected}"):
         filled(text, EVIDENCE, "docs/page.md")
+
+
+def test_only_the_paper_s_rule_in_the_world_of_seed_0_counts() -> None:
+    other = [
+        result("hrl", 11, 20.0, TODAY | {"seed": 101, "fingerprint": "s" * 16}),
+        result("hrl", 11, 20.0) | {"env": "KuaiRec-Dynamic-v0"},
+        result("hrl", 11, 20.0) | {"env": "KuaiRand-Request-v0"},
+    ]
+    assert value_of("count runs all", Evidence(other)) == "0"
+    assert value_of("count runs all", Evidence([*RUNS, *other])) == "15"
 
 
 def test_two_worlds_of_one_name_and_length_are_refused() -> None:
