@@ -281,18 +281,11 @@ def add_world_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
     add("--slate-size", type=count, metavar="K", help=f"items in a slate; {default}")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, quick: bool = False) -> None:
-    """Adds the options of training that runs, suites and searches share.
-
-    Args:
-        parser: Parser of the command.
-        quick: Whether the command makes the quick table, too, which has fewer training sessions.
-    """
-    add, text = parser.add_argument, "training sessions"
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of training that runs, suites and searches share."""
+    add = parser.add_argument
     add("--sessions", type=int, default=Run.sessions, metavar="N", help="test sessions a seed")
-    if quick:
-        text += f"; default: {Run.episodes}, or those of the quick table"
-    add("--episodes", type=int, default=None if quick else Run.episodes, metavar="N", help=text)
+    add("--episodes", type=int, default=Run.episodes, metavar="N", help="training sessions")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
     add("--out", type=Path, default=OUT, metavar="DIR", help="folder of the result files")
     add("--tensorboard", type=Path, metavar="DIR", help="folder of its logs; default: no log")

@@ -47,6 +47,15 @@ def _denoised(loss: str, reference: str) -> Agent:
 ANCHOR = 10.0
 
 
+def _managed(change: str, *policy_options: str, **settings: Any) -> Agent:
+    """The agent with another manager: how often it decides, or how fairness is weighed."""
+    return replace(
+        hrl, name=f"hrl+{change}", label="", tables=(), reference="this package",
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", *policy_options),
+        settings=hrl.at(**settings), controls=("hrl",),
+    )  # fmt: skip
+
+
 def _estimating(name: str, **changes: Any) -> Agent:
     """The agent on an estimate of the preference in units of the belief, which it starts from.
 
@@ -67,6 +76,9 @@ AGENTS = (
     _denoised("rce", "Wang et al., WSDM 2021"),
     _denoised("tce", "Wang et al., WSDM 2021"),
     _denoised("bod", "Wang et al., KDD 2023"),
+    _managed("period5", "decision_period", decision_period=5),
+    _managed("period10", "decision_period", decision_period=10),
+    _managed("multiplier", fairness_target=-0.01),  # holds AD at .01 or less
     _estimating("raw", purifier="identity"),
     _estimating("ridge", purifier="ridge"),
     _estimating("mlp", purifier="mlp"),

@@ -1,4 +1,4 @@
-"""The quick table: reference rows and the agents that train in minutes, on all worlds."""
+"""All worlds of the benchmark, and the rows that are made in each of them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import NamedTuple
 
 from kuaisim_gym.errors import DatasetNotFoundError
 
+from . import paper
 from .agents import AGENTS, agents_for
 from .agents.references import ROWS
 from .origin import env_for
 from .run import Run
 
-LEARNED = ("hrl", "dsrm-hrl", "ppo", "a2c", "hsrl+quota")
-MAX_LENS = (30, 50)
-EPISODES = 5_000  # a quarter of what the paper's tables take
+# Of the learned agents those that matter most; the paper's tables have further ones.
+LEARNED = (
+    "a2c", "ppo", "ppo+quota", "dnair", "sac4ir", "hrl", "ridge-hrl", "dsrm-hrl", "hsrl+quota",
+)  # fmt: skip
 
 
-class QuickWorld(NamedTuple):
-    """A world of the table.
+class BenchmarkWorld(NamedTuple):
+    """A world and its session lengths.
 
     Attributes:
         source: Name of the source.
@@ -32,22 +34,22 @@ class QuickWorld(NamedTuple):
 
     source: str
     folder: str | None = None
-    max_lens: tuple[int, ...] = MAX_LENS
+    max_lens: tuple[int, ...] = paper.MAX_LENS
     slate_size: int | None = None
 
 
 WORLDS = (
-    QuickWorld("kuairec"),
-    QuickWorld("kuairand"),
-    QuickWorld("kuairec-like", "kuairec_real"),
-    QuickWorld("kuairec-watch", "kuairec_real"),
-    QuickWorld("kuairand-click", "kuairand_real"),
-    QuickWorld("kuairand-pool", "kuairand_real", (20,), 2),  # as its users' rows allow
+    BenchmarkWorld("kuairec"),
+    BenchmarkWorld("kuairand"),
+    BenchmarkWorld("kuairec-like", "kuairec_real"),
+    BenchmarkWorld("kuairec-watch", "kuairec_real"),
+    BenchmarkWorld("kuairand-click", "kuairand_real"),
+    BenchmarkWorld("kuairand-pool", "kuairand_real", (20,), 2),  # as its users' rows allow
 )
 
 
-def worlds(real: Path | None) -> Iterator[Run]:
-    """The worlds of the table: a run of the random agent for each world and length.
+def all_worlds(real: Path | None) -> Iterator[Run]:
+    """The worlds: a run of the random agent for each world and length.
 
     Args:
         real: Folder of the real data; ``None`` for the synthetic worlds alone.
@@ -72,9 +74,12 @@ def worlds(real: Path | None) -> Iterator[Run]:
 
 
 def runs(
-    seeds: Iterable[int], real: Path | None, episodes: int = EPISODES, sessions: int = 1000
+    seeds: Iterable[int],
+    real: Path | None,
+    episodes: int = Run.episodes,
+    sessions: int = Run.sessions,
 ) -> Iterator[Run]:
-    """All runs of the table, world by world; within one, rows without training first.
+    """The runs of the table, world by world; within one, rows without training first.
 
     Args:
         seeds: Seeds of trainings and of test sessions.
@@ -86,7 +91,7 @@ def runs(
         DatasetNotFoundError: The folder lacks a world's files.
     """
     seeds = tuple(seeds)
-    for world in worlds(real):
+    for world in all_worlds(real):
         base = replace(world, episodes=episodes, sessions=sessions)
         allowed = agents_for(base.load())
         agents = [name for name in AGENTS if name in (*ROWS, *LEARNED) and name in allowed]
