@@ -5,8 +5,7 @@ A page holds a comment where that belongs, and :func:`filled` puts it there:
 * ``<!-- docstring kuaisim_gym:KuaiEnv; Rewards; Info -->``: sections of a docstring in Markdown, or
   all of it where none is named;
 * ``<!-- settings hrl dsrm-hrl -->``: the benchmark's settings of agents;
-* ``<!-- results random hrl -->``: Len of agents in today's worlds, and with ``older`` in front of
-  the names in those of an earlier version;
+* ``<!-- results random hrl -->``: Len of agents in today's worlds;
 * ``<!-- findings ../findings -->``: a table of what the heads of scripts in a folder say;
 * ``<!-- file ../CHANGELOG.md -->``: a file outside of ``docs``; the page is nothing else.
 """
@@ -90,13 +89,11 @@ def _committed() -> list[Result]:
 
 def results(argument: str) -> str:
     """Len of agents, mean ± 95 % interval over seeds, in whole sessions of each world."""
-    first, *rest = argument.split()
-    is_older = first == "older"
-    agents = rest if is_older else [first, *rest]
+    agents = argument.split()
     rows = [
         [world.short_title, *(interval(metric(runs.get(agent, []), "len"), 2) for agent in agents)]
         for world, runs in by_world(_committed()).items()
-        if world.task is SessionBatch and world.is_older == is_older
+        if world.task is SessionBatch and not world.is_older
     ]
     return markdown_table(["Len", *agents], (row for row in rows if any(row[1:])))
 
