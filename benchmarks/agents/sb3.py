@@ -113,11 +113,11 @@ AGENTS = (
         build=constructor(TD3, "MlpPolicy"),
         settings={
             "n_envs": 32,  # about as many gradient steps in 20,000 sessions as in the tuning runs
-            "learning_rate": log_uniform(1e-4, 3e-3, value=1.2e-4),
-            "batch_size": one_of(128, 256, 512, value=256),
-            "gamma": one_of(0.9, 0.95, 0.99, value=0.9),
+            "learning_rate": log_uniform(1e-4, 3e-3, value=5.1e-4),
+            "batch_size": one_of(128, 256, 512, value=128),
+            "gamma": one_of(0.9, 0.95, 0.99, value=0.95),
             "buffer_size": 200_000, "learning_starts": 2000, "train_freq": 1, "gradient_steps": 1,
-            "noise_std": log_uniform(0.03, 0.3, value=0.12),
+            "noise_std": log_uniform(0.03, 0.3, value=0.037),
         },
     ),
 )  # fmt: skip
