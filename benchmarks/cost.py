@@ -176,14 +176,30 @@ def summary(results: Iterable[Result]) -> str:
     ]
     rows = []
     for result in results:
-        free, changes = _free_rewards(result), {}
-        for row in result["rows"]:
-            if row["slates"] == "quota":
-                share, half = (100 * row[x] / free[row["policy"]] for x in ("d_r", "d_r_ci95"))
-                changes[row["policy"]] = f"{share:+.1f} ± {half:.1f} %"
+        changes = {
+            policy: f"{share:+.1f} ± {half:.1f} %"
+            for policy, (share, half) in quota_changes(result).items()
+        }
         title = f"{world_of(result).short_title}, by {result['popularity']}"
         rows.append([title, *(changes.get(policy, "") for policy in policies)])
     return markdown_table(["world, groups by", *policies], rows)
+
+
+def quota_changes(result: Result) -> dict[str, tuple[float, float]]:
+    """What half of every slate from each group changes of R_each, by policy.
+
+    Returns:
+        Change and half-width of its 95 % interval, both in per cent of the free slates' R_each.
+    """
+    free = _free_rewards(result)
+    return {
+        row["policy"]: (
+            100 * row["d_r"] / free[row["policy"]],
+            100 * row["d_r_ci95"] / free[row["policy"]],
+        )
+        for row in result["rows"]
+        if row["slates"] == "quota"
+    }
 
 
 def _free_rewards(result: Result) -> dict[str, float]:

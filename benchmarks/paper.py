@@ -169,7 +169,7 @@ def _seconds(runs: Runs, kind: str) -> TitledTable:
     for method in _methods_run(runs, METHODS):
         trains = (runs.get((*world, METHODS[method]), []) for world in WORLDS)
         seconds = TRAINING_SECONDS.get(method)
-        rows.append([method, *map(_mean_seconds, trains), f"{seconds:,}" if seconds else ""])
+        rows.append([method, *map(mean_seconds, trains), f"{seconds:,}" if seconds else ""])
     titles = [f"{env.removesuffix('-Fair-v0')}, T = {max_len}" for env, max_len in WORLDS]
     note = (
         "Ours: mean over seeds of the processor seconds of one process on one core, what is fitted "
@@ -180,8 +180,8 @@ def _seconds(runs: Runs, kind: str) -> TitledTable:
     return TitledTable(title, header, rows, [note])
 
 
-def _mean_seconds(runs: list[Result]) -> str:
-    """The mean over seeds; results of older code have only elapsed seconds."""
+def mean_seconds(runs: list[Result]) -> str:
+    """Mean training seconds over seeds, empty without runs; elapsed ones, of older code, with *."""
     if not runs:
         return ""
     mark = "" if all("processor_seconds" in run["train"] for run in runs) else "*"

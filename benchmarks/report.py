@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
-from . import cost, exposure, halves, labels, paper, stability, tuning
+from . import answers, cost, exposure, front, halves, labels, paper, stability, tuning
 from .ab import report as ab
 from .days import report as days
 from .estimates import phase
@@ -20,6 +20,7 @@ from .ope import report as ope
 from .page import page_of, runs_of
 from .pareto import report as pareto
 from .plots import save_small
+from .prose import Evidence, filled
 from .purify import report as purify
 from .results import RUN, Result, read_results, studies_in, world_of
 from .standings import board_of, draw_profiles, leaderboard, statistics
@@ -30,10 +31,18 @@ INTRODUCTION = """# Results
 Made by the commands of `python -m benchmarks`; each JSON file here names its code and versions.
 """
 
-# Tables of run results that a page may hold between the comments <!-- name --> and <!-- /name -->.
-PAGE_TABLES: dict[str, Callable[[list[Result]], str]] = {
-    "ladder": ladder, "summary": summary, "leaderboard": leaderboard, "statistics": statistics,
-}  # fmt: skip
+# Tables that a page may hold between the comments <!-- name --> and <!-- /name -->.
+PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
+    "ladder": lambda evidence: ladder(evidence.runs),
+    "summary": lambda evidence: summary(evidence.runs),
+    "leaderboard": lambda evidence: leaderboard(evidence.runs),
+    "statistics": lambda evidence: statistics(evidence.runs),
+    "overall": answers.overall,
+    "ablation": answers.ablation,
+    "winners": answers.winners,
+    "missing": answers.missing,
+    "front": front.fronts,
+}
 PROFILES = "profiles.png"  # the figure beside the tables
 
 # Title, name, reader and tables of each study beside the runs.
@@ -66,7 +75,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--pages", nargs="+", type=Path, default=[], metavar="FILE",
-        help="also renew the tables of these pages between their comments, default: none; "
+        help="also renew what these pages hold between comments, default: none; values, "
+        "<!-- = EXPRESSION -->, and tables, "
         + ", ".join(f"<!-- {name} -->" for name in PAGE_TABLES),
     )  # fmt: skip
 
@@ -88,19 +98,51 @@ def main(options: argparse.Namespace) -> None:
     path = folder / "README.md"
     write_atomically(path, report(folder).encode())
     print(path)
-    results = read_results(folder) if RUN in studies_in(folder) else []
-    if board := board_of(results):
+    evidence = evidence_in(folder)
+    if board := board_of(evidence.runs):
         print(save_small(draw_profiles(board), folder / PROFILES))
+    for path in front.draw_all(evidence, folder):
+        print(path)
     for page in options.pages:
-        write_atomically(page, renewed(page.read_text(encoding="utf-8"), results).encode())
+        text = renewed(page.read_text(encoding="utf-8"), evidence, str(page))
+        write_atomically(page, text.encode())
         print(page)
 
 
-def renewed(page: str, results: list[Result]) -> str:
-    """The text of a page with today's tables between its comments."""
+def evidence_in(folder: Path) -> Evidence:
+    """What pages may say of the results in a folder; each study is read once.
+
+    Raises:
+        DataFormatError: A file is not a result, or a measurement has two files.
+    """
+    present = studies_in(folder)
+    readers = {study: read for _, study, read, _ in STUDIES}
+
+    @cache
+    def read(study: str) -> list[Result]:
+        if study not in present:
+            return []
+        if study in readers:
+            return readers[study](folder)
+        return read_results(folder, study, frozenset({"study"}), identity=None)
+
+    return Evidence(read_results(folder) if RUN in present else [], read)
+
+
+def renewed(text: str, evidence: Evidence, page: str) -> str:
+    """The text of a page with today's tables and values between its comments.
+
+    Args:
+        text: Markdown.
+        evidence: Results.
+        page: Name of the page, for errors.
+
+    Raises:
+        ConfigError: An expression of the page is malformed.
+    """
     for name, table in PAGE_TABLES.items():
-        page = marked(page, name, partial(table, results))
-    return page
+        text = marked(text, name, partial(table, evidence))
+    return filled(text, evidence, page)
 
 
 def marked(page: str, name: str, text: Callable[[], str]) -> str:
@@ -117,7 +159,10 @@ def report(folder: Path) -> str:
         DataFormatError: There are none, a file is not a result, or a measurement has two files.
     """
     studies = studies_in(folder)
-    runs = read_results(folder) if RUN in studies or not studies else []
+    if not studies:
+        read_results(folder)  # says how results are made
+    evidence = evidence_in(folder)
+    runs = evidence.runs
     today, older = (
         [run for run in runs if world_of(run).is_older == is_older] for is_older in (False, True)
     )
@@ -127,11 +172,12 @@ def report(folder: Path) -> str:
         "Statistics": statistics(runs),
         "The paper's tables": paper.markdown(today),
         "Agents": markdown(runs),
+        "Who is not dominated": front.tables(evidence),
         "Stability": stability.markdown(stability.worlds_of(runs)),
         "The paper's tables in older worlds": paper.markdown(older),
     }
-    for title, study, read, tables in STUDIES:
+    for title, study, _, tables in STUDIES:
         if study in studies:
-            sections[title] = tables(read(folder))
+            sections[title] = tables(evidence.read(study))
     texts = (f"## {title}\n\n{text.rstrip()}\n" for title, text in sections.items() if text.strip())
     return "\n".join([INTRODUCTION, *texts])

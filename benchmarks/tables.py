@@ -28,7 +28,7 @@ LADDER = (
     "random", "popularity", "ppo", "quality+quota", "hrl", "dsrm-hrl", "filter+quota", CEILING,
 )  # fmt: skip
 WIDTH = 6  # columns of a table of the summary
-_DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}
+DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}  # of metrics; 3 of others
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -216,17 +216,21 @@ def world_table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
 
 def _training(agents: dict[str, list[Result]]) -> str:
     """A sentence on how many sessions the learned agents were trained for, in hundreds."""
-    blocks = [run["train"] for runs in agents.values() for run in runs]
-    # A training ends with the step in which its last session does: some others end then, too.
-    numbers = [block["episodes"] for block in blocks if block["steps"]]
-    sizes = sorted({number // 100 * 100 or number for number in numbers})
+    sizes = training_sizes([run for runs in agents.values() for run in runs])
     return f" Training: {' or '.join(f'{size:,}' for size in sizes)} sessions." if sizes else ""
+
+
+def training_sizes(runs: list[Result]) -> list[int]:
+    """Numbers of sessions for which runs were trained, in hundreds, ascending."""
+    # A training ends with the step in which its last session does: some others end then, too.
+    numbers = [run["train"]["episodes"] for run in runs if run["train"]["steps"]]
+    return sorted({number // 100 * 100 or number for number in numbers})
 
 
 def _cell(runs: list[Result], name: str) -> str:
     """Mean and interval over seeds, or over the sessions of a single seed."""
     mean, half = mean_and_half(runs, name)
-    digits = _DIGITS.get(name, 3)
+    digits = DIGITS.get(name, 3)
     return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 

@@ -69,10 +69,14 @@ def headings(text: str) -> list[str]:
 def test_reference_rows_alone_make_a_report(tmp_path: Path, capsys) -> None:
     write(tmp_path, run("random", TODAY), run("quality+quota", TODAY))
     assert main(["report", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.strip() == str(tmp_path / "README.md")
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / name)
+        for name in ("README.md", "front_KuaiRec-Fair-v0_kuairec-synthetic-tttttttt_T30.png")
+    ]
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert headings(text) == [
         "Whole sessions at a glance", "Agents",
+        f"KuaiRec-Fair-v0, kuairec (SYNTHETIC world, {'t' * 16}), T 30", "Who is not dominated",
         f"KuaiRec-Fair-v0, kuairec (SYNTHETIC world, {'t' * 16}), T 30",
     ]  # fmt: skip
 
@@ -94,7 +98,8 @@ def test_today_s_worlds_come_first_with_their_own_names_and_answers(tmp_path: Pa
         "kuairec (SYNTHETIC world), T = 50",
         "kuairec-like (REAL answers), T = 50",
     ]  # the older world has been replaced
-    titles = [title for title in headings(text.split("## Agents")[1]) if "T " in title]
+    tables = text.split("## Agents")[1].split("## Who is not dominated")[0]
+    titles = [title for title in headings(tables) if "T " in title]
     assert ["OLDER" in title for title in titles] == [False] * 5 + [True] * 2
 
 
@@ -135,3 +140,25 @@ def test_a_folder_without_results_is_refused(tmp_path: Path, capsys) -> None:
         report(tmp_path)
     assert main(["report", str(tmp_path)]) == 2
     assert not (tmp_path / "README.md").exists()
+
+
+def test_pages_are_renewed_by_the_command_and_faults_name_the_page(tmp_path: Path, capsys) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    results.mkdir()
+    write(results, run("random", TODAY), cost(TODAY))
+    page.write_text(
+        "Len <!-- = len random kuairec 30 -->9<!-- / -->, cost "
+        "<!-- = cost quality kuairec 30 positives -->9<!-- / -->\n<!-- front -->\n9\n<!-- /front -->\n"
+    )
+    assert main(["report", str(results), "--pages", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "30 -->0.50<!--" in text
+    assert "positives -->20.0 ± 0.0 %<!--" in text
+    assert "| kuairec (SYNTHETIC world), T = 30 | 1 of 1 | random |" in text
+    page.write_text("Len <!-- = len rnadom kuairec 30 -->9<!-- / -->\n")
+    capsys.readouterr()
+    assert main(["report", str(results), "--pages", str(page)]) == 2
+    assert f"{page}: in <!-- = len rnadom kuairec 30 --> expected an agent" in (
+        capsys.readouterr().err
+    )
+    assert "-->9<!--" in page.read_text(encoding="utf-8")

@@ -1,0 +1,185 @@
+"""Tables of the page of results that answer the paper's questions, and what they lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+
+from . import paper, quick
+from .agents import AGENTS
+from .formatting import interval, markdown_table
+from .prose import (
+    BEST,
+    NOT_MADE,
+    OWN,
+    VERDICTS,
+    Evidence,
+    best_published,
+    differences,
+    is_better,
+    share,
+    sign_of,
+    value,
+)
+from .results import Result
+from .standings import HIGHEST, is_oracle
+from .tables import metric, training_sizes
+
+EPISODES = 20_000  # training sessions of the paper's tables
+# The paper's variants, by their agents.
+VARIANTS = tuple(agent for agent in paper.agents_of(3) if agent != OWN)
+
+Agents = dict[str, list[Result]]  # runs of one world
+
+
+def overall(evidence: Evidence) -> str:
+    """Markdown: the paper's method beside the best other published one, in each world."""
+    rows = []
+    for world, agents in evidence.worlds.items():
+        if OWN not in agents:
+            continue
+        best = best_published(agents, "len")
+        figures = paper.published(world.dataset, world.max_len)
+        rows.append([
+            world.short_title,
+            _mean(agents, OWN, "len"),
+            f"{AGENTS[best].label} {_mean(agents, best, 'len')}" if best else NOT_MADE,
+            _gain(agents, "len", BEST),
+            _outlasted(is_better(agents, "len", OWN)),
+            share(agents, "len", OWN, HIGHEST),
+            _mean(agents, OWN, "ad"),
+            *_published(figures),
+        ])  # fmt: skip
+    header = [
+        "Len", "DSRM-HRL", "best other made", "DSRM-HRL less it", "outlasts",
+        f"DSRM-HRL / {HIGHEST}", "AD", "paper: DSRM-HRL", "best other",
+    ]  # fmt: skip
+    return markdown_table(header, rows, "lrlrlrrrl")
+
+
+def _outlasted(methods: dict[str, bool]) -> str:
+    """How many published methods are outlasted beyond the interval, and which are not."""
+    others = "".join(f", not {method}" for method, better in methods.items() if not better)
+    return f"{sum(methods.values())} of {len(methods)}{others}"
+
+
+def _published(figures: dict[str, dict[str, str]]) -> tuple[str, str]:
+    """The paper's Len of its method, and name and Len of the longest other one of Table 2."""
+    if not figures:
+        return "", ""
+    lengths = {method: figures[method]["len"] for method in paper.TABLES[2]}
+    own = lengths.pop(AGENTS[OWN].label)
+    best = max(lengths, key=lambda method: float(lengths[method].split()[0]))
+    return own, f"{best} {lengths[best]}"
+
+
+def ablation(evidence: Evidence) -> str:
+    """Markdown: the paper's method less each of its variants, in each world."""
+    rows = []
+    for world, agents in evidence.worlds.items():
+        figures = paper.published(world.dataset, world.max_len)
+        for variant in VARIANTS:
+            gains = differences(agents, "len", OWN, variant)
+            if not gains and not figures:
+                continue
+            label = AGENTS[variant].label
+            lengths = [float(figures[name]["len"].split()[0]) for name in (AGENTS[OWN].label, label)
+                       if figures]  # fmt: skip
+            rows.append([
+                world.short_title,
+                label,
+                *(_gain(agents, name, variant) for name in ("len", "r_each", "ad")),
+                VERDICTS[sign_of(gains)] if gains else "",
+                f"{lengths[0] - lengths[1]:+.2f}" if lengths else "",
+            ])  # fmt: skip
+    header = ["DSRM-HRL less", "variant", "Len", "R_each", "AD", "Len is", "paper: Len"]
+    return markdown_table(header, rows, "llrrrlr")
+
+
+def winners(evidence: Evidence) -> str:
+    """Markdown: who plays the longest sessions in each world, of agents that are told no answer."""
+    rows = []
+    for world, agents in evidence.worlds.items():
+        placed = {name: float(np.mean(metric(runs, "len"))) for name, runs in agents.items()
+                  if not is_oracle(name)}  # fmt: skip
+        if not placed:
+            continue
+        order = sorted(placed, key=lambda name: -placed[name])
+        level = [
+            name
+            for name in order[1:]
+            if (gains := differences(agents, "len", order[0], name)) and not sign_of(gains)
+        ]
+        trained = [name for name in order if agents[name][0]["train"]["steps"]]
+        rows.append([
+            world.short_title,
+            f"{order[0]} {_mean(agents, order[0], 'len')}",
+            ", ".join(level),
+            f"{trained[0]} {_mean(agents, trained[0], 'len')}" if trained else NOT_MADE,
+            *(share(agents, "len", name, HIGHEST) for name in (order[0], *trained[:1])),
+        ])  # fmt: skip
+    header = ["Len", "longest", "level with it", "longest of the trained",
+              f"longest / {HIGHEST}", f"trained / {HIGHEST}"]  # fmt: skip
+    return markdown_table(header, rows, "llllrr")
+
+
+def _mean(agents: Agents, agent: str, name: str) -> str:
+    return interval(metric(agents[agent], name), 2 if name == "len" else 3)
+
+
+def _gain(agents: Agents, name: str, control: str) -> str:
+    gains = differences(agents, name, OWN, control)
+    return interval(gains, 2 if name == "len" else 3, "+") or NOT_MADE
+
+
+def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
+    """Cells of the paper's tables, and of its methods in the worlds of real data.
+
+    Yields:
+        Method, world and what its runs lack; empty where nothing is missing.
+    """
+    worlds = [(world.source, max_len) for world in quick.WORLDS for max_len in world.max_lens]
+    for (method, agent), (dataset, max_len) in product(paper.METHODS.items(), worlds):
+        runs = evidence.agents(dataset, max_len).get(agent, [])
+        yield method, f"{dataset}, T = {max_len}", _lack(runs)
+
+
+def _lack(runs: list[Result]) -> str:
+    """What runs of an agent in a world lack; empty for nothing."""
+    made = {run["seed"] for run in runs} & {*paper.SEEDS}
+    if not made:
+        return NOT_MADE
+    lacks = [f"{len(made)} of {len(paper.SEEDS)} seeds"] if len(made) < len(paper.SEEDS) else []
+    lacks += [f"{size:,} sessions" for size in training_sizes(runs) if size < EPISODES]
+    return ", ".join(lacks)
+
+
+def missing(evidence: Evidence) -> str:
+    """Markdown: which cells of the paper's tables and of the real worlds are not made, and how."""
+    lacks: dict[str, dict[str, str]] = {}
+    for method, world, lack in cells(evidence):
+        lacks.setdefault(method, {})[world] = lack
+    worlds = list(next(iter(lacks.values())))
+    shown = [world for world in worlds if any(row[world] for row in lacks.values())]
+    rows = [
+        [method, *(row[world] for world in shown)]
+        for method, row in lacks.items()
+        if any(row.values())
+    ]
+    if not rows:
+        return "All of them are made."
+    return markdown_table(["", *shown], rows, "l")
+
+
+@value("made", "WORLDS")
+def _made(evidence: Evidence, worlds: str) -> str:
+    """How many cells are complete: all seeds and training sessions."""
+    synthetic = tuple(paper.ENVS)
+    lacks = [
+        lack
+        for _, world, lack in cells(evidence)
+        if worlds == "all" or (world.split(",")[0] in synthetic) == (worlds == "synthetic")
+    ]
+    return f"{lacks.count('')} of {len(lacks)}"
