@@ -148,7 +148,8 @@ def test_pages_are_renewed_by_the_command_and_faults_name_the_page(tmp_path: Pat
     write(results, run("random", TODAY), cost(TODAY))
     page.write_text(
         "Len <!-- = len random kuairec 30 -->9<!-- / -->, cost "
-        "<!-- = cost quality kuairec 30 positives -->9<!-- / -->\n<!-- front -->\n9\n<!-- /front -->\n"
+        "<!-- = cost quality kuairec 30 positives -->9<!-- / -->\n"
+        "<!-- front -->\n9\n<!-- /front -->\n"
     )
     assert main(["report", str(results), "--pages", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
