@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
     Attributes:
         settings: Fields of the run, by name.
-        parameters: Of the model; empty for an agent with a rule.
+        parameters: Of the model's networks; empty for an agent with a rule.
         remembered: Further tensors of an algorithm with a ``training_state()``.
     """
 
@@ -41,8 +41,10 @@ class Kept(NamedTuple):
         Raises:
             CheckpointError: The model is another one.
         """
+        own = model.get_parameters()
+        optimisers = {name: state for name, state in own.items() if _is_optimiser(state)}
         try:
-            model.set_parameters(self.parameters, device="cpu")
+            model.set_parameters(optimisers | self.parameters, device="cpu")
             if self.remembered:
                 model.set_training_state(self.remembered)  # type: ignore[attr-defined]
         except (ValueError, RuntimeError, KeyError, AttributeError) as error:
@@ -76,15 +78,36 @@ def keep(
     """
     if hasattr(fitted, "save"):
         fitted.save(fitted_file(result))
-    file = io.BytesIO()
-    content = {
-        "format": FORMAT,
-        "settings": json.dumps(settings),
-        "parameters": {} if model is None else model.get_parameters(),
-        "remembered": getattr(model, "training_state", dict)(),
+    parameters = {} if model is None else model.get_parameters()
+    remembered: dict[str, Any] = getattr(model, "training_state", dict)()
+    write_kept(result, Kept(dict(settings), parameters, remembered))
+
+
+def write_kept(result: Path, content: Kept) -> None:
+    """Writes the file of the agent beside a result file; equal content makes equal bytes.
+
+    Optimisers, which are twice as large as the networks, only go on with a training: they are left
+    out.
+    """
+    networks = {
+        name: state for name, state in content.parameters.items() if not _is_optimiser(state)
     }
-    torch.save(content, file)
+    file = io.BytesIO()
+    torch.save(
+        {
+            "format": FORMAT,
+            "settings": json.dumps(content.settings),
+            "parameters": networks,
+            "remembered": content.remembered,
+        },
+        file,
+    )
     write_atomically(agent_file(result), file.getvalue())
+
+
+def _is_optimiser(state: Mapping[str, Any]) -> bool:
+    """Tells the state of an optimiser of torch from that of a network."""
+    return state.keys() == {"state", "param_groups"}
 
 
 def read_kept(result: Path) -> Kept:

@@ -421,9 +421,17 @@ class _Download:
             f'  3. Call load_dataset("{self.published.dataset}", "{self.archive}"). It takes the '
             f"archive itself, the folder that it was unpacked to, or the data folder in that."
         )
-        sizes = self.published.archive_bytes, self.published.unpacked_bytes
-        options = self.timeout, self.retries, self.backoff, self.progress
-        return _Transfer(self.url, self.archive, *sizes, by_hand, *options)
+        return _Transfer(
+            self.url,
+            self.archive,
+            self.published.archive_bytes,
+            self.published.unpacked_bytes,
+            by_hand,
+            self.timeout,
+            self.retries,
+            self.backoff,
+            self.progress,
+        )
 
     def expected_md5(self) -> str | None:
         """The published md5, or that of the first download."""

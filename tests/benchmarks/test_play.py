@@ -14,9 +14,10 @@ from PIL import Image
 from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
-from benchmarks.evaluate import evaluated, load_player
+from benchmarks.evaluate import evaluated
 from benchmarks.kept import agent_file, fitted_file, keep, read_kept
 from benchmarks.play import replays
+from benchmarks.players import Player, load_player
 from benchmarks.run import Run, run, untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
@@ -174,7 +175,5 @@ def test_an_agent_that_must_learn_first_is_refused(worlds, capsys) -> None:
 
 
 def load_like(agent: str, sessions: int):
-    from benchmarks.evaluate import Player
-
     spec = Run(agent, sessions=sessions)
     return Player(spec, AGENTS[agent], spec.load(), None, None)
