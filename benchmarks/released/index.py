@@ -137,7 +137,7 @@ class Folder(Release):
         try:
             return (self.path / INDEX).read_bytes()
         except OSError as error:
-            raise LackingError(f"{self} holds no released agent") from error
+            raise LackingError(f"{self} holds no release") from error
 
     def obtain(self, entry: Entry, cache: Path | None = None) -> Path:
         for name, expected in entry.files.items():
@@ -171,7 +171,8 @@ class Site(Release):
             try:
                 return self._fetch(INDEX, folder).read_bytes()
             except DownloadError as error:
-                raise LackingError(f"{self} has no index: {str(error).splitlines()[0]}") from error
+                sentence, *_ = str(error).split(". ")
+                raise LackingError(sentence.rstrip(".")) from error
 
     def obtain(self, entry: Entry, cache: Path) -> Path:
         copy = Folder(cache)

@@ -61,7 +61,7 @@ def load(
         DownloadError: The same, of a file that is fetched, or it cannot be fetched.
         DataFormatError: The index of the release is damaged.
     """
-    spec = spec_of(argparse.Namespace(agent=agent, env=env), **settings)
+    spec = spec_of(argparse.Namespace(agent=agent, env=env, dataset=None), **settings)
     row = find_agent(agent)
     if row.rule is not None:
         return Player(spec, row, spec.load(), None, None)
@@ -100,12 +100,13 @@ def locate(study: RunStudy, release: Release, train: bool) -> Path:
         return _from_cache(study, cache)
     if not train:
         raise ConfigError(
-            f"{reason}, and it may not be trained. Name a release that has it, or leave out what "
-            "forbids the training (--no-train)."
+            f"{reason}, and training it is forbidden. Name a release that has it, by --release or "
+            f"${VARIABLE}, or leave out --no-train."
         )
     _LOG.warning(
-        "%s: training it, %s sessions, which takes minutes and is kept for the next time; if "
-        "interrupted, the same command goes on.", reason, f"{study.spec.episodes:,}",
+        "%s: training %s, %s sessions, which takes minutes and is kept for the next time. "
+        "Interrupted, the same command goes on from what it has saved.",
+        reason, study.spec.agent, f"{study.spec.episodes:,}",
     )  # fmt: skip
     return _train(study, cache)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from kuaisim_gym.disk import new_folder, readable_size, remove, write_atomically
@@ -32,9 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--agents", nargs="+", required=True, metavar="AGENT",
-        help="agents to release, in all worlds in which a run has kept them",
+        help=f"agents to release, in all worlds of their runs of seed {Run.seed}",
     )  # fmt: skip
-    add("--seed", type=int, default=Run.seed, metavar="N", help="seed of their trainings")
     add(
         "--out", type=out_folder, required=True, metavar="DIR",
         help="folder of the release; one that is there is replaced",
@@ -51,9 +50,9 @@ def main(options: argparse.Namespace) -> None:
     runs = {
         path: result
         for path, result in read_folder(options.folder)
-        if result.get("study", RUN) == RUN and result["seed"] == options.seed
+        if result.get("study", RUN) == RUN and result["seed"] == Run.seed
     }
-    paths = list(chosen(runs.items(), options.agents, options.folder, options.seed))
+    paths = list(chosen(runs, options.agents, options.folder))
     with new_folder(out) as folder:
         write_release(paths, folder, list(runs.values()))
         remove(out)
@@ -63,16 +62,13 @@ def main(options: argparse.Namespace) -> None:
         print(f"{out / entry.name}{CARD}: {readable_size(size)}")
 
 
-def chosen(
-    runs: Iterable[tuple[Path, Result]], agents: Sequence[str], folder: Path, seed: int
-) -> Iterator[Path]:
+def chosen(runs: Mapping[Path, Result], agents: Sequence[str], folder: Path) -> Iterator[Path]:
     """Result files of agents, in all today's worlds.
 
     Args:
-        runs: Result files and results of runs of the seed.
+        runs: Results by file, of one seed.
         agents: Names, as :func:`~benchmarks.agents.find_agent` takes them.
         folder: Folder of the results, for errors.
-        seed: The seed, for errors.
 
     Raises:
         ConfigError: An agent needs no training, has no run, or has two of a world.
@@ -83,13 +79,13 @@ def chosen(
             raise ConfigError(f"{row.name} needs no training: there is nothing to release.")
         files = {
             path: world_of(result)
-            for path, result in runs
+            for path, result in runs.items()
             if result["agent"] == row.name and not world_of(result).is_older
         }
         if not files:
             raise ConfigError(
-                f"{folder} has no run of {row.name} with seed {seed}: `kuaisim train {agent} "
-                f"--seed {seed} --out {folder}` makes one."
+                f"{folder} has no run of {row.name} with seed {Run.seed}: `kuaisim train {agent} "
+                f"--out {folder}` makes one."
             )
         if len(set(files.values())) < len(files):
             raise ConfigError(
