@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from kuaisim_gym.data.cache import scratch_folder
 from kuaisim_gym.data.download import fetch_file
-from kuaisim_gym.disk import new_folder, remove, write_atomically
+from kuaisim_gym.disk import claimed, new_folder, remove, write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError, DownloadError
 
 from ..results import Result
@@ -139,6 +139,13 @@ class Folder(Release):
         except OSError as error:
             raise LackingError(f"{self} holds no release") from error
 
+    def holds(self, entry: Entry) -> bool:
+        """Tells whether this very agent is there."""
+        try:
+            return self.find(entry.name, entry.header) == entry
+        except (LackingError, DataFormatError):
+            return False
+
     def obtain(self, entry: Entry, cache: Path | None = None) -> Path:
         for name, expected in entry.files.items():
             file = self.path / name
@@ -175,18 +182,18 @@ class Site(Release):
                 raise LackingError(sentence.rstrip(".")) from error
 
     def obtain(self, entry: Entry, cache: Path) -> Path:
-        copy = Folder(cache)
-        try:
-            if copy.find(entry.name, entry.header) == entry:
-                return copy.obtain(entry)
-        except LackingError:
-            pass
+        with claimed(cache.with_name(f"{cache.name}.fetch")):  # others wait, and find it there
+            if not Folder(cache).holds(entry):
+                self._copy(entry, cache)
+        return Folder(cache).obtain(entry)
+
+    def _copy(self, entry: Entry, cache: Path) -> None:
+        """Fetches the files of an agent into a folder, all or none."""
         with new_folder(cache) as folder:
             for name, sums in entry.files.items():
                 self._fetch(name, folder, sums)
             write_index(folder, [entry])
             remove(cache)  # of another release
-        return cache / f"{entry.name}{RESULT}"
 
     def _fetch(self, name: str, folder: Path, sums: Checksum | None = None) -> Path:
         file = folder / name
@@ -233,7 +240,8 @@ def read_entries(content: bytes, name: str) -> dict[str, Entry]:
         return {stem: _entry(stem, block) for stem, block in index["agents"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataFormatError(
-            f"{name} is no index of released agents: {error!r}. Get the release again."
+            f"{name} is no index of released agents: {error!r}. Get the release again, or, if this "
+            "is your cache, remove the folder."
         ) from error
 
 

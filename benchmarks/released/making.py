@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from kuaisim_gym.disk import new_folder, readable_size, remove, write_atomically
@@ -17,11 +18,11 @@ from kuaisim_gym.errors import ConfigError
 
 from ..agents import find_agent
 from ..commands import add_folder, out_folder
-from ..kept import fitted_file, read_kept, write_kept
+from ..kept import keep
 from ..origin import source_in
 from ..players import load_player
 from ..results import RUN, Result, read_folder, read_result, world_of
-from ..run import Run
+from ..run import Run, untrained
 from .card import BESIDE, card_of
 from .index import CARD, HEADER, INDEX, Checksum, Entry, read_entries, write_index
 
@@ -112,12 +113,11 @@ def write_release(paths: Iterable[Path], folder: Path, beside: Sequence[Result] 
 
 def _write_agent(path: Path, folder: Path, beside: Sequence[Result]) -> Entry:
     """Writes the files of one agent, which is loaded to see that it can be."""
-    result, content, player = read_result(path), read_kept(path), load_player(path)
-    target = folder / path.name
-    settings = content.settings | {"dataset": source_in(content.settings["dataset"])}
-    write_kept(target, content._replace(settings=settings))  # without the place of the data
-    if fitted_file(path).is_file():
-        write_atomically(fitted_file(target), fitted_file(path).read_bytes())
+    result, player = read_result(path), load_player(path)
+    target, spec = folder / path.name, player.spec
+    settings = asdict(spec) | {"dataset": source_in(spec.dataset)}  # without the place of the data
+    new = untrained(spec, player.dataset, player.fitted, training=False)
+    keep(target, settings, player.model, player.fitted, new)
     short = result | {"train": result["train"] | {"curve": []}}
     write_atomically(target, f"{json.dumps(short, indent=1)}\n".encode())
     files = {

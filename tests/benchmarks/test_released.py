@@ -7,6 +7,7 @@ import json
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,7 +20,7 @@ from benchmarks.evaluate import evaluated
 from benchmarks.kept import agent_file, read_kept
 from benchmarks.players import load_player
 from benchmarks.released import library, load
-from benchmarks.released.index import INDEX, LackingError, read_entries, release_at
+from benchmarks.released.index import INDEX, Folder, LackingError, read_entries, release_at
 from benchmarks.run import Run, RunStudy, run, untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError, DownloadError
 
@@ -132,6 +133,11 @@ def test_a_release_is_small_and_holds_no_curve_no_optimiser_and_no_place(tmp_pat
     kept = read_kept(file_of(out, ".json"))
     assert kept.settings["dataset"] == "kuairec"
     assert list(kept.parameters) == ["policy"]
+    learned = dict(load_player(path).model.policy.named_parameters())
+    policy = kept.parameters["policy"]
+    assert all(torch.equal(policy[name], value) for name, value in learned.items())
+    further = [value.numel() for name, value in policy.items() if name not in learned]
+    assert sum(further) < small.n_items  # no tables of items
     assert load("hrl", release=str(out), dataset="kuairec=elsewhere", **SIZES).play()
 
 
@@ -141,6 +147,10 @@ def test_weights_that_were_kept_with_their_optimiser_are_taken(tmp_path: Path, s
     model = untrained(Run("ppo", max_len=6), small, None)
     read_kept(path).restore(model)
     content = torch.load(agent_file(path), weights_only=True)
+    del content["parameters"]["policy"]["action_net.bias"]
+    torch.save(content, agent_file(path))
+    with pytest.raises(CheckpointError, match=r"(?s)The weights are not of this PPO: .*action_net"):
+        load_player(path)
     torch.save(content | {"parameters": model.get_parameters()}, agent_file(path))
     assert len(read_kept(path).parameters) == 2
     assert load_player(path).play().metrics == expected
@@ -253,6 +263,17 @@ def test_a_newer_release_takes_the_place_of_an_older_one(tmp_path: Path, serve) 
     assert fetched.read_bytes() == file_of(out, ".agent").read_bytes() != first
 
 
+def test_processes_share_what_is_fetched(tmp_path: Path, serve) -> None:
+    server = serve(released(tmp_path, "ppo"))
+    release = release_at(server.url)
+    (entry,) = read_entries(release.read_index(), INDEX).values()
+    server.paths.clear()
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: release.obtain(entry, tmp_path / "copy"), range(4)))
+    assert paths == {tmp_path / "copy" / f"{entry.name}.json"}
+    assert sorted(server.paths) == sorted(f"/{name}" for name in entry.files)
+
+
 def test_without_network_what_was_fetched_plays(tmp_path: Path, serve) -> None:
     server = serve(released(tmp_path, "ppo"))
     expected = load("ppo", release=server.url, **SIZES).play().metrics
@@ -361,3 +382,23 @@ def test_a_release_is_made_of_kept_runs_alone(tmp_path: Path, capsys) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
     assert "holds other files than a release" in refused("ppo", to=tmp_path / "other")
+
+
+PACKAGED = Path(library.__file__).parent / "agents"
+
+
+@pytest.mark.skipif(not PACKAGED.is_dir(), reason="this version brings no agents")
+def test_the_agents_of_the_package_are_of_today_s_worlds(monkeypatch) -> None:
+    monkeypatch.undo()  # the large worlds
+    release = Folder(PACKAGED)
+    entries = read_entries(release.read_index(), INDEX)
+    assert {file.name for file in PACKAGED.iterdir()} == {
+        INDEX, *(name for entry in entries.values() for name in entry.files)
+    }  # fmt: skip
+    assert sum(file.stat().st_size for file in PACKAGED.iterdir()) <= 1_500_000
+    for entry in entries.values():
+        header = entry.header
+        world = {"env": header["env"], "max_len": header["max_len"]}
+        player = load(header["agent"], **world, release=str(PACKAGED), train=False, sessions=1)
+        assert player.spec.header() == header
+        assert player.play().metrics["len"] > 1
