@@ -236,17 +236,18 @@ def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
 
     Args:
         parser: Parser of the command.
-        kept: Whether the agent may be one that a run has kept.
+        kept: Whether the agent may be one that a run has kept or that was released.
     """
     agents = f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
     envs = f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID"
     metavar = "AGENT"
     if kept:
-        agents, metavar = f"result file of a run; or of {agents}: one without training", "RUN"
+        agents, metavar = f"result file of a run; or one of {agents}", "RUN"
         envs += "; default: the run's"
         parser.epilog = (
             "The files of a run name the code that plays it, which is imported: give runs of those "
-            "whom you trust."
+            "whom you trust. A named agent that must be trained is taken from a release, or from "
+            "what was fetched or trained before, or else it is trained, which takes minutes."
         )
     for name, place, text in (("agent", metavar, agents), ("env", "ENV", envs)):
         add, default = parser.add_argument, argparse.SUPPRESS
