@@ -18,12 +18,12 @@ ENCODER = "attention"  # of histories; a GRU predicts equally well in twice the 
 hrl = Agent(
     "hrl", label="HRL", tables=(3,), reference="the paper",
     build=constructor(HierarchicalPPO, "HierarchicalPolicy"), env_options=SLATES,
-    settings={  # equal to the defaults of HierarchicalPPO
-        "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
-        "n_epochs": one_of(1, 2, 3, value=1),
+    settings={
+        "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=4.6e-3),
+        "n_epochs": one_of(1, 2, 3, value=2),
         "clip_range": one_of(0.1, 0.2, 0.3, value=0.3),
-        "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.99),
-        "fairness_coef": log_uniform(0.3, 5.0, value=3.5),
+        "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.95),
+        "fairness_coef": log_uniform(0.3, 5.0, value=1.6),
     },
 )  # fmt: skip
 
