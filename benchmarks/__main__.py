@@ -15,8 +15,9 @@ resumed = partial(Command, resumes=True)
 COMMANDS = {
     "data": Command(".data", "check, download and cache datasets"),
     "train": resumed(".run", "train and judge one agent, one seed", aliases=("run",)),
-    "evaluate": Command(".evaluate", "judge a trained agent, or one that needs no training"),
+    "evaluate": Command(".evaluate", "judge an agent: by its name, or one that a run has kept"),
     "play": Command(".play", "show sessions of an agent, as text or as pictures"),
+    "release": Command(".released.making", "make files for others of agents that runs have kept"),
     "suite": resumed(".suite", "train agents x lengths x seeds, or a table of the paper"),
     "leaderboard": resumed(".leaderboard", "enter an agent: where it stands among all others"),
     "tune": resumed(".tuning", "search an agent's hyper-parameters on the train simulator"),

@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from . import paper, quick
+from . import paper
 from .agents import AGENTS
 from .formatting import interval, markdown_table
 from .prose import (
@@ -26,6 +26,7 @@ from .prose import (
 from .results import Result
 from .standings import HIGHEST, is_oracle
 from .tables import metric, training_sizes
+from .worlds import WORLDS
 
 EPISODES = 20_000  # training sessions of the paper's tables
 # The paper's variants, by their agents.
@@ -140,7 +141,7 @@ def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
     Yields:
         Method, world and what its runs lack; empty where nothing is missing.
     """
-    worlds = [(world.source, max_len) for world in quick.WORLDS for max_len in world.max_lens]
+    worlds = [(world.source, max_len) for world in WORLDS for max_len in world.max_lens]
     for (method, agent), (dataset, max_len) in product(paper.METHODS.items(), worlds):
         runs = evidence.agents(dataset, max_len).get(agent, [])
         yield method, f"{dataset}, T = {max_len}", _lack(runs)

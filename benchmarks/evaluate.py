@@ -1,128 +1,67 @@
-"""The ``evaluate`` command: how an agent plays, one that a run has kept or one with a rule."""
+"""The ``evaluate`` command: how an agent plays, one that a run has kept or a named one."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import torch
-from stable_baselines3.common.base_class import BaseAlgorithm
+from kuaisim_gym.errors import ConfigError
 
-from kuaisim_gym.data import Dataset
-from kuaisim_gym.errors import CheckpointError, ConfigError
-
-from .agents import AGENTS, Agent, find_agent
+from .agents import AGENTS
 from .commands import OF_RUN, count
-from .kept import agent_file, fitted_file, read_kept
+from .players import Player, load_player
+from .released.library import VARIABLE, load
 from .results import Result, commit, versions
-from .run import (
-    Played,
-    Run,
-    add_agent_arguments,
-    add_session_arguments,
-    judged,
-    play,
-    spec_of,
-    untrained,
-)
+from .run import Run, add_agent_arguments, add_session_arguments, judged
 from .tables import add_format, tables_of
 
 
-class Player(NamedTuple):
-    """An agent that is ready to play.
-
-    Attributes:
-        spec: Settings of the sessions.
-        agent: The row of the agent.
-        dataset: The data.
-        model: The trained model; ``None`` for an agent with a rule.
-        fitted: A purifier or encoder that the environment is wrapped with, if any.
-    """
-
-    spec: Run
-    agent: Agent
-    dataset: Dataset
-    model: BaseAlgorithm | None
-    fitted: Any
-
-    def play(self, split: str = "test") -> Played:
-        """Plays the sessions of a split."""
-        torch.set_num_threads(1)  # as runs do by default: other orders of sums round otherwise
-        model, fitted = self.model, self.fitted
-        return play(self.agent, self.spec, self.dataset, model, fitted, split=split)
-
-
 def find_player(options: argparse.Namespace) -> Player:
-    """The agent that the options name: a run's result file, or an agent that needs no training.
+    """The agent that the options name: a run's result file, or an agent's name.
 
     Options that are ``None`` are the run's, or the defaults.
 
     Raises:
-        ConfigError: The agent must be trained first, or an option is none.
+        ConfigError: No agent is named, it must be trained and must not, or an option is none.
         CheckpointError: The run has not kept its agent, or its files are damaged.
+        DownloadError: A file of a release cannot be fetched, or is damaged.
     """
-    given = {
+    changes = {
         field.name: getattr(options, field.name)
         for field in fields(Run)
         if getattr(options, field.name, None) is not None
     }
-    name = given.pop("agent", None)
+    name = changes.pop("agent", None)
     if name is None:
         raise ConfigError(
-            "Name the result file of a run, or an agent that needs no training, such as "
-            f"`{next(iter(AGENTS))}`; got none."
+            f"Name an agent, such as `{next(iter(AGENTS))}`, or the result file of a run; got none."
         )
     path = Path(name)
-    if path.is_file() or path.suffix == ".json":
-        return load_player(path, **given)
-    agent = find_agent(name)
-    if agent.rule is None:
+    if not path.is_file() and path.suffix != ".json":
+        return load(name, release=options.release, train=options.train, **changes)
+    if options.release is not None:
         raise ConfigError(
-            f"{agent.name} must be trained first: `kuaisim train {name}`, and name the result file "
-            "that it prints."
+            f"--release is for agents that are named, but {name} is a file: leave one out."
         )
-    spec = spec_of(argparse.Namespace(**vars(Run(name)) | {"env": None, "max_len": None} | given))
-    return Player(spec, agent, spec.load(), None, None)
-
-
-def load_player(result: Path, **changes: Any) -> Player:
-    """The agent that a run has kept.
-
-    Args:
-        result: The run's result file.
-        **changes: Settings that differ from the run's.
-
-    Raises:
-        ConfigError: A setting is none.
-        CheckpointError: The run has not kept its agent, its files are damaged, or the world is
-            another than the weights are for.
-    """
-    content = read_kept(result)
-    try:
-        spec = replace(Run(**content.settings), **changes)
-    except TypeError as error:
-        raise CheckpointError(
-            f"{agent_file(result)} is not of this version: {error}. Train the agent again."
-        ) from error
-    agent, dataset = find_agent(spec.agent), spec.load()
-    if agent.rule is not None:
-        return Player(spec, agent, dataset, None, None)
-    file = fitted_file(result)
-    fitted = agent.restore(file) if file.exists() else None
-    model = untrained(spec, dataset, fitted, training=False)
-    content.restore(model)
-    return Player(spec, agent, dataset, model, fitted)
+    return load_player(path, **changes)
 
 
 def add_player_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds agent, environment and world; what is not given is the run's."""
     add_agent_arguments(parser, kept=True)
     add_session_arguments(parser, kept=True)
-    parser.add_argument(
-        "--split", choices=("test", "train"), default="test", help="users and simulator"
-    )
+    add = parser.add_argument
+    add("--split", choices=("test", "train"), default="test", help="users and simulator")
+    add(
+        "--release", metavar="DIR_OR_URL",
+        help=f"release that a named agent is taken from; default: ${VARIABLE}, or the agents that "
+        "came with this package",
+    )  # fmt: skip
+    add(
+        "--no-train", dest="train", action="store_false",
+        help="refuse an agent that is in no release, in place of training it",
+    )  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,6 @@ from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
-from . import quick
 from .agents.agent import SLATE_ACTIONS, Agent
 from .backends import results_of
 from .commands import add_jobs, add_out_or_table
@@ -32,6 +31,7 @@ from .labels import has_labels, judge, score_of, usual
 from .results import Result, in_order, read_results, world_of
 from .run import Run, play
 from .world_study import WorldStudy, measurement
+from .worlds import all_worlds
 
 STUDY = "halves"
 SOURCES = ("kuairec-like", "kuairand-pool")
@@ -175,7 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder with kuairec_real and kuairand_real; default: none, and --out needs one",
     )  # fmt: skip
     add("--sources", nargs="+", default=list(SOURCES), help="names of sources")
-    add("--max-len", type=int, nargs="+", help="longest sessions; default: all of the quick table")
+    add("--max-len", type=int, nargs="+", help="longest sessions; default: all of the benchmark")
     add("--halves", nargs="+", default=["B"], choices=HALVES, help="halves of the users")
     add("--sessions", type=int, default=SESSIONS, help="test sessions")
     add("--seed", type=int, default=Run.seed, help="of the sessions")
@@ -203,13 +203,13 @@ def studies_of(options: argparse.Namespace) -> list[HalfStudy]:
         raise ConfigError("halves is of real worlds: name their folder by --real DIR.")
     worlds = [
         replace(world, seed=options.seed, sessions=options.sessions)
-        for world in quick.worlds(options.real)
+        for world in all_worlds(options.real)
         if world.origin.source in options.sources
         and world.max_len in (options.max_len or [world.max_len])
     ]
     if not worlds:
         raise ConfigError(
             f"--sources {' '.join(options.sources)} and --max-len choose none of the real worlds "
-            "of the quick table."
+            "of the benchmark."
         )
     return [HalfStudy(world, half) for world, half in product(worlds, options.halves)]

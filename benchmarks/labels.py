@@ -327,7 +327,7 @@ def main(options: argparse.Namespace) -> None:
     def plan() -> Iterable[LabelStudy]:
         worlds = worlds_of(options, options.seeds)
         worlds = [replace(world, episodes=options.episodes) for world in worlds]
-        if options.quick:  # of which some have labels
+        if options.all_worlds:  # of which some have labels
             worlds = [world for world in worlds if has_labels(world.load())]
         return studies_of(worlds, options.agents, options.scores)
 

@@ -13,13 +13,14 @@ from pathlib import Path
 
 from kuaisim_gym.errors import ConfigError
 
-from . import paper, quick
+from . import paper
 from .backends import backend_of
 from .commands import add_jobs
 from .results import Result, read_result, read_results, world_of
 from .run import Run, RunStudy
 from .standings import Board, boards_of, comparisons, leaderboard, leaderboard_of
 from .study import run_studies
+from .worlds import all_worlds
 
 COMMITTED = Path("benchmarks/results")
 ABOUT = "ABOUT.md"  # beside the result files of an entry
@@ -77,7 +78,7 @@ def main(options: argparse.Namespace) -> None:
 
 
 def runs_of(agent: str, real: Path | None, smoke: bool = False) -> Iterator[Run]:
-    """The runs that enter an agent: all worlds of the quick table, its lengths, seeds and sizes.
+    """The runs that enter an agent: all worlds of the benchmark, its lengths, seeds and sizes.
 
     Args:
         agent: As :func:`~benchmarks.agents.find_agent` takes it.
@@ -85,11 +86,9 @@ def runs_of(agent: str, real: Path | None, smoke: bool = False) -> Iterator[Run]
         smoke: Whether sizes are tiny, with two seeds and the shorter sessions alone.
     """
     seeds = SMOKE_SEEDS if smoke else paper.SEEDS
-    sizes = {"episodes": quick.EPISODES}
-    if smoke:
-        sizes = {"episodes": SMOKE_EPISODES, "sessions": SMOKE_SESSIONS}
-    for world, seed in product(quick.worlds(real), seeds):
-        if not (smoke and world.max_len == max(quick.MAX_LENS)):
+    sizes = {"episodes": SMOKE_EPISODES, "sessions": SMOKE_SESSIONS} if smoke else {}
+    for world, seed in product(all_worlds(real), seeds):
+        if not (smoke and world.max_len == max(paper.MAX_LENS)):
             yield replace(world, agent=agent, seed=seed, **sizes)
 
 
@@ -172,7 +171,7 @@ def faults(entry: list[Result]) -> list[str]:
     sentences = [] if len(names) == 1 else [f"One agent is entered at a time, found {names}."]
     today = [run for run in entry if not world_of(run).is_older and not world_of(run).seed]
     runs = {(*_cell(run), run["seed"]) for run in today}
-    cells = {(run.env, run.dataset, run.max_len) for run in quick.worlds(None)}
+    cells = {(run.env, run.dataset, run.max_len) for run in all_worlds(None)}
     for cell, seed in product(sorted(cells.union(map(_cell, entry))), paper.SEEDS):
         if (*cell, seed) not in runs:
             env, dataset, max_len = cell
@@ -182,11 +181,9 @@ def faults(entry: list[Result]) -> list[str]:
         if run["eval"]["sessions"] != Run.sessions:
             sessions = run["eval"]["sessions"]
             sentences.append(f"{where}: {Run.sessions} test sessions are needed, got {sessions}.")
-        if run["train"]["episodes"] > quick.EPISODES + SLACK:
+        if run["train"]["episodes"] > Run.episodes + SLACK:
             episodes = run["train"]["episodes"]
-            sentences.append(
-                f"{where}: at most {quick.EPISODES} training sessions, got {episodes}."
-            )
+            sentences.append(f"{where}: at most {Run.episodes} training sessions, got {episodes}.")
         if "-dirty" in run["commit"]:
             sentences.append(f"{where}: made by changed code; use a commit as it is.")
     return sentences

@@ -116,6 +116,12 @@ def env_for(text: str | None, default: str) -> str:
     return (usual_envs + any_data)[0]
 
 
+def source_in(text: str | None) -> str | None:
+    """The source that a description names, without the place of its files."""
+    source, _ = _parts(text)
+    return source
+
+
 def _parts(text: str | None) -> tuple[str | None, str | None]:
     """Source and path of a description; ``None`` for the environment's own source, or no path."""
     if text is None:

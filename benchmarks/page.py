@@ -19,10 +19,10 @@ from PIL import Image
 
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-from .evaluate import Player, load_player
 from .formatting import TitledTable
 from .kept import agent_file
 from .play import replays
+from .players import Player, load_player
 from .plots import as_png, figures_of, png_of
 from .results import RUN, Result, read_folder, read_result, world_of
 from .run import judged

@@ -18,7 +18,8 @@ from kuaisim_gym.envs.shared import RENDER_FPS
 from kuaisim_gym.errors import ConfigError
 
 from .commands import count
-from .evaluate import Player, add_player_arguments, find_player
+from .evaluate import add_player_arguments, find_player
+from .players import Player
 from .run import SLOTS, first_test_seed
 
 COLOURS = 64  # of moving pictures

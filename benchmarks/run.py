@@ -236,17 +236,18 @@ def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
 
     Args:
         parser: Parser of the command.
-        kept: Whether the agent may be one that a run has kept.
+        kept: Whether the agent may be one that a run has kept or that was released.
     """
     agents = f"{', '.join(AGENTS)}; or your own, as mypackage.my:AGENT"
     envs = f"{', '.join(ENVIRONMENTS)}; or your own, as mypackage.my:ID"
     metavar = "AGENT"
     if kept:
-        agents, metavar = f"result file of a run; or of {agents}: one without training", "RUN"
+        agents, metavar = f"result file of a run; or one of {agents}", "RUN"
         envs += "; default: the run's"
         parser.epilog = (
             "The files of a run name the code that plays it, which is imported: give runs of those "
-            "whom you trust."
+            "whom you trust. A named agent that must be trained is taken from a release, or from "
+            "what was fetched or trained before, or else it is trained, which takes minutes."
         )
     for name, place, text in (("agent", metavar, agents), ("env", "ENV", envs)):
         add, default = parser.add_argument, argparse.SUPPRESS
@@ -281,18 +282,11 @@ def add_world_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
     add("--slate-size", type=count, metavar="K", help=f"items in a slate; {default}")
 
 
-def add_run_arguments(parser: argparse.ArgumentParser, quick: bool = False) -> None:
-    """Adds the options of training that runs, suites and searches share.
-
-    Args:
-        parser: Parser of the command.
-        quick: Whether the command makes the quick table, too, which has fewer training sessions.
-    """
-    add, text = parser.add_argument, "training sessions"
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of training that runs, suites and searches share."""
+    add = parser.add_argument
     add("--sessions", type=int, default=Run.sessions, metavar="N", help="test sessions a seed")
-    if quick:
-        text += f"; default: {Run.episodes}, or those of the quick table"
-    add("--episodes", type=int, default=None if quick else Run.episodes, metavar="N", help=text)
+    add("--episodes", type=int, default=Run.episodes, metavar="N", help="training sessions")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
     add("--out", type=Path, default=OUT, metavar="DIR", help="folder of the result files")
     add("--tensorboard", type=Path, metavar="DIR", help="folder of its logs; default: no log")

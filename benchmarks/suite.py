@@ -11,7 +11,7 @@ from pathlib import Path
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.errors import ConfigError
 
-from . import paper, quick
+from . import paper, worlds
 from .agents import agents_for, find_agent
 from .backends import backend_of
 from .commands import add_jobs
@@ -20,20 +20,19 @@ from .run import Run, RunStudy, add_run_arguments, add_world_arguments, spec_of
 from .study import run_studies
 from .tables import markdown
 
-QUICK = "quick"
+WORLDS = "worlds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     parser.add_argument(
-        "--table", choices=(*map(str, paper.TABLES), QUICK),
+        "--table", choices=(*map(str, paper.TABLES), WORLDS),
         help="make all runs of one of the paper's tables, on both synthetic worlds; or of the "
-        "reference rows and the quick agents on all worlds; and print it; default: runs of the "
-        "other options",
+        "rows that matter most, on all worlds; and print it; default: runs of the other options",
     )  # fmt: skip
     parser.add_argument(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --table quick includes; "
+        help="folder with kuairec_real and kuairand_real, whose worlds --table worlds includes; "
         "default: synthetic worlds alone",
     )  # fmt: skip
     add = parser.add_argument
@@ -43,15 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_jobs(parser)
     add("--env", help=f"{', '.join(ENVIRONMENTS)}; or your own; default: that of the dataset")
     add_world_arguments(parser)
-    add_run_arguments(parser, quick=True)
+    add_run_arguments(parser)
 
 
 def main(options: argparse.Namespace) -> None:
     """Makes the missing runs, and prints a table of the paper with ``--table``."""
-    if options.real is not None and options.table != QUICK:
-        raise ConfigError("--real names the worlds of --table quick: leave it out.")
-    if options.episodes is None:
-        options.episodes = quick.EPISODES if options.table == QUICK else Run.episodes
+    if options.real is not None and options.table != WORLDS:
+        raise ConfigError("--real names the worlds of --table worlds: leave it out.")
     if options.table is None:
         base = spec_of(options, agent="random", max_len=None, seed=options.seeds[0])
         agents = options.agents or agents_for(base.load())
@@ -61,14 +58,14 @@ def main(options: argparse.Namespace) -> None:
             if getattr(options, name):
                 option = f"--{name.replace('_', '-')}"
                 raise ConfigError(f"--table {options.table} fixes {option}: leave that out.")
-        if options.table == QUICK:
+        if options.table == WORLDS:
             sizes = (options.episodes, options.sessions)
-            runs = list(quick.runs(options.seeds, options.real, *sizes))
+            runs = list(worlds.runs(options.seeds, options.real, *sizes))
         else:
             runs = _paper_runs(options)
     studies = [RunStudy(spec, False, options.tensorboard) for spec in runs]
     run_studies(studies, options.out, backend_of(options))
-    if options.table == QUICK:
+    if options.table == WORLDS:
         print(markdown(read_results(options.out)))
     elif options.table is not None:
         print(paper.markdown(read_results(options.out), (int(options.table),)))

@@ -11,12 +11,12 @@ from typing import ClassVar
 
 from kuaisim_gym.errors import ConfigError
 
-from . import quick
 from .commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
 from .origin import env_for
 from .results import Result, check_session_env, world_of
 from .run import Run
 from .study import Study
+from .worlds import all_worlds
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_out_or_table(parser)
     add(
-        "--quick", action="store_true",
-        help="the worlds and lengths of `suite --table quick`, in place of the next four options",
+        "--all-worlds", action="store_true",
+        help="the worlds and lengths of `suite --table worlds`, in place of the next four options",
     )  # fmt: skip
     add("--env", help=f"of whole sessions; default: {Run.env}, or that of --dataset")
     add_dataset(parser)
@@ -72,12 +72,12 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
     add(
         "--real", type=Path, metavar="DIR",
-        help="folder with kuairec_real and kuairand_real, whose worlds --quick includes; "
+        help="folder with kuairec_real and kuairand_real, whose worlds --all-worlds includes; "
         "default: synthetic worlds alone",
     )  # fmt: skip
     add(
         "--max-len", type=int, nargs="+",
-        help=f"longest sessions; default: {Run.max_len}, or all of --quick",
+        help=f"longest sessions; default: {Run.max_len}, or all of --all-worlds",
     )  # fmt: skip
     add("--sessions", type=int, default=Run.sessions, help="test sessions")
     add_jobs(parser)
@@ -91,22 +91,22 @@ def worlds_of(options: argparse.Namespace, seeds: Iterable[int]) -> list[Run]:
         DatasetNotFoundError: The folder of real data lacks a world's files.
     """
     lengths = options.max_len
-    if options.quick:
+    if options.all_worlds:
         for name in ("env", "dataset", "dataset_seed", "slate_size"):
             if getattr(options, name):
                 raise ConfigError(
-                    f"--quick fixes --{name.replace('_', '-')}: leave one of them out."
+                    f"--all-worlds fixes --{name.replace('_', '-')}: leave one of them out."
                 )
-        all_worlds = [*quick.worlds(options.real)]
-        possible = sorted({world.max_len for world in all_worlds})
-        worlds = [world for world in all_worlds if world.max_len in (lengths or possible)]
+        every = [*all_worlds(options.real)]
+        possible = sorted({world.max_len for world in every})
+        worlds = [world for world in every if world.max_len in (lengths or possible)]
         if not worlds:
             raise ConfigError(
-                f"--max-len {' '.join(map(str, lengths))} chooses none of the worlds of --quick, "
+                f"--max-len {' '.join(map(str, lengths))} chooses none of the worlds, "
                 f"whose longest sessions are {', '.join(map(str, possible))}."
             )
     elif options.real is not None:
-        raise ConfigError("--real names the worlds of --quick: leave it out, or add --quick.")
+        raise ConfigError("--real names worlds of --all-worlds: leave it out, or add that.")
     else:
         env = options.env or env_for(options.dataset, Run.env)
         worlds = [

@@ -7,6 +7,7 @@ A page holds a comment where that belongs, and :func:`filled` puts it there:
 * ``<!-- settings hrl dsrm-hrl -->``: the benchmark's settings of agents;
 * ``<!-- results random hrl -->``: Len of agents in today's worlds;
 * ``<!-- findings ../findings -->``: a table of what the heads of scripts in a folder say;
+* ``<!-- released ../benchmarks/released/agents -->``: a table of a folder of released agents;
 * ``<!-- file ../CHANGELOG.md -->``: a file outside of ``docs``; the page is nothing else.
 """
 
@@ -20,8 +21,10 @@ from pathlib import Path
 
 from benchmarks.agents import AGENTS
 from benchmarks.formatting import interval, markdown_table
-from benchmarks.results import Result, read_results
+from benchmarks.released.index import INDEX, read_entries
+from benchmarks.results import Result, read_result, read_results, world_of
 from benchmarks.tables import by_world, metric
+from kuaisim_gym.disk import readable_size
 from kuaisim_gym.envs.assembly import SessionBatch
 
 DOCS = Path(__file__).parent
@@ -33,7 +36,7 @@ PAGES = {
     "../CONTRIBUTING.md": "contributing.md",
     "../CHANGELOG.md": "changelog.md",
 }
-_COMMENT = re.compile(r"<!-- (docstring|settings|results|findings|file) (.+?) -->")
+_COMMENT = re.compile(r"<!-- (docstring|settings|results|findings|released|file) (.+?) -->")
 _ROLE = re.compile(r":\w+:`([^`]+)`")
 _LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
@@ -47,7 +50,7 @@ def filled(text: str, page: str) -> str:
     """
     makers = {
         "docstring": docstring, "settings": settings, "results": results, "findings": findings,
-        "file": file,
+        "released": released, "file": file,
     }  # fmt: skip
     text = _COMMENT.sub(lambda match: makers[match[1]](match[2]), text)
     up = "../" * page.count("/")
@@ -88,7 +91,7 @@ def _committed() -> list[Result]:
 
 
 def results(argument: str) -> str:
-    """Len of agents, mean ± 95 % interval over seeds, in whole sessions of today's worlds."""
+    """Len of agents, mean ± 95 % interval over seeds, in whole sessions of each world."""
     agents = argument.split()
     rows = [
         [world.short_title, *(interval(metric(runs.get(agent, []), "len"), 2) for agent in agents)]
@@ -109,6 +112,23 @@ def findings(argument: str) -> str:
         cells = (says[name].replace("|", "\\|") for name in ("Since", "Source", "Matters"))
         rows.append([f"{title.strip()} (`{script.name}`)", *cells])
     return markdown_table(["what happens", "since", "source", "what it does to you"], rows, "llll")
+
+
+def released(argument: str) -> str:
+    """A row for each agent of a release: its world, Len and AD, and the size of its files."""
+    folder = DOCS / argument
+    if not (folder / INDEX).is_file():
+        return "None, in this version."
+    rows = []
+    for entry in read_entries((folder / INDEX).read_bytes(), argument).values():
+        run = read_result(folder / f"{entry.name}.json")
+        cells = (
+            f"{run['metrics'][name]:.{digits}f} ± {run['metrics'][f'{name}_ci95']:.{digits}f}"
+            for name, digits in (("len", 2), ("ad", 3))
+        )
+        size = readable_size(sum(sums.size for sums in entry.files.values()))
+        rows.append([run["agent"], world_of(run).short_title, *cells, size])
+    return markdown_table(["agent", "world", "Len", "AD", "size"], rows, "llrrr")
 
 
 def file(argument: str) -> str:

@@ -41,10 +41,13 @@ COMMANDS = (
     "evaluate {run} --sessions 100",
     "evaluate kuaisim_benchmarks.examples.own_agent:HalfAndHalf --max-len 5 --sessions 50",
     "play {run}",
+    "release results --agents ppo --out release",
+    "play ppo --max-len 5 --release release --no-train",
     "table results --format latex",
     "table results --format csv",
     "report results --html report.html",
 )
+RELEASED = "/released/agents/"
 RUN = "results/ppo_KuaiRec-Fair-v0_kuairec-synthetic_T5_seed11.json"
 
 
@@ -85,7 +88,8 @@ def check_contents(dist: Path) -> None:
     modules = {
         "/".join([NAMES[name.split("/")[0]], *name.split("/")[1:]])
         for name in files
-        if name.split("/")[0] in NAMES and name.endswith((".py", "py.typed", "published.csv"))
+        if name.split("/")[0] in NAMES
+        and (name.endswith((".py", "py.typed", "published.csv")) or RELEASED in name)
     }
     if different := modules ^ held:
         sys.exit(f"The wheel and the packages differ by {sorted(different)}.")

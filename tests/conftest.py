@@ -217,3 +217,21 @@ def with_watch_ratios():
         )
 
     return change
+
+
+@pytest.fixture
+def worlds(small, small_rand, monkeypatch, quick_fit) -> None:
+    """Small worlds under the names of the large ones, and fits of a few updates."""
+    from functools import partial
+
+    from benchmarks import origin
+    from benchmarks.agents import agent, hrl
+
+    known = {"kuairec": small, "kuairand": small_rand}
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: known[name])
+    monkeypatch.setattr(
+        agent,
+        "fit_purifier",
+        lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
+    )
+    monkeypatch.setattr(hrl, "fit_encoder", partial(hrl.fit_encoder, updates=5))

@@ -98,7 +98,7 @@ def test_comments_of_pages_become_what_they_name() -> None:
     docstring = fill.filled("<!-- docstring kuaisim_gym:KuaiRequestEnv; Rewards -->", "page")
     assert docstring.startswith("## Rewards\nThe list-wise reward, in [0, 1]")
     assert "## Starting State" not in docstring
-    assert "`fairness_coef=3.5`" in fill.filled("<!-- settings hrl -->", "page")
+    assert "`fairness_coef=1.6`" in fill.filled("<!-- settings hrl -->", "page")
     table = fill.filled("<!-- results random -->", "page")
     assert re.search(r"^\| Len \| random \|$", table, re.MULTILINE)
     assert re.search(r"^\| kuairec \(SYNTHETIC world\), T = 30 \| 13.82 ± 0.07 \|$", table, re.M)

@@ -53,13 +53,13 @@ AGENTS = (
         "mofir", label="MOFIR", tables=(2,), reference="Ge et al., WSDM 2022",
         build=constructor(MOFIR, "MlpPolicy"),
         settings={
-            "n_envs": 32, "learning_rate": log_uniform(1e-4, 1e-3, value=3.4e-4),
-            "gamma": one_of(0.9, 0.95, 0.99, value=0.99),
+            "n_envs": 32, "learning_rate": log_uniform(1e-4, 1e-3, value=9.4e-4),
+            "gamma": one_of(0.9, 0.95, 0.99, value=0.95),
             "batch_size": 256, "buffer_size": 100_000, "learning_starts": 2000, "train_freq": 1,
             "gradient_steps": 1,
-            "noise_std": log_uniform(0.03, 0.3, value=0.08),
-            "action_l2": log_uniform(0.1, 3.0, value=0.34),
-            "preference": uniform(0.0, 1.0, value=0.72),  # weight of utility in evaluation
+            "noise_std": log_uniform(0.03, 0.3, value=0.059),
+            "action_l2": log_uniform(0.1, 3.0, value=1.0),
+            "preference": uniform(0.0, 1.0, value=0.71),  # weight of utility in evaluation
         },
         wrap=_prefer, wrapper_options=("preference",),
     ),
@@ -68,11 +68,11 @@ AGENTS = (
         build=a2c.build,
         settings={
             **a2c.at(
-                n_envs=64, n_steps=8, learning_rate=1.1e-3, gamma=0.95, gae_lambda=1.0,
-                ent_coef=1.4e-4,
+                n_envs=64, n_steps=8, learning_rate=1.6e-3, gamma=0.95, gae_lambda=1.0,
+                ent_coef=2.8e-4,
             ),
-            "uncertainty_coef": log_uniform(0.01, 1.0, value=0.074),
-            "entropy_coef": log_uniform(0.01, 10.0, value=5.6),
+            "uncertainty_coef": log_uniform(0.01, 1.0, value=0.17),
+            "entropy_coef": log_uniform(0.01, 10.0, value=4.7),
         },
         fit=fit_dorl,
         wrap=_penalise, wrapper_options=("uncertainty_coef", "entropy_coef"),
@@ -94,10 +94,10 @@ AGENTS = (
         build=constructor(SAC4IR, "SAC4IRPolicy"), env_options=SLATES,
         settings={
             "n_envs": 32, "batch_size": 64,
-            "learning_rate": log_uniform(1e-4, 1e-3, value=3.0e-4),
-            "gamma": one_of(0.9, 0.95, 0.99, value=0.9),
+            "learning_rate": log_uniform(1e-4, 1e-3, value=9.4e-4),
+            "gamma": one_of(0.9, 0.95, 0.99, value=0.95),
             "target_entropy_ratio": uniform(0.2, 0.9, value=0.4),
-            "novelty_coef": log_uniform(1e-3, 0.5, value=0.05),
+            "novelty_coef": log_uniform(1e-3, 0.5, value=0.073),
         },
     ),
 )  # fmt: skip

@@ -18,12 +18,12 @@ ENCODER = "attention"  # of histories; a GRU predicts equally well in twice the 
 hrl = Agent(
     "hrl", label="HRL", tables=(3,), reference="the paper",
     build=constructor(HierarchicalPPO, "HierarchicalPolicy"), env_options=SLATES,
-    settings={  # equal to the defaults of HierarchicalPPO
-        "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=8.0e-4),
-        "n_epochs": one_of(1, 2, 3, value=1),
+    settings={
+        "n_envs": 64, "learning_rate": log_uniform(2e-4, 5e-3, value=4.6e-3),
+        "n_epochs": one_of(1, 2, 3, value=2),
         "clip_range": one_of(0.1, 0.2, 0.3, value=0.3),
-        "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.99),
-        "fairness_coef": log_uniform(0.3, 5.0, value=3.5),
+        "manager_gamma": one_of(0.9, 0.95, 0.99, value=0.95),
+        "fairness_coef": log_uniform(0.3, 5.0, value=1.6),
     },
 )  # fmt: skip
 
@@ -47,6 +47,15 @@ def _denoised(loss: str, reference: str) -> Agent:
 ANCHOR = 10.0
 
 
+def _managed(change: str, *policy_options: str, **settings: Any) -> Agent:
+    """The agent with another manager: how often it decides, or how fairness is weighed."""
+    return replace(
+        hrl, name=f"hrl+{change}", label="", tables=(), reference="this package",
+        build=constructor(HierarchicalPPO, "HierarchicalPolicy", *policy_options),
+        settings=hrl.at(**settings), controls=("hrl",),
+    )  # fmt: skip
+
+
 def _estimating(name: str, **changes: Any) -> Agent:
     """The agent on an estimate of the preference in units of the belief, which it starts from.
 
@@ -56,7 +65,10 @@ def _estimating(name: str, **changes: Any) -> Agent:
         hrl,
         name=f"{name}-hrl", label="", tables=(), reference="this package",
         build=constructor(HierarchicalPPO, "HierarchicalPolicy", "worker"),
-        settings=hrl.at(worker="band", anchor=ANCHOR),
+        settings=hrl.at(  # all trials of its search are alike: the faster ones of the class
+            learning_rate=8.0e-4, n_epochs=1, manager_gamma=0.99, fairness_coef=3.5,
+            worker="band", anchor=ANCHOR,
+        ),
         controls=("filter+quota", "hrl"),
     )  # fmt: skip
     return replace(plain, **changes)
@@ -67,6 +79,9 @@ AGENTS = (
     _denoised("rce", "Wang et al., WSDM 2021"),
     _denoised("tce", "Wang et al., WSDM 2021"),
     _denoised("bod", "Wang et al., KDD 2023"),
+    _managed("period5", "decision_period", decision_period=5),
+    _managed("period10", "decision_period", decision_period=10),
+    _managed("multiplier", fairness_target=-0.01),  # holds AD at .01 or less
     _estimating("raw", purifier="identity"),
     _estimating("ridge", purifier="ridge"),
     _estimating("mlp", purifier="mlp"),

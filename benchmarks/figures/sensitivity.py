@@ -20,22 +20,23 @@ from ..results import Result
 from ..run import play, train_agent
 from ..speed.timing import timed
 from .policies import by_similarity
-from .studies import AGENT, PURIFIED, SESSIONS, FigureStudy, run_of, title
+from .studies import PURIFIED, SESSIONS, FigureStudy, run_of, title
 
 STEPS = (5, 10, 20, 30, 100, 500)
 EPISODES = 5000
 TIMINGS = 5  # the median counts
 POLICY_PANELS = {"len": "Len (steps)", "r_cum": r"$R_{cum}$", "ad": "AD (0 is balanced)"}
-BLOCKS = {"metrics": "PPO", "similarity": "quality + similarity, quota"}
+TRAINED = "dsrm-hrl"
+BLOCKS = {"metrics": TRAINED, "similarity": "quality + similarity, quota"}
 PROBE_LINES = {"cosine": "cosine to the true preference", "leakage_r2": "popularity leakage $R^2$"}
 
 
 @dataclass(frozen=True)
 class SensitivityStudy(FigureStudy):
-    """DSRM with a number of diffusion steps, and PPO on the purified states; all have one seed."""
+    """DSRM with a number of diffusion steps, and an agent on its states; all have one seed."""
 
     kind = "sensitivity"
-    policy = AGENT
+    policy = TRAINED
 
     diffusion_steps: int
     seed: int
@@ -51,7 +52,7 @@ class SensitivityStudy(FigureStudy):
         return f"K{self.diffusion_steps}_seed{self.seed}"
 
     def make(self, path: Path) -> Result:
-        dataset, spec = self.load(), run_of(self.seed, self.sessions, self.episodes)
+        dataset, spec = self.load(), run_of(self.seed, self.sessions, self.episodes, TRAINED)
         started = time.perf_counter()
         steps: dict[str, Any] = {"diffusion_steps": self.diffusion_steps, "serving_steps": None}
         purifier = fit_purifier(PURIFIED, dataset, seed=self.seed, **steps)
@@ -63,7 +64,7 @@ class SensitivityStudy(FigureStudy):
             return len(purifier.denoise(states))
 
         model, train = train_agent(spec, dataset, purifier, progress=False)
-        played = play(find_agent(AGENT), spec, dataset, model, purifier)
+        played = play(find_agent(TRAINED), spec, dataset, model, purifier)
         return {
             "fit": {
                 "seconds": fit_seconds,
@@ -118,6 +119,6 @@ def draw(results: list[Result]) -> Figure:
         axes.set_xlabel("diffusion steps K")
         axes.grid(alpha=0.3)
     seeds, episodes = len({result["seed"] for result in results}), results[0]["episodes"]
-    text = f"{seeds} world(s), PPO trained for {episodes:,} sessions"
+    text = f"{seeds} world(s), {TRAINED} trained for {episodes:,} sessions"
     figure.suptitle(title("Figure 6", text), fontsize="medium")
     return figure

@@ -61,9 +61,9 @@ class FigureStudy(Study):
         return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def run_of(seed: int, sessions: int, episodes: int = Run.episodes) -> Run:
-    """Settings of a PPO run, whose evaluation sessions all policies of the figures play."""
-    return Run(AGENT, ENV, None, MAX_LEN, seed, episodes, sessions)
+def run_of(seed: int, sessions: int, episodes: int = Run.episodes, agent: str = AGENT) -> Run:
+    """Settings of a run, whose evaluation sessions all policies of the figures play."""
+    return Run(agent, ENV, None, MAX_LEN, seed, episodes, sessions)
 
 
 def world(name: str = "kuairec", seed: int = 0) -> Dataset:

@@ -21,7 +21,7 @@ from kuaisim_gym.errors import ConfigError
 
 CLIP = 0.5  # of the latent draws that actions are generated from
 AHEAD = 10  # actions generated for a target
-AT_ONCE = 16  # sessions whose items are compared with generated actions at a time
+AT_ONCE = 4  # sessions whose items are compared with generated actions: what caches hold
 
 
 class BatchConstrainedPolicy(OfflinePolicy):
@@ -141,7 +141,7 @@ class BCQPolicy(BatchConstrainedPolicy):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.hidden = hidden
-        vectors = _at_length(torch.as_tensor(self.catalogue.known))
+        vectors = _at_length(torch.tensor(self.catalogue.known))
         self.register_buffer("vectors", vectors, persistent=False)
         self.phi = phi
         self.vae = ActionVAE(self.state_dim, vectors.shape[1], hidden)

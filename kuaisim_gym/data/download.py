@@ -118,6 +118,45 @@ def download(
     return fetched.folder
 
 
+def fetch_file(
+    url: str,
+    file: Path,
+    sha256: str | None = None,
+    *,
+    size: int = 0,
+    timeout: float = 30.0,
+    retries: int = 3,
+    backoff: float = 1.0,
+    progress: bool = True,
+) -> None:
+    """Fetches one file, as :func:`download` fetches archives, and checks it.
+
+    Args:
+        url: Its address.
+        file: Its place, whose folder is there.
+        sha256: Its checksum; ``None`` to take whatever comes.
+        size: Its bytes, if they are known.
+        timeout: As for :func:`download`, as the rest.
+        retries: Number of retries.
+        backoff: Seconds.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        DownloadError: It cannot be fetched, or has another checksum.
+        DiskSpaceError: The disk has too little room for it.
+    """
+    transfer = _Transfer(url, file, size, 0, "", timeout, retries, backoff, progress)
+    transfer.fetch()
+    digest = hashlib.sha256(transfer.unfinished.read_bytes()).hexdigest()
+    if sha256 not in (None, digest):
+        transfer.discard()
+        raise DownloadError(
+            f"Expected a file of sha256 {sha256} at {url}, got one of {digest}: it was damaged on "
+            "the way, or is another file. Nothing of it was kept; try again later."
+        )
+    transfer.finish()
+
+
 def archive_md5(folder: Path) -> str | None:
     """The md5 of the archive that :func:`download` unpacked there; ``None`` for other folders."""
     return _read_md5(folder / _MARKER)
@@ -175,157 +214,59 @@ class _Origin:
 
 
 @dataclass(frozen=True)
-class _Download:
-    """Download of one archive; the options are those of :func:`download`."""
+class _Transfer:
+    """The way of a remote file's bytes to this machine, which goes on where it was broken off.
 
-    published: PublishedArchive
-    root: Path
+    Attributes:
+        url: The file's address.
+        file: The file's place when all of it has come; its bytes come next to that.
+        size: Its bytes, approximately: they serve to refuse a disk that is too small.
+        further: Bytes of what is made of it.
+        by_hand: End of the messages of errors: how to go on without this package.
+        timeout: As for :func:`download`, as the rest.
+        retries: Number of retries.
+        backoff: Seconds.
+        progress: Whether to show a progress bar.
+    """
+
     url: str
+    file: Path
+    size: int
+    further: int
+    by_hand: str
     timeout: float
     retries: int
     backoff: float
     progress: bool
 
     @property
-    def archive(self) -> Path:
-        return self.root / self.published.file
-
-    @property
-    def folder(self) -> Path:
-        return self.root / self.published.folder
-
-    @property
-    def pin(self) -> Path:
-        """The md5 of the first download, where none is published."""
-        return self.root / f"{self.published.file}.md5"
-
-    @property
     def unfinished(self) -> Path:
         """The bytes fetched so far."""
-        return self.root / f"{self.published.file}.part"
+        return self.file.with_name(f"{self.file.name}.part")
 
     @property
     def notes(self) -> Path:
         """The origin of these bytes."""
-        return self.root / f"{self.published.file}.part.json"
-
-    def expected_md5(self) -> str | None:
-        """The published md5, or that of the first download."""
-        if self.published.md5 is not None or not self.pin.exists():
-            return self.published.md5
-        md5 = _read_md5(self.pin)
-        if md5 is None:
-            raise DownloadError(
-                f"Expected an md5 of 32 hexadecimal digits in {self.pin}, found something else. "
-                f"Remove that file to accept the next {self.published.file} that is downloaded."
-            )
-        return md5
-
-    def is_unpacked(self) -> bool:
-        """Tells whether the folder holds the expected archive, or was filled by hand."""
-        if not self.folder.is_dir() or not any(self.folder.iterdir()):
-            return False
-        if not (self.folder / _MARKER).exists():
-            logger.info("%s was not unpacked here and is taken as it is.", self.folder)
-            return True
-        return archive_md5(self.folder) in {self.expected_md5()} - {None}
+        return self.file.with_name(f"{self.file.name}.part.json")
 
     def error(self, problem: str) -> DownloadError:
-        """Builds an error that says how to go on without this package."""
-        return DownloadError(
-            f"{problem}\n"
-            f"To do it by hand:\n"
-            f"  1. Open {self.published.url()} in a browser.\n"
-            f"  2. Put the file at {self.archive}\n"
-            f'  3. Call load_dataset("{self.published.dataset}", "{self.archive}"). It takes the '
-            f"archive itself, the folder that it was unpacked to, or the data folder in that."
-        )
+        """Builds an error that says how to go on."""
+        return DownloadError(f"{problem}{self.by_hand}")
 
-    def fetch_and_unpack(self) -> None:
-        """Fetches and unpacks the archive, as far as needed."""
-        md5, is_fresh = self._obtain()
-        if archive_md5(self.folder) != md5:
-            try:
-                self._unpack(md5)
-            except DataFormatError as error:
-                if self.expected_md5() is None and is_fresh:
-                    self.archive.unlink(missing_ok=True)
-                    raise self.error(
-                        f"The file at {self.url} is not the archive that was expected, and was "
-                        f"removed: {error}"
-                    ) from error
-                raise DataFormatError(
-                    f"{error} Remove {self.archive} to download it again."
-                ) from error
-        if self.expected_md5() is None:
-            write_atomically(self.pin, f"{md5}  {self.published.file}\n".encode())
-            message = "No md5 of %s is published; later downloads must have this one's, %s (%s)."
-            logger.info(message, self.archive, md5, self.pin)
+    def finish(self) -> None:
+        """Gives the bytes that have come their file's name."""
+        os.replace(self.unfinished, self.file)
+        self.discard()
 
-    def _obtain(self) -> tuple[str, bool]:
-        """Returns the archive's md5, and whether it had to be downloaded."""
-        expected = self.expected_md5()
-        is_published = self.published.md5 is not None
-        if self.archive.is_file():
-            md5 = _file_md5(self.archive)
-            if expected in (None, md5):
-                return md5, False
-            if not is_published:
-                raise DownloadError(
-                    f"{self.archive} has md5 {md5}, but {self.pin} says {expected}. Remove the "
-                    f"archive to download it again, or remove {self.pin.name} to accept it."
-                )
-            message = "%s has md5 %s, the published one is %s: downloading it again."
-            logger.warning(message, self.archive, md5, expected)
-        self._fetch()
-        md5 = _file_md5(self.unfinished)
-        if expected not in (None, md5):
-            self._discard()
-            advice = (
-                "It was damaged on the way, or is another file; try again later."
-                if is_published
-                else f"If a new version was published, remove {self.pin} to accept it."
-            )
-            raise self.error(
-                f"Expected an archive of md5 {expected} at {self.url}, got one of md5 {md5}. "
-                f"{advice}"
-            )
-        os.replace(self.unfinished, self.archive)
-        self._discard()
-        return md5, True
-
-    def _unpack(self, md5: str) -> None:
-        """Unpacks the archive to its folder, and replaces the files of an earlier one."""
-        for leftover in self.root.glob(f"{self.folder.name}.*.part"):  # of a killed process
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-        fresh = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex}.part")
-        old = fresh.with_name(f"{fresh.name}.old.part")
-        logger.info("Unpacking %s to %s.", self.archive, self.folder)
-        try:
-            extract(self.archive, fresh)
-            (fresh / _MARKER).write_text(f"{md5}  {self.archive.name}\n", encoding="utf-8")
-            if self.folder.exists():
-                os.rename(self.folder, old)
-            try:
-                os.rename(fresh, self.folder)
-            except OSError:
-                if old.exists():
-                    os.rename(old, self.folder)
-                raise
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-    def _fetch(self) -> None:
+    def fetch(self) -> None:
         """Fetches all bytes, and resumes earlier attempts and calls."""
         furthest, failures = self._have(), 0
         while True:
             try:
                 return self._attempt()
             except _ChangedFileError as error:
-                logger.warning("Starting %s over: %s.", self.published.file, error)
-                self._discard()
+                logger.warning("Starting %s over: %s.", self.file.name, error)
+                self.discard()
             except _LostConnectionError as error:
                 if self._have() >= furthest + _PROGRESS:
                     furthest, failures = self._have(), 0
@@ -404,15 +345,15 @@ class _Download:
         return _Origin(self.url, origin.validator, origin.total or total), have
 
     def _receive(self, response: requests.Response, origin: _Origin, start: int) -> None:
-        size = origin.total or self.published.archive_bytes
-        check_free_space(self.root, max(size - start, 0) + self.published.unpacked_bytes)
+        size = origin.total or self.size
+        check_free_space(self.file.parent, max(size - start, 0) + self.further)
         if not start:
-            self._discard()  # first, so that the notes never speak of another file's bytes
+            self.discard()  # first, so that the notes never speak of another file's bytes
             write_atomically(self.notes, json.dumps(vars(origin)).encode())
         bar: tqdm[NoReturn] = tqdm(
             total=origin.total,
             initial=start,
-            desc=self.published.file,
+            desc=self.file.name,
             unit="B",
             unit_scale=True,
             disable=None if self.progress else True,
@@ -423,7 +364,7 @@ class _Download:
                 bar.update(len(chunk))
         have, total = self._have(), origin.total
         if total is not None and have > total:
-            self._discard()
+            self.discard()
             raise _LostConnectionError(f"more came than the {total} bytes that were announced")
         if total is not None and have < total:
             raise _LostConnectionError(f"the connection ended after {have} of {total} bytes")
@@ -439,9 +380,154 @@ class _Download:
             return None
         return origin if origin.url == self.url else None
 
-    def _discard(self) -> None:
+    def discard(self) -> None:
+        """Forgets the bytes that have come."""
         self.unfinished.unlink(missing_ok=True)
         self.notes.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Download:
+    """Download of one archive; the options are those of :func:`download`."""
+
+    published: PublishedArchive
+    root: Path
+    url: str
+    timeout: float
+    retries: int
+    backoff: float
+    progress: bool
+
+    @property
+    def archive(self) -> Path:
+        return self.root / self.published.file
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.published.folder
+
+    @property
+    def pin(self) -> Path:
+        """The md5 of the first download, where none is published."""
+        return self.root / f"{self.published.file}.md5"
+
+    @property
+    def transfer(self) -> _Transfer:
+        """The way of the archive's bytes; errors say how to go on without this package."""
+        by_hand = (
+            f"\nTo do it by hand:\n"
+            f"  1. Open {self.published.url()} in a browser.\n"
+            f"  2. Put the file at {self.archive}\n"
+            f'  3. Call load_dataset("{self.published.dataset}", "{self.archive}"). It takes the '
+            f"archive itself, the folder that it was unpacked to, or the data folder in that."
+        )
+        return _Transfer(
+            self.url,
+            self.archive,
+            self.published.archive_bytes,
+            self.published.unpacked_bytes,
+            by_hand,
+            self.timeout,
+            self.retries,
+            self.backoff,
+            self.progress,
+        )
+
+    def expected_md5(self) -> str | None:
+        """The published md5, or that of the first download."""
+        if self.published.md5 is not None or not self.pin.exists():
+            return self.published.md5
+        md5 = _read_md5(self.pin)
+        if md5 is None:
+            raise DownloadError(
+                f"Expected an md5 of 32 hexadecimal digits in {self.pin}, found something else. "
+                f"Remove that file to accept the next {self.published.file} that is downloaded."
+            )
+        return md5
+
+    def is_unpacked(self) -> bool:
+        """Tells whether the folder holds the expected archive, or was filled by hand."""
+        if not self.folder.is_dir() or not any(self.folder.iterdir()):
+            return False
+        if not (self.folder / _MARKER).exists():
+            logger.info("%s was not unpacked here and is taken as it is.", self.folder)
+            return True
+        return archive_md5(self.folder) in {self.expected_md5()} - {None}
+
+    def fetch_and_unpack(self) -> None:
+        """Fetches and unpacks the archive, as far as needed."""
+        md5, is_fresh = self._obtain()
+        if archive_md5(self.folder) != md5:
+            try:
+                self._unpack(md5)
+            except DataFormatError as error:
+                if self.expected_md5() is None and is_fresh:
+                    self.archive.unlink(missing_ok=True)
+                    raise self.transfer.error(
+                        f"The file at {self.url} is not the archive that was expected, and was "
+                        f"removed: {error}"
+                    ) from error
+                raise DataFormatError(
+                    f"{error} Remove {self.archive} to download it again."
+                ) from error
+        if self.expected_md5() is None:
+            write_atomically(self.pin, f"{md5}  {self.published.file}\n".encode())
+            message = "No md5 of %s is published; later downloads must have this one's, %s (%s)."
+            logger.info(message, self.archive, md5, self.pin)
+
+    def _obtain(self) -> tuple[str, bool]:
+        """Returns the archive's md5, and whether it had to be downloaded."""
+        expected = self.expected_md5()
+        is_published = self.published.md5 is not None
+        if self.archive.is_file():
+            md5 = _file_md5(self.archive)
+            if expected in (None, md5):
+                return md5, False
+            if not is_published:
+                raise DownloadError(
+                    f"{self.archive} has md5 {md5}, but {self.pin} says {expected}. Remove the "
+                    f"archive to download it again, or remove {self.pin.name} to accept it."
+                )
+            message = "%s has md5 %s, the published one is %s: downloading it again."
+            logger.warning(message, self.archive, md5, expected)
+        self.transfer.fetch()
+        md5 = _file_md5(self.transfer.unfinished)
+        if expected not in (None, md5):
+            self.transfer.discard()
+            advice = (
+                "It was damaged on the way, or is another file; try again later."
+                if is_published
+                else f"If a new version was published, remove {self.pin} to accept it."
+            )
+            raise self.transfer.error(
+                f"Expected an archive of md5 {expected} at {self.url}, got one of md5 {md5}. "
+                f"{advice}"
+            )
+        self.transfer.finish()
+        return md5, True
+
+    def _unpack(self, md5: str) -> None:
+        """Unpacks the archive to its folder, and replaces the files of an earlier one."""
+        for leftover in self.root.glob(f"{self.folder.name}.*.part"):  # of a killed process
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+        fresh = self.folder.with_name(f"{self.folder.name}.{uuid.uuid4().hex}.part")
+        old = fresh.with_name(f"{fresh.name}.old.part")
+        logger.info("Unpacking %s to %s.", self.archive, self.folder)
+        try:
+            extract(self.archive, fresh)
+            (fresh / _MARKER).write_text(f"{md5}  {self.archive.name}\n", encoding="utf-8")
+            if self.folder.exists():
+                os.rename(self.folder, old)
+            try:
+                os.rename(fresh, self.folder)
+            except OSError:
+                if old.exists():
+                    os.rename(old, self.folder)
+                raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _file_md5(file: Path) -> str:

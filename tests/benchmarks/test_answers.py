@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import answers, paper, quick
+from benchmarks import answers, paper, worlds
 from benchmarks.prose import NOT_MADE, Evidence, value_of
 from tests.benchmarks.handmade import LIKE, RUNS, pair, result
 
@@ -59,7 +59,7 @@ def test_cells_that_lack_seeds_or_sessions_are_listed() -> None:
     foreign = [result("flat", 99, 20.0)]
     evidence = Evidence([*whole, *few, *short, *foreign])
     header, _, *table = rows(answers.missing(evidence))
-    n_worlds = sum(len(world.max_lens) for world in quick.WORLDS)
+    n_worlds = sum(len(world.max_lens) for world in worlds.WORLDS)
     assert header[1:3] == ["kuairec, T = 30", "kuairec, T = 50"]
     assert len(header) == 1 + n_worlds
     cells = {
@@ -79,7 +79,7 @@ def test_cells_that_lack_seeds_or_sessions_are_listed() -> None:
 
 
 def test_a_column_without_gaps_is_left_out(monkeypatch) -> None:
-    monkeypatch.setattr(quick, "WORLDS", quick.WORLDS[:1])
+    monkeypatch.setattr(answers, "WORLDS", worlds.WORLDS[:1])
     made = [result(agent, seed, 20.0) for agent in paper.METHODS.values() for seed in paper.SEEDS]
     longer = [run | {"max_len": 50} for run in made]
     assert rows(answers.missing(Evidence(made)))[0] == ["", "kuairec, T = 50"]

@@ -145,7 +145,7 @@ def test_all_worlds_of_the_quick_table_are_priced(
     monkeypatch.setattr(cost, "save_small", lambda figure, path: path)
     for folder in ("kuairec_real", "kuairand_real"):
         (tmp_path / folder).mkdir()
-    command = ["cost", "--quick", "--out", str(tmp_path)]
+    command = ["cost", "--all-worlds", "--out", str(tmp_path)]
     assert main([*command, "--real", str(tmp_path)]) == 0
     made = {(one.spec.origin.source, one.spec.max_len, one.popularity) for one in asked}
     synthetic = set(product(("kuairec", "kuairand"), (30, 50), ("exposures", "positives")))
@@ -160,12 +160,12 @@ def test_all_worlds_of_the_quick_table_are_priced(
     assert {one.spec.max_len for one in asked} == {30}
     capsys.readouterr()
     for options, message in (
-        (["--quick", "--env", "KuaiRec-v0"], "--quick fixes --env"),
+        (["--all-worlds", "--env", "KuaiRec-v0"], "--all-worlds fixes --env"),
         (
-            ["--quick", "--max-len", "7"],
-            "none of the worlds of --quick, whose longest sessions are 30, 50.",
+            ["--all-worlds", "--max-len", "7"],
+            "none of the worlds, whose longest sessions are 30, 50.",
         ),
-        (["--real", str(tmp_path)], "--real names the worlds of --quick"),
+        (["--real", str(tmp_path)], "--real names worlds of --all-worlds"),
     ):
         assert main(["cost", *options, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import leaderboard, quick
+from benchmarks import leaderboard, paper, worlds
 from benchmarks.__main__ import main
 from benchmarks.leaderboard import faults, faults_of, standing
 from benchmarks.origin import data_block
@@ -40,7 +40,7 @@ def result(agent: str, seed: int, length: float, dataset: Result, max_len: int =
 
 def entry(agent: str = "mine", length: float = 15.0) -> list[Result]:
     """All runs of an agent in synthetic worlds."""
-    cells = product(("kuairec", "kuairand"), quick.MAX_LENS, SEEDS)
+    cells = product(("kuairec", "kuairand"), paper.MAX_LENS, SEEDS)
     return [result(agent, seed, length, block(name), max_len) for name, max_len, seed in cells]
 
 
@@ -58,7 +58,7 @@ def write(folder: Path, results: list[Result]) -> None:
 def test_the_command_plays_an_agent_and_says_where_it_stands(
     world, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(quick, "WORLDS", (quick.QuickWorld("kuairec", max_lens=(5,)),))
+    monkeypatch.setattr(worlds, "WORLDS", (worlds.BenchmarkWorld("kuairec", max_lens=(5,)),))
     rows, out = tmp_path / "rows", tmp_path / "out"
     ends = {LOWEST: 1.5, HIGHEST: 4.5, "ppo": 1.6}
     write(rows, [
@@ -88,7 +88,7 @@ def test_the_command_plays_an_agent_and_says_where_it_stands(
 def test_rows_of_other_worlds_are_refused_before_the_work(
     world, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(quick, "WORLDS", (quick.QuickWorld("kuairec", max_lens=(5,)),))
+    monkeypatch.setattr(worlds, "WORLDS", (worlds.BenchmarkWorld("kuairec", max_lens=(5,)),))
     write(tmp_path / "rows", committed())
     places = ["--committed", str(tmp_path / "rows"), "--out", str(tmp_path / "out")]
     assert main(["leaderboard", OWN, *places]) == 2
@@ -137,7 +137,7 @@ def test_what_keeps_results_from_being_entered() -> None:
     assert faults(entry()) == []
     wrong: dict[str, Result] = {
         "1000 test sessions are needed, got 100": {"eval": {"sessions": 100}},
-        "at most 5000 training sessions, got 20000": {"train": {"episodes": 20_000}},
+        "at most 20000 training sessions, got 30000": {"train": {"episodes": 30_000}},
         "made by changed code": {"commit": "c-dirty"},
         "There is no run in KuaiRec-Fair-v0, kuairec, T = 30, seed 11.": {"seed": 12},
         "no run in KuaiRec-Fair-v0, kuairec, T = 30, seed 11": {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import origin, paper, quick, suite
+from benchmarks import origin, paper, suite, worlds
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, references
 from benchmarks.results import Result, read_results
@@ -107,27 +107,27 @@ def test_a_table_is_a_suite_of_its_runs(
     assert "### Table 4" in printed
 
 
-def test_the_quick_table_is_a_suite_of_reference_rows_and_quick_agents(
+def test_the_table_of_worlds_is_a_suite_of_reference_rows_and_some_agents(
     small, small_rand, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    worlds = {"kuairec": small, "kuairand": small_rand}
-    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: worlds[name])
+    data = {"kuairec": small, "kuairand": small_rand}
+    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: data[name])
     asked = []
     monkeypatch.setattr(
         suite, "run_studies", lambda studies, *rest: asked.extend(one.spec for one in studies)
     )
     monkeypatch.setattr(suite, "read_results", lambda out: [])
-    command = ["suite", "--table", "quick", "--seeds", "1", "2", "--out", str(tmp_path)]
+    command = ["suite", "--table", "worlds", "--seeds", "1", "2", "--out", str(tmp_path)]
     assert main(command) == 0
     agents = {run.agent for run in asked}
-    assert agents == {*quick.LEARNED, *references.ROWS} - {"truth+quota"}
+    assert agents == {*worlds.LEARNED, *references.ROWS} - {"truth+quota"}
     assert len(set(asked)) == len(asked) == len(agents) * 2 * 2 * 2
     assert {run.env for run in asked} == {"KuaiRec-Fair-v0", "KuaiRand-Fair-v0"}
     assert {run.max_len for run in asked} == {30, 50}
     assert main([*command, "--real", str(tmp_path)]) == 2
     assert f"{tmp_path / 'kuairec_real'} is not there" in capsys.readouterr().err
     assert main(["suite", "--real", str(tmp_path), "--out", str(tmp_path)]) == 2
-    assert "--real names the worlds of --table quick" in capsys.readouterr().err
+    assert "--real names the worlds of --table worlds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

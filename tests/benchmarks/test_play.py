@@ -4,38 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
-from benchmarks.evaluate import evaluated, load_player
+from benchmarks.evaluate import evaluated
 from benchmarks.kept import agent_file, fitted_file, keep, read_kept
 from benchmarks.play import replays
+from benchmarks.players import Player, load_player
 from benchmarks.run import Run, run, untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 SIZES = ("--max-len", "6", "--episodes", "12", "--sessions", "20", "--seed", "3")
-
-
-@pytest.fixture
-def worlds(small, small_rand, monkeypatch, quick_fit) -> None:
-    """Small worlds under the names of the large ones, and fits of a few updates."""
-    from benchmarks.agents import agent, hrl
-
-    known = {"kuairec": small, "kuairand": small_rand}
-    monkeypatch.setattr(origin, "shared_dataset", lambda name, path, seed: known[name])
-    monkeypatch.setattr(
-        agent,
-        "fit_purifier",
-        lambda name, dataset, progress, **options: quick_fit(name, dataset, **options),
-    )
-    monkeypatch.setattr(hrl, "fit_encoder", partial(hrl.fit_encoder, updates=5))
 
 
 def trained(out: Path, agent: str, *more: str) -> Path:
@@ -163,18 +147,16 @@ def test_pictures_move(worlds, tmp_path: Path, capsys) -> None:
     assert "ends in .gif" in capsys.readouterr().err
 
 
-def test_an_agent_that_must_learn_first_is_refused(worlds, capsys) -> None:
+def test_an_agent_that_must_not_learn_first_is_refused(worlds, capsys) -> None:
     for command in ("evaluate", "play"):
-        assert main([command, "ppo"]) == 2
-        assert "ppo must be trained first: `kuaisim train ppo`" in capsys.readouterr().err
+        assert main([command, "ppo", "--no-train"]) == 2
+        assert "training it is forbidden. Name a release that has it" in capsys.readouterr().err
         assert main([command]) == 2
-        assert "Name the result file of a run" in capsys.readouterr().err
+        assert "Name an agent, such as `random`, or the result file" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="At most 1000 sessions are shown"):
         next(replays(load_like("random", 2000)))
 
 
 def load_like(agent: str, sessions: int):
-    from benchmarks.evaluate import Player
-
     spec = Run(agent, sessions=sessions)
     return Player(spec, AGENTS[agent], spec.load(), None, None)

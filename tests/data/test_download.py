@@ -24,7 +24,7 @@ import requests
 from kuaisim_gym.data import download as downloads
 from kuaisim_gym.data.__main__ import main
 from kuaisim_gym.data.cache import cached
-from kuaisim_gym.data.download import archive_md5, archives, download
+from kuaisim_gym.data.download import archive_md5, archives, download, fetch_file
 from kuaisim_gym.data.source import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError, DownloadError
 
@@ -736,3 +736,20 @@ def test_failures_behind_a_redirect_name_both_addresses(tmp_path: Path, server: 
     with pytest.raises(DownloadError, match=f"more than 30 times, and at last to {server.url}/30"):
         fetch(server, tmp_path)
     assert len(server.redirects) == 9
+
+
+def test_one_file_is_fetched_and_checked(server: Server, tmp_path: Path) -> None:
+    file, sha256 = tmp_path / "file", hashlib.sha256(ZIP).hexdigest()
+    options = {"timeout": 5, "backoff": 0.01, "progress": False}
+    server.cuts = [100_000]
+    fetch_file(f"{server.url}/x%2By", file, sha256, **options)
+    assert file.read_bytes() == ZIP
+    assert server.asked_from == [0, 65_536]  # the whole chunks that came
+    assert server.requests[0][0] == "/x%2By"
+    server.body = ZIP[:-1] + bytes([ZIP[-1] ^ 1])
+    with pytest.raises(DownloadError, match=f"Expected a file of sha256 {sha256} at"):
+        fetch_file(f"{server.url}/x", file, sha256, **options)
+    assert file.read_bytes() == ZIP  # as it was
+    assert names(tmp_path) == ["file"]
+    fetch_file(f"{server.url}/x", file, **options)
+    assert file.read_bytes() == server.body
