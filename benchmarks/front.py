@@ -20,6 +20,7 @@ from .tables import CEILINGS, DIGITS
 
 # What counts, and whether more of it is better.
 MEASURES = {"len": True, "r_each": True, "ad": False}
+NAMES_IN_COLUMN = 25  # of the figure's legend
 _TITLES = {"len": "Len", "r_each": "R_each", "ad": "AD"}
 NOTE = (
     "Dominated: another one that is told no answers has means as good in Len, R_each and AD, and a "
@@ -164,7 +165,8 @@ def draw(world: World, points: list[Point]) -> Figure:
     """Len and R_each over AD: the front is filled, other agents are hollow, ceilings are stars."""
     members = {point.name for point in front(points)}
     ordered = sorted(points, key=lambda point: -point.mean("len"))
-    figure = Figure(figsize=(11, 5), layout="constrained")
+    columns = 1 + len(ordered) // NAMES_IN_COLUMN
+    figure = Figure(figsize=(9 + 2 * columns, 5), layout="constrained")
     panels = figure.subplots(1, 2)
     for axes, measure in zip(panels, ("len", "r_each"), strict=True):
         for number, point in enumerate(ordered):
@@ -179,7 +181,9 @@ def draw(world: World, points: list[Point]) -> Figure:
         axes.grid(alpha=0.3)
     handles, labels = panels[0].get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside right center", fontsize="x-small")
+        figure.legend(
+            handles, labels, loc="outside right center", fontsize="x-small", ncols=columns
+        )
     figure.suptitle(world.title, fontsize="medium")
     return figure
 
