@@ -1,0 +1,69 @@
+"""What pages speak of: runs of today's worlds, and studies beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kuaisim_gym.envs.assembly import SessionBatch
+
+from ..origin import is_older
+from ..results import Result, World
+from ..standings import is_synthetic
+from ..tables import by_world
+
+# Worlds that are counted: their names and which they are.
+WORLDS: dict[str, Callable[[World], bool]] = {
+    "all": lambda world: True,
+    "synthetic": is_synthetic,
+    "real": lambda world: not is_synthetic(world),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Results that pages speak of.
+
+    Attributes:
+        runs: Results of runs, of any worlds.
+        read: Function from the name of a study to its results; empty where there are none.
+    """
+
+    runs: list[Result]
+    read: Callable[[str], list[Result]] = field(default=lambda study: [])
+
+    @cached_property
+    def worlds(self) -> dict[World, dict[str, list[Result]]]:
+        """Runs by world and agent: today's worlds of whole sessions, under the paper's rule."""
+        return {
+            world: agents
+            for world, agents in by_world(self.runs).items()
+            if world.task is SessionBatch
+            and not world.is_older
+            and not world.seed
+            and "-Fair-" in world.env
+        }
+
+    def agents(self, dataset: str, max_len: int) -> dict[str, list[Result]]:
+        """Runs by agent in one world; empty where it has none.
+
+        Raises:
+            ValueError: Several worlds have this name and length.
+        """
+        worlds = [
+            world for world in self.worlds if (world.dataset, world.max_len) == (dataset, max_len)
+        ]
+        if len(worlds) > 1:
+            raise ValueError(f"one world, but there are {[world.title for world in worlds]}")
+        return self.worlds[worlds[0]] if worlds else {}
+
+    def studies(self, study: str) -> list[Result]:
+        """Results of a study, without those of older worlds."""
+        return [result for result in self.read(study) if not is_older(_block(result))]
+
+
+def _block(result: Result) -> Result:
+    """The ``dataset`` block; of studies without one, a block that is of today."""
+    block = result.get("dataset")
+    return block if isinstance(block, dict) else {"name": "", "synthetic": False}
