@@ -325,6 +325,18 @@ def test_an_agent_that_is_nowhere_is_trained_once(tmp_path, monkeypatch, caplog,
         assert "training it is forbidden" in capsys.readouterr().err
 
 
+def test_what_was_trained_in_an_older_world_is_replaced(tmp_path: Path, caplog) -> None:
+    load("ppo", **SIZES, progress=False)
+    (index,) = (tmp_path / "cache" / "agents").glob(f"*/{INDEX}")
+    text = index.read_text()
+    index.write_text(text.replace('"version": 3', '"version": 2'))
+    with pytest.raises(ConfigError, match="training it is forbidden"):
+        load("ppo", **SIZES, train=False)
+    load("ppo", **SIZES, progress=False)
+    assert len(caplog.messages) == 2
+    assert '"version": 3' in index.read_text()
+
+
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch) -> None:
     write = library.write_release
     monkeypatch.setattr(library, "write_release", None)
