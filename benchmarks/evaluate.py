@@ -39,7 +39,7 @@ def find_player(options: argparse.Namespace) -> Player:
         )
     path = Path(name)
     if not path.is_file() and path.suffix != ".json":
-        return load(name, release=options.release, train=options.train, **changes)
+        return load(name, release=options.release, train=not options.no_train, **changes)
     if options.release is not None:
         raise ConfigError(
             f"--release is for agents that are named, but {name} is a file: leave one out."
@@ -59,7 +59,7 @@ def add_player_arguments(parser: argparse.ArgumentParser) -> None:
         "came with this package",
     )  # fmt: skip
     add(
-        "--no-train", dest="train", action="store_false",
+        "--no-train", action="store_true",
         help="refuse an agent that is in no release, in place of training it",
     )  # fmt: skip
 

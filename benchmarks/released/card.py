@@ -96,7 +96,8 @@ def _method(player: Player) -> str:
     fitted = player.fitted.state_dict() if isinstance(player.fitted, nn.Module) else {}
     size = f"{weights:,} weights"
     if fitted:
-        size += f", and {sum(tensor.numel() for tensor in fitted.values()):,} numbers before it"
+        numbers = sum(tensor.numel() for tensor in fitted.values())
+        size += f", and {numbers:,} numbers of its `{type(player.fitted).__name__}`"
     return "\n".join([f"{name}, after {reference or 'this package'}; {size}.", "", *lines])
 
 
@@ -113,7 +114,7 @@ def _world(result: Result, world: World) -> str:
         "longest session T": world.max_len,
         "items in a slate K": world.slate_size,
         **{name: block[name] for name in ("name", "source", "answers", "fingerprint")},
-        **{name: block[name] for name in ("seed", "version") if name in block},
+        **{f"generator's {name}": block[name] for name in ("seed", "version") if name in block},
     }
     text = _SYNTHETIC if block["synthetic"] else _PUBLISHED.format(answers=world.data)
     return f"{text}\n\n{_pairs(rows)}"

@@ -101,8 +101,8 @@ def write_release(paths: Iterable[Path], folder: Path, beside: Sequence[Result] 
     Args:
         paths: Result files of runs that have kept their agents.
         folder: An empty folder.
-        beside: Results that the cards show beside the agent's own, where they are of its world and
-            seed: those of untrained references.
+        beside: Results of the same seed: the cards show those of untrained references beside the
+            agent's own.
 
     Raises:
         CheckpointError: A run has not kept its agent, or its files are damaged.
@@ -127,8 +127,7 @@ def _write_agent(path: Path, folder: Path, beside: Sequence[Result]) -> Entry:
         other
         for name in BESIDE
         for other in beside
-        if other["agent"] == name and other["seed"] == result["seed"]
-        if world_of(other) == world_of(result)
+        if other["agent"] == name and world_of(other) == world_of(result)
     ]
     card = card_of(short, player, files, references).encode()
     write_atomically(target.with_suffix(CARD), card)

@@ -157,6 +157,8 @@ def test_weights_that_were_kept_with_their_optimiser_are_taken(tmp_path: Path, s
 
 
 def test_the_card_and_the_index_say_what_the_files_say(tmp_path: Path) -> None:
+    trained(tmp_path / "results", "random", seed=15)  # neither is of its users
+    trained(tmp_path / "results", "random", max_len=7)
     out = released(tmp_path, "dsrm-hrl", "ppo")
     entries = read_entries((out / INDEX).read_bytes(), INDEX)
     assert sorted(entry.header["agent"] for entry in entries.values()) == ["dsrm-hrl", "ppo"]
@@ -170,7 +172,7 @@ def test_the_card_and_the_index_say_what_the_files_say(tmp_path: Path) -> None:
     runs = [
         json.loads(path.read_text())
         for agent in ("dsrm-hrl", "random", "expected-oracle+quota")
-        for path in (tmp_path / "results").glob(f"{agent}_*.json")
+        for path in (tmp_path / "results").glob(f"{agent}_*_T6_seed11.json")
     ]
     for metric, title in (("len", "Len"), ("ad", "AD"), ("longtail_share", "long tail")):
         cells = (
@@ -205,6 +207,16 @@ def test_the_lines_of_the_card_play_the_agent(tmp_path: Path, capsys) -> None:
     assert "'len':" in capsys.readouterr().out
     (line,) = (line for line in card.splitlines() if line.startswith("    kuaisim play"))
     assert main(line.replace("RELEASE", str(out)).split()[1:]) == 0
+
+
+def test_the_lines_of_the_page_play_the_agent(tmp_path: Path, monkeypatch, capsys) -> None:
+    trained(tmp_path / "results", "dsrm-hrl", max_len=30)
+    monkeypatch.setenv(library.VARIABLE, str(make(tmp_path, "dsrm-hrl")))
+    page = (Path(__file__).parents[2] / "docs" / "released_agents.md").read_text()
+    python = page.split("```python\n")[1].split("```")[0]
+    capsys.readouterr()
+    exec(python.replace("kuaisim_benchmarks", "benchmarks"), {})
+    assert "'len':" in capsys.readouterr().out
 
 
 def test_equal_runs_make_equal_bytes(tmp_path: Path) -> None:
@@ -313,6 +325,18 @@ def test_an_agent_that_is_nowhere_is_trained_once(tmp_path, monkeypatch, caplog,
         assert "training it is forbidden" in capsys.readouterr().err
 
 
+def test_what_was_trained_in_an_older_world_is_replaced(tmp_path: Path, caplog) -> None:
+    load("ppo", **SIZES, progress=False)
+    (index,) = (tmp_path / "cache" / "agents").glob(f"*/{INDEX}")
+    text = index.read_text()
+    index.write_text(text.replace('"version": 3', '"version": 2'))
+    with pytest.raises(ConfigError, match="training it is forbidden"):
+        load("ppo", **SIZES, train=False)
+    load("ppo", **SIZES, progress=False)
+    assert len(caplog.messages) == 2
+    assert '"version": 3' in index.read_text()
+
+
 def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch) -> None:
     write = library.write_release
     monkeypatch.setattr(library, "write_release", None)
@@ -378,6 +402,11 @@ def test_a_release_is_made_of_kept_runs_alone(tmp_path: Path, capsys) -> None:
     assert "only `kuaisim train` keeps agents" in refused("ppo")
     assert "random needs no training" in refused("random")
     assert "no run of hrl with seed 11: `kuaisim train hrl --out" in refused("hrl")
+    (path,) = results.glob("ppo*.json")
+    text = path.read_text()
+    path.write_text(text.replace('"version": 3', '"version": 2'))
+    assert "no run of ppo with seed 11" in refused("ppo")  # of an older world
+    path.write_text(text)
     assert "must not lie in" in refused("ppo", to=results / "release")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
