@@ -64,7 +64,7 @@ def value_of(expression: str, evidence: Evidence, page: str = "a page") -> str:
     try:
         name, *words = shlex.split(expression) or [""]
         if name not in VALUES:
-            raise ValueError(f"one of {', '.join(VALUES)}")
+            raise ValueError(f"one of {', '.join(sorted(VALUES))}")
         return VALUES[name](evidence, words)
     except ValueError as error:
         raise ConfigError(f"{page}: in <!-- = {expression} --> expected {error}.") from error

@@ -150,8 +150,8 @@ def test_pages_are_filled_between_their_comments() -> None:
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
-        ("", "expected one of len, "),
-        ("length hrl kuairec 30", "expected one of len, "),
+        ("", "expected one of above, ad, "),
+        ("length hrl kuairec 30", "expected one of above, ad, "),
         ("len hrl kuairec", "expected the arguments AGENT DATASET T"),
         ("len hrl kuairec 30 50", "expected the arguments AGENT DATASET T"),
         ("len hlr kuairec 30", "expected an agent instead of 'hlr'"),
