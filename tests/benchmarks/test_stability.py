@@ -71,7 +71,7 @@ def test_a_table_and_a_figure_of_every_world(tmp_path: Path, capsys) -> None:
         tmp_path,
         *(result("ppo", seed, curve) for seed in (1, 2)),
         result("dsrm-hrl", 1, curve),
-        result("a2c", 1, curve),
+        result("ppo+dsrm", 1, curve),
         result("ppo", 1, curve, dataset=real),
         result("ppo", 1, curve, env="KuaiRand-Request-v0"),  # whose sessions have one length
         {"study": "pareto"},
@@ -83,7 +83,7 @@ def test_a_table_and_a_figure_of_every_world(tmp_path: Path, capsys) -> None:
     assert "| ppo | 2 | 0.000 | 0.0000 | 0.000 | 0.0000 | 10.00 ± 0.00 | 90 (90 to 90) |" in printed
     # One seed has no deviation.
     assert "| dsrm-hrl | 1 |  |  | 0.000 | 0.0000 | 10.00 | 90" in printed
-    assert "a2c" not in printed
+    assert "ppo+dsrm" not in printed
     figures = [Path(line) for line in printed.splitlines() if line.endswith(".png")]
     assert [figure.name for figure in figures] == [
         "stability_KuaiRec-Fair-v0_kuairec-modelled-ffffffff_T30.png",
@@ -93,19 +93,19 @@ def test_a_table_and_a_figure_of_every_world(tmp_path: Path, capsys) -> None:
 
 
 def test_the_agents_asked_for_are_shown_or_missed(tmp_path: Path, capsys) -> None:
-    write(tmp_path, result("ppo", 1, [1.0]), result("a2c", 1, [1.0]))
-    assert main(["stability", str(tmp_path), "--agents", "a2c"]) == 0
+    write(tmp_path, result("ppo", 1, [1.0]), result("ppo+dsrm", 1, [1.0]))
+    assert main(["stability", str(tmp_path), "--agents", "ppo+dsrm"]) == 0
     printed = capsys.readouterr().out
-    assert "| a2c | 1 |" in printed
+    assert "| ppo+dsrm | 1 |" in printed
     assert "| ppo |" not in printed
-    assert main(["stability", str(tmp_path), "--agents", "a2c", "td3"]) == 2
-    assert "no results of td3, but of a2c" in capsys.readouterr().err
+    assert main(["stability", str(tmp_path), "--agents", "ppo+dsrm", "td3"]) == 2
+    assert "no results of td3, but of ppo+dsrm" in capsys.readouterr().err
     assert main(["stability", str(tmp_path), "--agents", "random"]) == 2  # which learns nothing
     assert "no results of random" in capsys.readouterr().err
 
 
 def test_a_folder_without_such_agents_is_refused(tmp_path: Path, capsys) -> None:
-    write(tmp_path, result("a2c", 1, [1.0]))
+    write(tmp_path, result("ppo+dsrm", 1, [1.0]))
     assert main(["stability", str(tmp_path)]) == 2
     assert "There are no results of dsrm-hrl, hrl" in capsys.readouterr().err
 
