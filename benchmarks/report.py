@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
@@ -95,17 +96,19 @@ def main(options: argparse.Namespace) -> None:
     folder, *others = options.paths
     if others or not folder.is_dir():
         raise ConfigError("Tables are written into one folder of results: name it, or add --html.")
-    path = folder / "README.md"
-    write_atomically(path, report(folder).encode())
-    print(path)
     evidence = evidence_in(folder)
+    # All of them are made before one is written: a faulty page leaves the others as they are.
+    tables = report(folder)
+    pages = {page: renewed_page(page, evidence) for page in options.pages}
+    path = folder / "README.md"
+    write_atomically(path, tables.encode())
+    print(path)
     if board := board_of(evidence.runs):
         print(save_small(draw_profiles(board), folder / PROFILES))
     for path in front.draw_all(evidence, folder):
         print(path)
-    for page in options.pages:
-        text = renewed(page.read_text(encoding="utf-8"), evidence, str(page))
-        write_atomically(page, text.encode())
+    for page, content in pages.items():
+        write_atomically(page, content)
         print(page)
 
 
@@ -129,6 +132,20 @@ def evidence_in(folder: Path) -> Evidence:
     return Evidence(read_results(folder) if RUN in present else [], read)
 
 
+def renewed_page(page: Path, evidence: Evidence) -> bytes:
+    """The content of a page with today's tables and values; lines end as they did.
+
+    Raises:
+        ConfigError: It is not there, is no text, or has a malformed expression or mark.
+    """
+    try:
+        text = page.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--pages names pages of UTF-8 text, got {page}: {error}.") from error
+    end = "\r\n" if "\r\n" in text else "\n"
+    return renewed(text.replace(end, "\n"), evidence, str(page)).replace("\n", end).encode()
+
+
 def renewed(text: str, evidence: Evidence, page: str) -> str:
     """The text of a page with today's tables and values between its comments.
 
@@ -138,17 +155,40 @@ def renewed(text: str, evidence: Evidence, page: str) -> str:
         page: Name of the page, for errors.
 
     Raises:
-        ConfigError: An expression of the page is malformed.
+        ConfigError: An expression or a mark of the page is malformed.
     """
+    check_marks(text, page)
     for name, table in PAGE_TABLES.items():
         text = marked(text, name, partial(table, evidence))
     return filled(text, evidence, page)
 
 
+def check_marks(text: str, page: str) -> None:
+    """Checks that the tables' marks of a page are pairs, a line each, and that all are known.
+
+    Raises:
+        ConfigError: One would stay as it is without a word.
+    """
+    marks = re.findall(r"<!--\s*(/?)([\w-]+)\s*-->", text)
+    ended = {name for slash, name in marks if slash}
+    names = [name for _, name in marks if name in ended or name in PAGE_TABLES]
+    for name in dict.fromkeys(names):
+        if name not in PAGE_TABLES:
+            raise ConfigError(
+                f"{page}: <!-- {name} --> is no table: expected one of {', '.join(PAGE_TABLES)}."
+            )
+        pair = rf"^<!-- {name} -->\n(?:.*\n)?<!-- /{name} -->$"
+        if names.count(name) != 2 or not re.search(pair, text, re.MULTILINE | re.DOTALL):
+            raise ConfigError(
+                f"{page}: expected <!-- {name} --> and <!-- /{name} --> once, each in a line of "
+                "its own."
+            )
+
+
 def marked(page: str, name: str, text: Callable[[], str]) -> str:
     """The text of a page with a new one between the comments of a name, if it has them."""
     before, start, rest = page.partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"\n<!-- /{name} -->")
+    _, end, after = f"\n{rest}".partition(f"\n<!-- /{name} -->")
     return f"{before}{start}{text()}{end}{after}" if start and end else page
 
 

@@ -19,8 +19,9 @@ from .results import Result, World, read_results
 from .tables import by_world, metric
 
 AGENTS = (
-    "dsrm-hrl", "hrl", "flat", "flat+quota", "a2c", "td3", "mofir", "dorl", "dnair", "sac4ir", "ppo",
-    "ppo+quota", "hsrl", "hsrl-no-residual", "hsrl-no-token-credit", "hsrl+quota", "hsrl+dsrm",
+    "dsrm-hrl", "hrl", "flat", "flat+quota", "a2c", "td3", "mofir", "dorl", "dnair", "sac4ir",
+    "ppo", "ppo+quota", "hsrl", "hsrl-no-residual", "hsrl-no-token-credit", "hsrl+quota",
+    "hsrl+dsrm",
 )  # fmt: skip
 TAIL = 5  # the last fifth of a curve counts as settled
 REACHED = 0.95  # of the settled session length

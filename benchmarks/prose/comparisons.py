@@ -8,7 +8,7 @@ from .. import paper
 from ..agents import AGENTS
 from ..formatting import mean_and_ci95
 from ..results import Result
-from ..tables import metric
+from ..tables import metric, training_sizes
 
 # Stands for the published method, apart from the paper's own, with the best mean in a world.
 BEST = "best-published"
@@ -18,10 +18,10 @@ LESS_IS_BETTER = frozenset({"ad", "slate_ad", "q", "gini"})
 VERDICTS = {1: "above", 0: "level with", -1: "below"}
 
 
-def differences(
+def paired(
     agents: dict[str, list[Result]], measure: str, agent: str, control: str
-) -> list[float]:
-    """Differences of two agents in a metric, seed by seed.
+) -> list[tuple[float, float]]:
+    """Two agents in a metric, seed by seed.
 
     Args:
         agents: Runs of one world by agent.
@@ -30,15 +30,28 @@ def differences(
         control: What it is compared with, or :data:`BEST`.
 
     Returns:
-        One a seed; empty where they share fewer than two, which make no interval.
+        A pair a seed that both have; empty where they cannot be compared, because they were trained
+        for other numbers of sessions, or judged by other numbers.
     """
     control = best_published(agents, measure) if control == BEST else control
-    first, second = (
-        {run["seed"]: run["metrics"][measure] for run in agents.get(name, [])}
-        for name in (agent, control)
-    )
-    seeds = sorted(first.keys() & second.keys())
-    return [first[seed] - second[seed] for seed in seeds] if len(seeds) > 1 else []
+    sides = [agents.get(name, []) for name in (agent, control)]
+    trained = {frozenset(sizes) for side in sides if (sizes := training_sizes(side))}
+    if len(trained) > 1 or len({run["eval"]["sessions"] for side in sides for run in side}) > 1:
+        return []
+    first, second = ({run["seed"]: run["metrics"][measure] for run in side} for side in sides)
+    return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]
+
+
+def differences(
+    agents: dict[str, list[Result]], measure: str, agent: str, control: str
+) -> list[float]:
+    """Differences of two agents, seed by seed, as of :func:`paired`.
+
+    Returns:
+        One a seed; empty where they share fewer than two, which make no interval.
+    """
+    pairs = paired(agents, measure, agent, control)
+    return [first - second for first, second in pairs] if len(pairs) > 1 else []
 
 
 def best_published(agents: dict[str, list[Result]], measure: str) -> str:
@@ -59,11 +72,11 @@ def sign_of(gains: list[float]) -> int:
 
 
 def share(agents: dict[str, list[Result]], measure: str, agent: str, control: str) -> str:
-    """The ratio of two agents' means in a world; empty where one has no runs."""
-    control = best_published(agents, measure) if control == BEST else control
-    if not (agents.get(agent) and agents.get(control)):
+    """The ratio of two agents' means over the seeds of both; empty where they share none."""
+    pairs = paired(agents, measure, agent, control)
+    if not pairs:
         return ""
-    over, under = (np.mean(metric(agents[name], measure)) for name in (agent, control))
+    over, under = np.mean(pairs, axis=0)
     return f"{over / under:.3f}" if under else ""
 
 

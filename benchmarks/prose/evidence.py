@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import isfinite, nan
 
 from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..origin import is_older
-from ..results import Result, World
+from ..results import METRICS, Result, World
 from ..standings import is_synthetic
 from ..tables import by_world
 
@@ -35,8 +37,12 @@ class Evidence:
 
     @cached_property
     def worlds(self) -> dict[World, dict[str, list[Result]]]:
-        """Runs by world and agent: today's worlds of whole sessions, under the paper's rule."""
-        return {
+        """Runs by world and agent: today's worlds of whole sessions, under the paper's rule.
+
+        Raises:
+            DataFormatError: A run lacks a metric, or has one that is no number.
+        """
+        worlds = {
             world: agents
             for world, agents in by_world(self.runs).items()
             if world.task is SessionBatch
@@ -44,18 +50,31 @@ class Evidence:
             and not world.seed
             and "-Fair-" in world.env
         }
+        for world, agents in worlds.items():
+            for run in (run for runs in agents.values() for run in runs):
+                wrong = [name for name in METRICS if not isfinite(run["metrics"].get(name, nan))]
+                if wrong:
+                    subject = f"{run['agent']}, seed {run['seed']}, in {world.title}"
+                    raise DataFormatError(
+                        f"The result of {subject} has no number for {', '.join(wrong)}: make it "
+                        "again."
+                    )
+        return worlds
 
     def agents(self, dataset: str, max_len: int) -> dict[str, list[Result]]:
         """Runs by agent in one world; empty where it has none.
 
         Raises:
-            ValueError: Several worlds have this name and length.
+            ConfigError: Several worlds have this name and length.
         """
         worlds = [
             world for world in self.worlds if (world.dataset, world.max_len) == (dataset, max_len)
         ]
         if len(worlds) > 1:
-            raise ValueError(f"one world, but there are {[world.title for world in worlds]}")
+            raise ConfigError(
+                f"Pages speak of one world of {dataset}, T = {max_len}, but the results are of "
+                f"{', '.join(world.title for world in worlds)}: leave some of them out."
+            )
         return self.worlds[worlds[0]] if worlds else {}
 
     def studies(self, study: str) -> list[Result]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from kuaisim_gym.data import SOURCES
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from .. import paper, stability
 from ..agents import AGENTS
@@ -18,7 +18,7 @@ from .evidence import WORLDS, Evidence
 
 NOT_MADE = "not made"
 
-_VALUE = re.compile(r"<!-- = ((?:(?!-->).)*) -->((?:(?!<!--).)*)<!-- / -->", re.DOTALL)
+_VALUE = re.compile(r"<!-- = ((?:(?!-->).)*) -->((?:(?!<!--).)*)<!-- / -->")
 _FIRST_IN_LINE = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!-- = .*", re.MULTILINE)
 
 
@@ -43,7 +43,7 @@ def filled(text: str, evidence: Evidence, page: str) -> str:
         return f"<!-- = {match[1]} -->{value_of(match[1], evidence, page)}<!-- / -->"
 
     unpaired = _VALUE.sub("", text)
-    if stray := re.search(r"<!-- (?:=|/ -->).{0,60}", unpaired):
+    if stray := re.search(r"<!--\s*(?:=|/\s*-->).{0,60}", unpaired):
         raise ConfigError(
             f"{page}: {stray[0]!r} is no pair: expected <!-- = EXPRESSION -->value<!-- / -->."
         )
@@ -66,6 +66,8 @@ def value_of(expression: str, evidence: Evidence, page: str = "a page") -> str:
         if name not in VALUES:
             raise ValueError(f"one of {', '.join(sorted(VALUES))}")
         return VALUES[name](evidence, words)
+    except (ConfigError, DataFormatError):  # which are ValueErrors, and say all
+        raise
     except ValueError as error:
         raise ConfigError(f"{page}: in <!-- = {expression} --> expected {error}.") from error
 

@@ -18,7 +18,10 @@ from .language import NOT_MADE, value
 
 
 def _mean(measure: str, evidence: Evidence, agent: str, dataset: str, max_len: int) -> str:
+    """A mean; none over trainings of several sizes, which are not of one kind."""
     runs = evidence.agents(dataset, max_len).get(agent, [])
+    if len(training_sizes(runs)) > 1:
+        return NOT_MADE
     return interval(metric(runs, measure), DIGITS.get(measure, 3)) or NOT_MADE
 
 

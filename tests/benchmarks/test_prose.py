@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.prose import BEST, NOT_MADE, VALUES, Evidence, filled, value_of
 from benchmarks.results import METRICS
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 from tests.benchmarks.handmade import OLDER, RUNS, TODAY, pair, result
 
 T_975 = 12.706204736  # Student's t, one degree of freedom
@@ -212,8 +212,25 @@ def test_only_the_paper_s_rule_in_the_world_of_seed_0_counts() -> None:
 
 def test_two_worlds_of_one_name_and_length_are_refused() -> None:
     runs = [*RUNS, result("hrl", 11, 20.0) | {"slate_size": 5}]
-    with pytest.raises(ConfigError, match="expected one world, but there are "):
+    with pytest.raises(ConfigError, match="one world of kuairec, T = 30, but the results"):
         value_of("len hrl kuairec 30", Evidence(runs))
+
+
+def test_metrics_that_are_no_numbers_are_refused() -> None:
+    runs = [*pair("dsrm-hrl", 20.0, 22.0), *pair("hrl", 1.0, math.nan)]
+    with pytest.raises(DataFormatError, match="of hrl, seed 15, .* has no number for len: make"):
+        value_of("len dsrm-hrl kuairec 30", Evidence(runs))
+
+
+@pytest.mark.parametrize("word", ["gain", "verdict"])
+def test_agents_of_other_training_sizes_are_not_compared(word) -> None:
+    runs = [*pair("dsrm-hrl", 20.0, 20.1), *pair("hrl", 18.0, 18.1, episodes=5_000)]
+    assert value_of(f"{word} len dsrm-hrl hrl kuairec 30", Evidence(runs)) == "not made"
+
+
+def test_shares_are_of_the_same_seeds() -> None:
+    runs = [result("dsrm-hrl", 11, 10.0), result("dsrm-hrl", 15, 30.0), result("hrl", 15, 30.0)]
+    assert value_of("share len dsrm-hrl hrl kuairec 30", Evidence(runs)) in ("1.000", "not made")
 
 
 def test_every_value_is_tried_here() -> None:

@@ -10,9 +10,11 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.origin import FIRST_VERSION
-from benchmarks.report import STUDIES, report
+from benchmarks.prose import Evidence
+from benchmarks.report import STUDIES, renewed, renewed_page, report
 from kuaisim_gym.data import SOURCES
-from kuaisim_gym.errors import DataFormatError
+from kuaisim_gym.errors import ConfigError, DataFormatError
+from tests.benchmarks.handmade import RUNS
 
 METRICS = ("len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage")
 TODAY = {"name": "kuairec", "source": "kuairec", "synthetic": True, "fingerprint": "t" * 16,
@@ -163,3 +165,42 @@ def test_pages_are_renewed_by_the_command_and_faults_name_the_page(tmp_path: Pat
         capsys.readouterr().err
     )
     assert "-->9<!--" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("x <!--= count runs all-->9<!--/-->", "is no pair"),
+        ("x <!-- = count runs all -->9\n\nlost?\n<!-- / -->", "is no pair"),
+        ("<!-- missing -->\nold\n", "<!-- missing --> and <!-- /missing --> once"),
+        ("<!-- missing -->\nold\n<!-- /mising -->\n", "once, each in a line"),
+        ("<!-- missing -->\nold\n<!-- /missing -->\n" * 2, "once, each in a line"),
+        (" <!-- missing -->\nold\n<!-- /missing -->\n", "once, each in a line"),
+        ("<!-- fronts -->\nold\n<!-- /fronts -->\n", "<!-- fronts --> is no table"),
+    ],
+)
+def test_a_mark_that_would_stay_as_it_is_is_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        renewed(text, Evidence(RUNS), "page.md")
+
+
+def test_a_table_may_be_empty_and_lines_end_as_they_did(tmp_path: Path) -> None:
+    assert "hrl" in renewed("<!-- winners -->\n<!-- /winners -->\n", Evidence(RUNS), "page.md")
+    page = tmp_path / "page.md"
+    page.write_bytes(b"Len\r\n<!-- winners -->\r\nold\r\n<!-- /winners -->\r\nend\r\n")
+    content = renewed_page(page, Evidence(RUNS))
+    assert b"old" not in content and content.count(b"\r\n") == content.count(b"\n") > 4
+
+
+def test_pages_are_written_all_or_none(tmp_path: Path, capsys) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    results.mkdir()
+    write(results, run("random", TODAY))
+    page.write_text("<!-- winners -->\nold\n<!-- /winners -->\n")
+    (tmp_path / "latin.md").write_bytes(b"\xe9")
+    for other in ("no.md", ".", "latin.md"):
+        command = ["report", str(results), "--pages", str(page), str(tmp_path / other)]
+        assert main(command) == 2
+        assert "--pages names pages of UTF-8 text" in capsys.readouterr().err
+        assert "old" in page.read_text()
+        assert not (results / "README.md").exists()
