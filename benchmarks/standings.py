@@ -35,7 +35,7 @@ from .aggregates import (
 from .formatting import TitledTable, interval
 from .plots import name_agents
 from .results import Result, World, world_of
-from .tables import LADDER, by_world
+from .tables import LADDER, by_world, training_sizes
 
 LOWEST, HIGHEST = "random", "expected-oracle+quota"
 # References that are told a simulator's answers, which no agent may know; they have no place.
@@ -65,6 +65,15 @@ class Board:
     def values(self, agent: str, metric: str) -> FloatArray:
         """(seeds, worlds) float64: a metric of an agent's runs."""
         return np.array([[run["metrics"][metric] for run in row] for row in self.runs[agent]])
+
+    def trained(self, agent: str) -> list[list[int]]:
+        """Training sessions of an agent in hundreds, a list for each world; empty of rules."""
+        return [training_sizes(list(runs)) for runs in zip(*self.runs[agent], strict=True)]
+
+    def alike(self, agent: str, control: str) -> bool:
+        """Tells whether two agents were trained for as many sessions, or one is a rule."""
+        sides = zip(self.trained(agent), self.trained(control), strict=True)
+        return all(first == second or not first or not second for first, second in sides)
 
     def scores(self, agent: str) -> FloatArray:
         """(seeds, worlds) float64: an agent's scores."""
@@ -158,10 +167,25 @@ def leaderboard_of(board: Board, agents: Iterable[str] | None = None) -> TitledT
         f"in each of {n_worlds} worlds; brackets: 95 % of {RESAMPLES:,} resamples of the seeds "
         "within worlds, which few seeds make rather too narrow. Median: of the worlds' means. Gap: "
         "mean of what runs lack to 1. AD: mean of all runs. No place: told a simulator's answers. "
-        f"Worlds: {'; '.join(world.short_title for world in board.worlds)}."
+        f"Worlds: {'; '.join(world.short_title for world in board.worlds)}.{_mixed(board)}"
     )
     header = ["place", "agent", "IQM", "mean", "median", "gap", "AD"]
     return TitledTable(f"{n_worlds} {kind}", header, rows, [note], "rlr")
+
+
+def _mixed(board: Board) -> str:
+    """A sentence on agents whose trainings are of several sizes; empty where none are."""
+    sizes = {
+        agent: sorted({size for world in board.trained(agent) for size in world})
+        for agent in board.ranking
+    }
+    texts = [
+        f"{agent} {' or '.join(f'{size:,}' for size in found)}"
+        for agent, found in sizes.items()
+        if found
+    ]
+    is_mixed = len({size for found in sizes.values() for size in found}) > 1
+    return f" Training sessions differ: {', '.join(texts)}." if is_mixed else ""
 
 
 def _row(board: Board, agent: str, ranks: dict[str, int]) -> list[str]:
@@ -191,7 +215,7 @@ def statistics(results: list[Result]) -> str:
         for agent in board.runs
         if agent in AGENTS
         for control in AGENTS[agent].controls
-        if control in board.runs
+        if control in board.runs and board.alike(agent, control)
     ]
     tables = [*([comparisons(board, pairs)] if pairs else []), seeds_and_sessions(board)]
     return "\n\n".join(table.markdown() for table in tables if table.rows)

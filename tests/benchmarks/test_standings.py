@@ -130,6 +130,22 @@ def test_statistics_hold_the_comparisons_that_rows_name_and_nested_intervals() -
     assert "15.00 ± 12.71 (1.41 / 0.10)" in text
 
 
+def test_trainings_of_several_sizes_are_said_and_not_compared() -> None:
+    assert "Training sessions differ" not in standings.leaderboard(runs())
+    assert "| dsrm-hrl less hrl |" in standings.statistics(runs())
+    longer = [
+        run | {"train": run["train"] | {"episodes": 20_003}}
+        if (run["agent"], run["dataset"]["name"]) == ("dsrm-hrl", "kuairec")
+        else run
+        for run in runs()
+    ]
+    text = standings.leaderboard(longer)
+    assert "Training sessions differ: dsrm-hrl 5,000 or 20,000, hrl 5,000." in text
+    text = standings.statistics(longer)
+    assert "| dsrm-hrl less hrl |" not in text
+    assert "| dsrm-hrl less filter+quota |" in text  # a rule
+
+
 def test_the_figure_draws_profiles_of_learned_agents_and_the_ladder() -> None:
     board = board_of([*runs(), *(
         result("mine", seed, 12.0, block) for block in (TODAY, LIKE) for seed in (11, 15)
