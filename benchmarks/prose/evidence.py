@@ -1,4 +1,4 @@
-"""What pages speak of: runs of today's worlds, and studies beside them."""
+"""Evidence that pages speak of: runs of today's worlds, and studies beside them."""
 
 from __future__ import annotations
 
