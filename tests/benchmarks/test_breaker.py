@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -10,13 +9,11 @@ from pathlib import Path
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.players import load_player
 from benchmarks.prose import Evidence, value_of
-from benchmarks.released import library, load
-from benchmarks.released.index import INDEX, read_entries, release_at
+from benchmarks.released import library
 from benchmarks.report import renewed
 from benchmarks.run import Run, run
-from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError
+from kuaisim_gym.errors import ConfigError
 from tests.benchmarks.handmade import RUNS, pair, result
 
 SIZES = {"max_len": 6, "sessions": 20}
@@ -33,74 +30,6 @@ def kept(worlds, tmp_path: Path, monkeypatch) -> Path:
 
 def make(kept: Path, out: Path, *agents: str) -> int:
     return main(["release", str(kept), "--agents", *agents, "--out", str(out)])
-
-
-def test_a_folder_that_is_no_release_is_not_removed(kept, tmp_path) -> None:
-    site = tmp_path / "site"
-    site.mkdir()
-    (site / INDEX).write_text("{}")  # of a web page
-    (site / "mine.txt").write_text("precious")
-    assert make(kept, site, "hrl") == 2
-    assert (site / "mine.txt").exists()
-
-
-def test_a_release_never_removes_the_results_it_is_made_of(kept, tmp_path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / INDEX).write_text("{}")
-    shutil.move(kept, tmp_path / "out" / "kept")
-    assert make(tmp_path / "out" / "kept", tmp_path / "out", "hrl") == 2
-    assert (tmp_path / "out" / "kept").is_dir()
-
-
-def test_an_agent_without_its_purifier_is_refused(kept, tmp_path) -> None:
-    (fitted,) = kept.glob("*.fitted")
-    fitted.unlink()
-    with pytest.raises(CheckpointError):
-        load_player(fitted.with_suffix(".json"))
-
-
-def test_a_file_that_the_index_does_not_list_is_not_used(kept, tmp_path) -> None:
-    assert make(kept, tmp_path / "out", "dsrm-hrl") == 0
-    index = json.loads((tmp_path / "out" / INDEX).read_text())
-    (block,) = index["agents"].values()
-    del block["files"][next(name for name in block["files"] if name.endswith(".fitted"))]
-    (tmp_path / "out" / INDEX).write_text(json.dumps(index))
-    with pytest.raises((CheckpointError, DataFormatError)):
-        load("dsrm-hrl", release=str(tmp_path / "out"), train=False, **SIZES)
-
-
-def test_the_usual_slate_size_may_be_said(kept, tmp_path) -> None:
-    assert make(kept, tmp_path / "out", "hrl") == 0
-    assert load("hrl", release=str(tmp_path / "out"), train=False, slate_size=10, **SIZES).play()
-
-
-@pytest.mark.parametrize("place", ["http://[bad", "https://[::1"])
-def test_a_malformed_address_is_refused_in_words(place) -> None:
-    with pytest.raises(ConfigError):
-        release_at(place)
-
-
-def index_with(files: dict[str, object]) -> bytes:
-    header = {"agent": "a", "env": "e", "max_len": 1, "seed": 1, "dataset": {}}
-    agents = {"a": header | {"files": files}}
-    return json.dumps({"format": "kuaisim-release-1", "agents": agents}).encode()
-
-
-SUMS = {"sha256": "0" * 64, "size": 1}
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        {".json": SUMS, ".agent": SUMS},  # not the names of the agent's files
-        {"a.json": SUMS, "a.agent": SUMS | {"size": -1}},
-        {"a.json": SUMS, "a.agent": SUMS | {"size": "x"}},
-        {"a.json": SUMS, "a.agent": SUMS | {"sha256": None}},
-    ],
-)
-def test_an_index_of_other_names_or_sums_is_refused(files) -> None:
-    with pytest.raises(DataFormatError):
-        read_entries(index_with(files), INDEX)
 
 
 def test_metrics_that_are_no_numbers_make_no_verdict() -> None:
