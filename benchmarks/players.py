@@ -69,7 +69,11 @@ def load_player(result: Path, **changes: Any) -> Player:
 
 
 def _restored(agent: Agent, file: Path) -> Any:
-    """What was fitted before the training, of a file that is there if and only if it must be."""
+    """The fitted object of an agent that has one.
+
+    Raises:
+        CheckpointError: Its file is missing, or there is one of an agent without.
+    """
     if not agent.keeps_fitted and file.exists():
         raise CheckpointError(
             f"{file} is there, but {agent.name} plays with nothing that is fitted before its "

@@ -117,7 +117,7 @@ class Run:
 
     @property
     def _is_usually_wide(self) -> bool:
-        """Whether slates have the size that they have where nobody chooses one."""
+        """Tells slates of the size that they have where nobody chooses one."""
         if self.slate_size != SessionConfig.slate_size:
             return self.slate_size is None
         defaults = {**task_of(self.env).defaults, **registered(self.env)}

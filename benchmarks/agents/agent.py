@@ -149,7 +149,7 @@ class Agent:
 
     @property
     def keeps_fitted(self) -> bool:
-        """Whether it plays with something that was fitted before its training."""
+        """Tells agents that play with what was fitted before their training."""
         return self.restore is not None and (self.purifier is not None or self.fit is not None)
 
     @property

@@ -77,7 +77,7 @@ class Entry(NamedTuple):
 
     @property
     def is_fitted(self) -> bool:
-        """Whether there is a purifier or encoder among its files."""
+        """Tells entries with a purifier or encoder among their files."""
         return f"{self.name}{FITTED}" in self.files
 
 
@@ -167,7 +167,7 @@ class Folder(Release):
             return False
 
     def fault(self, entry: Entry) -> str:
-        """What is wrong with the files of an agent, in words; empty if nothing is."""
+        """The first fault of an agent's files, in words; empty if there is none."""
         for name, expected in entry.files.items():
             file = self.path / name
             try:
