@@ -40,9 +40,10 @@ def find_player(options: argparse.Namespace) -> Player:
     path = Path(name)
     if not path.is_file() and path.suffix != ".json":
         return load(name, release=options.release, train=not options.no_train, **changes)
-    if options.release is not None:
+    if options.release is not None or options.no_train:
         raise ConfigError(
-            f"--release is for agents that are named, but {name} is a file: leave one out."
+            f"--release and --no-train are for agents that are named, but {name} is a file: leave "
+            "them out."
         )
     return load_player(path, **changes)
 
@@ -55,8 +56,8 @@ def add_player_arguments(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=("test", "train"), default="test", help="users and simulator")
     add(
         "--release", metavar="DIR_OR_URL",
-        help=f"release that a named agent is taken from; default: ${VARIABLE}, or the agents that "
-        "came with this package",
+        help=f"release that a named agent is taken from, if it is one that learns; default: "
+        f"${VARIABLE}, or the agents that came with this package",
     )  # fmt: skip
     add(
         "--no-train", action="store_true",

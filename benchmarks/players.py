@@ -60,10 +60,30 @@ def load_player(result: Path, **changes: Any) -> Player:
             f"{agent_file(result)} is not of this version: {error}. Train the agent again."
         ) from error
     agent, dataset = find_agent(spec.agent), spec.load()
+    fitted = _restored(agent, fitted_file(result))
     if agent.rule is not None:
         return Player(spec, agent, dataset, None, None)
-    file = fitted_file(result)
-    fitted = agent.restore(file) if file.exists() else None
     model = untrained(spec, dataset, fitted, training=False)
     content.restore(model)
     return Player(spec, agent, dataset, model, fitted)
+
+
+def _restored(agent: Agent, file: Path) -> Any:
+    """The fitted object of an agent that has one.
+
+    Raises:
+        CheckpointError: Its file is missing, or there is one of an agent without.
+    """
+    if not agent.keeps_fitted and file.exists():
+        raise CheckpointError(
+            f"{file} is there, but {agent.name} plays with nothing that is fitted before its "
+            "training: the files are of different agents. Train it again in a new folder."
+        )
+    if agent.restore is None or not agent.keeps_fitted:
+        return None
+    if not file.is_file():
+        raise CheckpointError(
+            f"{file} is not there, but {agent.name} plays with the purifier or encoder in it. Put "
+            "it back, or train the agent again in a new folder."
+        )
+    return agent.restore(file)

@@ -28,6 +28,7 @@ from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.config import SessionConfig
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.assembly import SessionBatch
+from kuaisim_gym.envs.options import usual_slate_size
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 from kuaisim_gym.registration import registered
@@ -102,7 +103,7 @@ class Run:
         """The first keys of results."""
         return {
             "agent": find_agent(self.agent).name,
-            "env": self.env,
+            "env": self.env.removeprefix("kuaisim_gym:"),  # which registers its own in any case
             "max_len": self.max_len,
             "seed": self.seed,
             "dataset": self.origin.block(),
@@ -111,8 +112,17 @@ class Run:
     @property
     def world(self) -> str:
         """Environment, dataset and session length, as in file names."""
-        width = "" if self.slate_size is None else f"_K{self.slate_size}"
+        width = "" if self._is_usually_wide else f"_K{self.slate_size}"
         return f"{self.env.rpartition(':')[2]}_{self.origin.label}_T{self.max_len}{width}"
+
+    @property
+    def _is_usually_wide(self) -> bool:
+        """Tells slates of the size that they have where nobody chooses one."""
+        if self.slate_size != SessionConfig.slate_size:
+            return self.slate_size is None
+        defaults = {**task_of(self.env).defaults, **registered(self.env)}
+        usual = defaults.get("slate_size", usual_slate_size(self.load().n_items))
+        return bool(self.slate_size == usual)
 
     @property
     def session_options(self) -> dict[str, int]:

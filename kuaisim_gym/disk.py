@@ -57,8 +57,9 @@ def storage_error(path: Path, error: BaseException, needed: int | None = None) -
     """
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     system = next((words for words in map(os.strerror, _FULL) if words in reason), None)
-    free = free_space(path)
-    if system or getattr(error, "errno", None) in _FULL or free < (needed or _NEARLY_FULL):
+    free, number = free_space(path), getattr(error, "errno", None)
+    is_untold = number is None and free < (needed or _NEARLY_FULL)
+    if system or number in _FULL or is_untold:
         reason = system or reason  # libraries surround the system's words by many others
         size = "" if needed is None else f" of about {readable_size(needed)}"
         return DiskSpaceError(

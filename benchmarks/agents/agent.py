@@ -92,7 +92,8 @@ class Agent:
         purifier: Name of the purifier of observations; ``None`` for the raw state.
         fit: Fits another object for ``wrap`` to the log, before training; called with the data, a
             seed, and whether to show progress.
-        restore: Reads the fitted object from the file that its ``save`` wrote.
+        restore: Reads the fitted object from the file that its ``save`` wrote; ``None`` if only the
+            training needs it, which keeps no file then.
         report: Key of a result's ``train`` block for the fitted object's ``report``, if any.
         wrap: Wraps the bare environment; called with it, the fitted object, hyper-parameters, and
             whether it is for training.
@@ -117,7 +118,7 @@ class Agent:
     env_options: dict[str, str] = field(default_factory=dict)
     purifier: str | None = None
     fit: Callable[[Dataset, int, bool], Any] | None = None
-    restore: Callable[[Path], Any] = load_purifier
+    restore: Callable[[Path], Any] | None = load_purifier
     report: str | None = None
     wrap: Wrap = purified
     wrapper_options: tuple[str, ...] = ()
@@ -145,6 +146,11 @@ class Agent:
         """Settings that are searched."""
         items = self.settings.items()
         return {name: setting for name, setting in items if isinstance(setting, Searched)}
+
+    @property
+    def keeps_fitted(self) -> bool:
+        """Tells agents that play with what was fitted before their training."""
+        return self.restore is not None and (self.purifier is not None or self.fit is not None)
 
     @property
     def hyperparams(self) -> dict[str, Any]:

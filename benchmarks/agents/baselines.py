@@ -74,7 +74,7 @@ AGENTS = (
             "uncertainty_coef": log_uniform(0.01, 1.0, value=0.17),
             "entropy_coef": log_uniform(0.01, 10.0, value=4.7),
         },
-        fit=fit_dorl,
+        fit=fit_dorl, restore=None,
         wrap=_penalise, wrapper_options=("uncertainty_coef", "entropy_coef"),
         suits=lambda dataset: category_field(dataset.training) is not None,
     ),

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -17,10 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, urlsplit
 
+from kuaisim_gym.config import is_whole
 from kuaisim_gym.data.cache import scratch_folder
 from kuaisim_gym.data.download import fetch_file
 from kuaisim_gym.disk import claimed, new_folder, remove, write_atomically
-from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError, DownloadError
+from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError
 
 from ..results import Result
 from ..study import header_difference
@@ -28,11 +31,14 @@ from ..study import header_difference
 FORMAT = "kuaisim-release-1"
 INDEX = "index.json"
 CARD = ".md"
-RESULT, AGENT = ".json", ".agent"
-ENDINGS = frozenset({RESULT, AGENT, ".fitted", CARD})
+RESULT, AGENT, FITTED = ".json", ".agent", ".fitted"
+NEEDED = frozenset({RESULT, AGENT, CARD})
+LARGEST = 1 << 30  # bytes of a file: agents are far smaller
 HEADER = ("agent", "env", "max_len", "seed", "dataset")  # of a run's result
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRIES, BACKOFF = 2, 0.5  # of small files: a machine without network is to know soon
+
+_LOG = logging.getLogger(__name__)
 
 
 class Checksum(NamedTuple):
@@ -69,9 +75,14 @@ class Entry(NamedTuple):
         """The entry in the index."""
         return {**self.header, "files": {name: sums._asdict() for name, sums in self.files.items()}}
 
+    @property
+    def is_fitted(self) -> bool:
+        """Tells entries with a purifier or encoder among their files."""
+        return f"{self.name}{FITTED}" in self.files
+
 
 class LackingError(Exception):
-    """A release does not have an agent, or is not there; the message is one line."""
+    """A release does not have an agent; the message is one line."""
 
 
 class Release(ABC):
@@ -82,7 +93,8 @@ class Release(ABC):
         """The content of the index.
 
         Raises:
-            LackingError: It cannot be had.
+            LackingError: There is none.
+            DownloadError: It cannot be fetched.
         """
 
     @abstractmethod
@@ -101,22 +113,30 @@ class Release(ABC):
             DownloadError: The same, of a file that is fetched.
         """
 
-    def find(self, name: str, header: Result) -> Entry:
+    def find(self, name: str, header: Result, is_fitted: bool) -> Entry:
         """The entry of an agent.
 
         Args:
             name: Name of its files.
             header: Of its result.
+            is_fitted: Whether it plays with a purifier or encoder.
 
         Raises:
             LackingError: The release does not have it, or has it of another world.
-            DataFormatError: Its index is damaged.
+            DataFormatError: Its index is damaged, or lists other files than such an agent has.
+            DownloadError: Its index cannot be fetched.
         """
         entries = read_entries(self.read_index(), f"{self}/{INDEX}")
         if name not in entries:
             raise LackingError(f"{self} has no {name}")
         if difference := header_difference(header, entries[name].header):
             raise LackingError(f"{self} has {name} of other data: {difference}")
+        if entries[name].is_fitted != is_fitted:
+            raise DataFormatError(
+                f"{self}/{INDEX} lists {'no' if is_fitted else 'a'} {name}{FITTED}, but "
+                f"{header['agent']} plays {'with' if is_fitted else 'without'} one: nothing of it "
+                "is used. Get the release again."
+            )
         return entries[name]
 
 
@@ -140,23 +160,32 @@ class Folder(Release):
             raise LackingError(f"{self} holds no release") from error
 
     def holds(self, entry: Entry) -> bool:
-        """Tells whether this very agent is there."""
+        """Tells whether the index has this very agent; its files are not looked at."""
         try:
-            return self.find(entry.name, entry.header) == entry
+            return self.find(entry.name, entry.header, entry.is_fitted) == entry
         except (LackingError, DataFormatError):
             return False
 
-    def obtain(self, entry: Entry, cache: Path | None = None) -> Path:
+    def fault(self, entry: Entry) -> str:
+        """The first fault of an agent's files, in words; empty if there is none."""
         for name, expected in entry.files.items():
             file = self.path / name
-            sums = Checksum.of(file.read_bytes()) if file.is_file() else None
+            try:
+                sums = Checksum.of(file.read_bytes())
+            except OSError:
+                return f"{file} is not there, or cannot be read, but {INDEX} lists it"
+            if sums.size != expected.size:
+                return f"{file} has {sums.size:,} bytes, but {INDEX} says {expected.size:,}"
             if sums != expected:
-                fault = "is not there" if sums is None else f"has sha256 {sums.sha256}"
-                raise CheckpointError(
-                    f"{file} {fault}, but {self.path / INDEX} says {expected.sha256}: the file is "
-                    "damaged or another one, and is not used. Get the release again, or, if this "
-                    "is your cache, remove the folder."
-                )
+                return f"{file} has sha256 {sums.sha256}, but {INDEX} says {expected.sha256}"
+        return ""
+
+    def obtain(self, entry: Entry, cache: Path | None = None) -> Path:
+        if fault := self.fault(entry):
+            raise CheckpointError(
+                f"{fault}: the file is damaged or another one, and is not used. Get the release "
+                "again."
+            )
         return self.path / f"{entry.name}{RESULT}"
 
 
@@ -175,17 +204,18 @@ class Site(Release):
 
     def read_index(self) -> bytes:
         with scratch_folder() as folder:
-            try:
-                return self._fetch(INDEX, folder).read_bytes()
-            except DownloadError as error:
-                sentence, *_ = str(error).split(". ")
-                raise LackingError(sentence.rstrip(".")) from error
+            return self._fetch(INDEX, folder).read_bytes()
 
     def obtain(self, entry: Entry, cache: Path) -> Path:
+        copy = Folder(cache)
         with claimed(cache.with_name(f"{cache.name}.fetch")):  # others wait, and find it there
-            if not Folder(cache).holds(entry):
+            is_there = copy.holds(entry)
+            fault = copy.fault(entry) if is_there else ""
+            if fault:
+                _LOG.warning("%s: fetching it again from %s.", fault, self)
+            if fault or not is_there:
                 self._copy(entry, cache)
-        return Folder(cache).obtain(entry)
+        return copy.obtain(entry)
 
     def _copy(self, entry: Entry, cache: Path) -> None:
         """Fetches the files of an agent into a folder, all or none."""
@@ -197,7 +227,7 @@ class Site(Release):
 
     def _fetch(self, name: str, folder: Path, sums: Checksum | None = None) -> Path:
         file = folder / name
-        sha256, size = sums or (None, 0)
+        sha256, size = sums or (None, None)
         url = f"{self.url.rstrip('/')}/{quote(name)}"
         fetch_file(url, file, sha256, size=size, retries=RETRIES, backoff=BACKOFF)
         return file
@@ -210,17 +240,29 @@ def release_at(place: str) -> Release:
         place: A folder with an index, or an https address.
 
     Raises:
-        ConfigError: It is neither.
+        ConfigError: It is neither, or an address with more than a host, a port and a path.
     """
-    parts = urlsplit(place)
-    if parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL):
-        return Site(place)
-    if (Path(place) / INDEX).is_file():
+    if place and os.path.isfile(Path(place) / INDEX):
         return Folder(Path(place))
+    if _is_address(place):
+        return Site(place)
+    shown = "one with an @, which is not shown: it may hold a password" if "@" in place else place
     raise ConfigError(
         f"A release is a folder with {INDEX}, as `kuaisim release` makes it, or an https address "
-        f"of its files, got {place}."
+        f"of its files, of a host and a path without user, query and fragment; got {shown!r}."
     )
+
+
+def _is_address(place: str) -> bool:
+    """Tells an address to which the names of files can be added."""
+    try:
+        parts = urlsplit(place)
+        port = parts.port
+    except ValueError:
+        return False
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOCAL)
+    is_plain = not re.search(r"[?#\s\\]", place) and "@" not in parts.netloc
+    return is_safe and is_plain and bool(parts.hostname) and port != 0
 
 
 def read_entries(content: bytes, name: str) -> dict[str, Entry]:
@@ -238,10 +280,9 @@ def read_entries(content: bytes, name: str) -> dict[str, Entry]:
         if index["format"] != FORMAT:
             raise ValueError(f"expected format {FORMAT!r}, got {index['format']!r}")
         return {stem: _entry(stem, block) for stem, block in index["agents"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataFormatError(
-            f"{name} is no index of released agents: {error!r}. Get the release again, or, if this "
-            "is your cache, remove the folder."
+            f"{name} is no index of released agents: {error!r}. Get the release again."
         ) from error
 
 
@@ -249,11 +290,24 @@ def _entry(name: str, block: Mapping[str, Any]) -> Entry:
     """An agent of an index; names of files that lead elsewhere are refused."""
     if not re.fullmatch(r"[\w+-][\w.+-]*", name):
         raise ValueError(f"{name!r} names no agent")
-    files = {file: Checksum(**sums) for file, sums in block["files"].items()}
-    endings = {file.removeprefix(name) for file in files}
-    if not {RESULT, AGENT} <= endings <= ENDINGS:
+    files = {file: _checksum(file, **sums) for file, sums in block["files"].items()}
+    needed = {f"{name}{ending}" for ending in NEEDED}
+    if not needed <= files.keys() <= needed | {f"{name}{FITTED}"} or INDEX in files:
         raise ValueError(f"the files of {name} are {sorted(files)}")
-    return Entry(name, {key: block[key] for key in HEADER}, files)
+    header = {key: block[key] for key in HEADER}
+    values = [*(header | {"dataset": None}).values(), *header["dataset"].values()]
+    if not all(isinstance(value, str | int | None) for value in values):
+        raise ValueError(f"{name} is of no world")
+    return Entry(name, header, files)
+
+
+def _checksum(file: str, sha256: Any, size: Any) -> Checksum:
+    """The facts of a file in an index, which are refused if they can be of none."""
+    if not isinstance(sha256, str) or not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        raise ValueError(f"expected a sha256 of 64 hexadecimal digits of {file}, got {sha256!r}")
+    if not is_whole(size) or not 0 <= size <= LARGEST:
+        raise ValueError(f"expected a size of {file} of 0 to {LARGEST:,} bytes, got {size!r}")
+    return Checksum(sha256, size)
 
 
 def write_index(folder: Path, entries: Iterable[Entry]) -> None:

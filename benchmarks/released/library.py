@@ -6,7 +6,7 @@ import argparse
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,19 @@ import torch
 
 from kuaisim_gym.data.cache import cache_dir
 from kuaisim_gym.disk import claimed, new_folder, remove
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, unexpected_option
 
 from ..agents import find_agent
 from ..players import Player, load_player
 from ..run import Run, RunStudy, run, spec_of
-from .index import Folder, LackingError, Release, release_at
+from .index import Entry, Folder, LackingError, Release, release_at
 from .making import write_release
 
 VARIABLE = "KUAISIM_RELEASE"  # of the environment: the release where none is named
 PACKAGED = Path(__file__).parent / "agents"  # the release that comes with this package
 EPISODES = Run.episodes  # of agents that are trained for want of a release
+# What may be chosen of an agent whose training is over.
+SETTINGS = frozenset(field.name for field in fields(Run)) - {"agent", "env", "episodes"}
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ def load(
     An agent that needs training is the one of seed 11 in that world: a released one; else one that
     was fetched or trained on this machine before; else it is trained, which takes minutes, and is
     kept in the folder ``agents`` of the cache. An interrupted training goes on in the next call.
+    Where a release that was named cannot be reached, nothing is trained. An agent with a rule needs
+    no release.
 
     Args:
         agent: As :func:`~benchmarks.agents.find_agent` takes it.
@@ -55,12 +59,15 @@ def load(
             ``max_len`` and ``slate_size`` of the world; ``seed`` and ``sessions`` to play.
 
     Raises:
-        ConfigError: A setting is none, ``release`` is no release, or the agent is nowhere and may
-            not be trained.
+        ConfigError: A setting is none, or of a training; ``release`` is no release; or the agent is
+            nowhere and may not be trained.
         CheckpointError: A file is not the one of the release's index, or of another version.
         DownloadError: The same, of a file that is fetched, or it cannot be fetched.
         DataFormatError: The index of the release is damaged.
     """
+    for name in sorted(settings.keys() - SETTINGS):
+        hint = "What is released has been trained." if name == "episodes" else ""
+        raise unexpected_option("A setting", name, SETTINGS, hint)
     spec = spec_of(argparse.Namespace(agent=agent, env=env, dataset=None), **settings)
     row = find_agent(agent)
     if row.rule is not None:
@@ -78,8 +85,9 @@ def release_named(place: str | None) -> Release:
     Raises:
         ConfigError: There is none.
     """
-    place = place or os.environ.get(VARIABLE)
-    return release_at(place) if place else Folder(PACKAGED)
+    if place is None:
+        place = os.environ.get(VARIABLE) or None
+    return Folder(PACKAGED) if place is None else release_at(place)
 
 
 def locate(study: RunStudy, release: Release, train: bool) -> Path:
@@ -88,16 +96,32 @@ def locate(study: RunStudy, release: Release, train: bool) -> Path:
     Raises:
         ConfigError: It is nowhere, and may not be trained.
         CheckpointError: A file is not the one of the index.
-        DownloadError: The same, of a file that is fetched, or it cannot be fetched.
+        DownloadError: The same, of a file that is fetched, or the release cannot be reached and the
+            agent is not on this machine.
+        DataFormatError: The index is damaged, or lists other files than such an agent has.
     """
-    header = study.header()
-    cache = cache_dir() / "agents" / f"{study.name}-{header['dataset']['fingerprint'][:8]}"
+    digest = study.header()["dataset"]["fingerprint"][:8]
+    cache = cache_dir() / "agents" / f"{study.name}-{digest}"
     try:
-        return release.obtain(release.find(study.name, header), cache)
+        entry = _found(release, study)
+    except (LackingError, DownloadError) as error:
+        missing = error
+    else:
+        return release.obtain(entry, cache)
+    reason = str(missing).rstrip(".")
+    try:
+        path = _from_cache(study, cache)
     except LackingError as error:
-        reason = str(error)
-    with suppress(LackingError):
-        return _from_cache(study, cache)
+        reason = "; ".join(filter(None, (reason, str(error))))
+    else:
+        if release != Folder(PACKAGED):
+            _LOG.warning("%s: taking what was fetched or trained before, %s.", reason, path)
+        return path
+    if isinstance(missing, DownloadError):
+        raise DownloadError(
+            f"{reason}: whether it has {study.name} is not known, and nothing is trained in its "
+            f"place. Try again later, or name another release, by --release or ${VARIABLE}."
+        ) from missing
     if not train:
         raise ConfigError(
             f"{reason}, and training it is forbidden. Name a release that has it, by --release or "
@@ -111,10 +135,28 @@ def locate(study: RunStudy, release: Release, train: bool) -> Path:
     return _train(study, cache)
 
 
+def _found(release: Release, study: RunStudy) -> Entry:
+    """The entry of a run's agent in a release."""
+    agent = find_agent(study.spec.agent)
+    return release.find(study.name, study.header(), agent.keeps_fitted)
+
+
 def _from_cache(study: RunStudy, cache: Path) -> Path:
-    """The result file of an agent that this machine has fetched or trained."""
+    """The result file of an agent that this machine has fetched or trained.
+
+    Raises:
+        LackingError: There is none, or it is damaged, which the message says.
+    """
+    if not cache.is_dir():
+        raise LackingError
     copy = Folder(cache)
-    return copy.obtain(copy.find(study.name, study.header()))
+    try:
+        entry = _found(copy, study)
+    except DataFormatError as error:
+        raise LackingError(str(error).rstrip(".")) from error
+    if fault := copy.fault(entry):
+        raise LackingError(fault)
+    return copy.obtain(entry)
 
 
 def _train(study: RunStudy, cache: Path) -> Path:

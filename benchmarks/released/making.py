@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from kuaisim_gym.disk import new_folder, readable_size, remove, write_atomically
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..agents import find_agent
 from ..commands import add_folder, out_folder
@@ -37,17 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add(
         "--out", type=out_folder, required=True, metavar="DIR",
-        help="folder of the release; one that is there is replaced",
+        help="folder of the release; an older release there is replaced, and nothing else",
     )  # fmt: skip
 
 
 def main(options: argparse.Namespace) -> None:
     """Writes the release, and prints its files and their sizes."""
-    out: Path = options.out
-    if out.is_dir() and any(out.iterdir()) and not (out / INDEX).is_file():
-        raise ConfigError(f"{out} holds other files than a release: choose a new folder.")
-    if out.resolve().is_relative_to(options.folder.resolve()):
-        raise ConfigError(f"{out} must not lie in {options.folder}, whose JSON files are results.")
+    out: Path = options.out.resolve()  # what a link leads to is replaced, not the link
+    check_folders(options.folder, out)
     runs = {
         path: result
         for path, result in read_folder(options.folder)
@@ -60,7 +57,40 @@ def main(options: argparse.Namespace) -> None:
     entries = read_entries((out / INDEX).read_bytes(), str(out / INDEX))
     for entry in entries.values():
         size = sum(sums.size for sums in entry.files.values())
-        print(f"{out / entry.name}{CARD}: {readable_size(size)}")
+        print(f"{options.out / entry.name}{CARD}: {readable_size(size)}")
+
+
+def check_folders(results: Path, out: Path) -> None:
+    """Checks that a release can be written without a loss of anything else.
+
+    Args:
+        results: Folder of the results.
+        out: Folder of the release, which is replaced if it is there.
+
+    Raises:
+        ConfigError: There are no results, one folder lies in the other, or ``out`` holds files that
+            the index of a release does not list.
+    """
+    if not results.is_dir():
+        raise ConfigError(f"{results} is not there, or no folder: name one of results.")
+    source = results.resolve()
+    if out.is_relative_to(source):
+        raise ConfigError(f"{out} must not lie in {results}, whose JSON files are results.")
+    if source.is_relative_to(out):
+        raise ConfigError(f"{out} must not hold {results}, which would be removed with it.")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    try:
+        entries = read_entries((out / INDEX).read_bytes(), str(out / INDEX))
+    except (OSError, DataFormatError):
+        entries = {}
+    listed = {name for entry in entries.values() for name in entry.files} | {INDEX}
+    others = [file.name for file in out.iterdir() if file.name not in listed or file.is_dir()]
+    if others or not entries:
+        raise ConfigError(
+            f"{out} holds other files than a release, such as {min(others, default=INDEX)}: choose "
+            "a new folder."
+        )
 
 
 def chosen(runs: Mapping[Path, Result], agents: Sequence[str], folder: Path) -> Iterator[Path]:

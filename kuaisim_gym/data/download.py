@@ -123,7 +123,7 @@ def fetch_file(
     file: Path,
     sha256: str | None = None,
     *,
-    size: int = 0,
+    size: int | None = None,
     timeout: float = 30.0,
     retries: int = 3,
     backoff: float = 1.0,
@@ -131,30 +131,40 @@ def fetch_file(
 ) -> None:
     """Fetches one file, as :func:`download` fetches archives, and checks it.
 
+    What has come of it when it fails is not kept.
+
     Args:
         url: Its address.
         file: Its place, whose folder is there.
         sha256: Its checksum; ``None`` to take whatever comes.
-        size: Its bytes, if they are known.
+        size: Its bytes; ``None`` to take however many come.
         timeout: As for :func:`download`, as the rest.
         retries: Number of retries.
         backoff: Seconds.
         progress: Whether to show a progress bar.
 
     Raises:
-        DownloadError: It cannot be fetched, or has another checksum.
+        DownloadError: It cannot be fetched, or has another size or checksum.
         DiskSpaceError: The disk has too little room for it.
     """
-    transfer = _Transfer(url, file, size, 0, "", timeout, retries, backoff, progress)
-    transfer.fetch()
-    digest = hashlib.sha256(transfer.unfinished.read_bytes()).hexdigest()
-    if sha256 not in (None, digest):
+    transfer = _Transfer(url, file, size or 0, 0, "", timeout, retries, backoff, progress, False)
+    try:
+        transfer.fetch()
+        content = transfer.unfinished.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        for fact, expected, actual in (
+            ("of sha256", sha256, digest),
+            ("with a size in bytes of", size, len(content)),
+        ):
+            if expected not in (None, actual):
+                raise DownloadError(
+                    f"Expected a file {fact} {expected} at {url}, got one of {actual}: it was "
+                    "damaged on the way, or is another file. Nothing of it was kept; try again "
+                    "later."
+                )
+        transfer.finish()
+    finally:
         transfer.discard()
-        raise DownloadError(
-            f"Expected a file of sha256 {sha256} at {url}, got one of {digest}: it was damaged on "
-            "the way, or is another file. Nothing of it was kept; try again later."
-        )
-    transfer.finish()
 
 
 def archive_md5(folder: Path) -> str | None:
@@ -227,6 +237,7 @@ class _Transfer:
         retries: Number of retries.
         backoff: Seconds.
         progress: Whether to show a progress bar.
+        resumes: Whether the next call finds what has come before this one failed.
     """
 
     url: str
@@ -238,6 +249,7 @@ class _Transfer:
     retries: int
     backoff: float
     progress: bool
+    resumes: bool = True
 
     @property
     def unfinished(self) -> Path:
@@ -273,13 +285,17 @@ class _Transfer:
                 failures += 1
                 if failures > self.retries:
                     raise self.error(
-                        f"{self.url} cannot be fetched: {error}. The "
-                        f"{readable_size(self._have())} that have come are kept, and the next call "
-                        f"goes on from there."
+                        f"{self.url} cannot be fetched: {error}.{self._kept()}"
                     ) from error
                 wait = min(self.backoff * 2 ** (failures - 1), _LONGEST_WAIT)
                 logger.warning("%s: %s; trying again in %.0f s.", self.url, error, wait)
                 time.sleep(wait)
+
+    def _kept(self) -> str:
+        """A sentence on the bytes that the next call finds, if it does."""
+        size = readable_size(self._have())
+        told = f" The {size} that have come are kept, and the next call goes on from there."
+        return told if self.resumes else ""
 
     def _attempt(self) -> None:
         """Fetches the missing bytes over one connection."""
@@ -309,7 +325,7 @@ class _Transfer:
                 raise self.error(
                     f"{self.url} leads to {session.address!r}, which is no address ({error})."
                 ) from error
-            raise DownloadError(f"Expected the address of an archive, got {self.url!r}.") from error
+            raise DownloadError(f"Expected the address of a file, got {self.url!r}.") from error
         except requests.RequestException as error:
             raise _LostConnectionError(_cause(error) + self._led_to(session.address)) from error
 

@@ -20,9 +20,25 @@ from benchmarks.evaluate import evaluated
 from benchmarks.kept import agent_file, read_kept
 from benchmarks.players import load_player
 from benchmarks.released import library, load
-from benchmarks.released.index import INDEX, Folder, LackingError, read_entries, release_at
+from benchmarks.released.index import (
+    INDEX,
+    LARGEST,
+    Folder,
+    LackingError,
+    Site,
+    read_entries,
+    release_at,
+)
 from benchmarks.run import Run, RunStudy, run, untrained
-from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError, DownloadError
+from kuaisim_gym import disk
+from kuaisim_gym.errors import (
+    CheckpointError,
+    ConfigError,
+    DataFormatError,
+    DiskSpaceError,
+    DownloadError,
+    StorageError,
+)
 
 SIZES = {"max_len": 6, "sessions": 20}
 FLAGS = ("--max-len", "6", "--sessions", "20")
@@ -70,6 +86,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, folder: Path) -> None:
         self.paths: list[str] = []
+        self.status: int | None = None  # of all answers, which end early; or the files
         super().__init__(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -77,7 +94,15 @@ class Server(ThreadingHTTPServer):
 class _Handler(SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.paths.append(self.path)
-        super().do_GET()
+        if self.server.status is None:
+            super().do_GET()
+            return
+        self.send_response(self.server.status)
+        self.send_header("Location", self.path)  # which leads to itself
+        self.send_header("Content-Length", "100")
+        self.end_headers()
+        self.wfile.write(b"x" * 60)  # and no more
+        self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -293,18 +318,91 @@ def test_without_network_what_was_fetched_plays(tmp_path: Path, serve) -> None:
     server.server_close()
     metrics = load("ppo", release=server.url, train=False, **SIZES).play().metrics
     assert metrics == expected
-    with pytest.raises(ConfigError, match=r"cannot be fetched.* training it is forbidden"):
-        load("hrl", release=server.url, train=False, **SIZES)
 
 
-def test_what_is_fetched_is_checked_again(tmp_path: Path, serve) -> None:
+@pytest.mark.parametrize("status", [None, 200, 302, 404, 503])
+def test_nothing_is_trained_where_a_named_release_cannot_be_reached(
+    status, tmp_path, serve, monkeypatch, caplog
+) -> None:
+    server = serve(tmp_path)
+    server.status = status
+    if status is None:
+        server.shutdown()
+        server.server_close()
+    monkeypatch.setattr("benchmarks.released.index.BACKOFF", 0.01)
+    for release in (server.url, None):  # named by an option, and by the variable
+        with pytest.raises(DownloadError, match="nothing is trained in its place") as raised:
+            load("hrl", release=release, **SIZES)
+        assert server.url in str(raised.value)
+        assert "are kept" not in str(raised.value)  # they are not
+        monkeypatch.setenv(library.VARIABLE, server.url)
+    assert not any("training" in message for message in caplog.messages)
+    assert not list((tmp_path / "cache").glob("**/*.part*"))
+
+
+def test_what_the_cache_gives_in_place_of_a_release_is_told(tmp_path, serve, caplog) -> None:
+    server = serve(released(tmp_path, "ppo"))
+    load("ppo", release=server.url, **SIZES)
+    other = tmp_path / "other"
+    trained(tmp_path / "more", "hrl")
+    assert main(["release", str(tmp_path / "more"), "--agents", "hrl", "--out", str(other)]) == 0
+    assert not caplog.messages
+    load("ppo", release=str(other), **SIZES)
+    (message,) = caplog.messages
+    assert f"{other} has no ppo_" in message
+    assert "taking what was fetched or trained before" in message
+    load("ppo", **SIZES)
+    assert len(caplog.messages) == 1  # where no release is named, it is as usual
+
+
+def test_a_damaged_copy_is_fetched_or_trained_again(tmp_path: Path, serve, caplog) -> None:
     server = serve(released(tmp_path, "ppo"))
     load("ppo", release=server.url, **SIZES)
     (file,) = (tmp_path / "cache" / "agents").glob("*/*.agent")
-    file.write_bytes(file.read_bytes()[:-1])
-    for release in (server.url, None):
-        with pytest.raises(CheckpointError, match="if this is your cache, remove the folder"):
-            load("ppo", release=release, **SIZES)
+    content, index = file.read_bytes(), file.with_name(INDEX).read_bytes()
+    file.write_bytes(content[:-1])
+    load("ppo", release=server.url, **SIZES)
+    assert file.read_bytes() == content
+    (message,) = caplog.messages
+    assert f"has {len(content) - 1:,} bytes, but {INDEX} says {len(content):,}: fetch" in message
+    file.write_bytes(content[::-1])
+    with pytest.raises(ConfigError, match="has sha256 .* training it is forbidden"):
+        load("ppo", train=False, **SIZES)
+    load("ppo", progress=False, **SIZES)
+    assert len(caplog.messages) == 2
+    assert "has sha256" in caplog.messages[1]
+    assert ": training ppo" in caplog.messages[1]
+    assert load("ppo", train=False, **SIZES).play()
+    file.with_name(INDEX).write_bytes(index[:-9])
+    load("ppo", release=server.url, train=False, **SIZES)
+    file.with_name(INDEX).write_bytes(b"[")
+    load("ppo", progress=False, **SIZES)
+    assert "is no index of released agents" in caplog.messages[-1]
+
+
+def test_wrong_sizes_of_an_index_do_not_reach_the_cache(tmp_path: Path, serve) -> None:
+    out = released(tmp_path, "ppo")
+    text = (out / INDEX).read_text()
+    size = file_of(out, ".agent").stat().st_size
+    (out / INDEX).write_text(text.replace(f'"size": {size}', f'"size": {size + 1}'))
+    server = serve(out)
+    with pytest.raises(CheckpointError, match=f"has {size:,} bytes, but .* says {size + 1:,}"):
+        load("ppo", release=str(out), **SIZES)
+    with pytest.raises(DownloadError, match=f"with a size in bytes of {size + 1} .* got .* {size}"):
+        load("ppo", release=server.url, **SIZES)
+    (out / INDEX).write_text(text)
+    assert load("ppo", release=server.url, train=False, **SIZES).play()
+
+
+def test_a_cache_that_cannot_be_written_is_not_called_full(tmp_path, serve, monkeypatch) -> None:
+    server = serve(released(tmp_path, "ppo"))
+    (tmp_path / "cache").mkdir(exist_ok=True)
+    (tmp_path / "cache" / "agents").write_text("no folder")
+    free = disk.free_space  # none there, as of /proc
+    monkeypatch.setattr(disk, "free_space", lambda path: 0 if "agents" in str(path) else free(path))
+    with pytest.raises(StorageError, match="Choose another place") as raised:
+        load("ppo", release=server.url, **SIZES)
+    assert not isinstance(raised.value, DiskSpaceError)
 
 
 def test_an_agent_that_is_nowhere_is_trained_once(tmp_path, monkeypatch, caplog, capsys) -> None:
@@ -361,30 +459,52 @@ def test_agents_of_other_worlds_are_not_taken(tmp_path: Path, capsys) -> None:
 
 
 def test_what_is_no_release_is_refused(tmp_path: Path, capsys) -> None:
-    for place in (str(tmp_path), "http://example.org/agents", "ftp://example.org"):
-        with pytest.raises(ConfigError, match="A release is a folder with"):
+    for place in (
+        "", str(tmp_path), "http://example.org/agents", "ftp://example.org", "https:", "https://",
+        "https:///agents", "http://[bad", "https://[::1", "https://example.org:x",
+        "https://example.org:99999", "https://example.org:0", "https://example.org/a?b=c",
+        "https://example.org/a#b", "https://example.org/a b", "https://me:secret@example.org/a",
+        "https://me:secret@[bad", "me:secret@example.org",
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="A release is a folder with") as raised:
             release_at(place)
+        assert "secret" not in str(raised.value)
+    for place in ("https://example.org", "https://example.org:8443/a/", "http://localhost:80/a"):
+        assert release_at(place) == Site(place)
+    assert main(["play", "ppo", "--release", ""]) == 2
+    assert "A release is a folder with" in capsys.readouterr().err
     sums = {"sha256": "0" * 64, "size": 1}
     header = {"agent": "a", "env": "e", "max_len": 1, "seed": 1, "dataset": {}}
 
-    def index(name: str, *files: str, form: str = "kuaisim-release-1") -> bytes:
-        block = {**header, "files": dict.fromkeys(files, sums)}
+    def index(name: str, *files: str, form: str = "kuaisim-release-1", **other: object) -> bytes:
+        block = {**header, "files": dict.fromkeys(files, sums | other)}
         return json.dumps({"format": form, "agents": {name: block}}).encode()
 
-    assert list(read_entries(index("a", "a.json", "a.agent"), INDEX)) == ["a"]
+    own = ("a.json", "a.agent", "a.md")
+    assert list(read_entries(index("a", *own), INDEX)) == ["a"]
+    assert list(read_entries(index("a", *own, "a.fitted", size=LARGEST), INDEX)) == ["a"]
+    deep = b'{"format":' + b"[" * 200_000
+    nested = index("a", *own).replace(b'"dataset": {}', b'"dataset": {"x": [[]]}')
     for content in (
-        b"{", b"[]", index("a", "a.json", "a.agent", form="other"), index("a", "a.json"),
-        index("a", "a.json", "a.agent", "a.sh"), index("a", "a.json", "a.agent", "../a.md"),
-        index("../a", "../a.json", "../a.agent"), index("..", "...json", "...agent"),
+        b"{", b"[]", deep, nested, index("a", *own, form="other"), index("a", "a.json", "a.md"),
+        index("a", "a.json", "a.agent"), index("a", ".json", ".agent", ".md"),
+        index("a", *own, "a.sh"), index("a", *own, "../a.md"),
+        index("../a", "../a.json", "../a.agent", "../a.md"),
+        index("..", "...json", "...agent", "...md"),
+        index("index", "index.json", "index.agent", "index.md"),
+        *(index("a", *own, size=size) for size in (-1, "x", 1.5, True, None, LARGEST + 1)),
+        *(index("a", *own, sha256=digits) for digits in (None, "0" * 63, "g" * 64, "A" * 64)),
+        index("a", *own, more=1),
     ):  # fmt: skip
         with pytest.raises(DataFormatError, match="is no index of released agents"):
             read_entries(content, INDEX)
     out = released(tmp_path, "ppo")
     with pytest.raises(LackingError):
-        release_at(str(out)).find("hrl", {})
+        release_at(str(out)).find("hrl", {}, False)
     path = str(file_of(out, ".json"))
-    assert main(["play", path, "--release", str(out)]) == 2
-    assert "leave one out" in capsys.readouterr().err
+    for option in (["--release", str(out)], ["--no-train"]):
+        assert main(["play", path, *option]) == 2
+        assert "are for agents that are named" in capsys.readouterr().err
     assert main(["play", path]) == 0  # a file of a release is one of a run
 
 
@@ -411,6 +531,99 @@ def test_a_release_is_made_of_kept_runs_alone(tmp_path: Path, capsys) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").touch()
     assert "holds other files than a release" in refused("ppo", to=tmp_path / "other")
+
+
+@pytest.mark.parametrize("index", ["{}", "[", None])
+def test_a_folder_that_is_no_release_is_not_removed(index, tmp_path: Path, capsys) -> None:
+    trained(tmp_path / "results", "ppo")
+    site = tmp_path / "site"
+    if index is None:  # a release, with something else in it
+        make(tmp_path, "ppo", name="site")
+    else:
+        site.mkdir()
+        (site / INDEX).write_text(index)  # of a web page
+        assert release(tmp_path / "results", site) == 2
+    (site / "mine.txt").write_text("precious")
+    assert release(tmp_path / "results", site) == 2
+    assert "holds other files than a release" in capsys.readouterr().err
+    assert (site / "mine.txt").read_text() == "precious"
+    assert (site / INDEX).exists()
+
+
+def release(folder: Path, out: Path, agent: str = "ppo") -> int:
+    return main(["release", str(folder), "--agents", agent, "--out", str(out)])
+
+
+def test_a_release_never_removes_the_results_it_is_made_of(tmp_path: Path, capsys) -> None:
+    trained(tmp_path / "results", "ppo")
+    out = make(tmp_path, "ppo", name="out")
+    shutil.move(tmp_path / "results", out / "results")
+    assert release(out / "results", out) == 2
+    assert "must not hold" in capsys.readouterr().err
+    assert list((out / "results").glob("*.agent"))
+    assert release(tmp_path / "nothere", tmp_path / "new") == 2
+    assert f"{tmp_path / 'nothere'} is not there" in capsys.readouterr().err
+
+
+def test_a_link_is_followed_to_the_release_that_is_replaced(tmp_path: Path) -> None:
+    out = released(tmp_path, "ppo")
+    link = tmp_path / "link"
+    link.symlink_to(out, target_is_directory=True)
+    shutil.rmtree(tmp_path / "results")
+    trained(tmp_path / "results", "hrl")
+    assert release(tmp_path / "results", link, "hrl") == 0
+    assert link.is_symlink()
+    assert {file.name.split("_")[0] for file in out.iterdir()} == {INDEX, "hrl"}
+
+
+def test_an_agent_without_its_purifier_or_with_another_s_is_refused(tmp_path, capsys) -> None:
+    path, encoded, plain = trained(tmp_path / "results", "dsrm-hrl", "hrl+rce", "hrl")
+    shutil.copy(path.with_suffix(".fitted"), plain.with_suffix(".fitted"))
+    with pytest.raises(CheckpointError, match="hrl plays with nothing that is fitted"):
+        load_player(plain)
+    for file in (path, encoded):
+        file.with_suffix(".fitted").unlink()
+        with pytest.raises(CheckpointError, match=r"\.fitted is not there"):
+            load_player(file)
+    assert release(tmp_path / "results", tmp_path / "out", "dsrm-hrl") == 2
+    assert not (tmp_path / "out").exists()
+    (dorl,) = trained(tmp_path / "results", "dorl")
+    assert load_player(dorl).play()  # whose world model is for its training alone
+
+
+@pytest.mark.parametrize("agent", ["dsrm-hrl", "hrl"])
+def test_what_is_loaded_is_what_the_index_lists(agent, tmp_path: Path) -> None:
+    out = released(tmp_path, agent)
+    index = json.loads((out / INDEX).read_text())
+    ((name, block),) = index["agents"].items()
+    fitted = out / f"{name}.fitted"
+    if agent == "hrl":
+        fitted.write_bytes(b"any")
+        with pytest.raises(CheckpointError, match="hrl plays with nothing that is fitted"):
+            load(agent, release=str(out), train=False, **SIZES)  # which lies there unlisted
+        digest = hashlib.sha256(b"any").hexdigest()
+        block["files"][fitted.name] = {"sha256": digest, "size": 3}
+    else:
+        del block["files"][fitted.name]
+    (out / INDEX).write_text(json.dumps(index))
+    with pytest.raises(DataFormatError, match=rf"lists .* {fitted.name}, but {agent} plays with"):
+        load(agent, release=str(out), train=False, **SIZES)
+
+
+def test_what_is_usual_may_be_said(tmp_path: Path) -> None:
+    out = released(tmp_path, "hrl")
+    expected = load("hrl", release=str(out), train=False, **SIZES).play().metrics
+    same = {"slate_size": 10, "env": "kuaisim_gym:KuaiRec-Fair-v0"}
+    assert load("hrl", release=str(out), train=False, **same, **SIZES).play().metrics == expected
+    with pytest.raises(ConfigError, match="has no hrl_.*_K9_"):
+        load("hrl", release=str(out), train=False, slate_size=9, **SIZES)
+
+
+def test_settings_of_no_agent_and_of_trainings_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"A setting must be one of .*'max_len'.*'foo'"):
+        load("hrl", foo=1)
+    with pytest.raises(ConfigError, match=r"'episodes'.* has been trained"):
+        load("hrl", episodes=5)
 
 
 PACKAGED = Path(library.__file__).parent / "agents"
