@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -190,7 +191,8 @@ def _loading(player: Player) -> str:
     }
     words = [spec.agent, spec.env]
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
-    arguments = [*map(repr, words), *(f"{name}={value!r}" for name, value in options.items())]
+    options_of_call = (f"{name}={json.dumps(value)}" for name, value in options.items())
+    arguments = [*map(json.dumps, words), *options_of_call]
     return _LOADING.format(arguments=", ".join(arguments), flags=" ".join([*words, *flags]))
 
 
