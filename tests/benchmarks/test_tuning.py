@@ -362,7 +362,7 @@ def test_a_full_disk_ends_a_search_which_goes_on_where_there_is_room(
 
 
 SEARCHED = sorted(Path(tuning.__file__).parent.glob("results/tuning/tune_*.json"))
-DEFAULTS = {"dsrm-hrl"}  # has the defaults of its algorithm, which has changed since its search
+KEPT = {"dsrm-hrl", "ppo+quota"}  # whose best trials are not ahead of the first beyond chance
 
 
 @pytest.mark.skipif(not SEARCHED, reason="the results are not in an installed package")
@@ -371,21 +371,24 @@ def test_agents_have_the_settings_that_the_committed_search_found(path: Path) ->
     result = read(path)
     agent = AGENTS[result["agent"]]
     assert result["space"] == {name: one.text for name, one in agent.searched.items()}
-    if agent.name not in DEFAULTS:
-        fixed = agent.settings.keys() - agent.searched.keys()
-        assert result["fixed"] == {name: agent.settings[name] for name in fixed}
-        assert agent.hyperparams == result["fixed"] | {
-            name: pytest.approx(value, rel=0.03)  # two digits of it
-            for name, value in result["best"]["params"].items()
-        }
+    fixed = agent.settings.keys() - agent.searched.keys()
+    assert result["fixed"] == {name: agent.settings[name] for name in fixed}
+    first, best = result["trials"][0], result["best"]
+    if agent.name in KEPT:
+        assert best["value"] - first["value"] < 0.05
+        best = first
+    assert agent.hyperparams == result["fixed"] | {
+        name: pytest.approx(value, rel=0.05)  # two digits of it
+        for name, value in best["params"].items()
+    }
 
 
-def test_the_hierarchical_agent_has_the_defaults_of_its_algorithm() -> None:
+def test_agents_on_estimates_have_the_defaults_of_their_algorithm() -> None:
     signatures = map(inspect.signature, (SlatePPO, HierarchicalPPO))
     defaults = {
         name: one.default for signature in signatures for name, one in signature.parameters.items()
     }
-    for name in ("hrl", "dsrm-hrl"):
+    for name in ("belief-hrl", "dsrm-hrl"):
         found = AGENTS[name].hyperparams
         assert found["n_envs"] == 64
         for option in ("learning_rate", "n_epochs", "clip_range", "manager_gamma", "fairness_coef"):
