@@ -25,7 +25,7 @@ from .prose import (
 )
 from .results import Result
 from .standings import HIGHEST, is_oracle
-from .tables import metric, training_sizes
+from .tables import DIGITS, metric, training_sizes
 from .worlds import WORLDS
 
 EPISODES = 20_000  # training sessions of the paper's tables
@@ -127,12 +127,12 @@ def winners(evidence: Evidence) -> str:
 
 
 def _mean(agents: Agents, agent: str, name: str) -> str:
-    return interval(metric(agents[agent], name), 2 if name == "len" else 3)
+    return interval(metric(agents[agent], name), DIGITS.get(name, 3))
 
 
 def _gain(agents: Agents, name: str, control: str) -> str:
     gains = differences(agents, name, OURS, control)
-    return interval(gains, 2 if name == "len" else 3, "+") or NOT_MADE
+    return interval(gains, DIGITS.get(name, 3), "+") or NOT_MADE
 
 
 def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:

@@ -98,7 +98,7 @@ def main(options: argparse.Namespace) -> None:
         raise ConfigError("Tables are written into one folder of results: name it, or add --html.")
     evidence = evidence_in(folder)
     # All of them are made before one is written: a faulty page leaves the others as they are.
-    tables = report(folder)
+    tables = report(folder, evidence)
     pages = {page: renewed_page(page, evidence) for page in options.pages}
     path = folder / "README.md"
     write_atomically(path, tables.encode())
@@ -192,8 +192,12 @@ def marked(page: str, name: str, text: Callable[[], str]) -> str:
     return f"{before}{start}{text()}{end}{after}" if start and end else page
 
 
-def report(folder: Path) -> str:
+def report(folder: Path, evidence: Evidence | None = None) -> str:
     """Tables of all results in a folder and its subfolders, those of today's worlds first.
+
+    Args:
+        folder: The folder.
+        evidence: Its results, where they have been read; ``None`` to read them.
 
     Raises:
         DataFormatError: There are none, a file is not a result, or a measurement has two files.
@@ -201,7 +205,7 @@ def report(folder: Path) -> str:
     studies = studies_in(folder)
     if not studies:
         read_results(folder)  # says how results are made
-    evidence = evidence_in(folder)
+    evidence = evidence or evidence_in(folder)
     runs = evidence.runs
     today, older = (
         [run for run in runs if world_of(run).is_older == is_older] for is_older in (False, True)

@@ -35,7 +35,7 @@ from .aggregates import (
 from .formatting import TitledTable, interval
 from .plots import name_agents
 from .results import Result, World, world_of
-from .tables import LADDER, by_world, training_sizes
+from .tables import LADDER, are_alike, by_world, training_sizes
 
 LOWEST, HIGHEST = "random", "expected-oracle+quota"
 # References that are told a simulator's answers, which no agent may know; they have no place.
@@ -72,8 +72,8 @@ class Board:
 
     def alike(self, agent: str, control: str) -> bool:
         """Tells whether two agents were trained for as many sessions, or one is a rule."""
-        sides = zip(self.trained(agent), self.trained(control), strict=True)
-        return all(first == second or not first or not second for first, second in sides)
+        worlds = zip(*self.runs[agent], strict=True), zip(*self.runs[control], strict=True)
+        return all(are_alike([*first], [*second]) for first, second in zip(*worlds, strict=True))
 
     def scores(self, agent: str) -> FloatArray:
         """(seeds, worlds) float64: an agent's scores."""

@@ -227,6 +227,12 @@ def training_sizes(runs: list[Result]) -> list[int]:
     return sorted({number // 100 * 100 or number for number in numbers})
 
 
+def are_alike(runs: list[Result], others: list[Result]) -> bool:
+    """Tells whether runs were trained for as many sessions as others, or one side for none."""
+    sizes, other_sizes = training_sizes(runs), training_sizes(others)
+    return sizes == other_sizes or not sizes or not other_sizes
+
+
 def _cell(runs: list[Result], name: str) -> str:
     """Mean and interval over seeds, or over the sessions of a single seed."""
     mean, half = mean_and_half(runs, name)

@@ -8,7 +8,7 @@ from .. import paper
 from ..agents import AGENTS
 from ..formatting import mean_and_ci95
 from ..results import Result
-from ..tables import metric, training_sizes
+from ..tables import are_alike, metric
 
 # Stands for the published method, apart from the paper's own, with the best mean in a world.
 BEST = "best-published"
@@ -35,8 +35,8 @@ def paired(
     """
     control = best_published(agents, measure) if control == BEST else control
     sides = [agents.get(name, []) for name in (agent, control)]
-    trained = {frozenset(sizes) for side in sides if (sizes := training_sizes(side))}
-    if len(trained) > 1 or len({run["eval"]["sessions"] for side in sides for run in side}) > 1:
+    judged = {run["eval"]["sessions"] for side in sides for run in side}
+    if len(judged) > 1 or not are_alike(*sides):
         return []
     first, second = ({run["seed"]: run["metrics"][measure] for run in side} for side in sides)
     return [(first[seed], second[seed]) for seed in sorted(first.keys() & second.keys())]

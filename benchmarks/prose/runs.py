@@ -61,8 +61,7 @@ def _worlds_with(
     """In how many worlds an agent is above, level or below, beyond the interval."""
     gains = [
         differences(agents, measure, agent, control)
-        for world, agents in evidence.worlds.items()
-        if WORLDS[worlds](world)
+        for agents in _chosen(evidence, worlds).values()
     ]
     signs = [sign_of(gain) for gain in gains if gain]
     return f"{signs.count(sign)} of {len(signs)}" if signs else NOT_MADE
