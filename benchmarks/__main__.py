@@ -14,16 +14,22 @@ from .commands import Command, run_command
 resumed = partial(Command, resumes=True)
 COMMANDS = {
     "data": Command(".data", "check, download and cache datasets"),
-    "train": resumed(".run", "train and judge one agent, one seed", aliases=("run",)),
-    "evaluate": Command(".evaluate", "judge an agent: by its name, or one that a run has kept"),
-    "play": Command(".play", "show sessions of an agent, as text or as pictures"),
+    "train": resumed(".runs.run", "train and judge one agent, one seed", aliases=("run",)),
+    "evaluate": Command(
+        ".runs.evaluate", "judge an agent: by its name, or one that a run has kept"
+    ),
+    "play": Command(".runs.play", "show sessions of an agent, as text or as pictures"),
     "release": Command(".released.making", "make files for others of agents that runs have kept"),
-    "suite": resumed(".suite", "train agents x lengths x seeds, or a table of the paper"),
-    "leaderboard": resumed(".leaderboard", "enter an agent: where it stands among all others"),
-    "tune": resumed(".tuning", "search an agent's hyper-parameters on the train simulator"),
-    "table": Command(".tables", "print the tables of results"),
-    "plot": Command(".plots", "draw the figures of results as PNG"),
-    "report": Command(".report", "write the tables of a folder, or one page on some results"),
+    "suite": resumed(".runs.suite", "train agents x lengths x seeds, or a table of the paper"),
+    "leaderboard": resumed(
+        ".reports.leaderboard", "enter an agent: where it stands among all others"
+    ),
+    "tune": resumed(".runs.tuning", "search an agent's hyper-parameters on the train simulator"),
+    "table": Command(".reports.tables", "print the tables of results"),
+    "plot": Command(".reports.plots", "draw the figures of results as PNG"),
+    "report": Command(
+        ".reports.report", "write the tables of a folder, or one page on some results"
+    ),
     "demo": Command(".demo", "run several kinds of agents in a small setting"),
     "datasets": resumed(".datasets", "describe the data, with Table 1 and Figure 2"),
     "captions": resumed(".captions", "measure what captions and categories say of answers"),
@@ -39,7 +45,7 @@ COMMANDS = {
     "ope": resumed(".ope.study", "score off-policy estimates by the simulator's truth"),
     "ab": resumed(".ab.study", "test policies against each other on simulated users"),
     "days": resumed(".days.study", "play agents on a platform whose items come and go"),
-    "stability": Command(".stability", "measure how steadily agents learn, from results"),
+    "stability": Command(".reports.stability", "measure how steadily agents learn, from results"),
 }
 
 

@@ -24,8 +24,8 @@ from kuaisim_gym.simulator.response import FactorModel
 from .formatting import interval, markdown_table
 from .origin import data_block
 from .paper import SEEDS
-from .results import Result, read_result
-from .study import Study, run_studies
+from .studies.results import Result, read_result
+from .studies.study import Study, run_studies
 
 STUDY = "captions"
 FIELDS = {  # features of the videos that a model is given

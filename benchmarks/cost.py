@@ -26,13 +26,13 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.metrics import Sessions
 
 from .agents.agent import SLATE_ACTIONS, Agent
-from .backends import results_of
 from .estimates.states import ESTIMATES, RAW, make_ready
 from .formatting import markdown_table, mean_and_ci95_by_user, section
-from .plots import save_small
-from .results import Result, in_order, read_results, world_of
-from .run import Played, Run, play
-from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .reports.plots import save_small
+from .runs.run import Played, Run, play
+from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .studies.backends import results_of
+from .studies.results import Result, in_order, read_results, world_of
 
 STUDY = "cost"
 # By what they know: nothing, counts, the items' qualities, these and the raw state or the belief,

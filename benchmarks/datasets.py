@@ -21,9 +21,9 @@ from .commands import add_dataset_seed
 from .formatting import markdown_table, section
 from .origin import Origin, is_older
 from .paper import ENVS
-from .plots import save_figure
-from .results import Result, read_result, without_nan
-from .study import Study, run_studies
+from .reports.plots import save_figure
+from .studies.results import Result, read_result, without_nan
+from .studies.study import Study, run_studies
 
 MEASURES = {
     "rate": "rate", "auc": "AUC", "user_auc": "AUC within users", "log_loss": "log-loss",

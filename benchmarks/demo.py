@@ -9,14 +9,14 @@ from pathlib import Path
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym import load_dataset
 
-from .backends import backend_of
 from .commands import add_jobs, out_folder
-from .plots import plot_all
-from .results import read_results
-from .run import Run, RunStudy
-from .study import run_studies
-from .suite import expand
-from .tables import markdown
+from .reports.plots import plot_all
+from .reports.tables import markdown
+from .runs.run import Run, RunStudy
+from .runs.suite import expand
+from .studies.backends import backend_of
+from .studies.results import read_results
+from .studies.study import run_studies
 
 # Slow agents first: two processes then finish together. Of the rows with a band only the ceiling:
 # the audit of each row costs seconds.

@@ -16,13 +16,13 @@ from dsrm_agents.baselines.reference import make_reference
 from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
 
 from .agents.agent import SLATE_ACTIONS, Agent
-from .backends import results_of
 from .formatting import interval, markdown_table, section
 from .paper import SEEDS
-from .plots import means_and_halves, save_small
-from .results import Result, World, in_order, read_results, without_nan, world_of
-from .run import play
-from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .reports.plots import means_and_halves, save_small
+from .runs.run import play
+from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .studies.backends import results_of
+from .studies.results import Result, World, in_order, read_results, without_nan, world_of
 
 STUDY = "exposure"
 POLICIES = {

@@ -24,14 +24,14 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
 from .agents.agent import SLATE_ACTIONS, Agent
-from .backends import results_of
 from .commands import add_jobs, add_out_or_table
 from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
 from .labels import has_labels, judge, score_of, usual
-from .results import Result, in_order, read_results, world_of
-from .run import Run, play
-from .world_study import WorldStudy, measurement
-from .worlds import all_worlds
+from .runs.run import Run, play
+from .runs.world_study import WorldStudy, measurement
+from .runs.worlds import all_worlds
+from .studies.backends import results_of
+from .studies.results import Result, in_order, read_results, world_of
 
 STUDY = "halves"
 SOURCES = ("kuairec-like", "kuairand-pool")

@@ -28,12 +28,12 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import UserRanking, rank_users
 
 from .agents import find_agent
-from .backends import results_of
 from .formatting import interval, markdown_table, mean_and_ci95, section
 from .paper import SEEDS
-from .results import Result, World, in_order, read_results, world_of
-from .run import Run, train_agent, weights_of
-from .world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .runs.run import Run, train_agent, weights_of
+from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
+from .studies.backends import results_of
+from .studies.results import Result, World, in_order, read_results, world_of
 
 STUDY = "labels"
 BASE = "popularity"  # the score that differences refer to
@@ -57,7 +57,8 @@ class LabelStudy(WorldStudy):
     """Rankings of one dataset's labelled rows: the scores without training, or an agent's.
 
     Attributes:
-        agent: Name of an agent to train, as for :class:`~benchmarks.run.Run`; empty for scores.
+        agent: Name of an agent to train, as for :class:`~benchmarks.runs.run.Run`; empty for
+            scores.
         scores: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`; empty for all that the
             data allow. The seed is that of the random one.
     """

@@ -14,7 +14,7 @@ from kuaisim_gym.data import SOURCES
 from .agents import AGENTS
 from .formatting import TitledTable, interval
 from .origin import FIRST_VERSION
-from .results import Result
+from .studies.results import Result
 
 _CAPTIONS = {2: "Overall performance", 3: "Ablation"}
 _AGENTS = [agent for agent in AGENTS.values() if agent.tables]

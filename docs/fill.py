@@ -22,8 +22,8 @@ from pathlib import Path
 from benchmarks.agents import AGENTS
 from benchmarks.formatting import interval, markdown_table
 from benchmarks.released.index import INDEX, read_entries
-from benchmarks.results import Result, read_result, read_results, world_of
-from benchmarks.tables import by_world, metric
+from benchmarks.reports.tables import by_world, metric
+from benchmarks.studies.results import Result, read_result, read_results, world_of
 from kuaisim_gym.disk import readable_size
 from kuaisim_gym.envs.assembly import SessionBatch
 

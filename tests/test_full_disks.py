@@ -10,13 +10,14 @@ import pytest
 from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 
-from benchmarks import play, report
 from benchmarks.__main__ import main
-from benchmarks.play import write_gif
-from benchmarks.plots import save_figure, save_small
+from benchmarks.reports import report
+from benchmarks.reports.plots import save_figure, save_small
+from benchmarks.runs import play
+from benchmarks.runs.play import write_gif
+from benchmarks.runs.training import agent_logger
 from benchmarks.speed import timing
-from benchmarks.study import Study, run_study
-from benchmarks.training import agent_logger
+from benchmarks.studies.study import Study, run_study
 from dsrm_agents import export, export_onnx, make_vec_env
 from dsrm_agents.hsrl.codebook import Codebook
 from kuaisim_gym.data import write_csv

@@ -91,7 +91,7 @@ def test_names_are_traced_to_the_modules_that_define_them() -> None:
     found = imports("tests/agents/test_hsrl.py")  # from dsrm_agents import HSRL
     assert {"dsrm_agents/hsrl/hsrl.py", "dsrm_agents/hsrl/network.py"} <= found
     assert "benchmarks/agents/agent.py" in imports("benchmarks/agents/hrl.py")  # from .agent
-    assert "benchmarks/backends.py" in imports("benchmarks/estimates/study.py")  # from ..backends
+    assert "benchmarks/formatting.py" in imports("benchmarks/pareto/report.py")  # from ..formatting
 
 
 def test_the_most_specific_tests_are_shown_first_within_the_budget(monkeypatch) -> None:

@@ -135,7 +135,7 @@ def test_the_world_of_readme_is_the_default_one() -> None:
 
 def test_findings_of_readme_are_of_the_results() -> None:
     from benchmarks.formatting import interval
-    from benchmarks.results import read_results, world_of
+    from benchmarks.studies.results import read_results, world_of
 
     text = README.split("## What we found")[1].split("\n## ")[0]
     fresh = read_results(ROOT / "benchmarks" / "fresh_worlds")
@@ -176,7 +176,7 @@ def test_findings_of_readme_are_of_the_results() -> None:
 
 
 def test_tables_and_values_of_the_pages_are_of_the_results() -> None:
-    from benchmarks.report import PAGE_TABLES, evidence_in, renewed, report
+    from benchmarks.reports.report import PAGE_TABLES, evidence_in, renewed, report
 
     folder = ROOT / "benchmarks" / "results"
     evidence, shown = evidence_in(folder), set()

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.results import read_results, world_of
+from benchmarks.studies.results import read_results, world_of
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym.metrics import summaries
 

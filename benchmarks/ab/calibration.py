@@ -17,7 +17,7 @@ from dsrm_agents.experiments import (
 from dsrm_agents.experiments.power import two_sided_bound
 from kuaisim_gym.errors import ConfigError
 
-from ..results import Result
+from ..studies.results import Result
 from .sessions import METRICS, Metric, Outcomes, mixed
 
 ALPHA = 0.05

@@ -21,9 +21,9 @@ from kuaisim_gym.metrics import gini
 from kuaisim_gym.simulator.lifecycle import Lifecycle
 
 from ..days.platforms import SPARE_DAYS, platform_of, play_days
-from ..results import Result
-from ..run import first_test_seed
-from ..world_study import WorldStudy
+from ..runs.run import first_test_seed
+from ..runs.world_study import WorldStudy
+from ..studies.results import Result
 from .calibration import check_arms
 from .report import INTERFERENCE
 from .sessions import METRICS, Outcomes, SplitPolicy, find_arm, outcomes_of, treated_users

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from ..plots import save_small
-from ..results import Result, world_of
+from ..reports.plots import save_small
+from ..studies.results import Result, world_of
 from .report import STUDY, slug
 from .sessions import METRICS
 

@@ -12,8 +12,8 @@ from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.errors import DataFormatError
 
 from ..formatting import interval, markdown_table, section
-from ..results import Result, World, in_order, read_results, studies_in, world_of
-from ..world_study import measurement
+from ..runs.world_study import measurement
+from ..studies.results import Result, World, in_order, read_results, studies_in, world_of
 from .calibration import BOUND
 from .sessions import METRICS
 

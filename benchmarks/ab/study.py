@@ -32,14 +32,14 @@ from dsrm_agents.experiments import (
 from kuaisim_gym.config import check_choice, check_whole, check_within
 from kuaisim_gym.registration import registered
 
-from ..backends import results_of
 from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
 from ..origin import env_for
 from ..paper import SEEDS
-from ..results import Result
-from ..run import SLOTS, Run, play
-from ..study import Study
-from ..world_study import WorldStudy
+from ..runs.run import SLOTS, Run, play
+from ..runs.world_study import WorldStudy
+from ..studies.backends import results_of
+from ..studies.results import Result
+from ..studies.study import Study
 from .calibration import ALPHA, BOUND, check_arms, false_positives, power_table, spread_of
 from .interference import InterferenceStudy
 from .plot import plot_all

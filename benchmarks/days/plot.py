@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..plots import name_agents, save_small
-from ..results import Result
+from ..reports.plots import name_agents, save_small
+from ..studies.results import Result
 from .report import MODES, STUDY, Days, worlds
 
 PANELS = {

@@ -13,7 +13,7 @@ from kuaisim_gym.errors import DataFormatError
 
 from ..agents import AGENTS
 from ..formatting import interval, markdown_table, section
-from ..results import Result, World, read_results, run_of, world_of
+from ..studies.results import Result, World, read_results, run_of, world_of
 
 STUDY = "days"
 ORACLE = "expected-oracle+quota"

@@ -29,13 +29,13 @@ from kuaisim_gym.metrics.newcomers import daily
 from kuaisim_gym.simulator.lifecycle import Lifecycle, before_first_day
 
 from ..agents import Agent, find_agent
-from ..backends import results_of
 from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
 from ..paper import SEEDS
-from ..results import Result, check_session_env, without_nan
-from ..run import SEED_RANGE, Run, first_test_seed, weights_of
-from ..study import Study
-from ..training import TrainingRecord
+from ..runs.run import SEED_RANGE, Run, first_test_seed, weights_of
+from ..runs.training import TrainingRecord
+from ..studies.backends import results_of
+from ..studies.results import Result, check_session_env, without_nan
+from ..studies.study import Study
 from .platforms import SPARE_DAYS, mean_reward, platform_of, play_days, stocks
 from .plot import plot_all
 from .report import METRICS, ORACLE, SIZES, STOCKS, STUDY, markdown, read_studies

@@ -21,14 +21,14 @@ from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 
-from ..backends import results_of
 from ..commands import add_jobs, add_out_or_table
 from ..formatting import markdown_table, mean_and_ci95_by_user, section
 from ..origin import data_block
-from ..plots import name_agents, save_small
-from ..results import Result, read_results
-from ..run import Run
-from ..study import Study
+from ..reports.plots import name_agents, save_small
+from ..runs.run import Run
+from ..studies.backends import results_of
+from ..studies.results import Result, read_results
+from ..studies.study import Study
 from .states import RAW, find_estimate, play_estimate
 
 STUDY = "phase"

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formatting import interval, markdown_table, mean_and_ci95_by_user, section
-from ..results import Result, World, in_order, read_results, world_of
-from ..world_study import measurement
+from ..runs.world_study import measurement
+from ..studies.results import Result, World, in_order, read_results, world_of
 from .states import BELIEF, ESTIMATES, RAW
 
 STUDY = "estimates"

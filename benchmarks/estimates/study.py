@@ -17,13 +17,13 @@ from kuaisim_gym.config import check_whole
 from kuaisim_gym.errors import ConfigError
 
 from ..agents import find_agent
-from ..backends import results_of
 from ..commands import add_dataset, add_jobs, add_out_or_table, count
 from ..origin import env_for, find_origin
 from ..paper import ENVS, MAX_LENS, SEEDS
-from ..results import Result
-from ..run import Played, Run, play, train_agent
-from ..world_study import WorldStudy
+from ..runs.run import Played, Run, play, train_agent
+from ..runs.world_study import WorldStudy
+from ..studies.backends import results_of
+from ..studies.results import Result
 from .report import STUDY, markdown, read_studies
 from .states import ESTIMATES, find_estimate, play_estimate
 

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from kuaisim_gym.disk import check_writable
 
 from .. import datasets
-from ..backends import backend_of
 from ..commands import add_jobs
 from ..paper import ENVS, SEEDS
-from ..plots import save_small
-from ..results import Result, read_result, read_results
-from ..study import Study, run_studies
+from ..reports.plots import save_small
+from ..studies.backends import backend_of
+from ..studies.results import Result, read_result, read_results
+from ..studies.study import Study, run_studies
 from . import policies, sensitivity, states, studies
 
 

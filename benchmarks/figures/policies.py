@@ -26,9 +26,9 @@ from kuaisim_gym.errors import ConfigError
 
 from ..agents.agent import SLATES, Agent
 from ..estimates.states import WEIGHTS
-from ..plots import means_and_halves
-from ..results import Result
-from ..run import Played, play
+from ..reports.plots import means_and_halves
+from ..runs.run import Played, play
+from ..studies.results import Result
 from .studies import (
     AGENT,
     ENV,

@@ -15,10 +15,10 @@ from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
 
 from ..agents import find_agent
-from ..plots import means_and_halves
-from ..results import Result
-from ..run import play, train_agent
+from ..reports.plots import means_and_halves
+from ..runs.run import play, train_agent
 from ..speed.timing import timed
+from ..studies.results import Result
 from .policies import by_similarity
 from .studies import PURIFIED, SESSIONS, FigureStudy, run_of, title
 

@@ -19,7 +19,7 @@ from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm.probes import probe, probe_data
 from dsrm_agents.dsrm.purifier import Denoise
 
-from ..results import Result
+from ..studies.results import Result
 from .studies import PURIFIED, RAW, FigureStudy, title
 
 COLOURS = ("C0", "C1", "C2", "C3", "C4", "C5", "C6", "C9")  # of the most frequent categories

@@ -10,9 +10,9 @@ from typing import ClassVar
 from kuaisim_gym.data import Dataset
 
 from ..origin import Origin
-from ..results import Result
-from ..run import Run
-from ..study import Study
+from ..runs.run import Run
+from ..studies.results import Result
+from ..studies.study import Study
 
 ENV, MAX_LEN, AGENT = "KuaiRec-Fair-v0", 30, "ppo"
 SESSIONS = 1000  # evaluation sessions

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..plots import save_small
-from ..results import Result, World, world_of
+from ..reports.plots import save_small
+from ..studies.results import Result, World, world_of
 from .report import SHOWN, STUDY, TITLES, error, tau
 
 _COLOURS = {name: f"C{number}" for number, name in enumerate(SHOWN)}

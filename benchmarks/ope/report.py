@@ -14,8 +14,8 @@ from dsrm_agents.ope.evaluation import LEAST_ESS, METRICS
 from dsrm_agents.ope.sessions import ESTIMATORS
 
 from ..formatting import markdown_table, section
-from ..results import Result, in_order, read_results, world_of
-from ..world_study import measurement
+from ..runs.world_study import measurement
+from ..studies.results import Result, in_order, read_results, world_of
 
 STUDY = "ope"
 KEYS = frozenset({"study", "part", "env", "max_len", "seed", "dataset", "sessions", "rows"})

@@ -37,12 +37,12 @@ from dsrm_agents.ope.sessions import ESTIMATORS, Steps, trajectory
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 
-from ..backends import results_of
 from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
-from ..results import Result
-from ..run import Run
-from ..study import Study
-from ..world_study import WorldStudy
+from ..runs.run import Run
+from ..runs.world_study import WorldStudy
+from ..studies.backends import results_of
+from ..studies.results import Result
+from ..studies.study import Study
 from .plot import plot_all
 from .policies import TOGETHER, OpeWorld, Ranker
 from .report import STUDY, markdown, read_studies

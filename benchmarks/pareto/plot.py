@@ -8,8 +8,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..plots import means_and_halves, save_small
-from ..results import Result
+from ..reports.plots import means_and_halves, save_small
+from ..studies.results import Result
 from .report import DIAL, FLAT, RETRAINED, SHARE, STUDY, SWEEP, Front, fronts
 
 ACROSS = {SHARE: "long-tail share", "ad": "AD (0 is balanced)"}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from kuaisim_gym.errors import DataFormatError
 
 from ..formatting import interval, markdown_table, mean_and_ci95, section
-from ..results import Result, World, read_results, world_of
+from ..studies.results import Result, World, read_results, world_of
 
 STUDY = "pareto"
 DIAL, RETRAINED, FLAT, SWEEP = "dial", "retrained", "flat", "sweep"

@@ -20,12 +20,12 @@ from typing import Any
 from kuaisim_gym.errors import ConfigError
 
 from ..agents import find_agent
-from ..backends import results_of
 from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from ..paper import SEEDS
-from ..results import Result, check_session_env
-from ..run import Run, play, spec_of, train_agent
-from ..study import Study
+from ..runs.run import Run, play, spec_of, train_agent
+from ..studies.backends import results_of
+from ..studies.results import Result, check_session_env
+from ..studies.study import Study
 from .plot import plot_all
 from .report import DIAL, FLAT, RETRAINED, STUDY, SWEEP, markdown, read_studies
 

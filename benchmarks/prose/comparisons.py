@@ -7,8 +7,8 @@ import numpy as np
 from .. import paper
 from ..agents import AGENTS
 from ..formatting import mean_and_ci95
-from ..results import Result
-from ..tables import are_alike, metric
+from ..reports.tables import are_alike, metric
+from ..studies.results import Result
 
 # Stands for the published method, apart from the paper's own, with the best mean in a world.
 BEST = "best-published"

@@ -11,9 +11,9 @@ from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..origin import is_older
-from ..results import METRICS, Result, World
-from ..standings import is_synthetic
-from ..tables import by_world
+from ..reports.standings import is_synthetic
+from ..reports.tables import by_world
+from ..studies.results import METRICS, Result, World
 
 # Worlds that are counted: their names and which they are.
 WORLDS: dict[str, Callable[[World], bool]] = {

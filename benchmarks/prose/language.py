@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-from .. import paper, stability
+from .. import paper
 from ..agents import AGENTS
-from ..results import METRICS
+from ..reports import stability
+from ..studies.results import METRICS
 from .comparisons import BEST
 from .evidence import WORLDS, Evidence
 

@@ -7,11 +7,12 @@ from functools import partial
 
 import numpy as np
 
-from .. import paper, stability
+from .. import paper
 from ..agents import AGENTS
 from ..formatting import interval
-from ..results import METRICS, Result, World
-from ..tables import DIGITS, metric, training_sizes
+from ..reports import stability
+from ..reports.tables import DIGITS, metric, training_sizes
+from ..studies.results import METRICS, Result, World
 from .comparisons import VERDICTS, best_published, differences, is_better, share, sign_of
 from .evidence import WORLDS, Evidence
 from .language import NOT_MADE, value
@@ -107,7 +108,7 @@ def _beaten(evidence: Evidence, measure: str, agent: str, worlds: str) -> str:
 
 @value("deviation", "SPREAD AGENT DATASET T")
 def _deviation(evidence: Evidence, spread: str, agent: str, dataset: str, max_len: int) -> str:
-    """A standard deviation, see :func:`~benchmarks.stability.spreads`."""
+    """A standard deviation, see :func:`~benchmarks.reports.stability.spreads`."""
     runs = evidence.agents(dataset, max_len).get(agent, [])
     if not runs or (spread.startswith("curve") and not all(map(_curve, runs))):
         return NOT_MADE

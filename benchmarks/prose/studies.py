@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import cost
 from ..formatting import interval
-from ..results import world_of
-from ..tables import DIGITS
+from ..reports.tables import DIGITS
+from ..studies.results import world_of
 from .comparisons import VERDICTS, sign_of
 from .evidence import Evidence
 from .language import NOT_MADE, value

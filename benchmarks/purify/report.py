@@ -15,7 +15,7 @@ from kuaisim_gym.errors import DataFormatError
 
 from ..formatting import interval, markdown_table, section
 from ..origin import is_older
-from ..results import Result, read_results
+from ..studies.results import Result, read_results
 
 STUDY = "purify"
 ORACLE = "oracle-regression"

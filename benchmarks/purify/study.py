@@ -26,13 +26,13 @@ from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import registered
 
-from ..backends import results_of
 from ..commands import add_dataset, add_jobs, add_out_or_table, count
 from ..origin import Origin, data_block, data_label, env_for, find_origin
 from ..paper import ENVS as PAPER_ENVS
 from ..paper import SEEDS
-from ..results import Result
-from ..study import Study
+from ..studies.backends import results_of
+from ..studies.results import Result
+from ..studies.study import Study
 from .report import ORACLE, STUDY, WITH_EVENTS, markdown, read_studies, studied
 
 ENVS = tuple(PAPER_ENVS.values())

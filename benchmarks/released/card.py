@@ -11,8 +11,8 @@ from typing import Any
 from torch import nn
 
 from ..formatting import markdown_table
-from ..players import Player
-from ..results import Result, World, world_of
+from ..runs.players import Player
+from ..studies.results import Result, World, world_of
 from .index import Checksum
 
 BESIDE = ("random", "expected-oracle+quota")  # from no knowledge to that of all expected answers

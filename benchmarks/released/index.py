@@ -1,7 +1,7 @@
 """Releases: folders or addresses of agents' files, with an index of worlds and checksums.
 
 A release is flat, so that any place for files can hold it: ``index.json``, and for each agent and
-world the files that a run keeps (:mod:`benchmarks.kept`) and its card: ``NAME.json``,
+world the files that a run keeps (:mod:`benchmarks.runs.kept`) and its card: ``NAME.json``,
 ``NAME.agent``, ``NAME.fitted`` if anything was fitted, and ``NAME.md``.
 """
 
@@ -25,8 +25,8 @@ from kuaisim_gym.data.download import fetch_file
 from kuaisim_gym.disk import claimed, new_folder, remove, write_atomically
 from kuaisim_gym.errors import CheckpointError, ConfigError, DataFormatError
 
-from ..results import Result
-from ..study import header_difference
+from ..studies.results import Result
+from ..studies.study import header_difference
 
 FORMAT = "kuaisim-release-1"
 INDEX = "index.json"

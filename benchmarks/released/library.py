@@ -17,8 +17,8 @@ from kuaisim_gym.disk import claimed, new_folder, remove
 from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, unexpected_option
 
 from ..agents import find_agent
-from ..players import Player, load_player
-from ..run import Run, RunStudy, run, spec_of
+from ..runs.players import Player, load_player
+from ..runs.run import Run, RunStudy, run, spec_of
 from .index import Entry, Folder, LackingError, Release, release_at
 from .making import write_release
 
@@ -55,7 +55,7 @@ def load(
             ``KUAISIM_RELEASE``, or for the one that came with this package.
         train: Whether an agent that is nowhere may be trained.
         progress: Whether to show progress bars of the training.
-        **settings: Fields of :class:`~benchmarks.run.Run`: ``dataset``, ``dataset_seed``,
+        **settings: Fields of :class:`~benchmarks.runs.run.Run`: ``dataset``, ``dataset_seed``,
             ``max_len`` and ``slate_size`` of the world; ``seed`` and ``sessions`` to play.
 
     Raises:

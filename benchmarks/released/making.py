@@ -18,11 +18,11 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..agents import find_agent
 from ..commands import add_folder, out_folder
-from ..kept import keep
 from ..origin import source_in
-from ..players import load_player
-from ..results import RUN, Result, read_folder, read_result, world_of
-from ..run import Run, untrained
+from ..runs.kept import keep
+from ..runs.players import load_player
+from ..runs.run import Run, untrained
+from ..studies.results import RUN, Result, read_folder, read_result, world_of
 from .card import BESIDE, card_of
 from .index import CARD, HEADER, INDEX, Checksum, Entry, read_entries, write_index
 

@@ -25,7 +25,7 @@ from kuaisim_gym.disk import remove
 from kuaisim_gym.simulator.build import load_catalogue, load_preferences
 
 from ..commands import count
-from ..processes import Workers
+from ..studies.processes import Workers
 from .large_files import PUBLISHED, Shape, write_large_files
 from .timing import Row, add_out, forget_peak, in_fresh_processes, process_memory, report
 

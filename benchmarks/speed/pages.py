@@ -12,8 +12,8 @@ from kuaisim_gym.disk import write_atomically
 
 from ..commands import add_folder
 from ..formatting import markdown_table
-from ..report import marked
-from ..results import Result, read_result
+from ..reports.report import marked
+from ..studies.results import Result, read_result
 from .vectors import verdict
 
 

@@ -10,8 +10,8 @@ from matplotlib.ticker import NullFormatter
 from kuaisim_gym.errors import DatasetNotFoundError
 
 from ..commands import add_folder
-from ..plots import save_figure
-from ..results import read_result
+from ..reports.plots import save_figure
+from ..studies.results import read_result
 
 add_arguments = add_folder
 

@@ -14,7 +14,7 @@ from dsrm_agents.dsrm.purifier import FittedPurifier
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.options import shared_dataset
 
-from ..run import Run, train_agent
+from ..runs.run import Run, train_agent
 from .timing import Clock, Row, add_out, report, timed
 
 PURIFIERS = ("dsrm", "student", "mlp")

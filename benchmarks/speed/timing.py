@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 
 from ..commands import out_folder
 from ..formatting import markdown_table, section
-from ..processes import Workers
-from ..results import PACKAGES, Result
-from ..study import Study, run_study
+from ..studies.processes import Workers
+from ..studies.results import PACKAGES, Result
+from ..studies.study import Study, run_study
 
 Row = dict[str, str | int | float]
 T = TypeVar("T")

@@ -25,7 +25,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.utils import batch_space
 from matplotlib.figure import Figure
 
-from ..plots import save_figure
+from ..reports.plots import save_figure
 from .play import TINY, Case, make
 from .timing import Row, add_out, in_fresh_processes, report
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from benchmarks import origin
 from benchmarks.purify import report, study
-from benchmarks.study import run_studies
+from benchmarks.studies.study import run_studies
 from dsrm_agents import (
     DSRM,
     PurifyObservation,

@@ -13,10 +13,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.backends import backend_of
 from benchmarks.commands import add_jobs
-from benchmarks.results import Result
-from benchmarks.study import Study, run_studies
+from benchmarks.studies.backends import backend_of
+from benchmarks.studies.results import Result
+from benchmarks.studies.study import Study, run_studies
 from kuaisim_gym.console import end_process, run_command_line
 from kuaisim_gym.disk import write_atomically
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.results import METRICS, Result
+from benchmarks.studies.results import METRICS, Result
 from kuaisim_gym.data import SOURCES
 
 TODAY = {"name": "kuairec", "source": "kuairec", "synthetic": True, "fingerprint": "t" * 16,

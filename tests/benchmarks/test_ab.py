@@ -26,9 +26,9 @@ from benchmarks.ab.sessions import (
     treated_users,
 )
 from benchmarks.ab.study import AbStudy
-from benchmarks.results import read_result
-from benchmarks.run import Run
-from benchmarks.study import run_study
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import read_result
+from benchmarks.studies.study import run_study
 from dsrm_agents import evaluate, make_vec_env
 from dsrm_agents.experiments import SequentialTest, assign
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import aggregates
-from benchmarks.aggregates import (
+from benchmarks.reports import aggregates
+from benchmarks.reports.aggregates import (
     holm,
     interquartile_mean,
     nested_interval,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from benchmarks import answers, paper, worlds
+from benchmarks import paper
 from benchmarks.prose import NOT_MADE, Evidence, value_of
+from benchmarks.reports import answers
+from benchmarks.runs import worlds
 from tests.benchmarks.handmade import LIKE, RUNS, pair, result
 
 

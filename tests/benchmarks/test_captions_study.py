@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.captions import FIELDS, CaptionStudy, errors
-from benchmarks.results import read_result
+from benchmarks.studies.results import read_result
 from kuaisim_gym.data import LabelLog
 from kuaisim_gym.data.dataset import Features
 

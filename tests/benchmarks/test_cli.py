@@ -22,9 +22,9 @@ from benchmarks.formatting import (
     mean_and_ci95,
     mean_and_ci95_by_user,
 )
-from benchmarks.plots import figures_of
-from benchmarks.results import KEYS, METRICS, World
-from benchmarks.run import SEED_RANGE, SLOTS, Run, train_agent
+from benchmarks.reports.plots import figures_of
+from benchmarks.runs.run import SEED_RANGE, SLOTS, Run, train_agent
+from benchmarks.studies.results import KEYS, METRICS, World
 from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.data.__main__ import main as data_main
 
@@ -383,10 +383,10 @@ def test_a_missing_package_and_an_interruption_are_no_tracebacks(monkeypatch, ca
     def interrupt(options: argparse.Namespace) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("benchmarks.tables.main", interrupt)
+    monkeypatch.setattr("benchmarks.reports.tables.main", interrupt)
     assert main(["table", "x"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
-    monkeypatch.setattr("benchmarks.suite.main", interrupt)
+    monkeypatch.setattr("benchmarks.runs.suite.main", interrupt)
     assert main(["suite"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import backends, cost, origin
+from benchmarks import cost, origin
 from benchmarks.__main__ import main
 from benchmarks.cost import FREE, CostStudy, compare, draw, read_studies, summary
 from benchmarks.estimates import states
-from benchmarks.results import in_order, read_result
-from benchmarks.run import Run
+from benchmarks.runs.run import Run
+from benchmarks.studies import backends
+from benchmarks.studies.results import in_order, read_result
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions
 

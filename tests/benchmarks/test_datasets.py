@@ -9,7 +9,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.datasets import DatasetStudy, describe, item_totals, r_squared
 from benchmarks.origin import Origin
-from benchmarks.results import read_result
+from benchmarks.studies.results import read_result
 from kuaisim_gym.data import BehaviourLog, write_csv
 
 

@@ -12,8 +12,8 @@ from benchmarks.__main__ import main
 from benchmarks.days import report
 from benchmarks.days.platforms import mean_reward, platform_of, play_days, stocks
 from benchmarks.days.study import DaysStudy
-from benchmarks.results import read_result
-from benchmarks.study import run_study
+from benchmarks.studies.results import read_result
+from benchmarks.studies.study import run_study
 from dsrm_agents import make_vec_env
 from dsrm_agents.baselines.bands import Quota
 from dsrm_agents.baselines.exploring import ExploringFilter

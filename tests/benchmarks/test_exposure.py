@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import exposure
 from benchmarks.__main__ import main
-from benchmarks.results import read_result
-from benchmarks.run import Run
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import read_result
 from kuaisim_gym import SessionBatch
 from kuaisim_gym.metrics import EXPOSURE_METRICS
 

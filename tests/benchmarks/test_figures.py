@@ -13,10 +13,10 @@ import pytest
 from benchmarks import origin
 from benchmarks.estimates.states import WEIGHTS
 from benchmarks.figures import command, policies, sensitivity, states, studies
-from benchmarks.plots import means_and_halves, save_small
-from benchmarks.processes import Workers
-from benchmarks.results import METRICS, read_result, read_results
-from benchmarks.study import run_studies, run_study
+from benchmarks.reports.plots import means_and_halves, save_small
+from benchmarks.studies.processes import Workers
+from benchmarks.studies.results import METRICS, read_result, read_results
+from benchmarks.studies.study import run_studies, run_study
 from kuaisim_gym.errors import ConfigError
 
 HEADER = {"study", "env", "max_len", "dataset", "versions", "commit"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks import front
 from benchmarks.prose import Evidence
-from benchmarks.results import METRICS, Result
+from benchmarks.reports import front
+from benchmarks.studies.results import METRICS, Result
 from tests.benchmarks.handmade import LIKE, TODAY, result
 
 # Len, R_each and AD.

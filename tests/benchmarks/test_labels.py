@@ -10,8 +10,8 @@ import pytest
 from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.labels import LabelStudy, labelled_rows, read_studies, summary
-from benchmarks.results import read_result
-from benchmarks.run import Run
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import read_result
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.simulator.quality import UserRanking

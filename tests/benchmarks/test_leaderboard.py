@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import leaderboard, paper, worlds
+from benchmarks import paper
 from benchmarks.__main__ import main
-from benchmarks.leaderboard import faults, faults_of, standing
 from benchmarks.origin import data_block
-from benchmarks.results import METRICS, Result
-from benchmarks.standings import HIGHEST, LOWEST
+from benchmarks.reports import leaderboard
+from benchmarks.reports.leaderboard import faults, faults_of, standing
+from benchmarks.reports.standings import HIGHEST, LOWEST
+from benchmarks.runs import worlds
+from benchmarks.studies.results import METRICS, Result
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError
 

@@ -10,9 +10,9 @@ import pytest
 
 from benchmarks.ope import policies, report, study
 from benchmarks.ope.plot import draw
-from benchmarks.results import read_result
-from benchmarks.run import Run
-from benchmarks.study import run_studies
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import read_result
+from benchmarks.studies.study import run_studies
 from kuaisim_gym.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

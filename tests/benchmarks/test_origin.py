@@ -21,9 +21,9 @@ from benchmarks.origin import (
     env_for,
     find_origin,
 )
-from benchmarks.results import world_of
-from benchmarks.run import Run
-from benchmarks.tables import by_world, markdown, summary, without_replaced
+from benchmarks.reports.tables import by_world, markdown, summary, without_replaced
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import world_of
 from kuaisim_gym.data import SOURCES, write_csv
 from kuaisim_gym.errors import ConfigError
 

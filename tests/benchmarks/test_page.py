@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import origin, page
+from benchmarks import origin
 from benchmarks.__main__ import main
+from benchmarks.reports import page
 
 VOID = {"meta", "img", "br"}
 SIZES = ("--max-len", "6", "--episodes", "64", "--sessions", "20")

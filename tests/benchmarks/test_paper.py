@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import origin, paper, suite, worlds
+from benchmarks import origin, paper
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, references
-from benchmarks.results import Result, read_results
+from benchmarks.runs import suite, worlds
+from benchmarks.studies.results import Result, read_results
 from kuaisim_gym import ENVIRONMENTS
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -10,9 +10,9 @@ from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import agent
 from benchmarks.pareto import plot, report, study
-from benchmarks.results import read_result
-from benchmarks.run import Run
-from benchmarks.study import result_path, run_study
+from benchmarks.runs.run import Run
+from benchmarks.studies.results import read_result
+from benchmarks.studies.study import result_path, run_study
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 HEADER = {"study", "kind", "settings", "agent", "env", "max_len", "seed", "dataset", "episodes",

@@ -20,7 +20,7 @@ from benchmarks.estimates.phase import (
     read_studies,
     with_events,
 )
-from benchmarks.results import read_result
+from benchmarks.studies.results import read_result
 from kuaisim_gym.data.synthetic import SyntheticConfig, synthetic_kuairec
 from kuaisim_gym.errors import ConfigError
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
-from benchmarks.evaluate import evaluated
-from benchmarks.kept import agent_file, fitted_file, keep, read_kept
-from benchmarks.play import replays
-from benchmarks.players import Player, load_player
-from benchmarks.run import Run, run, untrained
+from benchmarks.runs.evaluate import evaluated
+from benchmarks.runs.kept import agent_file, fitted_file, keep, read_kept
+from benchmarks.runs.play import replays
+from benchmarks.runs.players import Player, load_player
+from benchmarks.runs.run import Run, run, untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 SIZES = ("--max-len", "6", "--episodes", "12", "--sessions", "20", "--seed", "3")

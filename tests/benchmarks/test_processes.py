@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.processes import WorkerError, Workers
+from benchmarks.studies.processes import WorkerError, Workers
 from tests.attack.kills import Kill, started
 
 PARENT = """
 import argparse, sys, time
 from pathlib import Path
-from benchmarks.processes import Workers
+from benchmarks.studies.processes import Workers
 from kuaisim_gym.console import end_process, run_command_line
 
 def main(options):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from benchmarks.prose import BEST, NOT_MADE, VALUES, Evidence, filled, value_of
-from benchmarks.results import METRICS
+from benchmarks.studies.results import METRICS
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from tests.benchmarks.handmade import OLDER, RUNS, TODAY, pair, result
 
@@ -234,7 +234,7 @@ def test_shares_are_of_the_same_seeds() -> None:
 
 
 def test_every_value_is_tried_here() -> None:
-    from benchmarks import answers  # registers more
+    from benchmarks.reports import answers  # registers more
 
     marks = test_values.pytestmark
     tried = {row[0].split()[0] for mark in marks for row in mark.args[1]}

@@ -13,8 +13,8 @@ from benchmarks.__main__ import main
 from benchmarks.purify import report, study
 from benchmarks.purify.report import ORACLE, markdown, read_studies, studied
 from benchmarks.purify.study import ENVS, KUAIREC, PurifyStudy, World, plan
-from benchmarks.results import read_results
-from benchmarks.study import run_studies
+from benchmarks.studies.results import read_results
+from benchmarks.studies.study import run_studies
 from dsrm_agents import fit_purifier
 from dsrm_agents.dsrm import measures
 from dsrm_agents.dsrm.pairs import TargetConfig

@@ -16,9 +16,6 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.evaluate import evaluated
-from benchmarks.kept import agent_file, read_kept
-from benchmarks.players import load_player
 from benchmarks.released import library, load
 from benchmarks.released.index import (
     INDEX,
@@ -29,7 +26,10 @@ from benchmarks.released.index import (
     read_entries,
     release_at,
 )
-from benchmarks.run import Run, RunStudy, run, untrained
+from benchmarks.runs.evaluate import evaluated
+from benchmarks.runs.kept import agent_file, read_kept
+from benchmarks.runs.players import load_player
+from benchmarks.runs.run import Run, RunStudy, run, untrained
 from kuaisim_gym import disk
 from kuaisim_gym.errors import (
     CheckpointError,

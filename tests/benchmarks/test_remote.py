@@ -17,11 +17,14 @@ from typing import Any, Self, TypeVar
 
 import pytest
 
-from benchmarks import backends, cluster, origin, tuning
+from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
-from benchmarks.processes import WorkerError, Workers
-from benchmarks.remote import (
+from benchmarks.runs import tuning
+from benchmarks.runs.run import Run, RunStudy, run
+from benchmarks.studies import backends, cluster
+from benchmarks.studies.processes import WorkerError, Workers
+from benchmarks.studies.remote import (
     LOSSES,
     Event,
     LostError,
@@ -32,8 +35,7 @@ from benchmarks.remote import (
     Success,
     fulfil,
 )
-from benchmarks.run import Run, RunStudy, run
-from benchmarks.study import InProcess, Study, run_studies
+from benchmarks.studies.study import InProcess, Study, run_studies
 from kuaisim_gym.errors import ConfigError
 from tests.attack.kills import content
 
@@ -234,7 +236,7 @@ def test_a_search_makes_two_trials_at_a_time(small, tmp_path: Path, monkeypatch)
 def test_options_choose_the_backend(tmp_path: Path, monkeypatch, capsys) -> None:
     asked: list[Any] = []
     monkeypatch.setattr(
-        "benchmarks.suite.run_studies", lambda studies, out, backend: asked.append(backend)
+        "benchmarks.runs.suite.run_studies", lambda studies, out, backend: asked.append(backend)
     )
     suite = ["suite", "--agents", "random", "--seeds", "1", "--threads", "2", "--out"]
     suite.append(str(tmp_path))

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.origin import FIRST_VERSION
 from benchmarks.prose import Evidence
-from benchmarks.report import STUDIES, renewed, renewed_page, report
+from benchmarks.reports.report import STUDIES, renewed, renewed_page, report
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from tests.benchmarks.handmade import RUNS

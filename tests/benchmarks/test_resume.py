@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks import run as running
-from benchmarks import study
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
 from benchmarks.agents import agent as rows
-from benchmarks.run import Run, run
-from benchmarks.training import TrainingRecord
+from benchmarks.runs import run as running
+from benchmarks.runs.run import Run, run
+from benchmarks.runs.training import TrainingRecord
+from benchmarks.studies import study
 
 
 class Killed(Exception):
@@ -227,7 +227,7 @@ def test_a_suite_takes_the_option_too(tmp_path: Path) -> None:
 
 
 def test_a_log_needs_tensorboard(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("benchmarks.training.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.runs.training.find_spec", lambda name: None)
     arguments = ["--agent", "a2c", "--episodes", "20", "--sessions", "20", "--out", str(tmp_path)]
     assert main(["run", *arguments, "--tensorboard", str(tmp_path / "log")]) == 2
     assert "pip install tensorboard" in capsys.readouterr().err

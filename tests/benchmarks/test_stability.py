@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import stability
 from benchmarks.__main__ import main
-from benchmarks.results import METRICS, World
+from benchmarks.reports import stability
+from benchmarks.studies.results import METRICS, World
 
 
 def result(

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import standings
 from benchmarks.__main__ import main
-from benchmarks.results import METRICS, Result
-from benchmarks.standings import HIGHEST, LOWEST, board_of, boards_of, comparisons
+from benchmarks.reports import standings
+from benchmarks.reports.standings import HIGHEST, LOWEST, board_of, boards_of, comparisons
+from benchmarks.studies.results import METRICS, Result
 from kuaisim_gym.data import SOURCES
 
 TODAY = {"name": "kuairec", "source": "kuairec", "synthetic": True, "fingerprint": "t" * 16,

@@ -14,14 +14,16 @@ from typing import Any
 import pytest
 
 import kuaisim_gym
-from benchmarks import cost, exposure, halves, labels, results, tuning
+from benchmarks import cost, exposure, halves, labels
 from benchmarks.estimates import phase
 from benchmarks.estimates import report as estimates_report
 from benchmarks.pareto import report as pareto_report
-from benchmarks.processes import Workers
 from benchmarks.purify import report as purify_report
-from benchmarks.results import read_result, read_results
-from benchmarks.study import InProcess, Study, run_studies, run_study
+from benchmarks.runs import tuning
+from benchmarks.studies import results
+from benchmarks.studies.processes import Workers
+from benchmarks.studies.results import read_result, read_results
+from benchmarks.studies.study import InProcess, Study, run_studies, run_study
 from kuaisim_gym.errors import BusyError, ConfigError, DataFormatError
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 
-from benchmarks import origin, tuning
-from benchmarks import run as running
+from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent
-from benchmarks.results import read_results
-from benchmarks.run import Run
-from benchmarks.tuning import split_users, tune
+from benchmarks.runs import run as running
+from benchmarks.runs import tuning
+from benchmarks.runs.run import Run
+from benchmarks.runs.tuning import split_users, tune
+from benchmarks.studies.results import read_results
 from dsrm_agents import HierarchicalPPO
 from dsrm_agents.common.slate_ppo import SlatePPO
 from kuaisim_gym.data import SOURCES

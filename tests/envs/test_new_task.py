@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import kuaisim_gym
-from benchmarks.plots import plot_all
-from benchmarks.results import read_results, task_of
-from benchmarks.run import Run, add_arguments, run, spec_of
-from benchmarks.tables import markdown
+from benchmarks.reports.plots import plot_all
+from benchmarks.reports.tables import markdown
+from benchmarks.runs.run import Run, add_arguments, run, spec_of
+from benchmarks.studies.results import read_results, task_of
 from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
 from kuaisim_gym.errors import ConfigError

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from kuaisim_gym.errors import ConfigError
 
-from . import paper
-from .backends import backend_of
-from .commands import add_jobs
-from .results import Result, read_result, read_results, world_of
-from .run import Run, RunStudy
+from .. import paper
+from ..commands import add_jobs
+from ..runs.run import Run, RunStudy
+from ..runs.worlds import all_worlds
+from ..studies.backends import backend_of
+from ..studies.results import Result, read_result, read_results, world_of
+from ..studies.study import run_studies
 from .standings import Board, boards_of, comparisons, leaderboard, leaderboard_of
-from .study import run_studies
-from .worlds import all_worlds
 
 COMMITTED = Path("benchmarks/results")
 ABOUT = "ABOUT.md"  # beside the result files of an entry

@@ -7,10 +7,10 @@ from itertools import product
 
 import numpy as np
 
-from . import paper
-from .agents import AGENTS
-from .formatting import interval, markdown_table
-from .prose import (
+from .. import paper
+from ..agents import AGENTS
+from ..formatting import interval, markdown_table
+from ..prose import (
     BEST,
     NOT_MADE,
     OURS,
@@ -23,10 +23,10 @@ from .prose import (
     sign_of,
     value,
 )
-from .results import Result
+from ..runs.worlds import WORLDS
+from ..studies.results import Result
 from .standings import HIGHEST, is_oracle
 from .tables import DIGITS, metric, training_sizes
-from .worlds import WORLDS
 
 EPISODES = 20_000  # training sessions of the paper's tables
 # The paper's variants, by their agents.

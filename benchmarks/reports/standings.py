@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 
 from kuaisim_gym.envs.assembly import SessionBatch
 
-from .agents import AGENTS
+from ..agents import AGENTS
+from ..formatting import TitledTable, interval
+from ..studies.results import Result, World, world_of
 from .aggregates import (
     NORMAL_975,
     RESAMPLES,
@@ -32,9 +34,7 @@ from .aggregates import (
     probability_of_improvement,
     resampled,
 )
-from .formatting import TitledTable, interval
 from .plots import name_agents
-from .results import Result, World, world_of
 from .tables import LADDER, are_alike, by_world, training_sizes
 
 LOWEST, HIGHEST = "random", "expected-oracle+quota"

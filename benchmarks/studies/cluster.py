@@ -31,7 +31,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Cluster:
-    """Workers of a Ray cluster, as a :class:`~benchmarks.study.Backend`.
+    """Workers of a Ray cluster, as a :class:`~benchmarks.studies.study.Backend`.
 
     Args:
         address: ``HOST:PORT`` of a running cluster of which this machine is a node, or ``"auto"``;

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from .formatting import TitledTable, interval, markdown_table
-from .paper import MAX_LENS
-from .pareto import report as pareto
+from ..formatting import TitledTable, interval, markdown_table
+from ..paper import MAX_LENS
+from ..pareto import report as pareto
+from ..prose import Evidence
+from ..studies.results import Result, World
 from .plots import save_small
-from .prose import Evidence
-from .results import Result, World
 from .standings import is_oracle, is_synthetic
 from .tables import CEILINGS, DIGITS
 

@@ -33,13 +33,13 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 from kuaisim_gym.registration import registered
 
-from .agents import AGENTS, Agent, find_agent
-from .commands import OF_RUN, add_dataset, add_dataset_seed, count
+from ..agents import AGENTS, Agent, find_agent
+from ..commands import OF_RUN, add_dataset, add_dataset_seed, count
+from ..origin import Origin, check_played, env_for, find_origin
+from ..reports.tables import markdown
+from ..studies.results import Result, commit, task_of, versions, without_nan
+from ..studies.study import Study, run_study
 from .kept import agent_file, keep
-from .origin import Origin, check_played, env_for, find_origin
-from .results import Result, commit, task_of, versions, without_nan
-from .study import Study, run_study
-from .tables import markdown
 from .training import Seconds, TrainingRecord, agent_logger
 
 CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20

@@ -19,13 +19,13 @@ from PIL import Image
 
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-from .formatting import TitledTable
-from .kept import agent_file
-from .play import replays
-from .players import Player, load_player
+from ..formatting import TitledTable
+from ..runs.kept import agent_file
+from ..runs.play import replays
+from ..runs.players import Player, load_player
+from ..runs.run import judged
+from ..studies.results import RUN, Result, read_folder, read_result, world_of
 from .plots import as_png, figures_of, png_of
-from .results import RUN, Result, read_folder, read_result, world_of
-from .run import judged
 from .tables import by_world, world_table
 
 TARGETS = (0.3, 0.4, 0.5, 0.6, 0.7)  # long-tail shares that a dial is set to

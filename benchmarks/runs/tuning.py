@@ -42,11 +42,11 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.disk import disk_errors
 from kuaisim_gym.errors import ConfigError
 
-from .agents import find_agent
-from .backends import backend_of
-from .commands import add_jobs, count
-from .formatting import markdown_table, section
-from .results import (
+from ..agents import find_agent
+from ..commands import add_jobs, count
+from ..formatting import markdown_table, section
+from ..studies.backends import backend_of
+from ..studies.results import (
     PACKAGES,
     Result,
     check_session_env,
@@ -55,6 +55,7 @@ from .results import (
     read_results,
     world_of,
 )
+from ..studies.study import Backend, InProcess, Study, check_same, run_study, save
 from .run import (
     Run,
     add_agent_arguments,
@@ -64,7 +65,6 @@ from .run import (
     spec_of,
     train_agent,
 )
-from .study import Backend, InProcess, Study, check_same, run_study, save
 
 STUDY = "tune"
 KEYS = frozenset(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from kuaisim_gym.errors import ConfigError
 
-from .agents import AGENTS
-from .commands import OF_RUN, count
+from ..agents import AGENTS
+from ..commands import OF_RUN, count
+from ..released.library import VARIABLE, load
+from ..reports.tables import add_format, tables_of
+from ..studies.results import Result, commit, versions
 from .players import Player, load_player
-from .released.library import VARIABLE, load
-from .results import Result, commit, versions
 from .run import Run, add_agent_arguments, add_session_arguments, judged
-from .tables import add_format, tables_of
 
 
 def find_player(options: argparse.Namespace) -> Player:

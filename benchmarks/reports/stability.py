@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from kuaisim_gym.envs.assembly import SessionBatch
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
-from .commands import add_folder
-from .formatting import interval, markdown_table, section
+from ..commands import add_folder
+from ..formatting import interval, markdown_table, section
+from ..studies.results import Result, World, read_results
 from .plots import draw_curves, name_agents, save_figure
-from .results import Result, World, read_results
 from .tables import by_world, metric
 
 AGENTS = (

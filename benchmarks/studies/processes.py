@@ -41,7 +41,7 @@ class Workers(ProcessPoolExecutor):
         tasks: Tasks after which a process is replaced by a new one; ``None`` for no limit.
 
     Attributes:
-        slots: The processes, as of a :class:`~benchmarks.study.Backend`.
+        slots: The processes, as of a :class:`~benchmarks.studies.study.Backend`.
     """
 
     def __init__(self, jobs: int, threads: int | None = None, tasks: int | None = None) -> None:

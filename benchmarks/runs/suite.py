@@ -11,14 +11,15 @@ from pathlib import Path
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.errors import ConfigError
 
-from . import paper, worlds
-from .agents import agents_for, find_agent
-from .backends import backend_of
-from .commands import add_jobs
-from .results import read_results
+from .. import paper
+from ..agents import agents_for, find_agent
+from ..commands import add_jobs
+from ..reports.tables import markdown
+from ..studies.backends import backend_of
+from ..studies.results import read_results
+from ..studies.study import run_studies
+from . import worlds
 from .run import Run, RunStudy, add_run_arguments, add_world_arguments, spec_of
-from .study import run_studies
-from .tables import markdown
 
 WORLDS = "worlds"
 

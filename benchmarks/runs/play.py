@@ -17,7 +17,7 @@ from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.envs.shared import RENDER_FPS
 from kuaisim_gym.errors import ConfigError
 
-from .commands import count
+from ..commands import count
 from .evaluate import add_player_arguments, find_player
 from .players import Player
 from .run import SLOTS, first_test_seed

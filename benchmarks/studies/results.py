@@ -19,7 +19,7 @@ from kuaisim_gym.errors import DataFormatError, unknown_option
 from kuaisim_gym.registration import registered
 from kuaisim_gym.version import __version__
 
-from .origin import data_label, is_older
+from ..origin import data_label, is_older
 
 RUN = "run"  # the study of results that name no study
 METRICS = (

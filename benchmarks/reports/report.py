@@ -12,18 +12,20 @@ from typing import Any
 from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.errors import ConfigError
 
-from . import answers, cost, exposure, front, halves, labels, paper, stability, tuning
-from .ab import report as ab
-from .days import report as days
-from .estimates import phase
-from .estimates import report as estimates
-from .ope import report as ope
+from .. import cost, exposure, halves, labels, paper
+from ..ab import report as ab
+from ..days import report as days
+from ..estimates import phase
+from ..estimates import report as estimates
+from ..ope import report as ope
+from ..pareto import report as pareto
+from ..prose import Evidence, filled
+from ..purify import report as purify
+from ..runs import tuning
+from ..studies.results import RUN, Result, read_results, studies_in, world_of
+from . import answers, front, stability
 from .page import page_of, runs_of
-from .pareto import report as pareto
 from .plots import save_small
-from .prose import Evidence, filled
-from .purify import report as purify
-from .results import RUN, Result, read_results, studies_in, world_of
 from .standings import board_of, draw_profiles, leaderboard, statistics
 from .tables import ladder, markdown, summary
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from kuaisim_gym.errors import DatasetNotFoundError
 
-from . import paper
-from .agents import AGENTS, agents_for
-from .agents.references import ROWS
-from .origin import env_for
+from .. import paper
+from ..agents import AGENTS, agents_for
+from ..agents.references import ROWS
+from ..origin import env_for
 from .run import Run
 
 # Of the learned agents those that matter most; the paper's tables have further ones.

@@ -18,9 +18,9 @@ from PIL import Image
 from kuaisim_gym.disk import write_atomically
 from kuaisim_gym.envs.assembly import SessionBatch
 
-from .commands import add_folder
-from .formatting import mean_and_ci95
-from .results import Result, World, read_results
+from ..commands import add_folder
+from ..formatting import mean_and_ci95
+from ..studies.results import Result, World, read_results
 from .tables import by_world, mean_and_half
 
 DPI = 110  # of small files, unless a figure has more

@@ -14,12 +14,12 @@ import numpy as np
 from dsrm_agents.baselines.reference import CEILING
 from kuaisim_gym.envs.assembly import SessionBatch
 
-from . import paper
-from .agents import AGENTS
-from .commands import add_folder
-from .formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
-from .paper import published
-from .results import Result, World, read_results, world_of
+from .. import paper
+from ..agents import AGENTS
+from ..commands import add_folder
+from ..formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
+from ..paper import published
+from ..studies.results import Result, World, read_results, world_of
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")

@@ -11,7 +11,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import CheckpointError
 
-from .agents import Agent, find_agent
+from ..agents import Agent, find_agent
 from .kept import agent_file, fitted_file, read_kept
 from .run import Played, Run, play, untrained
 

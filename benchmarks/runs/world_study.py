@@ -11,11 +11,11 @@ from typing import ClassVar
 
 from kuaisim_gym.errors import ConfigError
 
-from .commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
-from .origin import env_for
-from .results import Result, check_session_env, world_of
+from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
+from ..origin import env_for
+from ..studies.results import Result, check_session_env, world_of
+from ..studies.study import Study
 from .run import Run
-from .study import Study
 from .worlds import all_worlds
 
 

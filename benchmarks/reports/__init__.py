@@ -1,0 +1,1 @@
+"""Reports: tables, standings, figures and pages of result files."""

@@ -1,0 +1,1 @@
+"""Runs: agents are trained, kept, judged, searched and played."""
