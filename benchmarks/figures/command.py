@@ -86,6 +86,11 @@ FIGURES: dict[int, Callable[[argparse.Namespace], Figure]] = {
     2: figure2, 3: figure3, 4: figure4, 6: figure6,
 }  # fmt: skip
 
+# Names of the studies behind them, in results.
+STUDIES = frozenset(
+    kind.kind for kind in (policies.PolicyStudy, states.StatesStudy, sensitivity.SensitivityStudy)
+)
+
 
 def _results(options: argparse.Namespace, needed: Sequence[Study]) -> list[Result]:
     """Makes the missing studies, and reads the results of all of them, in their order."""

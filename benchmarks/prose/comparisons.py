@@ -8,13 +8,12 @@ from .. import paper
 from ..agents import AGENTS
 from ..formatting import mean_and_ci95
 from ..reports.tables import are_alike, metric
-from ..studies.results import Result
+from ..studies.results import Result, direction
 
 # Stands for the published method, apart from the paper's own, with the best mean in a world.
 BEST = "best-published"
 OURS = "dsrm-hrl"
 RIVALS = tuple(agent for agent in paper.agents_of(2) if agent != OURS)
-LESS_IS_BETTER = frozenset({"ad", "slate_ad", "q", "gini"})
 VERDICTS = {1: "above", 0: "level with", -1: "below"}
 
 
@@ -56,9 +55,8 @@ def differences(
 
 def best_published(agents: dict[str, list[Result]], measure: str) -> str:
     """The published method with the best mean in a world; empty where none has runs."""
-    sign = -1.0 if measure in LESS_IS_BETTER else 1.0
     means = {
-        name: sign * float(np.mean(metric(agents[name], measure)))
+        name: direction(measure) * float(np.mean(metric(agents[name], measure)))
         for name in RIVALS
         if agents.get(name)
     }
@@ -82,7 +80,10 @@ def share(agents: dict[str, list[Result]], measure: str, agent: str, control: st
 
 def is_better(agents: dict[str, list[Result]], measure: str, agent: str) -> dict[str, bool]:
     """Published methods, and if an agent is better than each beyond the interval, in one world."""
-    better = -1 if measure in LESS_IS_BETTER else 1
     rivals = (rival for rival in RIVALS if rival != agent)
     gains = {rival: differences(agents, measure, agent, rival) for rival in rivals}
-    return {AGENTS[rival].label: sign_of(gain) == better for rival, gain in gains.items() if gain}
+    return {
+        AGENTS[rival].label: sign_of(gain) == direction(measure)
+        for rival, gain in gains.items()
+        if gain
+    }

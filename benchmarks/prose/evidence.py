@@ -29,7 +29,8 @@ class Evidence:
 
     Attributes:
         runs: Results of runs, of any worlds.
-        read: Function from the name of a study to its results; empty where there are none.
+        read: Function from the name of a study to its results; empty where there are none. Raises
+            ``ValueError`` with what it expected where no study has the name.
     """
 
     runs: list[Result]

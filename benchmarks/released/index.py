@@ -34,6 +34,7 @@ CARD = ".md"
 RESULT, AGENT, FITTED = ".json", ".agent", ".fitted"
 NEEDED = frozenset({RESULT, AGENT, CARD})
 LARGEST = 1 << 30  # bytes of a file: agents are far smaller
+LARGEST_INDEX = 1 << 26  # an agent takes a thousand
 HEADER = ("agent", "env", "max_len", "seed", "dataset")  # of a run's result
 LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 RETRIES, BACKOFF = 2, 0.5  # of small files: a machine without network is to know soon
@@ -229,7 +230,8 @@ class Site(Release):
         file = folder / name
         sha256, size = sums or (None, None)
         url = f"{self.url.rstrip('/')}/{quote(name)}"
-        fetch_file(url, file, sha256, size=size, retries=RETRIES, backoff=BACKOFF)
+        limits = {"size": size, "largest": LARGEST_INDEX}
+        fetch_file(url, file, sha256, **limits, retries=RETRIES, backoff=BACKOFF)
         return file
 
 

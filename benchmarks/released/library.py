@@ -71,6 +71,8 @@ def load(
     spec = spec_of(argparse.Namespace(agent=agent, env=env, dataset=None), **settings)
     row = find_agent(agent)
     if row.rule is not None:
+        if release is not None:
+            release_at(release)  # what is no release is none for a rule either
         return Player(spec, row, spec.load(), None, None)
     trained = replace(spec, seed=Run.seed, episodes=EPISODES, sessions=Run.sessions)
     path = locate(RunStudy(trained, progress, keep=True), release_named(release), train)

@@ -13,13 +13,12 @@ from ..formatting import TitledTable, interval, markdown_table
 from ..paper import MAX_LENS
 from ..pareto import report as pareto
 from ..prose import Evidence
-from ..studies.results import Result, World
+from ..studies.results import Result, World, direction
 from .plots import save_small
 from .standings import is_oracle, is_synthetic
 from .tables import CEILINGS, DIGITS
 
-# What counts, and whether more of it is better.
-MEASURES = {"len": True, "r_each": True, "ad": False}
+MEASURES = ("len", "r_each", "ad")
 NAMES_IN_COLUMN = 25  # of the figure's legend
 _TITLES = {"len": "Len", "r_each": "R_each", "ad": "AD"}
 NOTE = (
@@ -57,10 +56,7 @@ class Point(NamedTuple):
 
     def dominates(self, point: Point) -> bool:
         """Tells whether it is nowhere worse than another one and somewhere better."""
-        gains = [
-            (1.0 if is_more_better else -1.0) * (self.mean(name) - point.mean(name))
-            for name, is_more_better in MEASURES.items()
-        ]
+        gains = [direction(name) * (self.mean(name) - point.mean(name)) for name in MEASURES]
         return min(gains) >= 0.0 and max(gains) > 0.0
 
 

@@ -17,6 +17,7 @@ from ..ab import report as ab
 from ..days import report as days
 from ..estimates import phase
 from ..estimates import report as estimates
+from ..figures import command as figures
 from ..ope import report as ope
 from ..pareto import report as pareto
 from ..prose import Evidence, filled
@@ -122,9 +123,12 @@ def evidence_in(folder: Path) -> Evidence:
     """
     present = studies_in(folder)
     readers = {study: read for _, study, read, _ in STUDIES}
+    known = present | readers.keys() | figures.STUDIES
 
     @cache
     def read(study: str) -> list[Result]:
+        if study not in known:
+            raise ValueError(f"a study instead of {study!r}: one of {', '.join(sorted(known))}")
         if study not in present:
             return []
         if study in readers:

@@ -25,6 +25,7 @@ RUN = "run"  # the study of results that name no study
 METRICS = (
     "len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage",
 )  # fmt: skip
+LESS_IS_BETTER = frozenset({"ad", "slate_ad", "q", "gini"})  # of metrics
 KEYS = frozenset(
     {"agent", "env", "max_len", "slate_size", "seed", "dataset", "train", "eval", "metrics",
      "versions", "commit"}
@@ -139,6 +140,11 @@ def check_session_env(env: str) -> None:
     if task_of(env) is not SessionBatch:
         names = [name for name in ENVIRONMENTS if task_of(name) is SessionBatch]
         raise unknown_option("env", env, names)
+
+
+def direction(metric: str) -> int:
+    """1 for a metric that is better where it is more, -1 for one that is better where less."""
+    return -1 if metric in LESS_IS_BETTER else 1
 
 
 def without_nan(values: Mapping[str, float]) -> dict[str, float | None]:

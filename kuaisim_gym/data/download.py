@@ -124,6 +124,7 @@ def fetch_file(
     sha256: str | None = None,
     *,
     size: int | None = None,
+    largest: int | None = None,
     timeout: float = 30.0,
     retries: int = 3,
     backoff: float = 1.0,
@@ -138,6 +139,7 @@ def fetch_file(
         file: Its place, whose folder is there.
         sha256: Its checksum; ``None`` to take whatever comes.
         size: Its bytes; ``None`` to take however many come.
+        largest: The most bytes that are taken where ``size`` is ``None``; ``None`` for any number.
         timeout: As for :func:`download`, as the rest.
         retries: Number of retries.
         backoff: Seconds.
@@ -147,7 +149,10 @@ def fetch_file(
         DownloadError: It cannot be fetched, or has another size or checksum.
         DiskSpaceError: The disk has too little room for it.
     """
-    transfer = _Transfer(url, file, size or 0, 0, "", timeout, retries, backoff, progress, False)
+    transfer = _Transfer(
+        url, file, size or 0, 0, "", timeout, retries, backoff, progress,
+        resumes=False, largest=largest if size is None else size,
+    )  # fmt: skip
     try:
         transfer.fetch()
         content = transfer.unfinished.read_bytes()
@@ -238,6 +243,7 @@ class _Transfer:
         backoff: Seconds.
         progress: Whether to show a progress bar.
         resumes: Whether the next call finds what has come before this one failed.
+        largest: The most bytes that are taken; ``None`` for any number.
     """
 
     url: str
@@ -250,6 +256,7 @@ class _Transfer:
     backoff: float
     progress: bool
     resumes: bool = True
+    largest: int | None = None
 
     @property
     def unfinished(self) -> Path:
@@ -361,6 +368,7 @@ class _Transfer:
         return _Origin(self.url, origin.validator, origin.total or total), have
 
     def _receive(self, response: requests.Response, origin: _Origin, start: int) -> None:
+        self._check_size(origin.total or 0)
         size = origin.total or self.size
         check_free_space(self.file.parent, max(size - start, 0) + self.further)
         if not start:
@@ -376,6 +384,7 @@ class _Transfer:
         )
         with bar, self.unfinished.open("ab") as file:
             for chunk in _chunks(response):
+                self._check_size(file.tell() + len(chunk))  # some answers have no end
                 file.write(chunk)
                 bar.update(len(chunk))
         have, total = self._have(), origin.total
@@ -384,6 +393,14 @@ class _Transfer:
             raise _LostConnectionError(f"more came than the {total} bytes that were announced")
         if total is not None and have < total:
             raise _LostConnectionError(f"the connection ended after {have} of {total} bytes")
+
+    def _check_size(self, size: int) -> None:
+        """Refuses a file of more bytes than are taken."""
+        if self.largest is not None and size > self.largest:
+            raise self.error(
+                f"Expected a file with a size in bytes of at most {self.largest} at {self.url}, "
+                f"got one of at least {size}: it is another file. Nothing of it was kept."
+            )
 
     def _have(self) -> int:
         return self.unfinished.stat().st_size if self.unfinished.is_file() else 0

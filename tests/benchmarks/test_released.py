@@ -471,8 +471,9 @@ def test_what_is_no_release_is_refused(tmp_path: Path, capsys) -> None:
         assert "secret" not in str(raised.value)
     for place in ("https://example.org", "https://example.org:8443/a/", "http://localhost:80/a"):
         assert release_at(place) == Site(place)
-    assert main(["play", "ppo", "--release", ""]) == 2
-    assert "A release is a folder with" in capsys.readouterr().err
+    for agent in ("ppo", "random"):  # a rule plays without, but a mistake is told
+        assert main(["play", agent, "--release", ""]) == 2
+        assert "A release is a folder with" in capsys.readouterr().err
     sums = {"sha256": "0" * 64, "size": 1}
     header = {"agent": "a", "env": "e", "max_len": 1, "seed": 1, "dataset": {}}
 

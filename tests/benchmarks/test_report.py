@@ -167,6 +167,26 @@ def test_pages_are_renewed_by_the_command_and_faults_name_the_page(tmp_path: Pat
     assert "-->9<!--" in page.read_text(encoding="utf-8")
 
 
+def test_only_a_study_that_there_is_can_be_not_made(tmp_path: Path, capsys) -> None:
+    results, page = tmp_path / "results", tmp_path / "page.md"
+    results.mkdir()
+    write(results, run("random", TODAY), study("speed: more", TODAY, seconds=3.0))
+    page.write_text(
+        "Len <!-- = study sensitivity metrics.len diffusion_steps=5 -->9<!-- / -->, reward "
+        "<!-- = study halves metrics.r_each -->9<!-- / -->, <!-- = study 'speed: more' seconds -->"
+        "9<!-- / -->\n"
+    )
+    assert main(["report", str(results), "--pages", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert (text.count("-->not made<!--"), text.count("-->3.000<!--")) == (2, 1)
+    page.write_text("Len <!-- = study sensitivty metrics.len diffusion_steps=5 -->9<!-- / -->\n")
+    capsys.readouterr()
+    assert main(["report", str(results), "--pages", str(page)]) == 2
+    error = capsys.readouterr().err
+    assert "expected a study instead of 'sensitivty': one of ab, cost" in error
+    assert "sensitivity, speed: more" in error
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [

@@ -753,3 +753,15 @@ def test_one_file_is_fetched_and_checked(server: Server, tmp_path: Path) -> None
     assert names(tmp_path) == ["file"]
     fetch_file(f"{server.url}/x", file, **options)
     assert file.read_bytes() == server.body
+
+
+@pytest.mark.parametrize("says_length", [True, False])
+@pytest.mark.parametrize("limit", ["size", "largest"])
+def test_no_more_is_fetched_than_a_file_may_have(server, tmp_path, limit, says_length) -> None:
+    """Neither what a server announces nor what it sends without end fills the disk."""
+    server.says_length = says_length
+    options = {"timeout": 5, "retries": 0, "progress": False}
+    fetch_file(f"{server.url}/x", tmp_path / "file", **{limit: len(ZIP)}, **options)
+    with pytest.raises(DownloadError, match=f"of at most {len(ZIP) - 1} at .* of at least"):
+        fetch_file(f"{server.url}/x", tmp_path / "more", **{limit: len(ZIP) - 1}, **options)
+    assert names(tmp_path) == ["file"]
