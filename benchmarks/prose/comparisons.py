@@ -82,8 +82,5 @@ def is_better(agents: dict[str, list[Result]], measure: str, agent: str) -> dict
     """Published methods, and if an agent is better than each beyond the interval, in one world."""
     rivals = (rival for rival in RIVALS if rival != agent)
     gains = {rival: differences(agents, measure, agent, rival) for rival in rivals}
-    return {
-        AGENTS[rival].label: sign_of(gain) == direction(measure)
-        for rival, gain in gains.items()
-        if gain
-    }
+    better = direction(measure)
+    return {AGENTS[rival].label: sign_of(gain) == better for rival, gain in gains.items() if gain}

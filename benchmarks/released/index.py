@@ -230,8 +230,9 @@ class Site(Release):
         file = folder / name
         sha256, size = sums or (None, None)
         url = f"{self.url.rstrip('/')}/{quote(name)}"
-        limits = {"size": size, "largest": LARGEST_INDEX}
-        fetch_file(url, file, sha256, **limits, retries=RETRIES, backoff=BACKOFF)
+        fetch_file(
+            url, file, sha256, size=size, largest=LARGEST_INDEX, retries=RETRIES, backoff=BACKOFF
+        )
         return file
 
 
