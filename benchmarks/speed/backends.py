@@ -22,7 +22,7 @@ from .timing import Row, add_out, report
 AGENTS = ("a2c", "ppo", "random", "popularity")
 JOBS = 2
 BACKENDS = ("local", "ray")
-START = "from kuaisim_benchmarks.cluster import Cluster\nwith Cluster(None, 2): pass"
+START = "from kuaisim_benchmarks.studies.cluster import Cluster\nwith Cluster(None, 2): pass"
 PROGRAM = __package__.partition(".")[0]
 
 
