@@ -29,7 +29,8 @@ from .agents.agent import SLATE_ACTIONS, Agent
 from .estimates.states import ESTIMATES, RAW, make_ready
 from .formatting import markdown_table, mean_and_ci95_by_user, section
 from .reports.plots import save_small
-from .runs.run import Played, Run, play
+from .runs.judging import Played, play
+from .runs.settings import Run
 from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from .studies.backends import results_of
 from .studies.results import Result, in_order, read_results, world_of

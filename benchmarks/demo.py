@@ -12,7 +12,8 @@ from kuaisim_gym import load_dataset
 from .commands import add_jobs, out_folder
 from .reports.plots import plot_all
 from .reports.tables import markdown
-from .runs.run import Run, RunStudy
+from .runs.run import RunStudy
+from .runs.settings import Run
 from .runs.suite import expand
 from .studies.backends import backend_of
 from .studies.results import read_results

@@ -19,7 +19,7 @@ from .agents.agent import SLATE_ACTIONS, Agent
 from .formatting import interval, markdown_table, section
 from .paper import SEEDS
 from .reports.plots import means_and_halves, save_small
-from .runs.run import play
+from .runs.judging import play
 from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from .studies.backends import results_of
 from .studies.results import Result, World, in_order, read_results, without_nan, world_of

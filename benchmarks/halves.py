@@ -27,7 +27,8 @@ from .agents.agent import SLATE_ACTIONS, Agent
 from .commands import add_jobs, add_out_or_table
 from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
 from .labels import has_labels, judge, score_of, usual
-from .runs.run import Run, play
+from .runs.judging import play
+from .runs.settings import Run
 from .runs.world_study import WorldStudy, measurement
 from .runs.worlds import all_worlds
 from .studies.backends import results_of

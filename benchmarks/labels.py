@@ -30,7 +30,8 @@ from kuaisim_gym.simulator.quality import UserRanking, rank_users
 from .agents import find_agent
 from .formatting import interval, markdown_table, mean_and_ci95, section
 from .paper import SEEDS
-from .runs.run import Run, train_agent, weights_of
+from .runs.settings import Run, weights_of
+from .runs.training import train_agent
 from .runs.world_study import WorldStudy, add_world_arguments, measurement, worlds_of
 from .studies.backends import results_of
 from .studies.results import Result, World, in_order, read_results, world_of
@@ -57,7 +58,7 @@ class LabelStudy(WorldStudy):
     """Rankings of one dataset's labelled rows: the scores without training, or an agent's.
 
     Attributes:
-        agent: Name of an agent to train, as for :class:`~benchmarks.runs.run.Run`; empty for
+        agent: Name of an agent to train, as for :class:`~benchmarks.runs.settings.Run`; empty for
             scores.
         scores: Scores of :data:`~dsrm_agents.baselines.reference.SCORES`; empty for all that the
             data allow. The seed is that of the random one.

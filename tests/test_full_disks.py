@@ -15,7 +15,7 @@ from benchmarks.reports import report
 from benchmarks.reports.plots import save_figure, save_small
 from benchmarks.runs import play
 from benchmarks.runs.play import write_gif
-from benchmarks.runs.training import agent_logger
+from benchmarks.runs.record import agent_logger
 from benchmarks.speed import timing
 from benchmarks.studies.study import Study, run_study
 from dsrm_agents import export, export_onnx, make_vec_env

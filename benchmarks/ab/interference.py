@@ -21,7 +21,7 @@ from kuaisim_gym.metrics import gini
 from kuaisim_gym.simulator.lifecycle import Lifecycle
 
 from ..days.platforms import SPARE_DAYS, platform_of, play_days
-from ..runs.run import first_test_seed
+from ..runs.judging import first_test_seed
 from ..runs.world_study import WorldStudy
 from ..studies.results import Result
 from .calibration import check_arms

@@ -35,7 +35,8 @@ from kuaisim_gym.registration import registered
 from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
 from ..origin import env_for
 from ..paper import SEEDS
-from ..runs.run import SLOTS, Run, play
+from ..runs.judging import play
+from ..runs.settings import SLOTS, Run
 from ..runs.world_study import WorldStudy
 from ..studies.backends import results_of
 from ..studies.results import Result

@@ -31,8 +31,9 @@ from kuaisim_gym.simulator.lifecycle import Lifecycle, before_first_day
 from ..agents import Agent, find_agent
 from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
 from ..paper import SEEDS
-from ..runs.run import SEED_RANGE, Run, first_test_seed, weights_of
-from ..runs.training import TrainingRecord
+from ..runs.judging import first_test_seed
+from ..runs.record import TrainingRecord
+from ..runs.settings import SEED_RANGE, Run, weights_of
 from ..studies.backends import results_of
 from ..studies.results import Result, check_session_env, without_nan
 from ..studies.study import Study

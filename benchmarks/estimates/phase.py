@@ -25,7 +25,7 @@ from ..commands import add_jobs, add_out_or_table
 from ..formatting import markdown_table, mean_and_ci95_by_user, section
 from ..origin import data_block
 from ..reports.plots import name_agents, save_small
-from ..runs.run import Run
+from ..runs.settings import Run
 from ..studies.backends import results_of
 from ..studies.results import Result, read_results
 from ..studies.study import Study

@@ -22,7 +22,8 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.simulator.factors import HELD_OUT
 
 from ..agents.agent import SLATE_ACTIONS, Agent
-from ..runs.run import Played, Run, play
+from ..runs.judging import Played, play
+from ..runs.settings import Run
 
 RAW, BELIEF = "raw", "belief"  # what differences refer to
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)

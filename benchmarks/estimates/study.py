@@ -20,7 +20,9 @@ from ..agents import find_agent
 from ..commands import add_dataset, add_jobs, add_out_or_table, count
 from ..origin import env_for, find_origin
 from ..paper import ENVS, MAX_LENS, SEEDS
-from ..runs.run import Played, Run, play, train_agent
+from ..runs.judging import Played, play
+from ..runs.settings import Run
+from ..runs.training import train_agent
 from ..runs.world_study import WorldStudy
 from ..studies.backends import results_of
 from ..studies.results import Result

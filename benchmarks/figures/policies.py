@@ -27,7 +27,7 @@ from kuaisim_gym.errors import ConfigError
 from ..agents.agent import SLATES, Agent
 from ..estimates.states import WEIGHTS
 from ..reports.plots import means_and_halves
-from ..runs.run import Played, play
+from ..runs.judging import Played, play
 from ..studies.results import Result
 from .studies import (
     AGENT,

@@ -16,7 +16,8 @@ from dsrm_agents.dsrm.probes import probe, probe_data
 
 from ..agents import find_agent
 from ..reports.plots import means_and_halves
-from ..runs.run import play, train_agent
+from ..runs.judging import play
+from ..runs.training import train_agent
 from ..speed.timing import timed
 from ..studies.results import Result
 from .policies import by_similarity

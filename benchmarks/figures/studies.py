@@ -10,7 +10,7 @@ from typing import ClassVar
 from kuaisim_gym.data import Dataset
 
 from ..origin import Origin
-from ..runs.run import Run
+from ..runs.settings import Run
 from ..studies.results import Result
 from ..studies.study import Study
 

@@ -16,7 +16,7 @@ from dsrm_agents.ope.propensities import SoftmaxPolicy
 from dsrm_agents.ope.recording import log_sessions
 from kuaisim_gym.envs.assembly import SessionBatch
 
-from ..runs.run import Run
+from ..runs.settings import Run
 
 USERS = 400  # test users whose sessions are played: tables of scores of all would fill the memory
 TOGETHER = 20_000  # sessions that are played at once

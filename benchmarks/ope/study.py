@@ -38,7 +38,7 @@ from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 
 from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
-from ..runs.run import Run
+from ..runs.settings import Run
 from ..runs.world_study import WorldStudy
 from ..studies.backends import results_of
 from ..studies.results import Result

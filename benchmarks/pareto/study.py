@@ -22,7 +22,9 @@ from kuaisim_gym.errors import ConfigError
 from ..agents import find_agent
 from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from ..paper import SEEDS
-from ..runs.run import Run, play, spec_of, train_agent
+from ..runs.judging import play
+from ..runs.settings import Run, spec_of
+from ..runs.training import train_agent
 from ..studies.backends import results_of
 from ..studies.results import Result, check_session_env
 from ..studies.study import Study

@@ -18,7 +18,8 @@ from kuaisim_gym.errors import ConfigError, DataFormatError, DownloadError, unex
 
 from ..agents import find_agent
 from ..runs.players import Player, load_player
-from ..runs.run import Run, RunStudy, run, spec_of
+from ..runs.run import RunStudy, run
+from ..runs.settings import Run, spec_of
 from .index import Entry, Folder, LackingError, Release, release_at
 from .making import write_release
 
@@ -55,7 +56,7 @@ def load(
             ``KUAISIM_RELEASE``, or for the one that came with this package.
         train: Whether an agent that is nowhere may be trained.
         progress: Whether to show progress bars of the training.
-        **settings: Fields of :class:`~benchmarks.runs.run.Run`: ``dataset``, ``dataset_seed``,
+        **settings: Fields of :class:`~benchmarks.runs.settings.Run`: ``dataset``, ``dataset_seed``,
             ``max_len`` and ``slate_size`` of the world; ``seed`` and ``sessions`` to play.
 
     Raises:

@@ -21,7 +21,8 @@ from ..commands import add_folder, out_folder
 from ..origin import source_in
 from ..runs.kept import keep
 from ..runs.players import load_player
-from ..runs.run import Run, untrained
+from ..runs.settings import Run
+from ..runs.training import untrained
 from ..studies.results import RUN, Result, read_folder, read_result, world_of
 from .card import BESIDE, card_of
 from .index import CARD, HEADER, INDEX, Checksum, Entry, read_entries, write_index

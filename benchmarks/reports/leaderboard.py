@@ -15,7 +15,8 @@ from kuaisim_gym.errors import ConfigError
 
 from .. import paper
 from ..commands import add_jobs
-from ..runs.run import Run, RunStudy
+from ..runs.run import RunStudy
+from ..runs.settings import Run
 from ..runs.worlds import all_worlds
 from ..studies.backends import backend_of
 from ..studies.results import Result, read_result, read_results, world_of

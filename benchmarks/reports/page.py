@@ -20,10 +20,10 @@ from PIL import Image
 from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..formatting import TitledTable
+from ..runs.judging import judged
 from ..runs.kept import agent_file
 from ..runs.play import replays
 from ..runs.players import Player, load_player
-from ..runs.run import judged
 from ..studies.results import RUN, Result, read_folder, read_result, world_of
 from .plots import as_png, figures_of, png_of
 from .tables import by_world, world_table

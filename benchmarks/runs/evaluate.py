@@ -13,8 +13,9 @@ from ..commands import OF_RUN, count
 from ..released.library import VARIABLE, load
 from ..reports.tables import add_format, tables_of
 from ..studies.results import Result, commit, versions
+from .judging import judged
 from .players import Player, load_player
-from .run import Run, add_agent_arguments, add_session_arguments, judged
+from .settings import Run, add_agent_arguments, add_session_arguments
 
 
 def find_player(options: argparse.Namespace) -> Player:

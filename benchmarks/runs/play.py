@@ -19,8 +19,9 @@ from kuaisim_gym.errors import ConfigError
 
 from ..commands import count
 from .evaluate import add_player_arguments, find_player
+from .judging import first_test_seed
 from .players import Player
-from .run import SLOTS, first_test_seed
+from .settings import SLOTS
 
 COLOURS = 64  # of moving pictures
 LAST = 2500  # milliseconds of their last frame

@@ -12,8 +12,10 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import CheckpointError
 
 from ..agents import Agent, find_agent
+from .judging import Played, play
 from .kept import agent_file, fitted_file, read_kept
-from .run import Played, Run, play, untrained
+from .settings import Run
+from .training import untrained
 
 
 class Player(NamedTuple):

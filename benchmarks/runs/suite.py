@@ -19,7 +19,8 @@ from ..studies.backends import backend_of
 from ..studies.results import read_results
 from ..studies.study import run_studies
 from . import worlds
-from .run import Run, RunStudy, add_run_arguments, add_world_arguments, spec_of
+from .run import RunStudy
+from .settings import Run, add_run_arguments, add_world_arguments, spec_of
 
 WORLDS = "worlds"
 

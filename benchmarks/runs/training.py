@@ -1,145 +1,148 @@
-"""The record of a training: finished sessions, the learning curve, the time, the log."""
+"""Training of an agent, which goes on from a checkpoint where there is one."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
-from tqdm.auto import tqdm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 
-from kuaisim_gym.disk import check_free_space, disk_errors
+from dsrm_agents import TrainingCheckpoint, make_vec_env, resume
+from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
-CURVE_POINTS = 50
-LOG_MARGIN = 1 << 20  # free bytes that a TensorBoard log asks for
+from ..agents import find_agent
+from ..studies.results import commit, versions
+from .record import TrainingRecord, agent_logger
+from .settings import SEED_RANGE, Run, weights_of
+
+CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20
+_LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Seconds:
-    """Durations in seconds."""
-
-    wall: float = 0.0  # elapsed time
-    processor: float = 0.0  # processor time of this process
-
-    @classmethod
-    def clocks(cls) -> Seconds:
-        """Readings of both clocks; only differences mean something."""
-        return cls(time.perf_counter(), time.process_time())
-
-    def block(self) -> dict[str, float]:
-        """Both durations by their names in results."""
-        return {"seconds": self.wall, "processor_seconds": self.processor}
-
-    def __add__(self, seconds: Seconds) -> Seconds:
-        return Seconds(self.wall + seconds.wall, self.processor + seconds.processor)
-
-    def __sub__(self, seconds: Seconds) -> Seconds:
-        return Seconds(self.wall - seconds.wall, self.processor - seconds.processor)
-
-
-class TrainingRecord(BaseCallback):
-    """Counts finished sessions, records the learning curve, and stops training.
-
-    The points of the curve go to the model's logger as well.
+def train_agent(
+    spec: Run,
+    dataset: Dataset,
+    fitted: Any,
+    progress: bool,
+    *,
+    users: NDArray[np.int32] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    checkpoint: Path | None = None,
+    log: Path | None = None,
+    prepare: Callable[[BaseAlgorithm], object] | None = None,
+    watch: BaseCallback | None = None,
+) -> tuple[BaseAlgorithm, dict[str, Any]]:
+    """Trains the model of an agent.
 
     Args:
-        episodes: Sessions after which training stops.
+        spec: Settings of the run; its agent must be trainable.
+        dataset: The data.
+        fitted: Fitted object for the agent's ``wrap``; a purifier may be replaced by any other one,
+            or by ``None`` for the raw state.
         progress: Whether to show a progress bar.
+        users: Positions of the train users to train on, all if ``None``.
+        overrides: Hyper-parameters that replace the agent's.
+        checkpoint: File from which training continues if it exists; only for on-policy agents.
+        log: Folder for TensorBoard files; ``None`` for no log.
+        prepare: Called with the model before it learns.
+        watch: Another callback, which may end the training.
 
-    Attributes:
-        finished: Number of finished sessions.
-        curve: Points of the learning curve: means over the sessions since the previous point.
-    """
-
-    def __init__(self, episodes: int, progress: bool) -> None:
-        super().__init__()
-        self.episodes = episodes
-        self.finished = 0
-        self.curve: list[dict[str, float]] = []
-        self._latest: list[dict[str, float]] = []  # finished since the last point
-        self._earlier, self._started = Seconds(), Seconds.clocks()
-        self._bar = tqdm(total=episodes, desc="Training", unit="session", disable=not progress)
-
-    @property
-    def seconds(self) -> Seconds:
-        """Time since the start, and that of earlier processes."""
-        return self._earlier + Seconds.clocks() - self._started
-
-    def state(self) -> dict[str, Any]:
-        """The whole record, for JSON."""
-        return {
-            "finished": self.finished,
-            "curve": self.curve,
-            "latest": self._latest,
-            "seconds": asdict(self.seconds),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues a record that :meth:`state` has saved."""
-        self.finished, self.curve = state["finished"], state["curve"]
-        self._latest, self._earlier = state["latest"], Seconds(**state["seconds"])
-        self._bar.update(self.finished)
-
-    def _on_step(self) -> bool:
-        ended = [info["session"] for info in self.locals["infos"] if "session" in info]
-        self.finished += len(ended)
-        self._latest += ended
-        self._bar.update(len(ended))
-        block = max(1, self.episodes // CURVE_POINTS)
-        while len(self._latest) >= block:
-            self._add_point(self._latest[:block])
-            del self._latest[:block]
-        return self.finished < self.episodes
-
-    def _on_training_end(self) -> None:
-        self._bar.close()
-
-    def _add_point(self, block: list[dict[str, float]]) -> None:
-        means = {name: float(np.mean([session[name] for session in block])) for name in block[0]}
-        for name, value in means.items():
-            self.logger.record(f"session/{name}", value)
-        episodes = (len(self.curve) + 1) * len(block)
-        self.curve.append({"episodes": episodes, "steps": self.num_timesteps, **means})
-
-
-def agent_logger(folder: Path | None) -> Logger:
-    """A logger for a model, which writes TensorBoard files into a folder or nothing.
+    Returns:
+        The trained model and the ``train`` block of the result, with ``"commits"``, the code of
+        earlier processes, if it continues from a checkpoint.
 
     Raises:
-        ConfigError: TensorBoard is not installed.
-        StorageError: The folder cannot be written.
+        ConfigError: The checkpoint is of a run with other settings, or TensorBoard is missing.
+        CheckpointError: The checkpoint is damaged, or of another kind of model.
     """
-    if folder is None:
-        return Logger(folder=None, output_formats=[])
-    if find_spec("tensorboard") is None:
-        raise ConfigError("A TensorBoard log needs TensorBoard: pip install tensorboard.")
-    return Logger(str(folder), [_TensorBoardLog(folder)])
+    agent, record = find_agent(spec.agent), TrainingRecord(spec.episodes, progress)
+    model = untrained(spec, dataset, fitted, users=users, overrides=overrides)
+    if prepare is not None:
+        prepare(model)
+    env: Any = model.env
+    env.seed(spec.seed * SEED_RANGE)  # replaces the seed that SB3 has just set
+    rounds = -(-spec.episodes // env.num_envs)  # in a round every slot ends a session
+    total = rounds * env.num_envs * env.get_attr("batch")[0].longest
+    callbacks: list[BaseCallback] = [record] if watch is None else [record, watch]
+    commits: list[str] = []
+    if checkpoint is not None and isinstance(model, OnPolicyAlgorithm):
+        settings = {"episodes": spec.episodes, "versions": versions()}
+        if checkpoint.exists():
+            commits = _restore(checkpoint, model, record, settings)
+        code = list(dict.fromkeys([*commits, commit()]))
+
+        def progress_state() -> dict[str, Any]:
+            return {"settings": settings, "commits": code, "record": record.state()}
+
+        interval = max(1, total // CHECKPOINTS)
+        callbacks.append(TrainingCheckpoint(checkpoint, interval, progress_state))
+    with closing(agent_logger(log)) as logger:
+        model.set_logger(logger)
+        steps = total - model.num_timesteps
+        model.learn(steps, callbacks, reset_num_timesteps=model.num_timesteps == 0)
+        logger.dump(model.num_timesteps)  # values recorded since the last rollout
+    return model, {
+        # An offline agent plays no sessions; it replays as many logged steps as they would have.
+        "episodes": spec.episodes if agent.offline else record.finished,
+        "steps": int(model.num_timesteps),
+        **record.seconds.block(),
+        "curve": record.curve,
+    } | ({"commits": commits} if commits else {})
 
 
-class _TensorBoardLog(TensorBoardOutputFormat):
-    """A log that ends a run with an error of ours where its disk is full."""
+def untrained(
+    spec: Run,
+    dataset: Dataset,
+    fitted: Any,
+    *,
+    users: NDArray[np.int32] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    training: bool = True,
+) -> BaseAlgorithm:
+    """The model of an agent on its training environment, before it learns.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with disk_errors(folder):
-            super().__init__(str(folder))
+    Args:
+        spec: Settings of the run; its agent must be trainable.
+        dataset: The data.
+        fitted: As for :func:`train_agent`.
+        users: As for :func:`train_agent`.
+        overrides: As for :func:`train_agent`.
+        training: Whether the environment is wrapped for training, or as for test sessions.
+    """
+    agent = find_agent(spec.agent)
+    assert agent.build is not None
+    hyperparams = agent.hyperparams | dict(overrides or {})
+    n_envs = hyperparams.pop("n_envs")
+    wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
+    options: dict[str, Any] = {
+        "dataset": dataset,
+        **weights_of(spec.env),
+        **spec.session_options,
+        **agent.options_for(fitted),
+    }
+    env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
+    wrapped = agent.wrap(env, fitted, wrapper_options, training)
+    return agent.build(wrapped, hyperparams, spec.seed)
 
-    def write(
-        self,
-        key_values: dict[str, Any],
-        key_excluded: dict[str, tuple[str, ...]],
-        step: int = 0,
-    ) -> None:
-        check_free_space(self.folder, LOG_MARGIN)  # a thread writes, whose errors come late
-        with disk_errors(self.folder):
-            super().write(key_values, key_excluded, step)
 
-    def close(self) -> None:
-        with disk_errors(self.folder):
-            super().close()
+def _restore(
+    checkpoint: Path, model: BaseAlgorithm, record: TrainingRecord, settings: dict[str, Any]
+) -> list[str]:
+    """Loads a checkpoint of the same run; returns the commits of the code that ran before it."""
+    progress = resume(checkpoint, model)
+    if progress["settings"] != settings:
+        raise ConfigError(
+            f"{checkpoint} holds the progress of another run: wanted {settings}, found "
+            f"{progress['settings']}. Remove it or choose another folder."
+        )
+    record.restore(progress["record"])
+    _LOG.info("Continuing from %s, after %d sessions.", checkpoint, record.finished)
+    return list(progress["commits"])

@@ -56,15 +56,9 @@ from ..studies.results import (
     world_of,
 )
 from ..studies.study import Backend, InProcess, Study, check_same, run_study, save
-from .run import (
-    Run,
-    add_agent_arguments,
-    add_run_arguments,
-    add_session_arguments,
-    play,
-    spec_of,
-    train_agent,
-)
+from .judging import play
+from .settings import Run, add_agent_arguments, add_run_arguments, add_session_arguments, spec_of
+from .training import train_agent
 
 STUDY = "tune"
 KEYS = frozenset(

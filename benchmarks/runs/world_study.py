@@ -15,7 +15,7 @@ from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table
 from ..origin import env_for
 from ..studies.results import Result, check_session_env, world_of
 from ..studies.study import Study
-from .run import Run
+from .settings import Run
 from .worlds import all_worlds
 
 

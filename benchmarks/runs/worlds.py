@@ -14,7 +14,7 @@ from .. import paper
 from ..agents import AGENTS, agents_for
 from ..agents.references import ROWS
 from ..origin import env_for
-from .run import Run
+from .settings import Run
 
 # Of the learned agents those that matter most; the paper's tables have further ones.
 LEARNED = (

@@ -14,7 +14,8 @@ from dsrm_agents.dsrm.purifier import FittedPurifier
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.envs.options import shared_dataset
 
-from ..runs.run import Run, train_agent
+from ..runs.settings import Run
+from ..runs.training import train_agent
 from .timing import Clock, Row, add_out, report, timed
 
 PURIFIERS = ("dsrm", "student", "mlp")

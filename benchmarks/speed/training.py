@@ -23,8 +23,8 @@ from kuaisim_gym.data import Dataset
 
 from ..agents import find_agent
 from ..origin import data_block
-from ..runs.run import weights_of
-from ..runs.training import TrainingRecord
+from ..runs.record import TrainingRecord
+from ..runs.settings import weights_of
 from .play import TINY, world
 from .timing import Clock, Row, add_out, report
 

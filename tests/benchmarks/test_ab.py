@@ -26,7 +26,7 @@ from benchmarks.ab.sessions import (
     treated_users,
 )
 from benchmarks.ab.study import AbStudy
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from benchmarks.studies.study import run_study
 from dsrm_agents import evaluate, make_vec_env

@@ -17,7 +17,7 @@ from benchmarks import agents, origin, paper
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent, by_name, constructor, find_agent
 from benchmarks.agents.agent import purified
-from benchmarks.runs.run import Run, weights_of
+from benchmarks.runs.settings import Run, weights_of
 from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.errors import ConfigError
 

@@ -23,7 +23,8 @@ from benchmarks.formatting import (
     mean_and_ci95_by_user,
 )
 from benchmarks.reports.plots import figures_of
-from benchmarks.runs.run import SEED_RANGE, SLOTS, Run, train_agent
+from benchmarks.runs.settings import SEED_RANGE, SLOTS, Run
+from benchmarks.runs.training import train_agent
 from benchmarks.studies.results import KEYS, METRICS, World
 from dsrm_agents.common.stateless import batch_of
 from kuaisim_gym.data.__main__ import main as data_main

@@ -13,7 +13,7 @@ from benchmarks import cost, origin
 from benchmarks.__main__ import main
 from benchmarks.cost import FREE, CostStudy, compare, draw, read_studies, summary
 from benchmarks.estimates import states
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies import backends
 from benchmarks.studies.results import in_order, read_result
 from kuaisim_gym.errors import ConfigError

@@ -20,7 +20,8 @@ from benchmarks.estimates.states import (
     play_estimate,
 )
 from benchmarks.estimates.study import FRESH, EstimateStudy, plan
-from benchmarks.runs.run import Run, play
+from benchmarks.runs.judging import play
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from dsrm_agents.dsrm.purifier import PURIFIERS
 from kuaisim_gym.errors import ConfigError

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import exposure
 from benchmarks.__main__ import main
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from kuaisim_gym import SessionBatch
 from kuaisim_gym.metrics import EXPOSURE_METRICS

@@ -11,7 +11,7 @@ from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.halves import HalfStudy, half_of, read_studies
 from benchmarks.labels import judge, score_of
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from kuaisim_gym.errors import ConfigError
 
 

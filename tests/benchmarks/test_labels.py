@@ -10,7 +10,7 @@ import pytest
 from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.labels import LabelStudy, labelled_rows, read_studies, summary
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.ope import policies, report, study
 from benchmarks.ope.plot import draw
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from benchmarks.studies.study import run_studies
 from kuaisim_gym.errors import ConfigError

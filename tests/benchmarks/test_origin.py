@@ -22,7 +22,7 @@ from benchmarks.origin import (
     find_origin,
 )
 from benchmarks.reports.tables import by_world, markdown, summary, without_replaced
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import world_of
 from kuaisim_gym.data import SOURCES, write_csv
 from kuaisim_gym.errors import ConfigError

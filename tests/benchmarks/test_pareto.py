@@ -10,7 +10,7 @@ from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import agent
 from benchmarks.pareto import plot, report, study
-from benchmarks.runs.run import Run
+from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from benchmarks.studies.study import result_path, run_study
 from kuaisim_gym.errors import ConfigError, DataFormatError

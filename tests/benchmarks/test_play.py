@@ -16,7 +16,9 @@ from benchmarks.runs.evaluate import evaluated
 from benchmarks.runs.kept import agent_file, fitted_file, keep, read_kept
 from benchmarks.runs.play import replays
 from benchmarks.runs.players import Player, load_player
-from benchmarks.runs.run import Run, run, untrained
+from benchmarks.runs.run import run
+from benchmarks.runs.settings import Run
+from benchmarks.runs.training import untrained
 from kuaisim_gym.errors import CheckpointError, ConfigError
 
 SIZES = ("--max-len", "6", "--episodes", "12", "--sessions", "20", "--seed", "3")

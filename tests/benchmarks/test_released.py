@@ -29,7 +29,9 @@ from benchmarks.released.index import (
 from benchmarks.runs.evaluate import evaluated
 from benchmarks.runs.kept import agent_file, read_kept
 from benchmarks.runs.players import load_player
-from benchmarks.runs.run import Run, RunStudy, run, untrained
+from benchmarks.runs.run import RunStudy, run
+from benchmarks.runs.settings import Run
+from benchmarks.runs.training import untrained
 from kuaisim_gym import disk
 from kuaisim_gym.errors import (
     CheckpointError,

@@ -21,7 +21,8 @@ from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
 from benchmarks.runs import tuning
-from benchmarks.runs.run import Run, RunStudy, run
+from benchmarks.runs.run import RunStudy, run
+from benchmarks.runs.settings import Run
 from benchmarks.studies import backends, cluster
 from benchmarks.studies.processes import WorkerError, Workers
 from benchmarks.studies.remote import (

@@ -17,9 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS
 from benchmarks.agents import agent as rows
-from benchmarks.runs import run as running
-from benchmarks.runs.run import Run, run
-from benchmarks.runs.training import TrainingRecord
+from benchmarks.runs import training
+from benchmarks.runs.record import TrainingRecord
+from benchmarks.runs.run import run
+from benchmarks.runs.settings import Run
 from benchmarks.studies import study
 
 
@@ -122,7 +123,7 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
     assert "progress of another run: wanted {'episodes': 401" in error
     assert "Remove it or choose another folder" in error
     with monkeypatch.context() as other:
-        other.setattr(running, "versions", lambda: {"torch": "1.0"})
+        other.setattr(training, "versions", lambda: {"torch": "1.0"})
         assert main([*arguments, "--episodes", "400"]) == 2
         assert "'torch': '1.0'" in capsys.readouterr().err
     changed = replace(AGENTS["a2c"], settings=AGENTS["a2c"].at(gamma=0.5))
@@ -140,7 +141,7 @@ def test_another_run_s_checkpoint_is_refused(tmp_path: Path, kill, capsys, monke
 def test_all_code_that_trained_is_named(tmp_path: Path, kill, monkeypatch) -> None:
     spec = Run("a2c", episodes=400, sessions=50)
     for code in ("one", "two"):
-        for module in (running, study):  # of checkpoints, and of results
+        for module in (training, study):  # of checkpoints, and of results
             monkeypatch.setattr(module, "commit", lambda code=code: code)
         kill({"one": 40, "two": 60}[code])
         with pytest.raises(Killed):
@@ -227,7 +228,7 @@ def test_a_suite_takes_the_option_too(tmp_path: Path) -> None:
 
 
 def test_a_log_needs_tensorboard(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("benchmarks.runs.training.find_spec", lambda name: None)
+    monkeypatch.setattr("benchmarks.runs.record.find_spec", lambda name: None)
     arguments = ["--agent", "a2c", "--episodes", "20", "--sessions", "20", "--out", str(tmp_path)]
     assert main(["run", *arguments, "--tensorboard", str(tmp_path / "log")]) == 2
     assert "pip install tensorboard" in capsys.readouterr().err

@@ -13,9 +13,9 @@ from optuna.distributions import FloatDistribution
 from benchmarks import origin
 from benchmarks.__main__ import main
 from benchmarks.agents import AGENTS, Agent
-from benchmarks.runs import run as running
-from benchmarks.runs import tuning
-from benchmarks.runs.run import Run
+from benchmarks.runs import judging, tuning
+from benchmarks.runs import training as learning
+from benchmarks.runs.settings import Run
 from benchmarks.runs.tuning import split_users, tune
 from benchmarks.studies.results import read_results
 from dsrm_agents import HierarchicalPPO
@@ -70,7 +70,7 @@ def test_the_held_out_fifth_is_of_the_train_users(small) -> None:
 def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypatch) -> None:
     """It trains on some users, is measured on others, and what it varies reaches the agent."""
     made, built = [], []
-    make, learner = running.make_vec_env, AGENTS["a2c"]
+    make, learner = learning.make_vec_env, AGENTS["a2c"]
 
     def recorded(*arguments: Any, **options: Any) -> Any:
         made.append(make(*arguments, **options))
@@ -80,7 +80,8 @@ def test_a_trial_meets_the_train_simulator_alone(small, tmp_path: Path, monkeypa
         built.append(options)
         return learner.build(env, options, seed)
 
-    monkeypatch.setattr(running, "make_vec_env", recorded)
+    for module in (learning, judging):
+        monkeypatch.setattr(module, "make_vec_env", recorded)
     agent = Agent("a2c", build=build, settings=learner.settings)
     monkeypatch.setitem(AGENTS, "a2c", agent)
     path = tune(replace(SPEC, max_len=20), 2, tmp_path, progress=False)
@@ -216,7 +217,7 @@ def test_half_way_is_half_of_the_sessions(small, least: float) -> None:
         return 4.0
 
     half_way = tuning.HalfWay(SPEC.episodes, judge, least)
-    model, block = running.train_agent(SPEC, small, None, False, users=users[0], watch=half_way)
+    model, block = learning.train_agent(SPEC, small, None, False, users=users[0], watch=half_way)
     assert seen == [model.num_timesteps] if half_way.is_poor else len(seen) == 1
     sessions = SPEC.episodes // 2 if half_way.is_poor else SPEC.episodes
     assert sessions <= block["episodes"] < sessions + model.n_envs

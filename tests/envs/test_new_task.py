@@ -12,7 +12,8 @@ import pytest
 import kuaisim_gym
 from benchmarks.reports.plots import plot_all
 from benchmarks.reports.tables import markdown
-from benchmarks.runs.run import Run, add_arguments, run, spec_of
+from benchmarks.runs.run import add_arguments, run
+from benchmarks.runs.settings import Run, spec_of
 from benchmarks.studies.results import read_results, task_of
 from dsrm_agents import evaluate, make_vec_env
 from kuaisim_gym.envs.assembly import TASKS, SessionBatch
