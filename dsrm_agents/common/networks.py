@@ -36,9 +36,10 @@ def start_near_zero(layer: nn.Module) -> None:
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
-    """Takes one gradient step on a () loss."""
+    """Takes one gradient step on a () loss, which no parameters but the optimiser's feel."""
+    parameters = [weight for group in optimizer.param_groups for weight in group["params"]]
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward(inputs=parameters)
     optimizer.step()
 
 
