@@ -55,7 +55,7 @@ def interval(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
         return ""
     mean, half = mean_and_ci95(values)
     spread = f" ± {half:.{digits}f}" if len(values) > 1 else ""
-    return f"{mean:{sign}.{digits}f}{spread}"
+    return f"{mean:{sign}z.{digits}f}{spread}"  # z: no minus before a zero
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], align: str = "lr") -> str:

@@ -240,6 +240,7 @@ def test_sessions_of_one_user_are_no_further_evidence() -> None:
 
 def test_intervals_and_tables_as_they_are_printed() -> None:
     assert interval([1.0, 2.0, 3.0], 1, "+") == "+2.0 ± 2.5"
+    assert interval([-0.001, -0.001], 2, "+") == "+0.00 ± 0.00"  # no sign that digits do not bear
     assert interval([2.0]) == "2.000"
     assert interval([]) == ""
     table = "| a | b | c |\n|---|--:|--:|\n| x | 1 |  |"
