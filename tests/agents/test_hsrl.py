@@ -37,31 +37,42 @@ def played(model, dataset, max_len: int = 9) -> dict[str, float]:
 # Learning
 
 
-def test_it_learns_quality_and_balance(small) -> None:
+@pytest.mark.parametrize("fairness", [0.0, 1.0])
+def test_it_learns_quality(small, fairness: float) -> None:
+    """Of all slates and of balanced ones alone, where it makes sessions longer.
+
+    Where slates are free, balance is one of two optima: seeds differ in which they come to.
+    """
     model = agent(
         small,
         sessions(small, max_len=9),
         gamma=0.5,
-        learning_rate=1e-2,
-        policy_kwargs={"sharpness": 0.0, "fairness": 0.0},
+        learning_rate=5e-3,
+        policy_kwargs={"sharpness": 0.0, "fairness": fairness},
     )
     before = played(model, small)
-    model.learn(4096)
+    model.learn(8192)
     after = played(model, small)
-    assert after["r_each"] > before["r_each"] + 0.08
-    assert after["len"] > before["len"] + 0.7
+    assert after["r_each"] > before["r_each"] + 0.03
+    if fairness == 1.0:
+        assert after["ad"] == before["ad"] == 0.0
+        assert after["len"] > before["len"] + 0.25
 
 
-@pytest.mark.parametrize("algorithm", [PPO, A2C])
-def test_sb3_s_own_algorithms_train_the_policy(small, algorithm) -> None:
+@pytest.mark.parametrize(
+    ("algorithm", "steps", "options"),
+    [
+        (PPO, 6144, {"learning_rate": 1e-2, "n_steps": 16, "batch_size": 128, "n_epochs": 2}),
+        (A2C, 16_384, {"learning_rate": 3e-3, "n_steps": 5}),
+    ],
+)
+def test_sb3_s_own_algorithms_train_the_policy(small, algorithm, steps, options) -> None:
     env = sessions(small, max_len=9)
     known = {"catalogue": env.catalogue, "sharpness": 0.0}
-    rate = {"learning_rate": 1e-2, "n_steps": 16, "gamma": 0.0}
-    size = {"batch_size": 128, "n_epochs": 2} if algorithm is PPO else {}
-    model = algorithm(HSRLPolicy, env, policy_kwargs=known, seed=0, **rate, **size)
+    model = algorithm(HSRLPolicy, env, policy_kwargs=known, seed=0, gamma=0.0, **options)
     before = played(model, small)["r_each"]
-    model.learn(6144)
-    assert played(model, small)["r_each"] > before + 0.03
+    model.learn(steps)
+    assert played(model, small)["r_each"] > before + 0.05
 
 
 def test_it_starts_from_what_the_log_knows_of_quality(small) -> None:
