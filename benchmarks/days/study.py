@@ -33,7 +33,7 @@ from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
 from ..paper import SEEDS
 from ..runs.judging import first_test_seed
 from ..runs.record import TrainingRecord
-from ..runs.settings import SEED_RANGE, Run, weights_of
+from ..runs.settings import SEED_RANGE, Run, env_options
 from ..studies.backends import results_of
 from ..studies.results import Result, check_session_env, without_nan
 from ..studies.study import Study
@@ -210,11 +210,7 @@ class _World:
         return self.agent.wrap(env, self.fitted, self.agent.hyperparams, False)
 
     def _env(self, split: str, n_envs: int, lifecycle: Lifecycle) -> VecEnv:
-        options: dict[str, Any] = {
-            **weights_of(self.run.env),
-            **self.run.session_options,
-            **self.agent.options_for(self.fitted),
-        }
+        options = env_options(self.run, self.agent, self.fitted)
         return make_vec_env(
             self.run.env, n_envs, split, dataset=self.dataset, catalogue=lifecycle, **options
         )

@@ -19,7 +19,7 @@ from kuaisim_gym.metrics import Sessions, bootstrap_ci95
 
 from ..agents import Agent
 from ..studies.results import Result, without_nan
-from .settings import SEED_RANGE, SLOTS, Run, weights_of
+from .settings import SEED_RANGE, SLOTS, Run, env_options
 
 
 def first_test_seed(spec: Run) -> int:
@@ -64,13 +64,10 @@ def play(
         users: Positions of the split's users to play with, all if ``None``.
     """
     slots = min(spec.sessions, SLOTS)
-    options: dict[str, Any] = {
-        "dataset": dataset,
-        **weights_of(spec.env),
-        **spec.session_options,
-        **agent.options_for(fitted),
-    }
-    env = make_vec_env(spec.env, slots, split, first_test_seed(spec), users=users, **options)
+    options = env_options(spec, agent, fitted)
+    env = make_vec_env(
+        spec.env, slots, split, first_test_seed(spec), users=users, dataset=dataset, **options
+    )
     policy: Any = model if agent.rule is None else agent.rule(env.batch)
     wrapped = agent.wrap(env, fitted, agent.hyperparams | dict(overrides or {}), False)
     started = time.perf_counter()

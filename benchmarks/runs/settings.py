@@ -14,7 +14,7 @@ from kuaisim_gym.envs.options import usual_slate_size
 from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import registered
 
-from ..agents import AGENTS, find_agent
+from ..agents import AGENTS, Agent, find_agent
 from ..commands import OF_RUN, add_dataset, add_dataset_seed, count
 from ..origin import Origin, check_played, env_for, find_origin
 from ..studies.results import Result, task_of
@@ -94,8 +94,7 @@ class Run:
         """Tells slates of the size that they have where nobody chooses one."""
         if self.slate_size != SessionConfig.slate_size:
             return self.slate_size is None
-        defaults = {**task_of(self.env).defaults, **registered(self.env)}
-        usual = defaults.get("slate_size", usual_slate_size(self.load().n_items))
+        usual = _defaults(self.env).get("slate_size", usual_slate_size(self.load().n_items))
         return bool(self.slate_size == usual)
 
     @property
@@ -103,6 +102,22 @@ class Run:
         """Options of the environment that the settings choose."""
         width = {} if self.slate_size is None else {"slate_size": self.slate_size}
         return {"max_len": self.max_len, **width}
+
+
+def _defaults(env: str) -> dict[str, Any]:
+    """Options that an environment has where nobody chooses: its task's, then its own."""
+    return {**task_of(env).defaults, **registered(env)}
+
+
+def env_options(spec: Run, agent: Agent, fitted: Any) -> dict[str, Any]:
+    """Options of the environment in which an agent plays a run's sessions; its own come last.
+
+    Args:
+        spec: Settings of the run.
+        agent: The agent, which may differ from the run's.
+        fitted: Object that was fitted for it, or ``None``.
+    """
+    return {**weights_of(spec.env), **spec.session_options, **agent.options_for(fitted)}
 
 
 def weights_of(env: str) -> dict[str, str]:
@@ -189,7 +204,5 @@ def spec_of(options: argparse.Namespace, **changes: Any) -> Run:
         raise ConfigError(f"An agent is needed, such as `{next(iter(AGENTS))}`; got none.")
     settings["env"] = settings["env"] or env_for(settings["dataset"], Run.env)
     if settings["max_len"] is None:
-        env = settings["env"]
-        defaults = {**task_of(env).defaults, **registered(env)}
-        settings["max_len"] = defaults.get("max_len", SessionConfig.max_len)
+        settings["max_len"] = _defaults(settings["env"]).get("max_len", SessionConfig.max_len)
     return Run(**settings)

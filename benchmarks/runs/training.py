@@ -21,7 +21,7 @@ from kuaisim_gym.errors import ConfigError
 from ..agents import find_agent
 from ..studies.results import commit, versions
 from .record import TrainingRecord, agent_logger
-from .settings import SEED_RANGE, Run, weights_of
+from .settings import SEED_RANGE, Run, env_options
 
 CHECKPOINTS = 30  # of a run whose sessions all have full length; most runs write about 20
 _LOG = logging.getLogger(__name__)
@@ -122,13 +122,8 @@ def untrained(
     hyperparams = agent.hyperparams | dict(overrides or {})
     n_envs = hyperparams.pop("n_envs")
     wrapper_options = {name: hyperparams.pop(name) for name in agent.wrapper_options}
-    options: dict[str, Any] = {
-        "dataset": dataset,
-        **weights_of(spec.env),
-        **spec.session_options,
-        **agent.options_for(fitted),
-    }
-    env = make_vec_env(spec.env, n_envs, "train", users=users, **options)
+    options = env_options(spec, agent, fitted)
+    env = make_vec_env(spec.env, n_envs, "train", users=users, dataset=dataset, **options)
     wrapped = agent.wrap(env, fitted, wrapper_options, training)
     return agent.build(wrapped, hyperparams, spec.seed)
 
