@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student_t
 
+NOT_MADE = "not made"  # of a value whose runs do not exist
+NOT_COMPARABLE = "not comparable"  # of agents trained for, or judged by, other numbers of sessions
+
 
 def mean_and_ci95(values: Sequence[float]) -> tuple[float, float]:
     """Mean and half-width of Student's 95 % interval; NaN half-width for a single value."""

@@ -7,27 +7,17 @@ expression is the name of a value and its arguments, parted by blanks::
     gain len dsrm-hrl hrl kuairec 30 # the same of a difference, seed by seed
     study labels rows.filter.gauc dataset.name=kuairand-pool    # a study beside the runs
 
-:data:`VALUES` holds all values. Only today's worlds count; a value without its runs is
-:data:`NOT_MADE`.
+:data:`VALUES` holds all values. Only today's worlds count; a value without its runs
+reads *not made*, one of agents that were trained or judged for other numbers of sessions *not
+comparable*.
 """
 
 from __future__ import annotations
 
 from . import published, runs, studies  # they register their values
-from .comparisons import (
-    BEST,
-    OURS,
-    VERDICTS,
-    best_published,
-    differences,
-    is_better,
-    share,
-    sign_of,
-)
 from .evidence import Evidence
-from .language import NOT_MADE, VALUES, filled, value, value_of
+from .language import VALUES, filled, value, value_of
 
 __all__ = [
-    "BEST", "NOT_MADE", "OURS", "VALUES", "VERDICTS", "Evidence", "best_published", "differences",
-    "filled", "is_better", "published", "runs", "share", "sign_of", "studies", "value", "value_of",
+    "VALUES", "Evidence", "filled", "published", "runs", "studies", "value", "value_of",
 ]  # fmt: skip

@@ -13,11 +13,9 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 from .. import paper
 from ..agents import AGENTS
 from ..reports import stability
+from ..reports.comparisons import BEST
 from ..studies.results import METRICS
-from .comparisons import BEST
 from .evidence import WORLDS, Evidence
-
-NOT_MADE = "not made"
 
 _VALUE = re.compile(r"<!-- = ((?:(?!-->).)*) -->((?:(?!<!--).)*)<!-- / -->")
 _FIRST_IN_LINE = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!-- = .*", re.MULTILINE)

@@ -9,20 +9,30 @@ import numpy as np
 
 from .. import paper
 from ..agents import AGENTS
-from ..formatting import interval
+from ..formatting import NOT_COMPARABLE, NOT_MADE, interval
 from ..reports import stability
-from ..reports.tables import DIGITS, metric, training_sizes
+from ..reports.comparisons import (
+    VERDICTS,
+    best_published,
+    differences,
+    is_better,
+    metric,
+    obstacle,
+    share,
+    sign_of,
+    training_sizes,
+)
+from ..reports.tables import DIGITS
 from ..studies.results import METRICS, Result, World
-from .comparisons import VERDICTS, best_published, differences, is_better, share, sign_of
 from .evidence import WORLDS, Evidence
-from .language import NOT_MADE, value
+from .language import value
 
 
 def _mean(measure: str, evidence: Evidence, agent: str, dataset: str, max_len: int) -> str:
     """A mean; none over trainings of several sizes, which are not of one kind."""
     runs = evidence.agents(dataset, max_len).get(agent, [])
     if len(training_sizes(runs)) > 1:
-        return NOT_MADE
+        return NOT_COMPARABLE
     return interval(metric(runs, measure), DIGITS.get(measure, 3)) or NOT_MADE
 
 
@@ -35,8 +45,8 @@ def _gain(
     evidence: Evidence, measure: str, agent: str, control: str, dataset: str, max_len: int
 ) -> str:
     """A difference, seed by seed, with its interval."""
-    gains = differences(evidence.agents(dataset, max_len), measure, agent, control)
-    return interval(gains, DIGITS.get(measure, 3), "+") or NOT_MADE
+    pair = evidence.agents(dataset, max_len), measure, agent, control
+    return interval(differences(*pair), DIGITS.get(measure, 3), "+") or obstacle(*pair)
 
 
 @value("verdict", "METRIC AGENT CONTROL DATASET T")
@@ -44,8 +54,9 @@ def _verdict(
     evidence: Evidence, measure: str, agent: str, control: str, dataset: str, max_len: int
 ) -> str:
     """A word for what the interval of the difference says."""
-    gains = differences(evidence.agents(dataset, max_len), measure, agent, control)
-    return VERDICTS[sign_of(gains)] if gains else NOT_MADE
+    pair = evidence.agents(dataset, max_len), measure, agent, control
+    gains = differences(*pair)
+    return VERDICTS[sign_of(gains)] if gains else obstacle(*pair)
 
 
 @value("share", "METRIC AGENT CONTROL DATASET T")
@@ -53,7 +64,8 @@ def _share(
     evidence: Evidence, measure: str, agent: str, control: str, dataset: str, max_len: int
 ) -> str:
     """The ratio of two means."""
-    return share(evidence.agents(dataset, max_len), measure, agent, control) or NOT_MADE
+    pair = evidence.agents(dataset, max_len), measure, agent, control
+    return share(*pair) or obstacle(*pair)
 
 
 def _worlds_with(
@@ -146,7 +158,7 @@ def _times(evidence: Evidence, agent: str, control: str, dataset: str, max_len: 
     if not over or not under or over.endswith("*") != under.endswith("*"):
         return NOT_MADE
     if training_sizes(first) != training_sizes(second):
-        return NOT_MADE
+        return NOT_COMPARABLE
     numerator, denominator = (float(text.strip("*").replace(",", "")) for text in (over, under))
     return f"{numerator / denominator:.1f}" if denominator else NOT_MADE
 

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import cost
-from ..formatting import interval
+from ..formatting import NOT_MADE, interval
+from ..reports.comparisons import VERDICTS, sign_of
 from ..reports.tables import DIGITS
 from ..studies.results import world_of
-from .comparisons import VERDICTS, sign_of
 from .evidence import Evidence
-from .language import NOT_MADE, value
+from .language import value
 
 
 @value("cost", "POLICY DATASET T COUNT")

@@ -9,30 +9,30 @@ import numpy as np
 
 from .. import paper
 from ..agents import AGENTS
-from ..formatting import interval, markdown_table
-from ..prose import (
+from ..formatting import NOT_MADE, interval, markdown_table
+from ..prose import Evidence, value
+from ..runs.worlds import WORLDS
+from ..studies.results import Result
+from .comparisons import (
     BEST,
-    NOT_MADE,
     OURS,
     VERDICTS,
-    Evidence,
+    Agents,
     best_published,
     differences,
     is_better,
+    metric,
+    obstacle,
     share,
     sign_of,
-    value,
+    training_sizes,
 )
-from ..runs.worlds import WORLDS
-from ..studies.results import Result
 from .standings import HIGHEST, is_oracle
-from .tables import DIGITS, metric, training_sizes
+from .tables import DIGITS
 
 EPISODES = 20_000  # training sessions of the paper's tables
 # The paper's variants, by their agents.
 VARIANTS = tuple(agent for agent in paper.agents_of(3) if agent != OURS)
-
-Agents = dict[str, list[Result]]  # runs of one world
 
 
 def overall(evidence: Evidence) -> str:
@@ -131,8 +131,8 @@ def _mean(agents: Agents, agent: str, name: str) -> str:
 
 
 def _gain(agents: Agents, name: str, control: str) -> str:
-    gains = differences(agents, name, OURS, control)
-    return interval(gains, DIGITS.get(name, 3), "+") or NOT_MADE
+    pair = agents, name, OURS, control
+    return interval(differences(*pair), DIGITS.get(name, 3), "+") or obstacle(*pair)
 
 
 def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:

@@ -15,8 +15,9 @@ from kuaisim_gym.errors import ConfigError, DataFormatError
 from ..commands import add_folder
 from ..formatting import interval, markdown_table, section
 from ..studies.results import Result, World, read_results
+from .comparisons import metric
 from .plots import draw_curves, name_agents, save_figure
-from .tables import by_world, metric
+from .tables import by_world
 
 AGENTS = (
     "dsrm-hrl", "hrl", "flat", "flat+quota", "a2c", "td3", "mofir", "dorl", "dnair", "sac4ir",

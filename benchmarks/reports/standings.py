@@ -34,8 +34,9 @@ from .aggregates import (
     probability_of_improvement,
     resampled,
 )
+from .comparisons import are_alike, training_sizes
 from .plots import name_agents
-from .tables import LADDER, are_alike, by_world, training_sizes
+from .tables import LADDER, by_world
 
 LOWEST, HIGHEST = "random", "expected-oracle+quota"
 # References that are told a simulator's answers, which no agent may know; they have no place.

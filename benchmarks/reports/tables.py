@@ -20,6 +20,7 @@ from ..commands import add_folder
 from ..formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
 from ..paper import published
 from ..studies.results import Result, World, read_results, world_of
+from .comparisons import Agents, differences, metric, training_sizes
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
@@ -84,9 +85,9 @@ def as_csv(results: list[Result]) -> str:
     return file.getvalue().rstrip("\n")
 
 
-def by_world(results: list[Result]) -> dict[World, dict[str, list[Result]]]:
+def by_world(results: list[Result]) -> dict[World, Agents]:
     """Results by world and agent: older worlds last, agents that the benchmark lacks first."""
-    worlds: dict[World, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
+    worlds: dict[World, Agents] = defaultdict(lambda: defaultdict(list))
     order = {agent: number for number, agent in enumerate(AGENTS)}
     for result in sorted(results, key=lambda run: order.get(run["agent"], -1)):
         worlds[world_of(result)][result["agent"]].append(result)
@@ -103,11 +104,6 @@ def without_replaced(worlds: dict[World, Any]) -> dict[World, Any]:
         for world, content in worlds.items()
         if not world.is_older or world._replace(is_older=False, fingerprint="") not in later
     }
-
-
-def metric(runs: list[Result], name: str) -> list[float]:
-    """Values of a metric, one per seed."""
-    return [run["metrics"][name] for run in runs]
 
 
 def markdown(results: list[Result]) -> str:
@@ -179,7 +175,7 @@ def _len_and_reward(runs: list[Result]) -> str:
     return ", ".join(filter(None, cells))
 
 
-def world_table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
+def world_table(world: World, agents: Agents) -> TitledTable:
     """The table of a world: metrics of all agents, comparisons and published figures."""
     first = next(iter(agents.values()))[0]
     columns = world.task.columns
@@ -214,23 +210,10 @@ def world_table(world: World, agents: dict[str, list[Result]]) -> TitledTable:
     return TitledTable(world.title, header, rows, [*comparisons, note])
 
 
-def _training(agents: dict[str, list[Result]]) -> str:
+def _training(agents: Agents) -> str:
     """A sentence on how many sessions the learned agents were trained for, in hundreds."""
     sizes = training_sizes([run for runs in agents.values() for run in runs])
     return f" Training: {' or '.join(f'{size:,}' for size in sizes)} sessions." if sizes else ""
-
-
-def training_sizes(runs: list[Result]) -> list[int]:
-    """Numbers of sessions for which runs were trained, in hundreds, ascending."""
-    # A training ends with the step in which its last session does: some others end then, too.
-    numbers = [run["train"]["episodes"] for run in runs if run["train"]["steps"]]
-    return sorted({number // 100 * 100 or number for number in numbers})
-
-
-def are_alike(runs: list[Result], others: list[Result]) -> bool:
-    """Tells whether runs were trained for as many sessions as others, or one side for none."""
-    sizes, other_sizes = training_sizes(runs), training_sizes(others)
-    return sizes == other_sizes or not sizes or not other_sizes
 
 
 def _cell(runs: list[Result], name: str) -> str:
@@ -246,7 +229,7 @@ def mean_and_half(runs: list[Result], name: str) -> tuple[float, float]:
     return mean, half if len(runs) > 1 else runs[0]["metrics"][f"{name}_ci95"]
 
 
-def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float], ceiling: str) -> str:
+def _verdict(agents: Agents, lengths: dict[str, float], ceiling: str) -> str:
     """The learned agent with the longest sessions, compared with references."""
     learned = {agent: lengths[agent] for agent, runs in agents.items() if runs[0]["train"]["steps"]}
     if not learned:
@@ -261,21 +244,15 @@ def _verdict(agents: dict[str, list[Result]], lengths: dict[str, float], ceiling
     return ", ".join([sentence, *shares]) + "."
 
 
-def _paired(agents: dict[str, list[Result]]) -> str:
-    """Agents against their controls: all agents of a seed meet the same users."""
-    by_seed = {
-        agent: {run["seed"]: run["metrics"] for run in runs} for agent, runs in agents.items()
-    }
+def _paired(agents: Agents) -> str:
+    """Agents less their controls, where they can be compared."""
     lines = []
-    pairings = [(name, control) for name, agent in AGENTS.items() for control in agent.controls]
-    for agent, control in pairings:
-        metrics, controls = by_seed.get(agent, {}), by_seed.get(control, {})
-        pairs = [(metrics[seed], controls[seed]) for seed in sorted(metrics.keys() & controls)]
-        if len(pairs) < 2:
-            continue
-        differences = [
-            f"{label} {interval([x[name] - y[name] for x, y in pairs], digits, '+')}"
+    for agent, control in ((name, other) for name in AGENTS for other in AGENTS[name].controls):
+        gains = [
+            f"{label} {text}"
             for name, label, digits in (("len", "Len", 2), ("r_each", "R_each", 4))
+            if (text := interval(differences(agents, name, agent, control), digits, "+"))
         ]
-        lines.append(f"* {agent} less {control}, seed by seed: {', '.join(differences)}.")
+        if gains:
+            lines.append(f"* {agent} less {control}, seed by seed: {', '.join(gains)}.")
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from benchmarks import paper
-from benchmarks.prose import NOT_MADE, Evidence, value_of
+from benchmarks.formatting import NOT_MADE
+from benchmarks.prose import Evidence, value_of
 from benchmarks.reports import answers
 from benchmarks.runs import worlds
 from tests.benchmarks.handmade import LIKE, RUNS, pair, result

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
-from benchmarks.prose import BEST, NOT_MADE, VALUES, Evidence, filled, value_of
+from benchmarks.formatting import NOT_COMPARABLE, NOT_MADE
+from benchmarks.prose import VALUES, Evidence, filled, value_of
+from benchmarks.reports.comparisons import BEST
 from benchmarks.studies.results import METRICS
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from tests.benchmarks.handmade import OLDER, RUNS, TODAY, pair, result
@@ -120,7 +122,7 @@ def test_the_least_imbalance_is_the_best() -> None:
 
 def test_seconds_of_trainings_of_different_sizes_are_not_compared() -> None:
     runs = [*pair("dsrm-hrl", 1.0, 2.0), *pair("hrl", 1.0, 2.0, episodes=5_000)]
-    assert value_of("times dsrm-hrl hrl kuairec 30", Evidence(runs)) == NOT_MADE
+    assert value_of("times dsrm-hrl hrl kuairec 30", Evidence(runs)) == NOT_COMPARABLE
 
 
 def test_one_side_of_an_interval_must_leave_out_zero() -> None:
@@ -225,7 +227,7 @@ def test_metrics_that_are_no_numbers_are_refused() -> None:
 @pytest.mark.parametrize("word", ["gain", "verdict"])
 def test_agents_of_other_training_sizes_are_not_compared(word) -> None:
     runs = [*pair("dsrm-hrl", 20.0, 20.1), *pair("hrl", 18.0, 18.1, episodes=5_000)]
-    assert value_of(f"{word} len dsrm-hrl hrl kuairec 30", Evidence(runs)) == "not made"
+    assert value_of(f"{word} len dsrm-hrl hrl kuairec 30", Evidence(runs)) == NOT_COMPARABLE
 
 
 def test_shares_are_of_the_same_seeds() -> None:
