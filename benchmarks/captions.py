@@ -21,6 +21,7 @@ from kuaisim_gym.data.dataset import Features
 from kuaisim_gym.simulator.fit import fit_factor_model
 from kuaisim_gym.simulator.response import FactorModel
 
+from .commands import place
 from .formatting import interval, markdown_table
 from .origin import data_block
 from .paper import SEEDS
@@ -102,7 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", required=True, metavar="DIR", help="files of kuairec-like, with captions")
     add("--seeds", type=int, nargs="+", default=SEEDS, help="of what is held out")
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the results")
+    add("--out", type=place, required=True, metavar="DIR", help="folder of the results")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ when it is called. Every ``--help`` shows defaults, which nobody writes by hand:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
 from importlib import import_module
@@ -120,15 +121,21 @@ OF_RUN = "default: the run's"  # of options that change what a run has kept
 
 def count(text: str) -> int:
     """Reads an integer of at least one."""
-    value = int(text)
-    if value < 1:
-        raise ValueError(text)
-    return value
+    if not re.fullmatch(r"0*[1-9]\d*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def place(text: str) -> Path:
+    """Reads the path of a file or folder; an empty one is mostly a variable that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty: name a file or folder")
+    return Path(text)
 
 
 def out_folder(text: str) -> Path:
     """Reads a folder that can be written into, before the work whose results go there."""
-    if (path := Path(text)).exists() and not path.is_dir():
+    if (path := place(text)).exists() and not path.is_dir():
         raise argparse.ArgumentTypeError(f"{text} is a file: name a folder")
     check_writable(path)
     return path
@@ -179,11 +186,11 @@ def add_dataset_seed(parser: argparse.ArgumentParser, kept: bool = False) -> Non
 
 def add_folder(parser: argparse.ArgumentParser) -> None:
     """Adds the folder of results that a command reads."""
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of the results")
+    parser.add_argument("folder", type=place, metavar="DIR", help="folder of the results")
 
 
 def add_out_or_table(parser: argparse.ArgumentParser) -> None:
     """Adds the folder of a study's results, either to write or to read."""
     folder = parser.add_mutually_exclusive_group(required=True)
-    folder.add_argument("--out", type=Path, metavar="DIR", help="folder of results and figures")
-    folder.add_argument("--table", type=Path, metavar="DIR", help="only print the tables of DIR")
+    folder.add_argument("--out", type=place, metavar="DIR", help="folder of results and figures")
+    folder.add_argument("--table", type=place, metavar="DIR", help="only print the tables of DIR")

@@ -17,7 +17,7 @@ from kuaisim_gym.data import SOURCES, Dataset, Interactions, Source
 from kuaisim_gym.registration import import_named
 from kuaisim_gym.simulator.build import assess
 
-from .commands import add_dataset_seed
+from .commands import add_dataset_seed, place
 from .formatting import markdown_table, section
 from .origin import Origin, is_older
 from .paper import ENVS
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=RESPONSE_MODELS,
         help="response models to assess",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder of the JSON and PNG files")
+    add("--out", type=place, required=True, metavar="DIR", help="folder of the JSON and PNG files")
 
 
 def main(options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import ConfigError
 
 from .agents.agent import SLATE_ACTIONS, Agent
-from .commands import add_jobs, add_out_or_table
+from .commands import add_jobs, add_out_or_table, place
 from .formatting import markdown_table, mean_and_ci95, mean_and_ci95_by_user, section
 from .labels import has_labels, judge, score_of, usual
 from .runs.judging import play
@@ -172,7 +172,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_out_or_table(parser)
     add(
-        "--real", type=Path, metavar="DIR",
+        "--real", type=place, metavar="DIR",
         help="folder with kuairec_real and kuairand_real; default: none, and --out needs one",
     )  # fmt: skip
     add("--sources", nargs="+", default=list(SOURCES), help="names of sources")

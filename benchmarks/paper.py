@@ -90,15 +90,23 @@ def comparisons(
         tables: Keys of ``TABLES``; the table of the denoising losses and Table 4 always follow.
     """
     runs: Runs = {}
-    newest = max((_version(result) for result in results), default=0)
-    for result in results:
-        block = result["dataset"]
-        # One world for each environment: agents were tuned on seed 0.
-        if block["synthetic"] and not block.get("seed") and _version(result) == newest:
+    # One world for each environment: agents were tuned on seed 0.
+    worlds = [
+        result
+        for result in results
+        if result["env"] in ENVS.values()
+        and result["dataset"]["synthetic"]
+        and not result["dataset"].get("seed")
+    ]
+    newest = {env: max(_version(run) for run in worlds if run["env"] == env)
+              for env in {run["env"] for run in worlds}}  # fmt: skip
+    for result in worlds:
+        if _version(result) == newest[result["env"]]:
             key = result["env"], result["max_len"], result["agent"]
             runs.setdefault(key, []).append(result)
-    present = max(SOURCES[name].version for name in ENVS)
-    kind = f"{'OLDER ' if newest < present else ''}SYNTHETIC worlds"
+    present = {env: SOURCES[name].version for name, env in ENVS.items()}
+    is_older = any(version < present[env] for env, version in newest.items())
+    kind = f"{'OLDER ' if is_older else ''}SYNTHETIC worlds"
     made = [*(_comparison(table, runs, kind) for table in tables), _left_out(runs, kind)]
     yield from (table for table in [*made, _seconds(runs, kind)] if table.rows)
 

@@ -51,6 +51,10 @@ def by_name(agents: Iterable[Agent]) -> dict[str, Agent]:
 
 
 AGENTS = by_name(_discover())
+# Options of the environment that are an agent's: what it sees and does. All others are the world's.
+OWN_OPTIONS = frozenset(
+    {"action_type", "observation_type", "history_len", "preference", "evidence"}
+)
 
 
 def find_agent(name: str) -> Agent:
@@ -70,6 +74,8 @@ def find_agent(name: str) -> Agent:
         raise ConfigError(f"{error} An agent of yours is named like mypackage.my:AGENT.")
     try:
         agent = row_of(resolve_name(name))
+    except ConfigError as error:  # a ValueError that says all
+        raise ConfigError(f"{name}: {error}") from error
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"agent must name a module that can be imported and an attribute of it, like "
@@ -77,6 +83,11 @@ def find_agent(name: str) -> Agent:
         ) from error
     except TypeError as error:
         raise ConfigError(f"{name} {error}") from error
+    if foreign := sorted(agent.env_options.keys() - OWN_OPTIONS):
+        raise ConfigError(
+            f"{name} has env_options {foreign}, which are the world's or the run's: an agent may "
+            f"choose {sorted(OWN_OPTIONS)}."
+        )
     if AGENTS.get(agent.name, agent) is not agent:
         raise ConfigError(f"{name} has the name of the benchmark's {agent.name}: rename it.")
     return agent

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from kuaisim_gym.disk import check_writable
 
 from .. import datasets
-from ..commands import add_jobs
+from ..commands import add_jobs, place
 from ..paper import ENVS, SEEDS
 from ..reports.plots import save_small
 from ..studies.backends import backend_of
@@ -24,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
     add(
-        "--results", type=Path, required=True, metavar="DIR",
+        "--results", type=place, required=True, metavar="DIR",
         help="folder of run results; studies are saved in its subfolder figures",
     )  # fmt: skip
-    add("--out", type=Path, metavar="DIR", help="folder of the PNG files; default: the studies'")
+    add("--out", type=place, metavar="DIR", help="folder of the PNG files; default: the studies'")
     numbers = ", ".join(map(str, FIGURES))
     add(
         "--only", type=int, nargs="+", default=list(FIGURES), choices=FIGURES, metavar="FIGURE",

@@ -37,7 +37,7 @@ from dsrm_agents.ope.sessions import ESTIMATORS, Steps, trajectory
 from kuaisim_gym.config import check_choice, check_whole
 from kuaisim_gym.errors import ConfigError
 
-from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count
+from ..commands import add_dataset_seed, add_jobs, add_out_or_table, count, place
 from ..runs.settings import Run
 from ..runs.world_study import WorldStudy
 from ..studies.backends import results_of
@@ -291,7 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sessions", type=count, default=5000, help="simulated sessions of each true value")
     add("--repetitions", type=count, default=REPETITIONS, help="logs of the coverage part")
     add("--seed", type=int, default=Run.seed, help="of sessions and draws")
-    add("--real", type=Path, metavar="DIR",
+    add("--real", type=place, metavar="DIR",
         help="folder with kuairand_real, for the part replay; default: none")  # fmt: skip
     add_dataset_seed(parser)
     add_jobs(parser)

@@ -14,7 +14,7 @@ from pathlib import Path
 from kuaisim_gym.errors import ConfigError
 
 from .. import paper
-from ..commands import add_jobs
+from ..commands import add_jobs, place
 from ..runs.run import RunStudy
 from ..runs.settings import Run
 from ..runs.worlds import all_worlds
@@ -38,18 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "leaderboard",
     )  # fmt: skip
     add(
-        "--real", type=Path, metavar="DIR",
+        "--real", type=place, metavar="DIR",
         help="folder with kuairec_real and kuairand_real, whose worlds are played, too; default: "
         "synthetic worlds alone",
     )  # fmt: skip
     add(
-        "--committed", type=Path, default=COMMITTED, metavar="DIR",
+        "--committed", type=place, default=COMMITTED, metavar="DIR",
         help="folder of the rows to stand among",
     )  # fmt: skip
     add("--smoke", action="store_true", help="tiny sizes, to see that it runs")
     add_jobs(parser)
     add(
-        "--out", type=Path, default=Path("results/leaderboard"), metavar="DIR",
+        "--out", type=place, default=Path("results/leaderboard"), metavar="DIR",
         help="folder of the agent's result files",
     )  # fmt: skip
 

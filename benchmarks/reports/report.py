@@ -14,6 +14,7 @@ from kuaisim_gym.errors import ConfigError
 
 from .. import cost, exposure, halves, labels, paper
 from ..ab import report as ab
+from ..commands import place
 from ..days import report as days
 from ..estimates import phase
 from ..estimates import report as estimates
@@ -72,13 +73,13 @@ STUDIES: tuple[tuple[str, str, Callable[[Path], list[Result]], Callable[[Any], s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
-    add("paths", type=Path, nargs="+", metavar="RUN", help="result files, or folders of them")
+    add("paths", type=place, nargs="+", metavar="RUN", help="result files, or folders of them")
     add(
-        "--html", type=Path, metavar="FILE",
+        "--html", type=place, metavar="FILE",
         help="one page on the runs; default: all tables of one folder in its README.md",
     )  # fmt: skip
     add(
-        "--pages", nargs="+", type=Path, default=[], metavar="FILE",
+        "--pages", nargs="+", type=place, default=[], metavar="FILE",
         help="also renew what these pages hold between comments, default: none; values, "
         "<!-- = EXPRESSION -->, and tables, "
         + ", ".join(f"<!-- {name} -->" for name in PAGE_TABLES),
@@ -99,11 +100,16 @@ def main(options: argparse.Namespace) -> None:
     folder, *others = options.paths
     if others or not folder.is_dir():
         raise ConfigError("Tables are written into one folder of results: name it, or add --html.")
+    path = folder / "README.md"
+    if path.exists() and not path.read_bytes().startswith(INTRODUCTION.encode()):
+        raise ConfigError(
+            f"{path} is a page of yours, in whose place the tables would come: move it, or keep "
+            "results in a folder of their own."
+        )
     evidence = evidence_in(folder)
     # All of them are made before one is written: a faulty page leaves the others as they are.
     tables = report(folder, evidence)
     pages = {page: renewed_page(page, evidence) for page in options.pages}
-    path = folder / "README.md"
     write_atomically(path, tables.encode())
     print(path)
     if board := board_of(evidence.runs):

@@ -17,7 +17,7 @@ from kuaisim_gym.disk import check_writable, write_atomically
 from kuaisim_gym.envs.shared import RENDER_FPS
 from kuaisim_gym.errors import ConfigError
 
-from ..commands import count
+from ..commands import count, place
 from .evaluate import add_player_arguments, find_player
 from .judging import first_test_seed
 from .players import Player
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_player_arguments(parser)
     add = parser.add_argument
     add("--sessions", type=count, default=1, metavar="N", help="sessions to show")
-    add("--out", type=Path, metavar="FILE.gif", help="moving pictures; default: text is printed")
+    add("--out", type=place, metavar="FILE.gif", help="moving pictures; default: text is printed")
     add("--fps", type=count, default=RENDER_FPS, metavar="N", help="steps a second of the pictures")
 
 

@@ -7,6 +7,7 @@ kuaisim play results/ppo_KuaiRec-Fair-v0_kuairec-synthetic_T30_seed11.json
 from __future__ import annotations
 
 import argparse
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from kuaisim_gym.errors import ConfigError
 from ..agents import find_agent
 from ..reports.tables import markdown
 from ..studies.results import Result
-from ..studies.study import Study, run_study
+from ..studies.study import Study, header_difference, run_study
 from .judging import judged, play
 from .kept import agent_file, keep
 from .record import Seconds
@@ -59,9 +60,17 @@ class RunStudy(Study):
 
     def is_complete(self, path: Path, result: Result) -> bool:
         spec, agent = self.spec, find_agent(self.spec.agent)
-        digest, sessions = result["dataset"]["fingerprint"], result["eval"]["sessions"]
-        expected = {"dataset": spec.load().fingerprint, "sessions": spec.sessions}
-        actual = {"dataset": digest, "sessions": sessions}
+        names = ("agent", "env", "max_len", "seed")
+        expected = {name: self.header()[name] for name in names}
+        actual = {name: result[name] for name in names}
+        expected |= {"dataset": spec.load().fingerprint, "sessions": spec.sessions}
+        actual |= {
+            "dataset": result["dataset"]["fingerprint"], "sessions": result["eval"]["sessions"],
+        }  # fmt: skip
+        if spec.slate_size is not None:
+            expected["slate_size"], actual["slate_size"] = spec.slate_size, result["slate_size"]
+        if "row" in result:  # results of older code do not say it
+            expected["row"], actual["row"] = _row_of(spec.agent), result["row"]
         if agent.rule is None:
             expected["episodes"], actual["episodes"] = spec.episodes, result["train"]["episodes"]
             # Training ends with the step in which the last session does, and others may end with.
@@ -69,7 +78,7 @@ class RunStudy(Study):
                 actual["episodes"] = spec.episodes
         if expected != actual:
             raise ConfigError(
-                f"{path} holds the result of another run: wanted {expected}, found {actual}. "
+                f"{path} holds the result of another run: {header_difference(expected, actual)}. "
                 "Remove it or choose another folder."
             )
         return not self.keep or agent_file(path).exists()
@@ -96,10 +105,24 @@ class RunStudy(Study):
             keep(path, asdict(spec), model, fitted)
         return {
             "slate_size": played.sessions.slates.shape[2],
+            "row": _row_of(spec.agent),
             "train": train,
             **judged(played, spec),
             "commits": train.pop("commits", []),
         }
+
+
+def _row_of(name: str) -> Result:
+    """What an agent is, in JSON: a row of one name can have other settings another day."""
+    agent = find_agent(name)
+    row = {
+        "name": name,
+        "settings": agent.hyperparams,
+        "env_options": agent.env_options,
+        "purifier": agent.purifier,
+    }
+    plain: Result = json.loads(json.dumps(row, default=lambda value: type(value).__qualname__))
+    return plain
 
 
 def run(

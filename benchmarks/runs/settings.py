@@ -15,13 +15,14 @@ from kuaisim_gym.errors import ConfigError
 from kuaisim_gym.registration import registered
 
 from ..agents import AGENTS, Agent, find_agent
-from ..commands import OF_RUN, add_dataset, add_dataset_seed, count
+from ..commands import OF_RUN, add_dataset, add_dataset_seed, count, place
 from ..origin import Origin, check_played, env_for, find_origin
 from ..studies.results import Result, task_of
 
 # Session slots of a run are seeded within its seed's range: two seeds share no session, and all
 # agents of one seed meet the same users.
 SEED_RANGE = 1_000_000
+MAX_SEED = 2**32 - 1  # that NumPy and Stable-Baselines3 take
 SLOTS = 1000  # evaluation sessions played in parallel
 OUT = Path("results")
 
@@ -59,6 +60,8 @@ class Run:
         for name, least in (("episodes", 1), ("sessions", 1), ("seed", 0), ("max_len", 2)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.seed > MAX_SEED:
+            raise ConfigError(f"seed must be at most {MAX_SEED:,}, got {self.seed:,}.")
         if self.sessions > SLOTS and self.sessions % SLOTS:
             raise ConfigError(
                 f"sessions must be at most {SLOTS} or a multiple of it, got {self.sessions}."
@@ -148,10 +151,10 @@ def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
             "whom you trust. A named agent that must be trained is taken from a release, or from "
             "what was fetched or trained before, or else it is trained, which takes minutes."
         )
-    for name, place, text in (("agent", metavar, agents), ("env", "ENV", envs)):
+    for name, shown, text in (("agent", metavar, agents), ("env", "ENV", envs)):
         add, default = parser.add_argument, argparse.SUPPRESS
-        add(name, nargs="?", metavar=place, default=default, help=text)
-        add(f"--{name}", metavar=place, default=default, help=f"the same, in place of {place}")
+        add(name, nargs="?", metavar=shown, default=default, help=text)
+        add(f"--{name}", metavar=shown, default=default, help=f"the same, in place of {shown}")
 
 
 def add_session_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:
@@ -187,8 +190,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sessions", type=int, default=Run.sessions, metavar="N", help="test sessions a seed")
     add("--episodes", type=int, default=Run.episodes, metavar="N", help="training sessions")
     add("--threads", type=count, default=1, metavar="N", help="torch threads per process")
-    add("--out", type=Path, default=OUT, metavar="DIR", help="folder of the result files")
-    add("--tensorboard", type=Path, metavar="DIR", help="folder of its logs; default: no log")
+    add("--out", type=place, default=OUT, metavar="DIR", help="folder of the result files")
+    add("--tensorboard", type=place, metavar="DIR", help="folder of its logs; default: no log")
 
 
 def spec_of(options: argparse.Namespace, **changes: Any) -> Run:

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from kuaisim_gym import ENVIRONMENTS
 from kuaisim_gym.errors import ConfigError
 
 from .. import paper
 from ..agents import agents_for, find_agent
-from ..commands import add_jobs
+from ..commands import add_jobs, place
 from ..reports.tables import markdown
 from ..studies.backends import backend_of
 from ..studies.results import read_results
@@ -33,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "rows that matter most, on all worlds; and print it; default: runs of the other options",
     )  # fmt: skip
     parser.add_argument(
-        "--real", type=Path, metavar="DIR",
+        "--real", type=place, metavar="DIR",
         help="folder with kuairec_real and kuairand_real, whose worlds --table worlds includes; "
         "default: synthetic worlds alone",
     )  # fmt: skip

@@ -6,12 +6,11 @@ import argparse
 from abc import abstractmethod
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import ClassVar
 
 from kuaisim_gym.errors import ConfigError
 
-from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count
+from ..commands import add_dataset, add_dataset_seed, add_jobs, add_out_or_table, count, place
 from ..origin import env_for
 from ..studies.results import Result, check_session_env, world_of
 from ..studies.study import Study
@@ -71,7 +70,7 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     add_dataset_seed(parser)
     add("--slate-size", type=count, metavar="K", help="items in a slate; default: usually 10")
     add(
-        "--real", type=Path, metavar="DIR",
+        "--real", type=place, metavar="DIR",
         help="folder with kuairec_real and kuairand_real, whose worlds --all-worlds includes; "
         "default: synthetic worlds alone",
     )  # fmt: skip

@@ -24,7 +24,7 @@ from kuaisim_gym.data.dataset import Dataset
 from kuaisim_gym.disk import remove
 from kuaisim_gym.simulator.build import load_catalogue, load_preferences
 
-from ..commands import count
+from ..commands import count, place
 from ..studies.processes import Workers
 from .large_files import PUBLISHED, Shape, write_large_files
 from .timing import Row, add_out, forget_peak, in_fresh_processes, process_memory, report
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add = parser.add_argument
     add("--rows", type=count, nargs="+", default=ROWS, help="rows of each standard log, about")
-    add("--folder", type=Path, help="where the files are written for a while; by default the "
+    add("--folder", type=place, help="where the files are written for a while; by default the "
         "system's folder of temporary files")  # fmt: skip
     add("--jobs", type=count, default=1, help="sizes measured side by side, by processor time")
     add_out(parser)

@@ -10,7 +10,7 @@ from typing import Any
 
 from kuaisim_gym.disk import write_atomically
 
-from ..commands import add_folder
+from ..commands import add_folder, place
 from ..formatting import markdown_table
 from ..reports.report import marked
 from ..studies.results import Result, read_result
@@ -20,7 +20,7 @@ from .vectors import verdict
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
     add_folder(parser)
-    parser.add_argument("--pages", nargs="+", type=Path, required=True, metavar="FILE",
+    parser.add_argument("--pages", nargs="+", type=place, required=True, metavar="FILE",
                         help="pages whose tables are renewed: " + ", ".join(TABLES))  # fmt: skip
 
 

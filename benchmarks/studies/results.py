@@ -31,6 +31,14 @@ KEYS = frozenset(
      "versions", "commit"}
 )  # fmt: skip
 
+# Kinds of the values of a run's result.
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "agent": str, "env": str, "max_len": int, "slate_size": int, "seed": int, "metrics": dict,
+    "dataset.name": str, "dataset.synthetic": bool, "dataset.fingerprint": str,
+    "train.episodes": int, "train.steps": int, "train.seconds": (int, float),
+    "eval.sessions": int,
+}  # fmt: skip
+
 PACKAGES = ("numpy", "torch", "gymnasium", "stable-baselines3")
 
 Result = dict[str, Any]
@@ -159,12 +167,51 @@ def read_result(path: Path) -> Result:
         DataFormatError: It is not a result.
     """
     try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataFormatError(f"{path} is not a JSON file: {error}") from error
+        result: Result = json.loads(
+            path.read_text(encoding="utf-8"), parse_constant=lambda name: _refuse(path, name)
+        )
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DataFormatError(
+            f"{path} is not a JSON file: {error}. Remove it, or make it again."
+        ) from error
     if not isinstance(result, dict) or ("agent" not in result and "study" not in result):
         raise DataFormatError(f"{path} is no result: it names neither agent nor study.")
-    return result if "study" in result else _with_keys(path, result, KEYS)
+    return result if "study" in result else _as_run(path, result)
+
+
+def _refuse(path: Path, name: str) -> None:
+    raise DataFormatError(f"{path} holds {name}, which no result has. Remove it, or make it again.")
+
+
+def _as_run(path: Path, result: Result) -> Result:
+    """The result of a run, which is refused if it lacks keys or a value is of another kind."""
+    _with_keys(path, result, KEYS)
+    wrong = [name for name, kind in _KINDS.items() if not _is(kind, _value(result, name))]
+    wrong += [
+        f"metrics.{name}"
+        for name, value in _value(result, "metrics", {}).items()
+        if not _is((int, float), value)
+    ]
+    if _value(result, "dataset.answers", "synthetic") not in ANSWERS:
+        wrong.append("dataset.answers")
+    if wrong:
+        found = {name: _value(result, name) for name in wrong}
+        raise DataFormatError(
+            f"{path} is no result of a run, for it has {found}. Remove it, or make it again."
+        )
+    return result
+
+
+def _value(result: Result, name: str, default: Any = None) -> Any:
+    """The value at a path of keys; the default where there is none."""
+    value: Any = result
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return default if value is None else value
+
+
+def _is(kind: type | tuple[type, ...], value: object) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def run_of(result: Result) -> Hashable:
@@ -203,7 +250,9 @@ def read_results(
             )
         results[key] = path, _with_keys(path, result, keys)
     if not results:
-        raise DataFormatError(f"There are no results under {folder}; make some with `{study}`.")
+        where = f"There are no results under {folder}" if folder.exists() else f"No folder {folder}"
+        command = "train" if study == RUN else study
+        raise DataFormatError(f"{where}; make some with `kuaisim {command}`.")
     return [result for _, result in results.values()]
 
 

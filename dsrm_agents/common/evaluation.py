@@ -98,7 +98,13 @@ def next_actions(
         masked: What :func:`~kuaisim_gym.envs.shared.wants_masks` says of the agent.
     """
     masks = {"action_masks": np.stack(env.env_method("action_masks"))} if masked else {}
-    return agent.predict(observation, state, starts, deterministic=deterministic, **masks)
+    played = agent.predict(observation, state, starts, deterministic=deterministic, **masks)
+    if not isinstance(played, tuple) or len(played) != 2:
+        raise ConfigError(
+            f"predict() of {type(agent).__name__} must return a pair, actions and hidden state "
+            f"(None where there is none), got {type(played).__name__}."
+        )
+    return played
 
 
 def _check(agent: Any, env: Any, strict: bool) -> None:

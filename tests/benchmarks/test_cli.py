@@ -111,6 +111,43 @@ def test_another_run_s_result_is_not_taken_for_this_one(tmp_path: Path, capsys) 
     assert main([*again, "--episodes", "20", "--sessions", "60"]) == 2
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"agent": "ppo"}, {"env": "KuaiRand-Fair-v0"}, {"max_len": 99}, {"seed": 777},
+     {"row": {"name": "a2c", "settings": {}}}],
+)  # fmt: skip
+def test_a_result_whose_content_is_another_run_s_is_refused(changed, tmp_path, capsys) -> None:
+    made = run(tmp_path, "a2c")
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(json.dumps(made | changed))
+    again = ["run", "--agent", "a2c", "--out", str(tmp_path), "--episodes", "20"]
+    assert main([*again, "--sessions", "50"]) == 2
+    assert "holds the result of another run: wanted" in capsys.readouterr().err
+
+
+def test_results_of_older_code_do_not_say_their_settings(tmp_path: Path) -> None:
+    made = run(tmp_path, "a2c")
+    assert made["row"]["settings"]["learning_rate"] == AGENTS["a2c"].hyperparams["learning_rate"]
+    (file,) = tmp_path.glob("*.json")
+    file.write_text(json.dumps({name: value for name, value in made.items() if name != "row"}))
+    assert "row" not in run(tmp_path, "a2c")
+
+
+def test_a_page_of_somebody_else_is_kept(tmp_path: Path, capsys) -> None:
+    run(tmp_path, "quality+quota")
+    (tmp_path / "README.md").write_text("mine")
+    assert main(["report", str(tmp_path)]) == 2
+    assert "is a page of yours" in capsys.readouterr().err
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_an_empty_path_is_refused(capsys) -> None:
+    for command in (["report", ""], ["train", "random", "--out", ""], ["table", ""]):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "the path is empty: name a file or folder" in capsys.readouterr().err
+
+
 def test_one_run_in_two_folders_is_refused(tmp_path: Path, capsys) -> None:
     run(tmp_path / "one", "quality+quota")
     run(tmp_path / "two", "quality+quota")

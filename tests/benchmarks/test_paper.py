@@ -66,6 +66,16 @@ def test_ours_stand_beside_the_published_figures() -> None:
     assert "99" not in table
 
 
+def test_worlds_of_other_sources_leave_the_tables_as_they_are() -> None:
+    runs = [result("bcq", 1, 20.0), result("bcq", 3, 22.0)]
+    shorts = {"name": "shorts", "synthetic": True, "fingerprint": "s", "version": 9}
+    foreign = result("bcq", 1, 20.0, env="Recommendation-Fair-v0", dataset=shorts)
+    later = {"name": "kuairand", "synthetic": True, "fingerprint": "n", "version": 9}
+    other = result("bcq", 1, 20.0, env="KuaiRand-Fair-v0", dataset=later)
+    assert paper.markdown([*runs, foreign]) == paper.markdown(runs)
+    assert "| kuairec, T = 30 | BCQ | 21.00 ± 12.71 |" in paper.markdown([*runs, other])
+
+
 def test_training_seconds_stand_beside_the_published_ones() -> None:
     assert paper.markdown([result("random", 2, 20.0), result("bcq", 1, 20.0, max_len=20)]) == ""
     table = paper.markdown([result("sac4ir", 2, 20.0)], ())
