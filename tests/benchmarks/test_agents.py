@@ -37,6 +37,14 @@ class Rows:
     RULE = Agent("toy-rule", rule=lambda batch: make_reference("random", batch),
                  env_options={"action_type": "slate"})
 TWIN = Agent("toy-a2c", rule=Rows.RULE.rule)
+PEEKS = Agent("peeks", rule=Rows.RULE.rule, env_options={"max_len": 100, "split": "train"})
+class Slash:
+    name = "a/b"
+    def predict(self, observation, state=None, starts=None, deterministic=True): ...
+class Alone:
+    def __init__(self, batch): pass
+    def predict(self, observation, state=None, starts=None, deterministic=True):
+        return observation
 TAKEN = Agent("ppo", rule=Rows.RULE.rule)
 KNOWN = ppo
 NUMBER = 7
@@ -201,6 +209,27 @@ def test_an_agent_that_is_not_to_be_had_is_refused(
         assert message in capsys.readouterr().err
     with pytest.raises(ConfigError):
         Run(attribute)
+
+
+def test_an_agent_chooses_no_rules_of_the_world(toys: str) -> None:
+    expected = (
+        r"toys:PEEKS has env_options \['max_len', 'split'\], which are the world's or the run"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        find_agent(f"{toys}:PEEKS")
+
+
+def test_a_name_that_names_no_file_is_refused_in_one_sentence(toys: str) -> None:
+    with pytest.raises(ConfigError, match=r"toys:Slash: An agent's name must be .* got 'a/b'\.$"):
+        find_agent(f"{toys}:Slash")
+
+
+def test_actions_without_a_hidden_state_are_refused(toys: str, small) -> None:
+    env = make_vec_env("KuaiRec-Fair-v0", 2, dataset=small, max_len=5)
+    rule = find_agent(f"{toys}:Alone").rule
+    assert rule is not None
+    with pytest.raises(ConfigError, match=r"predict\(\) of Alone must return a pair"):
+        evaluate(rule(env.batch), env, 2)
 
 
 def test_two_agents_of_one_name_are_refused(toys: str, tmp_path: Path, capsys) -> None:
