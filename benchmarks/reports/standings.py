@@ -283,7 +283,8 @@ def seeds_and_sessions(board: Board) -> TitledTable:
         "Len ± 95 % interval over seeds and the sessions within them (deviation between seeds / "
         "standard error of a seed's sessions). Where the seeds agree by luck more closely than "
         "their sessions allow, the sessions' error counts: there it is wider than the interval "
-        "over seeds alone, of all other tables."
+        "over seeds alone, of all other tables. Sessions count as independent, though some users "
+        "come more than once: the intervals are for these users."
     )
     return TitledTable("Seeds and sessions", ["Len", *learned], rows, [note])
 

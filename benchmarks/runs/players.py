@@ -12,6 +12,7 @@ from kuaisim_gym.data import Dataset
 from kuaisim_gym.errors import CheckpointError
 
 from ..agents import Agent, find_agent
+from ..studies.results import read_result
 from .judging import Played, play
 from .kept import agent_file, fitted_file, read_kept
 from .settings import Run
@@ -53,6 +54,7 @@ def load_player(result: Path, **changes: Any) -> Player:
         ConfigError: A setting is none.
         CheckpointError: The run has not kept its agent, its files are damaged, or the world is
             another than the weights are for.
+        DataFormatError: The result file is none.
     """
     content = read_kept(result)
     try:
@@ -62,6 +64,11 @@ def load_player(result: Path, **changes: Any) -> Player:
             f"{agent_file(result)} is not of this version: {error}. Train the agent again."
         ) from error
     agent, dataset = find_agent(spec.agent), spec.load()
+    if result.is_file() and (made := read_result(result).get("agent")) != agent.name:
+        raise CheckpointError(
+            f"{result} is of {made}, but {agent_file(result)} beside it of {agent.name}: put its "
+            "own back, or train the agent again in a new folder."
+        )
     fitted = _restored(agent, fitted_file(result))
     if agent.rule is not None:
         return Player(spec, agent, dataset, None, None)

@@ -156,7 +156,7 @@ def _only_variant(top: Path, layouts: Sequence[Layout]) -> DataFiles:
     if not top.exists():
         raise DatasetNotFoundError(
             f"Expected the files of {expected} as .csv, but {top} is not there. Give the archive "
-            f"as downloaded, or the folder that it was unpacked to."
+            f"as downloaded, or the folder that it was unpacked to; None is a synthetic world."
         )
     if not top.is_dir():
         if not top.is_file() or not top.name.lower().endswith(ENDINGS):

@@ -210,7 +210,8 @@ def _with_owner(error: DatasetNotFoundError, name: str, path: str | Path) -> Dat
         return error
     return type(error)(
         f"{path} holds the files of {' and '.join(owners)}, not of {name}: load them with "
-        f"load_dataset({owners[0]!r}, path), and play an environment of that dataset. {error}"
+        f"load_dataset({owners[0]!r}, path), or with --dataset {owners[0]}={path}, and play an "
+        f"environment of that dataset. {error}"
     )
 
 

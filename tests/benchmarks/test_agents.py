@@ -212,9 +212,7 @@ def test_an_agent_that_is_not_to_be_had_is_refused(
 
 
 def test_an_agent_chooses_no_rules_of_the_world(toys: str) -> None:
-    expected = (
-        r"toys:PEEKS has env_options \['max_len', 'split'\], which are the world's"
-    )
+    expected = r"toys:PEEKS has env_options \['max_len', 'split'\], which are the world's"
     with pytest.raises(ConfigError, match=expected):
         find_agent(f"{toys}:PEEKS")
 

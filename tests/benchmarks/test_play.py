@@ -77,6 +77,14 @@ def test_a_damaged_agent_or_another_one_is_refused(worlds, small, tmp_path: Path
         load_player(path)
 
 
+def test_the_result_of_another_agent_beside_a_kept_one_is_refused(worlds, tmp_path: Path) -> None:
+    path = trained(tmp_path, "ppo")
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"agent": "a2c"}))
+    with pytest.raises(CheckpointError, match=r"is of a2c, but .*\.agent beside it of ppo"):
+        load_player(path)
+
+
 def test_settings_of_another_version_are_refused(worlds, tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     keep(path, {"agent": "ppo", "unknown": 1}, None, None)
