@@ -59,7 +59,7 @@ def test_a_run_writes_the_promised_keys_and_obeys_the_law(
     agent: str, tmp_path: Path, brief_fits
 ) -> None:
     result = run(tmp_path, agent)
-    assert result.keys() == KEYS | {"exposure", "users"}
+    assert result.keys() == KEYS | {"exposure", "users", "row"}
     block = result["dataset"]
     assert block.keys() == {
         "name", "source", "synthetic", "fingerprint", "answers", "seed", "version",
