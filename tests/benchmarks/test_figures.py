@@ -78,7 +78,9 @@ def test_figure_3_sets_raw_beside_purified_states(tiny, small, tmp_path: Path) -
             values = dict.fromkeys(METRICS, 0.5)
             learned.append(
                 {"agent": agent, "env": studies.ENV, "max_len": studies.MAX_LEN, "seed": seed,
-                 "slate_size": 10, "dataset": dataset, "train": {}, "eval": {}, "metrics": values,
+                 "slate_size": 10, "dataset": dataset,
+                 "train": {"episodes": 1, "steps": 1, "seconds": 1.0},
+                 "eval": {"sessions": 10}, "metrics": values,
                  "versions": {}, "commit": ""}
             )  # fmt: skip
     for number, result in enumerate(learned[:-1]):

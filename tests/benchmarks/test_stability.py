@@ -22,7 +22,8 @@ def result(
     return {
         "agent": agent, "env": "KuaiRec-Fair-v0", "max_len": 30, "seed": seed, "slate_size": 10,
         "dataset": {"name": "kuairec", "synthetic": True, "fingerprint": "0" * 16},
-        "train": {"episodes": 100, "steps": 0, "seconds": 1.0, "curve": curve}, "eval": {},
+        "train": {"episodes": 100, "steps": 0, "seconds": 1.0, "curve": curve},
+        "eval": {"sessions": 10},
         "metrics": values, "versions": {}, "commit": "",
     } | more  # fmt: skip
 
