@@ -1,4 +1,4 @@
-"""Stable-Baselines3's A2C, PPO and TD3 over scorers, and PPO over feasible slates.
+"""Stable-Baselines3's A2C, PPO and TD3 over scorers, and PPO over shares and feasible slates.
 
 Settings of all families maximise the session length of held-out users on the train simulator of the
 synthetic KuaiRec world, T = 30, in the searches in ``results/tuning``: eight trials for each, of
@@ -94,6 +94,7 @@ AGENTS = (
     a2c,
     ppo,
     replace(ppo, name="ppo+dsrm", purifier="dsrm"),
+    replace(ppo, name="ppo+shares", env_options={"action_type": "shares"}),  # with its settings
     # A policy over the positions of the items: it shows one a step, and knows no item by another.
     replace(
         ppo, name="maskable-ppo", reference="Huang & Ontanon, FLAIRS 2022",
