@@ -94,7 +94,8 @@ AGENTS = (
     a2c,
     ppo,
     replace(ppo, name="ppo+dsrm", purifier="dsrm"),
-    replace(ppo, name="ppo+shares", env_options={"action_type": "shares"}),  # with its settings
+    # The environment's usual actions, with the settings that were found over scorers.
+    replace(ppo, name="ppo+shares", env_options={"action_type": "shares"}),
     # A policy over the positions of the items: it shows one a step, and knows no item by another.
     replace(
         ppo, name="maskable-ppo", reference="Huang & Ontanon, FLAIRS 2022",
