@@ -113,7 +113,7 @@ class RunStudy(Study):
 
 
 def _row_of(name: str) -> Result:
-    """What an agent is, in JSON: a row of one name can have other settings another day."""
+    """A description of an agent: a row of one name can have other settings another day."""
     agent = find_agent(name)
     row = {
         "name": name,
