@@ -22,7 +22,7 @@ from ..reports.comparisons import (
     sign_of,
     training_sizes,
 )
-from ..reports.tables import DIGITS
+from ..reports.tables import DIGITS, gain
 from ..studies.results import METRICS, Result, World
 from .evidence import WORLDS, Evidence
 from .language import value
@@ -45,8 +45,7 @@ def _gain(
     evidence: Evidence, measure: str, agent: str, control: str, dataset: str, max_len: int
 ) -> str:
     """A difference, seed by seed, with its interval."""
-    pair = evidence.agents(dataset, max_len), measure, agent, control
-    return interval(differences(*pair), DIGITS.get(measure, 3), "+") or obstacle(*pair)
+    return gain(evidence.agents(dataset, max_len), measure, agent, control)
 
 
 @value("verdict", "METRIC AGENT CONTROL DATASET T")

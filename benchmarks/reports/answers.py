@@ -22,13 +22,12 @@ from .comparisons import (
     differences,
     is_better,
     metric,
-    obstacle,
     share,
     sign_of,
     training_sizes,
 )
 from .standings import HIGHEST, is_oracle
-from .tables import DIGITS
+from .tables import DIGITS, gain
 
 EPISODES = 20_000  # training sessions of the paper's tables
 # The paper's variants, by their agents.
@@ -47,7 +46,7 @@ def overall(evidence: Evidence) -> str:
             world.short_title,
             _mean(agents, OURS, "len"),
             f"{AGENTS[best].label} {_mean(agents, best, 'len')}" if best else NOT_MADE,
-            _gain(agents, "len", BEST),
+            gain(agents, "len", OURS, BEST),
             _outlasted(is_better(agents, "len", OURS)),
             share(agents, "len", OURS, HIGHEST),
             _mean(agents, OURS, "ad"),
@@ -91,7 +90,7 @@ def ablation(evidence: Evidence) -> str:
             rows.append([
                 world.short_title,
                 label,
-                *(_gain(agents, name, variant) for name in ("len", "r_each", "ad")),
+                *(gain(agents, name, OURS, variant) for name in ("len", "r_each", "ad")),
                 VERDICTS[sign_of(gains)] if gains else "",
                 f"{lengths[0] - lengths[1]:+.2f}" if lengths else "",
             ])  # fmt: skip
@@ -128,11 +127,6 @@ def winners(evidence: Evidence) -> str:
 
 def _mean(agents: Agents, agent: str, name: str) -> str:
     return interval(metric(agents[agent], name), DIGITS.get(name, 3))
-
-
-def _gain(agents: Agents, name: str, control: str) -> str:
-    pair = agents, name, OURS, control
-    return interval(differences(*pair), DIGITS.get(name, 3), "+") or obstacle(*pair)
 
 
 def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:

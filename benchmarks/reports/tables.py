@@ -20,7 +20,7 @@ from ..commands import add_folder
 from ..formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
 from ..paper import published
 from ..studies.results import Result, World, read_results, world_of
-from .comparisons import Agents, differences, metric, training_sizes
+from .comparisons import Agents, differences, metric, obstacle, training_sizes
 
 # What ratios refer to: the highest of them that has results.
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
@@ -242,6 +242,12 @@ def _verdict(agents: Agents, lengths: dict[str, float], ceiling: str) -> str:
     ]
     sentence = f"Longest sessions of a learned agent: {longest}, Len {learned[longest]:.2f}"
     return ", ".join([sentence, *shares]) + "."
+
+
+def gain(agents: Agents, measure: str, agent: str, control: str) -> str:
+    """A difference, seed by seed, with its interval, or what stands in its place."""
+    pair = agents, measure, agent, control
+    return interval(differences(*pair), DIGITS.get(measure, 3), "+") or obstacle(*pair)
 
 
 def _paired(agents: Agents) -> str:

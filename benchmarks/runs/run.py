@@ -59,14 +59,15 @@ class RunStudy(Study):
         return self.spec.header()
 
     def is_complete(self, path: Path, result: Result) -> bool:
-        spec, agent = self.spec, find_agent(self.spec.agent)
-        names = ("agent", "env", "max_len", "seed")
-        expected = {name: self.header()[name] for name in names}
-        actual = {name: result[name] for name in names}
-        expected |= {"dataset": spec.load().fingerprint, "sessions": spec.sessions}
-        actual |= {
-            "dataset": result["dataset"]["fingerprint"], "sessions": result["eval"]["sessions"],
-        }  # fmt: skip
+        spec, agent, header = self.spec, find_agent(self.spec.agent), self.header()
+        expected, actual = (
+            {
+                **{name: content[name] for name in header},
+                "dataset": content["dataset"]["fingerprint"],
+            }
+            for content in (header, result)
+        )
+        expected["sessions"], actual["sessions"] = spec.sessions, result["eval"]["sessions"]
         if spec.slate_size is not None:
             expected["slate_size"], actual["slate_size"] = spec.slate_size, result["slate_size"]
         if "row" in result:  # results of older code do not say it
