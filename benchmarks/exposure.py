@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -150,14 +150,34 @@ def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
     return figure
 
 
+def example(worlds: Mapping[World, dict[str, list[Result]]]) -> dict[str, list[Result]]:
+    """Results by policy in the world of the page's example: synthetic KuaiRec, T = 30."""
+    for world, policies in worlds.items():
+        if (world.dataset, world.max_len, world.is_older) == ("kuairec", 30, False):
+            return policies
+    return {}
+
+
 def panels(policies: dict[str, list[Result]]) -> str:
     """The figure's ten numbers of each policy as a table: means over seeds."""
     titles = {metric.name: metric.title for metric in EXPOSURE_METRICS}
-    rows = []
-    for policy, runs in policies.items():
-        means = (np.mean(_numbers(runs, "metrics", name) or [np.nan]) for name in PANELS)
-        rows.append([POLICIES[policy], *(f"{mean:#.3g}" for mean in means)])
+    rows = [
+        [POLICIES[policy], *(mean(runs, name) for name in PANELS)]
+        for policy, runs in policies.items()
+    ]
     return markdown_table(["policy", *(titles[name] for name in PANELS)], rows)
+
+
+def mean(runs: list[Result], name: str) -> str:
+    """The mean of a metric over a policy's runs, in three figures.
+
+    Raises:
+        ValueError: No metric of exposure has the name.
+    """
+    names = [metric.name for metric in EXPOSURE_METRICS]
+    if name not in names:
+        raise ValueError(f"a metric of exposure instead of {name!r}: one of {', '.join(names)}")
+    return f"{np.mean(_numbers(runs, 'metrics', name) or [np.nan]):#.3g}"
 
 
 def _numbers(runs: list[Result], block: str, name: str) -> list[float]:

@@ -6,7 +6,7 @@ import re
 import runpy
 from pathlib import Path
 
-from benchmarks.exposure import PANELS, by_policy, panels, read_studies
+from benchmarks.exposure import PANELS, by_policy, example, read_studies
 from kuaisim_gym.metrics import EXPOSURE_METRICS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,21 +42,15 @@ def test_its_links_lead_somewhere() -> None:
         assert (DOCS / link).exists(), link
 
 
-def test_its_figure_and_table_are_of_the_newest_results() -> None:
+def test_its_figure_is_of_the_newest_results() -> None:
     worlds = by_policy(read_studies(DOCS.parent / "benchmarks" / "results" / "exposure"))
-    world = next(one for one in worlds if one.dataset == "kuairec" and one.max_len == 30)
-    assert not world.is_older
+    (world,) = (one for one, runs in worlds.items() if runs is example(worlds))
     (figure,) = re.findall(r"!\[Ten metrics\]\((.*?)\)", PAGE)
     assert Path(figure).name == f"exposure_{world.slug}.png"
-    assert f"<!-- panels -->\n{panels(worlds[world])}\n<!-- /panels -->" in PAGE
 
 
-def test_what_it_says_of_disagreement_is_in_its_table() -> None:
-    table = PAGE.split("<!-- panels -->")[1].split("<!-- /panels -->")[0]
-    known = [float(cell) for cell in re.findall(r"\| ([\d.e-]+)(?= \|)", table)]
+def test_no_number_of_what_it_says_of_disagreement_is_by_hand() -> None:
     text = PAGE.split("## Where they disagree")[1].split("## How")[0]
-    numbers = re.findall(r"(?<![\w.])\d*\.\d+", text)
-    assert len(numbers) > 20
-    for number in numbers:
-        unit = 10.0 ** -len(number.partition(".")[2])
-        assert any(abs(value - float(number)) <= 0.501 * unit for value in known), number
+    by_hand = re.sub(r"<!-- = .*? -->.*?<!-- / -->", "", text)
+    assert re.findall(r"(?<![\w.])\d*\.\d+", by_hand) == []
+    assert text.count("<!-- = exposure ") > 20

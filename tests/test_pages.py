@@ -175,16 +175,38 @@ def test_findings_of_readme_are_of_the_results() -> None:
     )
 
 
+def pages_of_results() -> list[str]:
+    """The pages with tables or values of committed results."""
+    from benchmarks.reports.report import PAGE_TABLES
+
+    marks = [f"<!-- {name} -->\n" for name in PAGE_TABLES] + ["<!-- / -->"]
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    return [
+        str(page.relative_to(ROOT))
+        for page, text in texts.items()
+        if any(mark in text for mark in marks)
+    ]
+
+
+def test_the_command_of_the_pages_names_all_that_have_tables_or_values() -> None:
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    for text in (contributing, (ROOT / "docs" / "results.md").read_text(encoding="utf-8")):
+        commands = set(re.findall(r"report benchmarks/results --pages (\S+) docs/{(.*?)}.md", text))
+        ((first, others),) = commands
+        named = {first, *(f"docs/{name}.md" for name in others.split(","))}
+        assert named == {*pages_of_results()}
+
+
 def test_tables_and_values_of_the_pages_are_of_the_results() -> None:
     from benchmarks.reports.report import PAGE_TABLES, evidence_in, renewed, report
 
     folder = ROOT / "benchmarks" / "results"
-    evidence, shown = evidence_in(folder), set()
-    for page, least_values in (("README.md", 0), ("docs/results.md", 100)):
+    evidence, shown, values = evidence_in(folder), set(), {}
+    for page in pages_of_results():
         text = (ROOT / page).read_text(encoding="utf-8")
         assert renewed(text, evidence, page) == text
-        stale, values = re.subn(r"(?<= -->)[^<|\n]*(?=<!-- / -->)", "?", text)
-        assert values >= least_values
+        stale, values[page] = re.subn(r"(?<= -->)[^<|\n]*(?=<!-- / -->)", "?", text)
         for name in PAGE_TABLES:
             pattern = rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /{name} -->)"
             stale, tables = re.subn(pattern, "?", stale, flags=re.DOTALL)
@@ -192,5 +214,6 @@ def test_tables_and_values_of_the_pages_are_of_the_results() -> None:
         assert stale != text
         assert renewed(stale, evidence, page) == text
     assert shown == set(PAGE_TABLES)
+    assert values["docs/results.md"] > 100 and values["docs/metrics.md"] > 20
     for reported in (folder, ROOT / "benchmarks" / "fresh_worlds"):
         assert report(reported) == (reported / "README.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import cost
+from .. import cost, exposure
 from ..formatting import NOT_MADE, interval
 from ..reports.comparisons import VERDICTS, sign_of
 from ..reports.tables import DIGITS
@@ -44,6 +44,16 @@ def _study(evidence: Evidence, study: str, path: str, *conditions: str) -> str:
     numbers = [leaf.number for leaf in leaves]
     text, half = interval(numbers, digits := _digits(path, numbers)), leaves[0].half
     return text if len(leaves) > 1 or half is None else f"{text} ± {half:.{digits}f}"
+
+
+@value("exposure", "POLICY PATH")
+def _exposure(evidence: Evidence, policy: str, metric: str) -> str:
+    """A number of the table ``panels``: what a policy's slates have of a metric of exposure."""
+    if policy not in exposure.POLICIES:
+        raise ValueError(f"one of {', '.join(exposure.POLICIES)} instead of {policy!r}")
+    worlds = exposure.by_policy(evidence.studies(exposure.STUDY))
+    runs = exposure.example(worlds).get(policy, [])
+    return exposure.mean(runs, metric) if runs else NOT_MADE
 
 
 @value("contrast", "STUDY PATH KEY FIRST SECOND KEY=VALUE...")

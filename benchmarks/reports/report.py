@@ -47,6 +47,16 @@ PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
     "winners": answers.winners,
     "missing": answers.missing,
     "front": front.fronts,
+    "ab": lambda evidence: ab.markdown(evidence.studies(ab.STUDY)).strip(),
+    "days": lambda evidence: days.markdown(evidence.studies(days.STUDY)).strip(),
+    "estimates": lambda evidence: estimates.summary(
+        estimates.by_world(evidence.studies(estimates.STUDY))
+    ),
+    "ope": lambda evidence: ope.markdown(evidence.studies(ope.STUDY)).strip(),
+    "ope-verdict": lambda evidence: ope.verdict(evidence.studies(ope.STUDY)),
+    "panels": lambda evidence: exposure.panels(
+        exposure.example(exposure.by_policy(evidence.studies(exposure.STUDY)))
+    ),
 }
 PROFILES = "profiles.png"  # the figure beside the tables
 

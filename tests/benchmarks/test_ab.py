@@ -315,10 +315,7 @@ def test_bias_is_the_test_less_whole_platforms() -> None:
 # What is committed
 
 
-def test_the_page_shows_the_committed_results() -> None:
-    tables = report.markdown(report.read_studies(RESULTS))
-    page = (ROOT / "docs" / "ab_tests.md").read_text(encoding="utf-8")
-    assert f"<!-- ab -->\n{tables.strip()}\n<!-- /ab -->" in page
+def test_the_committed_pages_are_of_their_results() -> None:
     for row in report.read_studies(RESULTS):
         if row["study"] == "ab":
             written = (RESULTS / f"{report.slug(row)}.md").read_text(encoding="utf-8")

@@ -173,12 +173,6 @@ def test_leads_are_over_chance_in_units_of_the_oracles() -> None:
         report.worlds([*results, other])
 
 
-def test_the_page_shows_the_committed_results() -> None:
-    tables = report.markdown(report.read_studies(ROOT / "benchmarks" / "results" / "days"))
-    page = (ROOT / "docs" / "changing_catalogues.md").read_text(encoding="utf-8")
-    assert f"<!-- days -->\n{tables.strip()}\n<!-- /days -->" in page
-
-
 # Items that sessions teach
 
 

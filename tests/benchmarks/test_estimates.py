@@ -185,10 +185,3 @@ def test_unknown_estimates_are_refused() -> None:
         EstimateStudy(Run("random", sessions=1), "raw")
     with pytest.raises(ConfigError, match="env must be one of"):
         EstimateStudy(Run("random", "KuaiRand-Retention-v0"), "raw")
-
-
-def test_the_page_shows_the_committed_results() -> None:
-    folder = ROOT / "benchmarks" / "results" / "estimates"
-    table = summary(by_world(read_studies(folder))) if folder.is_dir() else "No results yet."
-    page = (ROOT / "docs" / "estimates.md").read_text(encoding="utf-8")
-    assert f"<!-- estimates -->\n{table}\n<!-- /estimates -->" in page

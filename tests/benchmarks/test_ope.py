@@ -80,13 +80,6 @@ def test_an_interval_misses_a_truth_that_errs_itself() -> None:
     assert report.error(rows[0], "9", "mine", "len") == 4.0
 
 
-def test_the_page_shows_the_committed_results() -> None:
-    results = report.read_studies(RESULTS)
-    page = (ROOT / "docs" / "off_policy_evaluation.md").read_text(encoding="utf-8")
-    assert f"<!-- ope -->\n{report.markdown(results).strip()}\n<!-- /ope -->" in page
-    assert f"<!-- verdict -->\n{report.verdict(results)}\n<!-- /verdict -->" in page
-
-
 def test_the_bars_hold_in_the_committed_results() -> None:
     """At least one recommended estimator a metric covers, and orders six agents."""
     results = report.read_studies(RESULTS)

@@ -30,9 +30,14 @@ COST = {
         {"policy": "quality", "slates": "quota", "r_each": 0.4, "d_r": -0.1, "d_r_ci95": 0.01},
     ],
 }  # fmt: skip
+EXPOSURE = [
+    {"study": "exposure", "env": "KuaiRec-Fair-v0", "max_len": max_len, "seed": seed,
+     "dataset": TODAY, "policy": "random", "metrics": {"gini": gini, "group_ad": None}, "users": {}}
+    for seed, max_len, gini in ((11, 30, 0.25), (15, 30, 0.5), (11, 50, 9.0))
+]  # fmt: skip
 STUDIES = {
-    "sensitivity": STUDY, "big": BIG, "cost": [COST, COST | {"dataset": OLDER}],
-    "old": [{"dataset": OLDER, "n": 1}],
+    "exposure": EXPOSURE, "sensitivity": STUDY, "big": BIG, "old": [{"dataset": OLDER, "n": 1}],
+    "cost": [COST, COST | {"dataset": OLDER}],
 }  # fmt: skip
 EVIDENCE = Evidence(RUNS, lambda study: STUDIES.get(study, []))
 
@@ -94,6 +99,9 @@ EVIDENCE = Evidence(RUNS, lambda study: STUDIES.get(study, []))
         ("study big n kind=a dataset.seed=1", "1200"),
         ("study big n kind=b dataset.seed=1", "40.3"),
         ("contrast big n kind a b", f"+1162 ± {2 * T_975:.0f}"),  # by the world's seed
+        ("exposure random gini", "0.375"),
+        ("exposure random group_ad", "nan"),
+        ("exposure popularity gini", NOT_MADE),
         ("study old n", NOT_MADE),
         ("study labels rows.r", NOT_MADE),
         ("contrast sensitivity fit.s steps 500 5", "+3.000 ± 0.000"),
@@ -168,6 +176,8 @@ def test_pages_are_filled_between_their_comments() -> None:
         ("published-seconds TD3", "expected one of A2C, DNaIR"),
         ("count cells all", "expected one of runs, worlds"),
         ("cost quality kuairec 30 clicks", "expected one of exposures, positives"),
+        ("exposure best gini", "expected one of random, popularity"),
+        ("exposure random len", "expected a metric of exposure instead of 'len'"),
         ("study sensitivity rows.q", "expected a path to numbers of the study sensitivity"),
         ("study sensitivity fit.s step=5", "expected conditions on "),
         ("study sensitivity fit.s steps", "expected KEY=VALUE instead of 'steps'"),
