@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,15 @@ from kuaisim_gym.errors import ConfigError
 
 from ..agents import find_agent
 from ..reports.tables import markdown
-from ..studies.results import Result
+from ..studies.results import Result, read_result
 from ..studies.study import Study, header_difference, run_study
 from .judging import judged, play
 from .kept import agent_file, keep
 from .record import Seconds
 from .settings import Run, add_agent_arguments, add_run_arguments, add_session_arguments, spec_of
 from .training import train_agent
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,15 @@ class RunStudy(Study):
         played = play(agent, spec, dataset, model, fitted)
         if self.keep:
             keep(path, asdict(spec), model, fitted)
-        return {
+        result = {
             "slate_size": played.sessions.slates.shape[2],
             "row": _row_of(spec.agent),
             "train": train,
             **judged(played, spec),
             "commits": train.pop("commits", []),
         }
+        put_aside(path, result["metrics"])
+        return result
 
 
 def _row_of(name: str) -> Result:
@@ -124,6 +129,22 @@ def _row_of(name: str) -> Result:
     }
     plain: Result = json.loads(json.dumps(row, default=lambda value: type(value).__qualname__))
     return plain
+
+
+def put_aside(path: Path, metrics: Result) -> None:
+    """Renames a result whose agent was missing, where training again gave other numbers.
+
+    Args:
+        path: The result file, if there is one.
+        metrics: The numbers of the new training.
+    """
+    if path.exists() and read_result(path)["metrics"] != metrics:
+        earlier = path.with_suffix(".json.before")
+        path.replace(earlier)
+        _LOG.warning(
+            "Training again gave other numbers than %s, whose agent was missing: that result is "
+            "kept as %s.", path, earlier.name,
+        )  # fmt: skip
 
 
 def run(

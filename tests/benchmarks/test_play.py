@@ -63,6 +63,20 @@ def test_training_makes_the_agent_that_is_missing(worlds, tmp_path: Path) -> Non
     written = agent_file(path).stat().st_mtime_ns
     run(spec, tmp_path, progress=False, keep=True)
     assert agent_file(path).stat().st_mtime_ns == written
+    assert not [*tmp_path.glob("*.before")]
+
+
+def test_a_result_that_training_again_does_not_give_is_kept(worlds, tmp_path, caplog) -> None:
+    spec = Run("random", max_len=6, sessions=20)
+    path = run(spec, tmp_path, progress=False)
+    result = json.loads(path.read_text())
+    of_other_code = result | {"metrics": result["metrics"] | {"len": 1.5}}
+    path.write_text(json.dumps(of_other_code))
+    run(spec, tmp_path, progress=False, keep=True)
+    assert json.loads(path.read_text())["metrics"] == result["metrics"]
+    (before,) = tmp_path.glob("*.before")
+    assert json.loads(before.read_text()) == of_other_code
+    assert before.name in caplog.text
 
 
 def test_a_damaged_agent_or_another_one_is_refused(worlds, small, tmp_path: Path) -> None:
