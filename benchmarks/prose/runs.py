@@ -175,6 +175,14 @@ def _count(evidence: Evidence, thing: str, worlds: str) -> str:
     return f"{counts[thing]:,}"
 
 
+@value("unmade", "WORLDS")
+def _unmade(evidence: Evidence, worlds: str) -> str:
+    """Agents of the benchmark that are trained and not the paper's, without a run in the worlds."""
+    made = {run["agent"] for run in _runs(evidence, worlds)} | {*paper.METHODS.values()}
+    trained = (agent.name for agent in AGENTS.values() if agent.rule is None)
+    return ", ".join(f"*{name}*" for name in trained if name not in made) or "none"
+
+
 def _chosen(evidence: Evidence, worlds: str) -> dict[World, dict[str, list[Result]]]:
     return {world: agents for world, agents in evidence.worlds.items() if WORLDS[worlds](world)}
 

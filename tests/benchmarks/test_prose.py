@@ -6,12 +6,13 @@ import math
 
 import pytest
 
+from benchmarks.agents import AGENTS
 from benchmarks.formatting import NOT_COMPARABLE, NOT_MADE
 from benchmarks.prose import VALUES, Evidence, filled, value_of
 from benchmarks.reports.comparisons import BEST
 from benchmarks.studies.results import METRICS
 from kuaisim_gym.errors import ConfigError, DataFormatError
-from tests.benchmarks.handmade import OLDER, RUNS, TODAY, pair, result
+from tests.benchmarks.handmade import LIKE, OLDER, RUNS, TODAY, pair, result
 
 T_975 = 12.706204736  # Student's t, one degree of freedom
 STUDY = [
@@ -240,6 +241,15 @@ def test_agents_of_other_training_sizes_are_not_compared(word) -> None:
     assert value_of(f"{word} len dsrm-hrl hrl kuairec 30", Evidence(runs)) == NOT_COMPARABLE
 
 
+def test_rows_without_runs_are_named_but_for_rules_and_the_paper_s() -> None:
+    runs = [result(name, 11, 1.0) for name in AGENTS if name not in ("hsrl", "td3", "random")]
+    assert value_of("unmade synthetic", Evidence(runs)) == "*hsrl*"
+    assert value_of("unmade synthetic", Evidence([*runs, result("hsrl", 11, 1.0)])) == "none"
+    everywhere = [*runs, result("hsrl", 11, 1.0, LIKE)]
+    assert value_of("unmade all", Evidence(everywhere)) == "none"
+    assert "*ppo*, " in value_of("unmade real", Evidence(everywhere))
+
+
 def test_shares_are_of_the_same_seeds() -> None:
     runs = [result("dsrm-hrl", 11, 10.0), result("dsrm-hrl", 15, 30.0), result("hrl", 15, 30.0)]
     assert value_of("share len dsrm-hrl hrl kuairec 30", Evidence(runs)) in ("1.000", "not made")
@@ -250,5 +260,5 @@ def test_every_value_is_tried_here() -> None:
 
     marks = test_values.pytestmark
     tried = {row[0].split()[0] for mark in marks for row in mark.args[1]}
-    assert VALUES.keys() - tried <= {*METRICS, "made"}
+    assert VALUES.keys() - tried <= {*METRICS, "made", "unmade"}
     assert answers.EPISODES == 20_000
