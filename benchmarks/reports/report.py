@@ -46,6 +46,7 @@ PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
     "ablation": answers.ablation,
     "winners": answers.winners,
     "missing": answers.missing,
+    "searches": answers.searches,
     "front": front.fronts,
     "ab": lambda evidence: ab.markdown(evidence.studies(ab.STUDY)).strip(),
     "days": lambda evidence: days.markdown(evidence.studies(days.STUDY)).strip(),
