@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -130,16 +131,31 @@ def _mean(agents: Agents, agent: str, name: str) -> str:
     return interval(metric(agents[agent], name), DIGITS.get(name, 3))
 
 
-def cells(evidence: Evidence) -> Iterator[tuple[str, str, str]]:
-    """Cells of the paper's tables, and of its methods in the worlds of real data.
+class Cell(NamedTuple):
+    """A cell of the paper's tables, or of its methods in the worlds of real data.
 
-    Yields:
-        Method, world and what its runs lack; empty where nothing is missing.
+    Attributes:
+        method: The method's name in the paper.
+        dataset: Name of the data.
+        max_len: Length of the longest session.
+        lack: What its runs lack; empty where nothing is missing.
+        unsuited: What the data lack for the method to learn from them; empty if it can.
     """
-    worlds = [(world.source, max_len) for world in WORLDS for max_len in world.max_lens]
-    for (method, agent), (dataset, max_len) in product(paper.METHODS.items(), worlds):
-        runs = evidence.agents(dataset, max_len).get(agent, [])
-        yield method, f"{dataset}, T = {max_len}", _lack(runs)
+
+    method: str
+    dataset: str
+    max_len: int
+    lack: str
+    unsuited: str
+
+
+def cells(evidence: Evidence) -> Iterator[Cell]:
+    """All cells, method by method."""
+    worlds = [(world, max_len) for world in WORLDS for max_len in world.max_lens]
+    for (method, agent), (world, max_len) in product(paper.METHODS.items(), worlds):
+        runs = evidence.agents(world.source, max_len).get(agent, [])
+        unsuited = world.unsuited.get(agent, "")
+        yield Cell(method, world.source, max_len, _lack(runs), unsuited)
 
 
 def _lack(runs: list[Result]) -> str:
@@ -155,8 +171,9 @@ def _lack(runs: list[Result]) -> str:
 def missing(evidence: Evidence) -> str:
     """Markdown: which cells of the paper's tables and of the real worlds are not made, and how."""
     lacks: dict[str, dict[str, str]] = {}
-    for method, world, lack in cells(evidence):
-        lacks.setdefault(method, {})[world] = lack
+    for cell in cells(evidence):
+        world = f"{cell.dataset}, T = {cell.max_len}"
+        lacks.setdefault(cell.method, {})[world] = cell.unsuited or cell.lack
     worlds = list(next(iter(lacks.values())))
     shown = [world for world in worlds if any(row[world] for row in lacks.values())]
     rows = [
@@ -190,11 +207,11 @@ def searches(evidence: Evidence) -> str:
 
 @value("made", "WORLDS")
 def _complete_cells(evidence: Evidence, worlds: str) -> str:
-    """The number of complete cells: all seeds and training sessions."""
-    synthetic = tuple(paper.ENVS)
+    """The number of complete cells, of those that can be: all seeds and training sessions."""
     lacks = [
-        lack
-        for _, world, lack in cells(evidence)
-        if worlds == "all" or (world.split(",")[0] in synthetic) == (worlds == "synthetic")
+        cell.lack
+        for cell in cells(evidence)
+        if not cell.unsuited
+        and (worlds == "all" or (cell.dataset in paper.ENVS) == (worlds == "synthetic"))
     ]
     return f"{lacks.count('')} of {len(lacks)}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kuaisim_gym.errors import DatasetNotFoundError
@@ -30,21 +31,27 @@ class BenchmarkWorld(NamedTuple):
         folder: Where the folder of real data has its files; ``None`` for a synthetic world.
         max_lens: Longest sessions.
         slate_size: Items in a slate; ``None`` for the environment's number.
+        unsuited: What the data lack for agents that cannot learn from them, by the agents' names.
     """
 
     source: str
     folder: str | None = None
     max_lens: tuple[int, ...] = paper.MAX_LENS
     slate_size: int | None = None
+    unsuited: Mapping[str, str] = MappingProxyType({})
 
 
+POSITIVES = {"bcq": "positives alone"}
+# Ids of real KuaiRand are renamed, so that no file of features fits them.
+RENAMED = POSITIVES | {"dorl": "no categories"}
 WORLDS = (
     BenchmarkWorld("kuairec"),
     BenchmarkWorld("kuairand"),
-    BenchmarkWorld("kuairec-like", "kuairec_real"),
-    BenchmarkWorld("kuairec-watch", "kuairec_real"),
-    BenchmarkWorld("kuairand-click", "kuairand_real"),
-    BenchmarkWorld("kuairand-pool", "kuairand_real", (20,), 2),  # as its users' rows allow
+    BenchmarkWorld("kuairec-like", "kuairec_real", unsuited=POSITIVES),
+    BenchmarkWorld("kuairec-watch", "kuairec_real", unsuited=POSITIVES),
+    BenchmarkWorld("kuairand-click", "kuairand_real", unsuited=RENAMED),
+    # Slates and sessions as its users' rows allow.
+    BenchmarkWorld("kuairand-pool", "kuairand_real", (20,), 2, RENAMED),
 )
 
 
