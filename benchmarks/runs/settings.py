@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +135,22 @@ def weights_of(env: str) -> dict[str, str]:
     return {"action_type": "scorer"} if own == "shares" else {}
 
 
+class _Once(argparse.Action):
+    """An argument that stands in two places of the parser, and once on a command line."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        if hasattr(namespace, self.dest):
+            first = getattr(namespace, self.dest)
+            parser.error(f"{self.dest} is named twice, {first} and {values}: leave one out")
+        setattr(namespace, self.dest, values)
+
+
 def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:
     """Adds agent and environment, by place or by name.
 
@@ -152,9 +170,9 @@ def add_agent_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> 
             "what was fetched or trained before, or else it is trained, which takes minutes."
         )
     for name, shown, text in (("agent", metavar, agents), ("env", "ENV", envs)):
-        add, default = parser.add_argument, argparse.SUPPRESS
-        add(name, nargs="?", metavar=shown, default=default, help=text)
-        add(f"--{name}", metavar=shown, default=default, help=f"the same, in place of {shown}")
+        once = partial(parser.add_argument, metavar=shown, default=argparse.SUPPRESS, action=_Once)
+        once(name, nargs="?", help=text)
+        once(f"--{name}", help=f"the same, in place of {shown}")
 
 
 def add_session_arguments(parser: argparse.ArgumentParser, kept: bool = False) -> None:

@@ -448,3 +448,15 @@ def test_bars_of_the_plane_are_the_intervals(tmp_path: Path) -> None:
     horizontal, vertical = (bar.get_segments()[0] for bar in container.lines[2])
     np.testing.assert_allclose(horizontal, [[0.125, 5.0], [0.375, 5.0]])
     np.testing.assert_allclose(vertical, [[0.25, 4.5], [0.25, 5.5]])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["ppo", "--agent", "a2c"], ["--agent", "a2c", "ppo"], ["--agent", "ppo", "--agent", "a2c"]],
+)
+def test_an_agent_that_is_named_twice_is_refused(words, tmp_path: Path, capsys) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["train", *words, "--out", str(tmp_path)])
+    assert error.value.code == 2
+    assert "agent is named twice, " in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]

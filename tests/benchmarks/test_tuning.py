@@ -365,7 +365,11 @@ def test_a_full_disk_ends_a_search_which_goes_on_where_there_is_room(
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SEARCHED = sorted(RESULTS.glob("tuning/tune_*.json"))
-KEPT = {"dsrm-hrl", "ppo", "ppo+quota"}  # whose best trials are not ahead of the first beyond chance
+KEPT = {
+    "dsrm-hrl",
+    "ppo",
+    "ppo+quota",
+}  # whose best trials are not ahead of the first beyond chance
 
 
 def test_the_committed_searches_are_found() -> None:
