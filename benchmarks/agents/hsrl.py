@@ -24,16 +24,19 @@ hsrl = Agent(
     "hsrl", reference="Wang et al., arXiv 2510.09167",
     build=build(), env_options=SLATES,
     settings={
-        "n_envs": 64, "learning_rate": log_uniform(3e-4, 1e-2, value=1.3e-3),
-        "n_epochs": one_of(1, 2, 3, value=1),
-        "gamma": one_of(0.5, 0.8, 0.9, 0.95, value=0.9),
+        "n_envs": 64, "learning_rate": log_uniform(3e-4, 1e-2, value=1.6e-3),
+        "n_epochs": one_of(1, 2, 3, value=3),
+        "gamma": one_of(0.5, 0.8, 0.9, 0.95, value=0.8),
         "clip_range": 0.3, "context": "sampled", "fairness": None,
-        "levels": one_of(2, 3, value=3), "codes": one_of(16, 32, value=16),
+        "levels": one_of(2, 3, value=2), "codes": one_of(16, 32, value=32),
     },
     controls=("ppo", "hsrl-no-residual", "hsrl-no-token-credit"),
 )  # fmt: skip
 fair = replace(
-    hsrl, name="hsrl+quota", settings=hsrl.at(fairness=1.0),
+    hsrl, name="hsrl+quota",
+    settings=hsrl.at(
+        fairness=1.0, learning_rate=1.3e-3, n_epochs=1, gamma=0.9, levels=3, codes=16
+    ),
     controls=("quality+quota", "ppo+quota", "hrl"),
 )  # fmt: skip
 
