@@ -177,9 +177,16 @@ def _count(evidence: Evidence, thing: str, worlds: str) -> str:
 
 @value("unmade", "WORLDS")
 def _unmade(evidence: Evidence, worlds: str) -> str:
-    """Agents of the benchmark that are trained and not the paper's, without a run in the worlds."""
+    """Agents of the benchmark that are trained and not the paper's, without a run in the worlds.
+
+    Left out are those that show one item a step, whose sessions are of another kind.
+    """
     made = {run["agent"] for run in _runs(evidence, worlds)} | {*paper.METHODS.values()}
-    trained = (agent.name for agent in AGENTS.values() if agent.rule is None)
+    trained = (
+        agent.name
+        for agent in AGENTS.values()
+        if agent.rule is None and agent.env_options.get("action_type") != "discrete"
+    )
     return ", ".join(f"*{name}*" for name in trained if name not in made) or "none"
 
 

@@ -242,7 +242,8 @@ def test_agents_of_other_training_sizes_are_not_compared(word) -> None:
 
 
 def test_rows_without_runs_are_named_but_for_rules_and_the_paper_s() -> None:
-    runs = [result(name, 11, 1.0) for name in AGENTS if name not in ("hsrl", "td3", "random")]
+    left_out = ("hsrl", "maskable-ppo")  # which shows one item a step
+    runs = [result(name, 11, 1.0) for name in AGENTS if name not in (*left_out, "td3", "random")]
     assert value_of("unmade synthetic", Evidence(runs)) == "*hsrl*"
     assert value_of("unmade synthetic", Evidence([*runs, result("hsrl", 11, 1.0)])) == "none"
     everywhere = [*runs, result("hsrl", 11, 1.0, LIKE)]
