@@ -23,7 +23,7 @@ from .studies.study import run_studies
 # the audit of each row costs seconds.
 AGENTS = (
     "dsrm-hrl", "hrl", "td3", "ppo", "a2c", "random", "popularity", "quality+quota",
-    "expected-quality+quota", "train-oracle+quota", "truth+quota", "expected-oracle+quota",
+    "filter+quota", "expected-quality+quota", "train-oracle+quota", "expected-oracle+quota",
     CEILING, "realised-oracle+quota",
 )  # fmt: skip
 EPISODES, SMOKE_EPISODES = 3000, 64

@@ -13,10 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsrm_agents.baselines.reference import make_reference
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics import CLASSES, EXPOSURE_METRICS, Audit, bootstrap_ci95
 
 from .agents.agent import SLATE_ACTIONS, Agent
-from .formatting import interval, markdown_table, section
+from .formatting import NOT_MADE, interval, markdown_table, section
 from .paper import SEEDS
 from .reports.plots import means_and_halves, save_small
 from .runs.judging import play
@@ -40,6 +41,8 @@ PANELS = (
 )  # fmt: skip
 KEYS = frozenset({"policy", "env", "max_len", "seed", "dataset", "metrics", "users"})
 CLASS_NAMES = ("activity", "taste")
+# The world of the page on metrics.
+EXAMPLE = World("KuaiRec-Fair-v0", "kuairec", "synthetic", 0, False, "", 30)
 
 
 @dataclass(frozen=True)
@@ -102,17 +105,22 @@ def main(options: argparse.Namespace) -> None:
 
     results = results_of(options, plan, read_studies, ExposureStudy.markdown)
     if options.out is not None:
-        for world, rows in by_policy(results).items():
-            print(save_small(draw(world, rows), options.out / f"{STUDY}_{world.slug}.png"))
+        print(*draw_all(results, options.out), sep="\n")
 
 
 def read_studies(folder: Path) -> list[Result]:
     """Results of this study in a folder.
 
     Raises:
-        DataFormatError: There are none, or a measurement has two files.
+        DataFormatError: There are none, a measurement has two files, or a policy is unknown.
     """
-    return read_results(folder, STUDY, KEYS, lambda row: measurement(row, "policy"), "policy")
+    results = read_results(folder, STUDY, KEYS, lambda row: measurement(row, "policy"), "policy")
+    if foreign := {result["policy"] for result in results} - POLICIES.keys():
+        raise DataFormatError(
+            f"{folder} holds exposures of {', '.join(sorted(foreign))}: expected policies of "
+            f"{', '.join(POLICIES)}."
+        )
+    return results
 
 
 def by_policy(results: Sequence[Result]) -> dict[World, dict[str, list[Result]]]:
@@ -122,6 +130,15 @@ def by_policy(results: Sequence[Result]) -> dict[World, dict[str, list[Result]]]
     for result in in_order(by_name):
         worlds.setdefault(world_of(result), {}).setdefault(result["policy"], []).append(result)
     return worlds
+
+
+def draw_all(results: Sequence[Result], out: Path) -> list[Path]:
+    """Draws a figure for each of today's worlds, and returns the PNG files."""
+    return [
+        save_small(draw(world, rows), out / f"{STUDY}_{world.slug}.png")
+        for world, rows in by_policy(results).items()
+        if not world.is_older
+    ]
 
 
 def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
@@ -151,9 +168,9 @@ def draw(world: World, policies: dict[str, list[Result]]) -> Figure:
 
 
 def example(worlds: Mapping[World, dict[str, list[Result]]]) -> dict[str, list[Result]]:
-    """Results by policy in the world of the page's example: synthetic KuaiRec, T = 30."""
+    """Results by policy in the world of the page's example; empty without any."""
     for world, policies in worlds.items():
-        if (world.dataset, world.max_len, world.is_older) == ("kuairec", 30, False):
+        if world._replace(fingerprint="") == EXAMPLE:
             return policies
     return {}
 
@@ -169,15 +186,9 @@ def panels(policies: dict[str, list[Result]]) -> str:
 
 
 def mean(runs: list[Result], name: str) -> str:
-    """The mean of a metric over a policy's runs, in three figures.
-
-    Raises:
-        ValueError: No metric of exposure has the name.
-    """
-    names = [metric.name for metric in EXPOSURE_METRICS]
-    if name not in names:
-        raise ValueError(f"a metric of exposure instead of {name!r}: one of {', '.join(names)}")
-    return f"{np.mean(_numbers(runs, 'metrics', name) or [np.nan]):#.3g}"
+    """The mean of a metric over a policy's runs, in three figures; :data:`NOT_MADE` without any."""
+    numbers = _numbers(runs, "metrics", name)
+    return f"{np.mean(numbers):#.3g}" if numbers else NOT_MADE
 
 
 def _numbers(runs: list[Result], block: str, name: str) -> list[float]:

@@ -19,6 +19,7 @@ from kuaisim_gym.errors import KuaiSimError
 _SIGNALS = [
     signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+_UNREAD = 141  # as shells have it for SIGPIPE, which not every system knows
 _GRACE = 1.2  # seconds in which an interrupted command may tidy up
 
 
@@ -32,7 +33,7 @@ def run_command_line(parse: Callable[[], argparse.Namespace]) -> int:
     Returns:
         The exit status: 0; 2 after a user's mistake, which is printed as one sentence; 128 plus
         the number of the signal that ended it, as shells have it: 130 after Ctrl-C, 143 after
-        ``kill``.
+        ``kill``, 141 where nobody reads on, as after ``| head``.
     """
     stop = _Stop()
     try:
@@ -40,17 +41,31 @@ def run_command_line(parse: Callable[[], argparse.Namespace]) -> int:
             options = parse()
             stop.resumes = getattr(options, "resumes", False)
             options.main(options)
+            sys.stdout.flush()
             return 0
     except KeyboardInterrupt:
         stop.number = stop.number or signal.SIGINT
     except Exception as error:  # libraries turn interruptions into errors of their own
         if stop.number is None:
+            if isinstance(error, BrokenPipeError) and _is_unread():
+                return _UNREAD
             if not isinstance(error, KuaiSimError):
                 raise
             sys.stderr.write(f"error: {error}\n")
             return 2
     stop.say()  # after the block above, whose end lets go of progress bars, which close their lines
     return 128 + stop.number
+
+
+def _is_unread() -> bool:
+    """Tells whether nobody reads what is printed, by one more line; output goes nowhere then."""
+    try:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def end_process(status: int) -> NoReturn:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -120,3 +122,32 @@ def test_only_an_interrupted_process_ends_at_once(monkeypatch) -> None:
             end_process(status)
         assert ended.value.code == status
     assert statuses == [130]
+
+
+PRINTS = """
+from argparse import Namespace
+from kuaisim_gym.console import end_process, run_command_line
+def main(options):
+    for number in range(100_000):
+        print(number)
+end_process(run_command_line(lambda: Namespace(main=main)))
+"""
+
+
+def test_a_reader_that_has_enough_ends_a_command_without_a_word() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTS], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline() == "0\n"
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 141
+
+
+def test_a_pipe_of_a_command_s_own_that_breaks_is_a_defect() -> None:
+    def fail() -> None:
+        raise BrokenPipeError("a worker's")
+
+    with pytest.raises(BrokenPipeError, match="a worker's"):
+        run(fail)

@@ -4,7 +4,7 @@ Settings of all families maximise the session length of held-out users on the tr
 synthetic KuaiRec world, T = 30, in the searches in ``results/tuning``: eight trials for each, of
 4,000 sessions; of 20,000 for A2C and DORL, whose means after 4,000 have hardly changed, so that the
 choice would be random. The first trial has the settings of a search in an earlier version of that
-world, which stay where no other trial is ahead beyond chance. PPO's and HSRL's are of that world.
+world, which stay where no other trial is ahead beyond chance.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
+from kuaisim_gym.metrics import EXPOSURE_METRICS
 
-from .. import paper
+from .. import exposure, paper
 from ..agents import AGENTS
 from ..reports import stability
 from ..reports.comparisons import BEST
@@ -116,6 +117,8 @@ ARGUMENTS: dict[str, Callable[[str, Evidence], Any]] = {
     "SPREAD": choice(stability.SPREADS),
     "THING": choice(("runs", "worlds", "agents", "trainings")),
     "COUNT": choice(("exposures", "positives")),
+    "RULE": choice(exposure.POLICIES),
+    "VIEW": choice(metric.name for metric in EXPOSURE_METRICS),
     "POLICY": _text,
     "STUDY": _text,
     "PATH": _text,

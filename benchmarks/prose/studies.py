@@ -46,14 +46,11 @@ def _study(evidence: Evidence, study: str, path: str, *conditions: str) -> str:
     return text if len(leaves) > 1 or half is None else f"{text} ± {half:.{digits}f}"
 
 
-@value("exposure", "POLICY PATH")
-def _exposure(evidence: Evidence, policy: str, metric: str) -> str:
-    """A number of the table ``panels``: what a policy's slates have of a metric of exposure."""
-    if policy not in exposure.POLICIES:
-        raise ValueError(f"one of {', '.join(exposure.POLICIES)} instead of {policy!r}")
+@value("exposure", "RULE VIEW")
+def _exposure(evidence: Evidence, rule: str, metric: str) -> str:
+    """A number of the table ``panels``: what a rule's slates have of a metric of exposure."""
     worlds = exposure.by_policy(evidence.studies(exposure.STUDY))
-    runs = exposure.example(worlds).get(policy, [])
-    return exposure.mean(runs, metric) if runs else NOT_MADE
+    return exposure.mean(exposure.example(worlds).get(rule, []), metric)
 
 
 @value("contrast", "STUDY PATH KEY FIRST SECOND KEY=VALUE...")

@@ -12,7 +12,6 @@ from .. import paper
 from ..agents import AGENTS
 from ..formatting import NOT_MADE, interval, markdown_table
 from ..prose import Evidence, value
-from ..runs import tuning
 from ..runs.worlds import WORLDS
 from ..studies.results import Result
 from .comparisons import (
@@ -184,25 +183,6 @@ def missing(evidence: Evidence) -> str:
     if not rows:
         return "All of them are made."
     return markdown_table(["", *shown], rows, "l")
-
-
-def searches(evidence: Evidence) -> str:
-    """Markdown: what searches of hyper-parameters cost and found, on held-out train users."""
-    rows = []
-    for study in evidence.studies(tuning.STUDY):
-        first, best = study["trials"][0]["value"], study["best"]["value"]
-        rows.append([
-            f"*{study['agent']}*",
-            ", ".join(name.replace("_", " ") for name in study["space"]),
-            str(len(study["trials"])),
-            f"{study['settings']['episodes']:,}",
-            f"{first:.2f}",
-            f"{best:.2f}",
-            f"{sum(trial['seconds'] for trial in study['trials']) / 60:.0f}",
-        ])  # fmt: skip
-    header = ["agent", "searched", "trials", "sessions of a trial", "Len before", "best",
-              "minutes"]  # fmt: skip
-    return markdown_table(header, rows, "llrrrrr")
 
 
 @value("made", "WORLDS")

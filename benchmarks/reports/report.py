@@ -19,6 +19,7 @@ from ..days import report as days
 from ..estimates import phase
 from ..estimates import report as estimates
 from ..figures import command as figures
+from ..formatting import NOT_MADE
 from ..ope import report as ope
 from ..pareto import report as pareto
 from ..prose import Evidence, filled
@@ -36,6 +37,17 @@ INTRODUCTION = """# Results
 Made by the commands of `python -m benchmarks`; each JSON file here names its code and versions.
 """
 
+
+def _of(study: str, table: Callable[[list[Result]], str]) -> Callable[[Evidence], str]:
+    """A table of a study's results in today's worlds."""
+
+    def text(evidence: Evidence) -> str:
+        results = evidence.studies(study)
+        return table(results).strip() if results else NOT_MADE
+
+    return text
+
+
 # Tables that a page may hold between the comments <!-- name --> and <!-- /name -->.
 PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
     "ladder": lambda evidence: ladder(evidence.runs),
@@ -46,19 +58,18 @@ PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
     "ablation": answers.ablation,
     "winners": answers.winners,
     "missing": answers.missing,
-    "searches": answers.searches,
     "front": front.fronts,
-    "ab": lambda evidence: ab.markdown(evidence.studies(ab.STUDY)).strip(),
-    "days": lambda evidence: days.markdown(evidence.studies(days.STUDY)).strip(),
-    "estimates": lambda evidence: estimates.summary(
-        estimates.by_world(evidence.studies(estimates.STUDY))
+    "ab": _of(ab.STUDY, ab.markdown),
+    "days": _of(days.STUDY, days.markdown),
+    "estimates": _of(estimates.STUDY, lambda rows: estimates.summary(estimates.by_world(rows))),
+    "ope": _of(ope.STUDY, ope.markdown),
+    "ope-verdict": _of(ope.STUDY, ope.verdict),
+    "panels": _of(
+        exposure.STUDY, lambda rows: exposure.panels(exposure.example(exposure.by_policy(rows)))
     ),
-    "ope": lambda evidence: ope.markdown(evidence.studies(ope.STUDY)).strip(),
-    "ope-verdict": lambda evidence: ope.verdict(evidence.studies(ope.STUDY)),
-    "panels": lambda evidence: exposure.panels(
-        exposure.example(exposure.by_policy(evidence.studies(exposure.STUDY)))
-    ),
+    "searches": _of(tuning.STUDY, tuning.summary),
 }
+_MARK = r"<!--\s*(/?)([\w-]+)\s*-->"
 PROFILES = "profiles.png"  # the figure beside the tables
 
 # Title, name, reader and tables of each study beside the runs.
@@ -125,7 +136,11 @@ def main(options: argparse.Namespace) -> None:
     print(path)
     if board := board_of(evidence.runs):
         print(save_small(draw_profiles(board), folder / PROFILES))
-    for path in front.draw_all(evidence, folder):
+    own_folder = folder / exposure.STUDY
+    panels = exposure.draw_all(
+        evidence.studies(exposure.STUDY), own_folder if own_folder.is_dir() else folder
+    )
+    for path in [*front.draw_all(evidence, folder), *panels]:
         print(path)
     for page, content in pages.items():
         write_atomically(page, content)
@@ -141,6 +156,8 @@ def evidence_in(folder: Path) -> Evidence:
     present = studies_in(folder)
     readers = {study: read for _, study, read, _ in STUDIES}
     known = present | readers.keys() | figures.STUDIES
+    if ab.INTERFERENCE in present:  # which is read with the tests
+        present |= {ab.STUDY}
 
     @cache
     def read(study: str) -> list[Result]:
@@ -192,7 +209,7 @@ def check_marks(text: str, page: str) -> None:
     Raises:
         ConfigError: One would stay as it is without a word.
     """
-    marks = re.findall(r"<!--\s*(/?)([\w-]+)\s*-->", text)
+    marks = re.findall(_MARK, text)
     ended = {name for slash, name in marks if slash}
     names = [name for _, name in marks if name in ended or name in PAGE_TABLES]
     for name in dict.fromkeys(names):
@@ -201,10 +218,17 @@ def check_marks(text: str, page: str) -> None:
                 f"{page}: <!-- {name} --> is no table: expected one of {', '.join(PAGE_TABLES)}."
             )
         pair = rf"^<!-- {name} -->\n(?:.*\n)?<!-- /{name} -->$"
-        if names.count(name) != 2 or not re.search(pair, text, re.MULTILINE | re.DOTALL):
+        match = re.search(pair, text, re.MULTILINE | re.DOTALL)
+        if names.count(name) != 2 or not match:
             raise ConfigError(
                 f"{page}: expected <!-- {name} --> and <!-- /{name} --> once, each in a line of "
                 "its own."
+            )
+        inside = [mark for _, mark in re.findall(_MARK, match[0]) if mark in {*names} - {name}]
+        if inside:
+            raise ConfigError(
+                f"{page}: <!-- {inside[0]} --> is inside <!-- {name} -->, whose table would come "
+                "in its place: put it behind."
             )
 
 
@@ -244,7 +268,7 @@ def report(folder: Path, evidence: Evidence | None = None) -> str:
         "The paper's tables in older worlds": paper.markdown(older),
     }
     for title, study, _, tables in STUDIES:
-        if study in studies:
-            sections[title] = tables(evidence.read(study))
+        if results := evidence.read(study):
+            sections[title] = tables(results)
     texts = (f"## {title}\n\n{text.rstrip()}\n" for title, text in sections.items() if text.strip())
     return "\n".join([INTRODUCTION, *texts])

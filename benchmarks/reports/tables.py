@@ -18,7 +18,7 @@ from .. import paper
 from ..agents import AGENTS
 from ..commands import add_folder
 from ..formatting import FORMATS, TitledTable, interval, markdown_table, mean_and_ci95
-from ..paper import published
+from ..paper import mean_seconds, published
 from ..studies.results import Result, World, read_results, world_of
 from .comparisons import Agents, differences, metric, obstacle, training_sizes
 
@@ -185,9 +185,9 @@ def world_table(world: World, agents: Agents) -> TitledTable:
     header = ["agent", "seeds", *columns.values(), "train s"]
     rows = []
     for agent, runs in agents.items():
-        seconds = np.mean([run["train"]["seconds"] for run in runs])
+        is_trained = any(run["train"]["steps"] for run in runs)
         cells = (_cell(runs, column) for column in columns)
-        rows.append([agent, str(len(runs)), *cells, f"{seconds:.0f}" if seconds else ""])
+        rows.append([agent, str(len(runs)), *cells, mean_seconds(runs) if is_trained else ""])
     note = (
         "± is a 95 % interval over seeds (over sessions where there is one seed); "
         f"{first['eval']['sessions']:,} test sessions a seed.{_training(agents)}"
@@ -213,7 +213,10 @@ def world_table(world: World, agents: Agents) -> TitledTable:
 def _training(agents: Agents) -> str:
     """A sentence on how many sessions the learned agents were trained for, in hundreds."""
     sizes = training_sizes([run for runs in agents.values() for run in runs])
-    return f" Training: {' or '.join(f'{size:,}' for size in sizes)} sessions." if sizes else ""
+    if not sizes:
+        return ""
+    sessions = " or ".join(f"{size:,}" for size in sizes)
+    return f" Training: {sessions} sessions; s are of a processor, * of a clock."
 
 
 def _cell(runs: list[Result], name: str) -> str:

@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +106,6 @@ class RunStudy(Study):
             if agent.report is not None:
                 train[agent.report] = fitted.report
         played = play(agent, spec, dataset, model, fitted)
-        if self.keep:
-            keep(path, asdict(spec), model, fitted)
         result = {
             "slate_size": played.sessions.slates.shape[2],
             "row": _row_of(spec.agent),
@@ -115,6 +114,8 @@ class RunStudy(Study):
             "commits": train.pop("commits", []),
         }
         put_aside(path, result["metrics"])
+        if self.keep:  # last: a result beside an agent is complete
+            keep(path, asdict(spec), model, fitted)
         return result
 
 
@@ -139,7 +140,8 @@ def put_aside(path: Path, metrics: Result) -> None:
         metrics: The numbers of the new training.
     """
     if path.exists() and read_result(path)["metrics"] != metrics:
-        earlier = path.with_suffix(".json.before")
+        names = (path.with_suffix(f".json.before{number}") for number in count(1))
+        earlier = next(name for name in names if not name.exists())
         path.replace(earlier)
         _LOG.warning(
             "Training again gave other numbers than %s, whose agent was missing: that result is "

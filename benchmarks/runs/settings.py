@@ -147,7 +147,10 @@ class _Once(argparse.Action):
     ) -> None:
         if hasattr(namespace, self.dest):
             first = getattr(namespace, self.dest)
-            parser.error(f"{self.dest} is named twice, {first} and {values}: leave one out")
+            parser.error(
+                f"{self.dest} is named twice, {first} and {values}: leave one out, or name "
+                "agent and environment by --agent and --env"
+            )
         setattr(namespace, self.dest, values)
 
 

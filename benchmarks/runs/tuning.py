@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from tqdm.auto import tqdm
 from kuaisim_gym.config import check_whole
 from kuaisim_gym.data import Dataset
 from kuaisim_gym.disk import disk_errors
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, DataFormatError
 
 from ..agents import find_agent
 from ..commands import add_jobs, count
@@ -62,7 +62,7 @@ from .training import train_agent
 
 STUDY = "tune"
 KEYS = frozenset(
-    {"study", "agent", "env", "max_len", "dataset", "space", "fixed", "trials", "best"}
+    {"study", "agent", "env", "max_len", "dataset", "settings", "space", "fixed", "trials", "best"}
 )
 HELD_OUT_SHARE = 0.2  # of the train users
 SHOWN = 10  # trials in the table
@@ -257,7 +257,38 @@ def read_studies(folder: Path) -> list[Result]:
     Raises:
         DataFormatError: There are none, or one is damaged.
     """
-    return read_results(folder, STUDY, KEYS, identity=None)
+    results = read_results(folder, STUDY, KEYS, identity=None)
+    for result in results:
+        values = [
+            result["best"].get("value"),
+            *(trial.get("value") for trial in result["trials"][:1]),
+        ]
+        if len(values) < 2 or not all(isinstance(value, int | float) for value in values):
+            raise DataFormatError(
+                f"The search of {result['agent']} in {folder} has no length of its first and best "
+                "trials: search again."
+            )
+    return results
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Markdown: what each search cost and found, on held-out train users."""
+    rows = []
+    for result in in_order(results):
+        seconds = sum(trial["seconds"] for trial in result["trials"])
+        rows.append([
+            f"*{result['agent']}*",
+            world_of(result).short_title,
+            ", ".join(name.replace("_", " ") for name in result["space"]),
+            str(len(result["trials"])),
+            f"{result['settings']['episodes']:,}",
+            f"{result['trials'][0]['value']:.2f}",
+            f"{result['best']['value']:.2f}",
+            f"{seconds / 60:.0f}",
+        ])  # fmt: skip
+    header = ["agent", "world", "searched", "trials", "sessions of a trial", "Len before", "best",
+              "minutes"]  # fmt: skip
+    return markdown_table(header, rows, "lllrrrrr")
 
 
 def tune(

@@ -330,7 +330,10 @@ def as_actions(value: Any, shape: tuple[int, ...]) -> Actions:
             f"Actions must be an array of shape {shape}, got {str(value)[:80]}: {error}"
         ) from error
     if actions.shape != shape:
-        raise InvalidActionError(f"Actions must have shape {shape}, got {actions.shape}.")
+        raise InvalidActionError(
+            f"Actions must have shape {shape}, got {actions.shape}: the environment's option "
+            "action_type says what an action is."
+        )
     return actions
 
 

@@ -10,7 +10,7 @@ from benchmarks.formatting import NOT_MADE
 from benchmarks.prose import Evidence, value_of
 from benchmarks.reports import answers
 from benchmarks.runs import worlds
-from tests.benchmarks.handmade import LIKE, RUNS, TODAY, pair, result
+from tests.benchmarks.handmade import LIKE, RUNS, pair, result
 
 
 def rows(table: str) -> list[list[str]]:
@@ -100,15 +100,3 @@ def test_a_column_without_gaps_is_left_out(monkeypatch) -> None:
     longer = [run | {"max_len": 50} for run in made]
     assert rows(answers.missing(Evidence(made)))[0] == ["", "kuairec, T = 50"]
     assert answers.missing(Evidence([*made, *longer])) == "All of them are made."
-
-
-def test_searches_say_what_they_cost_and_found() -> None:
-    found = {
-        "study": "tune", "agent": "a2c", "dataset": TODAY, "space": {"n_steps": "one of 8, 16"},
-        "settings": {"episodes": 4000}, "best": {"value": 19.25},
-        "trials": [{"value": 18.5, "seconds": 70.0}, {"value": 19.25, "seconds": 65.0}],
-    }  # fmt: skip
-    evidence = Evidence([], lambda study: [found] if study == "tune" else [])
-    assert answers.searches(evidence).splitlines()[2:] == [
-        "| *a2c* | n steps | 2 | 4,000 | 18.50 | 19.25 | 2 |"
-    ]

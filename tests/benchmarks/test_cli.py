@@ -451,12 +451,18 @@ def test_bars_of_the_plane_are_the_intervals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
-    [["ppo", "--agent", "a2c"], ["--agent", "a2c", "ppo"], ["--agent", "ppo", "--agent", "a2c"]],
+    ("name", "words"),
+    [
+        ("agent", ["ppo", "--agent", "a2c"]),
+        ("agent", ["--agent", "a2c", "ppo"]),
+        ("agent", ["--agent", "ppo", "--agent", "a2c"]),
+        ("env", ["ppo", "KuaiRec-Fair-v0", "--env", "KuaiRand-Fair-v0"]),
+        ("env", ["ppo", "--env", "KuaiRand-Fair-v0", "--env", "KuaiRec-Fair-v0"]),
+    ],
 )
-def test_an_agent_that_is_named_twice_is_refused(words, tmp_path: Path, capsys) -> None:
+def test_what_is_named_twice_is_refused(name: str, words, tmp_path: Path, capsys) -> None:
     with pytest.raises(SystemExit) as error:
         main(["train", *words, "--out", str(tmp_path)])
     assert error.value.code == 2
-    assert "agent is named twice, " in capsys.readouterr().err
+    assert f"{name} is named twice, " in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]

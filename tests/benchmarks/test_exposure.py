@@ -11,6 +11,7 @@ from benchmarks.__main__ import main
 from benchmarks.runs.settings import Run
 from benchmarks.studies.results import read_result
 from kuaisim_gym import SessionBatch
+from kuaisim_gym.errors import DataFormatError
 from kuaisim_gym.metrics import EXPOSURE_METRICS
 
 
@@ -61,6 +62,14 @@ def test_panels_are_ten_of_the_metrics() -> None:
     assert len(set(exposure.PANELS)) == 10
     assert set(exposure.PANELS) <= set(names)
     assert len(set(names)) == len(names)
+
+
+def test_exposures_of_a_policy_that_is_not_shown_are_refused(tmp_path: Path) -> None:
+    committed = Path(__file__).parents[2] / "benchmarks" / "results" / "exposure"
+    for path in committed.glob("exposure_random_*seed11.json"):
+        (tmp_path / path.name).write_text(path.read_text().replace('"random"', '"mine"'))
+    with pytest.raises(DataFormatError, match="holds exposures of mine: expected policies of rand"):
+        exposure.read_studies(tmp_path)
 
 
 def test_another_study_is_not_taken_for_it(brief, tmp_path: Path, capsys) -> None:

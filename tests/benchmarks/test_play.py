@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -63,20 +64,34 @@ def test_training_makes_the_agent_that_is_missing(worlds, tmp_path: Path) -> Non
     written = agent_file(path).stat().st_mtime_ns
     run(spec, tmp_path, progress=False, keep=True)
     assert agent_file(path).stat().st_mtime_ns == written
-    assert not [*tmp_path.glob("*.before")]
+    assert not [*tmp_path.glob("*.before*")]
 
 
 def test_a_result_that_training_again_does_not_give_is_kept(worlds, tmp_path, caplog) -> None:
     spec = Run("random", max_len=6, sessions=20)
     path = run(spec, tmp_path, progress=False)
     result = json.loads(path.read_text())
-    of_other_code = result | {"metrics": result["metrics"] | {"len": 1.5}}
-    path.write_text(json.dumps(of_other_code))
-    run(spec, tmp_path, progress=False, keep=True)
-    assert json.loads(path.read_text())["metrics"] == result["metrics"]
-    (before,) = tmp_path.glob("*.before")
-    assert json.loads(before.read_text()) == of_other_code
-    assert before.name in caplog.text
+    for number, length in ((1, 1.5), (2, 2.5)):
+        of_other_code = result | {"metrics": result["metrics"] | {"len": length}}
+        path.write_text(json.dumps(of_other_code))
+        agent_file(path).unlink(missing_ok=True)
+        run(spec, tmp_path, progress=False, keep=True)
+        assert json.loads(path.read_text())["metrics"] == result["metrics"]
+        assert agent_file(path).exists()
+        before = path.with_suffix(f".json.before{number}")
+        assert json.loads(before.read_text()) == of_other_code
+        assert before.name in caplog.text
+    assert len([*tmp_path.glob("*.before*")]) == 2
+
+
+def test_an_agent_beside_an_earlier_result_is_of_that_result(worlds, tmp_path, monkeypatch) -> None:
+    spec = Run("random", max_len=6, sessions=20)
+    path = run(spec, tmp_path, progress=False)
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr("benchmarks.runs.run.judged", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(spec, tmp_path, progress=False, keep=True)
+    assert path.exists() and not agent_file(path).exists()
 
 
 def test_a_damaged_agent_or_another_one_is_refused(worlds, small, tmp_path: Path) -> None:

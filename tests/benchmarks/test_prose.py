@@ -33,8 +33,12 @@ COST = {
 }  # fmt: skip
 EXPOSURE = [
     {"study": "exposure", "env": "KuaiRec-Fair-v0", "max_len": max_len, "seed": seed,
-     "dataset": TODAY, "policy": "random", "metrics": {"gini": gini, "group_ad": None}, "users": {}}
-    for seed, max_len, gini in ((11, 30, 0.25), (15, 30, 0.5), (11, 50, 9.0))
+     "dataset": TODAY | other, "policy": "random", "metrics": {"gini": gini, "group_ad": None},
+     "users": {}}
+    for seed, max_len, gini, other in (
+        (11, 30, 0.25, {}), (15, 30, 0.5, {}), (11, 50, 9.0, {}), (11, 30, 9.0, {"seed": 7}),
+        (11, 30, 9.0, {"answers": "real"}), (11, 30, 9.0, OLDER),
+    )
 ]  # fmt: skip
 STUDIES = {
     "exposure": EXPOSURE, "sensitivity": STUDY, "big": BIG, "old": [{"dataset": OLDER, "n": 1}],
@@ -101,7 +105,7 @@ EVIDENCE = Evidence(RUNS, lambda study: STUDIES.get(study, []))
         ("study big n kind=b dataset.seed=1", "40.3"),
         ("contrast big n kind a b", f"+1162 ± {2 * T_975:.0f}"),  # by the world's seed
         ("exposure random gini", "0.375"),
-        ("exposure random group_ad", "nan"),
+        ("exposure random group_ad", NOT_MADE),
         ("exposure popularity gini", NOT_MADE),
         ("study old n", NOT_MADE),
         ("study labels rows.r", NOT_MADE),
@@ -178,7 +182,8 @@ def test_pages_are_filled_between_their_comments() -> None:
         ("count cells all", "expected one of runs, worlds"),
         ("cost quality kuairec 30 clicks", "expected one of exposures, positives"),
         ("exposure best gini", "expected one of random, popularity"),
-        ("exposure random len", "expected a metric of exposure instead of 'len'"),
+        ("exposure random len", "expected one of group_ad, "),
+        ("exposure random", "expected the arguments RULE VIEW"),
         ("study sensitivity rows.q", "expected a path to numbers of the study sensitivity"),
         ("study sensitivity fit.s step=5", "expected conditions on "),
         ("study sensitivity fit.s steps", "expected KEY=VALUE instead of 'steps'"),

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from shutil import copy
 
 import pytest
 
 from benchmarks.__main__ import main
+from benchmarks.ab import report as ab
+from benchmarks.formatting import NOT_MADE
 from benchmarks.origin import FIRST_VERSION
 from benchmarks.prose import Evidence
-from benchmarks.reports.report import STUDIES, renewed, renewed_page, report
+from benchmarks.reports.report import STUDIES, evidence_in, renewed, renewed_page, report
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError
 from tests.benchmarks.handmade import RUNS
 
+ROOT = Path(__file__).parents[2]
 METRICS = ("len", "r_each", "r_cum", "q", "ad", "slate_ad", "longtail_share", "gini", "coverage")
 TODAY = {"name": "kuairec", "source": "kuairec", "synthetic": True, "fingerprint": "t" * 16,
          "answers": "synthetic", "seed": 0, "version": SOURCES["kuairec"].version}  # fmt: skip
@@ -197,6 +201,10 @@ def test_only_a_study_that_there_is_can_be_not_made(tmp_path: Path, capsys) -> N
         ("<!-- missing -->\nold\n<!-- /missing -->\n" * 2, "once, each in a line"),
         (" <!-- missing -->\nold\n<!-- /missing -->\n", "once, each in a line"),
         ("<!-- fronts -->\nold\n<!-- /fronts -->\n", "<!-- fronts --> is no table"),
+        (
+            "<!-- front -->\n<!-- missing -->\nold\n<!-- /missing -->\n<!-- /front -->\n",
+            "<!-- missing --> is inside <!-- front -->",
+        ),
     ],
 )
 def test_a_mark_that_would_stay_as_it_is_is_refused(text: str, sentence: str) -> None:
@@ -210,6 +218,25 @@ def test_a_table_may_be_empty_and_lines_end_as_they_did(tmp_path: Path) -> None:
     page.write_bytes(b"Len\r\n<!-- winners -->\r\nold\r\n<!-- /winners -->\r\nend\r\n")
     content = renewed_page(page, Evidence(RUNS))
     assert b"old" not in content and content.count(b"\r\n") == content.count(b"\n") > 4
+
+
+def test_tables_of_studies_that_are_not_made_say_so(tmp_path: Path) -> None:
+    write(tmp_path, run("random", TODAY))
+    names = ("ab", "days", "estimates", "ope", "ope-verdict", "panels", "searches")
+    page = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in names)
+    assert renewed(page, evidence_in(tmp_path), "page.md") == page.replace("old", NOT_MADE)
+
+
+def test_platforms_without_a_test_are_results_of_tests(tmp_path: Path) -> None:
+    committed = ROOT / "benchmarks" / "results" / "ab"
+    files = [path for path in committed.glob("*.json") if "interference" in path.name]
+    for path in files:
+        copy(path, tmp_path)
+    assert len(files) > 1
+    table = ab.markdown(ab.read_studies(tmp_path)).strip()
+    page = renewed("<!-- ab -->\nold\n<!-- /ab -->\n", evidence_in(tmp_path), "page.md")
+    assert page == f"<!-- ab -->\n{table}\n<!-- /ab -->\n"
+    assert table in report(tmp_path)
 
 
 def test_pages_are_written_all_or_none(tmp_path: Path, capsys) -> None:

@@ -16,13 +16,14 @@ from benchmarks.agents import AGENTS, Agent
 from benchmarks.runs import judging, tuning
 from benchmarks.runs import training as learning
 from benchmarks.runs.settings import Run
-from benchmarks.runs.tuning import split_users, tune
+from benchmarks.runs.tuning import read_studies, split_users, summary, tune
 from benchmarks.studies.results import read_results
 from dsrm_agents import HierarchicalPPO
 from dsrm_agents.common.slate_ppo import SlatePPO
 from kuaisim_gym.data import SOURCES
 from kuaisim_gym.errors import ConfigError, DataFormatError, DiskSpaceError
 from tests.attack.forks import files_of_at_most
+from tests.benchmarks.handmade import TODAY
 
 SPEC = Run("a2c", max_len=6, seed=0, episodes=300, sessions=40)
 
@@ -361,6 +362,34 @@ def test_a_full_disk_ends_a_search_which_goes_on_where_there_is_room(
     assert trials(tune(SPEC, 5, tmp_path / "full", progress=False)) == whole
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert sorted(path.name for path in (tmp_path / "full").iterdir()) == names
+
+
+def search(**other: Any) -> dict[str, Any]:
+    trials = [{"value": value, "seconds": 50.0} for value in (18.5, 19.25, 17.0)]
+    return {
+        "study": "tune", "agent": "a2c", "env": "KuaiRec-Fair-v0", "max_len": 30, "dataset": TODAY,
+        "settings": {"episodes": 4000}, "space": {"n_steps": "one of 8, 16"}, "fixed": {},
+        "trials": trials, "best": {"value": 19.25}, **other,
+    }  # fmt: skip
+
+
+def test_a_summary_says_what_searches_cost_and_found() -> None:
+    world = "kuairec (SYNTHETIC world), T = 30"
+    assert summary([search()]).splitlines()[2:] == [
+        f"| *a2c* | {world} | n steps | 3 | 4,000 | 18.50 | 19.25 | 2 |"
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"trials": []}, {"best": {}}, {"trials": [{"value": None, "seconds": 1.0}]}],
+)
+def test_a_search_without_lengths_is_refused(other: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "tune.json").write_text(json.dumps(search()))
+    assert read_studies(tmp_path) == [search()]
+    (tmp_path / "tune.json").write_text(json.dumps(search(**other)))
+    with pytest.raises(DataFormatError, match="The search of a2c in .* has no length"):
+        read_studies(tmp_path)
 
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
