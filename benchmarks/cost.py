@@ -62,8 +62,8 @@ KEYS = frozenset(
 
 SUMMARY_NOTE = (
     "Change of a session's mean reward when half of every slate comes from each group, against the "
-    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval, paired "
-    "by session. Items are popular by exposures or by counted positives, by which the ranking by "
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over users, "
+    "paired by session. Items are popular by exposures or by counted positives, by which the ranking by "
     "popularity goes as well."
 )
 

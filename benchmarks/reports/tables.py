@@ -26,7 +26,8 @@ from .comparisons import Agents, differences, metric, obstacle, training_sizes
 CEILINGS = (CEILING, "expected-oracle+band", "expected-oracle+quota")
 # From no knowledge to all of it: what a new agent's sessions are compared with.
 LADDER = (
-    "random", "popularity", "ppo", "quality+quota", "hrl", "dsrm-hrl", "filter+quota", CEILING,
+    "random", "popularity", "ppo", "ppo+shares", "quality+quota", "hrl", "dsrm-hrl", "filter+quota",
+    CEILING,
 )  # fmt: skip
 WIDTH = 6  # columns of a table of the summary
 DIGITS = {"len": 2, "r_cum": 2, "return_time": 2}  # of metrics; 3 of others
