@@ -62,9 +62,9 @@ KEYS = frozenset(
 
 SUMMARY_NOTE = (
     "Change of a session's mean reward when half of every slate comes from each group, against the "
-    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over users, "
-    "paired by session. Items are popular by exposures or by counted positives, by which the ranking by "
-    "popularity goes as well."
+    "best items of any group and users whom imbalance does not annoy; ± is a 95 % interval over "
+    "users, paired by session. Items are popular by exposures or by counted positives, by which "
+    "the ranking by popularity goes as well."
 )
 
 
@@ -184,6 +184,11 @@ def summary(results: Iterable[Result]) -> str:
         title = f"{world_of(result).short_title}, by {result['popularity']}"
         rows.append([title, *(changes.get(policy, "") for policy in policies)])
     return markdown_table(["world, groups by", *policies], rows)
+
+
+def synthetic(results: Iterable[Result]) -> str:
+    """The same table of synthetic worlds alone."""
+    return summary(result for result in results if result["dataset"]["synthetic"])
 
 
 def quota_changes(result: Result) -> dict[str, tuple[float, float]]:

@@ -60,6 +60,7 @@ PAGE_TABLES: dict[str, Callable[[Evidence], str]] = {
     "missing": answers.missing,
     "front": front.fronts,
     "ab": _of(ab.STUDY, ab.markdown),
+    "cost": _of(cost.STUDY, cost.synthetic),
     "days": _of(days.STUDY, days.markdown),
     "estimates": _of(estimates.STUDY, lambda rows: estimates.summary(estimates.by_world(rows))),
     "ope": _of(ope.STUDY, ope.markdown),

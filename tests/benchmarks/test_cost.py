@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -181,17 +180,3 @@ def test_what_has_no_price_is_refused() -> None:
         CostStudy(Run("random"), "clicks")
     with pytest.raises(ConfigError, match="policies must be one of"):
         CostStudy(Run("random"), policies=("best",))
-
-
-def test_the_page_about_worlds_shows_the_committed_costs() -> None:
-    results = ROOT / "benchmarks" / "results"
-    synthetic = [row for row in read_studies(results / "cost") if row["dataset"]["synthetic"]]
-    page = (ROOT / "docs" / "synthetic_worlds.md").read_text(encoding="utf-8")
-    assert f"<!-- cost -->\n{summary(synthetic)}\n<!-- /cost -->" in page
-    # Its text says what a quota costs in a real world.
-    text = page.split("<!-- /cost -->")[1].split("**Before.**")[0]
-    known = summary(read_studies(results / "cost"))
-    quoted = re.findall(r"\d+\.\d ± \d\.\d %", text)
-    assert len(quoted) >= 4
-    for change in quoted:
-        assert f"-{change}" in known, change
