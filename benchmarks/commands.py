@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from kuaisim_gym.console import run_command_line
 from kuaisim_gym.disk import check_writable
-from kuaisim_gym.errors import ConfigError
+from kuaisim_gym.errors import ConfigError, unknown_option
 from kuaisim_gym.version import __version__
 
 
@@ -109,11 +109,16 @@ def run_command(
     Returns:
         The exit status, as of :func:`~kuaisim_gym.console.run_command_line`.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
-    called = next(iter(arguments), None)
-    return run_command_line(
-        lambda: make_parser(prog, description, commands, called).parse_args(arguments)
-    )
+    given = sys.argv[1:] if arguments is None else arguments
+
+    def parse() -> argparse.Namespace:
+        called = next(iter(given), None)
+        known = {name for key, row in commands.items() for name in (key, *row.aliases)}
+        if called is not None and not called.startswith("-") and called not in known:
+            raise unknown_option("command", called, commands)
+        return make_parser(prog, description, commands, called).parse_args(given)
+
+    return run_command_line(parse)
 
 
 OF_RUN = "default: the run's"  # of options that change what a run has kept

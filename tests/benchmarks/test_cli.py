@@ -466,3 +466,8 @@ def test_what_is_named_twice_is_refused(name: str, words, tmp_path: Path, capsys
     assert error.value.code == 2
     assert f"{name} is named twice, " in capsys.readouterr().err
     assert not [*tmp_path.iterdir()]
+
+
+def test_a_command_that_is_misspelt_is_told_the_nearest(capsys) -> None:
+    assert main(["trian", "ppo"]) == 2
+    assert "got 'trian'. Did you mean 'train'?" in capsys.readouterr().err
