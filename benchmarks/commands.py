@@ -109,14 +109,14 @@ def run_command(
     Returns:
         The exit status, as of :func:`~kuaisim_gym.console.run_command_line`.
     """
-    given = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if arguments is None else arguments
 
     def parse() -> argparse.Namespace:
-        called = next(iter(given), None)
-        known = {name for key, row in commands.items() for name in (key, *row.aliases)}
-        if called is not None and not called.startswith("-") and called not in known:
+        called = next(iter(words), None)
+        names = {name for key, row in commands.items() for name in (key, *row.aliases)}
+        if called is not None and not called.startswith("-") and called not in names:
             raise unknown_option("command", called, commands)
-        return make_parser(prog, description, commands, called).parse_args(given)
+        return make_parser(prog, description, commands, called).parse_args(words)
 
     return run_command_line(parse)
 
