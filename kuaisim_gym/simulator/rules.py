@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -105,7 +106,7 @@ class RuleWorld:
         return find_groups(groups, target, self.dataset, self.catalogue)
 
 
-class Rule:
+class Rule(ABC):
     """A reward or a rule of abandonment: a function of a step, with memory if it needs one.
 
     A row of what it returns must follow from the same row of what it is given: then a session is
@@ -131,7 +132,7 @@ class Rule:
         """
         return {}
 
-    def reset(self, memory: Memory, users: NDArray[np.int32]) -> None:
+    def reset(self, memory: Memory, users: NDArray[np.int32]) -> None:  # noqa: B027 (a hook)
         """Changes the memory of sessions that begin, if their users make a difference.
 
         Args:
@@ -139,6 +140,7 @@ class Rule:
             users: (n,) int32 positions of the users who arrive.
         """
 
+    @abstractmethod
     def __call__(self, step: SessionStep) -> ArrayLike:
         """Judges a step.
 
@@ -147,7 +149,6 @@ class Rule:
             (n,) numbers of at least 0, the temper that the step costs beside dissatisfaction, in
             which infinity makes a user leave; or (n,) booleans, true of those who leave.
         """
-        raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
         """Parameters, by which snapshots are told apart: by default, the attributes as given."""

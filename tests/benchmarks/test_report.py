@@ -222,7 +222,7 @@ def test_a_table_may_be_empty_and_lines_end_as_they_did(tmp_path: Path) -> None:
 
 def test_tables_of_studies_that_are_not_made_say_so(tmp_path: Path) -> None:
     write(tmp_path, run("random", TODAY))
-    names = ("ab", "days", "estimates", "ope", "ope-verdict", "panels", "searches")
+    names = ("ab", "cost", "days", "estimates", "ope", "ope-verdict", "panels", "searches")
     page = "".join(f"<!-- {name} -->\nold\n<!-- /{name} -->\n" for name in names)
     assert renewed(page, evidence_in(tmp_path), "page.md") == page.replace("old", NOT_MADE)
 

@@ -394,11 +394,8 @@ def test_a_search_without_lengths_is_refused(other: dict[str, Any], tmp_path: Pa
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 SEARCHED = sorted(RESULTS.glob("tuning/tune_*.json"))
-KEPT = {
-    "dsrm-hrl",
-    "ppo",
-    "ppo+quota",
-}  # whose best trials are not ahead of the first beyond chance
+# Agents whose best trials are not ahead of the first beyond chance.
+KEPT = {"dsrm-hrl", "ppo", "ppo+quota"}
 
 
 def test_the_committed_searches_are_found() -> None:

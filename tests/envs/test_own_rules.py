@@ -306,6 +306,14 @@ def test_hooks_of_a_class_that_is_no_rule_are_not_passed_over(small) -> None:
         batch_of(small, reward=Forgotten())
 
 
+def test_a_rule_that_judges_nothing_is_refused_when_it_is_made() -> None:
+    class Silent(Rule):
+        """Has no ``__call__``."""
+
+    with pytest.raises(TypeError, match="abstract class Silent .*__call__"):
+        Silent()
+
+
 ONES = np.ones(N)
 
 
